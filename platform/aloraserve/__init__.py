@@ -1,0 +1,1 @@
+"""What is true of the platform: keys, directory, routing, adapters, wire models. Knows no runtime."""

@@ -1,0 +1,108 @@
+"""Chained block keys: equal keys on two sides mean equal KV content (invariant 2 of the design).
+
+A key is a 128-bit BLAKE2b digest of the previous block's key, the block's token ids and, from the activation
+point on, the adapter. The chain starts at a root that names the fleet (model, tokenizer, block size) and the
+tenant's cache salt, so tenants never share and neither do fleets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+BlockKey = bytes
+KEY_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEffect:
+    """What an adapter does to a prompt: who it is, and from which token on.
+
+    Args:
+        name: the adapter's served name.
+        digest: hex digest of its content, so that a changed adapter under the same name shares nothing.
+        activation: index of the first token that it changes; a plain LoRA's is 0.
+    """
+
+    name: str
+    digest: str
+    activation: int
+
+    @property
+    def salt(self) -> bytes:
+        """What every block key from the activation point on is mixed with."""
+        return adapter_salt(self.name, self.digest)
+
+
+def adapter_salt(name: str, digest: str) -> bytes:
+    """Return the bytes that stand for an adapter in a block key."""
+    return b"\0adapter\0" + name.encode() + b"\0" + digest.encode()
+
+
+@dataclass(frozen=True)
+class KeySpace:
+    """The fleet that a key belongs to; replicas that differ in any part of it cannot share a directory.
+
+    Args:
+        model: the served model's name or content digest.
+        tokenizer: digest of the tokenizer.
+        block_tokens: tokens a block.
+    """
+
+    model: str
+    tokenizer: str
+    block_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.block_tokens < 1:
+            raise ValueError(f"block_tokens is {self.block_tokens}; at least 1 is needed")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that name this key space in the directory."""
+        parts = "\0".join((self.model, self.tokenizer, str(self.block_tokens)))
+        return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
+
+    def root(self, cache_salt: str | None) -> BlockKey:
+        """Return the key that a tenant's chains start from; None is the untenanted salt."""
+        salt = b"-" if cache_salt is None else b"+" + cache_salt.encode()
+        return hashlib.blake2b(self.fingerprint.encode() + salt, digest_size=KEY_BYTES).digest()
+
+    def extend(self, parent: BlockKey, token_ids: Sequence[int], salt: bytes = b"") -> list[BlockKey]:
+        """Return the keys of the whole blocks in ``token_ids``, chained onto ``parent``.
+
+        Args:
+            parent: the previous block's key, or :meth:`root`.
+            token_ids: tokens after that block; a trailing part of a block gets no key.
+            salt: the adapter's salt (:attr:`AdapterEffect.salt`), empty for base blocks.
+        """
+        width = self.block_tokens * 4
+        data = array("I", token_ids).tobytes()
+        keys: list[BlockKey] = []
+        for start in range(0, len(data) - width + 1, width):
+            parent = hashlib.blake2b(parent + data[start : start + width] + salt, digest_size=KEY_BYTES).digest()
+            keys.append(parent)
+        return keys
+
+    def keys(
+        self, token_ids: Sequence[int], *, cache_salt: str | None = None, adapter: AdapterEffect | None = None
+    ) -> list[BlockKey]:
+        """Return the keys of a prompt's whole blocks, in order.
+
+        Blocks that end at or before the adapter's activation point are the base model's own; the block that
+        contains it and all later ones are the adapter's.
+
+        Args:
+            token_ids: the prompt.
+            cache_salt: the tenant's salt.
+            adapter: the adapter that the call uses, if any.
+        """
+        root = self.root(cache_salt)
+        if adapter is None:
+            return self.extend(root, token_ids)
+        split = min(max(adapter.activation, 0) // self.block_tokens * self.block_tokens, len(token_ids))
+        base = self.extend(root, token_ids[:split])
+        return base + self.extend(base[-1] if base else root, token_ids[split:], adapter.salt)

@@ -1,0 +1,51 @@
+"""One hierarchy of the errors a caller can meet; ``wire.errors`` maps each to a response, once."""
+
+from __future__ import annotations
+
+
+class AloraserveError(Exception):
+    """Base of every error that this project raises on purpose.
+
+    ``param`` names the request field at fault, where there is one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequestError(AloraserveError):
+    """Raised when a request's content is wrong and would be wrong again: the client must change it."""
+
+
+class UnknownModelError(AloraserveError):
+    """Raised when ``model`` names neither the base model nor a served adapter."""
+
+
+class AuthenticationError(AloraserveError):
+    """Raised when a request carries no key, or one that no tenant has."""
+
+
+class OverloadedError(AloraserveError):
+    """Raised when every replica's queue is full: the same request may succeed later."""
+
+
+class ReplicaLostError(AloraserveError):
+    """Raised when the replica of a request that had already streamed died."""
+
+
+class InvalidAdapterError(AloraserveError):
+    """Raised when an adapter's files cannot be served, naming the file and what would be accepted."""
+
+
+class SettingsError(AloraserveError):
+    """Raised when a setting is missing or wrong, naming its key, its value and what would be accepted."""
+
+
+class DirectoryUnavailableError(AloraserveError):
+    """Raised when the directory does not answer in time; callers fall back, it never reaches a client."""
+
+
+class StartError(AloraserveError):
+    """Raised when the platform cannot start, with what to do about it."""

@@ -1,0 +1,47 @@
+"""Key the blocks before the activation point as the base model's (``vllm/v1/core/kv_cache_utils.py``).
+
+Only the adapter's key goes. The tenant's cache salt, multimodal and embedding keys stay: dropping the whole tuple
+would let tenants share blocks.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from vllm_alora.activation import activation_of
+from vllm_alora.patches.seam import is_patched, mark, require
+
+NAME = "generate_block_hash_extra_keys"
+
+
+def apply() -> None:
+    """Replace the function in its module and in every module that imported it by name."""
+    from vllm.v1.core import kv_cache_utils
+
+    original = require(kv_cache_utils, NAME, "request", "start_token_idx", "end_token_idx", "start_mm_idx")
+    if is_patched(original):
+        return
+    patched = mark(_wrap(original))
+    for module in list(sys.modules.values()):
+        # Plugins load after block_pool is imported: a module that keeps the original publishes adapter keys for
+        # blocks that are hashed as base.
+        if getattr(module, "__dict__", {}).get(NAME) is original:
+            setattr(module, NAME, patched)
+
+
+def _wrap(original: Any) -> Any:
+    @functools.wraps(original)
+    def generate_block_hash_extra_keys(
+        request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int
+    ) -> tuple[tuple[Any, ...] | None, int]:
+        keys, mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
+        if keys is None or request.lora_request is None:
+            return keys, mm_idx
+        activation = activation_of(request.sampling_params)
+        if activation is None or end_token_idx > activation:
+            return keys, mm_idx
+        return tuple(key for key in keys if key[0] != "lora") or None, mm_idx
+
+    return generate_block_hash_extra_keys

@@ -1,0 +1,191 @@
+"""LoRA on the CPU by one matmul a segment (``vllm/lora/punica_wrapper/punica_cpu.py``).
+
+Two faults of vLLM 0.32's CPU path matter to every LoRA user (upstream pull requests 48421 and 49656, open): it gathers
+the adapter's weights once a *token*, and for index -1 ("no adapter") it gathers the last slot, so that masked and base
+tokens get that adapter's weights once every slot is full. Its buffers also hold one segment a request, and a masked
+request has two.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from vllm_alora.patches.seam import mark, replace, require
+
+Segment = tuple[int, int, int]
+"""First token, end (exclusive) and adapter slot of consecutive tokens that share an adapter."""
+
+
+def apply() -> None:
+    """Replace the CPU wrapper's prefill and logits operations. On other platforms the class is never used."""
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    replace(PunicaWrapperCPU, "_update_prefill_metadata", _wrap_metadata, "token_lora_tensor")
+    replace(PunicaWrapperCPU, "add_lora_linear", _wrap_linear, "y", "x", "lora_a_stacked", "lora_b_stacked", "scale")
+    replace(PunicaWrapperCPU, "add_lora_logits", _wrap_logits, "y", "x", "lora_a_stacked", "lora_b_stacked", "scale")
+    for name, function in (
+        ("_shrink_prefill", _shrink),
+        ("_expand_prefill", _expand),
+        ("_expand_slice_prefill", _expand_slice),
+        ("_shrink_decode", _shrink),
+        ("_expand_decode", _expand),
+        ("_expand_slice_decode", _expand_slice),
+    ):
+        require(PunicaWrapperCPU, name, "y", "x", "w_t_all")
+        setattr(PunicaWrapperCPU, name, mark(function))
+
+
+@functools.cache
+def _has_native_bf16() -> bool:
+    """Say whether this CPU multiplies bf16 faster than fp32; without it a bf16 matmul is some 20 times slower."""
+    from vllm.platforms import CpuArchEnum, current_platform
+
+    if current_platform.get_cpu_architecture() == CpuArchEnum.ARM:
+        return bool(torch.cpu.get_capabilities().get("bf16", False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def segments_of(slots: torch.Tensor) -> list[Segment]:
+    """Return the runs of tokens that use an adapter; tokens of slot -1 are in none.
+
+    Args:
+        slots: adapter slot of each token, shape [tokens], -1 for no adapter.
+    """
+    found: list[Segment] = []
+    position = 0
+    for slot, run in itertools.groupby(slots.tolist()):
+        length = sum(1 for _ in run)
+        if slot >= 0:
+            found.append((position, position + length, slot))
+        position += length
+    return found
+
+
+def matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return ``x @ weight.T`` in the fastest precision that is at least the weight's.
+
+    Args:
+        x: [tokens, in].
+        weight: [out, in].
+    """
+    dtype = weight.dtype
+    if dtype in (torch.bfloat16, torch.float16) and not (dtype == torch.bfloat16 and _has_native_bf16()):
+        dtype = torch.float32
+    return torch.mm(x.to(dtype), weight.to(dtype).t())
+
+
+def _weight(stacked: torch.Tensor, slot: int) -> torch.Tensor:
+    """Return one slot's matrix of a stack shaped [slots, 1, out, in] or [slots, out, in]."""
+    weight = stacked[slot]
+    return weight[0] if weight.dim() == 3 else weight
+
+
+def _wrap_metadata(original: Any) -> Any:
+    @functools.wraps(original)
+    def update_prefill_metadata(self: Any, token_lora_tensor: torch.Tensor) -> None:
+        # The original copies the segments into buffers of one row a request: too few here, and no longer read.
+        self._alora_segments = segments_of(token_lora_tensor)
+        self.no_lora = not self._alora_segments
+        self.batch_size = len(self._alora_segments)
+        self.token_nums = token_lora_tensor.numel()
+
+    return update_prefill_metadata
+
+
+def _segments(wrapper: Any) -> list[Segment]:
+    if wrapper.is_prefill:
+        found: list[Segment] = wrapper._alora_segments
+        return found
+    return segments_of(wrapper.token_lora_indices)
+
+
+def _wrap_linear(original: Any) -> Any:
+    @functools.wraps(original)
+    def add_lora_linear(
+        self: Any,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: tuple[torch.Tensor, ...],
+        lora_b_stacked: tuple[torch.Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        *,
+        buffer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if buffer is not None:
+            original(self, y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, buffer=buffer, **kwargs)
+            return
+        rows, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        for start, end, slot in _segments(self):
+            segment = inputs[start:end]
+            for a, b, (left, right) in zip(lora_a_stacked, lora_b_stacked, _columns(output_slices), strict=True):
+                hidden = matmul(segment, _weight(a, slot)) * scale
+                out = matmul(hidden, _weight(b, slot))
+                rows[start:end, left:right] += out[:, : right - left].to(rows.dtype)
+
+    return add_lora_linear
+
+
+def _columns(widths: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    left = 0
+    for width in widths:
+        yield left, left + width
+        left += width
+
+
+def _wrap_logits(original: Any) -> Any:
+    @functools.wraps(original)
+    def add_lora_logits(
+        self: Any,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: torch.Tensor,
+        lora_b_stacked: torch.Tensor,
+        scale: float,
+        *,
+        buffer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        rows, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        for start, end, slot in segments_of(self.sampler_indices):
+            hidden = matmul(inputs[start:end], _weight(lora_a_stacked, slot)) * scale
+            out = matmul(hidden, _weight(lora_b_stacked, slot))
+            width = min(out.shape[1], rows.shape[1])
+            rows[start:end, :width] += out[:, :width].to(rows.dtype)
+
+    return add_lora_logits
+
+
+def _shrink(self: Any, y: torch.Tensor, x: torch.Tensor, w_t_all: torch.Tensor, scale: float) -> None:
+    for start, end, slot in _segments(self):
+        hidden = matmul(x[start:end], _weight(w_t_all, slot)) * scale
+        y[start:end, : hidden.shape[1]] = hidden.to(y.dtype)
+
+
+def _expand(self: Any, y: torch.Tensor, x: torch.Tensor, w_t_all: torch.Tensor, add_inputs: bool) -> None:
+    _expand_slice(self, y, x, w_t_all, 0, y.shape[1], add_inputs)
+
+
+def _expand_slice(
+    self: Any,
+    y: torch.Tensor,
+    x: torch.Tensor,
+    w_t_all: torch.Tensor,
+    y_offset: int,
+    y_slice_size: int,
+    add_inputs: bool,
+) -> None:
+    for start, end, slot in _segments(self):
+        out = matmul(x[start:end], _weight(w_t_all, slot))
+        width = min(out.shape[1], y_slice_size)
+        columns = y[start:end, y_offset : y_offset + width]
+        if add_inputs:
+            columns += out[:, :width].to(y.dtype)
+        else:
+            columns.copy_(out[:, :width])

@@ -1,0 +1,57 @@
+"""Replacing a function of vLLM: checked, marked, once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+_MARK = "__vllm_alora__"
+
+
+class UnsupportedVllmError(RuntimeError):
+    """Raised when a function that this plugin must replace is missing or has other parameters than it knows."""
+
+
+def require(owner: Any, name: str, *parameters: str) -> Callable[..., Any]:
+    """Return ``owner.name`` if it takes at least ``parameters``.
+
+    Raises:
+        UnsupportedVllmError: it is missing or lacks a parameter; names the seam and the installed vLLM.
+    """
+    seam = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', owner)}.{name}".lstrip(".")
+    function = getattr(owner, name, None)
+    if function is None:
+        raise UnsupportedVllmError(f"vllm-alora does not know this vLLM ({_version()}): {seam} is gone")
+    present = inspect.signature(inspect.unwrap(function)).parameters
+    missing = [parameter for parameter in parameters if parameter not in present]
+    if missing and not is_patched(function):
+        raise UnsupportedVllmError(
+            f"vllm-alora does not know this vLLM ({_version()}): {seam} takes ({', '.join(present)}), "
+            f"without {', '.join(missing)}"
+        )
+    return function  # type: ignore[no-any-return]
+
+
+def is_patched(function: Any) -> bool:
+    """Say whether ``function`` is one of ours."""
+    return bool(getattr(function, _MARK, False))
+
+
+def replace(owner: Any, name: str, make: Callable[[Any], Any], *parameters: str) -> None:
+    """Set ``owner.name`` to ``make(original)`` unless it is ours already; checks the seam first."""
+    original = require(owner, name, *parameters)
+    if not is_patched(original):
+        setattr(owner, name, mark(make(original)))
+
+
+def mark(function: Any) -> Any:
+    """Mark a replacement, so that a second load leaves it alone."""
+    setattr(function, _MARK, True)
+    return function
+
+
+def _version() -> str:
+    import vllm
+
+    return str(getattr(vllm, "__version__", "unknown"))
