@@ -179,7 +179,12 @@ class Engine:
         from vllm import SamplingParams
 
         params = SamplingParams(
-            max_tokens=max_tokens, min_tokens=max_tokens, temperature=0, logprobs=0, detokenize=False, **sampling
+            max_tokens=max_tokens,
+            min_tokens=max_tokens,
+            temperature=0,
+            logprobs=0,
+            detokenize=False,
+            **sampling,
         )
         prompts: list[dict[str, Any]] = [{"prompt_token_ids": list(prompt)} for prompt, _ in calls]
         if cache_salt is not None:

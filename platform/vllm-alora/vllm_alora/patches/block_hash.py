@@ -1,7 +1,7 @@
 """Key the blocks before the activation point as the base model's (``vllm/v1/core/kv_cache_utils.py``).
 
-Only the adapter's key goes. The tenant's cache salt, multimodal and embedding keys stay: dropping the whole tuple
-would let tenants share blocks.
+Of those only the adapter's key goes. The tenant's cache salt, multimodal and embedding keys stay: dropping the whole
+tuple would let tenants share blocks. The block that contains the activation point also gets where in it that is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from vllm_alora.activation import activation_of
 from vllm_alora.patches.seam import is_patched, mark, require
 
 NAME = "generate_block_hash_extra_keys"
+STRADDLE = "alora"
+"""Tag of the key of a block that the activation point lies in: how many of its tokens are the base model's. In KV
+events it is a bare integer after the adapter's name."""
 
 
 def apply() -> None:
@@ -40,8 +43,12 @@ def _wrap(original: Any) -> Any:
         if keys is None or request.lora_request is None:
             return keys, mm_idx
         activation = activation_of(request.sampling_params)
-        if activation is None or end_token_idx > activation:
+        if activation is None or activation <= start_token_idx:
             return keys, mm_idx
-        return tuple(key for key in keys if key[0] != "lora") or None, mm_idx
+        if activation >= end_token_idx:
+            return tuple(key for key in keys if key[0] != "lora") or None, mm_idx
+        # A later token may complete another, last occurrence of the invocation: the same tokens then have another
+        # activation point in this block, and other content.
+        return (keys[0], (STRADDLE, activation - start_token_idx), *keys[1:]), mm_idx
 
     return generate_block_hash_extra_keys

@@ -26,8 +26,26 @@ def apply() -> None:
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
     replace(PunicaWrapperCPU, "_update_prefill_metadata", _wrap_metadata, "token_lora_tensor")
-    replace(PunicaWrapperCPU, "add_lora_linear", _wrap_linear, "y", "x", "lora_a_stacked", "lora_b_stacked", "scale")
-    replace(PunicaWrapperCPU, "add_lora_logits", _wrap_logits, "y", "x", "lora_a_stacked", "lora_b_stacked", "scale")
+    replace(
+        PunicaWrapperCPU,
+        "add_lora_linear",
+        _wrap_linear,
+        "y",
+        "x",
+        "lora_a_stacked",
+        "lora_b_stacked",
+        "scale",
+    )
+    replace(
+        PunicaWrapperCPU,
+        "add_lora_logits",
+        _wrap_logits,
+        "y",
+        "x",
+        "lora_a_stacked",
+        "lora_b_stacked",
+        "scale",
+    )
     for name, function in (
         ("_shrink_prefill", _shrink),
         ("_expand_prefill", _expand),

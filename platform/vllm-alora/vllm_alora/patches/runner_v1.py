@@ -61,7 +61,7 @@ def _wrap_make(original: Any) -> Any:
     ) -> tuple[tuple[int, ...], tuple[int, ...], set[Any]]:
         pending = _pending(self)
         if not pending:
-            return original(self, num_scheduled_tokens, num_sampled_tokens)  # type: ignore[no-any-return]
+            return original(self, num_scheduled_tokens, num_sampled_tokens)
         prompt, tokens, active = original(self, num_scheduled_tokens, num_sampled_tokens)
         spans = _masked_spans(self, pending, num_scheduled_tokens)
         return prompt, mask(tokens, spans), active

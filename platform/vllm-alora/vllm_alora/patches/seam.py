@@ -30,7 +30,7 @@ def require(owner: Any, name: str, *parameters: str) -> Callable[..., Any]:
             f"vllm-alora does not know this vLLM ({_version()}): {seam} takes ({', '.join(present)}), "
             f"without {', '.join(missing)}"
         )
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def is_patched(function: Any) -> bool:
