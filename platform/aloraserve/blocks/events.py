@@ -17,6 +17,7 @@ class BlocksStored:
         token_ids: the blocks' tokens, ``len(hashes) * block_tokens`` of them.
         adapter: name of the adapter whose effect is in them, None for the base model's blocks.
         cache_salt: the tenant's salt; known only at a prompt's start (``parent is None``).
+        base_tokens: how many of the first block's tokens precede the adapter's activation point.
         tier: where they lie ("GPU", "CPU", ...).
     """
 
@@ -26,6 +27,7 @@ class BlocksStored:
     adapter: str | None = None
     cache_salt: str | None = None
     tier: str = "GPU"
+    base_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,19 +71,25 @@ class KeySpace:
         salt = b"-" if cache_salt is None else b"+" + cache_salt.encode()
         return hashlib.blake2b(self.fingerprint.encode() + salt, digest_size=KEY_BYTES).digest()
 
-    def extend(self, parent: BlockKey, token_ids: Sequence[int], salt: bytes = b"") -> list[BlockKey]:
+    def extend(
+        self, parent: BlockKey, token_ids: Sequence[int], salt: bytes = b"", base_tokens: int = 0
+    ) -> list[BlockKey]:
         """Return the keys of the whole blocks in ``token_ids``, chained onto ``parent``.
 
         Args:
             parent: the previous block's key, or :meth:`root`.
             token_ids: tokens after that block; a trailing part of a block gets no key.
             salt: the adapter's salt (:attr:`AdapterEffect.salt`), empty for base blocks.
+            base_tokens: how many of the first block's tokens are still the base model's. The same tokens may have
+                another activation point in that block, where a later token completes another last invocation.
         """
         width = self.block_tokens * 4
         data = array("I", token_ids).tobytes()
         keys: list[BlockKey] = []
+        ending = salt + b"\0from\0%d" % base_tokens if base_tokens else salt
         for start in range(0, len(data) - width + 1, width):
-            parent = hashlib.blake2b(parent + data[start : start + width] + salt, digest_size=KEY_BYTES).digest()
+            parent = hashlib.blake2b(parent + data[start : start + width] + ending, digest_size=KEY_BYTES).digest()
+            ending = salt
             keys.append(parent)
         return keys
 
@@ -103,6 +109,7 @@ class KeySpace:
         root = self.root(cache_salt)
         if adapter is None:
             return self.extend(root, token_ids)
-        split = min(max(adapter.activation, 0) // self.block_tokens * self.block_tokens, len(token_ids))
+        whole, base_tokens = divmod(max(adapter.activation, 0), self.block_tokens)
+        split = min(whole * self.block_tokens, len(token_ids))
         base = self.extend(root, token_ids[:split])
-        return base + self.extend(base[-1] if base else root, token_ids[split:], adapter.salt)
+        return base + self.extend(base[-1] if base else root, token_ids[split:], adapter.salt, base_tokens)

@@ -1,0 +1,1 @@
+"""Which live replica holds which blocks: the contract and its backends."""

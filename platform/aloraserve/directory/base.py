@@ -4,13 +4,17 @@ Invariants, for every backend:
 
 - The directory is advisory. What it says may be stale; it costs time, never an answer.
 - A holding counts only while its replica's lease lives and names the same incarnation.
-- ``lookup`` is one round trip, whatever the number of replicas, and looks at no more than ``MAX_LOOKUP_BLOCKS``.
-- Nothing grows without bound: leases, claims and block nodes expire by themselves.
-- Every method raises :class:`~aloraserve.errors.DirectoryUnavailableError` when the backend is gone or slower than
-  its timeout, and nothing else for that reason. Nothing is retried inside.
+- ``lookup`` is one round trip, whatever the number of replicas, and looks at no more than
+  ``MAX_LOOKUP_BLOCKS``.
+- Nothing grows without bound: leases, claims and block nodes expire by themselves, and a replica that neither
+  published nor applied anything for ``FORGET_S`` may lose its holdings: it republishes them when it comes
+  back.
+- Every method raises :class:`~aloraserve.errors.DirectoryUnavailableError` when the backend is gone or slower
+  than its timeout, and nothing else for that reason. Nothing is retried inside.
 
-Concurrency: any number of gateways and replicas call at once. Each method is atomic; ``apply`` calls of one replica
-are made in order by that replica alone. Times are the backend's own clock, so that callers' clocks do not matter.
+Concurrency: any number of gateways and replicas call at once. Each method is atomic; ``apply`` calls of one
+replica are made in order by that replica alone. Times are the backend's own clock, so that callers' clocks do
+not matter.
 """
 
 from __future__ import annotations
@@ -20,11 +24,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aloraserve.blocks import BlockKey
+from aloraserve.blocks.keys import KEY_BYTES
 
 MAX_LOOKUP_BLOCKS = 8192
 LEASE_TTL_S = 2.0
 CLAIM_TTL_S = 10.0
 NODE_TTL_S = 6 * 3600
+FORGET_S = 600.0
+MAX_APPLY_BLOCKS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +100,20 @@ class Directory(Protocol):
         ...
 
     async def apply(
-        self, replica: str, incarnation: str, *, stored: Sequence[BlockKey] = (), removed: Sequence[BlockKey] = ()
+        self,
+        replica: str,
+        incarnation: str,
+        *,
+        stored: Sequence[BlockKey] = (),
+        removed: Sequence[BlockKey] = (),
     ) -> None:
         """Record that the replica has the ``stored`` blocks and no longer has the ``removed`` ones.
 
-        Idempotent: the same call again changes nothing. Callers split long lists; at most 4096 keys a call.
+        Idempotent: the same call again changes nothing. Callers split long lists; at most 4096 keys a call,
+        each in one of the two lists. A lease is not needed first; without one the holdings do not count yet.
+
+        Raises:
+            ValueError: more than ``MAX_APPLY_BLOCKS`` keys, or a key that is not 16 bytes long.
         """
         ...
 
@@ -109,21 +125,36 @@ class Directory(Protocol):
         ...
 
     async def claim(
-        self, claim_id: str, replica: str, keys: Sequence[BlockKey], *, tokens: int, ttl_s: float = CLAIM_TTL_S
+        self,
+        claim_id: str,
+        replica: str,
+        keys: Sequence[BlockKey],
+        *,
+        tokens: int,
+        ttl_s: float = CLAIM_TTL_S,
     ) -> None:
         """Record that ``replica`` is about to have ``keys`` and has ``tokens`` more to prefill.
 
         ``tokens`` count in lookups until the replica next publishes its state (which then includes them), the
-        claim is withdrawn, or ``ttl_s`` passes; the keys count until ``ttl_s`` passes or withdrawal.
+        claim is withdrawn, or ``ttl_s`` passes; the keys count until ``ttl_s`` passes or withdrawal. A key
+        that the replica holds when the claim is made needs no mark, so it stops counting if it is evicted
+        meanwhile. Keys beyond ``MAX_LOOKUP_BLOCKS`` are not marked.
         """
         ...
 
     async def withdraw(self, claim_id: str, replica: str, keys: Sequence[BlockKey]) -> None:
-        """Take a claim back: rejected, failed or cancelled before its blocks came to be. Unknown ids are ignored."""
+        """Take a claim back: its call failed before the blocks came to be. Unknown ids are ignored."""
         ...
 
     async def states(self) -> list[ReplicaState]:
         """Return the state of every live replica, sorted by replica id."""
+        ...
+
+    async def epoch(self) -> str:
+        """Return a token that changes whenever the backend may have lost its holdings (restart, flush).
+
+        Replicas republish all that they hold when it changes.
+        """
         ...
 
     async def ping(self) -> None:
@@ -133,3 +164,13 @@ class Directory(Protocol):
     async def close(self) -> None:
         """Release connections. Further calls are undefined."""
         ...
+
+
+def check_apply(stored: Sequence[BlockKey], removed: Sequence[BlockKey]) -> None:
+    """Raise ValueError unless the keys are ones that :meth:`Directory.apply` accepts."""
+    count = len(stored) + len(removed)
+    if count > MAX_APPLY_BLOCKS:
+        raise ValueError(f"{count} keys in one apply; at most {MAX_APPLY_BLOCKS} are accepted")
+    for key in (*stored, *removed):
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"block key {key.hex()} has {len(key)} bytes; {KEY_BYTES} are needed")

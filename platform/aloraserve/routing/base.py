@@ -1,8 +1,8 @@
 """The contract of a routing policy: a pure ordering of the live replicas for one call.
 
-A policy never does I/O, never raises for odd but valid input, and takes bounded time: at most linear in the number
-of candidates (times its logarithm). It must order every candidate exactly once. Ties go to the least loaded, then
-to the lower replica id, so that two gateways that see the same state choose the same replica.
+A policy never does I/O, never raises for odd but valid input, and takes bounded time: at most linear in the
+number of candidates (times its logarithm). It must order every candidate exactly once. Ties go to the least
+loaded, then to the lower replica id, so that two gateways that see the same state choose the same replica.
 """
 
 from __future__ import annotations

@@ -1,0 +1,24 @@
+"""Request and response models of the OpenAI-compatible API, and the one map from errors to responses."""
+
+from aloraserve.wire.body import parse_body
+from aloraserve.wire.chat import ChatCompletion, ChatCompletionChunk, ChatRequest
+from aloraserve.wire.completions import Completion, CompletionRequest
+from aloraserve.wire.errors import ErrorReply, reply_for
+from aloraserve.wire.models import ModelEntry, ModelList
+from aloraserve.wire.responses import Usage
+from aloraserve.wire.sampling import SamplingSettings
+
+__all__ = [
+    "ChatCompletion",
+    "ChatCompletionChunk",
+    "ChatRequest",
+    "Completion",
+    "CompletionRequest",
+    "ErrorReply",
+    "ModelEntry",
+    "ModelList",
+    "SamplingSettings",
+    "Usage",
+    "parse_body",
+    "reply_for",
+]

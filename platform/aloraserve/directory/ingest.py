@@ -1,0 +1,224 @@
+"""From an engine's events to the directory's holdings: in order, bounded, and whole again after an outage.
+
+The directory is told of changes. Whenever some of them may not have reached it (a push failed, too many
+queued up, the engine's events had a gap, the directory restarted) the replica starts a new *generation*: its
+incarnation gets the next suffix and everything it holds is pushed again under it. What the directory still
+has of earlier generations never counts, so nothing has to be found and deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from aloraserve.blocks import BlockKey, EventBatch
+from aloraserve.directory.base import FORGET_S, LEASE_TTL_S, NODE_TTL_S, Directory, ReplicaState
+from aloraserve.directory.mirror import Delta, Mirror
+from aloraserve.errors import DirectoryUnavailableError
+
+
+@dataclass(slots=True)
+class IngestStats:
+    """Counts since the start; ``overflows`` are queues given up for being too long."""
+
+    events: int = 0
+    gaps: int = 0
+    overflows: int = 0
+    pushes: int = 0
+    push_failures: int = 0
+    heartbeat_failures: int = 0
+    republishes: int = 0
+
+
+class Ingest:
+    """Keeps a replica's holdings and lease in the directory.
+
+    Every method is called on one event loop. One task runs :meth:`run`; another calls :meth:`heartbeat`
+    several times a second.
+
+    Args:
+        directory: where to.
+        replica: the replica's id.
+        incarnation: its start number; see :attr:`incarnation` for what is published.
+        mirror: what the engine holds; owned by this object from now on.
+        on_gap: called when events were lost. The replica should reset its prefix cache, because blocks whose
+            parent was lost cannot be placed; until then it holds more than the directory knows.
+        max_pending: changes that may wait beyond the number of keys held before everything is pushed anew.
+        chunk: keys a push, at most 4096. Redis answers no lookup during one, so it should be well within
+            their budget.
+        max_backoff_s: the longest pause between tries while the directory is gone.
+        republish_every_s: everything is pushed anew this often, before the directory's nodes expire.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        replica: str,
+        incarnation: str,
+        mirror: Mirror,
+        *,
+        on_gap: Callable[[], None] = lambda: None,
+        max_pending: int = 65_536,
+        chunk: int = 256,
+        max_backoff_s: float = 1.0,
+        republish_every_s: float = NODE_TTL_S / 2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stats = IngestStats()
+        self._directory = directory
+        self._replica = replica
+        self._start = incarnation
+        self._mirror = mirror
+        self._on_gap = on_gap
+        self._max_pending = max_pending
+        self._chunk = chunk
+        self._max_backoff_s = max_backoff_s
+        self._republish_every_s = republish_every_s
+        self._clock = clock
+        self._generation = 0
+        self._dirty = False
+        self._pending: dict[BlockKey, bool] = {}
+        self._next_sequence = 0
+        self._epoch: str | None = None
+        self._published_at = self._republished_at = clock()
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def incarnation(self) -> str:
+        """The incarnation that the replica's published state must name now; :meth:`heartbeat` sees to it."""
+        return f"{self._start}.{self._generation}"
+
+    @property
+    def pending(self) -> int:
+        """How many changes wait to be pushed."""
+        return len(self._pending)
+
+    def offer(self, batch: EventBatch) -> None:
+        """Take in a batch: into the mirror at once, into the directory soon. Never blocks, never raises."""
+        if batch.sequence != self._next_sequence:
+            self._lose()
+        self._next_sequence = batch.sequence + 1
+        for event in batch.events:
+            self.stats.events += 1
+            self._queue(self._mirror.apply(event))
+
+    def mark_dirty(self) -> None:
+        """Have everything pushed anew under the next generation."""
+        self._dirty = True
+        self._pending.clear()
+        self._wake()
+
+    async def run(self) -> None:
+        """Push changes until cancelled; a failed push is tried again as a whole new generation."""
+        failures = 0
+        while True:
+            await self._work.wait()
+            try:
+                await self._push_all()
+                failures = 0
+            except DirectoryUnavailableError:
+                self.stats.push_failures += 1
+                failures += 1
+                await asyncio.sleep(self._backoff_s(failures))
+
+    async def heartbeat(self, state: ReplicaState, *, ttl_s: float = LEASE_TTL_S) -> bool:
+        """Publish the lease and the load; return whether the directory took them.
+
+        ``state.incarnation`` and ``state.held_blocks`` are filled in here. Also notices a directory that lost
+        its content, or forgot this replica because it was out of reach for long.
+        """
+        if self._clock() - self._republished_at > self._republish_every_s:
+            self.mark_dirty()
+        try:
+            published = replace(state, incarnation=self.incarnation, held_blocks=len(self._mirror))
+            await self._directory.publish(published, ttl_s=ttl_s)
+            await self._check_epoch()
+        except DirectoryUnavailableError:
+            self.stats.heartbeat_failures += 1
+            return False
+        if self._clock() - self._published_at > FORGET_S / 2:
+            self.mark_dirty()
+        self._published_at = self._clock()
+        return True
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait, while :meth:`run` runs, until nothing is left to push; return whether that came to be."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _lose(self) -> None:
+        self.stats.gaps += 1
+        self._mirror.clear()
+        self.mark_dirty()
+        self._on_gap()
+
+    def _queue(self, delta: Delta) -> None:
+        if self._dirty or not (delta.stored or delta.removed):
+            return
+        self._pending.update(dict.fromkeys(delta.removed, False))
+        self._pending.update(dict.fromkeys(delta.stored, True))
+        self._wake()
+        if len(self._pending) > self._max_pending + len(self._mirror):
+            self.stats.overflows += 1
+            self.mark_dirty()
+
+    def _wake(self) -> None:
+        self._idle.clear()
+        self._work.set()
+
+    async def _check_epoch(self) -> None:
+        epoch = await self._directory.epoch()
+        if self._epoch is not None and epoch != self._epoch:
+            self.mark_dirty()
+        self._epoch = epoch
+
+    async def _push_all(self) -> None:
+        # An epoch noted only after the first push would hide a restart in between.
+        if self._epoch is None:
+            await self._check_epoch()
+        while self._dirty or self._pending:
+            if self._dirty:
+                self._start_over()
+            await self._push_chunk()
+        self._work.clear()
+        self._idle.set()
+
+    def _start_over(self) -> None:
+        """Begin the next generation with everything held as its first changes."""
+        self._dirty = False
+        self._generation += 1
+        self._pending = dict.fromkeys(self._mirror.snapshot(), True)
+        self._republished_at = self._clock()
+        self.stats.republishes += 1
+
+    async def _push_chunk(self) -> None:
+        chunk = dict(islice(self._pending.items(), self._chunk))
+        for key in chunk:
+            del self._pending[key]
+        try:
+            await self._directory.apply(
+                self._replica,
+                self.incarnation,
+                stored=[key for key, held in chunk.items() if held],
+                removed=[key for key, held in chunk.items() if not held],
+            )
+        except BaseException:
+            # Also when cancelled: the chunk is in neither place now.
+            self.mark_dirty()
+            raise
+        self.stats.pushes += 1
+
+    def _backoff_s(self, failures: int) -> float:
+        longest = min(self._max_backoff_s, 0.05 * 2.0 ** min(failures, 10))
+        share: float = random.uniform(0.5, 1.0)  # noqa: S311
+        return longest * share

@@ -1,0 +1,186 @@
+"""One settings object, from a YAML file, ``ALORASERVE_*`` variables and flags, in that order of precedence upward."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from aloraserve.errors import SettingsError
+
+MAX_FILE_BYTES = 1 << 20
+MAX_TENANTS = 1024
+_KEY = re.compile(r"[!-~]{16,}")
+_SECRET = frozenset({"api_keys", "redis_url"})
+
+
+def default_state_dir() -> Path:
+    """Return where the platform keeps converted models, demo adapters and its run file."""
+    root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(root) / "aloraserve"
+
+
+class Settings(BaseSettings):
+    """Everything that an operator may choose; ``docs/configuration.md`` explains each key."""
+
+    model_config = SettingsConfigDict(env_prefix="ALORASERVE_", extra="forbid", frozen=True)
+
+    model: str = Field("smollm2", description='Model folder, hub id, or "smollm2", which comes with the package.')
+    served_name: str | None = Field(None, description="Name of the base model in the API; default: the folder's name.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="Weights and KV cache; auto: bfloat16 where the hardware multiplies it, else float32.",
+    )
+    replicas: int = Field(2, ge=1, le=64, description="Engine replicas.")
+    host: str = Field("127.0.0.1", description="Address that the HTTP API listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP API.")
+    api_keys: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        max_length=MAX_TENANTS,
+        description="Tenant -> API key; empty: no authentication.",
+    )
+    allow_anonymous: bool = Field(False, description="Listen on a public address without API keys.")
+    redis_url: str | None = Field(None, description="Redis or Valkey URL; default: an embedded server.")
+    namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="Names this fleet in a shared Redis.")
+    adapters_dir: Path | None = Field(None, description="Folder of PEFT adapters, one subfolder each.")
+    state_dir: Path = Field(default_factory=default_state_dir, description="Converted models and the run file.")
+    max_model_len: int = Field(8192, ge=64, le=1 << 20, description="Longest prompt plus answer, in tokens.")
+    block_tokens: int = Field(32, ge=8, le=256, multiple_of=8, description="Tokens a KV block.")
+    kv_cache_gib: float = Field(1.0, gt=0, le=1024, description="KV cache of each replica on the CPU, in GiB.")
+    max_num_seqs: int = Field(16, ge=1, le=1024, description="Requests that one engine runs at once.")
+    max_queued: int = Field(256, ge=1, le=100_000, description="Requests that may wait for a replica; more get 429.")
+    max_loras: int = Field(8, ge=1, le=64, description="Adapters that may run in one batch.")
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(64, description="Highest adapter rank accepted.")
+    policy: Literal["expected-ttft", "round-robin"] = Field("expected-ttft", description="How replicas are chosen.")
+    lookup_budget_ms: float = Field(10, gt=0, le=1000, description="Time for the directory before falling back.")
+    start_timeout_s: float = Field(300, gt=0, le=3600, description="Time for the platform to become ready.")
+
+    @field_validator("max_lora_rank", mode="before")
+    @classmethod
+    def _rank_may_be_text(cls, value: object) -> object:
+        # A variable's value is text, which a Literal of numbers does not take.
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_an_address(cls, value: str) -> str:
+        try:
+            ipaddress.ip_address("127.0.0.1" if value == "localhost" else value)
+        except ValueError:
+            raise ValueError("an IP address or localhost is needed") from None
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_long_and_distinct(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        secrets = [key.get_secret_value() for key in value.values()]
+        if not all(_KEY.fullmatch(secret) for secret in secrets):
+            raise ValueError("each key needs at least 16 printable ASCII characters without spaces")
+        if len(set(secrets)) != len(secrets):
+            raise ValueError("two tenants have the same key")
+        return value
+
+    @model_validator(mode="after")
+    def _context_holds_blocks(self) -> Settings:
+        if self.max_model_len < 2 * self.block_tokens:
+            raise ValueError(
+                f"max_model_len is {self.max_model_len} with block_tokens {self.block_tokens}: "
+                "room for at least two blocks is needed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _public_means_authenticated(self) -> Settings:
+        address = ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host)
+        if not address.is_loopback and not self.api_keys and not self.allow_anonymous:
+            raise ValueError(f"host {self.host} is reachable from outside: set api_keys, or allow_anonymous: true")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments and the environment only; the file is merged in by :func:`load_settings`."""
+        return init_settings, env_settings
+
+
+def load_settings(file: Path | None = None, **flags: Any) -> Settings:
+    """Return the settings: flags over environment over file over defaults.
+
+    Args:
+        file: YAML, one mapping of keys of :class:`Settings`.
+        flags: values given on the command line; None means not given.
+
+    Raises:
+        SettingsError: a key is unknown or its value is not accepted; names the key, where it came from, the value
+            and what is accepted. Secrets are never shown.
+    """
+    from_file = _read(file) if file else {}
+    given = {key: value for key, value in flags.items() if value is not None}
+    variables = {name.upper() for name in os.environ}
+    in_environment = {key for key in Settings.model_fields if f"ALORASERVE_{key.upper()}" in variables}
+    _refuse_unknown_variables()
+    merged = {key: value for key, value in from_file.items() if key not in in_environment} | given
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        origin = dict.fromkeys(given, "flag")
+        raise SettingsError(_message(error, origin, in_environment, file)) from None
+    except ValueError as error:
+        # pydantic-settings: a structured variable that is not JSON
+        raise SettingsError(f"environment: {error}") from None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"ALORASERVE_{key.upper()}" for key in Settings.model_fields} | {"ALORASERVE_CONFIG"}
+    unknown = sorted(key for key in os.environ if key.upper().startswith("ALORASERVE_") and key.upper() not in known)
+    if unknown:
+        raise SettingsError(f"unknown variable {unknown[0]}; known are {', '.join(sorted(known))}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise SettingsError(f"{file}: larger than {MAX_FILE_BYTES} bytes")
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        # PyYAML's own message quotes the text, which may be a key.
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""
+        raise SettingsError(f"{file}: not YAML{where}") from None
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{file}: cannot be read: {type(error).__name__}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise SettingsError(f"{file}: holds a {type(content).__name__}; a mapping of settings is needed")
+    unknown = sorted(str(key) for key in content if key not in Settings.model_fields)
+    if unknown:
+        raise SettingsError(f"{file}: unknown key {unknown[0]!r}; known are {', '.join(sorted(Settings.model_fields))}")
+    return {str(key): value for key, value in content.items()}
+
+
+def _message(error: ValidationError, origin: dict[str, str], in_environment: set[str], file: Path | None) -> str:
+    lines = []
+    for problem in error.errors():
+        key = str(problem["loc"][0]) if problem["loc"] else ""
+        message = problem["msg"].removeprefix("Value error, ")
+        if not key:
+            lines.append(message)
+            continue
+        source = origin.get(key) or ("environment" if key in in_environment else str(file) if file else "settings")
+        shown = "" if key in _SECRET else f" is {str(problem['input'])[:80]!r}"
+        lines.append(f"{source}: {key}{shown}: {message}")
+    return "; ".join(lines)

@@ -1,0 +1,221 @@
+"""``POST /v1/chat/completions``: the request, the answer and the chunks of a streamed answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from aloraserve.wire.fields import IGNORED_FIELDS, MAX_TEXT_BYTES, RequestPart, Text, refusal, text_bytes
+from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
+from aloraserve.wire.sampling import SamplingFields, SamplingSettings, TokenCount
+
+MAX_MESSAGES = 2048
+MAX_PARTS = 256
+MAX_TEMPLATE_KWARGS = 16
+MAX_TEMPLATE_KWARG_CHARACTERS = 1024
+ADAPTER_KWARG = "adapter_name"
+
+STRING_TAG = "<string>"
+PARTS_TAG = "<parts>"
+
+
+class TextPart(RequestPart):
+    """One part of a message's content; text is the only kind served."""
+
+    type: Literal["text"]
+    text: Text
+
+
+def _content_tag(value: object) -> str | None:
+    if isinstance(value, str):
+        return STRING_TAG
+    return PARTS_TAG if isinstance(value, list) else None
+
+
+Content = Annotated[
+    Annotated[Text, Tag(STRING_TAG)]
+    | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag(PARTS_TAG)],
+    Discriminator(
+        _content_tag,
+        custom_error_type="content_type",
+        custom_error_message='must be a string or a list of {{"type": "text", "text": ...}} parts',
+    ),
+]
+
+
+class ChatMessage(RequestPart):
+    """One message of a conversation; the fields that a client copies over from an answer may be null."""
+
+    unsupported: ClassVar[frozenset[str]] = frozenset(
+        {
+            "annotations",
+            "audio",
+            "function_call",
+            "name",
+            "reasoning_content",
+            "refusal",
+            "tool_call_id",
+            "tool_calls",
+        }
+    )
+
+    role: Literal["system", "user", "assistant"]
+    content: Content
+
+    @property
+    def text(self) -> str:
+        """The content as one string, its parts joined by line ends."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content)
+
+    def for_template(self) -> dict[str, str]:
+        """Return the message as chat templates take it."""
+        return {"role": self.role, "content": self.text}
+
+
+class ChatRequest(SamplingFields):
+    """A chat completion request.
+
+    ``chat_template_kwargs.adapter_name`` names an adapter, as an alternative to ``model``; other template
+    arguments are JSON scalars that go to the template.
+    """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset(
+        {
+            "audio", "function_call", "functions", "logit_bias", "modalities", "moderation", "prediction",
+            "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
+            "response_format", "safety_identifier", "tool_choice", "tools", "verbosity", "web_search_options",
+        }
+    )  # fmt: skip
+    ignored: ClassVar[frozenset[str]] = IGNORED_FIELDS
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: TokenCount | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    chat_template_kwargs: dict[str, object] | None = None
+
+    @field_validator("chat_template_kwargs", mode="after")
+    @classmethod
+    def _check_template_kwargs(cls, value: dict[str, object] | None) -> dict[str, object] | None:
+        if value is not None and len(value) > MAX_TEMPLATE_KWARGS:
+            raise refusal("template_kwargs", f"has {len(value)} entries; at most {MAX_TEMPLATE_KWARGS} are accepted")
+        for name, entry in (value or {}).items():
+            _check_template_kwarg(name, entry)
+        return value
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> Self:
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise refusal("max_tokens", "'max_tokens' and 'max_completion_tokens' differ; send one of them")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise refusal("top_logprobs", "'top_logprobs' is accepted only with 'logprobs': true")
+        if sum(text_bytes(message.text) for message in self.messages) > MAX_TEXT_BYTES:
+            raise refusal("text_size", f"'messages' carry more than {MAX_TEXT_BYTES} bytes of text")
+        return self
+
+    @property
+    def adapter_name(self) -> str | None:
+        """The adapter that ``chat_template_kwargs`` names, if any."""
+        name = (self.chat_template_kwargs or {}).get(ADAPTER_KWARG)
+        return name if isinstance(name, str) else None
+
+    def template_kwargs(self) -> dict[str, object]:
+        """Return the arguments for the chat template, without the adapter's name."""
+        return {k: v for k, v in (self.chat_template_kwargs or {}).items() if k != ADAPTER_KWARG}
+
+    def sampling(self) -> SamplingSettings:
+        """Return how to generate the answer."""
+        alternatives = (self.top_logprobs or 0) if self.logprobs else None
+        return self.settings(max_tokens=self.max_completion_tokens or self.max_tokens, logprobs=alternatives)
+
+
+def _check_template_kwarg(name: str, value: object) -> None:
+    """Raise a validation error unless ``name`` and ``value`` may go to a chat template."""
+    if not name.isidentifier() or len(name) > 64:
+        raise refusal("template_kwargs", "has a name that is no identifier of at most 64 characters")
+    if name == ADAPTER_KWARG and not (isinstance(value, str) and value):
+        raise refusal("template_kwargs", f"has an '{ADAPTER_KWARG}' that is no adapter's name; send a string")
+    if not isinstance(value, str | int | float | bool | None):
+        raise refusal("template_kwargs", f"has a '{name}' that is no string, number, true, false or null")
+    if isinstance(value, str) and text_bytes(value) > MAX_TEMPLATE_KWARG_CHARACTERS:
+        raise refusal("template_kwargs", f"has a '{name}' above {MAX_TEMPLATE_KWARG_CHARACTERS} bytes")
+    if isinstance(value, int | float) and not abs(value) < 2.0**63:
+        raise refusal("template_kwargs", f"has a '{name}' that is no finite number below 2**63")
+
+
+class TopLogprob(ResponsePart):
+    """One alternative at a position; ``bytes`` is its UTF-8, which may be part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(TopLogprob):
+    """A generated token and its alternatives."""
+
+    top_logprobs: list[TopLogprob] = Field(default_factory=list)
+
+
+class ChatLogprobs(ResponsePart):
+    """Log-probabilities of a choice's tokens."""
+
+    content: list[TokenLogprob]
+
+
+class AssistantMessage(ResponsePart):
+    """What the model said."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class ChatChoice(ResponsePart):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(ResponsePart):
+    """The whole answer to a chat request."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(ResponsePart):
+    """What a chunk adds to a choice."""
+
+    role: Literal["assistant"] | None = optional()
+    content: str | None = optional()
+
+
+class ChatChunkChoice(ResponsePart):
+    """One choice's part of a chunk."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatCompletionChunk(ResponsePart):
+    """One event of a streamed answer; the last one may carry only the usage."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = optional()

@@ -1,0 +1,93 @@
+"""How to generate, free of any engine's own types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from aloraserve.wire.fields import RequestPart, StopList, Text, refusal
+
+MAX_CHOICES = 8
+MAX_GENERATED_TOKENS = 1_000_000
+_INT64 = 2**63
+
+TokenCount = Annotated[int, Field(ge=1, le=MAX_GENERATED_TOKENS)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """What both kinds of request convert into.
+
+    Args:
+        max_tokens: tokens to generate at most; None leaves it to what the context has room for.
+        temperature: 0 is greedy.
+        top_p: nucleus mass, above 0 and at most 1.
+        n: choices to generate.
+        stop: strings that end a choice.
+        seed: of the sampling, or None.
+        presence_penalty: -2 to 2.
+        frequency_penalty: -2 to 2.
+        logprobs: alternatives to report beside each generated token's own log-probability; None reports none.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int | None = None
+
+
+class StreamOptions(RequestPart):
+    """What a stream carries beside its text."""
+
+    include_usage: bool | None = None
+
+
+class SamplingFields(RequestPart):
+    """The fields of a request that both endpoints have."""
+
+    model: Annotated[Text, Field(min_length=1, max_length=256)]
+    max_tokens: TokenCount | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: StopList = None
+    seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise refusal("stream_options", "'stream_options' is accepted only with 'stream': true")
+        if (self.n or 1) > 1 and self.temperature == 0:
+            raise refusal("greedy_choices", "'n' above 1 needs a 'temperature' above 0: greedy choices are equal")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk that carries the usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def settings(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingSettings:
+        """Return the sampling settings, with each absent field at OpenAI's default."""
+        return SamplingSettings(
+            max_tokens=max_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            n=self.n or 1,
+            stop=tuple(self.stop or ()),
+            seed=self.seed,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logprobs=logprobs,
+        )

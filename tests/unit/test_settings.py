@@ -1,0 +1,312 @@
+"""Settings: who wins, and that what is refused is named without a secret."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from aloraserve.errors import SettingsError
+from aloraserve.settings import MAX_FILE_BYTES, MAX_TENANTS, Settings, default_state_dir, load_settings
+
+KEY = "hunter2-hunter2-hunter2"
+Write = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("ALORASERVE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(text: str) -> Path:
+        file = tmp_path / "settings.yaml"
+        file.write_text(text)
+        return file
+
+    return write_file
+
+
+def refusal(file: Path | None = None, **flags: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(file, **flags)
+    return caught.value.message
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.replicas) == ("127.0.0.1", 8000, 2)
+    assert settings.api_keys == {}
+    assert settings.state_dir == default_state_dir()
+
+
+def test_flags_win_over_the_environment_over_the_file_over_defaults(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write("port: 1001\nreplicas: 3\nmax_loras: 4\n")
+    monkeypatch.setenv("ALORASERVE_PORT", "1002")
+    monkeypatch.setenv("ALORASERVE_REPLICAS", "5")
+    settings = load_settings(file, port=1003)
+    assert (settings.port, settings.replicas, settings.max_loras) == (1003, 5, 4)
+    assert settings.max_num_seqs == Settings.model_fields["max_num_seqs"].default
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("replicas", "3", 3),
+        ("kv_cache_gib", "0.5", 0.5),
+        ("max_lora_rank", "128", 128),
+        ("allow_anonymous", "true", True),
+        ("adapters_dir", "/srv/adapters", Path("/srv/adapters")),
+        ("redis_url", "redis://cache:6379", "redis://cache:6379"),
+        ("policy", "round-robin", "round-robin"),
+    ],
+)
+def test_a_variable_s_text_becomes_the_setting_s_type(
+    monkeypatch: pytest.MonkeyPatch, key: str, text: str, value: object
+) -> None:
+    monkeypatch.setenv(f"ALORASERVE_{key.upper()}", text)
+    assert getattr(load_settings(), key) == value
+
+
+def test_a_flag_of_none_was_not_given(write: Write) -> None:
+    assert load_settings(write("port: 1001"), port=None).port == 1001
+
+
+def test_a_false_flag_was_given(write: Write) -> None:
+    settings = load_settings(write("host: 127.0.0.1\nallow_anonymous: true"), allow_anonymous=False)
+    assert settings.allow_anonymous is False
+
+
+def test_a_mapping_in_the_environment_replaces_the_file_s(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALORASERVE_API_KEYS", f'{{"one": "{KEY}"}}')
+    assert list(load_settings(write(f"api_keys: {{two: {KEY}}}")).api_keys) == ["one"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "{}", "---\n"])
+def test_an_empty_file_is_no_settings(write: Write, text: str) -> None:
+    assert load_settings(write(text)) == load_settings()
+
+
+def test_an_unknown_key_is_named_with_the_known_ones(write: Write) -> None:
+    file = write("prot: 1001\nport: 1001")
+    message = refusal(file)
+    assert message.startswith(f"{file}: unknown key 'prot'; known are ")
+    assert set(Settings.model_fields) <= set(message.partition("known are ")[2].split(", "))
+
+
+def test_an_unknown_variable_is_named_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALORASERVE_PROT", KEY)
+    message = refusal()
+    assert message.startswith("unknown variable ALORASERVE_PROT; known are ")
+    assert {"ALORASERVE_PORT", "ALORASERVE_CONFIG"} <= set(message.partition("known are ")[2].split(", "))
+    assert KEY not in message
+
+
+def test_the_variable_that_names_the_file_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALORASERVE_CONFIG", "/etc/aloraserve.yaml")
+    assert load_settings().port == 8000
+
+
+def test_an_unknown_flag_is_refused_by_name() -> None:
+    assert "prot" in refusal(prot=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"),
+    [
+        ("port", "0", "greater than or equal to 1"),
+        ("port", "65536", "less than or equal to 65535"),
+        ("port", "http", "valid integer"),
+        ("port", "1.5", "valid integer"),
+        ("replicas", "65", "less than or equal to 64"),
+        ("host", "nowhere", "an IP address or localhost"),
+        ("namespace", "A_B", "pattern"),
+        ("namespace", "{x}", "pattern"),
+        ("dtype", "float16", "'bfloat16' or 'float32'"),
+        ("policy", "random", "'expected-ttft' or 'round-robin'"),
+        ("block_tokens", "12", "multiple of 8"),
+        ("max_lora_rank", "12", "8, 16, 32"),
+        ("kv_cache_gib", "nan", "less than or equal to 1024"),
+        ("kv_cache_gib", "inf", "less than or equal to 1024"),
+        ("lookup_budget_ms", "0", "greater than 0"),
+        ("max_model_len", "63", "greater than or equal to 64"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_source_whatever_that_is(
+    write: Write, monkeypatch: pytest.MonkeyPatch, key: str, value: str, accepted: str
+) -> None:
+    file = write(f"{key}: '{value}'")
+    from_file, from_flag = refusal(file), refusal(**{key: value})
+    monkeypatch.setenv(f"ALORASERVE_{key.upper()}", value)
+    from_environment = refusal()
+    for source, message in ((file, from_file), ("flag", from_flag), ("environment", from_environment)):
+        assert message.startswith(f"{source}: {key} is {value!r}: "), message
+        assert accepted in message
+
+
+def test_the_winning_source_of_a_bad_value_is_blamed(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write("port: 1001")
+    monkeypatch.setenv("ALORASERVE_PORT", "x")
+    assert refusal(file).startswith("environment: port is 'x'")
+    monkeypatch.setenv("ALORASERVE_PORT", "1002")
+    assert refusal(file, port=-1).startswith("flag: port is '-1'")
+
+
+def test_every_bad_value_is_named(write: Write) -> None:
+    file = write("port: 0\nreplicas: 0")
+    assert refusal(file).count(f"{file}: ") == 2
+
+
+def test_a_long_bad_value_is_cut() -> None:
+    assert len(refusal(dtype="x" * 10_000)) < 300
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "{acme: hunter2}",
+        f"{{acme: {KEY}, other: {KEY}}}",
+        "hunter2",
+        "[hunter2]",
+        "{acme: [hunter2]}",
+        "{acme: {hunter2: 1}}",
+        "{" + ", ".join(f"t{n}: {KEY}{n}" for n in range(MAX_TENANTS + 1)) + "}",
+    ],
+)
+def test_refused_api_keys_are_never_shown(write: Write, keys: str) -> None:
+    file = write(f"api_keys: {keys}")
+    message = refusal(file)
+    assert message.startswith(f"{file}: api_keys")
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("value", ["", "{hunter2", "hunter2", '{"acme": "hunter2"'])
+def test_a_structured_variable_that_is_not_json_is_named_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("ALORASERVE_API_KEYS", value)
+    message = refusal()
+    assert message.startswith("environment: ")
+    assert "api_keys" in message
+    assert "hunter2" not in message
+
+
+def test_accepted_api_keys_are_in_no_representation(write: Write) -> None:
+    settings = load_settings(write(f"api_keys: {{acme: {KEY}}}"))
+    assert settings.api_keys["acme"].get_secret_value() == KEY
+    assert KEY not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "2001:db8::1"])
+def test_a_public_host_needs_keys_or_an_explicit_yes(write: Write, host: str) -> None:
+    message = refusal(host=host)
+    assert host in message
+    assert "api_keys" in message
+    assert "allow_anonymous" in message
+    assert load_settings(write(f"api_keys: {{acme: {KEY}}}"), host=host).host == host
+    assert load_settings(host=host, allow_anonymous=True).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
+def test_a_private_host_needs_no_keys(host: str) -> None:
+    assert load_settings(host=host).host == host
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("port: [1", "not YAML"),
+        ("a: b: c", "not YAML"),
+        ("\tport: 1", "not YAML"),
+        ("!!python/object/apply:os.getpid []", "not YAML"),
+        ("- port", "holds a list"),
+        ("port", "holds a str"),
+        ("8000", "holds a int"),
+        ("a: 1\n---\nb: 2", "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused_by_name(write: Write, text: str, fault: str) -> None:
+    file = write(text)
+    message = refusal(file)
+    assert message.startswith(f"{file}: ")
+    assert fault in message
+    assert "\n" not in message
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.yaml").startswith(f"{tmp_path / 'none.yaml'}: cannot be read")
+    assert refusal(tmp_path).startswith(f"{tmp_path}: cannot be read")
+    (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9")
+    assert refusal(tmp_path / "latin.yaml").startswith(f"{tmp_path / 'latin.yaml'}: cannot be read")
+
+
+def test_a_file_of_the_longest_size_is_read_and_a_longer_one_is_not(write: Write) -> None:
+    text = "port: 1001\n#"
+    file = write(text + "x" * (MAX_FILE_BYTES - len(text)))
+    assert load_settings(file).port == 1001
+    file = write(text + "x" * (MAX_FILE_BYTES - len(text) + 1))
+    assert refusal(file) == f"{file}: larger than {MAX_FILE_BYTES} bytes"
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().port = 1
+
+
+def test_the_state_folder_follows_the_desktop_s_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert load_settings().state_dir == tmp_path / "aloraserve"
+    monkeypatch.setenv("XDG_STATE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_settings().state_dir == tmp_path / ".local" / "state" / "aloraserve"
+
+
+@pytest.mark.parametrize("text", ["api_keys: {acme: hunter2-hunter2-x", "api_keys:\n  acme: *hunter2-hunter2-x\n"])
+def test_a_broken_file_is_refused_without_showing_what_is_in_it(write: Write, text: str) -> None:
+    message = refusal(write(text))
+    assert "not YAML at line" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("text", ["served_name: 2024-13-45", "x: " + "[" * 5000])
+def test_what_the_reader_trips_over_is_refused(write: Write, text: str) -> None:
+    assert "cannot be read" in refusal(write(text))
+
+
+@pytest.mark.parametrize("text", ["[]", "0", "false"])
+def test_an_empty_value_is_no_mapping(write: Write, text: str) -> None:
+    assert "a mapping of settings is needed" in refusal(write(text))
+
+
+def test_a_lower_case_variable_wins_over_the_file_too(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("aloraserve_port", "1002")
+    assert load_settings(write("port: 1001")).port == 1002
+
+
+def test_an_unknown_lower_case_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("aloraserve_nothing", "1")
+    assert "aloraserve_nothing" in refusal()
+
+
+@pytest.mark.parametrize("key", [" sixteen-characters-", "sechzehn-zeichen-\u00e4", "sixteen characters"])
+def test_a_key_that_no_header_could_carry_is_refused(write: Write, key: str) -> None:
+    message = refusal(write(f"api_keys: {{acme: '{key}'}}"))
+    assert "api_keys: each key needs" in message
+    assert key not in message
+
+
+def test_a_refused_redis_url_is_not_shown(write: Write) -> None:
+    message = refusal(write("redis_url: {password: hunter2}"))
+    assert "redis_url" in message
+    assert "hunter2" not in message
+
+
+def test_a_context_without_room_for_two_blocks_is_refused() -> None:
+    assert "at least two blocks" in refusal(max_model_len=256, block_tokens=256)

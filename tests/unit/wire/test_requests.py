@@ -1,0 +1,173 @@
+"""Requests: what is accepted, and that what is refused names its field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aloraserve.errors import InvalidRequestError
+from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
+
+CHAT = {"model": "base", "messages": [{"role": "user", "content": "hello"}]}
+COMPLETION = {"model": "base", "prompt": "hello"}
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return parse_body(ChatRequest, json.dumps(CHAT | fields).encode())
+
+
+def completion(**fields: Any) -> CompletionRequest:
+    return parse_body(CompletionRequest, json.dumps(COMPLETION | fields).encode())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", "hot"),
+        ("temperature", 2.1),
+        ("temperature", True),
+        ("max_tokens", True),
+        ("max_tokens", -1),
+        ("max_tokens", 0),
+        ("max_tokens", 1.5),
+        ("max_completion_tokens", 0),
+        ("top_p", 0),
+        ("top_p", 1.01),
+        ("n", 0),
+        ("n", 9),
+        ("seed", 2**63),
+        ("seed", "7"),
+        ("stop", ["a"] * 5),
+        ("stop", 3),
+        ("presence_penalty", -2.5),
+        ("frequency_penalty", 3),
+        ("logprobs", 3),
+        ("top_logprobs", 21),
+        ("stream", "yes"),
+        ("messages", []),
+        ("messages", "hi"),
+        ("model", ""),
+        ("model", None),
+        ("tools", [{"type": "function"}]),
+        ("response_format", {"type": "json_object"}),
+        ("logit_bias", {"1": 2}),
+        ("colour", "red"),
+        ("chat_template_kwargs", {"adapter_name": 3}),
+        ("chat_template_kwargs", {"deep": [1]}),
+        ("chat_template_kwargs", {f"k{i}": 1 for i in range(17)}),
+    ],
+)
+def test_a_wrong_chat_field_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        chat(**{field: value})
+    assert caught.value.param == field
+    assert f"'{field}'" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "tool", "content": "x"}, "messages.0.role"),
+        ({"role": "developer", "content": "x"}, "messages.0.role"),
+        ({"role": "user"}, "messages.0.content"),
+        ({"role": "user", "content": None}, "messages.0.content"),
+        ({"role": "user", "content": 3}, "messages.0.content"),
+        ({"role": "user", "content": []}, "messages.0.content"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages.0.content.0.type"),
+        ({"role": "user", "content": "\ud800"}, "messages.0.content"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages.0.tool_calls"),
+        ({"role": "user", "content": "x", "mood": "y"}, "messages.0.mood"),
+    ],
+)
+def test_a_wrong_message_is_refused_with_its_path(message: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        chat(messages=[message])
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"n": 2, "temperature": 0}, "temperature"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(InvalidRequestError, match=word):
+        chat(**fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", ["a", "b"]),
+        ("prompt", [[1], [2]]),
+        ("prompt", []),
+        ("prompt", ""),
+        ("prompt", [1, True]),
+        ("prompt", [1, -1]),
+        ("prompt", [1, 2**31]),
+        ("prompt", {"a": 1}),
+        ("echo", True),
+        ("logprobs", 6),
+        ("logprobs", True),
+        ("suffix", "x"),
+        ("best_of", 2),
+    ],
+)
+def test_a_wrong_completion_field_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        completion(**{field: value})
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize(("prompt", "wanted"), [("a", "a"), (["a"], "a"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2])])
+def test_a_prompt_is_a_text_or_token_ids(prompt: Any, wanted: Any) -> None:
+    assert completion(prompt=prompt).prompt == wanted
+
+
+def test_a_message_copied_from_an_answer_is_accepted() -> None:
+    answer = {"role": "assistant", "content": "hi", "refusal": None, "tool_calls": None, "audio": None}
+    assert chat(messages=[answer, {"role": "user", "content": "and?"}]).messages[0].text == "hi"
+
+
+def test_text_parts_become_one_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    message = chat(messages=[{"role": "user", "content": parts}]).messages[0]
+    assert message.for_template() == {"role": "user", "content": "a\nb"}
+
+
+def test_harmless_fields_are_ignored_and_null_means_absent() -> None:
+    harmless = {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "tools": None}
+    assert chat(**harmless, parallel_tool_calls=True, temperature=None).sampling().temperature == 1.0
+
+
+def test_a_chat_request_becomes_sampling_settings() -> None:
+    settings = chat(
+        max_completion_tokens=7, temperature=0, top_p=1, stop="x", seed=3, logprobs=True, top_logprobs=2
+    ).sampling()
+    assert (settings.max_tokens, settings.temperature, settings.stop, settings.seed, settings.logprobs) == (
+        7, 0, ("x",), 3, 2,
+    )  # fmt: skip
+
+
+def test_log_probabilities_without_alternatives_differ_from_none_at_all() -> None:
+    assert chat(logprobs=True).sampling().logprobs == 0
+    assert chat(logprobs=False).sampling().logprobs is None
+    assert completion(logprobs=0).sampling().logprobs == 0
+
+
+def test_defaults_are_openai_s() -> None:
+    assert chat().sampling().max_tokens is None
+    assert completion().sampling().max_tokens is None
+    assert chat(stream=True, stream_options={"include_usage": True}).include_usage
+
+
+def test_template_arguments_carry_an_adapter_s_name() -> None:
+    request = chat(chat_template_kwargs={"adapter_name": "safety", "thinking": False})
+    assert request.adapter_name == "safety"
+    assert request.template_kwargs() == {"thinking": False}
