@@ -1,0 +1,61 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+SOURCES := platform services tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo up status down bench-e2e test test-fast lint format lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: ## Install everything for a CPU into .venv (some minutes once, then nothing)
+	@$(PYTHON) deploy/install/install.py --venv $(VENV) --profile run
+
+install-dev: ## Install, with what tests and checks need
+	@$(PYTHON) deploy/install/install.py --venv $(VENV) --profile dev
+
+demo: install ## Start two replicas, run a conversation with adapters, show what was reused (ARGS="...")
+	@$(BIN)/aloraserve demo $(ARGS)
+
+up: install ## Start the platform and leave it running (ARGS="...")
+	@$(BIN)/aloraserve up $(ARGS)
+
+status: install ## Show what is running
+	@$(BIN)/aloraserve status $(ARGS)
+
+down: install ## Stop the platform
+	@$(BIN)/aloraserve down $(ARGS)
+
+bench-e2e: install ## Measure TTFT of aLoRA and LoRA through HTTP, 500 and 2,000 tokens (ARGS="...")
+	@$(BIN)/aloraserve bench $(ARGS)
+
+test: install-dev ## Run every test, real engines and the whole platform included (ARGS="...")
+	@$(BIN)/python -m pytest -q $(ARGS)
+	@cd platform/vllm-alora && $(abspath $(BIN))/pytest -q
+
+test-fast: install-dev ## Run the tests that start neither an engine nor the platform
+	@$(BIN)/python -m pytest -q -m "not ray and not engine and not e2e" $(ARGS)
+
+lint: install-dev ## Check style, types and the walls between rooms
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install-dev ## Format the sources and fix what can be fixed
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+lock: install-dev ## Pin the requirement lists anew (deploy/install/*.txt)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
+	cd deploy/install && for list in cpu dev; do \
+	  $(abspath $(BIN))/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet \
+	    --overrides overrides.txt --no-emit-package torch $$list.in -o $$list.txt && \
+	  sed -i.never "/sys_platform == 'never'/d" $$list.txt && rm $$list.txt.never || exit 1; \
+	done
+
+clean: ## Delete caches and build outputs; .venv and the state folder stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
