@@ -1,0 +1,200 @@
+"""The end-to-end benchmark: TTFT through HTTP of the same prompts as aLoRA and as plain LoRA.
+
+What is random: the prompts' token ids and their length within one block, from the seed, and which of the two kinds goes
+first. What is equal: token ids, weights, rank, the engine's LoRA kernels, the warm-up, one call at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from aloraserve_services.cli.client import Timed, TimedClient
+from aloraserve_services.plan import FleetPlan
+
+TURN_TOKENS = 100
+ALORA, LORA = "safety", "safety-lora"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One prompt's TTFT, in seconds, and what was cached.
+
+    Args:
+        prompt_tokens: of the adapters' first calls.
+        base_s: the base model's on the cold prompt.
+        alora_s: the aLoRA's on the prefix that the base model has just computed.
+        lora_first_s: the plain LoRA's first call on it.
+        alora_later_s: the aLoRA's after the conversation grew by ``TURN_TOKENS``, which the base model computed.
+        lora_returning_s: the plain LoRA's on the same, with its own blocks of its first call cached.
+        alora_cached: prompt tokens of the aLoRA's first call that were not prefilled.
+    """
+
+    prompt_tokens: int
+    base_s: float
+    alora_s: float
+    lora_first_s: float
+    alora_later_s: float
+    lora_returning_s: float
+    alora_cached: int
+
+
+class Bench:
+    """Runs rounds against a running platform.
+
+    Args:
+        plan: of that platform.
+        client: for its HTTP API.
+        seed: of what is random.
+    """
+
+    def __init__(self, plan: FleetPlan, client: TimedClient, seed: int) -> None:
+        self._base = plan.served_name
+        self._client = client
+        self._chooser = random.Random(seed)  # noqa: S311
+        self._block = plan.keyspace.block_tokens
+        sister = plan.adapter(ALORA)
+        self._invocation = list(sister.invocation_ids) if sister else []
+        self._refused = set(self._invocation)
+
+    def warm_up(self) -> None:
+        """Make each kind of call once, on prompts that are not used again."""
+        self.round(2 * self._block)
+
+    def round(self, length: int) -> Round:
+        """Measure one fresh prompt of about ``length`` tokens."""
+        prompt = self._tokens(length + self._chooser.randrange(self._block))
+        grown = prompt + self._tokens(TURN_TOKENS)
+        base = self._call(self._base, prompt)
+        first = self._both(prompt)
+        self._call(self._base, grown)
+        later = self._both(grown)
+        return Round(
+            prompt_tokens=first[ALORA].prompt_tokens,
+            base_s=base.ttft_s,
+            alora_s=first[ALORA].ttft_s,
+            lora_first_s=first[LORA].ttft_s,
+            alora_later_s=later[ALORA].ttft_s,
+            lora_returning_s=later[LORA].ttft_s,
+            alora_cached=first[ALORA].cached_tokens,
+        )
+
+    def _both(self, prompt: list[int]) -> dict[str, Timed]:
+        kinds = [ALORA, LORA]
+        self._chooser.shuffle(kinds)
+        return {kind: self._call(kind, prompt + self._invocation) for kind in kinds}
+
+    def _call(self, model: str, token_ids: list[int]) -> Timed:
+        return self._client.complete(model, token_ids, 1)
+
+    def _tokens(self, count: int) -> list[int]:
+        chosen = [self._chooser.randrange(100, 40_000) for _ in range(count)]
+        return [token if token not in self._refused else 99 for token in chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class Medians:
+    """Medians over a length's rounds."""
+
+    prompt_tokens: float
+    base_s: float
+    alora_s: float
+    lora_first_s: float
+    lora_first_to_alora: float
+    lora_returning_s: float
+    lora_returning_to_alora: float
+
+    @classmethod
+    def of(cls, rounds: list[Round]) -> Medians:
+        """Return the medians; ratios are of medians, as the tables elsewhere have them."""
+
+        def median(get: Callable[[Round], float]) -> float:
+            return float(statistics.median(get(one) for one in rounds))
+
+        alora, first = median(lambda one: one.alora_s), median(lambda one: one.lora_first_s)
+        later, returning = median(lambda one: one.alora_later_s), median(lambda one: one.lora_returning_s)
+        return cls(
+            prompt_tokens=median(lambda one: one.prompt_tokens),
+            base_s=median(lambda one: one.base_s),
+            alora_s=alora,
+            lora_first_s=first,
+            lora_first_to_alora=first / alora,
+            lora_returning_s=returning,
+            lora_returning_to_alora=returning / later,
+        )
+
+
+def machine() -> str:
+    """Return what the figures were measured on, without its name."""
+    model = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def table(found: list[Medians], rounds: int) -> Table:
+    """Return the result for people."""
+    shown = Table(title=f"TTFT through HTTP, medians of {rounds}, LoRA : aLoRA", title_justify="left")
+    for head in ("prompt", "base cold", "aLoRA", "LoRA first", "ratio", "LoRA returning", "ratio"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    for one in found:
+        shown.add_row(
+            f"{one.prompt_tokens:,.0f}",
+            f"{one.base_s * 1000:,.0f} ms",
+            f"{one.alora_s * 1000:,.0f} ms",
+            f"{one.lora_first_s * 1000:,.0f} ms",
+            f"{one.lora_first_to_alora:.1f}x",
+            f"{one.lora_returning_s * 1000:,.0f} ms",
+            f"{one.lora_returning_to_alora:.1f}x",
+        )
+    return shown
+
+
+def run_bench(
+    plan: FleetPlan, client: TimedClient, console: Console, *, lengths: list[int], rounds: int, seed: int
+) -> dict[str, Any]:
+    """Measure, print as it goes and at the end, and return everything for JSON."""
+    bench = Bench(plan, client, seed)
+    bench.warm_up()
+    measured: dict[int, list[Round]] = {length: [] for length in lengths}
+    for number in range(1, rounds + 1):
+        for length in lengths:
+            one = bench.round(length)
+            measured[length].append(one)
+            console.print(
+                f"round {number}/{rounds}  {one.prompt_tokens:>6,} tokens  aLoRA {one.alora_s * 1000:>6,.0f} ms  "
+                f"LoRA first {one.lora_first_s * 1000:>7,.0f} ms  returning {one.lora_returning_s * 1000:>7,.0f} ms",
+                soft_wrap=True,
+            )
+    medians = [Medians.of(measured[length]) for length in lengths]
+    console.print(table(medians, rounds))
+    console.print(f"{plan.served_name} in {plan.dtype}, {plan.settings.replicas} replicas, {machine()}; seed {seed}")
+    return {
+        "machine": machine(),
+        "model": plan.served_name,
+        "dtype": plan.dtype,
+        "replicas": plan.settings.replicas,
+        "seed": seed,
+        "medians": [asdict(one) for one in medians],
+        "rounds": {str(length): [asdict(one) for one in found] for length, found in measured.items()},
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write the result."""
+    path.write_text(json.dumps(content, indent=2))

@@ -1,0 +1,89 @@
+"""Which platform runs in a state folder, for ``status`` and ``down``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from aloraserve.errors import StartError
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A platform that was started with ``aloraserve up``.
+
+    Args:
+        pid: its process.
+        created: when that process started, so that another one with the same pid is not taken for it.
+        url: of its HTTP API.
+        ready: whether it can take calls.
+    """
+
+    pid: int
+    created: float
+    url: str
+    ready: bool = False
+
+    def process(self) -> psutil.Process | None:
+        """Return the process if it still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, ValueError, OverflowError):
+            return None
+        return process if same else None
+
+
+def path_in(state_dir: Path) -> Path:
+    """Return the run file's path."""
+    return state_dir / "run.json"
+
+
+def read(state_dir: Path) -> Running | None:
+    """Return the platform that runs in ``state_dir``, None if there is none (any more)."""
+    try:
+        content = json.loads(path_in(state_dir).read_text())
+        running = Running(int(content["pid"]), float(content["created"]), str(content["url"]), bool(content["ready"]))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    return running if running.process() else None
+
+
+@contextlib.contextmanager
+def held(state_dir: Path, url: str) -> Iterator[None]:
+    """Own the run file for the time of the context; :func:`mark_ready` says when calls can come.
+
+    Raises:
+        StartError: another platform runs in this folder.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    other = read(state_dir)
+    if other is not None and other.pid != os.getpid():
+        raise StartError(
+            f"a platform runs already (pid {other.pid}, {other.url}): stop it with `aloraserve down`, or give this one "
+            "a state folder of its own with --state-dir"
+        )
+    _write(state_dir, Running(os.getpid(), psutil.Process().create_time(), url))
+    try:
+        yield
+    finally:
+        owner = read(state_dir)
+        if owner is None or owner.pid == os.getpid():
+            path_in(state_dir).unlink(missing_ok=True)
+
+
+def mark_ready(state_dir: Path, url: str) -> None:
+    """Note that the platform takes calls."""
+    _write(state_dir, Running(os.getpid(), psutil.Process().create_time(), url, ready=True))
+
+
+def _write(state_dir: Path, running: Running) -> None:
+    temporary = path_in(state_dir).with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(running)))
+    temporary.replace(path_in(state_dir))

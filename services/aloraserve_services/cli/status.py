@@ -1,0 +1,78 @@
+"""What ``aloraserve status`` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from aloraserve.errors import StartError
+
+
+def fetch(url: str, headers: dict[str, str]) -> dict[str, Any]:
+    """Return what the platform says of its replicas.
+
+    Raises:
+        StartError: nothing answers, or it refuses.
+    """
+    try:
+        answer = httpx.get(f"{url}/v1/replicas", headers=headers, timeout=10)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise StartError(f"nothing answers at {url} ({type(error).__name__}): start it with `aloraserve up`") from None
+    if answer.status_code != 200:
+        raise StartError(f"{url} answered {answer.status_code}: {answer.text[:300]}")
+    try:
+        content: dict[str, Any] = answer.json()
+    except ValueError:
+        raise StartError(f"{url} is no aloraserve: it answered {answer.text[:80]!r}") from None
+    return content
+
+
+def show(console: Console, url: str, content: dict[str, Any]) -> None:
+    """Print the replicas, what each holds and has resident, and the adapters."""
+    console.print(
+        f"[bold]{content['model']}[/bold] in {content['dtype']} at {url}, policy {content['policy']}, "
+        f"directory {content['directory']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_replicas(content))
+    for state in content["replicas"]:
+        console.print(
+            f"{state['label']} has resident: {', '.join(state['resident']) or 'no adapter'}",
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(_adapters(content))
+    for one in content["refused"]:
+        console.print(f"refused: {one['name']}: {one['reason']}", style="red", markup=False)
+
+
+def _replicas(content: dict[str, Any]) -> Table:
+    table = Table(title="replicas", title_justify="left")
+    heads = ("replica", "running", "waiting", "queued", "prefill/s", "KV used", "holds")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "replica" else "right", no_wrap=True)
+    for state in content["replicas"]:
+        load = state["load"]
+        table.add_row(
+            state["label"],
+            str(load["running"]),
+            str(load["waiting"]),
+            f"{load['queued_prefill_tokens']:,}",
+            f"{load['prefill_tokens_per_s']:,.0f}",
+            f"{load['kv_usage']:.0%}",
+            f"{state['held_blocks'] * content['block_tokens']:,} tokens",
+        )
+    return table
+
+
+def _adapters(content: dict[str, Any]) -> Table:
+    table = Table(title="adapters", title_justify="left")
+    for head in ("adapter", "kind", "rank", "weights"):
+        table.add_column(head)
+    for one in content["adapters"]:
+        table.add_row(one["name"], one["kind"], str(one["rank"]), "untrained" if one["untrained"] else "trained")
+    return table

@@ -1,0 +1,1 @@
+"""One vLLM engine a replica: its model, its adapters and its events."""

@@ -1,0 +1,215 @@
+"""The Serve deployment of one engine: it generates, and it keeps the directory true about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from aloraserve.blocks.keys import adapter_salt
+from aloraserve.directory.base import ReplicaState
+from aloraserve.directory.ingest import Ingest
+from aloraserve.directory.mirror import Mirror
+from aloraserve.errors import DirectoryUnavailableError, StartError
+from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
+from aloraserve_services.engine.event_stream import EventStream
+from aloraserve_services.engine.progress import Progress
+from aloraserve_services.engine.vllm_engine import VllmEngine, prepare_environment
+from aloraserve_services.plan import FleetPlan
+
+HEARTBEAT_S = 0.15
+LEAST_BETWEEN_S = 0.02
+TOLD_WITHIN_S = 0.05
+RESIDENCY_S = 1.0
+WARM_UP_TOKENS = 256
+WARM_UP_TRIES = 20
+
+log = structlog.get_logger(__name__)
+
+
+class EngineReplica:
+    """One engine, its mirror of what it holds, and the tasks that publish both.
+
+    Args:
+        plan: the fleet's.
+    """
+
+    async def __init__(self, plan: FleetPlan) -> None:  # type: ignore[misc]  # Serve awaits it
+        prepare_environment(plan)
+        self._plan = plan
+        self._replica, self._label = _identity()
+        self._progress = Progress(plan.settings.max_num_seqs)
+        self._resident: tuple[str, ...] = ()
+        self._folder = Path(tempfile.mkdtemp(prefix="aloraserve-kv-"))
+        self._stream = EventStream(self._folder)
+        self._engine = VllmEngine(plan, self._stream.endpoint)
+        self._mirror = Mirror(plan.keyspace, self._salts().get)
+        self._directory = plan.open_directory()
+        self._ingest = Ingest(
+            self._directory, self._replica, uuid.uuid4().hex[:12], self._mirror, on_gap=self._lost_events
+        )
+        self._gap = asyncio.Event()
+        self._adapter_used = asyncio.Event()
+        self._load_changed = asyncio.Event()
+        self._beats_begun = self._beats_done = 0
+        await self._engine.load_adapters()
+        self._tasks = [self._keep(self._read_events), self._keep(self._ingest.run)]
+        await self._warm_up()
+        self._tasks += [
+            self._keep(self._beat),
+            self._keep(self._watch_residency),
+            self._keep(self._close_gaps),
+        ]
+
+    async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+        """Yield the engine's replies to a call; closing the iterator aborts it."""
+        held = self._mirror.overlap(call.keys) * self._plan.keyspace.block_tokens
+        self._progress.accept(call.request_id, max(1, len(call.token_ids) - held))
+        self._load_changed.set()
+        telling = 0
+        try:
+            async for reply in self._engine.generate(call):
+                if isinstance(reply, EngineChunk) and not telling:
+                    self._progress.first_token(call.request_id, reply.cached_tokens, len(call.token_ids))
+                    self._load_changed.set()
+                    telling = self._beats_begun + 1
+                elif isinstance(reply, EngineChunk) and reply.finish_reason:
+                    await self._told(telling)
+                yield reply
+        finally:
+            self._progress.end(call.request_id)
+            self._load_changed.set()
+            if call.adapter is not None:
+                self._adapter_used.set()
+
+    async def check_health(self) -> None:
+        """Raise if the engine is dead or a task of ours has failed; Serve then replaces this replica."""
+        await self._engine.check_health()
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    def __del__(self) -> None:
+        """Stop the engine's processes; the lease ends by itself."""
+        for task in getattr(self, "_tasks", []):
+            with contextlib.suppress(RuntimeError):
+                task.cancel()
+        engine = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.shutdown()
+        folder = getattr(self, "_folder", None)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _salts(self) -> dict[str, bytes]:
+        return {adapter.name: adapter_salt(adapter.name, adapter.digest) for adapter in self._plan.adapters}
+
+    def _keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        return asyncio.create_task(work(), name=work.__name__)
+
+    async def _warm_up(self) -> None:
+        """Run a prompt until its events arrive and its prefill rate is known, then forget it.
+
+        A subscription takes a moment to reach the publisher, and events before it are lost: the reset afterwards makes
+        the mirror and the engine agree. The engine publishes events after a step alone, so a prompt too short for a
+        block follows the reset.
+        """
+        for _ in range(WARM_UP_TRIES):
+            await self._run_once(min(WARM_UP_TOKENS, self._plan.settings.max_model_len - 2))
+            if await self._until(lambda: len(self._mirror) > 0, 1.0):
+                break
+        else:
+            raise StartError(f"the engine's KV events do not arrive or cannot be placed: {self._mirror.drops}")
+        for _ in range(WARM_UP_TRIES):
+            await self._engine.reset_prefix_cache()
+            await self._run_once(4)
+            if await self._until(lambda: len(self._mirror) == 0, 1.0):
+                return
+        raise StartError(f"the engine's prefix cache cannot be emptied: {len(self._mirror)} blocks are left")
+
+    async def _run_once(self, prompt_tokens: int) -> None:
+        prompt = [random.randrange(16, 1024) for _ in range(prompt_tokens)]  # noqa: S311
+        call = EngineCall(f"warm-up-{uuid.uuid4().hex}", prompt, SamplingSettings(max_tokens=1, temperature=0))
+        async for _ in self.generate(call):
+            pass
+
+    @staticmethod
+    async def _until(condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for a condition; return whether it came to hold."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not condition():  # noqa: ASYNC110 - the mirror is plain data that tells nobody
+                    await asyncio.sleep(0.01)
+        return condition()
+
+    async def _read_events(self) -> None:
+        async for batch in self._stream.batches():
+            self._ingest.offer(batch)
+
+    async def _beat(self) -> None:
+        """Publish the load now and then, and soon after it changed.
+
+        A conversation's next call follows the last one's answer at once: a queue that is told of for a tenth of a
+        second too long would send it away from its prefix.
+        """
+        while not self._engine.is_dead:
+            self._load_changed.clear()
+            self._beats_begun += 1
+            load = self._progress.load(self._engine.kv_usage)
+            state = ReplicaState(self._replica, "", label=self._label, load=load, resident=self._resident)
+            await self._ingest.heartbeat(state)
+            self._beats_done = self._beats_begun
+            await asyncio.sleep(LEAST_BETWEEN_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._load_changed.wait()
+        # Without its engine it would look idle and draw every call of its conversations until Serve notices.
+        with contextlib.suppress(DirectoryUnavailableError):
+            await self._directory.retire(self._replica)
+
+    async def _told(self, beat: int) -> None:
+        """Wait, not for long, until a heartbeat is published; mostly it was, while the answer was generated.
+
+        The conversation's next call may follow an answer's last chunk at once, and must not meet its prefill in the
+        queue.
+        """
+        await self._until(lambda: self._beats_done >= beat, TOLD_WITHIN_S)
+
+    async def _watch_residency(self) -> None:
+        """Ask the engine which adapters it has after calls that may have changed that; asking costs a step."""
+        while True:
+            self._adapter_used.clear()
+            self._resident = await self._engine.resident()
+            await asyncio.sleep(RESIDENCY_S)
+            await self._adapter_used.wait()
+
+    def _lost_events(self) -> None:
+        log.warning("events_lost", replica=self._label)
+        self._gap.set()
+
+    async def _close_gaps(self) -> None:
+        """Empty the engine's cache after lost events, when nothing runs: what it holds can no longer be told."""
+        while True:
+            await self._gap.wait()
+            # Before the reset: a gap during it asks for another one.
+            self._gap.clear()
+            if not await self._engine.reset_prefix_cache():
+                self._gap.set()
+                await asyncio.sleep(1.0)
+
+
+def _identity() -> tuple[str, str]:
+    """Return this replica's id in the fleet and a short name for people."""
+    from ray import serve
+
+    context = serve.get_replica_context()
+    return context.replica_id.unique_id, f"engine-{context.rank.rank}"

@@ -1,0 +1,159 @@
+"""Adapters with random weights, to try the platform out: an intrinsic's cost and reuse, not its answers.
+
+Each intrinsic gets an aLoRA adapter and a twin, ``<name>-lora``: the same weights as a plain LoRA, which is
+what the aLoRA's reuse is compared with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aloraserve.adapters import BaseShape
+from aloraserve.adapters.peft_files import CONFIG_FILE, SIDECAR_FILE, check_name
+from aloraserve.adapters.weights import WEIGHTS_FILE
+
+INTRINSICS = ("uncertainty", "safety", "hallucination")
+TWIN_SUFFIX = "-lora"
+RANK = 32
+TARGETS = ("q_proj", "k_proj", "v_proj")
+B_SCALE = 0.02
+STAMP_FILE = "stamp.json"
+
+_INVOCATION_WORDS = {"uncertainty": "certainty"}
+
+
+def invocation_text(name: str) -> str:
+    """Return what a prompt ends with to invoke the untrained adapter ``name``.
+
+    It starts with a special token, so it is tokenized apart from whatever stands before it.
+    """
+    return f"<|im_start|>{_INVOCATION_WORDS.get(name, name)}\n"
+
+
+def write_untrained_adapters(
+    root: Path, model_path: Path, seed: int = 0, names: Sequence[str] = INTRINSICS
+) -> list[Path]:
+    """Write an aLoRA adapter and its plain LoRA twin for each name; return the folders, in that order.
+
+    A folder that this function wrote earlier with the same seed for the same model is left as it is, and so
+    is one that it did not write: a trained adapter may stand in its place.
+
+    Args:
+        root: where the folders go.
+        model_path: the base model, for its shape and its tokenizer.
+        seed: equal seeds give equal weights.
+        names: of the intrinsics.
+
+    Raises:
+        InvalidAdapterError: a name cannot be served.
+        SettingsError: the model's shape cannot be read.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    stamp = {"seed": seed, "model": _model_digest(model_path)}
+    folders = [root / f"{name}{suffix}" for name in names for suffix in ("", TWIN_SUFFIX)]
+    stale = [folder for folder in folders if not _is_current(folder, stamp)]
+    if stale:
+        base, tokenizer = BaseShape.read(model_path), _tokenizer(model_path)
+        for folder in stale:
+            check_name(folder.name)
+            name = folder.name.removesuffix(TWIN_SUFFIX)
+            twin = folder.name != name
+            ids = None if twin else tokenizer.encode(invocation_text(name), add_special_tokens=False)
+            _write_folder(folder, _config(model_path.name, ids), _weights(base, name, seed), stamp)
+    return folders
+
+
+def _model_digest(model_path: Path) -> str:
+    """Return a digest of what the adapters depend on: the shapes and the tokenizer."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json"):
+        path = model_path / name
+        digest.update(path.read_bytes() if path.is_file() else b"-")
+    return digest.hexdigest()
+
+
+def _is_current(folder: Path, stamp: dict[str, Any]) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        return bool(json.loads((folder / STAMP_FILE).read_text()) == stamp)
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+
+
+def _tokenizer(model_path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
+
+
+def _config(model_name: str, invocation_ids: list[int] | None) -> dict[str, Any]:
+    """Return the config as PEFT's ``LoraConfig`` and vLLM's ``PEFTHelper`` read it."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model_name,
+        "inference_mode": True,
+        "r": RANK,
+        "lora_alpha": RANK,
+        "lora_dropout": 0.0,
+        "target_modules": list(TARGETS),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "use_dora": False,
+        "use_rslora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "alora_invocation_tokens": invocation_ids,
+    }
+
+
+def _weights(base: BaseShape, name: str, seed: int) -> dict[str, Any]:
+    """Return the tensors: A keeps its input's scale, B is small: outputs change visibly and stay finite."""
+    tensors = {}
+    for layer in range(base.layers):
+        for linear in TARGETS:
+            inputs, outputs = base.linears()[linear]
+            key = f"base_model.model.model.layers.{layer}.self_attn.{linear}"
+            shapes = {"lora_A": ((RANK, inputs), 1 / math.sqrt(inputs)), "lora_B": ((outputs, RANK), B_SCALE)}
+            for side, (shape, scale) in shapes.items():
+                whole = f"{key}.{side}.weight"
+                tensors[whole] = _normal(shape, scale, f"{seed}/{name}/{whole}")
+    return tensors
+
+
+def _normal(shape: tuple[int, int], scale: float, label: str) -> Any:
+    import torch
+
+    state = int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "big") >> 1
+    generator = torch.Generator().manual_seed(state)
+    return (torch.randn(shape, generator=generator) * scale).to(torch.bfloat16)
+
+
+def _write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Any], stamp: dict[str, Any]) -> None:
+    """Write an adapter in one step: a reader sees the whole folder or none."""
+    from safetensors.torch import save_file
+
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
+        sidecar = {"untrained": True, "description": "Random weights: shows cost and reuse, not an answer."}
+        for name, content in {CONFIG_FILE: config, SIDECAR_FILE: sidecar, STAMP_FILE: stamp}.items():
+            (work / name).write_text(json.dumps(content, indent=2) + "\n")
+        work.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,247 @@
+"""The HTTP edge as a Serve deployment: authenticate, validate, render, route, answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from ray import serve
+from starlette.exceptions import HTTPException
+
+from aloraserve.errors import AloraserveError, DirectoryUnavailableError, InvalidRequestError, ReplicaLostError
+from aloraserve.routing.base import Call, Policy
+from aloraserve.routing.expected_ttft import ExpectedTtft
+from aloraserve.routing.round_robin import RoundRobin
+from aloraserve.routing.router import Router
+from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList, parse_body, reply_for
+from aloraserve.wire.body import DEFAULT_MAX_BODY_BYTES
+from aloraserve_services.gateway.access import Access
+from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
+from aloraserve_services.gateway.metrics import CONTENT_TYPE, METRICS
+from aloraserve_services.gateway.middleware import CountedRequests, current_request_id
+from aloraserve_services.gateway.prompts import Prompt, PromptMaker
+from aloraserve_services.gateway.reachable import known_replicas
+from aloraserve_services.gateway.sending import MAX_ATTEMPTS, Sender, Sent
+from aloraserve_services.plan import FleetPlan
+
+ENGINE = "engine"
+log = structlog.get_logger(__name__)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    reply = reply_for(error)
+    if reply.status >= 500:
+        log.error("request_failed", path=request.url.path, cause=type(error).__name__, exc_info=error)
+    return JSONResponse(reply.body, status_code=reply.status, headers=reply.headers)
+
+
+async def _no_such_thing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    allowed = (error.headers or {}).get("Allow", "another method")
+    message = {
+        404: f"there is nothing at {request.url.path[:120]!r}",
+        405: f"{request.method} is not allowed at {request.url.path[:120]!r}; allowed is {allowed}",
+    }.get(error.status_code, str(error.detail))
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+    return JSONResponse(body, status_code=error.status_code, headers=dict(error.headers or {}))
+
+
+class Gateway:
+    """Answers OpenAI's API and chooses the replica of each call.
+
+    Args:
+        plan: the fleet's.
+        engines: Serve's handle of the engine deployment.
+    """
+
+    def __init__(self, plan: FleetPlan, engines: Any) -> None:
+        from transformers import AutoTokenizer
+
+        self._plan = plan
+        self._created = int(time.time())
+        self._access = Access(plan.settings.api_keys)
+        self._prompts = PromptMaker(plan, AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True))
+        self._directory = plan.open_directory()
+        self._app_name = serve.get_replica_context().app_name
+        router = Router(
+            self._directory,
+            _policy(plan.settings.policy),
+            plan.keyspace,
+            budget_s=plan.settings.lookup_budget_ms / 1000,
+            known_replicas=self._replicas,
+            use_directory=plan.settings.policy != RoundRobin.name,
+        )
+        self._sender = Sender(router, engines.options(method_name="generate", stream=True))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the HTTP application; Serve calls this in the replica, so that nothing of it is pickled."""
+        app = FastAPI(title="aloraserve", docs_url=None, redoc_url=None, openapi_url=None)
+        app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"])
+        app.add_api_route("/v1/completions", self.completions, methods=["POST"])
+        app.add_api_route("/v1/models", self.models, methods=["GET"])
+        app.add_api_route("/v1/replicas", self.replicas, methods=["GET"])
+        app.add_api_route("/healthz", self.healthz, methods=["GET"])
+        app.add_api_route("/readyz", self.readyz, methods=["GET"])
+        app.add_api_route("/metrics", self.metrics, methods=["GET"])
+        app.add_middleware(CountedRequests)
+        app.add_exception_handler(AloraserveError, _failed)
+        app.add_exception_handler(Exception, _failed)
+        app.add_exception_handler(HTTPException, _no_such_thing)
+        return app
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation."""
+        salt = self._access.cache_salt(request.headers.get("authorization"))
+        body = parse_body(ChatRequest, await _body(request))
+        prompt = await self._prompts.chat(body)
+        return await self._answer(ChatAnswer, prompt, body, salt)
+
+    async def completions(self, request: Request) -> Response:
+        """Continue a text or token ids."""
+        salt = self._access.cache_salt(request.headers.get("authorization"))
+        body = parse_body(CompletionRequest, await _body(request))
+        prompt = await self._prompts.completion(body)
+        return await self._answer(CompletionAnswer, prompt, body, salt)
+
+    async def models(self, request: Request) -> Response:
+        """List the base model and the adapters."""
+        self._access.cache_salt(request.headers.get("authorization"))
+        base = self._plan.served_name
+        entries = [ModelEntry(id=base, created=self._created, root=base)]
+        for adapter in self._plan.adapters:
+            entries.append(
+                ModelEntry(id=adapter.name, created=self._created, root=adapter.name, parent=base, kind=adapter.kind)
+            )
+        return _json(ModelList(data=entries).to_json())
+
+    async def replicas(self, request: Request) -> Response:
+        """Say what each replica holds and does; what ``aloraserve status`` shows."""
+        self._access.cache_salt(request.headers.get("authorization"))
+        try:
+            states, directory = [asdict(state) for state in await self._directory.states()], "ok"
+        except DirectoryUnavailableError:
+            states, directory = [], "cannot be reached"
+        content = {
+            "model": self._plan.served_name,
+            "dtype": self._plan.dtype,
+            "policy": self._plan.settings.policy,
+            "block_tokens": self._plan.keyspace.block_tokens,
+            "directory": directory,
+            "known": list(self._replicas()),
+            "replicas": states,
+            "adapters": [
+                {"name": one.name, "kind": one.kind, "rank": one.rank, "untrained": one.untrained}
+                for one in self._plan.adapters
+            ],
+            "refused": [asdict(one) for one in self._plan.refused],
+        }
+        return _json(json.dumps(content))
+
+    async def healthz(self) -> Response:
+        """Say that this process answers."""
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self) -> Response:
+        """Say whether a replica can take a call."""
+        ready = bool(self._replicas())
+        return PlainTextResponse("ready\n" if ready else "no replica\n", status_code=200 if ready else 503)
+
+    async def metrics(self) -> Response:
+        """Give the gateway's metrics to Prometheus."""
+        return Response(METRICS.text(), media_type=CONTENT_TYPE)
+
+    def _replicas(self) -> tuple[str, ...]:
+        return known_replicas(ENGINE, self._app_name)
+
+    async def _answer(
+        self, kind: type[Answer], prompt: Prompt, body: ChatRequest | CompletionRequest, salt: str | None
+    ) -> Response:
+        request_id = current_request_id()
+        keys = self._plan.keyspace.keys(prompt.token_ids, cache_salt=salt, adapter=prompt.effect)
+        call = Call(
+            prompt_tokens=len(prompt.token_ids),
+            block_tokens=self._plan.keyspace.block_tokens,
+            keys=keys,
+            adapter=prompt.adapter.name if prompt.adapter else None,
+        )
+        if body.stream:
+            sent = await self._send(prompt, call, request_id, salt)
+            events = self._new_answer(kind, request_id, prompt).stream(sent.replies, include_usage=body.include_usage)
+            return StreamingResponse(_closed(events), media_type="text/event-stream", headers=_headers(prompt, sent))
+        for attempts_left in reversed(range(MAX_ATTEMPTS)):
+            sent = await self._send(prompt, call, request_id, salt)
+            try:
+                text = await self._new_answer(kind, request_id, prompt).whole(sent.replies)
+            except ReplicaLostError:
+                # The client has seen nothing of the lost answer, so another one may take its place.
+                if not attempts_left:
+                    raise
+            else:
+                return _json(text, _headers(prompt, sent))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _send(self, prompt: Prompt, call: Call, request_id: str, salt: str | None) -> Sent:
+        sent = await self._sender.send(prompt, call, request_id, salt)
+        self._count(prompt, sent)
+        return sent
+
+    @staticmethod
+    def _new_answer(kind: type[Answer], request_id: str, prompt: Prompt) -> Answer:
+        with_logprobs = prompt.sampling.logprobs is not None
+        return kind(request_id, prompt.model, len(prompt.token_ids), prompt.sampling.n, with_logprobs)
+
+    def _count(self, prompt: Prompt, sent: Sent) -> None:
+        labels = (prompt.kind, prompt.adapter.name if prompt.adapter else "")
+        METRICS.ttft.labels(*labels).observe(sent.ttft_s)
+        METRICS.prompt_tokens.labels(*labels).inc(len(prompt.token_ids))
+        METRICS.cached_tokens.labels(*labels).inc(sent.cached_tokens)
+        METRICS.decisions.labels(sent.decision.policy).inc()
+
+
+def _policy(name: str) -> Policy:
+    policies: dict[str, type[Policy]] = {ExpectedTtft.name: ExpectedTtft, RoundRobin.name: RoundRobin}
+    return policies[name]()
+
+
+def _headers(prompt: Prompt, sent: Sent) -> dict[str, str]:
+    """Return what a client may want to know of how its call was served."""
+    return {
+        "x-aloraserve-replica": sent.label,
+        "x-aloraserve-kind": prompt.kind,
+        "x-aloraserve-cached-tokens": str(sent.cached_tokens),
+        "x-aloraserve-prompt-tokens": str(len(prompt.token_ids)),
+        "x-aloraserve-ttft-ms": f"{sent.ttft_s * 1000:.1f}",
+        "x-aloraserve-policy": sent.decision.policy,
+        "x-aloraserve-reason": sent.reason.encode("latin-1", "replace").decode("latin-1")[:400],
+    }
+
+
+async def _closed(events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Pass events on, and close their source also when the client goes away in the middle."""
+    try:
+        async for event in events:
+            yield event
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+def _json(text: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(text, media_type="application/json", headers=headers)
+
+
+async def _body(request: Request) -> bytes:
+    """Return the request's body without ever holding more of it than is accepted."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > DEFAULT_MAX_BODY_BYTES:
+            raise InvalidRequestError(f"the body is larger than {DEFAULT_MAX_BODY_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)

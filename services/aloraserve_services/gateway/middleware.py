@@ -1,0 +1,58 @@
+"""What wraps every HTTP request: it is counted once, and it has an id."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aloraserve_services.gateway.metrics import METRICS
+
+ENDPOINTS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/models",
+        "/v1/replicas",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    }
+)
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class CountedRequests:
+    """Counts each request by endpoint and status when its response starts.
+
+    Paths that are not ours share the label "other", so that clients cannot make labels.
+
+    Args:
+        app: the application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        endpoint = scope.get("path", "") if scope.get("path", "") in ENDPOINTS else "other"
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                METRICS.requests.labels(endpoint, str(message["status"])).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted if scope["type"] == "http" else send)
+
+
+def current_request_id() -> str:
+    """Return the current request's id, which Serve sends back as ``x-request-id``.
+
+    It is the client's own if it sent a plain one in that header, of at most 64 letters, digits, ".", "_" and "-".
+    """
+    from ray.serve import context
+
+    given = context._get_serve_request_context().request_id
+    return given if _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex

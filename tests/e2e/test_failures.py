@@ -1,0 +1,109 @@
+"""What dies takes no call with it: the directory, and a replica with its engine. Runs after the other tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import psutil
+import pytest
+
+BASE = "SmolLM2-135M-Instruct"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+def messages(subject: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Tell me about {subject}. " * 30}]
+
+
+def test_calls_go_on_without_the_directory_and_it_fills_again(platform: Any, directory_server: Any) -> None:
+    conversation = messages("a harbour")
+    first = platform.chat(BASE, conversation)
+    platform.settle()
+    assert platform.chat("safety", conversation).replica == first.replica
+    directory_server.terminate()
+    without = [platform.chat(model, conversation) for model in (BASE, "safety", "uncertainty", BASE)]
+    assert {reply.policy for reply in without} == {"fallback"}
+    assert len({reply.replica for reply in without}) == 1, "the fallback keeps a conversation together"
+    assert platform.http.get("/readyz").status_code == 200
+    directory_server.start()
+    platform.settle()
+
+    def found() -> bool:
+        reply = platform.chat("safety", conversation)
+        return reply.policy == "expected-ttft" and "holds" in reply.reason
+
+    platform.wait_until(found, 30, "the directory to be full again")
+
+
+def engines(platform: Any) -> dict[int, list[psutil.Process]]:
+    """Return the replicas' processes and the engine processes below each."""
+    found = {}
+    for process in platform.process.children(recursive=True):
+        if "ServeReplica:aloraserve:engine" in command_of(process):
+            found[process.pid] = [one for one in process.children(recursive=True) if "VLLM" in command_of(one)]
+    return found
+
+
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie is one too
+        return ""
+
+
+def test_a_killed_replica_takes_its_engine_along_and_no_call(platform: Any) -> None:
+    platform.settle()
+    platform.wait_until(lambda: all(engines(platform).values()), 10, "an engine below each replica")
+    known = engines(platform)
+    assert len(known) == 2
+    stop = time.monotonic() + 20
+    victim, below = next(iter(known.items()))
+
+    def keep_calling(number: int) -> list[str]:
+        texts = []
+        while time.monotonic() < stop:
+            texts.append(platform.chat("safety" if number % 2 else BASE, messages(f"lighthouse {number}"), 24).text)
+        return texts
+
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(keep_calling, number) for number in range(4)]
+        time.sleep(3)
+        os.kill(victim, signal.SIGKILL)
+        gone, alive = psutil.wait_procs(below, timeout=10)
+        answered = [call.result() for call in calls]
+    assert not alive, "engine processes outlived their replica"
+    assert len(gone) == len(below)
+    for texts in answered:
+        assert len(texts) >= 2
+        assert len(set(texts)) == 1, "the same call has the same answer wherever it ran"
+    platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 2, 200, "the replica to be replaced")
+    platform.wait_until(lambda: len(engines(platform)) == 2, 60, "its engine to run")
+
+
+def test_a_dead_engine_ends_what_it_had_begun_and_is_forgotten_at_once(platform: Any) -> None:
+    platform.settle()
+    known = engines(platform)
+    stream = platform.openai.completions.create(
+        model=BASE, prompt="Once upon a time", max_tokens=2000, temperature=0, stream=True
+    )
+    parts = iter(stream)
+    next(parts)
+    before = {pid: sum(one.cpu_times().user for one in below) for pid, below in known.items()}
+    for _ in range(20):
+        next(parts)
+    spent = {pid: sum(one.cpu_times().user for one in below) - before[pid] for pid, below in known.items()}
+    busy = max(spent, key=lambda pid: spent[pid])
+    engine = max(known[busy], key=lambda one: one.cpu_times().user)
+    engine.kill()
+    with pytest.raises(openai.APIError, match="incomplete"):
+        for _ in parts:
+            pass
+    platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 1, 4, "the replica without an engine to go")
+    assert platform.chat(BASE, messages("another thing")).text
+    platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 2, 200, "the replica to be replaced")

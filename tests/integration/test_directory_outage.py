@@ -1,0 +1,262 @@
+"""A real server that dies, hangs, restarts or loses its scripts costs time, never an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from aloraserve.blocks import BlocksStored, EventBatch, KeySpace
+from aloraserve.directory.base import Candidate, ReplicaState
+from aloraserve.directory.ingest import Ingest
+from aloraserve.directory.mirror import Mirror
+from aloraserve.directory.redis import RedisDirectory, redacted_url
+from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.routing.base import Call
+from aloraserve.routing.expected_ttft import ExpectedTtft
+from aloraserve.routing.router import Router
+
+SPACE = KeySpace("model", "tokenizer", 16)
+PROMPT = tuple(range(320))
+CALL = Call(len(PROMPT), 16, SPACE.keys(PROMPT))
+STATE = ReplicaState("a", "")
+
+
+@pytest.fixture
+async def directory(redis_server: Any) -> AsyncIterator[RedisDirectory]:
+    opened = RedisDirectory.from_url(redis_server.url, namespace="test", timeout_s=1.0, max_connections=4)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def client(redis_server: Any) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_server.url) as opened:
+        yield opened
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not await check():
+        assert time.monotonic() < deadline, "did not come true in time"
+        await asyncio.sleep(0.02)
+
+
+async def answers(directory: RedisDirectory) -> bool:
+    with suppress(DirectoryUnavailableError):
+        await directory.ping()
+        return True
+    return False
+
+
+async def first(directory: RedisDirectory) -> Candidate:
+    return (await directory.lookup(CALL.keys))[0]
+
+
+def router(directory: RedisDirectory, budget_s: float = 0.05) -> Router:
+    return Router(directory, ExpectedTtft(), SPACE, budget_s=budget_s, known_replicas=lambda: ["a", "b"])
+
+
+async def test_the_router_falls_back_and_the_directory_fills_again(
+    redis_server: Any, directory: RedisDirectory
+) -> None:
+    ingest = Ingest(directory, "a", "1", Mirror(SPACE, lambda _: None), max_backoff_s=0.05)
+    task = asyncio.create_task(ingest.run())
+    ingest.offer(EventBatch(0, (BlocksStored(tuple(range(20)), None, PROMPT),)))
+    assert await ingest.drain(5)
+    assert await ingest.heartbeat(STATE)
+    one = router(directory, budget_s=1.0)
+    assert (await one.decide(CALL)).reason == "holds 319 of 320 tokens"
+
+    redis_server.kill()
+    for _ in range(10):
+        started = time.perf_counter()
+        decision = await one.decide(CALL)
+        assert time.perf_counter() - started < 1.0
+        assert decision.policy == "fallback"
+        assert sorted(decision.rank) == ["a", "b"]
+    assert not await ingest.heartbeat(STATE)
+
+    redis_server.start()
+
+    async def full_again() -> bool:
+        await ingest.heartbeat(STATE)
+        return (await one.decide(CALL)).reason == "holds 319 of 320 tokens"
+
+    await eventually(full_again)
+    assert ingest.stats.republishes >= 1
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_hanging_server_costs_the_budget(redis_server: Any, directory: RedisDirectory) -> None:
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+    one = router(directory)
+    assert (await one.decide(CALL)).policy == "expected-ttft"
+    redis_server.pause()
+    try:
+        started = time.perf_counter()
+        decision = await one.decide(CALL)
+        assert time.perf_counter() - started < 0.5
+    finally:
+        redis_server.resume()
+    assert "50 ms" in decision.reason
+    assert (await one.decide(CALL)).policy == "expected-ttft"
+
+
+async def test_cancelled_lookups_leave_no_connection_and_no_wrong_answer(
+    redis_server: Any, directory: RedisDirectory
+) -> None:
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+    await directory.apply("a", "1", stored=CALL.keys)
+    for _ in range(5):
+        redis_server.pause()
+        try:
+            tasks = [asyncio.create_task(directory.lookup(CALL.keys)) for _ in range(12)]
+            await asyncio.sleep(0.02)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            redis_server.resume()
+        found = await asyncio.gather(*(directory.lookup(CALL.keys[:n]) for n in range(21)))
+        assert [candidates[0].held_blocks for candidates in found] == list(range(21))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda one: one.publish(STATE),
+        lambda one: one.retire("a"),
+        lambda one: one.apply("a", "1", stored=CALL.keys),
+        lambda one: one.lookup(CALL.keys),
+        lambda one: one.claim("c", "a", CALL.keys, tokens=1),
+        lambda one: one.withdraw("c", "a", CALL.keys),
+        lambda one: one.states(),
+        lambda one: one.epoch(),
+        lambda one: one.ping(),
+    ],
+)
+async def test_every_method_says_so_when_the_server_is_gone(
+    redis_server: Any, directory: RedisDirectory, method: Callable[[RedisDirectory], Awaitable[object]]
+) -> None:
+    await directory.ping()
+    redis_server.kill()
+    with pytest.raises(DirectoryUnavailableError, match="the directory at unix://"):
+        await method(directory)
+
+
+async def test_a_server_that_refuses_is_unavailable_too(directory: RedisDirectory, client: Redis) -> None:
+    await client.set("{aloraserve:test}:replicas", "not a hash")
+    with pytest.raises(DirectoryUnavailableError, match="WRONGTYPE"):
+        await directory.lookup(CALL.keys)
+
+
+async def test_scripts_are_loaded_again_when_the_server_lost_them(directory: RedisDirectory, client: Redis) -> None:
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+    await client.script_flush()
+    await directory.apply("a", "1", stored=CALL.keys)
+    assert (await first(directory)).held_blocks == 20
+
+
+async def test_the_epoch_changes_with_a_flush_and_with_a_restart_from_saved_data(
+    redis_server: Any, directory: RedisDirectory, client: Redis
+) -> None:
+    before = await directory.epoch()
+    await client.flushall()
+    flushed = await directory.epoch()
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+    await client.save()
+    redis_server.stop()
+    redis_server.start()
+    await eventually(lambda: answers(directory))
+    restarted = await directory.epoch()
+    assert [state.replica for state in await directory.states()] == ["a"]
+    assert len({before, flushed, restarted}) == 3
+
+
+async def test_every_key_is_in_the_namespaces_slot_and_all_but_the_epoch_expire(
+    directory: RedisDirectory, client: Redis
+) -> None:
+    await directory.publish(ReplicaState("a", "1"))
+    await directory.apply("a", "1", stored=CALL.keys)
+    await directory.claim("c", "b", CALL.keys, tokens=5)
+    await directory.claim("d", "b", SPACE.keys([7] * 160), tokens=5)
+    await directory.epoch()
+    names = await client.keys("*")
+    assert all(name.startswith(b"{aloraserve:test}:") for name in names)
+    forever = [name for name in names if await client.pttl(name) < 0]
+    assert forever == [b"{aloraserve:test}:epoch"]
+
+
+async def test_a_forgotten_replicas_holdings_are_dropped_when_met(redis_server: Any, client: Redis) -> None:
+    directory = RedisDirectory.from_url(redis_server.url, namespace="test", forget_s=0.1)
+    await directory.publish(ReplicaState("old", "1"), ttl_s=0.05)
+    await directory.apply("old", "1", stored=CALL.keys)
+    node = b"{aloraserve:test}:b:" + CALL.keys[0]
+    assert await client.hkeys(node) == [b"rold"]
+
+    async def dropped() -> bool:
+        await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+        await directory.lookup(CALL.keys)
+        return await client.hkeys(node) == []
+
+    await eventually(dropped)
+    await directory.close()
+
+
+async def test_an_expired_claim_is_dropped_when_met(directory: RedisDirectory, client: Redis) -> None:
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+    await directory.claim("c", "a", CALL.keys, tokens=5, ttl_s=0.05)
+    await directory.apply("b", "1", stored=CALL.keys)
+
+    async def dropped() -> bool:
+        await directory.lookup(CALL.keys)
+        return await client.hkeys(b"{aloraserve:test}:b:" + CALL.keys[0]) == [b"rb"]
+
+    await eventually(dropped)
+
+
+async def test_a_states_unknown_fields_are_passed_over(directory: RedisDirectory, client: Redis) -> None:
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+    record = await client.hget("{aloraserve:test}:replicas", "a")
+    newer = record.replace(b'"load":{', b'"new":1,"load":{"newer":2,')
+    await client.hset("{aloraserve:test}:replicas", "a", newer)
+    assert await directory.states() == [ReplicaState("a", "1")]
+
+
+def test_a_namespace_has_no_braces() -> None:
+    for namespace in ("", "a{b}"):
+        with pytest.raises(ValueError, match="without braces"):
+            RedisDirectory.from_url("redis://localhost", namespace=namespace)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://user:s3cret@host:6379/0", "redis://user:***@host:6379/0"),
+        ("rediss://:s3cret@host", "rediss://:***@host"),
+        ("redis://user:s3@cret@host", "redis://user:***@host"),
+        ("unix:///tmp/x.sock?password=s3cret&db=1", "unix:///tmp/x.sock?password=***&db=1"),
+        ("redis:user:s3cret@host", "redis:***"),
+        ("redis://:s3cret@[bad", "<unreadable Redis URL>"),
+    ],
+)
+def test_no_password_is_shown(url: str, shown: str) -> None:
+    assert redacted_url(url) == shown
+
+
+async def test_messages_show_no_password() -> None:
+    directory = RedisDirectory.from_url("redis://:s3cret@127.0.0.1:1", namespace="test")
+    with pytest.raises(DirectoryUnavailableError) as caught:
+        await directory.ping()
+    assert "s3cret" not in caught.value.message
+    assert "***" in caught.value.message
+    await directory.close()

@@ -1,0 +1,298 @@
+"""The command line: each way to fail has its exit code and one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from aloraserve_services.cli import run_file
+from aloraserve_services.cli.main import EXIT_SETTINGS, EXIT_START, app
+
+KEY = "hunter2-hunter2-hunter2"
+Run = Callable[..., Result]
+REPLICAS = {
+    "model": "smollm2",
+    "dtype": "float32",
+    "policy": "expected-ttft",
+    "block_tokens": 32,
+    "directory": "ok",
+    "known": ["r1"],
+    "replicas": [
+        {
+            "label": "engine-0",
+            "held_blocks": 40,
+            "resident": ["safety"],
+            "load": {
+                "running": 1,
+                "waiting": 2,
+                "queued_prefill_tokens": 3000,
+                "prefill_tokens_per_s": 456.7,
+                "kv_usage": 0.25,
+            },
+        }
+    ],
+    "adapters": [{"name": "safety", "kind": "alora", "rank": 8, "untrained": True}],
+    "refused": [{"name": "broken", "reason": "[no] weights"}],
+}
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("ALORASERVE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run a command with a state folder of its own."""
+
+    def invoke(command: str, *arguments: str) -> Result:
+        return CliRunner().invoke(app, [command, "--state-dir", str(tmp_path / "state"), *arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Platform(BaseHTTPRequestHandler):
+    """Answers as a platform with one tenant does."""
+
+    def do_GET(self) -> None:
+        allowed = self.headers["Authorization"] == f"Bearer {KEY}" and self.path == "/v1/replicas"
+        self.send_response(200 if allowed else 401)
+        self.end_headers()
+        self.wfile.write(json.dumps(REPLICAS if allowed else {"error": "who are you"}).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def platform_url() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Platform) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--port", "0"], "flag: port is '0'"),
+        (["--host", "nowhere"], "flag: host is 'nowhere'"),
+        (["--host", "0.0.0.0"], "host 0.0.0.0 is reachable from outside"),
+        (["--replicas", "0"], "flag: replicas is '0'"),
+        (["--dtype", "int4"], "flag: dtype is 'int4'"),
+        (["--policy", "random"], "flag: policy is 'random'"),
+        (["--config", "/none.yaml"], "/none.yaml: cannot be read"),
+    ],
+)
+def test_a_wrong_setting_ends_up_with_its_name(run: Run, tmp_path: Path, flags: list[str], named: str) -> None:
+    for detach in ([], ["--detach"]):
+        result = run("up", *flags, *detach)
+        assert result.exit_code == EXIT_SETTINGS == 2
+        assert f"error: {named}" in one_line(result.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "status", "down"])
+def test_every_command_refuses_a_wrong_variable(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("ALORASERVE_PORT", "http")
+    result = run(command)
+    assert result.exit_code == EXIT_SETTINGS
+    assert "environment: port is 'http'" in one_line(result.stderr)
+
+
+def test_an_unknown_flag_is_a_wrong_setting_too(run: Run) -> None:
+    assert run("up", "--prot", "1").exit_code == EXIT_SETTINGS
+
+
+def test_a_demo_whose_report_cannot_be_written_does_not_start(run: Run, tmp_path: Path) -> None:
+    result = run("demo", "--json", str(tmp_path / "none" / "demo.json"))
+    assert result.exit_code == EXIT_SETTINGS
+    assert "folder does not exist" in one_line(result.stderr)
+
+
+def test_the_variable_that_names_the_file_is_read(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "aloraserve.yaml"
+    file.write_text("replicas: 0")
+    monkeypatch.setenv("ALORASERVE_CONFIG", str(file))
+    result = run("up")
+    assert result.exit_code == EXIT_SETTINGS
+    assert "aloraserve.yaml: replicas is '0'" in "".join(result.stderr.splitlines())
+
+
+@pytest.mark.parametrize("more", [[], ["--detach"]])
+def test_a_port_that_is_taken_is_named_and_nothing_is_left(
+    run: Run, tmp_path: Path, taken_port: int, more: list[str]
+) -> None:
+    result = run("up", "--port", str(taken_port), *more)
+    assert result.exit_code == EXIT_START == 3
+    assert f"port {taken_port} on 127.0.0.1 cannot be used" in one_line(result.stderr)
+    assert "--port" in result.stderr
+    assert run_file.read(tmp_path / "state") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:hunter2@127.0.0.1:{port}/0", "redis://:***@127.0.0.1:{port}/0"),
+        ("unix:///none/redis.sock", "unix:///none/redis.sock"),
+    ],
+)
+def test_a_redis_that_does_not_answer_is_named_without_its_password(
+    tmp_path: Path, free_port: int, url: str, shown: str
+) -> None:
+    # A process of its own: starting a platform adopts orphans and ends every descendant.
+    arguments = [
+        "--state-dir",
+        str(tmp_path),
+        "--port",
+        str(free_port),
+        "--redis-url",
+        url.format(port=free_port),
+    ]
+    result = subprocess.run(
+        [sys.executable, "-m", "aloraserve_services.cli.main", "up", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"COLUMNS": "1000"},
+    )
+    assert result.returncode == EXIT_START, result.stderr
+    assert f"error: no Redis answers at {shown.format(port=free_port)}: " in result.stderr
+    assert "redis_url" in result.stderr
+    assert "hunter2" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_platform_in_the_folder_does_not_start(run: Run, tmp_path: Path) -> None:
+    parent = psutil.Process(os.getppid())
+    (tmp_path / "state").mkdir()
+    run_file._write(
+        tmp_path / "state",
+        run_file.Running(parent.pid, parent.create_time(), "http://127.0.0.1:1", ready=True),
+    )
+    for more in ([], ["--detach"]):
+        result = run("up", *more)
+        assert result.exit_code == EXIT_START
+        assert f"a platform runs already (pid {parent.pid}" in one_line(result.stderr)
+
+
+def test_status_without_a_platform_says_how_to_start_one(run: Run) -> None:
+    result = run("status")
+    assert result.exit_code == EXIT_START
+    assert "no platform runs in" in one_line(result.stderr)
+    assert "aloraserve up" in one_line(result.stderr)
+
+
+def test_status_of_an_address_where_nothing_answers_names_it(run: Run, free_port: int) -> None:
+    result = run("status", "--url", f"http://127.0.0.1:{free_port}")
+    assert result.exit_code == EXIT_START
+    assert f"nothing answers at http://127.0.0.1:{free_port}" in one_line(result.stderr)
+
+
+def test_status_shows_what_the_platform_says(run: Run, platform_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "aloraserve.yaml"
+    file.write_text(f"api_keys: {{acme: {KEY}}}")
+    shown = run("status", "--url", platform_url + "/", "--config", str(file))
+    assert shown.exit_code == 0, shown.stderr
+    assert all(word in one_line(shown.stdout) for word in ("smollm2 in float32", "1,280", "25%", "untrained"))
+    assert "refused: broken: [no] weights" in one_line(shown.stdout)
+    printed = run("status", "--url", platform_url, "--config", str(file), "--json")
+    assert json.loads(printed.stdout) == REPLICAS
+    assert KEY not in shown.output + printed.output
+
+
+def test_status_that_is_refused_says_why(run: Run, platform_url: str) -> None:
+    result = run("status", "--url", platform_url)
+    assert result.exit_code == EXIT_START
+    assert "answered 401" in one_line(result.stderr)
+    assert "who are you" in one_line(result.stderr)
+
+
+def test_down_without_a_platform_is_done(run: Run) -> None:
+    result = run("down")
+    assert result.exit_code == 0
+    assert "no platform runs in" in one_line(result.stdout)
+
+
+def test_down_ends_the_platform_and_no_other_process(run: Run, tmp_path: Path) -> None:
+    children = [
+        subprocess.Popen([sys.executable, "-c", "import signal; print(flush=True); signal.pause()"]) for _ in range(2)
+    ]
+    try:
+        platform, bystander = (psutil.Process(child.pid) for child in children)
+        state = tmp_path / "state"
+        state.mkdir()
+        run_file._write(state, run_file.Running(bystander.pid, bystander.create_time() - 60, "http://x"))
+        assert "no platform runs in" in one_line(run("down").stdout)
+        run_file._write(state, run_file.Running(platform.pid, platform.create_time(), "http://x"))
+        assert one_line(run("down").stdout) == "stopped"
+        assert not platform.is_running()
+        assert bystander.is_running()
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    result = CliRunner().invoke(app, [])
+    assert all(command in result.output for command in ("demo", "up", "status", "down"))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "redis://:hunter/2@127.0.0.1", "redis://127.0.0.1?nothing=1"])
+def test_a_redis_url_that_cannot_be_read_is_a_wrong_setting_and_not_shown(
+    tmp_path: Path, free_port: int, url: str
+) -> None:
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "aloraserve_services.cli.main", "up"),
+            *("--state-dir", str(tmp_path), "--port", str(free_port), "--redis-url", url),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == EXIT_SETTINGS, result.stderr
+    assert "redis_url cannot be read" in result.stderr
+    assert "hunter" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:9", "nowhere"])
+def test_the_status_of_nothing_is_one_line(tmp_path: Path, url: str) -> None:
+    result = CliRunner().invoke(app, ["status", "--url", url, "--state-dir", str(tmp_path)])
+    assert result.exit_code == EXIT_START
+    assert "nothing answers" in result.output + result.stderr

@@ -1,0 +1,272 @@
+"""Prompts: rendered, tokenized and invoked once; what does not fit is refused with both lengths."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from aloraserve.blocks import AdapterEffect
+from aloraserve.errors import InvalidRequestError, UnknownModelError
+from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
+from aloraserve_services.gateway.prompts import MAX_NAMES_SHOWN, Prompt, PromptMaker
+from aloraserve_services.plan import FleetPlan
+
+LIMIT = 64
+RENDERED = "s:be kind\nu:hi\n"
+MESSAGES = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
+Ask = Callable[..., Awaitable[Prompt]]
+
+
+def text_of(prompt: Prompt) -> str:
+    return "".join(map(chr, prompt.token_ids))
+
+
+@pytest.fixture
+def chat(prompts: PromptMaker) -> Ask:
+    async def ask(model: str = "base", content: str | None = None, **fields: Any) -> Prompt:
+        messages = MESSAGES if content is None else [{"role": "user", "content": content}]
+        body = {"model": model, "messages": messages} | fields
+        return await prompts.chat(parse_body(ChatRequest, json.dumps(body).encode()))
+
+    return ask
+
+
+@pytest.fixture
+def complete(prompts: PromptMaker) -> Ask:
+    async def ask(prompt: str | list[int], model: str = "base", **fields: Any) -> Prompt:
+        body = {"model": model, "prompt": prompt} | fields
+        return await prompts.completion(parse_body(CompletionRequest, json.dumps(body).encode()))
+
+    return ask
+
+
+async def test_a_base_chat_ends_with_the_generation_prompt(chat: Ask) -> None:
+    prompt = await chat()
+    assert text_of(prompt) == RENDERED + "a:"
+    assert (prompt.model, prompt.kind, prompt.adapter, prompt.activation, prompt.effect) == (
+        "base", "base", None, None, None,
+    )  # fmt: skip
+
+
+async def test_a_plain_lora_has_the_base_s_prompt_and_changes_all_of_it(chat: Ask) -> None:
+    prompt = await chat("plain")
+    assert text_of(prompt) == RENDERED + "a:"
+    assert (prompt.model, prompt.kind, prompt.activation) == ("plain", "lora", 0)
+    assert prompt.effect == AdapterEffect("plain", "digest of plain", 0)
+
+
+async def test_an_absent_invocation_takes_the_place_of_the_generation_prompt(chat: Ask) -> None:
+    prompt = await chat("safety")
+    assert text_of(prompt) == RENDERED + "<s>"
+    assert (prompt.kind, prompt.activation) == ("alora", len(RENDERED))
+    assert prompt.effect == AdapterEffect("safety", "digest of safety", len(RENDERED))
+
+
+async def test_a_present_invocation_is_not_appended_again(chat: Ask) -> None:
+    prompt = await chat("safety", "is <s> this safe")
+    assert text_of(prompt) == "u:is <s> this safe\na:"
+    assert prompt.activation == len("u:is ")
+
+
+async def test_the_last_of_several_invocations_counts(chat: Ask) -> None:
+    assert (await chat("safety", "<s> <s> x")).activation == len("u:<s> ")
+
+
+async def test_a_sibling_s_invocation_is_not_its_own(chat: Ask) -> None:
+    prompt = await chat("safety", "<u>")
+    assert text_of(prompt) == "u:<u>\n<s>"
+    assert prompt.activation == len("u:<u>\n")
+
+
+async def test_the_base_and_a_sibling_share_what_comes_before_the_invocation(chat: Ask, plan: FleetPlan) -> None:
+    base, one, other = await chat(), await chat("safety"), await chat("uncertain")
+    keys = [plan.keyspace.keys(prompt.token_ids, adapter=prompt.effect) for prompt in (base, one, other)]
+    shared = len(RENDERED) // plan.keyspace.block_tokens
+    assert shared == 1
+    assert keys[0][:shared] == keys[1][:shared] == keys[2][:shared]
+    assert keys[1][shared] != keys[2][shared]
+
+
+async def test_a_template_argument_may_name_an_adapter_of_the_base(chat: Ask) -> None:
+    prompt = await chat(chat_template_kwargs={"adapter_name": "safety"})
+    assert prompt.token_ids == (await chat("safety")).token_ids
+    assert (prompt.model, prompt.kind) == ("base", "alora")
+    assert prompt.adapter is not None
+    assert prompt.adapter.name == "safety"
+
+
+@pytest.mark.parametrize("name", ["base", "safety"])
+async def test_naming_the_same_model_twice_is_no_contradiction(chat: Ask, name: str) -> None:
+    assert await chat(name, chat_template_kwargs={"adapter_name": name}) == await chat(name)
+
+
+@pytest.mark.parametrize("name", ["plain", "base", "nobody"])
+async def test_an_adapter_and_another_name_contradict_each_other(chat: Ask, name: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await chat("safety", chat_template_kwargs={"adapter_name": name})
+    assert caught.value.param == "chat_template_kwargs.adapter_name"
+    assert all(repr(part) in caught.value.message for part in ("safety", name, "base"))
+
+
+async def test_other_template_arguments_reach_the_template(chat: Ask) -> None:
+    prompt = await chat(chat_template_kwargs={"style": "short", "adapter_name": "safety"})
+    assert text_of(prompt) == RENDERED + "[short]<s>"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "add_generation_prompt",
+        "tokenize",
+        "conversation",
+        "return_dict",
+        "tools",
+        "documents",
+        "messages",
+        "chat_template",
+        "continue_final_message",
+    ],
+)
+async def test_reserved_template_arguments_are_refused_by_name(chat: Ask, name: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"cannot set '{name}'") as caught:
+        await chat(chat_template_kwargs={name: True})
+    assert caught.value.param == "chat_template_kwargs"
+
+
+async def test_what_a_template_argument_breaks_is_the_client_s_to_change(
+    plan: FleetPlan, make_tokenizer: Callable[[str], Any]
+) -> None:
+    maker = PromptMaker(plan, make_tokenizer("{{ 1 / divisor }}"))
+    request = ChatRequest(model="base", messages=MESSAGES, chat_template_kwargs={"divisor": 0})
+    with pytest.raises(InvalidRequestError, match="division by zero"):
+        await maker.chat(request)
+
+
+async def test_what_the_template_refuses_is_the_client_s_to_change(chat: Ask) -> None:
+    with pytest.raises(InvalidRequestError, match="system comes first") as caught:
+        await chat(messages=[MESSAGES[1], MESSAGES[0]])
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("model", ["nobody", "Base", "safety ", "x" * 200])
+async def test_an_unknown_model_is_named_with_the_served_ones(chat: Ask, complete: Ask, model: str) -> None:
+    for request in (chat(model), complete("hi", model)):
+        with pytest.raises(UnknownModelError) as caught:
+            await request
+        assert caught.value.param == "model"
+        assert caught.value.message == (
+            f"model {model[:80]!r} is not served; served are base, plain, safety, uncertain"
+        )
+
+
+async def test_an_unknown_adapter_name_is_an_unknown_model(chat: Ask) -> None:
+    with pytest.raises(UnknownModelError, match="'nobody'"):
+        await chat(chat_template_kwargs={"adapter_name": "nobody"})
+
+
+async def test_of_many_served_names_the_first_are_shown_and_the_others_counted(
+    plan: FleetPlan, make_tokenizer: Callable[[str], Any]
+) -> None:
+    names = [f"n{number}" for number in range(MAX_NAMES_SHOWN + 4)]
+    many = tuple(dataclasses.replace(plan.adapters[0], name=name) for name in names)
+    maker = PromptMaker(dataclasses.replace(plan, adapters=many), make_tokenizer(""))
+    with pytest.raises(UnknownModelError) as caught:
+        await maker.completion(CompletionRequest(model="x", prompt="y"))
+    shown = ", ".join(["base", *names[: MAX_NAMES_SHOWN - 1]])
+    assert caught.value.message.endswith(f"served are {shown} and 5 more")
+
+
+async def test_a_text_completion_has_its_special_tokens_and_a_chat_its_template_s(complete: Ask, chat: Ask) -> None:
+    assert (await complete("hi")).token_ids == [1, ord("h"), ord("i")]
+    assert 1 not in (await chat()).token_ids
+
+
+async def test_token_ids_are_taken_as_they_are(complete: Ask) -> None:
+    assert (await complete([5, 0, 127])).token_ids == [5, 0, 127]
+
+
+async def test_a_token_id_outside_the_vocabulary_is_named(complete: Ask) -> None:
+    with pytest.raises(InvalidRequestError, match="token id 128; the vocabulary has 128") as caught:
+        await complete([5, 128, 300])
+    assert caught.value.param == "prompt"
+
+
+async def test_a_completion_s_invocation_is_appended_only_if_it_is_absent(complete: Ask) -> None:
+    absent = await complete([104, 105], "safety")
+    assert (text_of(absent), absent.activation) == ("hi<s>", 2)
+    at_end = await complete([ord(character) for character in "hi<s>"], "safety")
+    assert (text_of(at_end), at_end.activation) == ("hi<s>", 2)
+    inside = await complete([ord(character) for character in "<s>hi"], "safety")
+    assert (text_of(inside), inside.activation) == ("<s>hi", 0)
+
+
+async def test_a_plain_lora_s_completion_is_changed_from_its_start(complete: Ask) -> None:
+    prompt = await complete([1, 2], "plain")
+    assert (prompt.token_ids, prompt.activation) == ([1, 2], 0)
+
+
+async def test_without_max_tokens_a_chat_may_fill_the_context(chat: Ask) -> None:
+    prompt = await chat()
+    assert prompt.sampling.max_tokens == LIMIT - len(prompt.token_ids)
+
+
+async def test_other_sampling_settings_are_kept(complete: Ask) -> None:
+    sampling = (await complete([1], temperature=0.5, seed=7, stop="x", n=2, logprobs=3)).sampling
+    assert (sampling.temperature, sampling.seed, sampling.stop, sampling.n, sampling.logprobs) == (
+        0.5, 7, ("x",), 2, 3,
+    )  # fmt: skip
+    assert sampling.max_tokens == 16
+
+
+async def test_max_tokens_may_be_all_the_room_and_no_more(complete: Ask) -> None:
+    assert (await complete([1] * 40, max_tokens=24)).sampling.max_tokens == 24
+    with pytest.raises(InvalidRequestError) as caught:
+        await complete([1] * 40, max_tokens=25)
+    assert caught.value.param == "max_tokens"
+    assert all(figure in caught.value.message for figure in ("25", "40", "64", "24"))
+
+
+async def test_the_invocation_takes_room_too(complete: Ask) -> None:
+    assert (await complete([1] * 37, "safety", max_tokens=24)).sampling.max_tokens == 24
+    with pytest.raises(InvalidRequestError, match="room for 24"):
+        await complete([1] * 37, "safety", max_tokens=25)
+
+
+async def test_a_prompt_that_leaves_room_for_one_token_is_taken(complete: Ask) -> None:
+    assert (await complete([1] * (LIMIT - 1), max_tokens=1)).sampling.max_tokens == 1
+
+
+@pytest.mark.parametrize("tokens", [LIMIT, LIMIT + 1, 10 * LIMIT])
+async def test_a_prompt_that_is_too_long_is_refused_with_both_lengths(complete: Ask, tokens: int) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await complete([1] * tokens, max_tokens=1)
+    assert f"{tokens} tokens" in caught.value.message
+    assert f"holds {LIMIT}" in caught.value.message
+
+
+async def test_a_conversation_that_is_too_long_names_its_field(chat: Ask) -> None:
+    with pytest.raises(InvalidRequestError, match=f"105 tokens.* holds {LIMIT}") as caught:
+        await chat(content="x" * 100)
+    assert caught.value.param == "messages"
+
+
+async def test_a_prompt_without_tokens_is_refused(prompts: PromptMaker, chat: Ask) -> None:
+    empty = CompletionRequest.model_construct(model="base", prompt=[])
+    with pytest.raises(InvalidRequestError, match="no tokens"):
+        await prompts.completion(empty)
+    assert (await chat(content="")).token_ids
+
+
+async def test_a_completion_s_default_length_is_cut_to_the_room_there_is(complete: Ask) -> None:
+    assert (await complete("hi")).sampling.max_tokens == 16
+    assert (await complete("x" * 55)).sampling.max_tokens == 64 - 56
+
+
+async def test_a_completion_that_is_too_long_names_its_field(complete: Ask) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await complete("x" * 64)
+    assert caught.value.param == "prompt"

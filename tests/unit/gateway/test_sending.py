@@ -1,0 +1,205 @@
+"""One call on its way: reserved, claimed, dispatched; withdrawn, retried or refused when that fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve.exceptions import BackPressureError
+
+from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostError
+from aloraserve.routing.base import Call, Decision, Estimate
+from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal
+from aloraserve_services.gateway import sending
+from aloraserve_services.gateway.prompts import Prompt
+from aloraserve_services.gateway.sending import Sender
+
+CALL = Call(prompt_tokens=8, block_tokens=4, keys=[b"a" * 16, b"b" * 16])
+PROMPT = Prompt("base", list(range(8)), SamplingSettings(max_tokens=4))
+ANSWER = (EngineChunk(0, "x", 1, cached_tokens=4), EngineChunk(0, "y", 1, "stop"))
+
+
+class Routing:
+    """Ranks a before b, and remembers claims."""
+
+    def __init__(self) -> None:
+        self.claimed: dict[str, str] = {}
+        self.withdrawn: list[str] = []
+
+    async def decide(self, call: Call) -> Decision:
+        estimates = [Estimate("a", "engine-a", 0.1, 4, 0), Estimate("b", "engine-b", 0.2, 0, 0)]
+        return Decision("expected-ttft", "holds 4 of 8 tokens", tuple(estimates))
+
+    async def claim(self, call: Call, decision: Decision, replica: str, claim_id: str) -> bool:
+        self.claimed[claim_id] = replica
+        return True
+
+    async def withdraw(self, call: Call, replica: str, claim_id: str) -> bool:
+        self.withdrawn.append(claim_id)
+        return True
+
+
+class Replies:
+    """A replica's stream of replies, which an exception may end."""
+
+    def __init__(self, replies: tuple[Any, ...]) -> None:
+        self._replies = iter(replies)
+        self.cancelled = False
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return cast(AsyncIterator[Any], self)
+
+    async def __anext__(self) -> Any:
+        try:
+            reply = next(self._replies)
+        except StopIteration:
+            raise StopAsyncIteration from None
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Handle:
+    """Serve's handle: each call is given the first in rank, and the next of the scripted streams."""
+
+    def __init__(self, *scripts: tuple[Any, ...] | BaseException) -> None:
+        self.scripts = list(scripts)
+        self.ranks: list[list[str]] = []
+        self.calls: list[EngineCall] = []
+        self.streams: list[Replies] = []
+
+    @asynccontextmanager
+    async def choose_replica(self, rank: list[str]) -> AsyncIterator[Any]:
+        self.ranks.append(rank)
+        if isinstance(self.scripts[0], BaseException):
+            raise self.scripts.pop(0)  # type: ignore[misc]
+        yield SimpleNamespace(replica_id=rank[0] if rank else "c")
+
+    def dispatch(self, selection: Any, call: EngineCall) -> Replies:
+        self.calls.append(call)
+        self.streams.append(Replies(cast("tuple[Any, ...]", self.scripts.pop(0))))
+        return self.streams[-1]
+
+
+@pytest.fixture(autouse=True)
+def _no_serve_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no Serve request here to give an id of its own; tests/integration does that for real."""
+    monkeypatch.setattr(sending, "own_request_id", lambda: None)
+
+
+async def send(handle: Handle, routing: Routing | None = None) -> Any:
+    return await Sender(cast(Any, routing or Routing()), handle).send(PROMPT, CALL, "r1", "tenant:x")
+
+
+def died() -> ActorDiedError:
+    return ActorDiedError()
+
+
+def task_error(cause: Exception) -> RayTaskError:
+    return RayTaskError("generate", "traceback", cause).as_instanceof_cause()
+
+
+async def test_a_call_is_claimed_where_it_runs_and_its_chunks_come_in_order() -> None:
+    handle, routing = Handle(ANSWER), Routing()
+    sent = await send(handle, routing)
+    assert (sent.replica, sent.label, sent.reason) == ("a", "engine-a", "holds 4 of 8 tokens")
+    assert (sent.cached_tokens, sent.overlap_tokens) == (4, 4)
+    assert [chunk.text async for chunk in sent.replies] == ["x", "y"]
+    (call,) = handle.calls
+    assert (call.token_ids, call.cache_salt, call.adapter) == (PROMPT.token_ids, "tenant:x", None)
+    assert routing.claimed == {call.request_id: "a"}
+    assert routing.withdrawn == []
+    assert not handle.streams[0].cancelled
+
+
+@pytest.mark.parametrize("end", [died(), task_error(type("EngineDeadError", (Exception,), {})())])
+async def test_a_replica_that_dies_unheard_is_passed_over_and_its_claim_withdrawn(end: Exception) -> None:
+    handle, routing = Handle((end,), ANSWER), Routing()
+    sent = await send(handle, routing)
+    assert handle.ranks == [["a", "b"], ["b"]]
+    assert sent.replica == "b"
+    assert sent.reason.startswith("next in rank: engine-a was full or lost")
+    assert routing.withdrawn == [handle.calls[0].request_id]
+    assert handle.calls[0].request_id != handle.calls[1].request_id
+
+
+async def test_an_answer_that_the_engine_cut_short_before_it_began_is_asked_for_again() -> None:
+    handle = Handle((EngineChunk(0, "", 0, "abort"),), ANSWER)
+    assert (await send(handle)).replica == "b"
+
+
+@pytest.mark.parametrize("end", [died(), EngineChunk(0, "", 0, "error")])
+async def test_an_answer_that_is_cut_short_after_it_began_says_so(end: Any) -> None:
+    sent = await send(Handle((ANSWER[0], end)))
+    assert (await anext(sent.replies)).text == "x"
+    with pytest.raises(ReplicaLostError, match="incomplete"):
+        await anext(sent.replies)
+
+
+async def test_after_three_losses_the_call_fails() -> None:
+    handle, routing = Handle((died(),), (died(),), (died(),), ANSWER), Routing()
+    with pytest.raises(ReplicaLostError, match="3 replicas were lost"):
+        await send(handle, routing)
+    assert handle.ranks == [["a", "b"], ["b"], []]
+    assert len(routing.withdrawn) == 3
+
+
+async def test_a_fault_of_ours_is_not_tried_on_every_replica() -> None:
+    handle, routing = Handle((task_error(KeyError("x")),), ANSWER), Routing()
+    with pytest.raises(RayTaskError):
+        await send(handle, routing)
+    assert len(handle.calls) == 1
+    assert routing.withdrawn == [handle.calls[0].request_id]
+
+
+async def test_a_timeout_inside_the_engine_is_no_full_waiting_room() -> None:
+    with pytest.raises(RayTaskError):
+        await send(Handle((task_error(TimeoutError("x")),)))
+
+
+async def test_a_refusal_is_the_client_s_and_leaves_no_claim() -> None:
+    handle, routing = Handle((EngineRefusal("too odd", "prompt"),)), Routing()
+    with pytest.raises(InvalidRequestError, match="too odd") as caught:
+        await send(handle, routing)
+    assert caught.value.param == "prompt"
+    assert routing.withdrawn == [handle.calls[0].request_id]
+
+
+async def test_a_full_waiting_room_is_an_overload_without_a_claim() -> None:
+    routing = Routing()
+    with pytest.raises(OverloadedError, match="waiting room is full"):
+        await send(Handle(BackPressureError(num_queued_requests=9, max_queued_requests=9)), routing)
+    assert routing.claimed == {}
+
+
+async def test_closing_the_chunks_unread_cancels_the_call() -> None:
+    handle = Handle((*ANSWER, *ANSWER))
+    sent = await send(handle)
+    await cast(Any, sent.replies).aclose()
+    assert handle.streams[0].cancelled
+
+
+async def test_nobody_waits_long_for_a_replica_where_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    class Nobody(Handle):
+        @asynccontextmanager
+        async def choose_replica(self, rank: list[str]) -> AsyncIterator[Any]:
+            await asyncio.sleep(60)
+            yield None
+
+    class Unknown(Routing):
+        async def decide(self, call: Call) -> Decision:
+            return Decision("fallback", "nobody is there", ())
+
+    monkeypatch.setattr(sending, "NO_REPLICA_TIMEOUT_S", 0.05)
+    with pytest.raises(OverloadedError, match=r"within 0\.05 s"):
+        await send(Nobody(), Unknown())
