@@ -103,14 +103,18 @@ def test_a_second_conversation_goes_to_the_other_replica_while_the_first_is_pref
     assert second.replica != first.replica
 
 
+CALLS = 10
+"""Their prefill takes the holder several times as long as one whole prompt takes the other replica."""
+
+
 def test_a_saturated_holder_s_calls_spill_to_the_other(platform: Any) -> None:
     messages = conversation(5)
     first, _ = turn(platform, messages)
     platform.settle()
     prefix = platform.prompt(messages, "safety")[:-4]
     chooser = random.Random(5)
-    tails = [[chooser.randrange(100, 4000) for _ in range(400)] for _ in range(6)]
-    with ThreadPoolExecutor(6) as pool:
+    tails = [[chooser.randrange(100, 4000) for _ in range(400)] for _ in range(CALLS)]
+    with ThreadPoolExecutor(CALLS) as pool:
         replies = list(pool.map(lambda tail: platform.complete(BASE, prefix + tail), tails))
     by_replica = {reply.replica for reply in replies}
     assert first.replica in by_replica

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from aloraserve.directory.base import ReplicaLoad
 
 MIN_MEASURED_TOKENS = 64
-SMOOTHING = 0.3
+REMEMBERED = 9
+"""Prefills that the rate is the median of: one that something else on the machine slowed down decides nothing."""
 
 
 @dataclass(slots=True)
@@ -32,7 +35,7 @@ class Progress:
         self._max_requests = max_requests
         self._clock = clock
         self._running: dict[str, _Running] = {}
-        self._rate = 0.0
+        self._rates: deque[float] = deque(maxlen=REMEMBERED)
 
     def accept(self, request_id: str, uncached_tokens: int) -> None:
         """Note a request with ``uncached_tokens`` to prefill."""
@@ -48,7 +51,7 @@ class Progress:
         running.prefilled = True
         prefilled = prompt_tokens - cached_tokens
         if running.alone and prefilled >= MIN_MEASURED_TOKENS:
-            self._learn(prefilled / max(self._clock() - running.accepted_at, 1e-6))
+            self._rates.append(prefilled / max(self._clock() - running.accepted_at, 1e-6))
 
     def end(self, request_id: str) -> None:
         """Note that a request ended, however it did."""
@@ -63,9 +66,6 @@ class Progress:
             waiting=len(waiting),
             queued_prefill_tokens=sum(one.uncached_tokens for one in waiting),
             kv_usage=kv_usage,
-            prefill_tokens_per_s=self._rate,
+            prefill_tokens_per_s=statistics.median(self._rates) if self._rates else 0.0,
             max_requests=self._max_requests,
         )
-
-    def _learn(self, rate: float) -> None:
-        self._rate = rate if self._rate == 0 else (1 - SMOOTHING) * self._rate + SMOOTHING * rate

@@ -31,6 +31,7 @@ LEAST_BETWEEN_S = 0.02
 TOLD_WITHIN_S = 0.05
 RESIDENCY_S = 1.0
 WARM_UP_TOKENS = 256
+WARM_UP_PREFILLS = 3
 WARM_UP_TRIES = 20
 
 log = structlog.get_logger(__name__)
@@ -117,15 +118,15 @@ class EngineReplica:
         return asyncio.create_task(work(), name=work.__name__)
 
     async def _warm_up(self) -> None:
-        """Run a prompt until its events arrive and its prefill rate is known, then forget it.
+        """Run prompts until their events arrive and the prefill rate is known, then forget them.
 
         A subscription takes a moment to reach the publisher, and events before it are lost: the reset afterwards makes
         the mirror and the engine agree. The engine publishes events after a step alone, so a prompt too short for a
         block follows the reset.
         """
-        for _ in range(WARM_UP_TRIES):
+        for tries in range(1, WARM_UP_TRIES + 1):
             await self._run_once(min(WARM_UP_TOKENS, self._plan.settings.max_model_len - 2))
-            if await self._until(lambda: len(self._mirror) > 0, 1.0):
+            if await self._until(lambda: len(self._mirror) > 0, 1.0) and tries >= WARM_UP_PREFILLS:
                 break
         else:
             raise StartError(f"the engine's KV events do not arrive or cannot be placed: {self._mirror.drops}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aloraserve.directory.base import ReplicaLoad
-from aloraserve_services.engine.progress import MIN_MEASURED_TOKENS, SMOOTHING, Progress
+from aloraserve_services.engine.progress import MIN_MEASURED_TOKENS, REMEMBERED, Progress
 
 
 class Clock:
@@ -86,10 +86,19 @@ def test_the_engine_s_count_of_cached_tokens_is_believed_over_the_expected_one(
     assert rate(progress) == pytest.approx(400)
 
 
-def test_later_rates_are_blended_in(progress: Progress, clock: Clock) -> None:
-    prefill(progress, clock, 100, 1.0)
-    prefill(progress, clock, 200, 1.0)
-    assert rate(progress) == pytest.approx(100 + SMOOTHING * 100)
+def test_the_rate_is_the_median_so_one_disturbed_prefill_decides_nothing(progress: Progress, clock: Clock) -> None:
+    for seconds in (1.0, 20.0, 1.25):
+        prefill(progress, clock, 100, seconds)
+    assert rate(progress) == pytest.approx(80)
+
+
+def test_old_rates_are_forgotten(progress: Progress, clock: Clock) -> None:
+    prefill(progress, clock, 100, 50.0)
+    for _ in range(REMEMBERED):
+        prefill(progress, clock, 100, 1.0)
+    prefill(progress, clock, 100, 2.0)
+    assert rate(progress) == pytest.approx(100)
+    assert len(progress._rates) == REMEMBERED
 
 
 def test_only_the_first_token_ends_the_prefill(progress: Progress, clock: Clock) -> None:
