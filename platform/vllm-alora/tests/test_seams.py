@@ -95,6 +95,24 @@ def test_the_cpu_wrapper_adds_each_tokens_own_adapter() -> None:
     torch.testing.assert_close(y, expected)
 
 
+@pytest.mark.parametrize("tokens", [1, cpu_lora.FEW_TOKENS, cpu_lora.FEW_TOKENS + 1, 200])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_bf16_linear_is_that_of_fp32_rounded(tokens: int, scale: float) -> None:
+    """Few tokens are computed in fp32, many in bf16 where the CPU has it; the output's own rounding bounds both."""
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(tokens, 64, generator=generator), torch.randn(tokens, 24, generator=generator)
+    a, b = torch.randn(2, 1, 8, 64, generator=generator) / 8, torch.randn(2, 1, 24, 8, generator=generator) / 3
+    x, y, a, b = (part.bfloat16() for part in (x, y, a, b))
+    exact = y.double() + scale * (x.double() @ a[1, 0].double().t()) @ b[1, 0].double().t()
+    wrapper = PunicaWrapperCPU(max_num_batched_tokens=256, max_batches=2, device="cpu")
+    wrapper.is_prefill = True
+    wrapper._update_prefill_metadata(torch.ones(tokens, dtype=torch.long))
+    wrapper.add_lora_linear(y, x, (a,), (b,), scale, (24,))
+    torch.testing.assert_close(y.double(), exact, rtol=2e-2, atol=2e-2)
+
+
 def test_bf16_lora_is_at_least_as_exact_as_bf16() -> None:
     """Where the CPU has no bf16, matmuls run in fp32 and only the result is rounded."""
     generator = torch.Generator().manual_seed(0)

@@ -84,17 +84,46 @@ def segments_of(slots: torch.Tensor) -> list[Segment]:
     return found
 
 
+FEW_TOKENS = 32
+"""Up to here a bf16 product of a thin LoRA matrix takes longer to set up than to compute; fp32 has less to set up."""
+
+
+def working_dtype(dtype: torch.dtype, tokens: int) -> torch.dtype:
+    """Return the type in which a product of ``tokens`` rows with a weight of ``dtype`` is fastest, never a coarser one.
+
+    Args:
+        dtype: of the weight.
+        tokens: how many rows are multiplied.
+    """
+    if dtype == torch.bfloat16 and tokens > FEW_TOKENS and _has_native_bf16():
+        return dtype
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
 def matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return ``x @ weight.T`` in the fastest precision that is at least the weight's.
+    """Return ``x @ weight.T`` in the working type.
 
     Args:
         x: [tokens, in].
         weight: [out, in].
     """
-    dtype = weight.dtype
-    if dtype in (torch.bfloat16, torch.float16) and not (dtype == torch.bfloat16 and _has_native_bf16()):
-        dtype = torch.float32
+    dtype = working_dtype(weight.dtype, x.shape[0])
     return torch.mm(x.to(dtype), weight.to(dtype).t())
+
+
+def add_matmul(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scale: float) -> None:
+    """Add ``scale * x @ weight.T`` to ``y`` in place.
+
+    Args:
+        y: [tokens, out].
+        x: [tokens, in], in the working type.
+        weight: [out, in].
+    """
+    weight = weight.to(x.dtype).t()
+    if x.dtype == y.dtype:
+        y.addmm_(x, weight, alpha=scale)
+    else:
+        y.add_(torch.mm(x, weight), alpha=scale)
 
 
 def _weight(stacked: torch.Tensor, slot: int) -> torch.Tensor:
@@ -141,11 +170,10 @@ def _wrap_linear(original: Any) -> Any:
             return
         rows, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         for start, end, slot in _segments(self):
-            segment = inputs[start:end]
+            segment = inputs[start:end].to(working_dtype(lora_a_stacked[0].dtype, end - start))
             for a, b, (left, right) in zip(lora_a_stacked, lora_b_stacked, _columns(output_slices), strict=True):
-                hidden = matmul(segment, _weight(a, slot)) * scale
-                out = matmul(hidden, _weight(b, slot))
-                rows[start:end, left:right] += out[:, : right - left].to(rows.dtype)
+                hidden = torch.mm(segment, _weight(a, slot).to(segment.dtype).t())
+                add_matmul(rows[start:end, left:right], hidden, _weight(b, slot)[: right - left], scale)
 
     return add_lora_linear
 
@@ -172,10 +200,10 @@ def _wrap_logits(original: Any) -> Any:
     ) -> None:
         rows, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         for start, end, slot in segments_of(self.sampler_indices):
-            hidden = matmul(inputs[start:end], _weight(lora_a_stacked, slot)) * scale
-            out = matmul(hidden, _weight(lora_b_stacked, slot))
-            width = min(out.shape[1], rows.shape[1])
-            rows[start:end, :width] += out[:, :width].to(rows.dtype)
+            hidden = matmul(inputs[start:end], _weight(lora_a_stacked, slot))
+            b = _weight(lora_b_stacked, slot)
+            width = min(b.shape[0], rows.shape[1])
+            add_matmul(rows[start:end, :width], hidden, b[:width], scale)
 
     return add_lora_logits
 
