@@ -75,7 +75,8 @@ def print_summary(console: Console, rows: list[Row]) -> None:
         )
     console.print(
         f"{'time saved':>15}: {found['time_saved_s']:.1f} s of waiting for first tokens, aLoRA against its LoRA twin, "
-        "over the calls that both made"
+        "over the calls that both made",
+        soft_wrap=True,
     )
     console.print(
         "The adapters are untrained (random weights from a seed): costs are real, judgements are not.",

@@ -38,8 +38,9 @@ def show(console: Console, url: str, content: dict[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(_replicas(content))
-    for state in content["replicas"]:
+    replicas = sorted(content["replicas"], key=lambda state: state["label"])
+    console.print(_replicas(replicas, content["block_tokens"]))
+    for state in replicas:
         console.print(
             f"{state['label']} has resident: {', '.join(state['resident']) or 'no adapter'}",
             markup=False,
@@ -50,12 +51,12 @@ def show(console: Console, url: str, content: dict[str, Any]) -> None:
         console.print(f"refused: {one['name']}: {one['reason']}", style="red", markup=False)
 
 
-def _replicas(content: dict[str, Any]) -> Table:
+def _replicas(replicas: list[dict[str, Any]], block_tokens: int) -> Table:
     table = Table(title="replicas", title_justify="left")
     heads = ("replica", "running", "waiting", "queued", "prefill/s", "KV used", "holds")
     for head in heads:
         table.add_column(head, justify="left" if head == "replica" else "right", no_wrap=True)
-    for state in content["replicas"]:
+    for state in replicas:
         load = state["load"]
         table.add_row(
             state["label"],
@@ -64,7 +65,7 @@ def _replicas(content: dict[str, Any]) -> Table:
             f"{load['queued_prefill_tokens']:,}",
             f"{load['prefill_tokens_per_s']:,.0f}",
             f"{load['kv_usage']:.0%}",
-            f"{state['held_blocks'] * content['block_tokens']:,} tokens",
+            f"{state['held_blocks'] * block_tokens:,} tokens",
         )
     return table
 
