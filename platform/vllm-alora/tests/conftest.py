@@ -1,207 +1,30 @@
-"""A tiny Llama with random weights, adapters whose effect is large, PEFT as the reference and one real engine."""
+"""The engine that most tests share, its adapters and PEFT as the reference."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-VOCABULARY = 1024
-ADAPTERS: dict[str, tuple[int, tuple[int, ...] | None]] = {
-    "certainty": (8, (901, 902)),
-    "safety": (16, (911, 912, 913)),
-    "style": (8, None),
-    "summary": (16, None),
-}
-"""Name -> rank and invocation tokens (None for a plain LoRA). As many as the engine has slots."""
-
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
-}
+from tiny import Engine, Reference, started_engine, write_adapters, write_model
 
 
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A four-layer Llama in fp32 with a word-level tokenizer."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    path = tmp_path_factory.mktemp("tiny-llama")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=2048,
-        initializer_range=0.15,
-        tie_word_embeddings=False,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(path)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w2"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0", eos_token="w1").save_pretrained(path)
-    return path
+    return write_model(tmp_path_factory.mktemp("tiny-llama"), "llama")
 
 
 @pytest.fixture(scope="session")
 def adapters_path(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Path:
     """The folder of :data:`ADAPTERS`, as PEFT writes them."""
-    root = tmp_path_factory.mktemp("adapters")
-    for seed, (name, (rank, invocation)) in enumerate(ADAPTERS.items()):
-        write_adapter(root / name, model_path, rank=rank, invocation=invocation, seed=seed)
-    return root
-
-
-def write_adapter(
-    path: Path, model_path: Path, *, rank: int, invocation: Sequence[int] | None, seed: int, **changes: Any
-) -> None:
-    """Write a PEFT adapter with random weights on all seven linears."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    settings: dict[str, Any] = {
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        "alora_invocation_tokens": list(invocation) if invocation else None,
-        "task_type": "CAUSAL_LM",
-    }
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), LoraConfig(**{**settings, **changes}))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-    model.save_pretrained(path)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A greedy continuation: token ids and the log-probability of each."""
-
-    tokens: list[int]
-    logprobs: list[float]
-    cached_tokens: int = 0
-
-
-@dataclass
-class Reference:
-    """PEFT on transformers: what every answer must equal."""
-
-    model_path: Path
-    adapters_path: Path
-
-    @cached_property
-    def _model(self) -> Any:
-        from peft import PeftModel
-        from transformers import AutoModelForCausalLM
-
-        base = AutoModelForCausalLM.from_pretrained(self.model_path)
-        first, *others = ADAPTERS
-        model = PeftModel.from_pretrained(base, self.adapters_path / first, adapter_name=first)
-        for name in others:
-            model.load_adapter(self.adapters_path / name, adapter_name=name)
-        return model.eval()
-
-    def answer(self, prompt: Sequence[int], adapter: str | None, max_tokens: int = 8) -> Answer:
-        """Return PEFT's greedy answer."""
-        import contextlib
-
-        import torch
-
-        if adapter is not None:
-            self._model.set_adapter(adapter)
-        off = self._model.disable_adapter() if adapter is None else contextlib.nullcontext()
-        with torch.no_grad(), off:
-            out = self._model.generate(
-                input_ids=torch.tensor([list(prompt)]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                max_new_tokens=max_tokens,
-                min_new_tokens=max_tokens,
-                do_sample=False,
-                output_logits=True,
-                return_dict_in_generate=True,
-                pad_token_id=1,
-            )
-        tokens = out.sequences[0, len(prompt) :].tolist()
-        logprobs = [
-            float(torch.log_softmax(logits[0], -1)[token]) for logits, token in zip(out.logits, tokens, strict=True)
-        ]
-        return Answer(tokens, logprobs)
+    return write_adapters(tmp_path_factory.mktemp("adapters"), model_path)
 
 
 @pytest.fixture(scope="session")
 def reference(model_path: Path, adapters_path: Path) -> Reference:
     """PEFT's answers for the tiny model."""
     return Reference(model_path, adapters_path)
-
-
-@dataclass
-class Engine:
-    """One stock vLLM engine in a process of its own, with every adapter slot taken."""
-
-    llm: Any
-    adapters_path: Path
-
-    def lora(self, name: str) -> Any:
-        """Return the request object of an adapter."""
-        from vllm.lora.request import LoRARequest
-
-        return LoRARequest(name, 1 + list(ADAPTERS).index(name), str(self.adapters_path / name))
-
-    def answers(
-        self,
-        calls: Sequence[tuple[Sequence[int], str | None]],
-        *,
-        max_tokens: int = 8,
-        cache_salt: str | None = None,
-        **sampling: Any,
-    ) -> list[Answer]:
-        """Run the calls (prompt, adapter) in one batch, greedily."""
-        from vllm import SamplingParams
-
-        params = SamplingParams(
-            max_tokens=max_tokens,
-            min_tokens=max_tokens,
-            temperature=0,
-            logprobs=0,
-            detokenize=False,
-            **sampling,
-        )
-        prompts: list[dict[str, Any]] = [{"prompt_token_ids": list(prompt)} for prompt, _ in calls]
-        if cache_salt is not None:
-            prompts = [{**prompt, "cache_salt": cache_salt} for prompt in prompts]
-        loras = [None if name is None else self.lora(name) for _, name in calls]
-        outputs = self.llm.generate(prompts, params, lora_request=loras, use_tqdm=False)
-        return [
-            Answer(
-                list(output.outputs[0].token_ids),
-                [
-                    step[token].logprob
-                    for step, token in zip(output.outputs[0].logprobs, output.outputs[0].token_ids, strict=True)
-                ],
-                output.num_cached_tokens,
-            )
-            for output in outputs
-        ]
 
 
 @pytest.fixture(scope="session")
@@ -213,28 +36,8 @@ def events_endpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def engine(model_path: Path, adapters_path: Path, events_endpoint: str) -> Iterator[Engine]:
     """A running engine: fp32, chunks of 128 tokens, as many adapter slots as adapters."""
-    os.environ.update(ENVIRONMENT)
-    from vllm import LLM
     from vllm.config import KVEventsConfig
 
-    llm = LLM(
-        str(model_path),
-        dtype="float32",
-        enforce_eager=True,
-        block_size=32,
-        max_model_len=1024,
-        max_num_seqs=12,
-        max_num_batched_tokens=128,
-        enable_lora=True,
-        max_loras=len(ADAPTERS),
-        max_cpu_loras=len(ADAPTERS),
-        max_lora_rank=16,
-        kv_events_config=KVEventsConfig(enable_kv_cache_events=True, publisher="zmq", endpoint=events_endpoint),
-    )
-    yield Engine(llm, adapters_path)
-    llm.llm_engine.engine_core.shutdown()
-
-
-def invocation_of(name: str) -> list[int]:
-    """Return an adapter's invocation tokens, empty for a plain LoRA."""
-    return list(ADAPTERS[name][1] or ())
+    events = KVEventsConfig(enable_kv_cache_events=True, publisher="zmq", endpoint=events_endpoint)
+    with started_engine(model_path, adapters_path, kv_events_config=events) as running:
+        yield running

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
+from tiny import assert_exact, words
 
 pytestmark = pytest.mark.engine
 
@@ -16,25 +15,11 @@ BLOCK = 32
 INVOCATIONS = {"certainty": [901, 902], "safety": [911, 912, 913]}
 
 
-def words(count: int, seed: int) -> list[int]:
-    """Return a prompt without any invocation token."""
-    chooser = random.Random(seed)
-    return [chooser.randrange(10, 900) for _ in range(count)]
-
-
 def call(adapter: str | None, count: int, seed: int, tail: int = 3) -> tuple[list[int], str | None]:
     """Return a prompt that invokes ``adapter`` ``tail`` tokens before its end."""
     prompt = words(count, seed)
     invocation = INVOCATIONS.get(adapter or "", [])
     return (prompt + invocation + words(tail, seed + 1), adapter) if invocation else (prompt, adapter)
-
-
-def assert_exact(reference: Any, calls: Sequence[tuple[list[int], str | None]], answers: Sequence[Any]) -> None:
-    """Fail unless every answer has PEFT's tokens and log-probabilities."""
-    for (prompt, adapter), answer in zip(calls, answers, strict=True):
-        expected = reference.answer(prompt, adapter, len(answer.tokens))
-        assert answer.tokens == expected.tokens, f"{adapter} over {len(prompt)} tokens"
-        assert answer.logprobs == pytest.approx(expected.logprobs, abs=1e-4), adapter
 
 
 def test_base_lora_and_alora_in_one_batch_with_every_slot_full_equal_peft(engine: Any, reference: Any) -> None:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from vllm_alora.patches import block_hash, cpu_lora, front_end, kv_events, peft_config, runner_v1, runner_v2
+from vllm_alora.patches import (
+    block_hash,
+    cpu_lora,
+    front_end,
+    kv_events,
+    metrics,
+    peft_config,
+    reload,
+    runner_v1,
+    runner_v2,
+)
+from vllm_alora.versions import check_version
+
+_PATCHES = (peft_config, front_end, block_hash, reload, kv_events, runner_v1, runner_v2, metrics, cpu_lora)
 
 
 def apply_all() -> None:
     """Apply every patch; see :func:`vllm_alora.register`."""
-    for patch in (peft_config, front_end, block_hash, kv_events, runner_v1, runner_v2, cpu_lora):
+    check_version()
+    for patch in _PATCHES:
         patch.apply()

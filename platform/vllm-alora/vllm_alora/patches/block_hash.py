@@ -1,7 +1,8 @@
 """Key the blocks before the activation point as the base model's (``vllm/v1/core/kv_cache_utils.py``).
 
 Of those only the adapter's key goes. The tenant's cache salt, multimodal and embedding keys stay: dropping the whole
-tuple would let tenants share blocks. The block that contains the activation point also gets where in it that is.
+tuple would let tenants share blocks. The block that contains the activation point also gets where in it that is, and an
+adapter that was loaded anew gets keys of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from vllm_alora.activation import activation_of
 from vllm_alora.patches.seam import is_patched, mark, require
+from vllm_alora.reloads import generation_of
 
 NAME = "generate_block_hash_extra_keys"
 STRADDLE = "alora"
@@ -42,13 +44,24 @@ def _wrap(original: Any) -> Any:
         keys, mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
         if keys is None or request.lora_request is None:
             return keys, mm_idx
+        # The adapter's key is the first: tagged since vLLM 0.31, its bare name before.
+        adapter, *others = keys
         activation = activation_of(request.sampling_params)
-        if activation is None or activation <= start_token_idx:
-            return keys, mm_idx
-        if activation >= end_token_idx:
-            return tuple(key for key in keys if key[0] != "lora") or None, mm_idx
-        # A later token may complete another, last occurrence of the invocation: the same tokens then have another
-        # activation point in this block, and other content.
-        return (keys[0], (STRADDLE, activation - start_token_idx), *keys[1:]), mm_idx
+        if activation is not None and activation >= end_token_idx:
+            return tuple(others) or None, mm_idx
+        generation = generation_of(request)
+        if generation:
+            adapter = _of_generation(adapter, generation)
+        if activation is not None and activation > start_token_idx:
+            # A later token may complete another, last occurrence of the invocation: the same tokens then have another
+            # activation point in this block, and other content.
+            return (adapter, (STRADDLE, activation - start_token_idx), *others), mm_idx
+        return (adapter, *others), mm_idx
 
     return generate_block_hash_extra_keys
+
+
+def _of_generation(key: Any, generation: int) -> Any:
+    """Return an adapter's key for its ``generation``; its shape, and the name that events show of it, stay."""
+    suffix = f"#reload-{generation}"
+    return (*key[:-1], key[-1] + suffix) if isinstance(key, tuple) else key + suffix

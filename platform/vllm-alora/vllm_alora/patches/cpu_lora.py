@@ -15,16 +15,22 @@ from typing import Any
 
 import torch
 
-from vllm_alora.patches.seam import mark, replace, require
+from vllm_alora.patches.seam import is_patched, mark, replace, require
 
 Segment = tuple[int, int, int]
 """First token, end (exclusive) and adapter slot of consecutive tokens that share an adapter."""
 
 
 def apply() -> None:
-    """Replace the CPU wrapper's prefill and logits operations. On other platforms the class is never used."""
+    """Replace the CPU wrapper's operations, unless vLLM's own are right already or this is no CPU platform."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+    if not is_patched(PunicaWrapperCPU.add_lora_linear) and is_right(PunicaWrapperCPU):
+        return
     replace(PunicaWrapperCPU, "_update_prefill_metadata", _wrap_metadata, "token_lora_tensor")
     replace(
         PunicaWrapperCPU,
@@ -56,6 +62,27 @@ def apply() -> None:
     ):
         require(PunicaWrapperCPU, name, "y", "x", "w_t_all")
         setattr(PunicaWrapperCPU, name, mark(function))
+
+
+def is_right(wrapper_class: Any) -> bool:
+    """Say whether a CPU wrapper gives tokens without an adapter none, and takes more segments than requests.
+
+    Three tokens of one request, the middle one masked, with every slot full: vLLM up to 0.32 either adds the last slot
+    to the masked token or has no room for the third segment. A vLLM that passes has replaced these operations itself.
+    """
+    slots = torch.tensor([0, -1, 0])
+    a, b = torch.ones(1, 1, 8, 4), torch.ones(1, 1, 4, 8)
+    y = torch.zeros(3, 4)
+    try:
+        wrapper = wrapper_class(max_num_batched_tokens=8, max_batches=1, device="cpu")
+        wrapper.indices_len[0] = 3
+        wrapper._token_lora_indices[:3] = slots
+        wrapper._update_prefill_metadata(slots)
+        wrapper.is_prefill = True
+        wrapper.add_lora_linear(y, torch.ones(3, 4), (a,), (b,), 1.0, (4,))
+    except (RuntimeError, IndexError, AttributeError, TypeError, ValueError):
+        return False
+    return y.tolist() == [[32.0] * 4, [0.0] * 4, [32.0] * 4]
 
 
 @functools.cache

@@ -1,13 +1,18 @@
-"""Let vLLM load PEFT aLoRA adapters (``vllm/lora/peft_helper.py``)."""
+"""Let vLLM load PEFT aLoRA adapters (``vllm/lora/peft_helper.py``).
+
+vLLM 0.32 and later refuse them; earlier versions drop the invocation tokens and load them as plain LoRA adapters.
+"""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import fields
 from typing import Any
 
-from vllm_alora.patches.seam import replace
+from vllm_alora.patches.seam import mark, replace
 
 _REFUSAL = "vLLM does not support Activated LoRA (aLoRA)."
+_FIELD = "alora_invocation_tokens"
 _UNMASKED_TARGETS = ("embed_tokens", "lm_head")
 
 
@@ -16,15 +21,29 @@ def apply() -> None:
     from vllm.lora.peft_helper import PEFTHelper
 
     replace(PEFTHelper, "_validate_features", _wrap)
+    if _FIELD not in {field.name for field in fields(PEFTHelper)}:
+        replace(PEFTHelper, "from_dict", lambda original: classmethod(_wrap_from_dict(original)), "config_dict")
 
 
 def _wrap(original: Any) -> Any:
     @functools.wraps(original)
     def validate_features(self: Any) -> list[str]:
         errors = [error for error in original(self) if error != _REFUSAL]
-        return errors + _alora_errors(self) if self.alora_invocation_tokens else errors
+        return errors + _alora_errors(self) if getattr(self, _FIELD, None) else errors
 
     return validate_features
+
+
+def _wrap_from_dict(original: Any) -> Any:
+    """Keep the invocation tokens where the class has no field for them."""
+
+    @functools.wraps(original.__func__)
+    def from_dict(cls: Any, config_dict: dict[str, Any]) -> Any:
+        helper = original.__func__(cls, config_dict)
+        setattr(helper, _FIELD, config_dict.get(_FIELD))
+        return helper
+
+    return mark(from_dict)
 
 
 def _alora_errors(config: Any) -> list[str]:

@@ -22,12 +22,12 @@ def require(owner: Any, name: str, *parameters: str) -> Callable[..., Any]:
     seam = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', owner)}.{name}".lstrip(".")
     function = getattr(owner, name, None)
     if function is None:
-        raise UnsupportedVllmError(f"vllm-alora does not know this vLLM ({_version()}): {seam} is gone")
+        raise UnsupportedVllmError(f"vllm-alora does not know this vLLM ({vllm_version()}): {seam} is gone")
     present = inspect.signature(inspect.unwrap(function)).parameters
     missing = [parameter for parameter in parameters if parameter not in present]
     if missing and not is_patched(function):
         raise UnsupportedVllmError(
-            f"vllm-alora does not know this vLLM ({_version()}): {seam} takes ({', '.join(present)}), "
+            f"vllm-alora does not know this vLLM ({vllm_version()}): {seam} takes ({', '.join(present)}), "
             f"without {', '.join(missing)}"
         )
     return function
@@ -51,7 +51,8 @@ def mark(function: Any) -> Any:
     return function
 
 
-def _version() -> str:
+def vllm_version() -> str:
+    """Return the installed vLLM's version, "unknown" if it does not say."""
     import vllm
 
     return str(getattr(vllm, "__version__", "unknown"))

@@ -1,0 +1,119 @@
+"""Engine states in which a block or a mask could go wrong: eviction, preemption, speculation, tensor parallelism."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny import ADAPTERS, Engine, Reference, assert_exact, started_engine, words
+
+pytestmark = pytest.mark.engine
+
+Call = tuple[list[int], str | None]
+NAMES = (None, *ADAPTERS)
+
+
+@pytest.fixture(scope="module")
+def small(model_path: Path, adapters_path: Path) -> Iterator[Engine]:
+    """An engine whose cache holds 17 blocks: a few prompts fill it, and running requests are preempted."""
+    with started_engine(
+        model_path, adapters_path, num_gpu_blocks_override=18, max_model_len=384, max_num_batched_tokens=64, seed=0
+    ) as running:
+        yield running
+
+
+def invoked(prompt: Sequence[int], adapter: str | None, tail: Sequence[int] = ()) -> Call:
+    """Return a call over a prompt, with the adapter's invocation and a tail if it is an aLoRA."""
+    invocation = ADAPTERS[adapter][1] if adapter else None
+    return ([*prompt, *invocation, *tail] if invocation else [*prompt, *tail], adapter)
+
+
+@st.composite
+def interleavings(draw: st.DrawFn) -> list[list[Call]]:
+    """Batches of calls of every kind over three growing conversations, so that prefixes are shared and evicted."""
+    conversations = [words(32 * 3, seed) for seed in range(3)]
+    batches = []
+    for _ in range(draw(st.integers(2, 5))):
+        batch: list[Call] = []
+        for _ in range(draw(st.integers(1, 4))):
+            prompt = conversations[draw(st.integers(0, 2))][: draw(st.integers(1, 96))]
+            tail = words(draw(st.integers(0, 20)), draw(st.integers(0, 3)))
+            batch.append(invoked(prompt, draw(st.sampled_from(NAMES)), tail))
+        batches.append(batch)
+    return batches
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(interleavings())
+def test_no_interleaving_on_a_small_cache_changes_an_answer(
+    small: Engine, reference: Reference, batches: list[list[Call]]
+) -> None:
+    """Each answer is the one that PEFT gives the same prompt alone, whatever was cached, evicted or in the batch."""
+    for batch in batches:
+        assert_exact(reference, batch, small.answers(batch, max_tokens=3))
+
+
+def test_preempted_requests_go_on_exactly(small: Engine, reference: Reference) -> None:
+    """More than fits is running: some lose their blocks before, some after their activation point, and start again."""
+    before = preemptions(small)
+    calls = [
+        invoked(words(90, 400), "certainty", words(20, 401)),
+        invoked(words(120, 402), "safety"),
+        invoked(words(100, 403), "style"),
+        invoked(words(70, 404), None),
+        invoked(words(60, 405), "certainty", words(40, 406)),
+    ]
+    answers = small.answers(calls, max_tokens=60)
+    assert preemptions(small) > before, "nothing was preempted, so nothing was tested"
+    assert_exact(reference, calls, answers)
+
+
+def preemptions(engine: Engine) -> int:
+    """Return how often the engine has preempted a request."""
+    found = [metric.value for metric in engine.llm.get_metrics() if metric.name == "vllm:num_preemptions"]
+    return int(sum(found))
+
+
+def test_speculated_tokens_are_verified_with_the_adapter(
+    model_path: Path, adapters_path: Path, reference: Reference
+) -> None:
+    """N-gram speculation over a prompt that repeats itself: drafts are accepted, and every token is the adapter's."""
+    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
+    with started_engine(model_path, adapters_path, speculative_config=speculation) as engine:
+        calls = []
+        for name in ("certainty", "safety", "style", None):
+            prompt, adapter = invoked(words(40, 410), name)
+            answer = reference.answer(prompt, adapter, 24).tokens
+            # The prompt already holds what the adapter will say of its end, so that drafts come true.
+            calls.append(invoked([*words(20, 411), *prompt[-4:], *answer, *words(40, 410)], name))
+        answers = engine.answers(calls, max_tokens=24)
+        drafted = [one.value for one in engine.llm.get_metrics() if one.name == "vllm:spec_decode_num_draft_tokens"]
+    assert sum(drafted) > 0
+    assert_exact(reference, calls, answers)
+
+
+@pytest.mark.slow
+def test_two_workers_of_a_tensor_parallel_engine_mask_alike(
+    model_path: Path, adapters_path: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensor parallel 2 over gloo: each worker holds half of the heads and loads the plugin in its own process."""
+    with started_engine(model_path, adapters_path, tensor_parallel_size=2, distributed_executor_backend="mp") as engine:
+        prompt = words(100, 420)
+        calls: list[Any] = [invoked(prompt, name, words(5, 421)) for name in NAMES]
+        answers = [engine.answers(calls), engine.answers(calls)]
+    for batch in answers:
+        assert_exact(reference, calls, batch)
+    by_name = dict(zip(NAMES, answers[1], strict=True))
+    assert by_name["certainty"].cached_tokens == 96
+
+
+def test_random_words_never_invoke() -> None:
+    """The prompts of these tests have an invocation where they say so, and nowhere else."""
+    chooser = random.Random(0)
+    invocations = {token for _, tokens in ADAPTERS.values() for token in tokens or ()}
+    assert not invocations & set(words(10_000, chooser.randrange(1000)))
