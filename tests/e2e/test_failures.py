@@ -74,7 +74,7 @@ def test_a_killed_replica_takes_its_engine_along_and_no_call(platform: Any) -> N
 
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(keep_calling, number) for number in range(4)]
-        time.sleep(3)
+        platform.wait_until(lambda: at_work(platform) >= 3, 30, "calls on the replicas")
         os.kill(victim, signal.SIGKILL)
         gone, alive = psutil.wait_procs(below, timeout=10)
         answered = [call.result() for call in calls]
@@ -85,6 +85,12 @@ def test_a_killed_replica_takes_its_engine_along_and_no_call(platform: Any) -> N
         assert len(set(texts)) == 1, "the same call has the same answer wherever it ran"
     platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 2, 200, "the replica to be replaced")
     platform.wait_until(lambda: len(engines(platform)) == 2, 60, "its engine to run")
+
+
+def at_work(platform: Any) -> int:
+    """Return how many calls the replicas have."""
+    loads = [one["load"] for one in platform.replicas()["replicas"]]
+    return sum(load["running"] + load["waiting"] for load in loads)
 
 
 def engine_at_work(known: dict[int, list[psutil.Process]], parts: Iterator[Any]) -> psutil.Process:

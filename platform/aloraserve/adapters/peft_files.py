@@ -96,7 +96,9 @@ def _read(folder: Path, name: str, max_bytes: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except (OSError, RuntimeError) as exc:
-        reason = "is missing" if isinstance(exc, FileNotFoundError) else f"cannot be read: {exc}"
+        # Not the error's own text, which has the path: refusals are shown to every tenant.
+        cause = (exc.strerror if isinstance(exc, OSError) else None) or type(exc).__name__
+        reason = "is missing" if isinstance(exc, FileNotFoundError) else f"cannot be read: {cause}"
         raise InvalidAdapterError(f"{name} {reason}") from exc
     if len(data) > max_bytes:
         raise InvalidAdapterError(f"{name} is above {max_bytes} bytes, the most that is accepted")

@@ -46,7 +46,9 @@ class TimedClient:
     """
 
     def __init__(self, base_url: str, headers: dict[str, str]) -> None:
-        self._client = httpx.Client(base_url=base_url, headers=headers, timeout=httpx.Timeout(600, connect=5))
+        # The platform is on this machine: a proxy of the environment cannot reach it.
+        timeout = httpx.Timeout(600, connect=5)
+        self._client = httpx.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=False)
 
     def __enter__(self) -> TimedClient:
         """Return itself."""

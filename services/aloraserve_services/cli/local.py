@@ -102,7 +102,7 @@ def _ray(settings: Settings, progress: Progress) -> Iterator[None]:
     os.environ["TMPDIR"] = folder
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(
+        _start_ray(
             address="local",
             # Ray's own servers ask nobody who they are: they listen on the loopback address alone.
             _node_ip_address="127.0.0.1",
@@ -124,6 +124,16 @@ def _ray(settings: Settings, progress: Progress) -> Iterator[None]:
         with signals_ignored():
             end_descendants()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_ray(**options: Any) -> None:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        ray.init(**options)
+    except (RayError, RuntimeError, ConnectionError) as error:
+        raise StartError(f"Ray does not start: {str(error)[:500]}") from None
 
 
 def _deploy(plan: FleetPlan, progress: Progress) -> None:
@@ -192,15 +202,18 @@ def _wait_until_published(plan: FleetPlan, timeout_s: float) -> None:
     import httpx
 
     deadline = time.monotonic() + timeout_s
-    headers = authorization(plan.settings)
+    url, headers, last = f"{base_url(plan.settings)}/v1/replicas", authorization(plan.settings), "no answer yet"
     while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
-            answer = httpx.get(f"{base_url(plan.settings)}/v1/replicas", headers=headers, timeout=5)
-            content = answer.json()
+        try:
+            # A proxy of the environment is for the world outside this machine.
+            content = httpx.get(url, headers=headers, timeout=5, trust_env=False).json()
             if min(len(content["replicas"]), len(content["known"])) >= plan.settings.replicas:
                 return
+            last = f"{len(content['replicas'])} of {plan.settings.replicas}"
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            last = f"{type(error).__name__}: {error}"[:200]
         time.sleep(POLL_S)
-    raise StartError(f"the replicas did not appear in the directory within {timeout_s:g} s")
+    raise StartError(f"the replicas did not appear in the directory within {timeout_s:g} s ({last})")
 
 
 def authorization(settings: Settings) -> dict[str, str]:

@@ -291,7 +291,10 @@ def _start_detached(settings: Settings) -> None:
         _wait_for(child, settings)
     except KeyboardInterrupt:
         child.terminate()
-        child.wait(60)
+        try:
+            child.wait(60)
+        except subprocess.TimeoutExpired:
+            raise StartError(f"process {child.pid} did not end within 60 s") from None
         raise
 
 
@@ -306,7 +309,8 @@ def _wait_for(child: subprocess.Popen[bytes], settings: Settings) -> None:
             return
         time.sleep(0.25)
     tail = (settings.state_dir / UP_LOG).read_text("utf-8", "replace").strip().splitlines()[-5:]
-    raise StartError("it did not start: " + " | ".join(tail))
+    message = "it did not start: " + " | ".join(tail)
+    raise SettingsError(message) if child.returncode == EXIT_SETTINGS else StartError(message)
 
 
 @app.command()
@@ -326,7 +330,7 @@ def status(
         address = url or (running.url if running else None)
         if address is None:
             raise StartError(f"no platform runs in {settings.state_dir}: start one with `aloraserve up`")
-        content = fetch(address.rstrip("/"), authorization(settings))
+        content = fetch(address.rstrip("/"), authorization(settings), is_elsewhere=url is not None)
         if json:
             out.print_json(data=content)
         else:

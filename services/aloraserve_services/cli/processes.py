@@ -15,6 +15,7 @@ import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
 KILL_AFTER_S = 3.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def adopt_orphans() -> None:
@@ -56,12 +57,16 @@ def end_descendants(timeout_s: float = 15.0) -> int:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt, as SIGINT is, for the time of the context."""
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, as SIGINT is, for the time of the context.
+
+    A signal that was ignored when the command started stays ignored: that is what ``nohup`` asks for.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:
@@ -72,8 +77,7 @@ def stop_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def signals_ignored() -> Iterator[None]:
     """Let a clean-up finish: a second Ctrl-C would leave half of the processes behind."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
     try:
         yield
     finally:

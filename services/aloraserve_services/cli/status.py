@@ -11,14 +11,19 @@ from rich.table import Table
 from aloraserve.errors import StartError
 
 
-def fetch(url: str, headers: dict[str, str]) -> dict[str, Any]:
+def fetch(url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> dict[str, Any]:
     """Return what the platform says of its replicas.
+
+    Args:
+        url: of its HTTP API.
+        headers: with the API key, if there is one.
+        is_elsewhere: the environment's proxy may be needed to reach it; never for this machine's own platform.
 
     Raises:
         StartError: nothing answers, or it refuses.
     """
     try:
-        answer = httpx.get(f"{url}/v1/replicas", headers=headers, timeout=10)
+        answer = httpx.get(f"{url}/v1/replicas", headers=headers, timeout=10, trust_env=is_elsewhere)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StartError(f"nothing answers at {url} ({type(error).__name__}): start it with `aloraserve up`") from None
     if answer.status_code != 200:

@@ -61,6 +61,8 @@ class EngineReplica:
         self._gap = asyncio.Event()
         self._adapter_used = asyncio.Event()
         self._load_changed = asyncio.Event()
+        self._prefilled = asyncio.Event()
+        self._beat_done = asyncio.Event()
         self._beats_begun = self._beats_done = 0
         await self._engine.load_adapters()
         self._tasks = [self._keep(self._read_events), self._keep(self._ingest.run)]
@@ -79,12 +81,14 @@ class EngineReplica:
         telling = 0
         try:
             async for reply in self._engine.generate(call):
-                if isinstance(reply, EngineChunk) and not telling:
-                    self._progress.first_token(call.request_id, reply.cached_tokens, len(call.token_ids))
-                    self._load_changed.set()
-                    telling = self._beats_begun + 1
-                elif isinstance(reply, EngineChunk) and reply.finish_reason:
-                    await self._told(telling)
+                if isinstance(reply, EngineChunk):
+                    if not telling:
+                        self._progress.first_token(call.request_id, reply.cached_tokens, len(call.token_ids))
+                        self._load_changed.set()
+                        self._prefilled.set()
+                        telling = self._beats_begun + 1
+                    if reply.finish_reason:
+                        await self._told(telling)
                 yield reply
         finally:
             self._progress.end(call.request_id)
@@ -160,22 +164,31 @@ class EngineReplica:
         """Publish the load now and then, and soon after it changed.
 
         A conversation's next call follows the last one's answer at once: a queue that is told of for a tenth of a
-        second too long would send it away from its prefix.
+        second too long would send it away from its prefix. So the end of a prefill is told at once, the rest within
+        ``LEAST_BETWEEN_S``.
         """
         while not self._engine.is_dead:
             self._load_changed.clear()
+            self._prefilled.clear()
             self._beats_begun += 1
             load = self._progress.load(self._engine.kv_usage)
             state = ReplicaState(self._replica, "", label=self._label, load=load, resident=self._resident)
             await self._ingest.heartbeat(state)
             self._beats_done = self._beats_begun
-            await asyncio.sleep(LEAST_BETWEEN_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await self._load_changed.wait()
+            self._beat_done.set()
+            await self._pause()
         # Without its engine it would look idle and draw every call of its conversations until Serve notices.
         with contextlib.suppress(DirectoryUnavailableError):
             await self._directory.retire(self._replica)
+
+    async def _pause(self) -> None:
+        """Wait until it is time to publish again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAST_BETWEEN_S):
+                await self._prefilled.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEARTBEAT_S):
+                await self._load_changed.wait()
 
     async def _told(self, beat: int) -> None:
         """Wait, not for long, until a heartbeat is published; mostly it was, while the answer was generated.
@@ -183,7 +196,11 @@ class EngineReplica:
         The conversation's next call may follow an answer's last chunk at once, and must not meet its prefill in the
         queue.
         """
-        await self._until(lambda: self._beats_done >= beat, TOLD_WITHIN_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_WITHIN_S):
+                while self._beats_done < beat:
+                    self._beat_done.clear()
+                    await self._beat_done.wait()
 
     async def _watch_residency(self) -> None:
         """Ask the engine which adapters it has after calls that may have changed that; asking costs a step."""

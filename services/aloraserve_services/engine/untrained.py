@@ -56,7 +56,7 @@ def write_untrained_adapters(
         SettingsError: the model's shape cannot be read.
     """
     root.mkdir(parents=True, exist_ok=True)
-    stamp = {"seed": seed, "model": _model_digest(model_path)}
+    stamp = {"seed": seed, "model": _model_digest(model_path), "recipe": _recipe()}
     folders = [root / f"{name}{suffix}" for name in names for suffix in ("", TWIN_SUFFIX)]
     stale = [folder for folder in folders if not _is_current(folder, stamp)]
     if stale:
@@ -68,6 +68,11 @@ def write_untrained_adapters(
             ids = None if twin else tokenizer.encode(invocation_text(name), add_special_tokens=False)
             _write_folder(folder, _config(model_path.name, ids), _weights(base, name, seed), stamp)
     return folders
+
+
+def _recipe() -> str:
+    """Return a digest of what else decides an adapter's content, so that a changed recipe is written anew."""
+    return hashlib.sha256(repr((RANK, TARGETS, B_SCALE, _INVOCATION_WORDS)).encode()).hexdigest()[:16]
 
 
 def _model_digest(model_path: Path) -> str:

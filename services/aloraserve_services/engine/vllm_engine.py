@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -182,16 +183,22 @@ class VllmEngine:
         if call.cache_salt is not None:
             prompt["cache_salt"] = call.cache_salt
         lora = None if call.adapter is None else self._lora_request(call.adapter)
-        params = sampling_params(call.sampling)
-        try:
-            async for output in self._llm.generate(prompt, params, call.request_id, lora_request=lora):
-                for choice in output.outputs:
-                    yield self._chunk(choice, output.num_cached_tokens or 0, call.sampling.logprobs)
-        except VLLMValidationError as error:
-            yield EngineRefusal(str(error.args[0]), error.parameter)
-        except ValueError as error:
-            # Some of vLLM's older checks of a request's content.
-            yield EngineRefusal(str(error))
+        outputs = self._llm.generate(prompt, sampling_params(call.sampling), call.request_id, lora_request=lora)
+        async with contextlib.aclosing(outputs):
+            try:
+                output = await anext(outputs)
+            except VLLMValidationError as error:
+                yield EngineRefusal(str(error.args[0]), error.parameter)
+                return
+            except ValueError as error:
+                # Some of vLLM's older checks of a request's content; later than this it is no fault of the client's.
+                yield EngineRefusal(str(error))
+                return
+            for chunk in self._chunks(output, call):
+                yield chunk
+            async for output in outputs:
+                for chunk in self._chunks(output, call):
+                    yield chunk
 
     def _lora_request(self, name: str) -> Any:
         from vllm.lora.request import LoRARequest
@@ -200,6 +207,10 @@ class VllmEngine:
         if adapter is None:
             raise ValueError(f"adapter {name!r} is not in the plan")
         return LoRARequest(name, self._plan.adapter_number(name), str(adapter.path))
+
+    def _chunks(self, output: Any, call: EngineCall) -> list[EngineChunk]:
+        cached_tokens = output.num_cached_tokens or 0
+        return [self._chunk(choice, cached_tokens, call.sampling.logprobs) for choice in output.outputs]
 
     def _chunk(self, choice: Any, cached_tokens: int, alternatives: int | None) -> EngineChunk:
         return EngineChunk(

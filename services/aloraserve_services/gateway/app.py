@@ -20,17 +20,20 @@ from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.round_robin import RoundRobin
 from aloraserve.routing.router import Router
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList, parse_body, reply_for
-from aloraserve.wire.body import DEFAULT_MAX_BODY_BYTES
 from aloraserve_services.gateway.access import Access
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 from aloraserve_services.gateway.metrics import CONTENT_TYPE, METRICS
 from aloraserve_services.gateway.middleware import CountedRequests, current_request_id
 from aloraserve_services.gateway.prompts import Prompt, PromptMaker
 from aloraserve_services.gateway.reachable import known_replicas
-from aloraserve_services.gateway.sending import MAX_ATTEMPTS, Sender, Sent
+from aloraserve_services.gateway.sending import Sender, Sent, Tries
 from aloraserve_services.plan import FleetPlan
 
 ENGINE = "engine"
+MIN_BODY_BYTES = 256 << 10
+BODY_BYTES_A_TOKEN = 64
+"""How long a body may be: several times what the longest prompt takes as text or as token ids. What is longer would be
+read, parsed and tokenized only to be refused, while other calls wait."""
 log = structlog.get_logger(__name__)
 
 
@@ -65,6 +68,7 @@ class Gateway:
 
         self._plan = plan
         self._created = int(time.time())
+        self._max_body_bytes = max(MIN_BODY_BYTES, BODY_BYTES_A_TOKEN * plan.settings.max_model_len)
         self._access = Access(plan.settings.api_keys)
         self._prompts = PromptMaker(plan, AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True))
         self._directory = plan.open_directory()
@@ -91,21 +95,20 @@ class Gateway:
         app.add_api_route("/metrics", self.metrics, methods=["GET"])
         app.add_middleware(CountedRequests)
         app.add_exception_handler(AloraserveError, _failed)
-        app.add_exception_handler(Exception, _failed)
         app.add_exception_handler(HTTPException, _no_such_thing)
         return app
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
         salt = self._access.cache_salt(request.headers.get("authorization"))
-        body = parse_body(ChatRequest, await _body(request))
+        body = parse_body(ChatRequest, await self._body(request), self._max_body_bytes)
         prompt = await self._prompts.chat(body)
         return await self._answer(ChatAnswer, prompt, body, salt)
 
     async def completions(self, request: Request) -> Response:
         """Continue a text or token ids."""
         salt = self._access.cache_salt(request.headers.get("authorization"))
-        body = parse_body(CompletionRequest, await _body(request))
+        body = parse_body(CompletionRequest, await self._body(request), self._max_body_bytes)
         prompt = await self._prompts.completion(body)
         return await self._answer(CompletionAnswer, prompt, body, salt)
 
@@ -156,6 +159,20 @@ class Gateway:
         """Give the gateway's metrics to Prometheus."""
         return Response(METRICS.text(), media_type=CONTENT_TYPE)
 
+    async def _body(self, request: Request) -> bytes:
+        """Return the request's body without ever holding more of it than is accepted."""
+        parts: list[bytes] = []
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self._max_body_bytes:
+                raise InvalidRequestError(
+                    f"the body has more than {self._max_body_bytes} bytes, the most that is accepted for a context of "
+                    f"{self._plan.settings.max_model_len} tokens"
+                )
+            parts.append(part)
+        return b"".join(parts)
+
     def _replicas(self) -> tuple[str, ...]:
         return known_replicas(ENGINE, self._app_name)
 
@@ -171,25 +188,23 @@ class Gateway:
             adapter=prompt.adapter.name if prompt.adapter else None,
         )
         if body.stream:
-            sent = await self._send(prompt, call, request_id, salt)
+            sent = await self._sender.send(prompt, call, request_id, salt)
+            self._count(prompt, sent)
             events = self._new_answer(kind, request_id, prompt).stream(sent.replies, include_usage=body.include_usage)
             return StreamingResponse(_closed(events), media_type="text/event-stream", headers=_headers(prompt, sent))
-        for attempts_left in reversed(range(MAX_ATTEMPTS)):
-            sent = await self._send(prompt, call, request_id, salt)
+        tries = Tries()
+        while True:
+            sent = await self._sender.send(prompt, call, request_id, salt, tries)
             try:
                 text = await self._new_answer(kind, request_id, prompt).whole(sent.replies)
             except ReplicaLostError:
                 # The client has seen nothing of the lost answer, so another one may take its place.
-                if not attempts_left:
+                tries.lost.add(sent.replica)
+                if not tries.left:
                     raise
             else:
+                self._count(prompt, sent)
                 return _json(text, _headers(prompt, sent))
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _send(self, prompt: Prompt, call: Call, request_id: str, salt: str | None) -> Sent:
-        sent = await self._sender.send(prompt, call, request_id, salt)
-        self._count(prompt, sent)
-        return sent
 
     @staticmethod
     def _new_answer(kind: type[Answer], request_id: str, prompt: Prompt) -> Answer:
@@ -233,15 +248,3 @@ async def _closed(events: AsyncIterator[str]) -> AsyncIterator[str]:
 
 def _json(text: str, headers: dict[str, str] | None = None) -> Response:
     return Response(text, media_type="application/json", headers=headers)
-
-
-async def _body(request: Request) -> bytes:
-    """Return the request's body without ever holding more of it than is accepted."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > DEFAULT_MAX_BODY_BYTES:
-            raise InvalidRequestError(f"the body is larger than {DEFAULT_MAX_BODY_BYTES} bytes")
-        parts.append(part)
-    return b"".join(parts)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 import uuid
 
+import structlog
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aloraserve.wire import reply_for
 from aloraserve_services.gateway.metrics import METRICS
+
+log = structlog.get_logger(__name__)
 
 ENDPOINTS = frozenset(
     {
@@ -24,7 +29,7 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class CountedRequests:
-    """Counts each request by endpoint and status when its response starts.
+    """Counts each request by endpoint and status when its response starts, and answers what nobody else has caught.
 
     Paths that are not ours share the label "other", so that clients cannot make labels.
 
@@ -37,14 +42,27 @@ class CountedRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        endpoint = scope.get("path", "") if scope.get("path", "") in ENDPOINTS else "other"
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        endpoint = scope["path"] if scope["path"] in ENDPOINTS else "other"
+        started = False
 
         async def counted(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 METRICS.requests.labels(endpoint, str(message["status"])).inc()
             await send(message)
 
-        await self._app(scope, receive, counted if scope["type"] == "http" else send)
+        try:
+            await self._app(scope, receive, counted)
+        except Exception as error:
+            log.error("request_failed", endpoint=endpoint, cause=type(error).__name__, exc_info=error)
+            if started:
+                raise
+            reply = reply_for(error)
+            await JSONResponse(reply.body, reply.status, reply.headers)(scope, receive, counted)
 
 
 def current_request_id() -> str:

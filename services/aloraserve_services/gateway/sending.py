@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -24,6 +24,19 @@ CUT_SHORT = ("abort", "error")
 """How vLLM ends an answer that is not whole."""
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Tries:
+    """What a call may still try, over all of its answers that were lost.
+
+    Args:
+        left: attempts.
+        lost: ids of the replicas that were lost under it.
+    """
+
+    left: int = MAX_ATTEMPTS
+    lost: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +78,17 @@ class Sender:
         self._router = router
         self._handle = handle
 
-    async def send(self, prompt: Prompt, call: Call, request_id: str, cache_salt: str | None) -> Sent:
+    async def send(
+        self, prompt: Prompt, call: Call, request_id: str, cache_salt: str | None, tries: Tries | None = None
+    ) -> Sent:
         """Return once the first chunk is there.
+
+        Args:
+            prompt: what to send.
+            call: what the router knows of it.
+            request_id: of the call.
+            cache_salt: the tenant's.
+            tries: what is left of the call's attempts; used up here.
 
         Raises:
             InvalidRequestError: the engine refused the call.
@@ -74,8 +96,9 @@ class Sender:
             ReplicaLostError: replicas died under the call ``MAX_ATTEMPTS`` times.
         """
         started = time.perf_counter()
-        lost: set[str] = set()
-        for attempt in range(MAX_ATTEMPTS):
+        tries = tries or Tries()
+        while tries.left:
+            tries.left -= 1
             decision = await self._router.decide(call)
             engine_call = EngineCall(
                 f"{request_id}-{uuid.uuid4().hex[:8]}",
@@ -86,14 +109,14 @@ class Sender:
                 keys=call.keys,
             )
             exchange = _Exchange(self._router, self._handle, call, decision, engine_call)
-            replies = exchange.replies([one for one in decision.rank if one not in lost])
+            replies = exchange.replies([one for one in decision.rank if one not in tries.lost])
             try:
                 first = await anext(replies)
             except StopAsyncIteration:
                 raise ReplicaLostError("the replica ended the call without an answer") from None
             except _LostError as error:
-                lost |= {error.replica} - {""}
-                log.warning("replica_lost", request_id=request_id, attempt=attempt, cause=error.cause)
+                tries.lost |= {error.replica} - {""}
+                log.warning("replica_lost", request_id=request_id, tries_left=tries.left, cause=error.cause)
                 continue
             if isinstance(first, EngineRefusal):
                 await replies.aclose()

@@ -17,7 +17,7 @@ from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal
 from aloraserve_services.gateway import sending
 from aloraserve_services.gateway.prompts import Prompt
-from aloraserve_services.gateway.sending import Sender
+from aloraserve_services.gateway.sending import Sender, Tries
 
 CALL = Call(prompt_tokens=8, block_tokens=4, keys=[b"a" * 16, b"b" * 16])
 PROMPT = Prompt("base", list(range(8)), SamplingSettings(max_tokens=4))
@@ -150,6 +150,21 @@ async def test_after_three_losses_the_call_fails() -> None:
         await send(handle, routing)
     assert handle.ranks == [["a", "b"], ["b"], []]
     assert len(routing.withdrawn) == 3
+
+
+async def test_answers_that_were_lost_later_share_the_attempts_and_the_lost_replicas() -> None:
+    handle, routing, tries = Handle((ANSWER[0], died()), (died(),), ANSWER, ANSWER), Routing(), Tries()
+    sender = Sender(cast(Any, routing), handle)
+    sent = await sender.send(PROMPT, CALL, "r1", None, tries)
+    with pytest.raises(ReplicaLostError):
+        [chunk async for chunk in sent.replies]
+    tries.lost.add(sent.replica)
+    assert (await sender.send(PROMPT, CALL, "r1", None, tries)).replica == "c"
+    assert handle.ranks == [["a", "b"], ["b"], []]
+    assert tries.left == 0
+    with pytest.raises(ReplicaLostError):
+        await sender.send(PROMPT, CALL, "r1", None, tries)
+    assert len(handle.ranks) == 3
 
 
 async def test_a_fault_of_ours_is_not_tried_on_every_replica() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -30,9 +30,12 @@ class FaultyDirectory(MemoryDirectory):
         self.hang = False
         self.fail = False
         self.asked = 0
+        self.before_answer: Callable[[], Awaitable[Any]] | None = None
 
     async def lookup(self, keys: Sequence[bytes]) -> list[Candidate]:
         await self._fault()
+        if self.before_answer is not None:
+            await self.before_answer()
         return await super().lookup(keys)
 
     async def claim(self, *args: Any, **options: Any) -> None:
@@ -78,10 +81,41 @@ async def test_a_slow_directory_costs_the_budget_and_no_more(directory: FaultyDi
     directory.hang = True
     started = time.perf_counter()
     decision = await router(directory, ["a", "b"], budget_s=0.02).decide(CALL)
-    assert time.perf_counter() - started < 0.2
+    assert time.perf_counter() - started < 5, "the directory never answers"
     assert sorted(decision.rank) == ["a", "b"]
     assert decision.policy == "fallback"
     assert "20 ms" in decision.reason
+
+
+async def test_an_answer_that_came_while_the_process_was_held_up_counts(directory: FaultyDirectory) -> None:
+    """A long body that is parsed on the event loop must not make the directory look slow."""
+    await alive(directory, "a", "b")
+    await directory.apply("b", "1", stored=CALL.keys)
+    breaker = Breaker(failures=1)
+    one = router(directory, ["a", "b"], budget_s=0.02, breaker=breaker)
+    answered = asyncio.Event()
+
+    async def arrive() -> None:
+        await answered.wait()
+        # As a reply from a socket does: through a transport, a reader and a parser.
+        for _ in range(6):
+            await asyncio.sleep(0)
+
+    directory.before_answer = arrive
+    asyncio.get_running_loop().call_soon(lambda: (time.sleep(0.1), answered.set()))
+    assert (await one.decide(CALL)).rank == ["b", "a"]
+    assert breaker.closed
+
+
+async def test_a_timeout_of_a_process_that_was_held_up_is_not_held_against_the_directory(
+    directory: FaultyDirectory,
+) -> None:
+    directory.hang = True
+    breaker = Breaker(failures=1)
+    one = router(directory, ["a"], budget_s=0.02, breaker=breaker)
+    asyncio.get_running_loop().call_soon(time.sleep, 0.1)
+    assert (await one.decide(CALL)).policy == "fallback"
+    assert breaker.closed
 
 
 async def test_a_failing_directory_falls_back_with_its_cause(directory: FaultyDirectory) -> None:
@@ -186,7 +220,7 @@ async def test_claims_that_fail_are_swallowed_in_time(directory: FaultyDirectory
     started = time.perf_counter()
     assert not await one.claim(CALL, decision, "a", "c")
     assert not await one.withdraw(CALL, "a", "c")
-    assert time.perf_counter() - started < 0.3
+    assert time.perf_counter() - started < 5, "the directory never answers"
 
 
 async def test_a_call_of_another_block_size_is_refused(directory: FaultyDirectory) -> None:

@@ -1,0 +1,1 @@
+"""The HTTP edge: who calls, what is asked, where it goes and how the answer is written."""

@@ -1,0 +1,66 @@
+"""Every request is counted once, whatever became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from aloraserve_services.gateway.metrics import METRICS
+from aloraserve_services.gateway.middleware import CountedRequests
+
+
+@pytest.fixture
+def client() -> httpx.AsyncClient:
+    app = FastAPI()
+    app.add_middleware(CountedRequests)
+
+    @app.get("/healthz")
+    async def fine() -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    @app.get("/readyz")
+    async def failing() -> PlainTextResponse:
+        raise KeyError("a secret")
+
+    @app.get("/metrics")
+    async def breaking_off() -> StreamingResponse:
+        def parts() -> Iterator[str]:
+            yield "a"
+            raise KeyError("a secret")
+
+        return StreamingResponse(parts())
+
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+def counted(endpoint: str, status: str) -> float:
+    return (
+        METRICS.registry.get_sample_value("aloraserve_requests_total", {"endpoint": endpoint, "status": status}) or 0.0
+    )
+
+
+async def test_a_request_is_counted_by_endpoint_and_status(client: httpx.AsyncClient) -> None:
+    before = counted("/healthz", "200"), counted("other", "404")
+    await client.get("/healthz")
+    await client.get("/some/path")
+    assert (counted("/healthz", "200"), counted("other", "404")) == (before[0] + 1, before[1] + 1)
+
+
+async def test_what_nobody_caught_is_a_counted_500_that_tells_nothing(client: httpx.AsyncClient) -> None:
+    before = counted("/readyz", "500")
+    answer = await client.get("/readyz")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "internal_error"
+    assert "secret" not in answer.text
+    assert counted("/readyz", "500") == before + 1
+
+
+async def test_an_answer_that_breaks_off_is_counted_once(client: httpx.AsyncClient) -> None:
+    before = counted("/metrics", "200"), counted("/metrics", "500")
+    with pytest.raises(KeyError):
+        await client.get("/metrics")
+    assert (counted("/metrics", "200"), counted("/metrics", "500")) == (before[0] + 1, before[1])
