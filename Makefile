@@ -5,10 +5,10 @@ ARGS ?=
 SOURCES := platform services tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e test test-fast lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-plugin test test-all test-fast plugin-matrix lint format lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: ## Install everything for a CPU into .venv (some minutes once, then nothing)
 	@$(PYTHON) deploy/install/install.py --venv $(VENV) --profile run
@@ -31,12 +31,22 @@ down: install ## Stop the platform
 bench-e2e: install ## Measure TTFT of aLoRA and LoRA through HTTP, 500 and 2,000 tokens (ARGS="...")
 	@$(BIN)/aloraserve bench $(ARGS)
 
+bench-plugin: install-dev ## Measure what aLoRA costs and saves in one vLLM process, with targets (ARGS="...")
+	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py $(ARGS)
+
 test: install-dev ## Run every test, real engines and the whole platform included (ARGS="...")
 	@$(BIN)/python -m pytest -q $(ARGS)
-	@cd platform/vllm-alora && $(abspath $(BIN))/pytest -q
+	@cd platform/vllm-alora && $(abspath $(BIN))/python -m pytest -q -m "not slow and not gpu"
+
+test-all: install-dev ## Run every test, the slow ones of the plugin too (several workers)
+	@$(BIN)/python -m pytest -q $(ARGS)
+	@cd platform/vllm-alora && $(abspath $(BIN))/python -m pytest -q -m "not gpu"
 
 test-fast: install-dev ## Run the tests that start neither an engine nor the platform
 	@$(BIN)/python -m pytest -q -m "not ray and not engine and not e2e" $(ARGS)
+
+plugin-matrix: ## Run vllm-alora's tests against each vLLM it supports (ARGS="--versions 0.31.0 -- -m 'not engine'")
+	@$(PYTHON) deploy/install/plugin_matrix.py $(ARGS)
 
 lint: install-dev ## Check style, types and the walls between rooms
 	$(BIN)/ruff check $(SOURCES)

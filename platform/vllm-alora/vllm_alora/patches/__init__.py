@@ -6,6 +6,7 @@ from vllm_alora.patches import (
     block_hash,
     cpu_lora,
     front_end,
+    kv_event_producers,
     kv_events,
     metrics,
     peft_config,
@@ -15,7 +16,18 @@ from vllm_alora.patches import (
 )
 from vllm_alora.versions import check_version
 
-_PATCHES = (peft_config, front_end, block_hash, reload, kv_events, runner_v1, runner_v2, metrics, cpu_lora)
+_PATCHES = (
+    peft_config,
+    front_end,
+    block_hash,
+    reload,
+    kv_events,
+    kv_event_producers,
+    runner_v1,
+    runner_v2,
+    metrics,
+    cpu_lora,
+)
 
 
 def apply_all() -> None:

@@ -44,14 +44,16 @@ def _wrap(original: Any) -> Any:
         keys, mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
         if keys is None or request.lora_request is None:
             return keys, mm_idx
-        # The adapter's key is the first: tagged since vLLM 0.31, its bare name before.
+        # The adapter's key is the first.
         adapter, *others = keys
+        if not isinstance(adapter, tuple):
+            adapter = _tagged(request.lora_request)
         activation = activation_of(request.sampling_params)
         if activation is not None and activation >= end_token_idx:
             return tuple(others) or None, mm_idx
         generation = generation_of(request)
         if generation:
-            adapter = _of_generation(adapter, generation)
+            adapter = (*adapter[:-1], f"{adapter[-1]}#reload-{generation}")
         if activation is not None and activation > start_token_idx:
             # A later token may complete another, last occurrence of the invocation: the same tokens then have another
             # activation point in this block, and other content.
@@ -61,7 +63,10 @@ def _wrap(original: Any) -> Any:
     return generate_block_hash_extra_keys
 
 
-def _of_generation(key: Any, generation: int) -> Any:
-    """Return an adapter's key for its ``generation``; its shape, and the name that events show of it, stay."""
-    suffix = f"#reload-{generation}"
-    return (*key[:-1], key[-1] + suffix) if isinstance(key, tuple) else key + suffix
+def _tagged(lora_request: Any) -> tuple[str, str, str]:
+    """Return the key that vLLM gives an adapter since 0.31.
+
+    Before, it is the bare name: another adapter of that name under another path would meet its blocks, and so would a
+    base request whose cache salt happens to be the name.
+    """
+    return ("lora", lora_request.lora_name, lora_request.lora_path)

@@ -142,6 +142,8 @@ def _refuse_unsupported(config: Any, request: Any) -> None:
     ):
         if getattr(holder, flag, False):
             raise _error(f"aLoRA adapter {name!r} cannot be served with {flag}; turn it off.", "model")
+    if getattr(config.cache_config, "kv_sharing_fast_prefill", False):
+        raise _error(f"aLoRA adapter {name!r} cannot be served with kv_sharing_fast_prefill; turn it off.", "model")
     connector = next(iter(_connectors(config) & TOKEN_HASHING_CONNECTORS), None)
     if connector is not None:
         raise _error(

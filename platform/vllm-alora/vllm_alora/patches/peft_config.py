@@ -13,6 +13,9 @@ from vllm_alora.patches.seam import mark, replace
 
 _REFUSAL = "vLLM does not support Activated LoRA (aLoRA)."
 _FIELD = "alora_invocation_tokens"
+_IGNORED = "_alora_ignored"
+_MEANINGFUL = ("rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "use_bdlora", "use_qalora")
+"""What changes an adapter's weights and is dropped unread by versions that drop the invocation tokens too."""
 _UNMASKED_TARGETS = ("embed_tokens", "lm_head")
 
 
@@ -41,15 +44,17 @@ def _wrap_from_dict(original: Any) -> Any:
     def from_dict(cls: Any, config_dict: dict[str, Any]) -> Any:
         helper = original.__func__(cls, config_dict)
         setattr(helper, _FIELD, config_dict.get(_FIELD))
+        setattr(helper, _IGNORED, [name for name in _MEANINGFUL if config_dict.get(name)])
         return helper
 
     return mark(from_dict)
 
 
 def _alora_errors(config: Any) -> list[str]:
+    ignored = [f"This vLLM ignores {name!r} of an adapter; 0.32 reads it." for name in getattr(config, _IGNORED, ())]
     targets = [config.target_modules] if isinstance(config.target_modules, str) else list(config.target_modules)
     # The sampler and the embedding take an adapter a request, not a token, so they cannot be masked.
-    return [
+    return ignored + [
         f"An aLoRA adapter cannot target {name!r} (target_modules={config.target_modules!r}): "
         "vLLM applies it to whole requests. Accepted are the attention and MLP projections."
         for name in _UNMASKED_TARGETS

@@ -7,6 +7,7 @@ the tokens before the activation point get id 0, no adapter. No layer or kernel 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def apply() -> None:
 
 
 def _pending(batch: Any) -> dict[str, int]:
-    """Activation points of the batch's aLoRA requests that have not passed theirs, by request id."""
+    """Activation points of the batch's aLoRA requests, by request id."""
     pending: dict[str, int] = batch.__dict__.setdefault(_PENDING, {})
     return pending
 
@@ -63,35 +64,42 @@ def _wrap_make(original: Any) -> Any:
         if not pending:
             return original(self, num_scheduled_tokens, num_sampled_tokens)
         prompt, tokens, active = original(self, num_scheduled_tokens, num_sampled_tokens)
-        spans = _masked_spans(self, pending, num_scheduled_tokens)
-        return prompt, mask(tokens, spans), active
+        req_ids = self.req_ids[: len(num_scheduled_tokens)]
+        computed = self.num_computed_tokens_cpu[: len(num_scheduled_tokens)]
+        return prompt, mask(tokens, masked_spans(pending, req_ids, computed, num_scheduled_tokens)), active
 
     return make_lora_inputs
 
 
-def _masked_spans(batch: Any, pending: dict[str, int], num_scheduled_tokens: np.ndarray) -> list[tuple[int, int]]:
-    """Return the [start, end) ranges of this step's tokens that lie before their activation point."""
-    ends = np.cumsum(num_scheduled_tokens)
-    spans = []
-    for req_id, activation in list(pending.items()):
-        index = batch.req_id_to_index.get(req_id)
-        if index is None:
-            continue
-        ahead = activation - int(batch.num_computed_tokens_cpu[index])
-        if ahead <= 0:
-            del pending[req_id]
-            continue
-        scheduled = int(num_scheduled_tokens[index])
-        start = int(ends[index]) - scheduled
-        spans.append((start, start + min(ahead, scheduled)))
-    return spans
+def masked_spans(
+    pending: dict[str, int], req_ids: Sequence[str], computed: np.ndarray, num_scheduled_tokens: np.ndarray
+) -> list[tuple[int, int]]:
+    """Return the [start, end) ranges of this step's tokens that lie before their activation point.
+
+    A request that is past its point stays pending: a failed load of KV blocks may set it back. Positions are exact in
+    prefill; while a request decodes they may be ahead of the truth (async scheduling), which changes nothing.
+
+    Args:
+        pending: activation points by request id.
+        req_ids: the step's requests, in the order of their tokens.
+        computed: how many tokens of each were computed before, shape [requests].
+        num_scheduled_tokens: how many of each are computed now, shape [requests].
+    """
+    activations = np.fromiter((pending.get(req_id, 0) for req_id in req_ids), np.int64, len(req_ids))
+    ahead = np.minimum(activations - computed, num_scheduled_tokens)
+    rows = np.flatnonzero(ahead > 0)
+    if not rows.size:
+        return []
+    starts = np.cumsum(num_scheduled_tokens) - num_scheduled_tokens
+    begin = starts[rows]
+    return list(zip(begin.tolist(), (begin + ahead[rows]).tolist(), strict=True))
 
 
 def mask(token_lora_mapping: tuple[int, ...], spans: list[tuple[int, int]]) -> tuple[int, ...]:
     """Return the mapping with id 0 (no adapter) in each of ``spans``."""
     if not spans:
         return token_lora_mapping
-    ids = np.asarray(token_lora_mapping)
+    ids = list(token_lora_mapping)
     for start, end in spans:
-        ids[start:end] = 0
+        ids[start:end] = [0] * (end - start)
     return tuple(ids)

@@ -1,24 +1,26 @@
 """Token-level adapters in Model Runner V2 (``vllm/v1/worker/gpu/``), the default on CUDA.
 
 ``LoraState`` sees neither positions nor sampling parameters, so the runner's ``add_requests`` notes each new
-request's activation point, and the runner's request states give the positions.
+request's activation point, and the runner's request states give the positions. A preempted request leaves the runner
+and comes back as a new one; a streaming update replaces its request in the same way.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
+import importlib
 from typing import Any
 
 import numpy as np
 
 from vllm_alora.activation import activation_of
-from vllm_alora.patches.runner_v1 import mask
-from vllm_alora.patches.seam import replace
+from vllm_alora.patches.runner_v1 import mask, masked_spans
+from vllm_alora.patches.seam import UnsupportedVllmError, replace, vllm_version
 
 RUNNER_MODULE = "vllm.v1.worker.gpu.model_runner"
 _PENDING = "_alora_pending"
 _STATES = "_alora_request_states"
+_POSITIONS = "num_computed_tokens_np"
 
 
 def apply() -> None:
@@ -39,9 +41,8 @@ def _wrap_init(original: Any) -> Any:
         original(self, *args, **kwargs)
         setattr(self, _PENDING, {})
         setattr(self, _STATES, None)
-        module = sys.modules.get(RUNNER_MODULE)
-        if module is not None:
-            replace(module.GPUModelRunner, "add_requests", _wrap_add_requests, "scheduler_output")
+        runner = importlib.import_module(RUNNER_MODULE).GPUModelRunner
+        replace(runner, "add_requests", _wrap_add_requests, "scheduler_output")
 
     return init
 
@@ -50,14 +51,28 @@ def _wrap_add_requests(original: Any) -> Any:
     @functools.wraps(original)
     def add_requests(self: Any, scheduler_output: Any) -> None:
         original(self, scheduler_output)
-        setattr(self.lora_state, _STATES, self.req_states)
         pending = getattr(self.lora_state, _PENDING)
         for new in scheduler_output.scheduled_new_reqs:
             activation = activation_of(new.sampling_params)
             if activation is not None:
                 pending[new.req_id] = activation
+                _note_states(self)
 
     return add_requests
+
+
+def _note_states(runner: Any) -> None:
+    """Let the LoRA state see the positions of the runner's requests.
+
+    Raises:
+        UnsupportedVllmError: this vLLM keeps them elsewhere.
+    """
+    if not hasattr(runner.req_states, _POSITIONS):
+        raise UnsupportedVllmError(
+            f"vllm-alora does not know this vLLM ({vllm_version()}): the request states of {RUNNER_MODULE} "
+            f"have no {_POSITIONS}"
+        )
+    setattr(runner.lora_state, _STATES, runner.req_states)
 
 
 def _wrap_remove(original: Any) -> Any:
@@ -76,19 +91,9 @@ def _wrap_make(original: Any) -> Any:
     ) -> tuple[tuple[int, ...], tuple[int, ...], set[Any]]:
         prompt, tokens, active = original(self, req_ids, idx_mapping, num_scheduled_tokens)
         pending = getattr(self, _PENDING)
-        if not pending:
-            return prompt, tokens, active
-        computed = getattr(self, _STATES).num_computed_tokens_np[idx_mapping]
-        ends = np.cumsum(num_scheduled_tokens)
-        spans = []
-        for row, req_id in enumerate(req_ids):
-            # A request that is past its activation point stays listed: under async scheduling the position is
-            # optimistic while it decodes, and it is exact in prefill.
-            ahead = pending.get(req_id, 0) - int(computed[row])
-            if ahead > 0:
-                scheduled = int(num_scheduled_tokens[row])
-                start = int(ends[row]) - scheduled
-                spans.append((start, start + min(ahead, scheduled)))
-        return prompt, mask(tokens, spans), active
+        if pending:
+            computed = getattr(getattr(self, _STATES), _POSITIONS)[idx_mapping]
+            tokens = mask(tokens, masked_spans(pending, req_ids, computed, num_scheduled_tokens))
+        return prompt, tokens, active
 
     return make_lora_inputs

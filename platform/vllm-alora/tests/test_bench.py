@@ -1,0 +1,76 @@
+"""The pure parts of ``benchmarks/``: ratios, intervals, verdicts."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def _load(name: str) -> ModuleType:
+    """Import a file of ``benchmarks/``, which is no package: its folder is not on the path of a wheel's user."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"vllm_alora_bench_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+figures = _load("figures")
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.706), (3, 3.182), (4, 2.776), (9, 2.262), (19, 2.093), (120, 1.980)]
+)
+def test_student_t_is_the_tabulated_quantile(degrees: int, quantile: float) -> None:
+    assert figures.student_t(degrees) == pytest.approx(quantile, rel=1e-3)
+
+
+def test_interval_of_the_mean_ratio_is_the_one_worked_by_hand() -> None:
+    # Logarithms 0 and ln 1.21: mean ln 1.1, deviation of the mean ln 1.1, t of one degree 12.7062.
+    spread = figures.mean_ratio([1.0, 1.21], [1.0, 1.0])
+    assert spread.value == pytest.approx(1.1)
+    assert spread.low == pytest.approx(1.1 / 1.1**12.7062)
+    assert spread.high == pytest.approx(1.1 * 1.1**12.7062)
+
+
+def test_swapping_the_sides_inverts_the_interval() -> None:
+    one, other = [3.0, 4.0, 5.5, 4.2], [2.0, 2.5, 2.9, 2.2]
+    there, back = figures.mean_ratio(one, other), figures.mean_ratio(other, one)
+    assert (there.value, there.low, there.high) == pytest.approx((1 / back.value, 1 / back.high, 1 / back.low))
+
+
+def test_unpaired_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        figures.ratios([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict"),
+    [(1.0, 0.98, 1.02, "met"), (1.0, 0.96, 1.02, "missed"), (1.0, 0.98, 1.04, "missed"), (1.1, 1.09, 1.11, "missed")],
+)
+def test_an_interval_target_judges_the_whole_interval(value: float, low: float, high: float, verdict: str) -> None:
+    target = figures.Target(interval_within=(0.97, 1.03))
+    assert target.verdict(figures.Spread(value, low, high, 9)) == verdict
+
+
+def test_a_bound_judges_the_median_and_includes_its_limit() -> None:
+    assert figures.Target(at_most=1.15).verdict(figures.Spread(1.15, 1.0, 2.0, 5)) == "met"
+    assert figures.Target(at_most=1.15).verdict(figures.Spread(1.16, 1.0, 2.0, 5)) == "missed"
+    assert figures.Target(at_least=17).verdict(figures.Spread(16.9, 1.0, 20.0, 5)) == "missed"
+
+
+def test_the_table_shows_every_row_with_target_and_verdict() -> None:
+    rows = [
+        figures.Row("a", figures.median_of([1.0, 2.0, 9.0]), "ms", figures.Target(at_most=1.5), "why"),
+        figures.Row("b", figures.median_of([4.0])),
+    ]
+    _, _, first, second = figures.table(rows).splitlines()
+    assert first.split() == ["a", "2.000", "(1.000-9.000,", "n=3)", "ms", "<=", "1.5", "missed", "why"]
+    assert second.split() == ["b", "4.000", "(4.000-4.000,", "n=1)", "report", "-"]
