@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
+import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import ADAPTERS, Engine, Reference, assert_exact, started_engine, words
+from tiny import ADAPTERS, ENVIRONMENT, Engine, Reference, assert_exact, started_engine, words
 
 pytestmark = pytest.mark.engine
 
@@ -110,6 +113,66 @@ def test_two_workers_of_a_tensor_parallel_engine_mask_alike(
         assert_exact(reference, calls, batch)
     by_name = dict(zip(NAMES, answers[1], strict=True))
     assert by_name["certainty"].cached_tokens == 96
+
+
+@pytest.mark.slow
+async def test_each_engine_of_a_data_parallel_pair_shares_within_itself(
+    model_path: Path, adapters_path: Path, reference: Reference
+) -> None:
+    """Data parallel 2: two engine cores in processes of their own; a rank's base blocks serve its aLoRA calls."""
+    from vllm.lora.request import LoRARequest
+
+    with started_pair(model_path) as pair:
+        prompt = words(100, 430)
+        for rank in (0, 1):
+            base, _ = await answer_of(pair, prompt, None, rank)
+            assert base == reference.answer(prompt, None, 6).tokens
+        fresh = words(90, 431)
+        other, _ = invoked(fresh, "safety")
+        await answer_of(pair, fresh, None, 0)
+        for rank, cached in ((0, 64), (1, 0)):
+            lora = LoRARequest("safety", 2, str(adapters_path / "safety"))
+            found, cached_tokens = await answer_of(pair, other, lora, rank)
+            assert found == reference.answer(other, "safety", 6).tokens
+            assert cached_tokens == cached
+
+
+@contextmanager
+def started_pair(model_path: Path) -> Iterator[Any]:
+    """Run two engine cores behind one front end."""
+    os.environ.update(ENVIRONMENT)
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = AsyncEngineArgs(
+        model=str(model_path),
+        dtype="float32",
+        enforce_eager=True,
+        block_size=32,
+        max_model_len=512,
+        data_parallel_size=2,
+        enable_lora=True,
+        max_loras=2,
+        max_lora_rank=16,
+    )
+    pair = AsyncLLM.from_engine_args(arguments)
+    try:
+        yield pair
+    finally:
+        pair.shutdown()
+
+
+async def answer_of(pair: Any, prompt: list[int], lora: Any, rank: int) -> tuple[list[int], int]:
+    """Return the greedy answer of one rank's engine, and what was cached."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(max_tokens=6, min_tokens=6, temperature=0, detokenize=False)
+    outputs = pair.generate(
+        {"prompt_token_ids": prompt}, params, f"{rank}-{uuid.uuid4().hex}", lora_request=lora, data_parallel_rank=rank
+    )
+    async for output in outputs:
+        last = output
+    return list(last.outputs[0].token_ids), last.num_cached_tokens
 
 
 def test_random_words_never_invoke() -> None:
