@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft_reference import answers as peft_answers
 
 BASE = "SmolLM2-135M-Instruct"
 INTRINSICS = ("uncertainty", "safety", "hallucination")
@@ -136,7 +137,10 @@ def test_intrinsics_at_once_all_answer_and_all_reuse(platform: Any) -> None:
 
 
 def test_answers_are_those_of_one_engine_alone(platform: Any, adapters_dir: Path, tmp_path: Path) -> None:
-    """Whatever was cached, wherever it ran and whatever else was in the batch: greedy, fp32, log-probabilities too."""
+    """Whatever was cached, wherever it ran and whatever else was in the batch: greedy, fp32, log-probabilities too.
+
+    And those of PEFT, which knows no cache, no batch and no vLLM.
+    """
     calls: list[tuple[str, list[int]]] = []
     for seed in (7, 8):
         messages = conversation(seed, words=90)
@@ -160,6 +164,11 @@ def test_answers_are_those_of_one_engine_alone(platform: Any, adapters_dir: Path
     for (model, _), reply, alone in zip(calls, replies, expected, strict=True):
         assert reply.text == alone["text"], model
         assert reply.logprobs == pytest.approx(alone["logprobs"], abs=1e-4), model
+    for (model, _), reply, reference in zip(
+        calls, replies, peft_answers(platform.model_path, adapters_dir, calls, BASE, 12), strict=True
+    ):
+        assert reply.logprobs == pytest.approx(reference["logprobs"], abs=1e-4), model
+        assert reply.text == platform.tokenizer.decode(reference["tokens"], skip_special_tokens=True), model
     texts = {model: reply.text for (model, _), reply in zip(calls, replies, strict=True)}
     assert len({texts[adapter] for adapter in (BASE, *INTRINSICS)}) > 1, "adapters without effect prove nothing"
 
