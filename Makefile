@@ -40,7 +40,7 @@ test: install-dev ## Run every test, real engines and the whole platform include
 
 test-all: install-dev ## Run every test, the slow ones of the plugin too (several workers)
 	@$(BIN)/python -m pytest -q $(ARGS)
-	@cd platform/vllm-alora && $(abspath $(BIN))/python -m pytest -q -m "not gpu"
+	@cd platform/vllm-alora && $(abspath $(BIN))/python -m pytest -q
 
 test-fast: install-dev ## Run the tests that start neither an engine nor the platform
 	@$(BIN)/python -m pytest -q -m "not ray and not engine and not e2e" $(ARGS)

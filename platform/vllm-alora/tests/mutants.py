@@ -109,10 +109,10 @@ def main() -> int:
         environment = {**os.environ, VARIABLE: mutant.__name__, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/test_engine.py"]
         done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
-        killed = done.returncode == 1
-        survivors += not killed
-        verdict = "noticed" if killed else f"NOT NOTICED (pytest's exit code {done.returncode})"
-        print(f"{mutant.__name__:<32} {verdict}  {time.monotonic() - started:.0f} s", flush=True)
+        failed = [line.split("::")[-1].split(" ")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")]
+        survivors += not failed
+        verdict = f"noticed by {failed[0]}" if failed else f"NOT NOTICED (pytest's exit code {done.returncode})"
+        print(f"{time.monotonic() - started:4.0f} s  {mutant.__name__:<32} {verdict}", flush=True)
     return survivors
 
 
