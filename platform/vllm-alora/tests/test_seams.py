@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,7 +51,9 @@ def test_a_second_load_leaves_one_layer_of_patches() -> None:
     assert InputBatch.make_lora_inputs is function
     assert is_patched(function)
     assert not is_patched(function.__wrapped__)
-    assert block_pool.generate_block_hash_extra_keys is kv_cache_utils.generate_block_hash_extra_keys
+    assert is_patched(kv_cache_utils.generate_block_hash_extra_keys)
+    assert is_patched(block_pool.generate_block_hash_extra_keys)
+    assert not is_patched(inspect.unwrap(block_pool.generate_block_hash_extra_keys))
 
 
 def test_a_changed_seam_is_refused_by_name() -> None:

@@ -29,11 +29,42 @@ def apply() -> None:
     if is_patched(original):
         return
     patched = mark(_wrap(original))
+    # Plugins load after block_pool is imported: a module that keeps the original publishes adapter keys for blocks that
+    # are hashed as base.
+    _rebind(original, patched)
+    bind_event_keys()
+
+
+def bind_event_keys() -> None:
+    """Have the modules that make events publish keys as their vLLM does; again after one more was imported.
+
+    Since 0.31 vLLM takes the tags off itself. Before, keys go out as they are hashed, and consumers expect bare names.
+    """
+    from vllm.v1.core import kv_cache_utils
+
+    if not hasattr(kv_cache_utils, "to_event_extra_keys"):
+        hashed = getattr(kv_cache_utils, NAME)
+        _rebind(hashed, mark(_untagging(hashed)), but=kv_cache_utils)
+
+
+def _rebind(old: Any, new: Any, *, but: Any = None) -> None:
+    """Replace a function in every loaded module that has it under its name."""
     for module in list(sys.modules.values()):
-        # Plugins load after block_pool is imported: a module that keeps the original publishes adapter keys for
-        # blocks that are hashed as base.
-        if getattr(module, "__dict__", {}).get(NAME) is original:
-            setattr(module, NAME, patched)
+        if module is not but and getattr(module, "__dict__", {}).get(NAME) is old:
+            setattr(module, NAME, new)
+
+
+def _untagging(hashed: Any) -> Any:
+    @functools.wraps(hashed)
+    def generate_block_hash_extra_keys(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...] | None, int]:
+        keys, mm_idx = hashed(*args, **kwargs)
+        return (None if keys is None else tuple(_untagged(key) for key in keys)), mm_idx
+
+    return generate_block_hash_extra_keys
+
+
+def _untagged(key: Any) -> Any:
+    return key[1] if isinstance(key, tuple) and key[0] in ("lora", STRADDLE) else key
 
 
 def _wrap(original: Any) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vllm_alora.activation import activation_of
+from vllm_alora.patches.block_hash import bind_event_keys
 from vllm_alora.patches.kv_events import leading_base_blocks, name_as_base, split
 from vllm_alora.patches.seam import replace
 
@@ -35,6 +36,7 @@ def patch_loaded() -> None:
     Raises:
         UnsupportedVllmError: one of them makes its events otherwise than this version of the plugin knows.
     """
+    bind_event_keys()
     for name, patch in _PRODUCERS.items():
         module = sys.modules.get(name)
         if module is not None:
