@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from types import SimpleNamespace
 from typing import Any
@@ -114,6 +115,34 @@ def test_a_bf16_linear_is_that_of_fp32_rounded(tokens: int, scale: float) -> Non
     wrapper._update_prefill_metadata(torch.ones(tokens, dtype=torch.long))
     wrapper.add_lora_linear(y, x, (a,), (b,), scale, (24,))
     torch.testing.assert_close(y.double(), exact, rtol=2e-2, atol=2e-2)
+
+
+def test_a_linear_that_an_adapter_leaves_alone_costs_nothing_until_another_is_activated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Zeros are not multiplied; weights that come into the slot later are seen."""
+    from vllm.lora.model_manager import LoRAModelManager
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    products: list[Any] = []
+    monkeypatch.setattr(cpu_lora, "add_matmul", lambda y, x, weight, scale: products.append(weight.shape))
+    a, b = torch.ones(2, 1, 4, 8), torch.zeros(2, 1, 6, 4)
+    b[0] = 1
+    wrapper = PunicaWrapperCPU(max_num_batched_tokens=8, max_batches=2, device="cpu")
+    wrapper.is_prefill = True
+
+    def products_of(slot: int) -> int:
+        products.clear()
+        wrapper._update_prefill_metadata(torch.full((3,), slot))
+        wrapper.add_lora_linear(torch.zeros(3, 6), torch.ones(3, 8), (a,), (b,), 1.0, (6,))
+        return len(products)
+
+    assert (products_of(0), products_of(1), products_of(1)) == (1, 0, 0)
+    manager = SimpleNamespace(activate_adapter=None)
+    b[0], b[1] = 0, 1
+    with contextlib.suppress(AttributeError):
+        LoRAModelManager.activate_adapter(manager, 1)
+    assert (products_of(0), products_of(1)) == (0, 1)
 
 
 def test_bf16_lora_is_at_least_as_exact_as_bf16() -> None:

@@ -17,6 +17,7 @@ import torch
 
 from vllm_alora.patches.seam import is_patched, mark, replace, require
 
+_SEEN = "_alora_filled"
 Segment = tuple[int, int, int]
 """First token, end (exclusive) and adapter slot of consecutive tokens that share an adapter."""
 
@@ -31,6 +32,9 @@ def apply() -> None:
 
     if not is_patched(PunicaWrapperCPU.add_lora_linear) and is_right(PunicaWrapperCPU):
         return
+    from vllm.lora.model_manager import LoRAModelManager
+
+    replace(LoRAModelManager, "activate_adapter", _wrap_activate, "lora_id")
     replace(PunicaWrapperCPU, "_update_prefill_metadata", _wrap_metadata, "token_lora_tensor")
     replace(
         PunicaWrapperCPU,
@@ -153,6 +157,44 @@ def add_matmul(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scale: fl
         y.add_(torch.mm(x, weight), alpha=scale)
 
 
+class Activations:
+    """How often an adapter was put into a slot: what was seen of a slot's weights holds until the next time."""
+
+    count = 0
+
+
+def is_filled(b_stacked: torch.Tensor, slot: int) -> bool:
+    """Say whether a slot's adapter changes a linear at all; the answer is kept until an adapter is activated.
+
+    vLLM wraps every linear that it can adapt, and an adapter on some of them has zeros on the others.
+
+    Args:
+        b_stacked: the linear's B matrices, shape [slots, 1, out, rank].
+        slot: which of them.
+    """
+    seen: tuple[int, dict[int, bool]] | None = getattr(b_stacked, _SEEN, None)
+    if seen is None or seen[0] != Activations.count:
+        seen = (Activations.count, {})
+        setattr(b_stacked, _SEEN, seen)
+    if slot not in seen[1]:
+        seen[1][slot] = bool(b_stacked[slot].any())
+    return seen[1][slot]
+
+
+def _wrap_activate(original: Any) -> Any:
+    @functools.wraps(original)
+    def activate_adapter(self: Any, lora_id: int) -> Any:
+        # vLLM asks for each of a step's adapters in every step; False says that nothing was written.
+        activated = True
+        try:
+            activated = original(self, lora_id)
+        finally:
+            Activations.count += bool(activated)
+        return activated
+
+    return activate_adapter
+
+
 def _weight(stacked: torch.Tensor, slot: int) -> torch.Tensor:
     """Return one slot's matrix of a stack shaped [slots, 1, out, in] or [slots, out, in]."""
     weight = stacked[slot]
@@ -199,8 +241,9 @@ def _wrap_linear(original: Any) -> Any:
         for start, end, slot in _segments(self):
             segment = inputs[start:end].to(working_dtype(lora_a_stacked[0].dtype, end - start))
             for a, b, (left, right) in zip(lora_a_stacked, lora_b_stacked, _columns(output_slices), strict=True):
-                hidden = torch.mm(segment, _weight(a, slot).to(segment.dtype).t())
-                add_matmul(rows[start:end, left:right], hidden, _weight(b, slot)[: right - left], scale)
+                if is_filled(b, slot):
+                    hidden = torch.mm(segment, _weight(a, slot).to(segment.dtype).t())
+                    add_matmul(rows[start:end, left:right], hidden, _weight(b, slot)[: right - left], scale)
 
     return add_lora_linear
 
