@@ -36,6 +36,18 @@ def test_part_of_the_invocation_is_no_invocation(engine: Engine) -> None:
             engine.answers([(prompt, "safety")])
 
 
+def test_a_prompt_without_the_invocation_is_the_base_models_if_so_set(
+    engine: Engine, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``VLLM_ALORA_ABSENT=base``: what PEFT does silently, on the base model's own blocks."""
+    monkeypatch.setenv("VLLM_ALORA_ABSENT", "base")
+    prompt = words(100, 380)
+    engine.answers([(prompt, None)])
+    (answer,) = engine.answers([(prompt, "certainty")])
+    assert answer.cached_tokens == 96
+    assert_exact(reference, [(prompt, None), (prompt, "certainty")], [answer, answer])
+
+
 def test_prompt_log_probabilities_see_the_adapter_from_the_activation_point_on(
     engine: Engine, reference: Reference
 ) -> None:

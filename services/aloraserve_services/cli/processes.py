@@ -59,14 +59,15 @@ def end_descendants(timeout_s: float = 15.0) -> int:
 def stop_signals() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into KeyboardInterrupt, as SIGINT is, for the time of the context.
 
-    A signal that was ignored when the command started stays ignored: that is what ``nohup`` asks for.
+    A hang-up that was ignored when the command started stays ignored: that is what ``nohup`` asks for. The others are heard
+    all the same: a shell has its background jobs ignore SIGINT, and whoever sends it wants the command to end.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    deaf = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS if number not in deaf}
     try:
         yield
     finally:

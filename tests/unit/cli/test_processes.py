@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -44,6 +45,14 @@ def end(*pids, **options):
             os.kill(pid, signal.SIGKILL)
     print(json.dumps({"met": met, "left": len(left), "seconds": seconds}))
 """
+
+
+@pytest.fixture(autouse=True)
+def _heard_hang_ups() -> Iterator[None]:
+    """The tests may run under nohup themselves."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def run(script: str) -> dict[str, Any]:
@@ -110,6 +119,27 @@ def test_every_stop_signal_interrupts_as_ctrl_c_does(number: signal.Signals) -> 
     with pytest.raises(KeyboardInterrupt), stop_signals():
         interrupted_by(number)
     assert [signal.getsignal(one) for one in STOPS] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_is_heard_also_by_a_background_job(number: signal.Signals) -> None:
+    """A shell has background jobs ignore SIGINT."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), stop_signals():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_hang_up_stays_ignored_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_stop_signals_during_a_clean_up_are_ignored_and_then_are_not() -> None:
