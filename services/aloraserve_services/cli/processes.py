@@ -59,8 +59,8 @@ def end_descendants(timeout_s: float = 15.0) -> int:
 def stop_signals() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into KeyboardInterrupt, as SIGINT is, for the time of the context.
 
-    A hang-up that was ignored when the command started stays ignored: that is what ``nohup`` asks for. The others are heard
-    all the same: a shell has its background jobs ignore SIGINT, and whoever sends it wants the command to end.
+    A hang-up that was ignored when the command started stays ignored: that is what ``nohup`` asks for. The others are
+    heard all the same: a shell has its background jobs ignore SIGINT, and whoever sends it wants the command to end.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
