@@ -5,6 +5,7 @@ Each mutant is put into the loaded plugin, with the engine in the tests' own pro
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def salts_dropped() -> None:
     name = "generate_block_hash_extra_keys"
     original = getattr(kv_cache_utils, name)
 
+    @functools.wraps(original)
     def without(request: Any, start: int, end: int, mm_idx: int) -> tuple[Any, int]:
         keys, mm_idx = original(request, start, end, mm_idx)
         is_base = request.lora_request is not None and not any(key[0] == "lora" for key in keys or ())

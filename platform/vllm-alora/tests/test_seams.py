@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +65,8 @@ def test_a_changed_seam_is_refused_by_name() -> None:
         require(owner, "seam", "lora_request")
     with pytest.raises(UnsupportedVllmError, match="is gone"):
         require(owner, "other")
+    with pytest.raises(UnsupportedVllmError, match=r": json\.no_such is gone"):
+        require(json, "no_such")
 
 
 @given(st.lists(st.integers(-1, 2), max_size=30))

@@ -19,7 +19,7 @@ def require(owner: Any, name: str, *parameters: str) -> Callable[..., Any]:
     Raises:
         UnsupportedVllmError: it is missing or lacks a parameter; names the seam and the installed vLLM.
     """
-    seam = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', owner)}.{name}".lstrip(".")
+    seam = f"{_place(owner)}.{name}"
     function = getattr(owner, name, None)
     if function is None:
         raise UnsupportedVllmError(f"vllm-alora does not know this vLLM ({vllm_version()}): {seam} is gone")
@@ -31,6 +31,12 @@ def require(owner: Any, name: str, *parameters: str) -> Callable[..., Any]:
             f"without {', '.join(missing)}"
         )
     return function
+
+
+def _place(owner: Any) -> str:
+    if inspect.ismodule(owner):
+        return owner.__name__
+    return f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', owner)}".lstrip(".")
 
 
 def is_patched(function: Any) -> bool:
