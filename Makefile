@@ -5,10 +5,10 @@ ARGS ?=
 SOURCES := platform services tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-plugin test test-all test-fast plugin-matrix lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-plugin test test-all test-fast plugin-matrix lint format lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 install: ## Install everything for a CPU into .venv (some minutes once, then nothing)
 	@$(PYTHON) deploy/install/install.py --venv $(VENV) --profile run
@@ -30,6 +30,12 @@ down: install ## Stop the platform
 
 bench-e2e: install ## Measure TTFT of aLoRA and LoRA through HTTP, 500 and 2,000 tokens (ARGS="...")
 	@$(BIN)/aloraserve bench $(ARGS)
+
+bench-routing: install ## Measure block keys, lookups, ingest and memory of the directory (ARGS="...")
+	@$(BIN)/aloraserve bench-routing $(ARGS)
+
+bench-routing-live: install ## Compare policies on six simulated engines behind the real gateway (ARGS="...")
+	@$(BIN)/aloraserve bench-routing-live $(ARGS)
 
 bench-plugin: install-dev ## Measure what aLoRA costs and saves in one vLLM process, with targets (ARGS="...")
 	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py $(ARGS)

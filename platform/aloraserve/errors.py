@@ -27,6 +27,14 @@ class AuthenticationError(AloraserveError):
     """Raised when a request carries no key, or one that no tenant has."""
 
 
+class NotPermittedError(AloraserveError):
+    """Raised when a caller is known but may not do this: only an administrator may."""
+
+
+class UnknownReceiptError(AloraserveError):
+    """Raised when a request's routing receipt was never written here, or is no longer kept."""
+
+
 class OverloadedError(AloraserveError):
     """Raised when every replica's queue is full: the same request may succeed later."""
 
@@ -45,6 +53,10 @@ class SettingsError(AloraserveError):
 
 class DirectoryUnavailableError(AloraserveError):
     """Raised when the directory does not answer in time; callers fall back, it never reaches a client."""
+
+
+class KeySpaceMismatchError(AloraserveError):
+    """Raised when a replica's model, tokenizer, block size or plugin is not its fleet's, naming each difference."""
 
 
 class StartError(AloraserveError):

@@ -13,11 +13,14 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aloraserve.errors import SettingsError
+from aloraserve.routing.expected_ttft import ExpectedTtft
+from aloraserve.routing.policies import POLICIES, check_policy
 
 MAX_FILE_BYTES = 1 << 20
 MAX_TENANTS = 1024
+MAX_ADMINS = 64
 _KEY = re.compile(r"[!-~]{16,}")
-_SECRET = frozenset({"api_keys", "redis_url"})
+_SECRET = frozenset({"admin_keys", "api_keys", "redis_url"})
 
 
 def default_state_dir() -> Path:
@@ -37,6 +40,10 @@ class Settings(BaseSettings):
         "auto",
         description="Weights and KV cache; auto: bfloat16 where the hardware multiplies it, else float32.",
     )
+    engine: Literal["vllm", "simulated"] = Field("vllm", description="What generates; simulated: no model, a clock.")
+    calibration: str = Field(
+        "live-peers", description="What a simulated engine's times and sizes are: a name or a JSON file."
+    )
     replicas: int = Field(2, ge=1, le=64, description="Engine replicas.")
     host: str = Field("127.0.0.1", description="Address that the HTTP API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP API.")
@@ -44,6 +51,11 @@ class Settings(BaseSettings):
         default_factory=dict,
         max_length=MAX_TENANTS,
         description="Tenant -> API key; empty: no authentication.",
+    )
+    admin_keys: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        max_length=MAX_ADMINS,
+        description="Administrator -> key that reads routing receipts; without it no tenant may.",
     )
     allow_anonymous: bool = Field(False, description="Listen on a public address without API keys.")
     redis_url: str | None = Field(None, description="Redis or Valkey URL; default: an embedded server.")
@@ -57,7 +69,8 @@ class Settings(BaseSettings):
     max_queued: int = Field(256, ge=1, le=100_000, description="Requests that may wait for a replica; more get 429.")
     max_loras: int = Field(8, ge=1, le=64, description="Adapters that may run in one batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(64, description="Highest adapter rank accepted.")
-    policy: Literal["expected-ttft", "round-robin"] = Field("expected-ttft", description="How replicas are chosen.")
+    policy: str = Field(ExpectedTtft.name, description=f"How replicas are chosen: {', '.join(POLICIES)}.")
+    receipts: int = Field(1024, ge=1, le=100_000, description="Routing decisions that a gateway can explain.")
     lookup_budget_ms: float = Field(10, gt=0, le=1000, description="Time for the directory before falling back.")
     start_timeout_s: float = Field(300, gt=0, le=3600, description="Time for the platform to become ready.")
 
@@ -76,15 +89,27 @@ class Settings(BaseSettings):
             raise ValueError("an IP address or localhost is needed") from None
         return value
 
-    @field_validator("api_keys")
+    @field_validator("policy")
+    @classmethod
+    def _policy_is_known(cls, value: str) -> str:
+        return check_policy(value)
+
+    @field_validator("api_keys", "admin_keys")
     @classmethod
     def _keys_are_long_and_distinct(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
         secrets = [key.get_secret_value() for key in value.values()]
         if not all(_KEY.fullmatch(secret) for secret in secrets):
             raise ValueError("each key needs at least 16 printable ASCII characters without spaces")
         if len(set(secrets)) != len(secrets):
-            raise ValueError("two tenants have the same key")
+            raise ValueError("two of them have the same key")
         return value
+
+    @model_validator(mode="after")
+    def _admins_are_no_tenants(self) -> Settings:
+        tenants = {key.get_secret_value() for key in self.api_keys.values()}
+        if any(key.get_secret_value() in tenants for key in self.admin_keys.values()):
+            raise ValueError("admin_keys has a key of api_keys: an administrator needs one of their own")
+        return self
 
     @model_validator(mode="after")
     def _context_holds_blocks(self) -> Settings:

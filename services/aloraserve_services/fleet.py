@@ -11,6 +11,7 @@ from aloraserve_services.plan import FleetPlan
 
 APP = "aloraserve"
 GATEWAY = "gateway"
+SIMULATED_CPUS = 0.1
 WAITING_ROOM = 4
 """How many times its running requests an engine replica takes in; the rest wait in the gateway."""
 
@@ -26,14 +27,13 @@ def build_app(plan: FleetPlan) -> Any:
 
     from aloraserve_services.engine.replica import EngineReplica
 
-    resources: dict[str, Any] = {"num_cpus": 1} if is_cpu_engine() else {"num_cpus": 1, "num_gpus": 1}
     engines = serve.deployment(
         EngineReplica,
         name=ENGINE,
         num_replicas=plan.settings.replicas,
-        max_ongoing_requests=WAITING_ROOM * plan.settings.max_num_seqs,
+        max_ongoing_requests=WAITING_ROOM * plan.max_requests,
         max_queued_requests=plan.settings.max_queued,
-        ray_actor_options=resources,
+        ray_actor_options=engine_resources(plan),
         request_router_config=RequestRouterConfig(request_router_class=RankedRequestRouter),
         health_check_period_s=2,
         health_check_timeout_s=30,
@@ -41,7 +41,7 @@ def build_app(plan: FleetPlan) -> Any:
         graceful_shutdown_timeout_s=10,
     ).bind(plan)
     # More than the engines take in and the waiting room holds, so that the refusal is the gateway's own.
-    room = plan.settings.replicas * WAITING_ROOM * plan.settings.max_num_seqs + plan.settings.max_queued + 64
+    room = plan.settings.replicas * WAITING_ROOM * plan.max_requests + plan.settings.max_queued + 64
     return serve.deployment(
         serve.ingress()(Gateway),
         name=GATEWAY,
@@ -51,3 +51,10 @@ def build_app(plan: FleetPlan) -> Any:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=10,
     ).bind(plan, engines)
+
+
+def engine_resources(plan: FleetPlan) -> dict[str, Any]:
+    """Return what Ray sets aside for one engine replica."""
+    if plan.calibration is not None:
+        return {"num_cpus": SIMULATED_CPUS}
+    return {"num_cpus": 1} if is_cpu_engine() else {"num_cpus": 1, "num_gpus": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from aloraserve.adapters import Adapter, BaseShape, FolderCatalog, RefusedAdapter
@@ -12,9 +13,13 @@ from aloraserve.blocks import KeySpace
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import SettingsError
 from aloraserve.settings import Settings
+from aloraserve.simulation import calibration
+from aloraserve.simulation.calibration import Calibration
 from aloraserve_services.engine.hardware import Dtype, is_cpu_engine, preferred_dtype
 
 CPU_BLOCK_TOKENS = 32
+SIMULATED = "simulated engine"
+"""Stands for the plugin in a simulated fleet's key space, so that no real replica joins one."""
 _SAMPLES = 16
 _SAMPLE_BYTES = 1 << 16
 
@@ -31,6 +36,7 @@ class FleetPlan:
         keyspace: what block keys belong to.
         adapters: served adapters, sorted by name.
         refused: adapters that are not served, and why.
+        calibration: of simulated engines; None asks for vLLM's.
     """
 
     settings: Settings
@@ -40,11 +46,16 @@ class FleetPlan:
     keyspace: KeySpace
     adapters: tuple[Adapter, ...]
     refused: tuple[RefusedAdapter, ...]
+    calibration: Calibration | None = None
+
+    @property
+    def max_requests(self) -> int:
+        """Requests that one engine runs at once."""
+        return self.settings.max_num_seqs if self.calibration is None else self.calibration.max_num_seqs
 
     def open_directory(self) -> RedisDirectory:
         """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""
-        namespace = f"{self.settings.namespace}-{self.keyspace.fingerprint}"
-        return RedisDirectory.from_url(self.settings.redis_url or "", namespace=namespace)
+        return RedisDirectory.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
 
     def adapter(self, name: str) -> Adapter | None:
         """Return the adapter called ``name``."""
@@ -69,12 +80,14 @@ def make_plan(
         progress: told what takes long.
 
     Raises:
-        SettingsError: the model or the adapters' folder is not there, or the engine cannot take the block size.
+        SettingsError: the model, the adapters' folder or the calibration is not there, or the engine cannot take the
+            block size.
         StartError: the packaged model cannot be converted.
     """
     from aloraserve_services.engine.model_files import resolve_model
 
-    if is_cpu_engine() and settings.block_tokens % CPU_BLOCK_TOKENS:
+    simulated = calibration.load(settings.calibration) if settings.engine == "simulated" else None
+    if simulated is None and is_cpu_engine() and settings.block_tokens % CPU_BLOCK_TOKENS:
         raise SettingsError(
             f"block_tokens is {settings.block_tokens}; on a CPU vLLM's attention takes multiples of {CPU_BLOCK_TOKENS}"
         )
@@ -93,9 +106,11 @@ def make_plan(
             model=f"{content_digest(model_path, ('*.safetensors', 'config.json'))}-{dtype}",
             tokenizer=content_digest(model_path, ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")),
             block_tokens=settings.block_tokens,
+            plugin=SIMULATED if simulated else f"vllm-alora {version('vllm-alora')}",
         ),
         adapters=served,
         refused=refused,
+        calibration=simulated,
     )
 
 

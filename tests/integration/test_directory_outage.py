@@ -12,10 +12,10 @@ import pytest
 from redis.asyncio import Redis
 
 from aloraserve.blocks import BlocksStored, EventBatch, KeySpace
-from aloraserve.directory.base import Candidate, ReplicaState
+from aloraserve.directory.base import Candidate, ReplicaState, place
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
-from aloraserve.directory.redis import RedisDirectory, redacted_url
+from aloraserve.directory.redis import RedisDirectory, holder_of, redacted_url
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call
 from aloraserve.routing.expected_ttft import ExpectedTtft
@@ -114,7 +114,7 @@ async def test_cancelled_lookups_leave_no_connection_and_no_wrong_answer(
     redis_server: Any, directory: RedisDirectory
 ) -> None:
     await directory.publish(ReplicaState("a", "1"), ttl_s=60)
-    await directory.apply("a", "1", stored=CALL.keys)
+    await directory.apply("a", "1", stored=place(CALL.keys))
     for _ in range(5):
         redis_server.pause()
         try:
@@ -134,12 +134,14 @@ async def test_cancelled_lookups_leave_no_connection_and_no_wrong_answer(
     [
         lambda one: one.publish(STATE),
         lambda one: one.retire("a"),
-        lambda one: one.apply("a", "1", stored=CALL.keys),
+        lambda one: one.apply("a", "1", stored=place(CALL.keys)),
         lambda one: one.lookup(CALL.keys),
-        lambda one: one.claim("c", "a", CALL.keys, tokens=1),
-        lambda one: one.withdraw("c", "a", CALL.keys),
+        lambda one: one.claim("c", "a", "1", CALL.keys, tokens=1),
+        lambda one: one.withdraw("c", "a", "1", CALL.keys),
         lambda one: one.states(),
         lambda one: one.epoch(),
+        lambda one: one.join(SPACE),
+        lambda one: one.reclaim(),
         lambda one: one.ping(),
     ],
 )
@@ -153,7 +155,7 @@ async def test_every_method_says_so_when_the_server_is_gone(
 
 
 async def test_a_server_that_refuses_is_unavailable_too(directory: RedisDirectory, client: Redis) -> None:
-    await client.set("{aloraserve:test}:replicas", "not a hash")
+    await client.set("{aloraserve:test}:versions", "not a sorted set")
     with pytest.raises(DirectoryUnavailableError, match="WRONGTYPE"):
         await directory.lookup(CALL.keys)
 
@@ -161,7 +163,7 @@ async def test_a_server_that_refuses_is_unavailable_too(directory: RedisDirector
 async def test_scripts_are_loaded_again_when_the_server_lost_them(directory: RedisDirectory, client: Redis) -> None:
     await directory.publish(ReplicaState("a", "1"), ttl_s=60)
     await client.script_flush()
-    await directory.apply("a", "1", stored=CALL.keys)
+    await directory.apply("a", "1", stored=place(CALL.keys))
     assert (await first(directory)).held_blocks == 20
 
 
@@ -184,10 +186,14 @@ async def test_the_epoch_changes_with_a_flush_and_with_a_restart_from_saved_data
 async def test_every_key_is_in_the_namespaces_slot_and_all_but_the_epoch_expire(
     directory: RedisDirectory, client: Redis
 ) -> None:
+    await directory.join(SPACE)
     await directory.publish(ReplicaState("a", "1"))
-    await directory.apply("a", "1", stored=CALL.keys)
-    await directory.claim("c", "b", CALL.keys, tokens=5)
-    await directory.claim("d", "b", SPACE.keys([7] * 160), tokens=5)
+    await directory.apply("a", "1", stored=place(CALL.keys))
+    await directory.claim("c", "b", "1", CALL.keys, tokens=5)
+    await directory.claim("d", "b", "1", SPACE.keys([7] * 160), tokens=5)
+    await directory.withdraw("d", "b", "1", SPACE.keys([7] * 160))
+    await directory.retire("b")
+    await directory.reclaim()
     await directory.epoch()
     names = await client.keys("*")
     assert all(name.startswith(b"{aloraserve:test}:") for name in names)
@@ -195,32 +201,37 @@ async def test_every_key_is_in_the_namespaces_slot_and_all_but_the_epoch_expire(
     assert forever == [b"{aloraserve:test}:epoch"]
 
 
-async def test_a_forgotten_replicas_holdings_are_dropped_when_met(redis_server: Any, client: Redis) -> None:
+async def test_a_forgotten_replica_leaves_nothing(redis_server: Any, client: Redis) -> None:
     directory = RedisDirectory.from_url(redis_server.url, namespace="test", forget_s=0.1)
     await directory.publish(ReplicaState("old", "1"), ttl_s=0.05)
-    await directory.apply("old", "1", stored=CALL.keys)
+    await directory.apply("old", "1", stored=place(CALL.keys))
     node = b"{aloraserve:test}:b:" + CALL.keys[0]
-    assert await client.hkeys(node) == [b"rold"]
+    assert await client.hlen(node) == len(CALL.keys)
+    assert await client.exists(b"{aloraserve:test}:o:" + holder_of("old", "1"))
 
-    async def dropped() -> bool:
+    async def gone() -> bool:
         await directory.publish(ReplicaState("a", "1"), ttl_s=60)
-        await directory.lookup(CALL.keys)
-        return await client.hkeys(node) == []
+        await directory.reclaim()
+        return not await client.exists(node, b"{aloraserve:test}:o:" + holder_of("old", "1"))
 
-    await eventually(dropped)
+    await eventually(gone)
+    assert [state.replica for state in await directory.states()] == ["a"]
     await directory.close()
 
 
-async def test_an_expired_claim_is_dropped_when_met(directory: RedisDirectory, client: Redis) -> None:
+async def test_an_expired_claim_stops_no_other_and_goes_with_the_next(directory: RedisDirectory, client: Redis) -> None:
     await directory.publish(ReplicaState("a", "1"), ttl_s=60)
-    await directory.claim("c", "a", CALL.keys, tokens=5, ttl_s=0.05)
-    await directory.apply("b", "1", stored=CALL.keys)
+    await directory.claim("c", "a", "1", CALL.keys, tokens=5, ttl_s=0.05)
+    node, field = b"{aloraserve:test}:b:" + CALL.keys[0], CALL.keys[0][:8]
 
-    async def dropped() -> bool:
-        await directory.lookup(CALL.keys)
-        return await client.hkeys(b"{aloraserve:test}:b:" + CALL.keys[0]) == [b"rb"]
+    async def claimed_by_b() -> bool:
+        return await directory.claim("d", "b", "1", CALL.keys, tokens=5, unseen_from=0)
 
-    await eventually(dropped)
+    await eventually(claimed_by_b)
+    assert holder_of("a", "1") not in await client.hget(node, field)
+    assert holder_of("b", "1") in await client.hget(node, field)
+    await directory.withdraw("d", "b", "1", CALL.keys)
+    assert not await client.exists(node)
 
 
 async def test_a_states_unknown_fields_are_passed_over(directory: RedisDirectory, client: Redis) -> None:

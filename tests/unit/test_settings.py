@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from aloraserve.errors import SettingsError
+from aloraserve.routing.policies import POLICIES
 from aloraserve.settings import MAX_FILE_BYTES, MAX_TENANTS, Settings, default_state_dir, load_settings
 
 KEY = "hunter2-hunter2-hunter2"
@@ -66,6 +67,7 @@ def test_flags_win_over_the_environment_over_the_file_over_defaults(
         ("adapters_dir", "/srv/adapters", Path("/srv/adapters")),
         ("redis_url", "redis://cache:6379", "redis://cache:6379"),
         ("policy", "round-robin", "round-robin"),
+        ("receipts", "16", 16),
     ],
 )
 def test_a_variable_s_text_becomes_the_setting_s_type(
@@ -130,7 +132,12 @@ def test_an_unknown_flag_is_refused_by_name() -> None:
         ("namespace", "A_B", "pattern"),
         ("namespace", "{x}", "pattern"),
         ("dtype", "float16", "'bfloat16' or 'float32'"),
-        ("policy", "random", "'expected-ttft' or 'round-robin'"),
+        (
+            "policy",
+            "random",
+            "one of expected-ttft, longest-prefix, session-hash, least-loaded, power-of-two, round-robin",
+        ),
+        ("receipts", "0", "greater than or equal to 1"),
         ("block_tokens", "12", "multiple of 8"),
         ("max_lora_rank", "12", "8, 16, 32"),
         ("kv_cache_gib", "nan", "less than or equal to 1024"),
@@ -185,6 +192,26 @@ def test_refused_api_keys_are_never_shown(write: Write, keys: str) -> None:
     message = refusal(file)
     assert message.startswith(f"{file}: api_keys")
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+def test_every_policy_is_accepted(policy: str) -> None:
+    assert load_settings(policy=policy).policy == policy
+
+
+def test_admin_keys_are_as_long_as_api_keys_and_never_shown(write: Write) -> None:
+    message = refusal(write("admin_keys: {root: hunter2}"))
+    assert "admin_keys: each key needs at least 16" in message
+    assert "hunter2" not in message
+    settings = load_settings(write(f"admin_keys: {{root: {KEY}}}"))
+    assert settings.admin_keys["root"].get_secret_value() == KEY
+    assert KEY not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+def test_a_tenant_s_key_is_no_administrator_s(write: Write) -> None:
+    message = refusal(write(f"api_keys: {{acme: {KEY}}}\nadmin_keys: {{root: {KEY}}}"))
+    assert "admin_keys has a key of api_keys" in message
+    assert KEY not in message
 
 
 @pytest.mark.parametrize("value", ["", "{hunter2", "hunter2", '{"acme": "hunter2"'])

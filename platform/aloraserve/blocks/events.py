@@ -32,9 +32,10 @@ class BlocksStored:
 
 @dataclass(frozen=True, slots=True)
 class BlocksRemoved:
-    """Blocks that the engine evicted."""
+    """Blocks that the engine evicted from a tier."""
 
     hashes: tuple[EngineHash, ...]
+    tier: str = "GPU"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,11 +50,13 @@ class KeySpace:
         model: the served model's name or content digest.
         tokenizer: digest of the tokenizer.
         block_tokens: tokens a block.
+        plugin: version of what decides which blocks an adapter changes.
     """
 
     model: str
     tokenizer: str
     block_tokens: int
+    plugin: str = ""
 
     def __post_init__(self) -> None:
         if self.block_tokens < 1:
@@ -63,7 +65,7 @@ class KeySpace:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that name this key space in the directory."""
-        parts = "\0".join((self.model, self.tokenizer, str(self.block_tokens)))
+        parts = "\0".join((self.model, self.tokenizer, str(self.block_tokens), self.plugin))
         return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
 
     def root(self, cache_salt: str | None) -> BlockKey:

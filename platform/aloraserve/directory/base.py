@@ -4,27 +4,29 @@ Invariants, for every backend:
 
 - The directory is advisory. What it says may be stale; it costs time, never an answer.
 - A holding counts only while its replica's lease lives and names the same incarnation.
-- ``lookup`` is one round trip, whatever the number of replicas, and looks at no more than
-  ``MAX_LOOKUP_BLOCKS``.
-- Nothing grows without bound: leases, claims and block nodes expire by themselves, and a replica that neither
-  published nor applied anything for ``FORGET_S`` may lose its holdings: it republishes them when it comes
-  back.
+- What a replica reports is *prefix-closed*: it names a block only while it has every block before it. Backends
+  rely on it: they look at one block of a run and take those before it as held too.
+- ``lookup`` takes a bounded number of round trips (one on a single server), whatever the number of replicas, and
+  looks at no more than ``MAX_LOOKUP_BLOCKS``. It writes nothing.
+- Nothing grows without bound: leases, claims and nodes expire by themselves; what dead and earlier incarnations
+  left is freed by :meth:`Directory.reclaim`, a bounded part a call. A replica that was silent for ``FORGET_S`` may
+  lose its holdings: it republishes them when it comes back.
 - Every method raises :class:`~aloraserve.errors.DirectoryUnavailableError` when the backend is gone or slower
   than its timeout, and nothing else for that reason. Nothing is retried inside.
 
-Concurrency: any number of gateways and replicas call at once. Each method is atomic; ``apply`` calls of one
-replica are made in order by that replica alone. Times are the backend's own clock, so that callers' clocks do
-not matter.
+Concurrency: any number of gateways and replicas call at once. Each method is atomic for the blocks of one chain;
+``apply`` calls of one replica are made in order by that replica alone. Times are the backend's own clock, so that
+callers' clocks do not matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aloraserve.blocks import BlockKey
-from aloraserve.blocks.keys import KEY_BYTES
+from aloraserve.blocks.keys import KEY_BYTES, KeySpace
 
 MAX_LOOKUP_BLOCKS = 8192
 LEASE_TTL_S = 2.0
@@ -32,14 +34,65 @@ CLAIM_TTL_S = 10.0
 NODE_TTL_S = 6 * 3600
 FORGET_S = 600.0
 MAX_APPLY_BLOCKS = 4096
+MAX_SETTLED = 4096
+RUN_BLOCKS = 32
+"""Blocks a run; all gateways and replicas of a fleet agree on it."""
+MAX_TIER = 200
+FAST_TIER = 0
+"""The tier whose blocks an engine can use as they are (GPU memory, or a CPU engine's own); others are copied first."""
+
+
+class Holding(NamedTuple):
+    """One block that a replica has, placed in its chain.
+
+    Args:
+        key: the block's.
+        anchor: the key that names the block's run, see :func:`anchor`.
+        head: the key of the chain's first block.
+        tier: 0 where the engine computes; the slower, the higher, up to 200.
+    """
+
+    key: BlockKey
+    anchor: BlockKey
+    head: BlockKey
+    tier: int = FAST_TIER
+
+
+def anchor(keys: Sequence[BlockKey], index: int) -> BlockKey:
+    """Return what names the run of block ``index``: the last key before the run, for the first run its first key.
+
+    Keys are chained, so chains that share the blocks before a run share its name, and only they do.
+    """
+    start = index // RUN_BLOCKS * RUN_BLOCKS
+    return keys[max(start - 1, 0)]
+
+
+def place(keys: Sequence[BlockKey], *, tier: int = FAST_TIER) -> list[Holding]:
+    """Return the holdings of a chain from its first block on."""
+    return [Holding(key, anchor(keys, index), keys[0], tier) for index, key in enumerate(keys)]
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """What a replica says of its engine, several times a second.
+    """What a replica says of its engine, several times a second. Zero means "not known", except for counts.
 
-    ``queued_prefill_tokens`` are tokens of accepted requests that are not yet prefilled and not cached;
-    ``prefill_tokens_per_s`` is what its engine was last seen to do; ``kv_usage`` is a share from 0 to 1.
+    Args:
+        running: requests whose first token is out.
+        waiting: accepted requests whose first token is not.
+        queued_prefill_tokens: tokens of those that are neither prefilled nor cached.
+        kv_usage: share of KV blocks that running requests use, 0 to 1.
+        prefill_tokens_per_s: what its engine was last seen to do, for people.
+        max_requests: requests that it runs at once.
+        queued_prefill_s: how long its engine will take for ``queued_prefill_tokens``.
+        prefill_fixed_s: see :class:`~aloraserve.routing.prefill.PrefillModel`, like the next two.
+        prefill_s_per_token: linear part.
+        prefill_s_per_square_token: quadratic part.
+        decode_step_s: one decoding step of the batch as it is.
+        kv_tokens: tokens that its KV cache has room for.
+        running_tokens: tokens of accepted requests, prompt and answer so far.
+        adapter_slots: distinct adapters that may run at once (``max_loras``).
+        adapter_load_s: how long loading an adapter takes that is not resident.
+        service_s: how long a request keeps its slot, typically.
     """
 
     running: int = 0
@@ -48,6 +101,16 @@ class ReplicaLoad:
     kv_usage: float = 0.0
     prefill_tokens_per_s: float = 0.0
     max_requests: int = 0
+    queued_prefill_s: float = 0.0
+    prefill_fixed_s: float = 0.0
+    prefill_s_per_token: float = 0.0
+    prefill_s_per_square_token: float = 0.0
+    decode_step_s: float = 0.0
+    kv_tokens: int = 0
+    running_tokens: int = 0
+    adapter_slots: int = 0
+    adapter_load_s: float = 0.0
+    service_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +124,7 @@ class ReplicaState:
         load: see :class:`ReplicaLoad`.
         resident: names of the adapters loaded in the engine.
         held_blocks: how many blocks the replica's mirror has, for people.
+        active_adapters: names of the adapters of accepted requests.
     """
 
     replica: str
@@ -69,6 +133,7 @@ class ReplicaState:
     load: ReplicaLoad = field(default_factory=ReplicaLoad)
     resident: tuple[str, ...] = ()
     held_blocks: int = 0
+    active_adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +142,43 @@ class Candidate:
 
     Args:
         state: its last published state.
-        held_blocks: leading blocks of the prompt that it holds.
+        held_blocks: leading blocks of the prompt that it holds, in any tier.
         claimed_blocks: leading blocks that it holds or is about to have (never fewer than ``held_blocks``).
-        claimed_tokens: prefill tokens claimed for it since its state was published.
+        claimed_tokens: prefill tokens claimed for it that its published load does not include yet.
+        fast_blocks: leading blocks that it holds in :data:`FAST_TIER` (never more than ``held_blocks``).
+        claims: how many claims those tokens belong to.
     """
 
     state: ReplicaState
     held_blocks: int = 0
     claimed_blocks: int = 0
     claimed_tokens: int = 0
+    fast_blocks: int = 0
+    claims: int = 0
 
 
 class Directory(Protocol):
-    """All holdings of one key space. See the module's docstring for what holds everywhere."""
+    """All holdings of one fleet. See the module's docstring for what holds everywhere."""
 
-    async def publish(self, state: ReplicaState, *, ttl_s: float = LEASE_TTL_S) -> None:
-        """Grant or renew the replica's lease and replace its state."""
+    async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
+        """Agree on the key space: the first to come sets it, and it stays while somebody joins again in time.
+
+        Replicas join before they start their engine, and again with their heartbeats.
+
+        Raises:
+            KeySpaceMismatchError: the fleet's differs; names each part that does, both values.
+        """
+        ...
+
+    async def publish(self, state: ReplicaState, *, ttl_s: float = LEASE_TTL_S, settled: Sequence[str] = ()) -> None:
+        """Grant or renew the replica's lease and replace its state.
+
+        Args:
+            state: what to publish.
+            ttl_s: how long the lease lives.
+            settled: ids of claims whose calls reached the replica: their tokens are part of the load now, or done
+                with. At most ``MAX_SETTLED``; unknown ones are ignored.
+        """
         ...
 
     async def retire(self, replica: str) -> None:
@@ -104,23 +190,25 @@ class Directory(Protocol):
         replica: str,
         incarnation: str,
         *,
-        stored: Sequence[BlockKey] = (),
-        removed: Sequence[BlockKey] = (),
+        stored: Sequence[Holding] = (),
+        removed: Sequence[Holding] = (),
     ) -> None:
         """Record that the replica has the ``stored`` blocks and no longer has the ``removed`` ones.
 
-        Idempotent: the same call again changes nothing. Callers split long lists; at most 4096 keys a call,
-        each in one of the two lists. A lease is not needed first; without one the holdings do not count yet.
+        Idempotent: the same call again changes nothing; a block stored again may have another tier. Callers split
+        long lists; at most ``MAX_APPLY_BLOCKS`` a call, each block in one of the two lists. A lease is not needed
+        first; without one the holdings do not count yet. Stored blocks renew their node's life.
 
         Raises:
-            ValueError: more than ``MAX_APPLY_BLOCKS`` keys, or a key that is not 16 bytes long.
+            ValueError: more than ``MAX_APPLY_BLOCKS`` holdings, or one of their keys is not 16 bytes long, or a tier
+                is not 0 to 200.
         """
         ...
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
         """Return every live replica with its contiguous overlap with ``keys``, sorted by replica id.
 
-        One round trip. Keys beyond ``MAX_LOOKUP_BLOCKS`` are not looked at.
+        Keys beyond ``MAX_LOOKUP_BLOCKS`` are not looked at.
         """
         ...
 
@@ -128,21 +216,38 @@ class Directory(Protocol):
         self,
         claim_id: str,
         replica: str,
+        incarnation: str,
         keys: Sequence[BlockKey],
         *,
         tokens: int,
         ttl_s: float = CLAIM_TTL_S,
-    ) -> None:
+        unseen_from: int | None = None,
+    ) -> bool:
         """Record that ``replica`` is about to have ``keys`` and has ``tokens`` more to prefill.
 
-        ``tokens`` count in lookups until the replica next publishes its state (which then includes them), the
-        claim is withdrawn, or ``ttl_s`` passes; the keys count until ``ttl_s`` passes or withdrawal. A key
-        that the replica holds when the claim is made needs no mark, so it stops counting if it is evicted
-        meanwhile. Keys beyond ``MAX_LOOKUP_BLOCKS`` are not marked.
+        ``tokens`` count in lookups until the replica publishes the claim as settled, the claim is withdrawn, or
+        ``ttl_s`` passes; the keys count until they are stored, ``ttl_s`` passes or withdrawal, and as long as that
+        incarnation lives. A key that the replica holds when the claim is made needs no mark, so it stops counting if it
+        is evicted meanwhile; a key that another of its claims marked keeps that mark, renewed if it would end within
+        half of ``ttl_s``. Keys beyond ``MAX_LOOKUP_BLOCKS`` are not marked.
+
+        Args:
+            claim_id: the call's id in the engine.
+            replica: who.
+            incarnation: which start of it.
+            keys: the prompt's.
+            tokens: what it has to prefill for it.
+            ttl_s: how long the claim lives.
+            unseen_from: the first block that, as the caller knows from its lookup, no replica has or was about to
+                have. If another replica holds or claimed it meanwhile, nothing is recorded: of any number of gateways
+                with the same new prefix one claims first, and the others learn of it.
+
+        Returns:
+            False if nothing was recorded because of ``unseen_from``.
         """
         ...
 
-    async def withdraw(self, claim_id: str, replica: str, keys: Sequence[BlockKey]) -> None:
+    async def withdraw(self, claim_id: str, replica: str, incarnation: str, keys: Sequence[BlockKey]) -> None:
         """Take a claim back: its call failed before the blocks came to be. Unknown ids are ignored."""
         ...
 
@@ -151,9 +256,16 @@ class Directory(Protocol):
         ...
 
     async def epoch(self) -> str:
-        """Return a token that changes whenever the backend may have lost its holdings (restart, flush).
+        """Return a token that changes whenever the backend may have lost its holdings (restart, fail-over, flush).
 
         Replicas republish all that they hold when it changes.
+        """
+        ...
+
+    async def reclaim(self, *, max_fields: int = 1024) -> int:
+        """Free what incarnations that are gone left behind, at most about ``max_fields`` holdings; return how many.
+
+        Safe to call from everywhere at once and at any rate: backends bound the work of the fleet's calls together.
         """
         ...
 
@@ -166,11 +278,15 @@ class Directory(Protocol):
         ...
 
 
-def check_apply(stored: Sequence[BlockKey], removed: Sequence[BlockKey]) -> None:
-    """Raise ValueError unless the keys are ones that :meth:`Directory.apply` accepts."""
+def check_apply(stored: Sequence[Holding], removed: Sequence[Holding]) -> None:
+    """Raise ValueError unless the holdings are ones that :meth:`Directory.apply` accepts."""
     count = len(stored) + len(removed)
     if count > MAX_APPLY_BLOCKS:
         raise ValueError(f"{count} keys in one apply; at most {MAX_APPLY_BLOCKS} are accepted")
-    for key in (*stored, *removed):
-        if len(key) != KEY_BYTES:
-            raise ValueError(f"block key {key.hex()} has {len(key)} bytes; {KEY_BYTES} are needed")
+    for holdings in (stored, removed):
+        for key, name, head, tier in holdings:
+            if not len(key) == len(name) == len(head) == KEY_BYTES:
+                wrong = next(one for one in (key, name, head) if len(one) != KEY_BYTES)
+                raise ValueError(f"block key {wrong.hex()} has {len(wrong)} bytes; {KEY_BYTES} are needed")
+            if not 0 <= tier <= MAX_TIER:
+                raise ValueError(f"tier is {tier}; 0 to {MAX_TIER} are accepted")

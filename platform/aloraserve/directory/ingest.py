@@ -3,20 +3,21 @@
 The directory is told of changes. Whenever some of them may not have reached it (a push failed, too many
 queued up, the engine's events had a gap, the directory restarted) the replica starts a new *generation*: its
 incarnation gets the next suffix and everything it holds is pushed again under it. What the directory still
-has of earlier generations never counts, so nothing has to be found and deleted.
+has of earlier generations never counts; it is freed in the background, a bounded part at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from aloraserve.blocks import BlockKey, EventBatch
-from aloraserve.directory.base import FORGET_S, LEASE_TTL_S, NODE_TTL_S, Directory, ReplicaState
+from aloraserve.directory.base import FORGET_S, LEASE_TTL_S, NODE_TTL_S, Directory, Holding, ReplicaState
 from aloraserve.directory.mirror import Delta, Mirror
 from aloraserve.errors import DirectoryUnavailableError
 
@@ -32,6 +33,7 @@ class IngestStats:
     push_failures: int = 0
     heartbeat_failures: int = 0
     republishes: int = 0
+    reclaimed: int = 0
 
 
 class Ingest:
@@ -52,6 +54,8 @@ class Ingest:
             their budget.
         max_backoff_s: the longest pause between tries while the directory is gone.
         republish_every_s: everything is pushed anew this often, before the directory's nodes expire.
+        check_every_s: how often a heartbeat also looks whether the directory lost its content.
+        keep_every_s: how often one also renews the key space's handshake and frees what others left.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class Ingest:
         chunk: int = 256,
         max_backoff_s: float = 1.0,
         republish_every_s: float = NODE_TTL_S / 2,
+        check_every_s: float = 0.5,
+        keep_every_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stats = IngestStats()
@@ -78,13 +84,16 @@ class Ingest:
         self._chunk = chunk
         self._max_backoff_s = max_backoff_s
         self._republish_every_s = republish_every_s
+        self._check_every_s = check_every_s
+        self._keep_every_s = keep_every_s
         self._clock = clock
         self._generation = 0
         self._dirty = False
-        self._pending: dict[BlockKey, bool] = {}
+        self._pending: dict[BlockKey, tuple[Holding, bool]] = {}
         self._next_sequence = 0
         self._epoch: str | None = None
         self._published_at = self._republished_at = clock()
+        self._checked_at = self._kept_at = -math.inf
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -127,18 +136,27 @@ class Ingest:
                 failures += 1
                 await asyncio.sleep(self._backoff_s(failures))
 
-    async def heartbeat(self, state: ReplicaState, *, ttl_s: float = LEASE_TTL_S) -> bool:
+    async def heartbeat(self, state: ReplicaState, *, ttl_s: float = LEASE_TTL_S, settled: Sequence[str] = ()) -> bool:
         """Publish the lease and the load; return whether the directory took them.
 
         ``state.incarnation`` and ``state.held_blocks`` are filled in here. Also notices a directory that lost
         its content, or forgot this replica because it was out of reach for long.
+
+        Args:
+            state: what to publish.
+            ttl_s: how long the lease lives.
+            settled: ids of claims whose tokens the state's load includes, or that are done with.
+
+        Raises:
+            KeySpaceMismatchError: the fleet has another key space now: this replica was out of reach, and another
+                fleet took its namespace.
         """
         if self._clock() - self._republished_at > self._republish_every_s:
             self.mark_dirty()
         try:
             published = replace(state, incarnation=self.incarnation, held_blocks=len(self._mirror))
-            await self._directory.publish(published, ttl_s=ttl_s)
-            await self._check_epoch()
+            await self._directory.publish(published, ttl_s=ttl_s, settled=settled)
+            await self._keep_up()
         except DirectoryUnavailableError:
             self.stats.heartbeat_failures += 1
             return False
@@ -156,6 +174,16 @@ class Ingest:
             return False
         return True
 
+    async def _keep_up(self) -> None:
+        now = self._clock()
+        if now - self._checked_at >= self._check_every_s:
+            await self._check_epoch()
+            self._checked_at = now
+        if now - self._kept_at >= self._keep_every_s:
+            await self._directory.join(self._mirror.keyspace)
+            self.stats.reclaimed += await self._directory.reclaim()
+            self._kept_at = now
+
     def _lose(self) -> None:
         self.stats.gaps += 1
         self._mirror.clear()
@@ -165,8 +193,8 @@ class Ingest:
     def _queue(self, delta: Delta) -> None:
         if self._dirty or not (delta.stored or delta.removed):
             return
-        self._pending.update(dict.fromkeys(delta.removed, False))
-        self._pending.update(dict.fromkeys(delta.stored, True))
+        self._pending.update((holding.key, (holding, False)) for holding in delta.removed)
+        self._pending.update((holding.key, (holding, True)) for holding in delta.stored)
         self._wake()
         if len(self._pending) > self._max_pending + len(self._mirror):
             self.stats.overflows += 1
@@ -197,7 +225,7 @@ class Ingest:
         """Begin the next generation with everything held as its first changes."""
         self._dirty = False
         self._generation += 1
-        self._pending = dict.fromkeys(self._mirror.snapshot(), True)
+        self._pending = {holding.key: (holding, True) for holding in self._mirror.snapshot()}
         self._republished_at = self._clock()
         self.stats.republishes += 1
 
@@ -209,8 +237,8 @@ class Ingest:
             await self._directory.apply(
                 self._replica,
                 self.incarnation,
-                stored=[key for key, held in chunk.items() if held],
-                removed=[key for key, held in chunk.items() if not held],
+                stored=[holding for holding, is_held in chunk.values() if is_held],
+                removed=[holding for holding, is_held in chunk.values() if not is_held],
             )
         except BaseException:
             # Also when cancelled: the chunk is in neither place now.

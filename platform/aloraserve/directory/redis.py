@@ -1,69 +1,96 @@
-"""The directory in Redis >= 7 or Valkey: one Lua script a method, so one round trip and atomic.
-
-Every key of a namespace shares one hash tag and expires by itself; nothing is found by scanning. The scripts,
-and the schema that they keep, are in :mod:`aloraserve.directory.redis_scripts`.
-"""
+"""The directory in Redis (>= 7) or Valkey: see :mod:`aloraserve.directory.redis_scripts` for what lies there."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import secrets
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
-from typing import Any, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from functools import lru_cache
+from typing import Any, NamedTuple, Self, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import RedisCluster
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from aloraserve.blocks import BlockKey
+from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.directory import redis_scripts
 from aloraserve.directory.base import (
     CLAIM_TTL_S,
     FORGET_S,
     LEASE_TTL_S,
     MAX_LOOKUP_BLOCKS,
+    MAX_SETTLED,
     NODE_TTL_S,
     Candidate,
-    ReplicaLoad,
+    Holding,
     ReplicaState,
     check_apply,
 )
+from aloraserve.directory.fleet_view import FleetView
+from aloraserve.directory.handshake import check_same
+from aloraserve.directory.redis_client import RedisClient, open_client, redacted_url
 from aloraserve.errors import DirectoryUnavailableError
 
-_REPLY_WIDTH = 5
+FIELD_BYTES = 8
+HOLDER_BYTES = 8
+TAG_BYTES = 4
+MAX_GROUP = 1024
+"""Blocks of one run in one script: Lua passes a list's values on its stack, which holds some thousands."""
+SUPERSEDED_S = 5.0
+"""How long a holder that no lease names stays: it may be a next incarnation that is being filled."""
+RECLAIM_WINDOW_S = 0.1
+MAX_INCARNATION_BYTES = 999
+TOLD_WITHIN_S = 10.0
+"""How long the record of a replica that left stays, for clients that have not heard of it."""
+_OVERLAP_WIDTH = 4
 
 
-def redacted_url(url: str) -> str:
-    """Return ``url`` without its password, for messages and logs."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "<unreadable Redis URL>"
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    query = [(key, "***" if key == "password" else value) for key, value in parse_qsl(parts.query)]
-    netloc = f"{name}{':***' if colon else ''}{at}{host}"
-    # Without slashes a mistyped URL has its password in the path, and nothing says where.
-    if not parts.netloc and "@" in parts.path:
-        return f"{parts.scheme}:***"
-    options = f"?{urlencode(query, safe='*')}" if query else ""
-    return f"{parts.scheme}://{netloc}{parts.path}{options}"
+class _Script:
+    """Lua and the digest that servers know it by."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+class _Run(NamedTuple):
+    script: _Script
+    prefix: str
+    arguments: Sequence[str | bytes | int]
+
+
+_JOIN = _Script(redis_scripts.JOIN)
+_PUBLISH = _Script(redis_scripts.PUBLISH)
+_RETIRE = _Script(redis_scripts.RETIRE)
+_STATES = _Script(redis_scripts.STATES)
+_KEPT = _Script(redis_scripts.KEPT)
+_CLAIM_TOKENS = _Script(redis_scripts.CLAIM_TOKENS)
+_WITHDRAW_TOKENS = _Script(redis_scripts.WITHDRAW_TOKENS)
+_APPLY = _Script(redis_scripts.APPLY)
+_LOOKUP = _Script(redis_scripts.LOOKUP)
+_LOOKUP_WITH_STATES = _Script(redis_scripts.LOOKUP_WITH_STATES)
+_CLAIM_BLOCKS = _Script(redis_scripts.CLAIM_BLOCKS)
+_WITHDRAW_BLOCKS = _Script(redis_scripts.WITHDRAW_BLOCKS)
+_RECLAIM = _Script(redis_scripts.RECLAIM)
+_EPOCH = _Script(redis_scripts.EPOCH)
 
 
 class RedisDirectory:
     """See :class:`~aloraserve.directory.base.Directory`.
 
     Args:
-        client: decodes no responses and retries nothing; closed by :meth:`close`.
+        client: decodes no responses; closed by :meth:`close`.
         namespace: what keeps fleets apart on one server; no braces.
         timeout_s: the longest that a call may take, waiting for a connection included.
-        node_ttl_s: how long a block node lives after it was last stored.
+        node_ttl_s: how long a node lives after something in it was last stored.
         forget_s: how long a silent replica's holdings are kept.
+        max_calls: calls at once; more wait, within ``timeout_s``.
         url: where the server is, for messages.
 
     Raises:
@@ -72,30 +99,34 @@ class RedisDirectory:
 
     def __init__(
         self,
-        client: Redis,
+        client: RedisClient,
         *,
         namespace: str,
         timeout_s: float = 0.5,
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
+        max_calls: int = 32,
         url: str = "redis",
     ) -> None:
         if not namespace or set(namespace) & set("{}"):
             raise ValueError(f"namespace is {namespace!r}; a non-empty string without braces is needed")
         self._client = client
-        self._prefix = f"{{aloraserve:{namespace}}}:"
+        self._fleet = f"{{aloraserve:{namespace}}}:"
+        self._shards = (
+            [self._fleet]
+            if client.shards == 1
+            else [f"{{aloraserve:{namespace}:{shard:02x}}}:" for shard in range(client.shards)]
+        )
+        self._slots = {prefix: key_slot(prefix.encode()) for prefix in (self._fleet, *self._shards)}
         self._timeout_s = timeout_s
         self._node_ttl_ms = _milliseconds(node_ttl_s)
         self._forget_ms = _milliseconds(forget_s)
+        self._calls = asyncio.Semaphore(max_calls)
+        self._commands = asyncio.Semaphore(max_calls)
+        self._exchanges: set[asyncio.Task[list[Any]]] = set()
         self._where = redacted_url(url)
-        self._publish = client.register_script(redis_scripts.PUBLISH)
-        self._retire = client.register_script(redis_scripts.RETIRE)
-        self._apply = client.register_script(redis_scripts.APPLY)
-        self._lookup = client.register_script(redis_scripts.LOOKUP)
-        self._claim = client.register_script(redis_scripts.CLAIM)
-        self._withdraw = client.register_script(redis_scripts.WITHDRAW)
-        self._states = client.register_script(redis_scripts.STATES)
-        self._epoch = client.register_script(redis_scripts.EPOCH)
+        self._view = FleetView(holder_of)
+        self._next_reclaimed = secrets.randbelow(client.shards)
 
     @classmethod
     def from_url(
@@ -108,108 +139,197 @@ class RedisDirectory:
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
     ) -> Self:
-        """Return a directory at ``url`` (``redis://``, ``rediss://`` or ``unix://``); connects when first
-        used.
+        """Return a directory at ``url``; connects when first used.
 
-        Callers beyond ``max_connections`` wait for a connection, within ``timeout_s``.
+        Args:
+            url: see :func:`~aloraserve.directory.redis_client.open_client`.
+            namespace: see the class, as the others.
+            timeout_s: of each call.
+            max_connections: the most to one server; callers beyond them wait, within ``timeout_s``.
+            node_ttl_s: see the class.
+            forget_s: see the class.
 
         Raises:
-            ValueError: the URL's scheme or the namespace is not one of those above.
+            ValueError: the URL or the namespace is not one of those accepted.
         """
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=max_connections,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-        client = Redis.from_pool(pool)
+        client = open_client(url, timeout_s=timeout_s, max_connections=max_connections)
         return cls(
             client,
             namespace=namespace,
             timeout_s=timeout_s,
             node_ttl_s=node_ttl_s,
             forget_s=forget_s,
+            max_calls=max_connections,
             url=url,
         )
 
-    async def publish(self, state: ReplicaState, *, ttl_s: float = LEASE_TTL_S) -> None:
-        await self._run(
-            self._publish,
-            state.replica,
-            _milliseconds(ttl_s),
-            state.incarnation,
-            json.dumps(asdict(state), separators=(",", ":")),
-            self._forget_ms,
-        )
+    @property
+    def client(self) -> Redis | RedisCluster:
+        """The client underneath, for measurements."""
+        return self._client.redis
+
+    async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
+        mine = json.dumps({item.name: getattr(space, item.name) for item in fields(KeySpace)}, sort_keys=True)
+        fleet = await self._run(_Run(_JOIN, self._fleet, (mine, _milliseconds(ttl_s))))
+        if bytes(fleet).decode() != mine:
+            check_same(_key_space(fleet), space)
+
+    async def publish(self, state: ReplicaState, *, ttl_s: float = LEASE_TTL_S, settled: Sequence[str] = ()) -> None:
+        if len(state.incarnation.encode()) > MAX_INCARNATION_BYTES:
+            raise ValueError(f"incarnation {state.incarnation[:40]!r}... is longer than {MAX_INCARNATION_BYTES} bytes")
+        content = json.dumps(asdict(state), separators=(",", ":"))
+        arguments = (state.replica, _milliseconds(ttl_s), state.incarnation, content, self._forget_ms)
+        await self._run(_Run(_PUBLISH, self._fleet, (*arguments, *settled[:MAX_SETTLED])))
 
     async def retire(self, replica: str) -> None:
-        await self._run(self._retire, replica)
+        content = json.dumps({"replica": replica, "incarnation": ""})
+        await self._run(_Run(_RETIRE, self._fleet, (replica, content, self._forget_ms)))
 
     async def apply(
         self,
         replica: str,
         incarnation: str,
         *,
-        stored: Sequence[BlockKey] = (),
-        removed: Sequence[BlockKey] = (),
+        stored: Sequence[Holding] = (),
+        removed: Sequence[Holding] = (),
     ) -> None:
         check_apply(stored, removed)
-        if not stored and not removed:
-            return
-        await self._run(
-            self._apply,
-            replica,
-            incarnation,
-            b"".join(stored),
-            b"".join(removed),
-            self._node_ttl_ms,
-            self._forget_ms,
-        )
+        holder = holder_of(replica, incarnation)
+        changes = _by_shard(stored, removed, len(self._shards))
+        runs = [_Run(_APPLY, self._shards[shard], (holder, self._node_ttl_ms, blob)) for shard, blob in changes.items()]
+        await self._run_all(runs)
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
-        reply = await self._run(self._lookup, b"".join(keys[:MAX_LOOKUP_BLOCKS]), self._forget_ms)
-        rows = (reply[start : start + _REPLY_WIDTH] for start in range(0, len(reply), _REPLY_WIDTH))
-        found = [
-            Candidate(_state(state), held_blocks=held, claimed_blocks=claimed, claimed_tokens=tokens)
-            for _, state, held, claimed, tokens in rows
+        blob = b"".join(keys[:MAX_LOOKUP_BLOCKS])
+        since = self._view.version
+        if len(self._shards) == 1:
+            states, overlaps = await self._run(_Run(_LOOKUP_WITH_STATES, self._fleet, (blob, since)))
+        else:
+            states, overlaps = await self._run_all(
+                [_Run(_STATES, self._fleet, (since,)), _Run(_LOOKUP, self._shard(keys), (blob,))]
+            )
+        found = {
+            overlaps[start]: overlaps[start + 1 : start + _OVERLAP_WIDTH]
+            for start in range(0, len(overlaps), _OVERLAP_WIDTH)
+        }
+        claimed = self._view.claims(states)
+        return [
+            _candidate(one.plain, found.get(one.holder), claimed.get(one.plain.state.replica))
+            for one in self._view.live(states)
         ]
-        return sorted(found, key=lambda candidate: candidate.state.replica)
 
     async def claim(
         self,
         claim_id: str,
         replica: str,
+        incarnation: str,
         keys: Sequence[BlockKey],
         *,
         tokens: int,
         ttl_s: float = CLAIM_TTL_S,
-    ) -> None:
-        blob = b"".join(keys[:MAX_LOOKUP_BLOCKS])
-        await self._run(self._claim, claim_id, replica, blob, max(tokens, 0), _milliseconds(ttl_s))
+        unseen_from: int | None = None,
+    ) -> bool:
+        keys = keys[:MAX_LOOKUP_BLOCKS]
+        ttl_ms = _milliseconds(ttl_s)
+        blocks = (
+            holder_of(replica, incarnation),
+            _tag(claim_id),
+            ttl_ms,
+            -1 if unseen_from is None else unseen_from,
+            self._node_ttl_ms,
+            b"".join(keys),
+        )
+        done, _ = await self._run_all(
+            [
+                _Run(_CLAIM_BLOCKS, self._shard(keys), blocks),
+                _Run(_CLAIM_TOKENS, self._fleet, (replica, claim_id, max(tokens, 0), ttl_ms)),
+            ]
+        )
+        if not done:
+            await self._run(_Run(_WITHDRAW_TOKENS, self._fleet, (replica, claim_id)))
+        return bool(done)
 
-    async def withdraw(self, claim_id: str, replica: str, keys: Sequence[BlockKey]) -> None:
-        await self._run(self._withdraw, claim_id, replica, b"".join(keys[:MAX_LOOKUP_BLOCKS]))
+    async def withdraw(self, claim_id: str, replica: str, incarnation: str, keys: Sequence[BlockKey]) -> None:
+        keys = keys[:MAX_LOOKUP_BLOCKS]
+        blocks = (holder_of(replica, incarnation), _tag(claim_id), b"".join(keys))
+        await self._run_all(
+            [
+                _Run(_WITHDRAW_BLOCKS, self._shard(keys), blocks),
+                _Run(_WITHDRAW_TOKENS, self._fleet, (replica, claim_id)),
+            ]
+        )
 
     async def states(self) -> list[ReplicaState]:
-        reply = await self._run(self._states)
-        return sorted(map(_state, reply), key=lambda state: state.replica)
+        reply = await self._run(_Run(_STATES, self._fleet, (self._view.version,)))
+        return [one.plain.state for one in self._view.live(reply)]
 
     async def epoch(self) -> str:
-        reply = await self._run(self._epoch, secrets.token_hex(8))
-        return bytes(reply).decode()
+        """See the contract; in a cluster one shard is asked for all that its server has."""
+        if not self._client.is_cluster:
+            return bytes(await self._run(self._epoch_of(self._fleet))).decode()
+        # Whoever asked once knows which server has what.
+        await self.ping()
+        servers = self._by_server()
+        replies = await self._run_all([self._epoch_of(prefixes[0]) for prefixes in servers.values()])
+        parts = [repr((name, *known)) for name, *known in zip(servers, servers.values(), replies, strict=True)]
+        return hashlib.blake2b("".join(sorted(parts)).encode(), digest_size=16).hexdigest()
+
+    async def reclaim(self, *, max_fields: int = 1024) -> int:
+        """See the contract; one shard a call, and no shard more often than every ``RECLAIM_WINDOW_S``."""
+        records = await self._run(_Run(_KEPT, self._fleet, (self._forget_ms, _milliseconds(TOLD_WITHIN_S))))
+        names = [bytes(one).decode() for one in records]
+        kept = b"".join(holder_of(names[start], names[start + 1]) for start in range(0, len(names), 2))
+        shard = self._shards[self._next_reclaimed]
+        self._next_reclaimed = (self._next_reclaimed + 1) % len(self._shards)
+        window_ms = _milliseconds(RECLAIM_WINDOW_S)
+        arguments = (kept, _milliseconds(SUPERSEDED_S), max_fields, window_ms, self._node_ttl_ms)
+        return int(await self._run(_Run(_RECLAIM, shard, arguments)))
 
     async def ping(self) -> None:
-        await self.epoch()
+        await self._run(self._epoch_of(self._fleet))
 
     async def close(self) -> None:
-        await self._client.aclose(close_connection_pool=True)
+        for exchange in self._exchanges:
+            exchange.cancel()
+        await asyncio.gather(*self._exchanges, return_exceptions=True)
+        await self._client.redis.aclose()
 
-    async def _run(self, script: AsyncScript, *args: str | bytes | int) -> Any:
+    def _shard(self, keys: Sequence[BlockKey]) -> str:
+        return self._shards[_shard_of(keys[0], len(self._shards)) if keys else 0]
+
+    @staticmethod
+    def _epoch_of(prefix: str) -> _Run:
+        return _Run(_EPOCH, prefix, (secrets.token_hex(8),))
+
+    def _by_server(self) -> dict[str, list[str]]:
+        """Return the prefixes that each server of a cluster has, by the server's name."""
+        servers: dict[str, list[str]] = {}
+        nodes = cast(RedisCluster, self._client.redis).nodes_manager
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await script(keys=[self._prefix], args=args)
+            for prefix, slot in self._slots.items():
+                servers.setdefault(nodes.get_node_from_slot(slot).name, []).append(prefix)
+        except RedisClusterException as error:
+            raise DirectoryUnavailableError(f"the directory at {self._where} has no server for {prefix}") from error
+        return servers
+
+    async def _run(self, run: _Run) -> Any:
+        return (await self._run_all([run]))[0]
+
+    async def _run_all(self, runs: Sequence[_Run]) -> list[Any]:
+        """Return the scripts' replies: one round trip on one server, side by side in a cluster.
+
+        What was sent is answered even if the caller gives up: a caller in a hurry would otherwise close a connection
+        that is still being opened, time and again, and never get one.
+        """
+        if not runs:
+            return []
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        try:
+            await self._admit(deadline)
+            exchange = asyncio.create_task(self._exchange(runs, deadline))
+            self._exchanges.add(exchange)
+            exchange.add_done_callback(self._end)
+            return await asyncio.shield(exchange)
         except TimeoutError as error:
             raise DirectoryUnavailableError(
                 f"the directory at {self._where} did not answer within {self._timeout_s:g} s"
@@ -219,21 +339,117 @@ class RedisDirectory:
                 f"the directory at {self._where} failed: {type(error).__name__}: {error}"
             ) from error
 
+    async def _admit(self, deadline: float) -> None:
+        if not self._calls.locked():
+            await self._calls.acquire()
+            return
+        async with asyncio.timeout_at(deadline):
+            await self._calls.acquire()
+
+    def _end(self, exchange: asyncio.Task[list[Any]]) -> None:
+        self._calls.release()
+        self._exchanges.discard(exchange)
+        if not exchange.cancelled():
+            # Marks it as seen: nobody waits for the error of an abandoned call.
+            exchange.exception()
+
+    async def _exchange(self, runs: Sequence[_Run], deadline: float) -> list[Any]:
+        async with asyncio.timeout_at(deadline):
+            if self._client.is_cluster:
+                return await self._side_by_side(runs)
+            if len(runs) == 1:
+                return [await self._call(runs[0])]
+            return await self._piped(runs)
+
+    async def _side_by_side(self, runs: Sequence[_Run]) -> list[Any]:
+        try:
+            # Before it knows the slots, a cluster's client asks any server.
+            await cast(RedisCluster, self._client.redis).initialize()
+            replies = await asyncio.gather(*(self._routed(run) for run in runs), return_exceptions=True)
+            for reply in replies:
+                if isinstance(reply, BaseException):
+                    raise reply
+        except (AttributeError, RedisClusterException) as error:
+            # One call that meets a lost server closes connections that others are just opening, and they stumble over
+            # it; and the client's own error is no RedisError.
+            raise RedisConnectionError(f"the cluster is changing: {error}") from error
+        return list(replies)
+
+    async def _routed(self, run: _Run) -> Any:
+        # A cluster's client refuses what goes beyond its connections to a server, instead of having it wait.
+        async with self._commands:
+            return await self._call(run)
+
+    async def _call(self, run: _Run) -> Any:
+        redis = cast(Any, self._client.redis)
+        try:
+            return await redis.evalsha(run.script.digest, 1, run.prefix, *run.arguments)
+        except NoScriptError:
+            return await redis.eval(run.script.source, 1, run.prefix, *run.arguments)
+
+    async def _piped(self, runs: Sequence[_Run]) -> list[Any]:
+        async with cast(Any, self._client.redis).pipeline(transaction=False) as pipe:
+            for run in runs:
+                pipe.evalsha(run.script.digest, 1, run.prefix, *run.arguments)
+            replies = await pipe.execute(raise_on_error=False)
+        for index, reply in enumerate(replies):
+            if isinstance(reply, NoScriptError):
+                replies[index] = await self._call(runs[index])
+            elif isinstance(reply, Exception):
+                raise reply
+        return list(replies)
+
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-_STATE_FIELDS = {item.name for item in fields(ReplicaState)}
-_LOAD_FIELDS = {item.name for item in fields(ReplicaLoad)}
+@lru_cache(maxsize=8192)
+def holder_of(replica: str, incarnation: str) -> bytes:
+    """Return the bytes that stand for one start of a replica, on every server and without asking any."""
+    return hashlib.blake2b(f"{replica}\0{incarnation}".encode(), digest_size=HOLDER_BYTES).digest()
 
 
-def _state(data: bytes) -> ReplicaState:
-    """Read a published state; a newer version's fields are passed over, so versions can mix."""
+def _tag(claim_id: str) -> bytes:
+    return hashlib.blake2b(claim_id.encode(), digest_size=TAG_BYTES).digest()
+
+
+def _shard_of(first_key: BlockKey, shards: int) -> int:
+    """Return the shard of a chain: chains that share anything share their first block."""
+    return first_key[0] % shards
+
+
+def _by_shard(stored: Sequence[Holding], removed: Sequence[Holding], shards: int) -> dict[int, bytes]:
+    """Return the changes as the script reads them, by shard."""
+    groups: dict[tuple[int, BlockKey], tuple[list[Holding], list[Holding]]] = {}
+    for kind, holdings in enumerate((stored, removed)):
+        for holding in holdings:
+            group = groups.setdefault((_shard_of(holding.head, shards), holding.anchor), ([], []))
+            group[kind].append(holding)
+    blobs: dict[int, list[bytes]] = {}
+    for (shard, name), (new, old) in groups.items():
+        blobs.setdefault(shard, []).extend(_groups(name, new, old))
+    return {shard: b"".join(parts) for shard, parts in blobs.items()}
+
+
+def _groups(name: BlockKey, stored: Sequence[Holding], removed: Sequence[Holding]) -> Iterator[bytes]:
+    for start in range(0, max(len(stored), len(removed)), MAX_GROUP):
+        new, old = stored[start : start + MAX_GROUP], removed[start : start + MAX_GROUP]
+        yield name + struct.pack(">HH", len(new), len(old))
+        yield b"".join(one.key[:FIELD_BYTES] + bytes((one.tier,)) for one in new)
+        yield b"".join(one.key[:FIELD_BYTES] for one in old)
+
+
+def _candidate(plain: Candidate, overlap: Sequence[int] | None, claimed: tuple[int, int] | None) -> Candidate:
+    if overlap is None and claimed is None:
+        return plain
+    fast, held, about = overlap or (0, 0, 0)
+    tokens, claims = claimed or (0, 0)
+    return Candidate(plain.state, held, about, tokens, fast, claims)
+
+
+def _key_space(data: bytes) -> KeySpace:
     try:
-        parts = {name: value for name, value in json.loads(data).items() if name in _STATE_FIELDS}
-        load = {name: value for name, value in parts.pop("load", {}).items() if name in _LOAD_FIELDS}
-        resident = tuple(parts.pop("resident", ()))
-        return ReplicaState(**parts, load=ReplicaLoad(**load), resident=resident)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DirectoryUnavailableError("a replica's state in the directory cannot be read") from error
+        return KeySpace(**json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise DirectoryUnavailableError("the fleet's key space in the directory cannot be read") from error

@@ -1,198 +1,534 @@
-"""The Lua of :mod:`aloraserve.directory.redis`: one script a method, each atomic and one round trip.
+"""The Lua of :mod:`aloraserve.directory.redis`: each script is atomic and one round trip.
 
-``KEYS[1]`` is the namespace's prefix. It carries the hash tag, so every key that a script derives from it
-lies in the same cluster slot. Times are the server's own, in milliseconds. Under the prefix lie:
+``KEYS[1]`` is a prefix that carries a hash tag, so every key that a script derives from it lies in one cluster slot.
+Times are the server's own, in milliseconds. There are two kinds of prefix. Under the fleet's lie:
 
 ==================  ========  ===========================================================================
 key                 type      content
 ==================  ========  ===========================================================================
-``replicas``        hash      replica -> "<lease expiry> <length of incarnation> <incarnation><state JSON>"
-``known``           zset      replica, by when it last published or applied
-``b:<block key>``   hash      "r<replica>" -> incarnation; "c<claim id>" -> "<expiry> <replica>"
-``t:<replica>``     hash      claim id -> "<expiry> <tokens>", dropped when the replica publishes
+``space``           string    JSON of the fleet's key space, living as long as somebody joins
+``replicas``        hash      replica -> lease expiry (13 digits), its length (9), version (16), length of the
+                              incarnation (3), incarnation, state JSON
+``version``         string    counts publications, from the time it was first needed on
+``versions``        zset      replica, by the version of its record
+``known``           zset      replica, by when it last published
+``t:<replica>``     hash      claim id -> "<expiry> <tokens>", dropped when the replica settles it
+``open``            set       replicas that have such claims
 ``epoch``           string    random; lost when the data is
 ==================  ========  ===========================================================================
 
-Holdings and claims share a node so that a lookup reads one key a block. A holding is dropped when met only
-once its replica is forgotten: a lease that lapses for a moment, or a state that is about to name the
-holding's incarnation, must not lose it.
+and under the prefix of each shard of chains:
+
+==================  ========  ===========================================================================
+``b:<anchor>``      hash      a run: first 8 bytes of a block's key -> its entries
+``o:<holder>``      set       anchors of the runs that have entries of the holder
+``owners``          zset      holder, by when it last applied or claimed
+``rc``              string    where the reclaiming of a run stopped
+``rl``              string    set while the shard's share of reclaiming is used up
+``epoch``           string    as above
+==================  ========  ===========================================================================
+
+A holder is 8 bytes that stand for a replica and an incarnation. An entry is a holder and one byte: the tier of its
+holding; 255 is a claim's mark and goes on with its expiry (6 bytes) and 4 bytes that stand for the claim. A holder has
+one entry a block.
 """
 
 from __future__ import annotations
 
-_PRELUDE = """
+_HEAD = """
 local prefix = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function whole(number) return string.format('%.0f', number) end
-local function touch(replica, forget_ms)
-  redis.call('ZADD', prefix .. 'known', whole(now), replica)
-  redis.call('PEXPIRE', prefix .. 'known', forget_ms)
-end
-local function live_records()
-  local live, names, states = {}, {}, {}
-  local records = redis.call('HGETALL', prefix .. 'replicas')
-  for i = 1, #records, 2 do
-    local name, record = records[i], records[i + 1]
-    local expiry, width, start = string.match(record, '^(%d+) (%d+) ()')
-    if tonumber(expiry) > now then
-      local stop = start + tonumber(width)
-      names[#names + 1] = name
-      states[#names] = string.sub(record, stop)
-      live[name] = string.sub(record, start, stop - 1)
-    else
-      redis.call('HDEL', prefix .. 'replicas', name)
-    end
-  end
-  return live, names, states
-end
+local sub, byte, find = string.sub, string.byte, string.find
+"""
+
+_EXTEND = """
 local function extend(key, ttl_ms)
   redis.call('PEXPIRE', key, ttl_ms, 'NX')
   redis.call('PEXPIRE', key, ttl_ms, 'GT')
 end
 """
 
+_WHOLE = """
+local function whole(number) return string.format('%.0f', number) end
+"""
+
+_RECORD = """
+local function expiry_of(record) return tonumber(sub(record, 1, 13)) end
+local function incarnation_of(record) return sub(record, 42, 41 + tonumber(sub(record, 39, 41))) end
+local function write(replica, ttl_ms, incarnation, state, forget_ms)
+  local version = redis.call('INCR', prefix .. 'version')
+  if version == 1 then
+    version = now * 1000
+    redis.call('SET', prefix .. 'version', string.format('%.0f', version))
+  end
+  redis.call('PEXPIRE', prefix .. 'version', forget_ms)
+  local head = string.format('%013.0f%09d%016.0f%03d', now + ttl_ms, ttl_ms, version, #incarnation)
+  redis.call('HSET', prefix .. 'replicas', replica, head .. incarnation .. state)
+  redis.call('ZADD', prefix .. 'versions', string.format('%.0f', version), replica)
+  for _, name in ipairs({'replicas', 'versions'}) do redis.call('PEXPIRE', prefix .. name, forget_ms) end
+end
+"""
+
+_WRITES_ALWAYS = "#!lua flags=allow-oom\n"
+_READS = "#!lua flags=no-writes\n"
+_WRITES = "#!lua\n"
+
+JOIN = (
+    _WRITES_ALWAYS
+    + _HEAD
+    + """
+local space, ttl_ms = unpack(ARGV)
+local fleet = redis.call('GET', prefix .. 'space')
+if fleet and fleet ~= space then return fleet end
+redis.call('SET', prefix .. 'space', space, 'PX', ttl_ms)
+return space
+"""
+)
+
 PUBLISH = (
-    _PRELUDE
+    _WRITES_ALWAYS
+    + _HEAD
+    + _WHOLE
+    + _RECORD
     + """
 local replica, ttl_ms, incarnation, state, forget_ms = unpack(ARGV)
-local record = whole(now + ttl_ms) .. ' ' .. #incarnation .. ' ' .. incarnation .. state
-redis.call('HSET', prefix .. 'replicas', replica, record)
-extend(prefix .. 'replicas', ttl_ms)
-redis.call('DEL', prefix .. 't:' .. replica)
-touch(replica, forget_ms)
+write(replica, tonumber(ttl_ms), incarnation, state, math.max(ttl_ms, forget_ms))
+redis.call('ZADD', prefix .. 'known', whole(now), replica)
+redis.call('PEXPIRE', prefix .. 'known', forget_ms)
+local claims = prefix .. 't:' .. replica
+for i = 6, #ARGV do redis.call('HDEL', claims, ARGV[i]) end
+local open = redis.call('HGETALL', claims)
+for i = 1, #open, 2 do
+  if tonumber(string.match(open[i + 1], '^%d+')) <= now then redis.call('HDEL', claims, open[i]) end
+end
+if redis.call('EXISTS', claims) == 0 then redis.call('SREM', prefix .. 'open', replica) end
 """
 )
 
 RETIRE = (
-    _PRELUDE
+    _WRITES_ALWAYS
+    + _HEAD
+    + _RECORD
     + """
-redis.call('HDEL', prefix .. 'replicas', ARGV[1])
-redis.call('ZREM', prefix .. 'known', ARGV[1])
-redis.call('DEL', prefix .. 't:' .. ARGV[1])
+local replica, state, forget_ms = unpack(ARGV)
+local record = redis.call('HGET', prefix .. 'replicas', replica)
+if record then write(replica, 0, incarnation_of(record), state, forget_ms) end
+redis.call('ZREM', prefix .. 'known', replica)
+redis.call('DEL', prefix .. 't:' .. replica)
+redis.call('SREM', prefix .. 'open', replica)
 """
 )
 
-APPLY = (
-    _PRELUDE
-    + """
-local replica, incarnation, stored, removed, node_ttl_ms, forget_ms = unpack(ARGV)
-local field = 'r' .. replica
-touch(replica, forget_ms)
-for start = 1, #removed, 16 do
-  local node = prefix .. 'b:' .. string.sub(removed, start, start + 15)
-  if redis.call('HGET', node, field) == incarnation then redis.call('HDEL', node, field) end
-end
-for start = 1, #stored, 16 do
-  local node = prefix .. 'b:' .. string.sub(stored, start, start + 15)
-  redis.call('HSET', node, field, incarnation)
-  redis.call('PEXPIRE', node, node_ttl_ms)
-end
-"""
-)
-
-LOOKUP = (
-    _PRELUDE
-    + """
-local keys, forget_ms = ARGV[1], ARGV[2]
-redis.call('ZREMRANGEBYSCORE', prefix .. 'known', '-inf', whole(now - forget_ms))
-local live, names, states = live_records()
-local held, claimed, known, by_field = {}, {}, {}, {}
-for _, name in ipairs(names) do held[name], claimed[name], by_field['r' .. name] = 0, 0, name end
-local function forgotten(name)
-  if known[name] == nil then known[name] = redis.call('ZSCORE', prefix .. 'known', name) end
-  return known[name] == false
-end
-local function claimant(node, field, value)
-  local expiry, at = string.match(value, '^(%d+) ()')
-  if tonumber(expiry) > now then return string.sub(value, at) end
-  redis.call('HDEL', node, field)
-end
-local block, contiguous = 0, #names > 0
-for start = 1, #keys, 16 do
-  if not contiguous then break end
-  contiguous = false
-  local node = prefix .. 'b:' .. string.sub(keys, start, start + 15)
-  local fields = redis.call('HGETALL', node)
-  for i = 1, #fields, 2 do
-    local field, value = fields[i], fields[i + 1]
-    local owner = by_field[field]
-    if owner then
-      if live[owner] ~= value then
-        owner = nil
-      elseif held[owner] == block then
-        held[owner] = block + 1
-      end
-    elseif string.byte(field) == 99 then
-      owner = claimant(node, field, value)
-    elseif forgotten(string.sub(field, 2)) then
-      redis.call('HDEL', node, field)
+_STATES_BODY = """
+local function states(since)
+  local claimed = {}
+  for _, replica in ipairs(redis.call('SMEMBERS', prefix .. 'open')) do
+    local tokens, claims = 0, 0
+    for _, value in ipairs(redis.call('HVALS', prefix .. 't:' .. replica)) do
+      local ends, amount = string.match(value, '^(%d+) (%d+)')
+      if tonumber(ends) > now then tokens, claims = tokens + tonumber(amount), claims + 1 end
     end
-    if owner and claimed[owner] == block then
-      claimed[owner] = block + 1
-      contiguous = true
-    end
+    for _, part in ipairs({replica, tokens, claims}) do claimed[#claimed + 1] = part end
   end
-  block = block + 1
+  local version = tonumber(redis.call('GET', prefix .. 'version') or '0')
+  local after = tonumber(since) > version and '-inf' or '(' .. since
+  local names = redis.call('ZRANGEBYSCORE', prefix .. 'versions', after, '+inf')
+  local records = #names > 0 and redis.call('HMGET', prefix .. 'replicas', unpack(names)) or {}
+  return {now, version, names, records, claimed}
 end
+"""
+
+STATES = _READS + _HEAD + _RECORD + _STATES_BODY + "return states(ARGV[1])\n"
+
+KEPT = (
+    _WRITES_ALWAYS
+    + _HEAD
+    + _WHOLE
+    + _RECORD
+    + """
+local forget_ms, told_ms = unpack(ARGV)
+local known = prefix .. 'known'
+redis.call('ZREMRANGEBYSCORE', known, '-inf', whole(now - forget_ms))
 local reply = {}
-for index, name in ipairs(names) do
-  local tokens = 0
-  for _, value in ipairs(redis.call('HVALS', prefix .. 't:' .. name)) do
-    local expiry, amount = string.match(value, '^(%d+) (%d+)')
-    if tonumber(expiry) > now then tokens = tokens + tonumber(amount) end
-  end
-  for _, part in ipairs({name, states[index], held[name], claimed[name], tokens}) do reply[#reply + 1] = part
+local records = redis.call('HGETALL', prefix .. 'replicas')
+for i = 1, #records, 2 do
+  local expiry = expiry_of(records[i + 1])
+  if expiry > now or redis.call('ZSCORE', known, records[i]) then
+    reply[#reply + 1] = records[i]
+    reply[#reply + 1] = incarnation_of(records[i + 1])
+  elseif expiry < now - told_ms then
+    redis.call('HDEL', prefix .. 'replicas', records[i])
+    redis.call('ZREM', prefix .. 'versions', records[i])
   end
 end
 return reply
 """
 )
 
-CLAIM = (
-    _PRELUDE
+CLAIM_TOKENS = (
+    _WRITES
+    + _HEAD
+    + _WHOLE
+    + _EXTEND
     + """
-local claim_id, replica, keys, tokens, ttl_ms = unpack(ARGV)
-local record = redis.call('HGET', prefix .. 'replicas', replica)
-local incarnation
-if record then
-  local width, start = string.match(record, '^%d+ (%d+) ()')
-  incarnation = string.sub(record, start, start + tonumber(width) - 1)
+local replica, claim_id, tokens, ttl_ms = unpack(ARGV)
+local claims = prefix .. 't:' .. replica
+redis.call('HSET', claims, claim_id, whole(now + ttl_ms) .. ' ' .. tokens)
+extend(claims, ttl_ms)
+redis.call('SADD', prefix .. 'open', replica)
+extend(prefix .. 'open', ttl_ms)
+"""
+)
+
+WITHDRAW_TOKENS = (
+    _WRITES_ALWAYS
+    + _HEAD
+    + """
+redis.call('HDEL', prefix .. 't:' .. ARGV[1], ARGV[2])
+"""
+)
+
+_RUNS = """
+local RUN = 32
+local function node_of(keys, start)
+  local at = start == 0 and 1 or (start - 1) * 16 + 1
+  return prefix .. 'b:' .. sub(keys, at, at + 15)
 end
-local expiry = whole(now + ttl_ms)
-for start = 1, #keys, 16 do
-  local node = prefix .. 'b:' .. string.sub(keys, start, start + 15)
-  local holding = redis.call('HGET', node, 'r' .. replica)
-  if not holding or holding ~= incarnation then
-    redis.call('HSET', node, 'c' .. claim_id, expiry .. ' ' .. replica)
-    extend(node, ttl_ms)
+local function field_of(keys, block) return sub(keys, block * 16 + 1, block * 16 + 8) end
+"""
+
+_ENTRIES = """
+local function each(value, visit)
+  local at, size = 1, #value
+  while at <= size do
+    local stop = at + (byte(value, at + 8) == 255 and 18 or 8)
+    visit(sub(value, at, at + 7), byte(value, at + 8), at, stop)
+    at = stop + 1
   end
 end
-redis.call('HSET', prefix .. 't:' .. replica, claim_id, expiry .. ' ' .. tokens)
-extend(prefix .. 't:' .. replica, ttl_ms)
+local function expiry_at(value, at) return (struct.unpack('>I6', value, at + 9)) end
 """
-)
 
-WITHDRAW = (
-    _PRELUDE
+APPLY = (
+    _WRITES
+    + _HEAD
+    + _WHOLE
+    + _ENTRIES
     + """
-local claim_id, replica, keys = unpack(ARGV)
-for start = 1, #keys, 16 do
-  redis.call('HDEL', prefix .. 'b:' .. string.sub(keys, start, start + 15), 'c' .. claim_id)
+local holder, ttl_ms, changes = unpack(ARGV)
+local function without(value)
+  if not find(value, holder, 1, true) then return value end
+  local kept = {}
+  each(value, function(id, kind, from, to)
+    if id ~= holder then kept[#kept + 1] = sub(value, from, to) end
+  end)
+  return table.concat(kept)
 end
-redis.call('HDEL', prefix .. 't:' .. replica, claim_id)
+local at, size = 1, #changes
+while at <= size do
+  local anchor = sub(changes, at, at + 15)
+  local node = prefix .. 'b:' .. anchor
+  local stored, removed = struct.unpack('>I2I2', changes, at + 16)
+  at = at + 20
+  local fields, tiers = {}, {}
+  for i = 1, stored do
+    fields[i], tiers[i] = sub(changes, at, at + 7), sub(changes, at + 8, at + 8)
+    at = at + 9
+  end
+  for i = stored + 1, stored + removed do
+    fields[i] = sub(changes, at, at + 7)
+    at = at + 8
+  end
+  local values = redis.call('HMGET', node, unpack(fields))
+  local set, drop = {}, {}
+  for i, field in ipairs(fields) do
+    local value = values[i]
+    local next = value and without(value) or ''
+    if i <= stored then next = next .. holder .. tiers[i] end
+    if next == '' then
+      if value then drop[#drop + 1] = field end
+    elseif next ~= value then
+      set[#set + 1] = field
+      set[#set + 1] = next
+    end
+  end
+  if #set > 0 then redis.call('HSET', node, unpack(set)) end
+  if #drop > 0 then redis.call('HDEL', node, unpack(drop)) end
+  if stored > 0 then
+    redis.call('PEXPIRE', node, ttl_ms)
+    redis.call('SADD', prefix .. 'o:' .. holder, anchor)
+  end
+end
+redis.call('PEXPIRE', prefix .. 'o:' .. holder, ttl_ms)
+redis.call('ZADD', prefix .. 'owners', whole(now), holder)
+redis.call('PEXPIRE', prefix .. 'owners', ttl_ms)
 """
 )
 
-STATES = (
-    _PRELUDE
+_OVERLAPS_BODY = """
+local function overlaps(keys)
+  local count = #keys / 16
+  if count == 0 then return {} end
+  local known = {}
+  local function ranks_of(value)
+    if not value then return {} end
+    local ranks = known[value]
+    if ranks then return ranks end
+    ranks = {}
+    each(value, function(id, kind, at)
+      if kind < 255 then
+        ranks[id] = kind == 0 and 0 or 1
+      elseif expiry_at(value, at) > now then
+        ranks[id] = 2
+      end
+    end)
+    known[value] = ranks
+    return ranks
+  end
+  local ends, going, left = {}, {}, 0
+  local function stop(id, level, through, block)
+    local found = ends[id]
+    if level <= 0 and through >= 0 then found[1] = block end
+    if level <= 1 and through >= 1 then found[2] = block end
+    if through == 2 then found[3] = block end
+  end
+  for id in pairs(ranks_of(redis.call('HGET', node_of(keys, 0), field_of(keys, 0)))) do
+    going[id], ends[id], left = 0, {0, 0, 0}, left + 1
+  end
+  local start, same = 0, nil
+  while start < count and left > 0 do
+    local last = math.min(start + RUN, count) - 1
+    local node = node_of(keys, start)
+    local ranks = ranks_of(redis.call('HGET', node, field_of(keys, last)))
+    local whole_run = ranks == same
+    if not whole_run then
+      whole_run = true
+      for id, level in pairs(going) do
+        local rank = ranks[id]
+        if not rank or rank > level then whole_run = false break end
+      end
+    end
+    if whole_run then
+      same = ranks
+    else
+      same = nil
+      local fields = {}
+      for block = start, last do fields[#fields + 1] = field_of(keys, block) end
+      local values = redis.call('HMGET', node, unpack(fields))
+      local before
+      for i = 1, #fields do
+        local block, here = start + i - 1, ranks_of(values[i])
+        if here ~= before then
+          before = here
+          for id, level in pairs(going) do
+            local rank = here[id]
+            if not rank then
+              stop(id, level, 2, block)
+              going[id], left = nil, left - 1
+            elseif rank > level then
+              stop(id, level, rank - 1, block)
+              going[id] = rank
+            end
+          end
+        end
+      end
+    end
+    start = start + RUN
+  end
+  for id, level in pairs(going) do stop(id, level, 2, count) end
+  local reply = {}
+  for id, found in pairs(ends) do
+    for _, part in ipairs({id, found[1], found[2], found[3]}) do reply[#reply + 1] = part end
+  end
+  return reply
+end
+"""
+
+LOOKUP = _READS + _HEAD + _RUNS + _ENTRIES + _OVERLAPS_BODY + "return overlaps(ARGV[1])\n"
+
+LOOKUP_WITH_STATES = (
+    _READS
+    + _HEAD
+    + _RECORD
+    + _STATES_BODY
+    + _RUNS
+    + _ENTRIES
+    + _OVERLAPS_BODY
+    + "return {states(ARGV[2]), overlaps(ARGV[1])}\n"
+)
+
+CLAIM_BLOCKS = (
+    _WRITES
+    + _HEAD
+    + _WHOLE
+    + _EXTEND
+    + _RUNS
+    + _ENTRIES
     + """
-local _, _, states = live_records()
-return states
+local holder, tag, ttl_ms, unseen_from, node_ttl_ms, keys = unpack(ARGV)
+unseen_from = tonumber(unseen_from)
+local count = #keys / 16
+local renew_before = now + ttl_ms / 2
+local function status(value)
+  local mine, others, ends_soon = nil, false, false
+  if value then
+    each(value, function(id, kind, at)
+      local expiry = kind == 255 and expiry_at(value, at)
+      if expiry and expiry <= now then return end
+      if id == holder then
+        mine, ends_soon = kind, expiry and expiry < renew_before
+      else
+        others = true
+      end
+    end)
+  end
+  return mine, others, ends_soon
+end
+if unseen_from >= 0 and unseen_from < count then
+  local node = node_of(keys, math.floor(unseen_from / RUN) * RUN)
+  local _, others = status(redis.call('HGET', node, field_of(keys, unseen_from)))
+  if others then return 0 end
+end
+local mark = holder .. string.char(255) .. struct.pack('>I6', now + ttl_ms)
+local function marked(value)
+  local kept, own = {}, tag
+  if value then
+    each(value, function(id, kind, from, to)
+      if kind == 255 and expiry_at(value, from) <= now then return end
+      if id == holder then own = sub(value, from + 15, to) else kept[#kept + 1] = sub(value, from, to) end
+    end)
+  end
+  kept[#kept + 1] = mark .. own
+  return table.concat(kept)
+end
+for start = 0, count - 1, RUN do
+  local last = math.min(start + RUN, count) - 1
+  local node = node_of(keys, start)
+  local mine = status(redis.call('HGET', node, field_of(keys, last)))
+  if not mine or mine == 255 then
+    local fields = {}
+    for block = start, last do fields[#fields + 1] = field_of(keys, block) end
+    local values = redis.call('HMGET', node, unpack(fields))
+    local set = {}
+    for i, field in ipairs(fields) do
+      local here, _, ends_soon = status(values[i])
+      if not here or ends_soon then
+        set[#set + 1] = field
+        set[#set + 1] = marked(values[i])
+      end
+    end
+    if #set > 0 then
+      redis.call('HSET', node, unpack(set))
+      extend(node, ttl_ms)
+      redis.call('SADD', prefix .. 'o:' .. holder, sub(node, #prefix + 3))
+    end
+  end
+end
+extend(prefix .. 'o:' .. holder, node_ttl_ms)
+redis.call('ZADD', prefix .. 'owners', whole(now), holder)
+extend(prefix .. 'owners', node_ttl_ms)
+return 1
 """
 )
 
-EPOCH = """
+WITHDRAW_BLOCKS = (
+    _WRITES_ALWAYS
+    + _HEAD
+    + _RUNS
+    + _ENTRIES
+    + """
+local holder, tag, keys = unpack(ARGV)
+local count = #keys / 16
+for start = 0, count - 1, RUN do
+  local last = math.min(start + RUN, count) - 1
+  local node = node_of(keys, start)
+  local fields = {}
+  for block = start, last do fields[#fields + 1] = field_of(keys, block) end
+  local values = redis.call('HMGET', node, unpack(fields))
+  for i, field in ipairs(fields) do
+    local value = values[i]
+    if value and find(value, tag, 1, true) then
+      local kept = {}
+      each(value, function(id, kind, from, to)
+        if not (id == holder and kind == 255 and sub(value, from + 15, to) == tag) then
+          kept[#kept + 1] = sub(value, from, to)
+        end
+      end)
+      local rest = table.concat(kept)
+      if rest == '' then redis.call('HDEL', node, field) else redis.call('HSET', node, field, rest) end
+    end
+  end
+end
+"""
+)
+
+RECLAIM = (
+    _WRITES_ALWAYS
+    + _HEAD
+    + _WHOLE
+    + _ENTRIES
+    + """
+local kept_ids, quiet_ms, limit, window_ms, ttl_ms = unpack(ARGV)
+limit = tonumber(limit)
+if not redis.call('SET', prefix .. 'rl', '1', 'PX', window_ms, 'NX') then return 0 end
+local kept = {}
+for at = 1, #kept_ids, 8 do kept[sub(kept_ids, at, at + 7)] = true end
+local gone, order = {}, {}
+local owners = prefix .. 'owners'
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', owners, '-inf', whole(now - quiet_ms))) do
+  if not kept[id] then
+    gone[id] = true
+    order[#order + 1] = id
+  end
+end
+local freed, seen = 0, 0
+local function clean(node, field, value)
+  local rest = {}
+  each(value, function(id, kind, from, to)
+    if gone[id] or (kind == 255 and expiry_at(value, from) <= now) then
+      freed = freed + 1
+    else
+      rest[#rest + 1] = sub(value, from, to)
+    end
+  end)
+  local left = table.concat(rest)
+  if left == '' then
+    redis.call('HDEL', node, field)
+  elseif left ~= value then
+    redis.call('HSET', node, field, left)
+  end
+end
+for _, id in ipairs(order) do
+  local runs = prefix .. 'o:' .. id
+  while seen < limit do
+    local at = redis.call('GET', prefix .. 'rc') or ''
+    local anchor, cursor = sub(at, 1, 16), sub(at, 17)
+    if cursor == '' or redis.call('SISMEMBER', runs, anchor) == 0 then
+      anchor, cursor = redis.call('SRANDMEMBER', runs), '0'
+    end
+    if not anchor then
+      redis.call('ZREM', owners, id)
+      break
+    end
+    local node = prefix .. 'b:' .. anchor
+    local page = redis.call('HSCAN', node, cursor, 'COUNT', 128)
+    for i = 1, #page[2], 2 do clean(node, page[2][i], page[2][i + 1]) end
+    seen = seen + #page[2] / 2 + 1
+    if page[1] == '0' then
+      redis.call('SREM', runs, anchor)
+      redis.call('DEL', prefix .. 'rc')
+    else
+      redis.call('SET', prefix .. 'rc', anchor .. page[1], 'PX', ttl_ms)
+    end
+  end
+  if seen >= limit then break end
+end
+return freed
+"""
+)
+
+EPOCH = """#!lua flags=allow-oom
 redis.call('SET', KEYS[1] .. 'epoch', ARGV[1], 'NX')
 local info = redis.pcall('INFO', 'server')
 local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''

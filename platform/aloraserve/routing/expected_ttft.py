@@ -2,68 +2,202 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision, Estimate
 from aloraserve.routing.load import CostModel, is_published, requests
+from aloraserve.routing.rendezvous import conversation, weight
 
-_Scored = tuple[Estimate, Candidate]
+
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """When two candidates are equally good, what a second prefill costs the fleet, and when it is overloaded.
+
+    A replica's *turnover* is the time in which it could fill its whole KV cache anew. Calls that wait for a good part
+    of it find that their prefix was evicted meanwhile.
+
+    Args:
+        tie_tokens: the time to prefill so many tokens is no difference; fewer than a block, or a held block would not
+            count.
+        tie_share: nor is this share of the best's score: the rates that equal machines measure differ that much, also
+            with the lengths of the prompts that they happened to get.
+        duplicate_share: leaving the longest overlap makes the fleet compute tokens that it has, and evict others for
+            them: that share of their prefill is charged on top of what the call itself waits for them, if the fleet is
+            idle.
+        busy_share: charged on top of that, the more the nearer the fleet's mean queue is to ``overload_share``: what
+            is computed twice then delays all who wait behind it.
+        overload_share: of the turnover; with longer queues everywhere the fleet is overloaded.
+        overflow_share: of the turnover; no call is sent on purpose to a queue longer than that.
+        overflow_replicas: smaller fleets have no replica to spare for the overflow.
+        overlap_steps: overlaps count as different among the equally good if they differ by one of so many parts of the
+            prompt.
+        spread_requests: so many more requests than the fewest are no difference among the equally good, so that
+            gateways that see the same idle replica do not all choose it.
+        shortlist: with more than twice as many candidates, only so many are estimated: those with the least work, by
+            the main terms of the estimate.
+    """
+
+    tie_tokens: int = 4
+    tie_share: float = 0.25
+    duplicate_share: float = 0.25
+    busy_share: float = 3.0
+    overload_share: float = 0.1
+    overflow_share: float = 6.0
+    overflow_replicas: int = 4
+    overlap_steps: int = 8
+    spread_requests: int = 1
+    shortlist: int = 16
+
+
+class _Scored(NamedTuple):
+    score_s: float
+    requests: int
+    estimate: Estimate
+    candidate: Candidate
 
 
 class ExpectedTtft:
-    """See :class:`~aloraserve.routing.base.Policy`; the estimate is
+    """See :class:`~aloraserve.routing.base.Policy`; the estimates are
     :class:`~aloraserve.routing.load.CostModel`'s.
 
-    Candidates within ``tie_tokens`` of prefill or ``tie_share`` of the best are equally good: the rates that equal
-    machines measure differ that much, also with the lengths of the prompts that they happened to get. Among them the
-    fewest requests win, then the shortest queue, then the longest overlap, then the fewest blocks held, so that new
-    conversations spread over an idle fleet, then the lower id.
+    The score is the expected TTFT, and a share (:class:`Margins`) of what prefilling the longest overlap's tokens again
+    takes: a call leaves its holder only for more than that, a fan-out of siblings with it. Of those whose score is
+    within ``tie_tokens`` or ``tie_share`` of the best, the longest overlap comes first, then the fewest requests, then
+    the fewest tokens held, so that new conversations fill an idle fleet evenly, all three in coarse steps; then the
+    overlap in blocks, then a hash of the conversation: gateways that decide on the same stale state send different
+    conversations to different replicas, and each conversation to one.
+
+    In an overloaded fleet calls that have to be prefilled anyway go to the longest queue below ``overflow_share``:
+    waiting costs them no prefix, and the other replicas' queues stay short enough for the calls that have one to lose.
+    Spread evenly, the same overload makes everyone's prefixes go before they are used, and the fleet compute yet more.
 
     Args:
         costs: the cost model.
-        tie_tokens: fewer than a block, or a held block would not count.
-        tie_share: of the best's expected TTFT.
+        margins: see :class:`Margins`.
     """
 
     name = "expected-ttft"
 
-    def __init__(self, costs: CostModel | None = None, *, tie_tokens: int = 4, tie_share: float = 0.25) -> None:
+    def __init__(self, costs: CostModel | None = None, margins: Margins | None = None) -> None:
         self._costs = costs or CostModel()
-        self._tie_tokens = tie_tokens
-        self._tie_share = tie_share
+        self._margins = margins or Margins()
 
     def decide(self, call: Call, candidates: Sequence[Candidate]) -> Decision:
-        """Order ``candidates`` by expected TTFT."""
+        """Order ``candidates`` by score, the equally good by what else speaks for them."""
         if not candidates:
             return Decision(self.name, "no replica is known", ())
-        scored = sorted(((self._costs.estimate(call, one), one) for one in candidates), key=_by_ttft)
-        limit_s = self._tie_limit_s(*scored[0])
-        tied = sorted((one for one in scored if one[0].expected_ttft_s <= limit_s), key=_by_load)
-        estimates = tuple(estimate for estimate, _ in tied + scored[len(tied) :])
+        estimated = self._shortlisted(call, candidates)
+        pressure = self._pressure(candidates)
+        scored = sorted(self._scored(call, estimated, pressure), key=_by_score)
+        if self._overflows(call, scored, pressure):
+            scored.sort(key=self._by_overflow)
+            return Decision(self.name, "every queue is long, no prefix to lose", tuple(one.estimate for one in scored))
+        limit_s = self._tie_limit_s(scored[0])
+        tied = [one for one in scored if one.score_s <= limit_s]
+        if len(tied) > 1:
+            scored[: len(tied)] = self._spread(call, tied)
+        estimates = tuple(one.estimate for one in scored)
         return Decision(self.name, _reason(call, estimates), estimates)
 
-    def _tie_limit_s(self, best: Estimate, candidate: Candidate) -> float:
-        tokens_s = self._tie_tokens / self._costs.tokens_per_s(candidate.state.load)
-        return best.expected_ttft_s + max(tokens_s, self._tie_share * best.expected_ttft_s)
+    def _shortlisted(self, call: Call, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """Return the candidates with the least work before the call's first token, all of them if they are few."""
+        if len(candidates) <= 2 * self._margins.shortlist:
+            return candidates
+        adapter, prompt_tokens, block_tokens = call.adapter, call.prompt_tokens, call.block_tokens
+        default_s = 1 / self._costs.default_tokens_per_s
+
+        def work_s(one: Candidate) -> tuple[float, int, int]:
+            load = one.state.load
+            token_s = load.prefill_s_per_token or default_s
+            tokens = one.claimed_tokens + prompt_tokens - max(one.held_blocks, one.claimed_blocks) * block_tokens
+            seconds = (load.queued_prefill_s or load.queued_prefill_tokens * token_s) + tokens * token_s
+            if adapter is not None and adapter not in one.state.resident:
+                seconds += load.adapter_load_s
+            if not one.state.incarnation:
+                seconds += self._costs.unpublished_s
+            return seconds, load.running + load.waiting, one.state.held_blocks
+
+        return heapq.nsmallest(self._margins.shortlist, candidates, key=work_s)
+
+    def _pressure(self, candidates: Sequence[Candidate]) -> float:
+        """Return the mean queue as a share of the one that counts as overload, at most 1."""
+        queued = turnover = 0.0
+        for one in candidates:
+            load = one.state.load
+            queued += load.queued_prefill_s + one.claimed_tokens * load.prefill_s_per_token
+            turnover += load.kv_tokens * load.prefill_s_per_token
+        return min(1.0, queued / (self._margins.overload_share * turnover)) if turnover > 0 else 0.0
+
+    def _overflows(self, call: Call, scored: Sequence[_Scored], pressure: float) -> bool:
+        """Whether the fleet is overloaded and the call has to be prefilled, mostly, wherever it goes."""
+        if pressure < 1 or len(scored) < self._margins.overflow_replicas:
+            return False
+        longest = max(one.estimate.overlap_tokens for one in scored)
+        return 2 * longest < call.prompt_tokens and all(
+            one.estimate.queue_s > self._margins.overload_share * _turnover_s(one.candidate) for one in scored
+        )
+
+    def _by_overflow(self, one: _Scored) -> tuple[bool, float, str]:
+        queue_s = one.estimate.queue_s
+        is_full = queue_s > self._margins.overflow_share * _turnover_s(one.candidate)
+        return is_full, queue_s if is_full else -queue_s, one.estimate.replica
+
+    def _scored(self, call: Call, candidates: Sequence[Candidate], pressure: float) -> list[_Scored]:
+        estimates = [self._costs.estimate(call, one) for one in candidates]
+        longest = max(estimate.overlap_tokens for estimate in estimates)
+        share = self._margins.duplicate_share + self._margins.busy_share * pressure
+        return [
+            _Scored(self._score_s(estimate, candidate, longest, share), requests(candidate), estimate, candidate)
+            for estimate, candidate in zip(estimates, candidates, strict=True)
+        ]
+
+    def _score_s(self, estimate: Estimate, candidate: Candidate, longest: int, share: float) -> float:
+        if estimate.overlap_tokens >= longest:
+            return estimate.expected_ttft_s
+        model = self._costs.prefill_model(candidate.state.load)
+        again_s = model.seconds(estimate.overlap_tokens, longest) - model.fixed_s
+        return estimate.expected_ttft_s + share * again_s
+
+    def _tie_limit_s(self, best: _Scored) -> float:
+        tokens_s = self._margins.tie_tokens * self._costs.prefill_model(best.candidate.state.load).s_per_token
+        return best.score_s + max(tokens_s, self._margins.tie_share * best.score_s)
+
+    def _spread(self, call: Call, tied: Sequence[_Scored]) -> list[_Scored]:
+        fewest = min(one.requests for one in tied)
+        least = min(_stored_tokens(call, one) for one in tied)
+        name = conversation(call)
+        length = max(1, call.prompt_tokens)
+
+        def order(one: _Scored) -> tuple[bool, int, int, int, int, bytes, str]:
+            overlap, replica = one.estimate.overlap_tokens, one.estimate.replica
+            return (
+                not is_published(one.candidate),
+                -(overlap * self._margins.overlap_steps // length),
+                (one.requests - fewest) // (self._margins.spread_requests + 1),
+                (_stored_tokens(call, one) - least) // length,
+                -overlap,
+                weight(name, replica),
+                replica,
+            )
+
+        return sorted(tied, key=order)
 
 
-def _by_load(scored: _Scored) -> tuple[bool, int, int, int, int, str]:
-    estimate, candidate = scored
-    state = candidate.state
-    return (
-        not is_published(candidate),
-        requests(state.load),
-        estimate.queued_tokens,
-        -estimate.overlap_tokens,
-        state.held_blocks,
-        state.replica,
-    )
+def _by_score(one: _Scored) -> tuple[float, int, str]:
+    return one[0], one[1], one[2][0]
 
 
-def _by_ttft(scored: _Scored) -> tuple[float, int, str]:
-    estimate, candidate = scored
-    return estimate.expected_ttft_s, requests(candidate.state.load), estimate.replica
+def _turnover_s(candidate: Candidate) -> float:
+    return candidate.state.load.kv_tokens * candidate.state.load.prefill_s_per_token
+
+
+def _stored_tokens(call: Call, one: _Scored) -> int:
+    """Return how many tokens the replica's cache has or is about to have."""
+    return one.candidate.state.held_blocks * call.block_tokens + one.estimate.queued_tokens
 
 
 def _reason(call: Call, estimates: Sequence[Estimate]) -> str:
@@ -76,4 +210,8 @@ def _reason(call: Call, estimates: Sequence[Estimate]) -> str:
     holder = f"{longest.label} holds {longest.overlap_tokens:,} tokens"
     if longest.queued_tokens > chosen.queued_tokens:
         return f"{holder} but has {longest.queued_tokens:,} queued"
+    if longest.adapter_s > chosen.adapter_s:
+        return f"{holder} but would have to load the adapter"
+    if longest.memory_s > chosen.memory_s:
+        return f"{holder} but its KV cache has no room"
     return f"{holder} but would start later"

@@ -12,12 +12,25 @@ from aloraserve.routing.load import CostModel, is_published, requests
 ANCHOR_BLOCKS = 4
 
 
-class Rendezvous:
-    """See :class:`~aloraserve.routing.base.Policy`: highest random weight of (conversation, replica).
+def conversation(call: Call) -> bytes:
+    """Return what names the call's conversation: the key of its fourth block, or of its last if it is shorter.
 
-    A conversation is known by the key of its fourth block, or of its last if it is shorter: keys are chained,
-    so that one stands for all before it. Without any key there is no affinity to keep and the prompt's length
-    spreads calls.
+    Keys are chained, so that one stands for all before it. Without any key there is no affinity to keep and the
+    prompt's length spreads calls.
+    """
+    if not call.keys:
+        return str(call.prompt_tokens).encode()
+    return call.keys[min(ANCHOR_BLOCKS, len(call.keys)) - 1]
+
+
+def weight(name: bytes, replica: str) -> bytes:
+    """Return the random weight of a pair; the least wins (Thaler and Ravishankar, "A name-based mapping scheme for
+    rendezvous", 1996)."""
+    return hashlib.blake2b(name + b"\0" + replica.encode(), digest_size=8).digest()
+
+
+class Rendezvous:
+    """See :class:`~aloraserve.routing.base.Policy`: by the weight of (conversation, replica).
 
     Replicas with at most ``slack`` times the mean number of requests, and one more, come first ("consistent
     hashing with bounded loads", Mirrokni et al. 2018), in hash order; the busier ones follow, in hash order
@@ -38,13 +51,13 @@ class Rendezvous:
         """Order ``candidates`` by hash, busy ones last."""
         if not candidates:
             return Decision(self.name, "no replica is known", ())
-        anchor = _anchor(call)
+        name = conversation(call)
         busy = self._busy(candidates)
         ordered = sorted(
             candidates,
             key=lambda one: (
                 one.state.replica in busy,
-                _weight(anchor, one.state.replica),
+                weight(name, one.state.replica),
                 one.state.replica,
             ),
         )
@@ -52,16 +65,6 @@ class Rendezvous:
         return Decision(self.name, "by hash of the conversation's first blocks", estimates)
 
     def _busy(self, candidates: Sequence[Candidate]) -> set[str]:
-        loads = {one.state.replica: requests(one.state.load) for one in candidates if is_published(one)}
+        loads = {one.state.replica: requests(one) for one in candidates if is_published(one)}
         limit = self._slack * sum(loads.values()) / len(loads) + 1 if loads else 0
         return {replica for replica, load in loads.items() if load > limit}
-
-
-def _anchor(call: Call) -> bytes:
-    if not call.keys:
-        return str(call.prompt_tokens).encode()
-    return call.keys[min(ANCHOR_BLOCKS, len(call.keys)) - 1]
-
-
-def _weight(anchor: bytes, replica: str) -> bytes:
-    return hashlib.blake2b(anchor + replica.encode(), digest_size=8).digest()

@@ -1,26 +1,38 @@
-"""From a call to a decision in bounded time, whatever state the directory is in."""
+"""From a call to a claimed decision in bounded time, whatever state the directory is in."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from aloraserve.blocks import KeySpace
-from aloraserve.directory.base import LEASE_TTL_S, Candidate, Directory, ReplicaLoad
+from aloraserve.directory.base import LEASE_TTL_S, MAX_LOOKUP_BLOCKS, Candidate, Directory, ReplicaLoad
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call, Decision, Policy
 from aloraserve.routing.breaker import Breaker
-from aloraserve.routing.load import unpublished
+from aloraserve.routing.load import is_published, unpublished
+from aloraserve.routing.pending import PendingClaims
+from aloraserve.routing.placement import ClaimOutcome, Placement
 from aloraserve.routing.rendezvous import Rendezvous
 
 CLAIM_BUDGET_S = 0.050
 TURNS_TO_CATCH_UP = 20
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a lookup gave: the candidates, the first block that nobody has, and the cause if there was no answer."""
+
+    candidates: Sequence[Candidate]
+    unseen_from: int | None = None
+    cause: str | None = None
+
+
 class Router:
-    """Asks the directory and the policy; falls back to a rendezvous hash when the directory does not help.
+    """Asks the directory and the policy, and claims; falls back to a rendezvous hash when the directory does not help.
 
     No method raises for the directory's sake. A lookup that misses its budget is cancelled.
 
@@ -33,7 +45,7 @@ class Router:
             those that the directory lacks are candidates without overlap.
         use_directory: False asks the policy about the known replicas and does no I/O.
         breaker: keeps a failing directory from costing each call its budget.
-        claim_budget_s: the longest that :meth:`claim` and :meth:`withdraw` wait.
+        claim_budget_s: the longest that the claims of one call wait together, and a withdrawal.
         clock: seconds that never go back.
     """
 
@@ -60,43 +72,138 @@ class Router:
         self._claim_budget_s = claim_budget_s
         self._clock = clock
         self._fallback = Rendezvous()
+        self._pending = PendingClaims(keep_s=2 * budget_s)
         self._last: dict[str, Candidate] = {}
         self._last_at = clock()
 
     async def decide(self, call: Call) -> Decision:
-        """Return an ordering of the replicas for ``call``, within the budget.
+        """Return an ordering of the replicas for ``call``, within the budget, and claim nothing.
 
         Raises:
             ValueError: the call's block size is not the key space's.
         """
+        placement, _ = await self._decided(call)
+        return placement.decision
+
+    async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
+        """Decide, and claim the call for the first in rank.
+
+        Where another gateway claimed the same new prefix for another replica meanwhile, the call is decided once more,
+        knowing that, and then claimed in any case: at most two lookups and two claims.
+
+        Args:
+            call: what to place.
+            claim_id: the call's id in the engine.
+            avoid: replicas that are not claimed for: those that were lost under this call.
+
+        Raises:
+            ValueError: the call's block size is not the key space's.
+        """
+        placement, unseen_from = await self._decided(call, avoid)
+        started = self._now()
+        recorded = await self._claimed(call, placement, claim_id, unseen_from, self._claim_budget_s)
+        if recorded is not False:
+            return replace(placement, claim=recorded or "none", claim_s=self._now() - started)
+        again, _ = await self._decided(call, avoid)
+        left_s = self._claim_budget_s - (self._now() - started - again.lookup_s)
+        recorded = await self._claimed(call, again, claim_id, None, left_s)
+        outcome: ClaimOutcome = "conflict" if recorded == "claimed" else recorded or "none"
+        looked_s, thought_s = placement.lookup_s + again.lookup_s, placement.policy_s + again.policy_s
+        claim_s = self._now() - started - again.lookup_s - again.policy_s
+        return replace(again, claim=outcome, lookup_s=looked_s, policy_s=thought_s, claim_s=claim_s)
+
+    async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement:
+        """Claim the call for ``replica``, which got it, instead of the one in ``placement``; or for the same again."""
+        if placement.replica != replica:
+            await self.withdraw(call, placement, claim_id)
+        moved = replace(placement, replica=replica)
+        recorded = await self._claimed(call, moved, claim_id, None, self._claim_budget_s)
+        return replace(moved, claim="moved" if recorded == "claimed" else recorded or "none")
+
+    async def withdraw(self, call: Call, placement: Placement, claim_id: str) -> bool:
+        """Take a claim back; return whether the directory was told. It expires by itself otherwise."""
+        self._pending.drop(claim_id)
+        incarnation = placement.incarnations.get(placement.replica)
+        if placement.claim == "none" or not incarnation:
+            return False
+
+        async def send() -> None:
+            await self._directory.withdraw(claim_id, placement.replica, incarnation, call.keys)
+
+        return await self._tell(send, self._claim_budget_s)
+
+    async def _decided(self, call: Call, avoid: Collection[str] = ()) -> tuple[Placement, int | None]:
+        """Return a decision that claims nothing yet, and the first block that nobody has, None if that is unknown."""
         if call.block_tokens != self._keyspace.block_tokens:
             raise ValueError(f"block_tokens is {call.block_tokens}; the fleet's is {self._keyspace.block_tokens}")
+        started = self._now()
+        found = await self._candidates(call)
+        asked = self._now()
+        decision = (self._fallback if found.cause else self._policy).decide(call, found.candidates)
+        if found.cause:
+            decision = replace(decision, policy="fallback", reason=f"{found.cause}; {decision.reason}")
+        replica = next((one.replica for one in decision.estimates if one.replica not in avoid), "")
+        placement = Placement(
+            decision,
+            {one.state.replica: one.state.incarnation for one in found.candidates if is_published(one)},
+            replica,
+            fallback=found.cause,
+            lookup_s=asked - started,
+            policy_s=self._now() - asked,
+        )
+        return placement, found.unseen_from
+
+    async def _candidates(self, call: Call) -> _Found:
         known = self._known_replicas()
         if not self._use_directory:
-            return self._policy.decide(call, [unpublished(replica) for replica in known])
+            return _Found([unpublished(replica) for replica in dict.fromkeys(known)])
+        asked_at = self._now()
         found = await self._lookup(call)
         if isinstance(found, str):
-            return self._fall_back(call, known, found)
-        live = [one for one in found if not known or one.state.replica in set(known)]
+            return _Found(self._fallback_candidates(known), cause=found)
+        found = self._pending.added_to(found, call.keys, asked_at=asked_at, now=self._now())
+        reachable = set(known)
+        live = [one for one in found if not known or one.state.replica in reachable]
         if not live:
-            return self._fall_back(call, known, "the directory has no live replica")
-        return self._policy.decide(call, live + _missing(known, live))
+            return _Found(self._fallback_candidates(known), cause="the directory has no live replica")
+        return _Found(live + _missing(known, live), max(one.claimed_blocks for one in found))
 
-    async def claim(self, call: Call, decision: Decision, replica: str, claim_id: str) -> bool:
-        """Record that ``replica`` is about to have the call's blocks; return whether that worked."""
-        overlap = next((one.overlap_tokens for one in decision.estimates if one.replica == replica), 0)
-        tokens = max(0, call.prompt_tokens - overlap)
-        return await self._tell(lambda: self._directory.claim(claim_id, replica, call.keys, tokens=tokens))
+    async def _claimed(
+        self, call: Call, placement: Placement, claim_id: str, unseen_from: int | None, budget_s: float
+    ) -> Literal["claimed", "failed", False] | None:
+        """Return what became of a claim: False where another came first, None where there is nothing to claim."""
+        replica, incarnation = placement.replica, placement.incarnations.get(placement.replica)
+        if not self._use_directory or not incarnation:
+            return None
+        estimate = next(one for one in placement.decision.estimates if one.replica == replica)
+        tokens = max(0, call.prompt_tokens - estimate.overlap_tokens)
+        if unseen_from is not None and unseen_from >= min(len(call.keys), MAX_LOOKUP_BLOCKS):
+            unseen_from = None
+        is_first = True
 
-    async def withdraw(self, call: Call, replica: str, claim_id: str) -> bool:
-        """Take a claim back; return whether the directory was told. It expires by itself otherwise."""
-        return await self._tell(lambda: self._directory.withdraw(claim_id, replica, call.keys))
+        async def send() -> None:
+            nonlocal is_first
+            is_first = await self._directory.claim(
+                claim_id, replica, incarnation, call.keys, tokens=tokens, unseen_from=unseen_from
+            )
+
+        self._pending.add(claim_id, replica, call.keys, tokens)
+        try:
+            told = await self._tell(send, budget_s)
+        except asyncio.CancelledError:
+            await self.withdraw(call, replace(placement, claim="failed"), claim_id)
+            raise
+        if told and is_first:
+            self._pending.done(claim_id, self._now())
+            return "claimed"
+        self._pending.drop(claim_id)
+        return "failed" if is_first else False
 
     async def _lookup(self, call: Call) -> list[Candidate] | str:
         """Return what the directory knows, or why it does not say."""
         if not self._breaker.allow():
             return "the directory failed repeatedly and is left alone for a moment"
-        started = asyncio.get_running_loop().time()
+        started = self._now()
         try:
             found = await self._asked(call)
         except TimeoutError:
@@ -118,7 +225,7 @@ class Router:
         Something that held this process up may have used the budget while the answer lay unread in the socket: then it
         is read first.
         """
-        started = asyncio.get_running_loop().time()
+        started = self._now()
         asking = asyncio.ensure_future(self._directory.lookup(call.keys))
         try:
             await asyncio.wait({asking}, timeout=self._budget_s)
@@ -133,17 +240,16 @@ class Router:
             asking.cancel()
 
     def _lagged(self, started: float) -> bool:
-        return asyncio.get_running_loop().time() - started > 2 * self._budget_s
+        return self._now() - started > 2 * self._budget_s
 
     def _remember(self, found: Sequence[Candidate]) -> None:
         self._last = {one.state.replica: Candidate(one.state) for one in found}
         self._last_at = self._clock()
 
-    def _fall_back(self, call: Call, known: Sequence[str], cause: str) -> Decision:
+    def _fallback_candidates(self, known: Sequence[str]) -> list[Candidate]:
         last = self._last_known()
         candidates = [last.get(replica) or unpublished(replica) for replica in dict.fromkeys(known)]
-        decision = self._fallback.decide(call, candidates or list(last.values()))
-        return replace(decision, policy="fallback", reason=f"{cause}; {decision.reason}")
+        return candidates or list(last.values())
 
     def _last_known(self) -> dict[str, Candidate]:
         """Return the last states seen, without their loads once those are too old to mean anything."""
@@ -151,15 +257,19 @@ class Router:
             return self._last
         return {replica: Candidate(replace(one.state, load=ReplicaLoad())) for replica, one in self._last.items()}
 
-    async def _tell(self, send: Callable[[], Awaitable[None]]) -> bool:
-        if not self._use_directory or not self._breaker.closed:
+    async def _tell(self, send: Callable[[], Awaitable[None]], budget_s: float) -> bool:
+        if not self._use_directory or not self._breaker.closed or budget_s <= 0:
             return False
         try:
-            async with asyncio.timeout(self._claim_budget_s):
+            async with asyncio.timeout(budget_s):
                 await send()
         except (TimeoutError, DirectoryUnavailableError):
             return False
         return True
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 def _missing(known: Sequence[str], live: Sequence[Candidate]) -> list[Candidate]:

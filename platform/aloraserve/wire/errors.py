@@ -15,9 +15,11 @@ from aloraserve.errors import (
     AuthenticationError,
     DirectoryUnavailableError,
     InvalidRequestError,
+    NotPermittedError,
     OverloadedError,
     ReplicaLostError,
     UnknownModelError,
+    UnknownReceiptError,
 )
 from aloraserve.wire.chat import PARTS_TAG, STRING_TAG, ChatMessage, ChatRequest
 from aloraserve.wire.completions import CompletionRequest
@@ -59,6 +61,8 @@ _MAP: dict[type[AloraserveError], _Row] = {
     InvalidRequestError: _Row(400, "invalid_request_error"),
     UnknownModelError: _Row(404, "invalid_request_error", "model_not_found"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
+    NotPermittedError: _Row(403, "permission_error", "admin_key_needed"),
+    UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),
     OverloadedError: _Row(429, "overloaded_error", "overloaded", {"Retry-After": str(RETRY_AFTER_S)}),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),

@@ -1,4 +1,4 @@
-"""``aloraserve``: demo, bench, up, status, down.
+"""``aloraserve``: demo, bench, up, status, explain, simulate, calibrate, down.
 
 Exit codes: 0 done, 1 failed while running, 2 a setting or flag is wrong, 3 the platform could not start,
 130 stopped by Ctrl-C.
@@ -7,12 +7,13 @@ Exit codes: 0 done, 1 failed while running, 2 a setting or flag is wrong, 3 the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,11 +22,14 @@ import typer
 from rich.console import Console
 
 from aloraserve.errors import AloraserveError, SettingsError, StartError
+from aloraserve.routing.policies import POLICIES
 from aloraserve.settings import Settings, load_settings
 from aloraserve_services.cli import run_file
 from aloraserve_services.cli.processes import reap_orphans, stop_signals
+from aloraserve_services.cli.simulate import simulate
 
 if TYPE_CHECKING:
+    from aloraserve_services.cli.bench_routing_live import LivePlay, LiveResult
     from aloraserve_services.cli.client import TimedClient
     from aloraserve_services.plan import FleetPlan
 
@@ -51,7 +55,9 @@ RedisUrl = Annotated[str | None, typer.Option(help="Redis or Valkey URL; default
 AdaptersDir = Annotated[Path | None, typer.Option(help="Folder of PEFT adapters, one subfolder each.")]
 StateDir = Annotated[Path | None, typer.Option(help="Where converted models and the run file are kept.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")]
-Policy = Annotated[str | None, typer.Option(help="expected-ttft or round-robin.")]
+Engine = Annotated[str | None, typer.Option(help="vllm or simulated: no model, a clock.")]
+CalibrationName = Annotated[str | None, typer.Option(help="Of simulated engines: a name or a JSON file.")]
+Policy = Annotated[str | None, typer.Option(help=f"How replicas are chosen: {', '.join(POLICIES)}.")]
 
 
 @contextlib.contextmanager
@@ -72,6 +78,17 @@ def _clear_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("stopped", style="yellow")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _clearly(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with clear errors; it keeps its options."""
+
+    @functools.wraps(command)
+    def run(*args: object, **options: object) -> None:
+        with _clear_errors():
+            command(*args, **options)
+
+    return run
 
 
 class _Steps:
@@ -141,20 +158,22 @@ def _demo_platform(settings: Settings) -> Iterator[tuple[FleetPlan, TimedClient]
     """Run a platform with the untrained adapters, and a client for it."""
     from aloraserve_services.cli.client import TimedClient
     from aloraserve_services.cli.local import authorization, base_url, local_platform
-    from aloraserve_services.engine.untrained import write_untrained_adapters
 
     settings = settings.model_copy(update={"adapters_dir": None})
-
-    def adapters_dir(model_path: Path) -> Path:
-        folder = settings.state_dir / "demo-adapters" / model_path.name
-        write_untrained_adapters(folder, model_path)
-        return folder
-
     with (
-        local_platform(settings, adapters_dir=adapters_dir, progress=_Steps()) as plan,
+        local_platform(settings, adapters_dir=functools.partial(_demo_adapters, settings), progress=_Steps()) as plan,
         TimedClient(base_url(settings), authorization(settings)) as client,
     ):
         yield plan, client
+
+
+def _demo_adapters(settings: Settings, model_path: Path) -> Path:
+    """Write the untrained adapters for a model, unless they are there, and return their folder."""
+    from aloraserve_services.engine.untrained import write_untrained_adapters
+
+    folder = settings.state_dir / "demo-adapters" / model_path.name
+    write_untrained_adapters(folder, model_path)
+    return folder
 
 
 @app.command()
@@ -191,6 +210,90 @@ def bench(
         if json is not None:
             write_json(json, content)
             out.print(f"written to {json}")
+
+
+@app.command("bench-routing")
+def bench_routing(
+    replicas: Annotated[int, typer.Option(min=1, max=512, help="Replicas in the directory.")] = 64,
+    blocks: Annotated[int, typer.Option(min=10_000, max=20_000_000, help="Distinct blocks in it.")] = 1_000_000,
+    rate: Annotated[float, typer.Option(min=1, max=5000, help="Lookups a second.")] = 200.0,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="How long lookups are measured.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Of the conversations and of what is asked.")] = 0,
+    redis_url: RedisUrl = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
+) -> None:
+    """Measure block keys, lookups, ingest and memory of the directory on a real server (needs no engine)."""
+    import asyncio
+    import contextlib
+
+    from aloraserve_services.cli.bench_routing import RoutingBench, bench_server, show_figures, write_figures
+
+    with _clear_errors(), contextlib.nullcontext(redis_url) if redis_url else bench_server() as url:
+        run = RoutingBench(str(url), replicas, blocks, rate, seconds, seed, _Steps())
+        figures = asyncio.run(run.run())
+        show_figures(out, figures)
+        if json is not None:
+            write_figures(json, figures)
+            out.print(f"written to {json}")
+
+
+@app.command("bench-routing-live")
+def bench_routing_live(
+    policy: Annotated[list[str] | None, typer.Option(help="Repeat it to compare; default: expected-ttft.")] = None,
+    rate: Annotated[list[float] | None, typer.Option(help="New conversations a second; default: 3 and 6.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the conversations.")] = 0,
+    slowdown: Annotated[float, typer.Option(min=1, max=20, help="Stretch engines and workload, not the gateway.")] = 1,
+    session_header: Annotated[bool, typer.Option(help="Send each conversation's id as x-session-id.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="Simulated engines.")] = 6,
+    calibration: CalibrationName = None,
+    block_tokens: Annotated[int, typer.Option(help="Tokens a block.")] = 16,
+    config: Config = None,
+    model: Model = None,
+    port: Port = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Compare policies on simulated engines behind the real gateway, a platform for each policy and rate."""
+    with _clear_errors():
+        settings = _own_platform_settings(
+            config,
+            json,
+            engine="simulated",
+            calibration=calibration,
+            block_tokens=block_tokens,
+            model=model,
+            replicas=replicas,
+            port=port,
+            state_dir=state_dir,
+        )
+        from aloraserve_services.cli.bench_routing_live import LivePlay, show_results, write_results
+
+        results: list[LiveResult] = []
+        for name in policy or [settings.policy]:
+            for one in rate or [3.0, 6.0]:
+                chosen = Settings(**settings.model_dump() | {"policy": name})
+                results.append(_play_live(chosen, LivePlay(one, seed, session_header, slowdown)))
+                show_results(out, results)
+        if json is not None:
+            write_results(json, results, seed)
+            out.print(f"written to {json}")
+
+
+def _play_live(settings: Settings, play: LivePlay) -> LiveResult:
+    import tempfile
+
+    from aloraserve.simulation.calibration import load
+    from aloraserve_services.cli.bench_routing_live import run_live, slowed
+    from aloraserve_services.cli.local import authorization, base_url, local_platform
+
+    steps = _Steps()
+    with tempfile.TemporaryDirectory(prefix="aloraserve-live-") as folder:
+        times = Path(folder) / "calibration.json"
+        times.write_text(slowed(load(settings.calibration), play.slowdown).model_dump_json(), "utf-8")
+        settings = settings.model_copy(update={"calibration": str(times)})
+        with local_platform(settings, adapters_dir=functools.partial(_demo_adapters, settings), progress=steps) as plan:
+            steps(f"playing {play.rate_per_s:g} new conversations a second with {settings.policy}")
+            return run_live(plan, base_url(settings), authorization(settings), play)
 
 
 def _lengths(text: str, settings: Settings) -> list[int]:
@@ -231,6 +334,8 @@ def up(
     state_dir: StateDir = None,
     dtype: Dtype = None,
     policy: Policy = None,
+    engine: Engine = None,
+    calibration: CalibrationName = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once it is ready; it runs on.")] = False,
 ) -> None:
     """Start the platform and keep it running, until Ctrl-C or `aloraserve down`."""
@@ -246,6 +351,8 @@ def up(
             state_dir=state_dir,
             dtype=dtype,
             policy=policy,
+            engine=engine,
+            calibration=calibration,
         )
         if detach:
             _start_detached(settings)
@@ -257,7 +364,10 @@ def _run(settings: Settings) -> None:
     from aloraserve_services.cli.local import base_url, local_platform
 
     url = base_url(settings)
-    with run_file.held(settings.state_dir, url), local_platform(settings, progress=_Steps()) as plan:
+    # Adapters of a simulated engine have no effect but on what is reused, so untrained ones will do.
+    adapters_dir = functools.partial(_demo_adapters, settings) if settings.engine == "simulated" else None
+    running = local_platform(settings, adapters_dir=adapters_dir, progress=_Steps())
+    with run_file.held(settings.state_dir, url), running as plan:
         for one in plan.refused:
             err.print(f"adapter refused: {one.name}: {one.reason}", style="red", markup=False, soft_wrap=True)
         names = ", ".join(adapter.name for adapter in plan.adapters) or "no adapters"
@@ -326,15 +436,42 @@ def status(
 
     with _clear_errors():
         settings = load_settings(config, state_dir=state_dir)
-        running = run_file.read(settings.state_dir)
-        address = url or (running.url if running else None)
-        if address is None:
-            raise StartError(f"no platform runs in {settings.state_dir}: start one with `aloraserve up`")
+        address = _address(settings, url)
         content = fetch(address.rstrip("/"), authorization(settings), is_elsewhere=url is not None)
         if json:
             out.print_json(data=content)
         else:
             show(out, address, content)
+
+
+def _address(settings: Settings, url: str | None) -> str:
+    """Return the platform to ask: the one at ``url``, else the one of the state folder."""
+    running = run_file.read(settings.state_dir)
+    address = url or (running.url if running else None)
+    if address is None:
+        raise StartError(f"no platform runs in {settings.state_dir}: start one with `aloraserve up`")
+    return address
+
+
+@app.command()
+def explain(
+    request_id: Annotated[str, typer.Argument(help="Of the answer: its x-request-id header.")],
+    config: Config = None,
+    state_dir: StateDir = None,
+    url: Annotated[str | None, typer.Option(help="Address of a platform elsewhere.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show why a request went to its replica: the candidates, what was expected of each, and what came of it."""
+    from aloraserve_services.cli.explain import admin_authorization, fetch_receipt, show_receipt
+
+    with _clear_errors():
+        settings = load_settings(config, state_dir=state_dir)
+        address = _address(settings, url).rstrip("/")
+        receipt = fetch_receipt(address, request_id, admin_authorization(settings), is_elsewhere=url is not None)
+        if json:
+            out.print_json(data=receipt)
+        else:
+            show_receipt(out, receipt)
 
 
 @app.command()
@@ -357,6 +494,41 @@ def down(config: Config = None, state_dir: StateDir = None) -> None:
         except psutil.TimeoutExpired:
             raise StartError(f"process {process.pid} did not end within 60 s") from None
         out.print("stopped")
+
+
+app.command()(_clearly(simulate))
+
+
+@app.command()
+def calibrate(
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("calibration.json"),
+    name: Annotated[str, typer.Option(help="The calibration's name.")] = "measured",
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Times a length; medians count.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    config: Config = None,
+    model: Model = None,
+    port: Port = None,
+    state_dir: StateDir = None,
+    dtype: Dtype = None,
+) -> None:
+    """Time an engine of this machine for `simulate`: prefill, decoding, adapters, and the way through HTTP."""
+    with _clear_errors():
+        settings = _own_platform_settings(
+            config, output, model=model, replicas=1, port=port, state_dir=state_dir, dtype=dtype
+        )
+        from aloraserve_services.cli.calibrate import calibration, engine_figures, overhead_s, write_calibration
+        from aloraserve_services.plan import make_plan
+
+        steps = _Steps()
+        plan = make_plan(settings, adapters_dir=functools.partial(_demo_adapters, settings), progress=steps)
+        figures = engine_figures(plan, rounds=rounds, seed=seed, progress=steps)
+        found = calibration(plan, name, figures)
+        with _demo_platform(settings) as (running, client):
+            overhead = overhead_s(running, client, found.prefill.model.seconds, seed)
+        found = found.model_copy(update={"overhead_s": overhead})
+        write_calibration(output, found)
+        out.print_json(found.model_dump_json())
+        out.print(f"written to {output}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aloraserve.directory.base import ReplicaState
-from aloraserve.directory.redis import RedisDirectory, redacted_url
+from aloraserve.directory.redis import RedisDirectory
+from aloraserve.directory.redis_client import SCHEMES, redacted_url
 from aloraserve.errors import DirectoryUnavailableError, SettingsError, StartError
 
 MAX_MEMORY = "256mb"
@@ -46,15 +47,19 @@ def embedded_redis() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def given_redis(url: str) -> Iterator[str]:
+def given_redis(url: str, namespace: str) -> Iterator[str]:
     """Yield ``url`` after making sure that a server answers there.
+
+    Args:
+        url: see :func:`~aloraserve.directory.redis_client.open_client`.
+        namespace: the fleet's; the check uses one that begins with it, so that a user's ACL covers both.
 
     Raises:
         StartError: none does, or it is too old; names the address, never the password.
         SettingsError: the URL cannot be read.
     """
     try:
-        asyncio.run(_ping(url))
+        asyncio.run(_ping(url, namespace))
     except DirectoryUnavailableError as error:
         raise StartError(
             f"no Redis answers at {redacted_url(url)}: {error}. Start one, correct redis_url, or leave it out to use "
@@ -63,18 +68,19 @@ def given_redis(url: str) -> Iterator[str]:
     except (ValueError, TypeError):
         # The reader's own message may quote a password that it took for a port.
         raise SettingsError(
-            "redis_url cannot be read; redis://, rediss:// and unix:// URLs are accepted, with '/', '#', '?' and '@' "
-            "in a password percent-encoded"
+            f"redis_url cannot be read; accepted are {SCHEMES}, with '/', '#', '?' and '@' in a password "
+            "percent-encoded"
         ) from None
     yield url
 
 
-async def _ping(url: str) -> None:
-    directory = RedisDirectory.from_url(url, namespace="ping", timeout_s=3.0)
+async def _ping(url: str, namespace: str) -> None:
+    directory = RedisDirectory.from_url(url, namespace=f"{namespace}-ping", timeout_s=3.0)
     try:
         await directory.ping()
-        # Also a script that a server before Redis 7 does not know.
+        # Also scripts that a server before Redis 7 does not know.
         await directory.publish(ReplicaState("ping", "0"), ttl_s=0.1)
+        await directory.lookup([])
         await directory.retire("ping")
     finally:
         await directory.close()

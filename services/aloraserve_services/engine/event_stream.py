@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,41 +13,76 @@ import zmq
 import zmq.asyncio
 
 from aloraserve.blocks import BlocksCleared, BlocksRemoved, BlocksStored, EngineEvent, EventBatch
+from aloraserve_services.engine.replay import OrderedBatches
 
 MAX_WAITING_BATCHES = 100_000
+REPLAY_TIMEOUT_S = 2.0
+"""vLLM's publisher looks for replay requests ten times a second, and between batches."""
 
 
 class EventStream:
-    """Receives an engine's event batches over a Unix socket in a private folder.
+    """Receives an engine's event batches over Unix sockets in a private folder.
 
-    Connect before the engine starts: the publisher drops what nobody listens to.
+    Connect before the engine starts: the publisher drops what nobody listens to. Its replay holds the last 10,000
+    batches (``ZmqEventPublisher``).
 
     Args:
-        folder: private to this replica; the socket is made there.
+        folder: private to this replica; the sockets are made there.
+        replay_timeout_s: how long a replay may take.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, replay_timeout_s: float = REPLAY_TIMEOUT_S) -> None:
         self.endpoint = f"ipc://{folder}/kv"
+        self.replay_endpoint = f"ipc://{folder}/replay"
+        self._folder = folder
+        self._replay_timeout_s = replay_timeout_s
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.SocketType.SUB)
         self._socket.setsockopt(zmq.SocketOption.RCVHWM, MAX_WAITING_BATCHES)
         self._socket.setsockopt(zmq.SocketOption.SUBSCRIBE, b"")
         self._socket.connect(self.endpoint)
-        self._first: int | None = None
+        self._decoder = msgspec.msgpack.Decoder()
+        self._ordered = OrderedBatches(self._received(), self._replayed)
 
-    async def batches(self) -> AsyncIterator[EventBatch]:
-        """Yield batches in order; sequence numbers start at 0 with the first one received."""
-        decoder = msgspec.msgpack.Decoder()
-        while True:
-            _, sequence, payload = await self._socket.recv_multipart()
-            number = int.from_bytes(sequence, "big")
-            self._first = number if self._first is None else self._first
-            yield EventBatch(number - self._first, tuple(events_of(decoder.decode(payload)[1])))
+    def batches(self) -> AsyncIterator[EventBatch]:
+        """Yield batches in order; numbers start at 0 with the first one received.
+
+        A gap is closed by replay, if the publisher still has what is missing.
+        """
+        return self._ordered.batches()
 
     def close(self) -> None:
-        """Close the socket without waiting for anything."""
-        self._socket.close(linger=0)
-        self._context.term()
+        """Close the sockets without waiting for anything, and delete their folder."""
+        self._context.destroy(linger=0)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _received(self) -> AsyncIterator[EventBatch]:
+        while True:
+            _, sequence, payload = await self._socket.recv_multipart()
+            yield self._batch(sequence, payload)
+
+    async def _replayed(self, start: int) -> list[EventBatch]:
+        """Ask for everything from a number on; what has come when the time is over counts."""
+        found: list[EventBatch] = []
+        # A socket a replay: answers to one that took too long would be taken for the next one's.
+        socket = self._context.socket(zmq.SocketType.DEALER)
+        try:
+            socket.setsockopt(zmq.SocketOption.RCVHWM, MAX_WAITING_BATCHES)
+            socket.connect(self.replay_endpoint)
+            async with asyncio.timeout(self._replay_timeout_s):
+                await socket.send_multipart([b"", start.to_bytes(8, "big")])
+                while True:
+                    _, _, sequence, payload = await socket.recv_multipart()
+                    if int.from_bytes(sequence, "big", signed=True) < 0:
+                        return found
+                    found.append(self._batch(sequence, payload))
+        except TimeoutError:
+            return found
+        finally:
+            socket.close(linger=0)
+
+    def _batch(self, sequence: bytes, payload: bytes) -> EventBatch:
+        return EventBatch(int.from_bytes(sequence, "big"), tuple(events_of(self._decoder.decode(payload)[1])))
 
 
 def events_of(raw: Iterable[dict[str, Any]]) -> list[EngineEvent]:
@@ -60,7 +97,7 @@ def events_of(raw: Iterable[dict[str, Any]]) -> list[EngineEvent]:
             case "BlockStored":
                 found.append(_stored(event))
             case "BlockRemoved":
-                found.append(BlocksRemoved(tuple(event["block_hashes"])))
+                found.append(BlocksRemoved(tuple(event["block_hashes"]), tier=event.get("medium") or "GPU"))
             case "AllBlocksCleared":
                 found.append(BlocksCleared())
     return found

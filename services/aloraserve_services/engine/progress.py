@@ -1,71 +1,184 @@
-"""What an engine has to do: the load that a replica publishes and the rate at which it prefills."""
+"""What an engine has to do and how fast it is: the load that a replica publishes."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aloraserve.directory.base import ReplicaLoad
+from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
+from aloraserve.routing.prefill_learner import PrefillLearner
 
 MIN_MEASURED_TOKENS = 64
 REMEMBERED = 9
 """Prefills that the rate is the median of: one that something else on the machine slowed down decides nothing."""
+REMEMBERED_STEPS = 33
+REMEMBERED_REQUESTS = 33
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What does not change about an engine.
+
+    Args:
+        max_requests: how many it runs at once.
+        kv_tokens: tokens that its KV cache has room for, 0 if unknown.
+        adapter_slots: distinct adapters that it runs at once, 0 without adapters.
+        adapter_load_s: how long loading one took, 0 if unknown.
+    """
+
+    max_requests: int
+    kv_tokens: int = 0
+    adapter_slots: int = 0
+    adapter_load_s: float = 0.0
 
 
 @dataclass(slots=True)
 class _Running:
-    uncached_tokens: int
+    prompt_tokens: int
+    held_tokens: int
+    adapter: str | None
     accepted_at: float
-    alone: bool
-    prefilled: bool = False
+    teaches: bool
+    last_token_at: float = math.nan
+    generated: int = 0
+
+    @property
+    def is_prefilled(self) -> bool:
+        return not math.isnan(self.last_token_at)
 
 
 class Progress:
-    """Counts requests from acceptance to their end, and learns the prefill rate from those that ran alone.
+    """Counts requests from acceptance to their end, and learns from those that ran alone how long prefills take.
+
+    Everything that it remembers of past requests is bounded; of running ones it is what Serve lets in.
 
     Args:
-        max_requests: how many the engine runs at once.
+        facts: the engine's.
         clock: monotonic seconds.
     """
 
-    def __init__(self, max_requests: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_requests = max_requests
+    def __init__(self, facts: EngineFacts, clock: Callable[[], float] = time.monotonic) -> None:
+        self._facts = facts
         self._clock = clock
         self._running: dict[str, _Running] = {}
+        self._learner = PrefillLearner()
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
+        self._steps_s: deque[float] = deque(maxlen=REMEMBERED_STEPS)
+        self._services_s: deque[float] = deque(maxlen=REMEMBERED_REQUESTS)
+        self._prefilled_at = -math.inf
+        self._settled: dict[str, None] = {}
 
-    def accept(self, request_id: str, uncached_tokens: int) -> None:
-        """Note a request with ``uncached_tokens`` to prefill."""
+    def accept(
+        self,
+        request_id: str,
+        prompt_tokens: int,
+        held_tokens: int = 0,
+        adapter: str | None = None,
+        *,
+        is_resident: bool = True,
+    ) -> None:
+        """Note a request.
+
+        Args:
+            request_id: of the call.
+            prompt_tokens: its prompt's length.
+            held_tokens: of those, expected to be cached; at least one token is always computed.
+            adapter: the name of its adapter.
+            is_resident: whether the adapter is loaded: the time to the first token is no prefill's alone otherwise.
+        """
         for other in self._running.values():
-            other.alone = False
-        self._running[request_id] = _Running(uncached_tokens, self._clock(), alone=not self._running)
+            other.teaches = False
+        held_tokens = min(held_tokens, prompt_tokens - 1)
+        teaches = is_resident and not self._running
+        self._running[request_id] = _Running(prompt_tokens, held_tokens, adapter, self._clock(), teaches)
+        self._settled[request_id] = None
+        if len(self._settled) > MAX_SETTLED:
+            del self._settled[next(iter(self._settled))]
 
     def first_token(self, request_id: str, cached_tokens: int, prompt_tokens: int) -> None:
         """Note that a request's prefill is done, of which the engine had ``cached_tokens``."""
         running = self._running.get(request_id)
-        if running is None or running.prefilled:
+        if running is None or running.is_prefilled:
             return
-        running.prefilled = True
+        running.last_token_at = self._prefilled_at = self._clock()
+        running.generated = 1
         prefilled = prompt_tokens - cached_tokens
-        if running.alone and prefilled >= MIN_MEASURED_TOKENS:
-            self._rates.append(prefilled / max(self._clock() - running.accepted_at, 1e-6))
+        if running.teaches and prefilled > 0:
+            seconds = max(running.last_token_at - running.accepted_at, 1e-6)
+            self._learner.add(cached_tokens, prompt_tokens, seconds)
+            if prefilled >= MIN_MEASURED_TOKENS:
+                self._rates.append(prefilled / seconds)
+
+    def more_tokens(self, request_id: str, tokens: int, choice: int = 0) -> None:
+        """Note tokens after the first; the gaps of one choice measure the engine's steps."""
+        running = self._running.get(request_id)
+        if running is None or tokens < 1:
+            return
+        running.generated += tokens
+        if choice == 0 and running.is_prefilled:
+            now = self._clock()
+            self._steps_s.append((now - running.last_token_at) / tokens)
+            running.last_token_at = now
 
     def end(self, request_id: str) -> None:
         """Note that a request ended, however it did."""
-        self._running.pop(request_id, None)
+        running = self._running.pop(request_id, None)
+        if running is not None and running.is_prefilled:
+            self._services_s.append(self._clock() - running.accepted_at)
+
+    def settled(self) -> tuple[str, ...]:
+        """Return the ids of the calls that came since the last heartbeat that reached the directory.
+
+        At most ``MAX_SETTLED``: the claims of older ones end by themselves.
+        """
+        return tuple(self._settled)
+
+    def told(self, settled: Sequence[str]) -> None:
+        """Forget ids that a heartbeat has carried to the directory."""
+        for request_id in settled:
+            self._settled.pop(request_id, None)
+
+    def active_adapters(self) -> tuple[str, ...]:
+        """Return the names of the adapters of accepted requests, sorted."""
+        return tuple(sorted({one.adapter for one in self._running.values() if one.adapter is not None}))
 
     def load(self, kv_usage: float) -> ReplicaLoad:
         """Return the load to publish; ``kv_usage`` is the engine's own share, 0 to 1."""
-        waiting = [running for running in self._running.values() if not running.prefilled]
-        running = len(self._running) - len(waiting)
+        waiting = [running for running in self._running.values() if not running.is_prefilled]
+        model = self._learner.model()
+        facts = self._facts
         return ReplicaLoad(
-            running=running,
+            running=len(self._running) - len(waiting),
             waiting=len(waiting),
-            queued_prefill_tokens=sum(one.uncached_tokens for one in waiting),
+            queued_prefill_tokens=sum(one.prompt_tokens - one.held_tokens for one in waiting),
             kv_usage=kv_usage,
-            prefill_tokens_per_s=statistics.median(self._rates) if self._rates else 0.0,
-            max_requests=self._max_requests,
+            prefill_tokens_per_s=_median(self._rates),
+            max_requests=facts.max_requests,
+            queued_prefill_s=self._queued_s(waiting),
+            prefill_fixed_s=model.fixed_s if model else 0.0,
+            prefill_s_per_token=model.s_per_token if model else 0.0,
+            prefill_s_per_square_token=model.s_per_square_token if model else 0.0,
+            decode_step_s=_median(self._steps_s),
+            kv_tokens=facts.kv_tokens,
+            running_tokens=sum(one.prompt_tokens + one.generated for one in self._running.values()),
+            adapter_slots=facts.adapter_slots,
+            adapter_load_s=facts.adapter_load_s,
+            service_s=_median(self._services_s),
         )
+
+    def _queued_s(self, waiting: Sequence[_Running]) -> float:
+        """Return how long the waiting prefills will take from now on: the first of them is under way."""
+        model = self._learner.model()
+        if model is None or not waiting:
+            return 0.0
+        each_s = [model.seconds(one.held_tokens, one.prompt_tokens) for one in waiting]
+        begun_at = max(waiting[0].accepted_at, self._prefilled_at)
+        return sum(each_s) - min(each_s[0], max(self._clock() - begun_at, 0.0))
+
+
+def _median(values: Sequence[float] | deque[float]) -> float:
+    return statistics.median(values) if values else 0.0

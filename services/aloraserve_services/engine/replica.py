@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
-import shutil
-import tempfile
+import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
 
 from aloraserve.blocks.keys import adapter_salt
-from aloraserve.directory.base import ReplicaState
+from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
-from aloraserve.errors import DirectoryUnavailableError, StartError
+from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, StartError
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
-from aloraserve_services.engine.event_stream import EventStream
-from aloraserve_services.engine.progress import Progress
-from aloraserve_services.engine.vllm_engine import VllmEngine, prepare_environment
+from aloraserve_services.engine.faults import EVENT_FAULTS, SeverableDirectory, check_fault, severable
+from aloraserve_services.engine.opening import open_engine
+from aloraserve_services.engine.progress import EngineFacts, Progress
 from aloraserve_services.plan import FleetPlan
 
 HEARTBEAT_S = 0.15
-LEAST_BETWEEN_S = 0.02
 TOLD_WITHIN_S = 0.05
 RESIDENCY_S = 1.0
 WARM_UP_TOKENS = 256
@@ -42,29 +40,32 @@ class EngineReplica:
 
     Args:
         plan: the fleet's.
+
+    Raises:
+        KeySpaceMismatchError: the fleet's key space is another one.
+        StartError: the engine starts but its KV events do not arrive.
     """
 
     async def __init__(self, plan: FleetPlan) -> None:  # type: ignore[misc]  # Serve awaits it
-        prepare_environment(plan)
         self._plan = plan
         self._replica, self._label = _identity()
-        self._progress = Progress(plan.settings.max_num_seqs)
-        self._resident: tuple[str, ...] = ()
-        self._folder = Path(tempfile.mkdtemp(prefix="aloraserve-kv-"))
-        self._stream = EventStream(self._folder)
-        self._engine = VllmEngine(plan, self._stream.endpoint)
+        self._directory: Directory = plan.open_directory()
+        self._way: SeverableDirectory | None = None
+        if plan.calibration is not None:
+            self._directory, self._way = severable(self._directory)
+        await self._join()
+        self._engine, self._events = open_engine(plan)
         self._mirror = Mirror(plan.keyspace, self._salts().get)
-        self._directory = plan.open_directory()
         self._ingest = Ingest(
             self._directory, self._replica, uuid.uuid4().hex[:12], self._mirror, on_gap=self._lost_events
         )
         self._gap = asyncio.Event()
         self._adapter_used = asyncio.Event()
-        self._load_changed = asyncio.Event()
         self._prefilled = asyncio.Event()
         self._beat_done = asyncio.Event()
         self._beats_begun = self._beats_done = 0
-        await self._engine.load_adapters()
+        self._progress = Progress(await self._load_adapters())
+        self._resident = await self._engine.resident()
         self._tasks = [self._keep(self._read_events), self._keep(self._ingest.run)]
         await self._warm_up()
         self._tasks += [
@@ -75,26 +76,63 @@ class EngineReplica:
 
     async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
+        prompt_tokens = len(call.token_ids)
         held = self._mirror.overlap(call.keys) * self._plan.keyspace.block_tokens
-        self._progress.accept(call.request_id, max(1, len(call.token_ids) - held))
-        self._load_changed.set()
+        is_resident = call.adapter is None or call.adapter in self._resident
+        self._progress.accept(call.request_id, prompt_tokens, held, call.adapter, is_resident=is_resident)
         telling = 0
         try:
             async for reply in self._engine.generate(call):
                 if isinstance(reply, EngineChunk):
                     if not telling:
-                        self._progress.first_token(call.request_id, reply.cached_tokens, len(call.token_ids))
-                        self._load_changed.set()
+                        self._progress.first_token(call.request_id, reply.cached_tokens, prompt_tokens)
                         self._prefilled.set()
                         telling = self._beats_begun + 1
+                    else:
+                        self._progress.more_tokens(call.request_id, reply.tokens, reply.index)
                     if reply.finish_reason:
                         await self._told(telling)
                 yield reply
         finally:
             self._progress.end(call.request_id)
-            self._load_changed.set()
             if call.adapter is not None:
                 self._adapter_used.set()
+
+    async def fail(self, kind: str, rank: Sequence[str] = ()) -> None:
+        """Do something wrong from now on, as a test asks; only simulated engines do, and HTTP has no way here.
+
+        Args:
+            kind: one of :data:`~aloraserve_services.engine.faults.FAULTS`; "heal" ends all that do not end the process.
+            rank: whom the call is for; the request router reads it.
+
+        Raises:
+            InvalidRequestError: there is no such fault, or the engine is a real one.
+        """
+        if self._way is None:
+            raise InvalidRequestError("only a replica with a simulated engine fails on demand")
+        try:
+            fault = check_fault(kind)
+        except ValueError as error:
+            raise InvalidRequestError(str(error)) from None
+        if fault == "die":
+            os._exit(1)
+        engine: Any = self._engine
+        events: Any = self._events
+        if fault in (*EVENT_FAULTS, "heal"):
+            events.inject(None if fault == "heal" else fault)
+        if fault in ("hang", "heal"):
+            engine.hang(fault == "hang")
+        if fault in ("partition", "heal"):
+            self._way.is_severed = fault == "partition"
+
+    async def served(self, rank: Sequence[str] = ()) -> list[tuple[str, float]]:
+        """Return the last calls of a simulated engine: their ids and the model's own TTFT in seconds.
+
+        Args:
+            rank: whom the call is for; the request router reads it.
+        """
+        engine: Any = self._engine
+        return [] if self._way is None else list(engine.served)
 
     async def check_health(self) -> None:
         """Raise if the engine is dead or a task of ours has failed; Serve then replaces this replica."""
@@ -111,15 +149,33 @@ class EngineReplica:
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.shutdown()
-        folder = getattr(self, "_folder", None)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        events = getattr(self, "_events", None)
+        if events is not None:
+            events.close()
 
     def _salts(self) -> dict[str, bytes]:
         return {adapter.name: adapter_salt(adapter.name, adapter.digest) for adapter in self._plan.adapters}
 
     def _keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
         return asyncio.create_task(work(), name=work.__name__)
+
+    async def _join(self) -> None:
+        """Refuse to start in a fleet with another key space, before an engine takes its time to start for it."""
+        try:
+            await self._directory.join(self._plan.keyspace)
+        except DirectoryUnavailableError:
+            # The directory is advisory; the heartbeats join once it is there.
+            log.warning("directory_unavailable", replica=self._label)
+
+    async def _load_adapters(self) -> EngineFacts:
+        started = time.perf_counter()
+        count = await self._engine.load_adapters()
+        return EngineFacts(
+            self._plan.max_requests,
+            kv_tokens=self._engine.kv_tokens,
+            adapter_slots=self._engine.adapter_slots,
+            adapter_load_s=(time.perf_counter() - started) / count if count else 0.0,
+        )
 
     async def _warm_up(self) -> None:
         """Run prompts until their events arrive and the prefill rate is known, then forget them.
@@ -157,23 +213,21 @@ class EngineReplica:
         return condition()
 
     async def _read_events(self) -> None:
-        async for batch in self._stream.batches():
+        async for batch in self._events.batches():
             self._ingest.offer(batch)
 
     async def _beat(self) -> None:
-        """Publish the load now and then, and soon after it changed.
+        """Publish the load now and then, and at once when a prefill is over.
 
         A conversation's next call follows the last one's answer at once: a queue that is told of for a tenth of a
-        second too long would send it away from its prefix. So the end of a prefill is told at once, the rest within
-        ``LEAST_BETWEEN_S``.
+        second too long would send it away from its prefix. What comes is told of by its claim.
         """
         while not self._engine.is_dead:
-            self._load_changed.clear()
             self._prefilled.clear()
             self._beats_begun += 1
-            load = self._progress.load(self._engine.kv_usage)
-            state = ReplicaState(self._replica, "", label=self._label, load=load, resident=self._resident)
-            await self._ingest.heartbeat(state)
+            settled = self._progress.settled()
+            if await self._ingest.heartbeat(self._state(), settled=settled):
+                self._progress.told(settled)
             self._beats_done = self._beats_begun
             self._beat_done.set()
             await self._pause()
@@ -181,14 +235,21 @@ class EngineReplica:
         with contextlib.suppress(DirectoryUnavailableError):
             await self._directory.retire(self._replica)
 
+    def _state(self) -> ReplicaState:
+        return ReplicaState(
+            self._replica,
+            incarnation="",
+            label=self._label,
+            load=self._progress.load(self._engine.kv_usage),
+            resident=self._resident,
+            active_adapters=self._progress.active_adapters(),
+        )
+
     async def _pause(self) -> None:
         """Wait until it is time to publish again."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEAST_BETWEEN_S):
-                await self._prefilled.wait()
-        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_S):
-                await self._load_changed.wait()
+                await self._prefilled.wait()
 
     async def _told(self, beat: int) -> None:
         """Wait, not for long, until a heartbeat is published; mostly it was, while the answer was generated.

@@ -52,12 +52,13 @@ def prepare_environment(plan: FleetPlan) -> None:
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
 
 
-def engine_arguments(plan: FleetPlan, events_endpoint: str) -> dict[str, Any]:
+def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str | None = None) -> dict[str, Any]:
     """Return the arguments of ``AsyncEngineArgs``.
 
     Args:
         plan: the fleet's.
         events_endpoint: where KV events go; an ``ipc://`` address in a private folder.
+        replay_endpoint: where missed ones can be asked for; another one.
     """
     settings = plan.settings
     arguments: dict[str, Any] = {
@@ -68,7 +69,7 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str) -> dict[str, Any]:
         "block_size": settings.block_tokens,
         "max_num_seqs": settings.max_num_seqs,
         "enable_prefix_caching": True,
-        "kv_events_config": _kv_events(events_endpoint),
+        "kv_events_config": _kv_events(events_endpoint, replay_endpoint),
         "enable_log_requests": False,
     }
     if is_cpu_engine():
@@ -94,10 +95,12 @@ def _rank_slot(rank: int) -> int:
     return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
 
 
-def _kv_events(endpoint: str) -> Any:
+def _kv_events(endpoint: str, replay_endpoint: str | None) -> Any:
     from vllm.config import KVEventsConfig
 
-    return KVEventsConfig(enable_kv_cache_events=True, publisher="zmq", endpoint=endpoint, hwm=100_000)
+    return KVEventsConfig(
+        enable_kv_cache_events=True, publisher="zmq", endpoint=endpoint, replay_endpoint=replay_endpoint, hwm=100_000
+    )
 
 
 class KvUsage:
@@ -122,20 +125,21 @@ class KvUsage:
 
 
 class VllmEngine:
-    """A started vLLM engine.
+    """A started vLLM engine; see :class:`~aloraserve_services.engine.base.Engine`.
 
     Args:
         plan: the fleet's.
         events_endpoint: where it publishes its KV events.
+        replay_endpoint: where it replays them.
     """
 
-    def __init__(self, plan: FleetPlan, events_endpoint: str) -> None:
+    def __init__(self, plan: FleetPlan, events_endpoint: str, replay_endpoint: str | None = None) -> None:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._plan = plan
         self._usage = KvUsage()
-        arguments = AsyncEngineArgs(**engine_arguments(plan, events_endpoint))
+        arguments = AsyncEngineArgs(**engine_arguments(plan, events_endpoint, replay_endpoint))
         self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda config, index=0: self._usage])
 
     @property
@@ -143,10 +147,28 @@ class VllmEngine:
         """Share of KV blocks in use, from 0 to 1."""
         return self._usage.share
 
-    async def load_adapters(self) -> None:
-        """Load as many adapters as may run at once, so that first calls do not pay for it."""
-        for adapter in self._plan.adapters[: self._plan.settings.max_loras]:
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache has room for."""
+        cache = self._llm.vllm_config.cache_config
+        return int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+
+    @property
+    def adapter_slots(self) -> int:
+        """Distinct adapters that may run at once."""
+        return min(len(self._plan.adapters), self._plan.settings.max_loras)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that one step computes at most."""
+        return int(self._llm.vllm_config.scheduler_config.max_num_batched_tokens)
+
+    async def load_adapters(self) -> int:
+        """Load as many adapters as may run at once, so that first calls do not pay for it; return how many."""
+        first = self._plan.adapters[: self._plan.settings.max_loras]
+        for adapter in first:
             await self._llm.add_lora(self._lora_request(adapter.name))
+        return len(first)
 
     async def resident(self) -> tuple[str, ...]:
         """Return the names of the adapters that the engine has loaded."""

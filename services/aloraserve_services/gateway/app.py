@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -14,10 +15,16 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from ray import serve
 from starlette.exceptions import HTTPException
 
-from aloraserve.errors import AloraserveError, DirectoryUnavailableError, InvalidRequestError, ReplicaLostError
-from aloraserve.routing.base import Call, Policy
-from aloraserve.routing.expected_ttft import ExpectedTtft
-from aloraserve.routing.round_robin import RoundRobin
+from aloraserve.errors import (
+    AloraserveError,
+    DirectoryUnavailableError,
+    InvalidRequestError,
+    ReplicaLostError,
+    UnknownReceiptError,
+)
+from aloraserve.routing.base import Call
+from aloraserve.routing.policies import POLICIES, make_policy
+from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList, parse_body, reply_for
 from aloraserve_services.gateway.access import Access
@@ -27,6 +34,7 @@ from aloraserve_services.gateway.middleware import CountedRequests, current_requ
 from aloraserve_services.gateway.prompts import Prompt, PromptMaker
 from aloraserve_services.gateway.reachable import known_replicas
 from aloraserve_services.gateway.sending import Sender, Sent, Tries
+from aloraserve_services.gateway.session import SESSION_HEADER, session_of
 from aloraserve_services.plan import FleetPlan
 
 ENGINE = "engine"
@@ -34,6 +42,8 @@ MIN_BODY_BYTES = 256 << 10
 BODY_BYTES_A_TOKEN = 64
 """How long a body may be: several times what the longest prompt takes as text or as token ids. What is longer would be
 read, parsed and tokenized only to be refused, while other calls wait."""
+DEFAULT_LISTED = 20
+MAX_LISTED = 1000
 log = structlog.get_logger(__name__)
 
 
@@ -69,19 +79,21 @@ class Gateway:
         self._plan = plan
         self._created = int(time.time())
         self._max_body_bytes = max(MIN_BODY_BYTES, BODY_BYTES_A_TOKEN * plan.settings.max_model_len)
-        self._access = Access(plan.settings.api_keys)
+        self._access = Access(plan.settings.api_keys, plan.settings.admin_keys)
+        self._receipts = ReceiptRing(plan.settings.receipts)
         self._prompts = PromptMaker(plan, AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True))
         self._directory = plan.open_directory()
         self._app_name = serve.get_replica_context().app_name
         router = Router(
             self._directory,
-            _policy(plan.settings.policy),
+            # Gateways that draw should not all draw the same.
+            make_policy(plan.settings.policy, seed=secrets.randbits(32)),
             plan.keyspace,
             budget_s=plan.settings.lookup_budget_ms / 1000,
             known_replicas=self._replicas,
-            use_directory=plan.settings.policy != RoundRobin.name,
+            use_directory=POLICIES[plan.settings.policy].asks_directory,
         )
-        self._sender = Sender(router, engines.options(method_name="generate", stream=True))
+        self._sender = Sender(router, engines.options(method_name="generate", stream=True), self._receipts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP application; Serve calls this in the replica, so that nothing of it is pickled."""
@@ -90,6 +102,8 @@ class Gateway:
         app.add_api_route("/v1/completions", self.completions, methods=["POST"])
         app.add_api_route("/v1/models", self.models, methods=["GET"])
         app.add_api_route("/v1/replicas", self.replicas, methods=["GET"])
+        app.add_api_route("/v1/receipts", self.receipts, methods=["GET"])
+        app.add_api_route("/v1/receipts/{request_id}", self.receipt, methods=["GET"])
         app.add_api_route("/healthz", self.healthz, methods=["GET"])
         app.add_api_route("/readyz", self.readyz, methods=["GET"])
         app.add_api_route("/metrics", self.metrics, methods=["GET"])
@@ -103,14 +117,14 @@ class Gateway:
         salt = self._access.cache_salt(request.headers.get("authorization"))
         body = parse_body(ChatRequest, await self._body(request), self._max_body_bytes)
         prompt = await self._prompts.chat(body)
-        return await self._answer(ChatAnswer, prompt, body, salt)
+        return await self._answer(ChatAnswer, prompt, body, salt, _session(request, salt))
 
     async def completions(self, request: Request) -> Response:
         """Continue a text or token ids."""
         salt = self._access.cache_salt(request.headers.get("authorization"))
         body = parse_body(CompletionRequest, await self._body(request), self._max_body_bytes)
         prompt = await self._prompts.completion(body)
-        return await self._answer(CompletionAnswer, prompt, body, salt)
+        return await self._answer(CompletionAnswer, prompt, body, salt, _session(request, salt))
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters."""
@@ -146,6 +160,24 @@ class Gateway:
         }
         return _json(json.dumps(content))
 
+    async def receipts(self, request: Request) -> Response:
+        """List the last routing receipts, the newest first; for administrators."""
+        self._access.check_admin(request.headers.get("authorization"))
+        latest = self._receipts.latest(_limit(request.query_params.get("limit")))
+        return _json(json.dumps({"receipts": [one.as_dict() for one in latest]}))
+
+    async def receipt(self, request: Request) -> Response:
+        """Say how one request was routed; for administrators."""
+        self._access.check_admin(request.headers.get("authorization"))
+        request_id = str(request.path_params["request_id"])
+        found = self._receipts.get(request_id)
+        if found is None:
+            raise UnknownReceiptError(
+                f"there is no receipt of request {request_id[:80]!r}; the last {self._plan.settings.receipts} that "
+                "this gateway routed are kept"
+            )
+        return _json(json.dumps(found.as_dict()))
+
     async def healthz(self) -> Response:
         """Say that this process answers."""
         return PlainTextResponse("ok\n")
@@ -177,7 +209,12 @@ class Gateway:
         return known_replicas(ENGINE, self._app_name)
 
     async def _answer(
-        self, kind: type[Answer], prompt: Prompt, body: ChatRequest | CompletionRequest, salt: str | None
+        self,
+        kind: type[Answer],
+        prompt: Prompt,
+        body: ChatRequest | CompletionRequest,
+        salt: str | None,
+        session: str | None,
     ) -> Response:
         request_id = current_request_id()
         keys = self._plan.keyspace.keys(prompt.token_ids, cache_salt=salt, adapter=prompt.effect)
@@ -186,6 +223,8 @@ class Gateway:
             block_tokens=self._plan.keyspace.block_tokens,
             keys=keys,
             adapter=prompt.adapter.name if prompt.adapter else None,
+            session=session,
+            max_tokens=prompt.sampling.max_tokens or 0,
         )
         if body.stream:
             sent = await self._sender.send(prompt, call, request_id, salt)
@@ -199,7 +238,7 @@ class Gateway:
                 text = await self._new_answer(kind, request_id, prompt).whole(sent.replies)
             except ReplicaLostError:
                 # The client has seen nothing of the lost answer, so another one may take its place.
-                tries.lost.add(sent.replica)
+                tries.lose(sent.replica)
                 if not tries.left:
                     raise
             else:
@@ -219,9 +258,17 @@ class Gateway:
         METRICS.decisions.labels(sent.decision.policy).inc()
 
 
-def _policy(name: str) -> Policy:
-    policies: dict[str, type[Policy]] = {ExpectedTtft.name: ExpectedTtft, RoundRobin.name: RoundRobin}
-    return policies[name]()
+def _session(request: Request, salt: str | None) -> str | None:
+    return session_of(request.headers.get(SESSION_HEADER), salt)
+
+
+def _limit(text: str | None) -> int:
+    """Return how many receipts are asked for."""
+    if text is None:
+        return DEFAULT_LISTED
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_LISTED):
+        raise InvalidRequestError(f"limit is {text[:20]!r}; 1 to {MAX_LISTED} are accepted", param="limit")
+    return int(text)
 
 
 def _headers(prompt: Prompt, sent: Sent) -> dict[str, str]:

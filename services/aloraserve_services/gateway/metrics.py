@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 
+from aloraserve.routing.placement import Placement
+
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
+_DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -41,6 +44,30 @@ class GatewayMetrics:
             ["policy"],
             registry=self.registry,
         )
+
+        self.claims = Counter(
+            "aloraserve_claims_total",
+            "Claims by what became of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.decision = Histogram(
+            "aloraserve_decision_seconds",
+            "Time that a routing decision took, by what it was spent on.",
+            ["stage"],
+            buckets=_DECISION_BUCKETS,
+            registry=self.registry,
+        )
+
+    def observe(self, placement: Placement) -> None:
+        """Count a decision's claim and its time."""
+        self.claims.labels(placement.claim).inc()
+        for stage, seconds in (
+            ("lookup", placement.lookup_s),
+            ("policy", placement.policy_s),
+            ("claim", placement.claim_s),
+        ):
+            self.decision.labels(stage).observe(seconds)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

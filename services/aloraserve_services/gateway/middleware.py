@@ -20,6 +20,7 @@ ENDPOINTS = frozenset(
         "/v1/completions",
         "/v1/models",
         "/v1/replicas",
+        "/v1/receipts",
         "/healthz",
         "/readyz",
         "/metrics",
@@ -45,7 +46,7 @@ class CountedRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        endpoint = scope["path"] if scope["path"] in ENDPOINTS else "other"
+        endpoint = _endpoint(scope["path"])
         started = False
 
         async def counted(message: Message) -> None:
@@ -63,6 +64,13 @@ class CountedRequests:
                 raise
             reply = reply_for(error)
             await JSONResponse(reply.body, reply.status, reply.headers)(scope, receive, counted)
+
+
+def _endpoint(path: str) -> str:
+    """Return the label of a path; a receipt's own path counts as all receipts'."""
+    if path.startswith("/v1/receipts/"):
+        path = "/v1/receipts"
+    return path if path in ENDPOINTS else "other"
 
 
 def current_request_id() -> str:

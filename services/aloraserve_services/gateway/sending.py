@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
-from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostError
+from aloraserve.errors import InvalidRequestError, ReplicaLostError
 from aloraserve.routing.base import Call, Decision
+from aloraserve.routing.receipts import Attempt, Outcome, Receipt, ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal, EngineReply
+from aloraserve_services.gateway.exchange import Exchange, LostError
+from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.prompts import Prompt
 
 MAX_ATTEMPTS = 3
-CHOOSE_TIMEOUT_S = 600.0
-NO_REPLICA_TIMEOUT_S = 5.0
-CUT_SHORT = ("abort", "error")
-"""How vLLM ends an answer that is not whole."""
 
 log = structlog.get_logger(__name__)
 
@@ -33,10 +31,17 @@ class Tries:
     Args:
         left: attempts.
         lost: ids of the replicas that were lost under it.
+        made: what became of the attempts.
     """
 
     left: int = MAX_ATTEMPTS
     lost: set[str] = field(default_factory=set)
+    made: list[Attempt] = field(default_factory=list)
+
+    def lose(self, replica: str) -> None:
+        """Note that the replica was lost after it had begun to answer."""
+        self.lost.add(replica)
+        self.made[-1] = replace(self.made[-1], outcome="lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +72,18 @@ class Sent:
 
 
 class Sender:
-    """Decides, reserves, claims and dispatches.
+    """Decides, claims, reserves and dispatches, and leaves a receipt of it.
 
     Args:
         router: the platform's router.
         handle: Serve's handle of the engine deployment's ``generate``, streaming.
+        receipts: where receipts go.
     """
 
-    def __init__(self, router: Router, handle: Any) -> None:
+    def __init__(self, router: Router, handle: Any, receipts: ReceiptRing) -> None:
         self._router = router
         self._handle = handle
+        self._receipts = receipts
 
     async def send(
         self, prompt: Prompt, call: Call, request_id: str, cache_salt: str | None, tries: Tries | None = None
@@ -99,30 +106,49 @@ class Sender:
         tries = tries or Tries()
         while tries.left:
             tries.left -= 1
-            decision = await self._router.decide(call)
-            engine_call = EngineCall(
-                f"{request_id}-{uuid.uuid4().hex[:8]}",
-                prompt.token_ids,
-                prompt.sampling,
-                adapter=prompt.adapter.name if prompt.adapter else None,
-                cache_salt=cache_salt,
-                keys=call.keys,
-            )
-            exchange = _Exchange(self._router, self._handle, call, decision, engine_call)
-            replies = exchange.replies([one for one in decision.rank if one not in tries.lost])
+            exchange = await self._exchange(prompt, call, request_id, cache_salt, tries)
+            replies = exchange.replies()
             try:
                 first = await anext(replies)
             except StopAsyncIteration:
+                exchange.outcome = "failed"
                 raise ReplicaLostError("the replica ended the call without an answer") from None
-            except _LostError as error:
+            except LostError as error:
                 tries.lost |= {error.replica} - {""}
                 log.warning("replica_lost", request_id=request_id, tries_left=tries.left, cause=error.cause)
                 continue
+            finally:
+                ttft_s = time.perf_counter() - started
+                self._note(request_id, call, exchange, tries, ttft_s)
             if isinstance(first, EngineRefusal):
                 await replies.aclose()
                 raise InvalidRequestError(first.message, param=first.param)
-            return _sent(request_id, decision, exchange.replica, first, replies, time.perf_counter() - started)
+            return _sent(request_id, exchange.placement.decision, exchange.replica, first, replies, ttft_s)
         raise ReplicaLostError(f"{MAX_ATTEMPTS} replicas were lost before the first token; try again")
+
+    async def _exchange(
+        self, prompt: Prompt, call: Call, request_id: str, cache_salt: str | None, tries: Tries
+    ) -> Exchange:
+        engine_call = EngineCall(
+            f"{request_id}-{uuid.uuid4().hex[:8]}",
+            prompt.token_ids,
+            prompt.sampling,
+            adapter=prompt.adapter.name if prompt.adapter else None,
+            cache_salt=cache_salt,
+            keys=call.keys,
+        )
+        placement = await self._router.place(call, engine_call.request_id, avoid=tries.lost)
+        METRICS.observe(placement)
+        rank = [one for one in placement.decision.rank if one not in tries.lost]
+        return Exchange(self._router, self._handle, call, placement, engine_call, rank)
+
+    def _note(self, request_id: str, call: Call, exchange: Exchange, tries: Tries, ttft_s: float) -> None:
+        placement, replica = exchange.placement, exchange.replica
+        label = _label(placement.decision, replica)
+        tries.made.append(Attempt(replica, label, placement.claim, exchange.outcome))
+        answered = Outcome(exchange.cached_tokens, ttft_s) if exchange.outcome == "answered" else None
+        at_s = time.time()
+        self._receipts.add(Receipt.of(request_id, call, placement, tuple(tries.made), answered, at_s=at_s))
 
 
 def _sent(
@@ -137,7 +163,7 @@ def _sent(
     return Sent(
         request_id=request_id,
         replica=replica,
-        label=estimate.label if estimate else replica,
+        label=_label(decision, replica),
         decision=decision,
         overlap_tokens=estimate.overlap_tokens if estimate else 0,
         reason=_reason(decision, replica),
@@ -145,6 +171,10 @@ def _sent(
         cached_tokens=first.cached_tokens,
         ttft_s=ttft_s,
     )
+
+
+def _label(decision: Decision, replica: str) -> str:
+    return next((one.label for one in decision.estimates if one.replica == replica), replica)
 
 
 def _reason(decision: Decision, replica: str) -> str:
@@ -173,7 +203,7 @@ class _Chunks:
             return first
         try:
             reply = await anext(self._rest)
-        except _LostError as error:
+        except LostError as error:
             raise ReplicaLostError("the replica was lost while it answered; the answer is incomplete") from error
         if isinstance(reply, EngineRefusal):
             raise InvalidRequestError(reply.message, param=reply.param)
@@ -181,109 +211,3 @@ class _Chunks:
 
     async def aclose(self) -> None:
         await self._rest.aclose()
-
-
-class _LostError(Exception):
-    """Raised when the replica could not be reached or died."""
-
-    def __init__(self, replica: str, cause: str) -> None:
-        super().__init__(f"replica {replica} lost: {cause}")
-        self.replica = replica
-        self.cause = cause
-
-
-class _Exchange:
-    """One attempt at one replica."""
-
-    def __init__(self, router: Router, handle: Any, call: Call, decision: Decision, engine_call: EngineCall) -> None:
-        self.replica = ""
-        self._router = router
-        self._handle = handle
-        self._call = call
-        self._decision = decision
-        self._engine_call = engine_call
-
-    async def replies(self, rank: list[str]) -> AsyncGenerator[EngineReply]:
-        """Yield the replies of the first replica in ``rank`` that takes the call."""
-        answered = False
-        claim_id = self._engine_call.request_id
-        response: Any = None
-        claiming: asyncio.Task[bool] | None = None
-        try:
-            async with asyncio.timeout(self._patience_s(rank)) as waiting, self._reserved(rank) as selection:
-                waiting.reschedule(None)
-                self.replica = selection.replica_id
-                # Claimed for the replica that Serve really gave: the first in rank may have been full. The claim
-                # goes out before the call does, and nobody waits for it.
-                claiming = asyncio.create_task(self._router.claim(self._call, self._decision, self.replica, claim_id))
-                response = self._handle.dispatch(selection, self._engine_call)
-                async for reply in response:
-                    if isinstance(reply, EngineChunk):
-                        if reply.finish_reason in CUT_SHORT:
-                            raise _LostError(self.replica, f"the engine ended with {reply.finish_reason!r}")
-                        answered = True
-                    yield reply
-                response = None
-        except _serve_errors().overloaded as error:
-            raise OverloadedError("the waiting room is full; try again") from error
-        except _serve_errors().lost as error:
-            if not _is_loss(error):
-                raise
-            raise _LostError(self.replica, type(error).__name__) from error
-        except TimeoutError:
-            if claiming is not None:
-                raise
-            raise OverloadedError(f"no replica took the call within {self._patience_s(rank):g} s") from None
-        finally:
-            # Serve cancels only what carries its own request id, and calls here have one each.
-            if response is not None:
-                response.cancel()
-            if claiming is not None:
-                await claiming
-                if not answered:
-                    await self._router.withdraw(self._call, self.replica, claim_id)
-
-    @staticmethod
-    def _patience_s(rank: list[str]) -> float:
-        """Return how long to wait for a slot; without any replica that is known, only for one that is just starting."""
-        return CHOOSE_TIMEOUT_S if rank else NO_REPLICA_TIMEOUT_S
-
-    def _reserved(self, rank: list[str]) -> Any:
-        own_request_id()
-        return self._handle.choose_replica(rank=rank)
-
-
-def own_request_id() -> None:
-    """Give the current task's next handle call an internal request id of its own.
-
-    Serve indexes waiting calls by that id: parallel calls of one HTTP request would share it, and all but the first
-    would wait for ever.
-    """
-    from dataclasses import replace
-
-    from ray.serve import context
-
-    current = context._get_serve_request_context()
-    context._serve_request_context.set(replace(current, _internal_request_id=uuid.uuid4().hex))
-
-
-def _is_loss(error: BaseException) -> bool:
-    """Whether the replica or its engine died, rather than failed at this call for a reason that another would too."""
-    from ray.exceptions import RayTaskError
-
-    if not isinstance(error, RayTaskError):
-        return True
-    return type(error.cause).__name__ in ("EngineDeadError", "EngineGenerateError")
-
-
-@dataclass(frozen=True, slots=True)
-class _ServeErrors:
-    overloaded: tuple[type[BaseException], ...]
-    lost: tuple[type[BaseException], ...]
-
-
-def _serve_errors() -> _ServeErrors:
-    from ray.exceptions import RayError
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
-
-    return _ServeErrors((BackPressureError,), (RayError, DeploymentUnavailableError, ReplicaUnavailableError))

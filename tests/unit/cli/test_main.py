@@ -22,6 +22,35 @@ from aloraserve_services.cli import run_file
 from aloraserve_services.cli.main import EXIT_SETTINGS, EXIT_START, app
 
 KEY = "hunter2-hunter2-hunter2"
+ADMIN_KEY = "admin-hunter2-hunter2"
+PARTS = dict.fromkeys(("queue_s", "decode_s", "slot_s", "adapter_s", "memory_s", "unknown_s"), 0.0)
+RECEIPT = {
+    "request_id": "r-1",
+    "adapter": "safety",
+    "prompt_tokens": 1512,
+    "policy": "expected-ttft",
+    "reason": "engine-1 holds [480] tokens but has 9,000 queued",
+    "candidates": [
+        {"replica": "a", "label": "engine-0", "overlap_tokens": 0, "queued_tokens": 0, "expected_ttft_s": 0.512}
+        | PARTS | {"prefill_s": 0.412, "adapter_s": 0.1},
+        {"replica": "b", "label": "engine-1", "overlap_tokens": 480, "queued_tokens": 9000, "expected_ttft_s": 9.032}
+        | PARTS | {"prefill_s": 0.032, "queue_s": 9.0},
+    ],
+    "candidate_count": 7,
+    "replica": "a",
+    "label": "engine-0",
+    "claim": "claimed",
+    "lookup_ms": 0.5,
+    "policy_ms": 0.25,
+    "claim_ms": 0.75,
+    "attempts": [
+        {"replica": "c", "label": "engine-2", "claim": "claimed", "outcome": "lost"},
+        {"replica": "a", "label": "engine-0", "claim": "claimed", "outcome": "answered"},
+    ],
+    "cached_tokens": 16,
+    "ttft_s": 0.6,
+    "regret_s": 0.0,
+}  # fmt: skip
 Run = Callable[..., Result]
 REPLICAS = {
     "model": "smollm2",
@@ -81,10 +110,13 @@ class Platform(BaseHTTPRequestHandler):
     """Answers as a platform with one tenant does."""
 
     def do_GET(self) -> None:
-        allowed = self.headers["Authorization"] == f"Bearer {KEY}" and self.path == "/v1/replicas"
-        self.send_response(200 if allowed else 401)
+        answers = {"/v1/replicas": (KEY, REPLICAS), "/v1/receipts/r-1": (ADMIN_KEY, RECEIPT)}
+        key, content = answers.get(self.path, (ADMIN_KEY, None))
+        status = 401 if self.headers["Authorization"] != f"Bearer {key}" else 200 if content else 404
+        self.send_response(status)
         self.end_headers()
-        self.wfile.write(json.dumps(REPLICAS if allowed else {"error": "who are you"}).encode())
+        refusal = {"error": {"message": "there is no receipt" if status == 404 else "who are you"}}
+        self.wfile.write(json.dumps(content if status == 200 else refusal).encode())
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -122,6 +154,51 @@ def test_a_wrong_setting_ends_up_with_its_name(run: Run, tmp_path: Path, flags: 
         assert result.exit_code == EXIT_SETTINGS == 2
         assert f"error: {named}" in one_line(result.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def admin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALORASERVE_API_KEYS", json.dumps({"acme": KEY}))
+    monkeypatch.setenv("ALORASERVE_ADMIN_KEYS", json.dumps({"root": ADMIN_KEY}))
+
+
+@pytest.mark.usefixtures("admin")
+def test_explain_shows_what_was_expected_of_each_candidate_and_what_came_of_it(run: Run, platform_url: str) -> None:
+    result = run("explain", "--url", platform_url, "r-1")
+    assert result.exit_code == 0, result.output
+    lines = [one_line(line) for line in result.output.splitlines()]
+    assert "policy expected-ttft: engine-1 holds [480] tokens but has 9,000 queued" in lines
+    assert "answered by engine-0 after 600.0 ms, 16 tokens cached; regret 0.0 ms" in lines
+    assert any("2 of 7" in line for line in lines)
+    chosen = next(line for line in lines if "engine-0 *" in line)
+    assert all(figure in chosen for figure in ("512.0", "412.0", "100.0"))
+    assert "slot" not in result.output, "parts that are zero everywhere take no column"
+    assert "attempt 1: engine-2 lost (claim claimed)" in lines
+
+
+@pytest.mark.usefixtures("admin")
+def test_explain_gives_json_to_programs(run: Run, platform_url: str) -> None:
+    assert json.loads(run("explain", "--url", platform_url, "--json", "r-1").stdout) == RECEIPT
+
+
+@pytest.mark.usefixtures("admin")
+@pytest.mark.parametrize("request_id", ["r-2", "../replicas", "a b/c?d"])
+def test_explain_says_that_there_is_no_such_receipt(run: Run, platform_url: str, request_id: str) -> None:
+    result = run("explain", "--url", platform_url, request_id)
+    assert result.exit_code == 1
+    assert "error: there is no receipt" in one_line(result.stderr)
+
+
+def test_explain_needs_a_platform(run: Run) -> None:
+    result = run("explain", "r-1")
+    assert result.exit_code == EXIT_START
+    assert "start one with `aloraserve up`" in one_line(result.stderr)
+
+
+def test_explain_of_something_else_says_so(run: Run, free_port: int) -> None:
+    result = run("explain", "--url", f"http://127.0.0.1:{free_port}", "r-1")
+    assert result.exit_code == EXIT_START
+    assert "nothing answers" in one_line(result.stderr)
 
 
 @pytest.mark.parametrize("command", ["up", "demo", "status", "down"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aloraserve.blocks import BlocksCleared, BlocksRemoved, BlocksStored, EngineEvent, EventBatch, KeySpace
-from aloraserve.directory.base import FORGET_S, NODE_TTL_S, ReplicaState
+from aloraserve.directory.base import FORGET_S, NODE_TTL_S, Holding, ReplicaState
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.directory.mirror import Mirror
@@ -33,16 +33,16 @@ class FlakyDirectory(MemoryDirectory):
         self.applies = 0
         self.sizes: list[int] = []
 
-    async def publish(self, state: ReplicaState, *, ttl_s: float = 2.0) -> None:
+    async def publish(self, state: ReplicaState, *, ttl_s: float = 2.0, settled: Sequence[str] = ()) -> None:
         self._check()
-        await super().publish(state, ttl_s=ttl_s)
+        await super().publish(state, ttl_s=ttl_s, settled=settled)
 
     async def epoch(self) -> str:
         self._check()
         return await super().epoch()
 
     async def apply(
-        self, replica: str, incarnation: str, *, stored: Sequence[bytes] = (), removed: Sequence[bytes] = ()
+        self, replica: str, incarnation: str, *, stored: Sequence[Holding] = (), removed: Sequence[Holding] = ()
     ) -> None:
         self._check()
         await asyncio.sleep(0)
@@ -98,7 +98,7 @@ async def held(directory: MemoryDirectory) -> int:
 
 def build(directory: MemoryDirectory, **options: Any) -> tuple[Ingest, Mirror, Source]:
     mirror = Mirror(SPACE, lambda _: None)
-    ingest = Ingest(directory, "a", "start", mirror, **{"max_backoff_s": 0.02} | options)
+    ingest = Ingest(directory, "a", "start", mirror, **{"max_backoff_s": 0.02, "check_every_s": 0.0} | options)
     return ingest, mirror, Source(ingest)
 
 

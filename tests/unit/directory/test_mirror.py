@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from aloraserve.blocks import BlocksCleared, BlocksRemoved, BlocksStored, EngineEvent, KeySpace
 from aloraserve.blocks.keys import AdapterEffect, adapter_salt
+from aloraserve.directory.base import RUN_BLOCKS, Holding, place
 from aloraserve.directory.mirror import Delta, Mirror
 
 SPACE = KeySpace("model", "tokenizer", 2)
@@ -16,6 +18,11 @@ SALTS = {"x": adapter_salt("x", "digest")}
 # A chain of engine hashes 0 <- 1 <- ... on one prompt, and a second chain of other hashes on the same prompt.
 PROMPT = list(range(20))
 KEYS = SPACE.keys(PROMPT)
+PLACED = place(KEYS)
+
+
+def keys_of(holdings: Iterable[Holding]) -> list[bytes]:
+    return [holding.key for holding in holdings]
 
 
 def mirror() -> Mirror:
@@ -28,15 +35,15 @@ def stored(first: int, count: int = 1, *, chain: int = 0, **parts: str) -> Block
     return BlocksStored(hashes, parent, tuple(PROMPT[2 * first : 2 * (first + count)]), **parts)
 
 
-def removed(*hashes: int) -> BlocksRemoved:
-    return BlocksRemoved(hashes)
+def removed(*hashes: int, tier: str = "GPU") -> BlocksRemoved:
+    return BlocksRemoved(hashes, tier)
 
 
 def test_stored_blocks_get_the_keys_of_their_prompt() -> None:
     held = mirror()
-    assert held.apply(stored(0, 3)) == Delta(stored=tuple(KEYS[:3]))
-    assert held.apply(stored(3, 2)) == Delta(stored=tuple(KEYS[3:5]))
-    assert held.snapshot() == KEYS[:5]
+    assert held.apply(stored(0, 3)) == Delta(stored=tuple(PLACED[:3]))
+    assert held.apply(stored(3, 2)) == Delta(stored=tuple(PLACED[3:5]))
+    assert held.snapshot() == PLACED[:5]
 
 
 def test_a_second_copy_is_not_news_and_its_removal_neither() -> None:
@@ -44,7 +51,7 @@ def test_a_second_copy_is_not_news_and_its_removal_neither() -> None:
     held.apply(stored(0))
     assert held.apply(stored(0)) == Delta()
     assert held.apply(removed(0)) == Delta()
-    assert held.apply(removed(0)) == Delta(removed=(KEYS[0],))
+    assert held.apply(removed(0)) == Delta(removed=(PLACED[0],))
     assert held.apply(removed(0)) == Delta()
 
 
@@ -53,21 +60,21 @@ def test_two_hashes_of_one_key_hold_it_until_both_are_gone() -> None:
     held.apply(stored(0))
     assert held.apply(stored(0, chain=100)) == Delta()
     assert held.apply(removed(0)) == Delta()
-    assert held.apply(removed(100)) == Delta(removed=(KEYS[0],))
+    assert held.apply(removed(100)) == Delta(removed=(PLACED[0],))
 
 
 def test_the_salt_of_the_first_block_stays_with_its_chain() -> None:
     held = mirror()
     held.apply(stored(0, cache_salt="tenant"))
     held.apply(stored(1))
-    assert held.snapshot() == SPACE.keys(PROMPT[:4], cache_salt="tenant")
+    assert keys_of(held.snapshot()) == SPACE.keys(PROMPT[:4], cache_salt="tenant")
 
 
 def test_an_adapters_blocks_go_on_from_the_base_models() -> None:
     held = mirror()
     held.apply(stored(0, 2))
     held.apply(stored(2, 2, adapter="x"))
-    assert held.snapshot() == SPACE.keys(PROMPT[:8], adapter=AdapterEffect("x", "digest", 4))
+    assert keys_of(held.snapshot()) == SPACE.keys(PROMPT[:8], adapter=AdapterEffect("x", "digest", 4))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,7 @@ def test_cleared_removes_everything_once() -> None:
     held = mirror()
     held.apply(stored(0, 2))
     held.apply(stored(0))
-    assert set(held.apply(BlocksCleared()).removed) == set(KEYS[:2])
+    assert set(held.apply(BlocksCleared()).removed) == set(PLACED[:2])
     assert held.snapshot() == []
     assert held.apply(stored(1)) == Delta()
 
@@ -100,13 +107,13 @@ def test_a_snapshot_lists_parents_first_even_if_they_came_back_later() -> None:
     held.apply(stored(0, 3))
     held.apply(removed(0))
     held.apply(stored(0))
-    assert held.snapshot() == KEYS[:3]
+    assert held.snapshot() == PLACED[:3]
 
 
 def test_bytes_hashes_work_too() -> None:
     held = mirror()
     held.apply(BlocksStored((b"h",), None, tuple(PROMPT[:2])))
-    assert held.apply(BlocksRemoved((b"h",))).removed == (KEYS[0],)
+    assert held.apply(BlocksRemoved((b"h",))).removed == (PLACED[0],)
 
 
 def test_the_overlap_is_the_leading_keys_that_are_held() -> None:
@@ -157,20 +164,51 @@ def step(copies: Counter[int], event: EngineEvent) -> None:
 
 
 @given(events)
-def test_it_holds_what_a_naive_count_of_copies_holds(sequence: list[EngineEvent]) -> None:
+def test_it_reports_the_whole_chains_of_what_a_naive_count_of_copies_holds(sequence: list[EngineEvent]) -> None:
     held, copies, told = mirror(), Counter[int](), set[bytes]()
     for event in sequence:
         delta = held.apply(event)
-        assert not told & set(delta.stored)
-        assert set(delta.removed) <= told
-        told = (told | set(delta.stored)) - set(delta.removed)
+        stored, removed = keys_of(delta.stored), keys_of(delta.removed)
+        assert not told & set(stored)
+        assert set(removed) <= told
+        told = (told | set(stored)) - set(removed)
         step(copies, event)
         expected = {KEYS[one % 100] for one, count in copies.items() if count}
-        assert told == expected == set(held.snapshot())
-        listed = [KEYS.index(key) for key in held.snapshot()]
-        assert all(block - 1 not in listed[at:] for at, block in enumerate(listed))
+        whole = next(index for index, key in enumerate(KEYS) if key not in expected)
+        assert told == set(KEYS[:whole])
+        assert held.snapshot() == PLACED[:whole]
         assert len(held) == len(expected)
-        assert held.overlap(KEYS) == next(index for index, key in enumerate(KEYS) if key not in expected)
+        assert held.overlap(KEYS) == whole
+
+
+def test_blocks_behind_a_gap_are_reported_once_it_is_filled() -> None:
+    held = mirror()
+    held.apply(stored(0, 4))
+    assert held.apply(removed(1)) == Delta(removed=tuple(PLACED[1:4]))
+    assert held.apply(removed(3)) == Delta()
+    assert held.apply(stored(1)) == Delta(stored=tuple(PLACED[1:3]))
+
+
+def test_long_chains_are_placed_in_their_runs() -> None:
+    prompt = list(range(3 * RUN_BLOCKS * SPACE.block_tokens))
+    held = mirror()
+    hashes = tuple(range(3 * RUN_BLOCKS))
+    held.apply(BlocksStored(hashes, None, tuple(prompt)))
+    assert held.snapshot() == place(SPACE.keys(prompt))
+    assert held.apply(removed(0)) == Delta(removed=tuple(place(SPACE.keys(prompt))))
+
+
+def test_a_block_counts_in_the_fastest_tier_that_has_it() -> None:
+    held = mirror()
+    held.apply(stored(0, 2))
+    assert held.apply(stored(0, 2, tier="CPU")) == Delta()
+    slower = tuple(place(KEYS[:2], tier=1))
+    assert held.apply(removed(1)) == Delta(stored=slower[1:])
+    assert held.apply(removed(0)) == Delta(stored=slower[:1])
+    assert held.apply(stored(0)) == Delta(stored=(PLACED[0],))
+    assert held.apply(removed(0, 1, tier="CPU")) == Delta(removed=(slower[1],))
+    assert held.snapshot() == PLACED[:1]
+    assert held.apply(removed(0, tier="disk")) == Delta()
 
 
 def test_a_block_that_the_adapter_starts_within_has_the_prompt_s_key() -> None:
@@ -178,4 +216,5 @@ def test_a_block_that_the_adapter_starts_within_has_the_prompt_s_key() -> None:
     held.apply(stored(0, 2))
     held.apply(replace(stored(2, 2, adapter="x"), base_tokens=1))
     at = 2 * SPACE.block_tokens + 1
-    assert held.snapshot() == SPACE.keys(PROMPT[: 4 * SPACE.block_tokens], adapter=AdapterEffect("x", "digest", at))
+    prompt = PROMPT[: 4 * SPACE.block_tokens]
+    assert keys_of(held.snapshot()) == SPACE.keys(prompt, adapter=AdapterEffect("x", "digest", at))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from aloraserve.errors import AuthenticationError
+from aloraserve.errors import AuthenticationError, NotPermittedError
 from aloraserve_services.gateway.access import Access
 
 KEYS = {"acme": SecretStr("acme-key-0123456789"), "other": SecretStr("other-key-0123456789")}
@@ -48,3 +48,32 @@ def test_a_key_that_nobody_has_is_refused_and_never_repeated(given: str) -> None
     with pytest.raises(AuthenticationError) as caught:
         Access(KEYS).cache_salt(f"Bearer {given}")
     assert caught.value.message == "the API key is not known"
+
+
+ADMINS = {"root": SecretStr("root-key-0123456789")}
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer whatever"])
+def test_without_any_keys_everyone_may_read_receipts(header: str | None) -> None:
+    Access({}).check_admin(header)
+
+
+@pytest.mark.parametrize("keys", [{}, KEYS])
+def test_an_administrator_s_key_reads_receipts_and_no_other(keys: dict[str, SecretStr]) -> None:
+    access = Access(keys, ADMINS)
+    access.check_admin("Bearer root-key-0123456789")
+    for header in (None, "Bearer nobody-s-key-0123456789", "Basic root-key-0123456789"):
+        with pytest.raises(AuthenticationError):
+            access.check_admin(header)
+
+
+@pytest.mark.parametrize("admins", [{}, ADMINS])
+def test_a_tenant_is_known_but_no_administrator(admins: dict[str, SecretStr]) -> None:
+    with pytest.raises(NotPermittedError, match="admin_keys") as caught:
+        Access(KEYS, admins).check_admin("Bearer acme-key-0123456789")
+    assert "acme" not in caught.value.message
+
+
+def test_an_administrator_is_no_tenant() -> None:
+    with pytest.raises(AuthenticationError):
+        Access(KEYS, ADMINS).cache_salt("Bearer root-key-0123456789")

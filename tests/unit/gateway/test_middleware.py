@@ -50,6 +50,13 @@ async def test_a_request_is_counted_by_endpoint_and_status(client: httpx.AsyncCl
     assert (counted("/healthz", "200"), counted("other", "404")) == (before[0] + 1, before[1] + 1)
 
 
+async def test_all_receipts_share_a_label(client: httpx.AsyncClient) -> None:
+    before = counted("/v1/receipts", "404"), counted("other", "404")
+    await client.get("/v1/receipts")
+    await client.get("/v1/receipts/some-id")
+    assert (counted("/v1/receipts", "404"), counted("other", "404")) == (before[0] + 2, before[1])
+
+
 async def test_what_nobody_caught_is_a_counted_500_that_tells_nothing(client: httpx.AsyncClient) -> None:
     before = counted("/readyz", "500")
     answer = await client.get("/readyz")

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from aloraserve.blocks import KeySpace
-from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
+from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState, place
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call
@@ -31,6 +32,9 @@ class FaultyDirectory(MemoryDirectory):
         self.fail = False
         self.asked = 0
         self.before_answer: Callable[[], Awaitable[Any]] | None = None
+        self.before_claim: Callable[[], Awaitable[Any]] | None = None
+        self.withdrawn: list[tuple[str, str]] = []
+        self.claims: list[tuple[str, str, int | None]] = []
 
     async def lookup(self, keys: Sequence[bytes]) -> list[Candidate]:
         await self._fault()
@@ -38,11 +42,15 @@ class FaultyDirectory(MemoryDirectory):
             await self.before_answer()
         return await super().lookup(keys)
 
-    async def claim(self, *args: Any, **options: Any) -> None:
+    async def claim(self, *args: Any, **options: Any) -> bool:
+        self.claims.append((args[0], args[1], options.get("unseen_from")))
         await self._fault()
-        await super().claim(*args, **options)
+        if self.before_claim is not None:
+            await self.before_claim()
+        return await super().claim(*args, **options)
 
     async def withdraw(self, *args: Any, **options: Any) -> None:
+        self.withdrawn.append(args[:2])
         await self._fault()
         await super().withdraw(*args, **options)
 
@@ -71,7 +79,7 @@ async def alive(directory: FaultyDirectory, *replicas: str, **load: Any) -> None
 
 async def test_the_holder_of_the_prefix_is_chosen(directory: FaultyDirectory) -> None:
     await alive(directory, "a", "b")
-    await directory.apply("b", "1", stored=CALL.keys)
+    await directory.apply("b", "1", stored=place(CALL.keys))
     decision = await router(directory, ["a", "b"]).decide(CALL)
     assert decision.rank == ["b", "a"]
     assert decision.policy == "expected-ttft"
@@ -90,7 +98,7 @@ async def test_a_slow_directory_costs_the_budget_and_no_more(directory: FaultyDi
 async def test_an_answer_that_came_while_the_process_was_held_up_counts(directory: FaultyDirectory) -> None:
     """A long body that is parsed on the event loop must not make the directory look slow."""
     await alive(directory, "a", "b")
-    await directory.apply("b", "1", stored=CALL.keys)
+    await directory.apply("b", "1", stored=place(CALL.keys))
     breaker = Breaker(failures=1)
     one = router(directory, ["a", "b"], budget_s=0.02, breaker=breaker)
     answered = asyncio.Event()
@@ -170,7 +178,7 @@ async def test_replicas_that_cannot_be_reached_are_left_out_and_new_ones_include
     directory: FaultyDirectory,
 ) -> None:
     await alive(directory, "gone", "a")
-    await directory.apply("gone", "1", stored=CALL.keys)
+    await directory.apply("gone", "1", stored=place(CALL.keys))
     assert (await router(directory, ["a", "new", "new"]).decide(CALL)).rank == ["a", "new"]
 
 
@@ -179,11 +187,14 @@ async def test_an_open_breaker_leaves_the_directory_alone(directory: FaultyDirec
     breaker = Breaker(failures=2, open_s=1.0, clock=lambda: now[0])
     one = router(directory, ["a"], breaker=breaker)
     await alive(directory, "a")
-    directory.fail = True
+    await one.decide(CALL)
+    directory.fail, directory.asked = True, 0
     for _ in range(5):
         assert (await one.decide(CALL)).rank == ["a"]
     assert directory.asked == 2
-    assert not await one.claim(CALL, await one.decide(CALL), "a", "c")
+    placement = await one.place(CALL, "c")
+    assert (placement.replica, placement.claim) == ("a", "failed")
+    assert not await one.withdraw(CALL, placement, "c")
     assert directory.asked == 2
     directory.fail, now[0] = False, 1.0
     assert (await one.decide(CALL)).policy == "expected-ttft"
@@ -195,32 +206,179 @@ async def test_without_the_directory_nothing_is_asked(directory: FaultyDirectory
     first, second = await one.decide(CALL), await one.decide(CALL)
     assert (first.rank, second.rank) == (["a", "b"], ["b", "a"])
     assert first.policy == "round-robin"
-    assert not await one.claim(CALL, first, "a", "c")
-    assert not await one.withdraw(CALL, "a", "c")
+    placement = await one.place(CALL, "c")
+    assert (placement.replica, placement.claim, placement.fallback) == ("a", "none", None)
+    assert not await one.withdraw(CALL, placement, "c")
     assert directory.asked == 0
 
 
 async def test_a_claim_counts_what_is_left_to_prefill_until_withdrawn(directory: FaultyDirectory) -> None:
     await alive(directory, "a")
-    await directory.apply("a", "1", stored=CALL.keys[:4])
+    await directory.apply("a", "1", stored=place(CALL.keys[:4]))
     one = router(directory, ["a"])
-    assert await one.claim(CALL, await one.decide(CALL), "a", "c")
+    placement = await one.place(CALL, "c")
+    assert (placement.replica, placement.claim, placement.fallback) == ("a", "claimed", None)
     found = (await directory.lookup(CALL.keys))[0]
     assert (found.held_blocks, found.claimed_blocks, found.claimed_tokens) == (4, 10, 96)
-    assert await one.withdraw(CALL, "a", "c")
+    assert await one.withdraw(CALL, placement, "c")
     assert (await directory.lookup(CALL.keys))[0].claimed_blocks == 4
+
+
+async def test_a_claim_says_from_which_block_on_nobody_was_seen(directory: FaultyDirectory) -> None:
+    await alive(directory, "a", "b")
+    await directory.apply("b", "1", stored=place(CALL.keys[:4]))
+    one = router(directory, ["a"])
+    await one.place(CALL, "c")
+    assert directory.claims == [("c", "a", 4)], "b cannot be reached, but its holdings are seen"
+
+
+async def test_where_all_blocks_were_seen_nobody_can_have_come_first(directory: FaultyDirectory) -> None:
+    await alive(directory, "a", "b")
+    await directory.apply("b", "1", stored=place(CALL.keys))
+    assert (await router(directory, ["a", "b"]).place(CALL, "c")).claim == "claimed"
+    assert directory.claims == [("c", "b", None)]
+
+
+async def test_the_second_of_two_gateways_with_one_new_prefix_learns_of_the_first(directory: FaultyDirectory) -> None:
+    await alive(directory, "a", "b", prefill_tokens_per_s=1000.0)
+    first, second = router(directory, ["a", "b"]), router(directory, ["a", "b"])
+    # Between the second's lookup and its claim the first claims for the replica that the second did not choose.
+    favourite = (await second.decide(CALL)).rank[0]
+    other = "b" if favourite == "a" else "a"
+    assert (await first.place(CALL, "early", avoid=[])).replica == favourite
+    await directory.withdraw("early", favourite, "1", CALL.keys)
+
+    async def come_first() -> None:
+        directory.before_claim = None
+        assert await directory.claim("early", other, "1", CALL.keys, tokens=160)
+
+    directory.before_claim = come_first
+    placement = await second.place(CALL, "late")
+    assert (placement.replica, placement.claim) == (other, "conflict")
+    assert [claim[2] for claim in directory.claims if claim[0] == "late"] == [0, None]
+    found = {one.state.replica: one.claims for one in await directory.lookup(CALL.keys)}
+    assert found == {other: 2, favourite: 0}
+
+
+async def test_a_call_is_claimed_even_where_it_is_always_second(directory: FaultyDirectory) -> None:
+    await alive(directory, "a", "b")
+    one = router(directory, ["a", "b"])
+
+    async def deny(claim_id: str, *args: Any, unseen_from: int | None = None, **options: Any) -> bool:
+        directory.claims.append((claim_id, args[0], unseen_from))
+        return unseen_from is None
+
+    directory.claim = deny  # type: ignore[method-assign]
+    assert (await one.place(CALL, "c")).claim == "conflict"
+    assert [unseen for _, _, unseen in directory.claims] == [0, None]
+
+
+async def test_who_was_lost_is_not_claimed_for(directory: FaultyDirectory) -> None:
+    await alive(directory, "a", "b")
+    await directory.apply("b", "1", stored=place(CALL.keys))
+    placement = await router(directory, ["a", "b"]).place(CALL, "c", avoid={"b"})
+    assert (placement.replica, placement.decision.rank) == ("a", ["b", "a"])
+
+
+async def test_a_claim_moves_with_its_call(directory: FaultyDirectory) -> None:
+    await alive(directory, "a", "b")
+    await directory.apply("b", "1", stored=place(CALL.keys[:4]))
+    one = router(directory, ["a", "b"])
+    placement = await one.place(CALL, "c")
+    moved = await one.move(CALL, placement, "a", "c")
+    assert (placement.replica, moved.replica, moved.claim) == ("b", "a", "moved")
+    found = {one.state.replica: (one.claimed_blocks, one.claimed_tokens) for one in await directory.lookup(CALL.keys)}
+    assert found == {"a": (10, 160), "b": (4, 0)}
+    assert directory.withdrawn == [("c", "b")]
+    assert (await one.move(CALL, placement, "unknown", "c")).claim == "none"
+
+
+async def test_a_burst_that_decides_on_one_answer_sees_its_own_claims(directory: FaultyDirectory) -> None:
+    """All lookups are answered before the first claim: one conversation stays together, others spread."""
+    await alive(directory, "a", "b", "c", prefill_tokens_per_s=1000.0)
+    one, calls = router(directory, ["a", "b", "c"]), 6
+    all_asked, asked = asyncio.Event(), 0
+
+    async def arrive() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == calls:
+            all_asked.set()
+        await all_asked.wait()
+
+    def call(conversation: int) -> Call:
+        return Call(160, 16, SPACE.keys([conversation] * 160))
+
+    directory.before_answer = arrive
+    spread = await asyncio.gather(*(one.place(call(number), f"c{number}") for number in range(calls)))
+    assert Counter(placement.replica for placement in spread) == {"a": 2, "b": 2, "c": 2}
+    all_asked.clear()
+    asked = 0
+    together = await asyncio.gather(*(one.place(call(99), f"d{number}") for number in range(calls)))
+    assert len({placement.replica for placement in together[:3]}) == 1
+    assert {placement.claim for placement in together} <= {"claimed", "conflict"}
 
 
 @pytest.mark.parametrize("fault", ["hang", "fail"])
 async def test_claims_that_fail_are_swallowed_in_time(directory: FaultyDirectory, fault: str) -> None:
     await alive(directory, "a")
     one = router(directory, ["a"], claim_budget_s=0.02)
-    decision = await one.decide(CALL)
-    setattr(directory, fault, True)
+
+    async def break_down() -> None:
+        directory.before_claim = None
+        setattr(directory, fault, True)
+        await directory._fault()
+
+    directory.before_claim = break_down
     started = time.perf_counter()
-    assert not await one.claim(CALL, decision, "a", "c")
-    assert not await one.withdraw(CALL, "a", "c")
+    placement = await one.place(CALL, "c")
+    assert (placement.replica, placement.claim) == ("a", "failed")
+    assert not await one.withdraw(CALL, placement, "c")
     assert time.perf_counter() - started < 5, "the directory never answers"
+
+
+async def test_a_fallback_is_claimed_where_the_directory_takes_it(directory: FaultyDirectory) -> None:
+    """A lookup that was late says nothing of the next command."""
+    await alive(directory, "a", "b")
+    one = router(directory, ["a", "b"], budget_s=0.02)
+    await one.decide(CALL)
+
+    async def hang_once() -> None:
+        directory.before_answer = None
+        await asyncio.Event().wait()
+
+    directory.before_answer = hang_once
+    placement = await one.place(CALL, "c")
+    assert placement.claim == "claimed"
+    assert placement.fallback == "the directory did not answer within 20 ms"
+    assert directory.claims == [("c", placement.replica, None)]
+
+
+async def test_a_cancelled_claim_is_taken_back(directory: FaultyDirectory) -> None:
+    await alive(directory, "a")
+    one, reached = router(directory, ["a"], claim_budget_s=5), asyncio.Event()
+
+    async def record_and_hang() -> None:
+        directory.before_claim = None
+        await directory.claim("c", "a", "1", CALL.keys, tokens=160)
+        reached.set()
+        await asyncio.Event().wait()
+
+    directory.before_claim = record_and_hang
+    task = asyncio.create_task(one.place(CALL, "c"))
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await directory.lookup(CALL.keys))[0].claims == 0
+
+
+async def test_a_placement_says_where_its_time_went(directory: FaultyDirectory) -> None:
+    await alive(directory, "a")
+    placement = await router(directory, ["a"]).place(CALL, "c")
+    parts = (placement.lookup_s, placement.policy_s, placement.claim_s)
+    assert min(parts) >= 0
+    assert placement.total_s == sum(parts)
 
 
 async def test_a_call_of_another_block_size_is_refused(directory: FaultyDirectory) -> None:

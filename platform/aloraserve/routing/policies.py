@@ -1,0 +1,66 @@
+"""All policies by name: what the setting ``policy`` accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from aloraserve.routing.base import Policy
+from aloraserve.routing.expected_ttft import ExpectedTtft
+from aloraserve.routing.least_loaded import LeastLoaded
+from aloraserve.routing.load import CostModel
+from aloraserve.routing.longest_prefix import LongestPrefix
+from aloraserve.routing.power_of_two import PowerOfTwo
+from aloraserve.routing.round_robin import RoundRobin
+from aloraserve.routing.session_hash import SessionHash
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyKind:
+    """How a policy is made and what it needs.
+
+    Args:
+        make: from a cost model and a seed; each call gives a new one, without memory.
+        asks_directory: whether it looks at loads or holdings; without, no directory is asked for it.
+    """
+
+    make: Callable[[CostModel, int], Policy]
+    asks_directory: bool = True
+
+
+POLICIES: Mapping[str, PolicyKind] = MappingProxyType(
+    {
+        ExpectedTtft.name: PolicyKind(lambda costs, _: ExpectedTtft(costs)),
+        LongestPrefix.name: PolicyKind(lambda costs, _: LongestPrefix(costs)),
+        SessionHash.name: PolicyKind(lambda costs, _: SessionHash(costs), asks_directory=False),
+        LeastLoaded.name: PolicyKind(lambda costs, _: LeastLoaded(costs)),
+        PowerOfTwo.name: PolicyKind(lambda costs, seed: PowerOfTwo(costs, seed=seed)),
+        RoundRobin.name: PolicyKind(lambda costs, _: RoundRobin(costs), asks_directory=False),
+    }
+)
+
+
+def check_policy(name: str) -> str:
+    """Return ``name``.
+
+    Raises:
+        ValueError: no policy is called that; names all that are.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"one of {', '.join(POLICIES)} is needed")
+    return name
+
+
+def make_policy(name: str, *, costs: CostModel | None = None, seed: int = 0) -> Policy:
+    """Return a new policy.
+
+    Args:
+        name: a key of ``POLICIES``.
+        costs: the cost model, the default one if None.
+        seed: for policies that draw.
+
+    Raises:
+        ValueError: no policy is called that.
+    """
+    return POLICIES[check_policy(name)].make(costs or CostModel(), seed)

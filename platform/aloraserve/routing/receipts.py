@@ -1,0 +1,195 @@
+"""What can be told of a decision afterwards: why, what it promised, and what came of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aloraserve.routing.base import Call, Estimate
+from aloraserve.routing.placement import ClaimOutcome, Placement
+
+MAX_CANDIDATES = 16
+DEFAULT_RECEIPTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One replica that a call was sent to, or that was to get it.
+
+    Args:
+        replica: its id, empty if none took the call.
+        label: its short name.
+        claim: what became of the claim for it.
+        outcome: "answered", "lost", "refused", "overloaded", "cancelled" or "failed".
+    """
+
+    replica: str
+    label: str
+    claim: ClaimOutcome
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the engine answered.
+
+    Args:
+        cached_tokens: prompt tokens that it did not prefill.
+        ttft_s: from the first decision to its first chunk, other attempts included.
+    """
+
+    cached_tokens: int
+    ttft_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One call's last decision. Holds neither prompts nor token ids nor keys.
+
+    Args:
+        request_id: of the call.
+        at_s: when it was made, seconds since 1970.
+        adapter: its name, None for the base model.
+        prompt_tokens: the prompt's length.
+        policy: who decided, "fallback" without the directory.
+        reason: in words.
+        fallback_reason: why the directory was not used, None if it was, or was not to be.
+        candidates: the best ``MAX_CANDIDATES`` in order, and the one that answered.
+        candidate_count: how many there were.
+        replica: id of who answered, empty if nobody did.
+        label: its short name.
+        claim: what became of the claim.
+        lookup_ms: time that asking the directory took.
+        policy_ms: time that the policy took.
+        claim_ms: time that claiming took.
+        attempts: all of the call's, in order.
+        cached_tokens: as the engine counts them, None without an answer.
+        ttft_s: as it was, None without an answer.
+        regret_s: how much sooner another candidate was expected to answer than this one did; None without an answer
+            or another candidate.
+    """
+
+    request_id: str
+    at_s: float
+    adapter: str | None
+    prompt_tokens: int
+    policy: str
+    reason: str
+    fallback_reason: str | None
+    candidates: tuple[Estimate, ...]
+    candidate_count: int
+    replica: str
+    label: str
+    claim: ClaimOutcome
+    lookup_ms: float
+    policy_ms: float
+    claim_ms: float
+    attempts: tuple[Attempt, ...]
+    cached_tokens: int | None = None
+    ttft_s: float | None = None
+    regret_s: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it in JSON's types."""
+        return asdict(self) | {"candidates": [one._asdict() for one in self.candidates]}
+
+    @classmethod
+    def of(
+        cls,
+        request_id: str,
+        call: Call,
+        placement: Placement,
+        attempts: tuple[Attempt, ...],
+        outcome: Outcome | None,
+        *,
+        at_s: float,
+    ) -> Receipt:
+        """Return the receipt of a call whose last attempt was made with ``placement``.
+
+        Args:
+            request_id: of the call.
+            call: what the router knew of it.
+            placement: its last one.
+            attempts: all of them, the last included; at least one.
+            outcome: None if nobody answered.
+            at_s: seconds since 1970.
+        """
+        last = attempts[-1]
+        estimates = placement.decision.estimates
+        return cls(
+            request_id=request_id,
+            at_s=at_s,
+            adapter=call.adapter,
+            prompt_tokens=call.prompt_tokens,
+            policy=placement.decision.policy,
+            reason=placement.decision.reason,
+            fallback_reason=placement.fallback,
+            candidates=_shown(estimates, last.replica),
+            candidate_count=len(estimates),
+            replica=last.replica if outcome else "",
+            label=last.label if outcome else "",
+            claim=placement.claim,
+            lookup_ms=placement.lookup_s * 1000,
+            policy_ms=placement.policy_s * 1000,
+            claim_ms=placement.claim_s * 1000,
+            attempts=attempts,
+            cached_tokens=outcome.cached_tokens if outcome else None,
+            ttft_s=outcome.ttft_s if outcome else None,
+            regret_s=_regret_s(estimates, last.replica, outcome),
+        )
+
+
+def _shown(estimates: tuple[Estimate, ...], replica: str) -> tuple[Estimate, ...]:
+    chosen = tuple(one for one in estimates[MAX_CANDIDATES:] if one.replica == replica)
+    return estimates[:MAX_CANDIDATES] + chosen
+
+
+def _regret_s(estimates: tuple[Estimate, ...], replica: str, outcome: Outcome | None) -> float | None:
+    others = [one.expected_ttft_s for one in estimates if one.replica != replica]
+    if outcome is None or not others:
+        return None
+    return max(0.0, outcome.ttft_s - min(others))
+
+
+class ReceiptRing:
+    """The last receipts, by request id. For one event loop.
+
+    Args:
+        size: how many are kept.
+    """
+
+    def __init__(self, size: int = DEFAULT_RECEIPTS) -> None:
+        if size < 1:
+            raise ValueError(f"size is {size}; at least 1 is needed")
+        self._size = size
+        self._order: deque[Receipt] = deque()
+        self._by_id: dict[str, Receipt] = {}
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._order)
+
+    def add(self, receipt: Receipt) -> None:
+        """Keep a receipt; another one of the same request is replaced, and of too many the oldest goes."""
+        if len(self._order) == self._size:
+            oldest = self._order.popleft()
+            # A later receipt of the same request stays to be found.
+            if self._by_id.get(oldest.request_id) is oldest:
+                del self._by_id[oldest.request_id]
+        self._order.append(receipt)
+        self._by_id[receipt.request_id] = receipt
+
+    def get(self, request_id: str) -> Receipt | None:
+        """Return the request's last receipt, None if there is none or no longer."""
+        return self._by_id.get(request_id)
+
+    def latest(self, limit: int) -> list[Receipt]:
+        """Return up to ``limit`` receipts, the newest first, one a request."""
+        found: list[Receipt] = []
+        for receipt in reversed(self._order):
+            if len(found) >= limit:
+                break
+            if self._by_id.get(receipt.request_id) is receipt:
+                found.append(receipt)
+        return found

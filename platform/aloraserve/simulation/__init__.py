@@ -1,0 +1,1 @@
+"""A fleet in simulated time: the platform's own directory and policies, other routers' too, over a modelled engine."""

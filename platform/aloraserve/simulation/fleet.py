@@ -1,0 +1,309 @@
+"""One run: a router, a fleet of modelled replicas and a workload, from the first call to the last token."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from aloraserve.directory.base import LEASE_TTL_S
+from aloraserve.errors import SettingsError
+from aloraserve.simulation.base import FleetView, Kind, ReplicaView, RouterFactory, SimulatedCall
+from aloraserve.simulation.calibration import Calibration
+from aloraserve.simulation.engine import ModelledEngine
+from aloraserve.simulation.engine_request import EngineRequest
+from aloraserve.simulation.events import EventQueue
+from aloraserve.simulation.faults import Fault
+from aloraserve.simulation.platform_router import PlatformRouter
+from aloraserve.simulation.replica import ModelledReplica, ReplicaHooks
+from aloraserve.simulation.workload import Workload
+
+MAX_REPLICAS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """What fleet to model.
+
+    Args:
+        calibration: of each engine.
+        replicas: how many.
+        kv_tokens: of each, the calibration's if None.
+        faults: see :mod:`aloraserve.simulation.faults`.
+        seed: of the router and of which event batches are lost.
+    """
+
+    calibration: Calibration
+    replicas: int = 8
+    kv_tokens: int | None = None
+    faults: tuple[Fault, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError for a value that makes no sense."""
+        if not 1 <= self.replicas <= MAX_REPLICAS:
+            raise SettingsError(f"replicas is {self.replicas}; 1 to {MAX_REPLICAS} are accepted")
+
+    @property
+    def kv_tokens_each(self) -> int:
+        """Tokens that one replica's KV cache has room for."""
+        return self.calibration.kv_tokens if self.kv_tokens is None else self.kv_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """What became of a call.
+
+    Args:
+        kind: of its adapter.
+        prompt_tokens: of its prompt.
+        cached_tokens: of those, not computed.
+        ttft_s: from its arrival to its first token; infinite if there was none.
+        e2e_s: from its arrival to its last token; infinite if its replica died in between.
+        replica: who answered.
+    """
+
+    kind: Kind
+    prompt_tokens: int
+    cached_tokens: int
+    ttft_s: float
+    e2e_s: float
+    replica: int
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What a run gave.
+
+    Args:
+        router: its name.
+        records: of all calls, in the order in which they ended.
+        requests: calls that each replica got.
+        busy_s: how long each replica's engine computed.
+        adapter_loads: of the whole fleet.
+        resent: calls that were sent again because their replica died before their first token.
+        cut: calls whose replica died after it.
+        fallbacks: decisions without the directory.
+        ended_s: when the last call ended, in simulated seconds.
+    """
+
+    router: str
+    records: list[CallRecord] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
+    busy_s: list[float] = field(default_factory=list)
+    adapter_loads: int = 0
+    resent: int = 0
+    cut: int = 0
+    fallbacks: int = 0
+    ended_s: float = 0.0
+
+
+class ModelledFleet:
+    """Runs a workload once.
+
+    Args:
+        settings: the fleet.
+        workload: the calls.
+        make_router: makes the router.
+        on_progress: called now and then with how many base calls have been sent.
+
+    Raises:
+        SettingsError: a call is longer than a replica's KV cache.
+    """
+
+    def __init__(
+        self,
+        settings: FleetSettings,
+        workload: Workload,
+        make_router: RouterFactory,
+        *,
+        on_progress: Callable[[int], None] = lambda sent: None,
+    ) -> None:
+        check_fits(workload, settings.kv_tokens_each)
+        self._settings = settings
+        self._workload = workload
+        self._on_progress = on_progress
+        self._queue = EventQueue()
+        self._base_calls: Iterator[SimulatedCall] = workload.base_calls()
+        self._sent = 0
+        self._open: dict[int, int] = {}
+        self._parked: list[SimulatedCall] = []
+        views = [self._view(index) for index in range(settings.replicas)]
+        self._fleet = FleetView(views, list(range(settings.replicas)), workload.settings.block_tokens)
+        self._router = make_router(settings.seed, self._fleet)
+        self._result = RunResult(self._router.name)
+        chance = random.Random(f"events {settings.seed}")  # noqa: S311
+        hooks = ReplicaHooks(self._first_token, self._finished)
+        self._replicas = [
+            ModelledReplica(view, self._queue, self._router, settings.faults, chance, self._new_engine, hooks)
+            for view in views
+        ]
+
+    @property
+    def replicas(self) -> list[ModelledReplica]:
+        """The modelled replicas."""
+        return self._replicas
+
+    def run(self) -> RunResult:
+        """Play everything and return what it gave."""
+        for fault in self._settings.faults:
+            self._schedule(fault)
+        self._next_base_call()
+        self._queue.run()
+        result = self._result
+        for replica in self._replicas:
+            replica.end()
+        result.requests = [one.requests for one in self._replicas]
+        result.busy_s = [one.busy_s for one in self._replicas]
+        result.adapter_loads = sum(one.adapter_loads for one in self._replicas)
+        if isinstance(self._router, PlatformRouter):
+            result.fallbacks = self._router.fallbacks
+        for call in self._parked:
+            self._record(call, EngineRequest(call, call.arrival_s), -1)
+        return result
+
+    def _view(self, index: int) -> ReplicaView:
+        times = self._settings.calibration
+        blocks = self._settings.kv_tokens_each // self._workload.settings.block_tokens
+        return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots)
+
+    def _new_engine(self) -> ModelledEngine:
+        return ModelledEngine(
+            self._settings.calibration,
+            kv_tokens=self._settings.kv_tokens_each,
+            block_tokens=self._workload.settings.block_tokens,
+            answer_keys=self._workload.answer_keys,
+        )
+
+    def _next_base_call(self) -> None:
+        call = next(self._base_calls, None)
+        if call is not None:
+            self._queue.at(call.arrival_s, lambda: self._arrive(call))
+
+    def _arrive(self, call: SimulatedCall) -> None:
+        self._sent += 1
+        if self._sent % 64 == 0:
+            self._on_progress(self._sent)
+        self._open[call.turn] = self._open.get(call.turn, 0) + 1
+        self._send(call)
+        self._next_base_call()
+
+    def _send(self, call: SimulatedCall) -> None:
+        """Have the router choose and send; with nobody alive the call waits for a restart."""
+        if not self._fleet.alive:
+            self._parked.append(call)
+            return
+        index = self._router.choose(call, self._fleet, self._queue.now_s)
+        view = self._fleet.replicas[index]
+        view.in_flight += 1
+        view.in_flight_prefill_tokens += call.prompt_tokens
+        view.in_flight_blocks += len(call.keys)
+        self._replicas[index].submit(call)
+
+    def _first_token(self, replica: ModelledReplica, request: EngineRequest) -> None:
+        replica.view.in_flight_prefill_tokens -= request.call.prompt_tokens
+        self._router.first_token(request.call, replica.view.index, self._queue.now_s)
+
+    def _finished(self, replica: ModelledReplica, request: EngineRequest) -> None:
+        call, now_s = request.call, self._queue.now_s
+        self._close(call, replica)
+        self._record(call, request, replica.view.index)
+        if call.kind == "base":
+            evaluations = self._workload.evaluations(call, now_s)
+            self._open[call.turn] += len(evaluations)
+            for evaluation in evaluations:
+                self._queue.at(now_s, partial(self._send, evaluation))
+        self._end(call)
+
+    def _close(self, call: SimulatedCall, replica: ModelledReplica) -> None:
+        view = replica.view
+        view.in_flight -= 1
+        view.in_flight_blocks -= len(call.keys)
+        self._router.finished(call, view.index, self._queue.now_s)
+
+    def _end(self, call: SimulatedCall) -> None:
+        call.forget_keys()
+        self._open[call.turn] -= 1
+        if not self._open[call.turn]:
+            del self._open[call.turn]
+            self._workload.end_turn(call.turn)
+
+    def _record(self, call: SimulatedCall, request: EngineRequest, replica: int) -> None:
+        overhead_s = self._settings.calibration.overhead_s
+        ttft_s, e2e_s = (
+            math.inf if math.isnan(at_s) else at_s - call.arrival_s + overhead_s
+            for at_s in (request.first_token_s, request.finished_s)
+        )
+        self._result.records.append(
+            CallRecord(call.kind, call.prompt_tokens, request.cached_tokens, ttft_s, e2e_s, replica)
+        )
+        self._result.ended_s = self._queue.now_s
+
+    def _schedule(self, fault: Fault) -> None:
+        if fault.kind == "kill":
+            self._queue.at(fault.start_s, lambda: self._kill(int(fault.value)))
+        elif fault.kind == "restart":
+            self._queue.at(fault.start_s, lambda: self._restart(int(fault.value)))
+        elif fault.kind == "redis-outage" and isinstance(self._router, PlatformRouter):
+            self._queue.at(fault.start_s, lambda: self._set_outage(True))
+            self._queue.at(fault.end_s, lambda: self._set_outage(False))
+
+    def _kill(self, index: int) -> None:
+        """Kill a replica: what had not streamed is sent again at once, what had is cut."""
+        replica = self._replicas[index]
+        if not replica.alive:
+            return
+        lost = replica.kill()
+        self._fleet.alive.remove(index)
+        now_s = self._queue.now_s
+        if isinstance(self._router, PlatformRouter):
+            self._queue.at(now_s + LEASE_TTL_S, lambda: self._lapse(replica))
+        else:
+            self._router.lost(index, now_s)
+        for request in lost:
+            self._close(request.call, replica)
+            if math.isnan(request.first_token_s):
+                replica.view.in_flight_prefill_tokens -= request.call.prompt_tokens
+                self._result.resent += 1
+                self._send(request.call)
+            else:
+                self._result.cut += 1
+                self._record(request.call, request, index)
+                self._end(request.call)
+
+    def _lapse(self, replica: ModelledReplica) -> None:
+        if not replica.alive:
+            self._router.lost(replica.view.index, self._queue.now_s)
+
+    def _restart(self, index: int) -> None:
+        replica = self._replicas[index]
+        if replica.alive:
+            return
+        replica.restart()
+        self._fleet.alive.append(index)
+        self._fleet.alive.sort()
+        parked, self._parked = self._parked, []
+        for call in parked:
+            self._send(call)
+
+    def _set_outage(self, is_out: bool) -> None:
+        if isinstance(self._router, PlatformRouter):
+            self._router.set_outage(is_out, self._queue.now_s)
+            for replica in self._replicas:
+                replica.report()
+
+
+def check_fits(workload: Workload, kv_tokens: int) -> None:
+    """Raise SettingsError unless a replica's KV cache has room for the longest call."""
+    if not 16 <= kv_tokens <= 10**9:
+        raise SettingsError(f"kv_tokens is {kv_tokens}; 16 to 1000000000 are accepted")
+    settings = workload.settings
+    added = settings.invocation_tokens + settings.evaluation_tokens if settings.evaluators else 0
+    longest = max(row.input_tokens + row.output_tokens + added for row in workload.rows)
+    if longest > kv_tokens // settings.block_tokens * settings.block_tokens:
+        raise SettingsError(
+            f"kv_tokens is {kv_tokens}; the workload's longest call needs {longest}, in blocks of "
+            f"{settings.block_tokens}"
+        )

@@ -1,0 +1,184 @@
+"""One modelled replica in the fleet: its engine, its life, and what it reports of itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from aloraserve.blocks import BlockKey
+from aloraserve.directory.base import Holding
+from aloraserve.simulation.base import ReplicaView, RouterModel, SimulatedCall
+from aloraserve.simulation.engine import ModelledEngine
+from aloraserve.simulation.engine_request import EngineRequest, StepResult
+from aloraserve.simulation.events import EventQueue
+from aloraserve.simulation.faults import Fault
+from aloraserve.simulation.platform_router import PlatformRouter
+
+HEARTBEAT_S = 0.15
+"""As the replicas of the platform do."""
+KvEvents = list[tuple[list[Holding], list[BlockKey]]]
+
+
+@dataclass(slots=True)
+class ReplicaHooks:
+    """What the fleet does at a replica's news.
+
+    Args:
+        first_token: called with a request whose first token is out.
+        finished: called with a request whose last token is out.
+    """
+
+    first_token: Callable[[ModelledReplica, EngineRequest], None]
+    finished: Callable[[ModelledReplica, EngineRequest], None]
+
+
+@dataclass(eq=False)
+class ModelledReplica:
+    """See the module's docstring.
+
+    Reports leave when something changed and the last one is a heartbeat old, and as long as calls wait. KV events leave
+    at the end of each step; a delay keeps their order.
+
+    Args:
+        view: what routers see; reports update its second part.
+        queue: simulated time.
+        router: who is told.
+        faults: of events.
+        chance: decides which event batches are lost.
+        new_engine: makes an engine with an empty cache.
+        hooks: see :class:`ReplicaHooks`.
+    """
+
+    view: ReplicaView
+    queue: EventQueue
+    router: RouterModel
+    faults: Sequence[Fault]
+    chance: random.Random
+    new_engine: Callable[[], ModelledEngine]
+    hooks: ReplicaHooks
+    alive: bool = True
+    requests: int = 0
+    adapter_loads: int = 0
+    busy_s: float = 0.0
+    engine: ModelledEngine = field(init=False)
+    _life: int = 0
+    _wake_s: float = -1.0
+    _beat_due: bool = False
+    _beaten_s: float = -HEARTBEAT_S
+    _lost: KvEvents = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Start the engine and announce the replica."""
+        self.engine = self.new_engine()
+        self._beat(self._life)
+
+    def submit(self, call: SimulatedCall) -> None:
+        """Take in a call."""
+        self.requests += 1
+        self.engine.submit(call, self.queue.now_s)
+        self._arm()
+        self.report()
+
+    def kill(self) -> list[EngineRequest]:
+        """Die now; return the requests that die with it."""
+        lost = self.engine.requests()
+        self._count_engine()
+        self.alive = False
+        self._life += 1
+        self._wake_s = -1.0
+        self._lost = []
+        return lost
+
+    def restart(self) -> None:
+        """Live again, with an empty cache."""
+        self.engine = self.new_engine()
+        self.alive = True
+        self._beat_due = False
+        if isinstance(self.router, PlatformRouter):
+            self.router.restarted(self.view.index, self.queue.now_s)
+        self._beat(self._life)
+
+    def end(self) -> None:
+        """Count what the engine did, when the run is over."""
+        if self.alive:
+            self._count_engine()
+
+    def report(self) -> None:
+        """Have a heartbeat leave as soon as one may."""
+        if not self._beat_due and self.alive:
+            self._beat_due = True
+            life = self._life
+            self.queue.at(self._beaten_s + HEARTBEAT_S, lambda: self._beat(life))
+
+    def _count_engine(self) -> None:
+        self.adapter_loads += self.engine.adapter_loads
+        self.busy_s += self.engine.busy_s
+
+    def _arm(self) -> None:
+        """Have the engine's step ended in time; one that a new call made shorter is armed again."""
+        wake_s, life = self.engine.next_s, self._life
+        if wake_s != self._wake_s and wake_s < float("inf"):
+            self._wake_s = wake_s
+            self.queue.at(wake_s, lambda: self._wake(wake_s, life))
+
+    def _wake(self, wake_s: float, life: int) -> None:
+        if life != self._life or wake_s != self._wake_s:
+            return
+        self._wake_s = -1.0
+        result = self.engine.end_step()
+        self._arm()
+        self._tell(result)
+        self.report()
+
+    def _tell(self, result: StepResult) -> None:
+        if result.kv_events:
+            self._send(result.kv_events)
+        for request in result.first_tokens:
+            self.hooks.first_token(self, request)
+        for request in result.finished:
+            self.hooks.finished(self, request)
+
+    def _send(self, events: KvEvents) -> None:
+        now_s = self.queue.now_s
+        delay_s = sum(one.value for one in self.faults if one.kind == "event-delay" and one.is_on(now_s))
+        loss = max((one.value for one in self.faults if one.kind == "event-loss" and one.is_on(now_s)), default=0.0)
+        is_lost = loss > 0 and self.chance.random() < loss
+        if delay_s <= 0:
+            self._deliver(events, is_lost, self._life)
+            return
+        life = self._life
+        self.queue.at(now_s + delay_s, lambda: self._deliver(events, is_lost, life))
+
+    def _deliver(self, events: KvEvents, is_lost: bool, life: int) -> None:
+        """Hand on a batch; the platform's replicas have a lost one replayed when the next shows the gap."""
+        if life != self._life or not self.alive:
+            return
+        now_s, index = self.queue.now_s, self.view.index
+        if isinstance(self.router, PlatformRouter):
+            if not self.router.needs_reports:
+                return
+            self._lost += events
+            if not is_lost:
+                events, self._lost = self._lost, []
+                for stored, removed in events:
+                    self.router.hold(index, stored, removed, now_s)
+        elif not is_lost:
+            for stored, removed in events:
+                self.router.observe(index, [one.key for one in stored], removed, now_s)
+
+    def _beat(self, life: int) -> None:
+        if life != self._life or not self.alive:
+            return
+        engine, view, now_s = self.engine, self.view, self.queue.now_s
+        self._beat_due = False
+        self._beaten_s = now_s
+        view.running, view.waiting = engine.running, engine.waiting
+        view.pending_prefill_tokens = engine.queued_prefill_tokens
+        view.decode_blocks, view.kv_usage = engine.cache.used_blocks, engine.cache.usage
+        view.adapters = frozenset(engine.resident)
+        view.active_adapters = frozenset(engine.active_adapters)
+        if isinstance(self.router, PlatformRouter) and self.router.needs_reports:
+            self.router.beat(view.index, engine.load(), engine.resident, engine.active_adapters, now_s)
+        if engine.waiting:
+            self.report()

@@ -1,0 +1,270 @@
+"""A comparison: some routers on the same calls, over some seeds, in as many processes as there are cores."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aloraserve.errors import SettingsError
+from aloraserve.simulation.bounds import one_cache, rate_scale_at
+from aloraserve.simulation.calibration import Calibration
+from aloraserve.simulation.faults import Fault
+from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, check_fits
+from aloraserve.simulation.routers import router_factory
+from aloraserve.simulation.summary import Bounds, over_seeds, summarize
+from aloraserve.simulation.trace import MAX_ROWS, GeneratedTrace, TraceRow, read_trace
+from aloraserve.simulation.workload import Workload, WorkloadSettings
+
+GENERATED_ROWS = 2000
+MAX_SEEDS = 100
+ResultT = TypeVar("ResultT")
+_Job = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StudySettings:
+    """What to compare.
+
+    Args:
+        policies: names of routers.
+        calibration: of each engine.
+        trace: file of base turns; None generates them.
+        requests: only so many base turns; None is all, or ``GENERATED_ROWS``.
+        replicas: engines.
+        kv_tokens: of each, the calibration's if None.
+        workload: evaluators, blocks and rate; its seed is replaced by each of ``seeds``.
+        load: share of saturation that sets the rate; None leaves the rate as ``workload`` has it.
+        seeds: a run of each router for each.
+        faults: of every run.
+    """
+
+    policies: tuple[str, ...]
+    calibration: Calibration
+    trace: Path | None = None
+    requests: int | None = None
+    replicas: int = 8
+    kv_tokens: int | None = None
+    workload: WorkloadSettings = field(default_factory=WorkloadSettings)
+    load: float | None = None
+    seeds: tuple[int, ...] = (0,)
+    faults: tuple[Fault, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError for a value that makes no sense."""
+        if self.requests is not None and not 1 <= self.requests <= MAX_ROWS:
+            raise SettingsError(f"requests is {self.requests}; 1 to {MAX_ROWS} are accepted")
+        if not 1 <= len(self.seeds) <= MAX_SEEDS:
+            raise SettingsError(f"{len(self.seeds)} seeds are given; 1 to {MAX_SEEDS} are accepted")
+        self.fleet(0)
+
+    def fleet(self, seed: int) -> FleetSettings:
+        """Return the fleet of one run."""
+        return FleetSettings(self.calibration, self.replicas, self.kv_tokens, self.faults, seed)
+
+    def rows(self, seed: int) -> list[TraceRow]:
+        """Return the base turns: the file's, or a generated trace of this seed."""
+        if self.trace is None:
+            return _generated(self.requests or GENERATED_ROWS, seed)
+        return _read(self.trace, self.requests)
+
+    def workload_of(self, seed: int, rate_scale: float) -> Workload:
+        """Return the calls of one run."""
+        return Workload(self.rows(seed), replace(self.workload, seed=seed, rate_scale=rate_scale))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFigures:
+    """One router's figures: means over seeds, half widths of their 95 % intervals, and each seed's.
+
+    Args:
+        policy: its name.
+        means: by figure.
+        intervals: by figure; empty with one seed.
+        runs: by figure, for each seed in turn.
+    """
+
+    policy: str
+    means: dict[str, float]
+    intervals: dict[str, float]
+    runs: list[dict[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON has them; what is not finite is null there."""
+        return {
+            "policy": self.policy,
+            **_finite(self.means),
+            "seeds": len(self.runs),
+            "intervals": _finite(self.intervals),
+            "runs": [_finite(run) for run in self.runs] if len(self.runs) > 1 else [],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StudyProgress:
+    """How far a study is.
+
+    Args:
+        label: what was just done, or is being done.
+        share: of the whole, 0 to 1.
+    """
+
+    label: str
+    share: float
+
+
+def run_study(
+    settings: StudySettings,
+    *,
+    on_progress: Callable[[StudyProgress], None] = lambda progress: None,
+    processes: int | None = None,
+) -> list[PolicyFigures]:
+    """Run every router with every seed; the result does not depend on the number of processes.
+
+    Args:
+        settings: what to compare.
+        on_progress: told now and then.
+        processes: at most so many; the number of cores if None.
+
+    Raises:
+        SettingsError: a setting does not fit the trace.
+    """
+    for seed in settings.seeds:
+        check_fits(settings.workload_of(seed, 1.0), settings.fleet(seed).kv_tokens_each)
+    jobs = len(settings.seeds) * len(settings.policies)
+    workers = min(processes or len(os.sched_getaffinity(0)), jobs)
+    total = jobs + len(settings.seeds) * 0.2
+    done = 0.0
+
+    def tell(label: str, share: float = 0.0) -> None:
+        on_progress(StudyProgress(label, min((done + share) / total, 1.0)))
+
+    bounds: dict[int, Bounds] = {}
+    runs: dict[tuple[str, int], dict[str, float]] = {}
+    with _Workers(workers) as pool:
+        for job, found in pool.run(_bounds, [(settings, seed) for seed in settings.seeds], tell):
+            bounds[job[1]] = found
+            done += 0.2
+            tell(f"bounds, seed {job[1]}")
+        each = [(settings, name, seed, bounds[seed]) for name in settings.policies for seed in settings.seeds]
+        for job, figures in pool.run(_run, each, tell):
+            runs[job[1], job[2]] = figures
+            done += 1
+            tell(f"{job[1]}, seed {job[2]}")
+    return [_figures(name, [runs[name, seed] for seed in settings.seeds]) for name in settings.policies]
+
+
+def _figures(name: str, runs: list[dict[str, float]]) -> PolicyFigures:
+    means, intervals = over_seeds(runs)
+    return PolicyFigures(name, means, intervals, runs)
+
+
+def _bounds(job: _Job, tell: Callable[[str, float], None]) -> Bounds:
+    settings, seed = job
+    workload = settings.workload_of(seed, 1.0)
+    fleet = settings.fleet(seed)
+    tell(f"bounds, seed {seed}", 0.0)
+    pooled = one_cache(workload, settings.calibration, fleet.kv_tokens_each * settings.replicas)
+    # A cache that never had too little room did what an infinite one does.
+    oracle = one_cache(workload, settings.calibration, None) if pooled.evicted else pooled
+    return Bounds(oracle, pooled)
+
+
+def _run(job: _Job, tell: Callable[[str, float], None]) -> dict[str, float]:
+    settings, name, seed, bounds = job
+    rate_scale = settings.workload.rate_scale
+    if settings.load is not None:
+        unscaled = settings.workload_of(seed, 1.0)
+        rate_scale = rate_scale_at(settings.load, bounds.pooled, unscaled, settings.replicas)
+    workload = settings.workload_of(seed, rate_scale)
+    make = router_factory(name, step_tokens=settings.calibration.max_num_batched_tokens)
+    label = f"{name}, seed {seed}"
+    fleet = ModelledFleet(
+        settings.fleet(seed), workload, make, on_progress=lambda sent: tell(label, sent / len(workload.rows))
+    )
+    with _no_collector():
+        return summarize(fleet.run(), bounds, rate_scale)
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Leave cycles alone: millions of live holdings would be looked through again and again, and a run makes none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class _Workers:
+    """Runs jobs in this process, or in several others."""
+
+    def __init__(self, count: int) -> None:
+        # Spawned, not forked: whoever shows progress may have threads.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(count, mp_context=context) if count > 1 else None
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(
+        self,
+        work: Callable[[_Job, Callable[[str, float], None]], ResultT],
+        jobs: Sequence[_Job],
+        tell: Callable[[str, float], None],
+    ) -> Iterator[tuple[_Job, ResultT]]:
+        """Yield each job with its result, in the order in which they end."""
+        if self._pool is None:
+            for job in jobs:
+                yield job, work(job, tell)
+            return
+        futures = {self._pool.submit(work, job, _silent): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _silent(label: str, share: float) -> None:
+    return None
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, requests: int | None) -> list[TraceRow]:
+    return read_trace(path, limit=requests)
+
+
+@functools.lru_cache(maxsize=4)
+def _generated(count: int, seed: int) -> list[TraceRow]:
+    return GeneratedTrace().rows(count, seed)
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if abs(value) < float("inf") else None for name, value in figures.items()}
+
+
+def parse_seeds(seed: int, seeds: int) -> tuple[int, ...]:
+    """Return ``seeds`` consecutive seeds from ``seed`` on.
+
+    Raises:
+        SettingsError: there are none, or too many.
+    """
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise SettingsError(f"seeds is {seeds}; 1 to {MAX_SEEDS} are accepted")
+    return tuple(range(seed, seed + seeds))
+
+
+def best_of(figures: Iterable[PolicyFigures], figure: str) -> str:
+    """Return the name of the router with the lowest mean of a figure."""
+    return min(figures, key=lambda one: one.means[figure]).policy

@@ -1,0 +1,96 @@
+"""From what became of each call to the figures that routers are compared by."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aloraserve.simulation.bounds import Bound
+from aloraserve.simulation.fleet import CallRecord, RunResult
+
+_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Student's t at 97.5 % for 1, 2, ... degrees of freedom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bounds of one workload.
+
+    Args:
+        oracle: one infinite cache.
+        pooled: one cache of the fleet's size.
+    """
+
+    oracle: Bound
+    pooled: Bound
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the smallest value that ``share`` of the values do not exceed (nearest rank); NaN of none."""
+    if not ordered:
+        return math.nan
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
+def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str, float]:
+    """Return a run's figures by name.
+
+    Times are of calls that were answered; ``failed`` counts the others. ``imbalance`` is the most prompt tokens that a
+    replica computed, by their mean over the replicas.
+    """
+    records = result.records
+    answered = [one for one in records if one.e2e_s < math.inf]
+    figures: dict[str, float] = {}
+    for name, times in (("ttft", [one.ttft_s for one in answered]), ("e2e", [one.e2e_s for one in answered])):
+        ordered = sorted(times)
+        figures[f"{name}_mean_s"] = statistics.fmean(ordered) if ordered else math.nan
+        for percent in (50, 90, 99):
+            figures[f"{name}_p{percent}_s"] = percentile(ordered, percent / 100)
+    for kind in ("base", "alora", "lora"):
+        ordered = sorted(one.ttft_s for one in answered if one.kind == kind)
+        if ordered:
+            figures[f"{kind}_ttft_p90_s"] = percentile(ordered, 0.9)
+            figures[f"{kind}_hit_rate"] = _hit_rate([one for one in answered if one.kind == kind])
+    figures |= {
+        "hit_rate": _hit_rate(answered),
+        "oracle_hit_rate": bounds.oracle.hit_rate,
+        "pooled_hit_rate": bounds.pooled.hit_rate,
+        "imbalance": _imbalance(answered, len(result.requests)),
+        "adapter_loads": result.adapter_loads,
+        "calls": len(records),
+        "failed": len(records) - len(answered),
+        "resent": result.resent,
+        "cut": result.cut,
+        "fallbacks": result.fallbacks,
+        "rate_scale": rate_scale,
+        "duration_s": result.ended_s,
+    }
+    return figures
+
+
+def over_seeds(runs: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return each figure's mean over runs with different seeds, and half the width of its 95 % interval (Student's t).
+
+    With one run there are no intervals.
+    """
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    means = {name: statistics.fmean(run[name] for run in runs) for name in names}
+    if len(runs) < 2:
+        return means, {}
+    t = _T_95[len(runs) - 2] if len(runs) - 2 < len(_T_95) else 1.96
+    return means, {name: t * statistics.stdev(run[name] for run in runs) / math.sqrt(len(runs)) for name in names}
+
+
+def _hit_rate(records: Sequence[CallRecord]) -> float:
+    prompts = sum(one.prompt_tokens for one in records)
+    return sum(one.cached_tokens for one in records) / prompts if prompts else 0.0
+
+
+def _imbalance(records: Sequence[CallRecord], replicas: int) -> float:
+    computed = [0] * replicas
+    for one in records:
+        computed[one.replica] += one.prompt_tokens - one.cached_tokens
+    total = sum(computed)
+    return max(computed) * replicas / total if total else 1.0

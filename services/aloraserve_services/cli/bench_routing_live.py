@@ -1,0 +1,310 @@
+"""``aloraserve bench-routing-live``: routing policies on simulated engines behind the real gateway, over HTTP.
+
+The gateway's own latency of a call is the client's TTFT less the model's: what HTTP, Serve, rendering, deciding and
+claiming took, on this machine with everything else that runs on it. It is measured for each call of the run (the
+engines know their calls' own times) and, for comparison, on an idle fleet before it.
+
+On a machine with too few cores for the gateway the calls queue in front of it, and what is measured is no router. A
+slowdown stretches engines, starts and pauses alike, so that the same calls meet the same engines and the gateway has
+more time for each; times are then given in the model's seconds, the gateway's latency in real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+
+from aloraserve.simulation.calibration import Calibration
+from aloraserve_services.cli.client import CallFailedError
+from aloraserve_services.cli.live_client import LightClient, Streamed
+from aloraserve_services.cli.live_workload import ANSWER_TOKENS, EVALUATOR_TOKENS, Conversation, Turn, conversations
+from aloraserve_services.engine.answer_words import AnswerWords
+from aloraserve_services.engine.untrained import TWIN_SUFFIX
+from aloraserve_services.gateway.session import SESSION_HEADER
+from aloraserve_services.plan import FleetPlan
+
+IDLE_CALLS = 40
+IDLE_TOKENS = 1500
+SERVED_TIMEOUT_S = 60
+_PARTS = {
+    "ServeReplica:aloraserve:engine": "engines",
+    "ServeReplica:aloraserve:gateway": "gateway",
+    "ProxyActor": "proxy",
+    "valkey": "redis",
+}
+
+
+@dataclass(slots=True)
+class LiveResult:
+    """One policy at one rate.
+
+    Args:
+        policy: asked for.
+        rate_per_s: new conversations a second.
+        calls: answered.
+        failed: not answered, or not to the end.
+        hit_share: cached tokens of all prompt tokens.
+        ttft_p50_s: as the client sees it, like the other TTFT in the model's seconds.
+        ttft_p90_s: likewise.
+        engine_ttft_p50_s: less each call's own gateway latency.
+        engine_ttft_p90_s: likewise.
+        base_ttft_p90_s: the same of the base model's calls alone.
+        gateway_p50_s: the gateway's own latency during the run.
+        gateway_p90_s: likewise.
+        gateway_idle_p50_s: the same on an idle fleet.
+        slowdown: how many real seconds one of the model's took.
+        seconds: real ones that the run took.
+        calls_per_replica: who answered how many.
+        decided_by: how many calls each policy decided; "fallback" ones went without the directory.
+        cpu_s: CPU time that each part of the platform used, and the client.
+        errors: the first of what failed.
+    """
+
+    policy: str
+    rate_per_s: float
+    calls: int = 0
+    failed: int = 0
+    hit_share: float = 0.0
+    ttft_p50_s: float = 0.0
+    ttft_p90_s: float = 0.0
+    engine_ttft_p50_s: float = 0.0
+    engine_ttft_p90_s: float = 0.0
+    base_ttft_p90_s: float = 0.0
+    gateway_p50_s: float = 0.0
+    gateway_p90_s: float = 0.0
+    gateway_idle_p50_s: float = 0.0
+    slowdown: float = 1.0
+    seconds: float = 0.0
+    calls_per_replica: dict[str, int] = field(default_factory=dict)
+    decided_by: dict[str, int] = field(default_factory=dict)
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+
+class LiveRun:
+    """Plays conversations on a running platform.
+
+    Args:
+        plan: of the platform, with the untrained adapters.
+        client: for its HTTP API.
+        with_session: send each conversation's name as its session id.
+        slowdown: real seconds for each of the workload's.
+    """
+
+    def __init__(self, plan: FleetPlan, client: LightClient, *, with_session: bool, slowdown: float) -> None:
+        loras = [one.name for one in plan.adapters if one.name.endswith(TWIN_SUFFIX)]
+        aloras = [one.name for one in plan.adapters if one.invocation_ids]
+        self._base = plan.served_name
+        # The LoRA is none of the aLoRAs' twins: three different evaluators.
+        self._evaluators = (
+            *aloras[:2],
+            next(name for name in loras if name.removesuffix(TWIN_SUFFIX) not in aloras[:2]),
+        )
+        self._words = AnswerWords.read(plan.model_path)
+        self._client = client
+        self._with_session = with_session
+        self._slowdown = slowdown
+        self.answers: list[Streamed] = []
+        self.bases: set[str] = set()
+        self.errors: list[str] = []
+
+    async def idle(self, seed: int) -> list[Streamed]:
+        """Make calls one after the other, each with a prompt of its own; half of them cached."""
+        made = conversations(1.0, seed - 1, count=IDLE_CALLS // 2)
+        found = []
+        for number, one in enumerate(made):
+            prompt = (one.turns[0].token_ids * IDLE_TOKENS)[:IDLE_TOKENS]
+            for again in range(2):
+                found.append(await self._client.complete(f"idle-{seed}-{number}-{again}", self._base, prompt, 2))
+        return found
+
+    async def play(self, made: Sequence[Conversation]) -> None:
+        """Play all conversations, each from its start on."""
+        started = time.perf_counter()
+        await asyncio.gather(*(self._converse(one, started) for one in made))
+
+    async def _converse(self, one: Conversation, started: float) -> None:
+        await asyncio.sleep(max(0.0, started + one.start_s * self._slowdown - time.perf_counter()))
+        prompt = list(one.document)
+        for number, turn in enumerate(one.turns):
+            await asyncio.sleep(turn.think_s * self._slowdown)
+            if not await self._turn(one, number, turn, prompt):
+                return
+
+    async def _turn(self, one: Conversation, number: int, turn: Turn, prompt: list[int]) -> bool:
+        """Play a turn and append it to the prompt; return whether the conversation can go on."""
+        prompt += turn.token_ids
+        name = f"{one.name}-{number}"
+        self.bases.add(name)
+        answer = await self._call(one, name, self._base, prompt, ANSWER_TOKENS)
+        if answer is None:
+            return False
+        prompt += self._words.tokens_of(answer.text)
+        await asyncio.gather(
+            *(self._call(one, f"{name}-{model}", model, prompt, EVALUATOR_TOKENS) for model in self._evaluators)
+        )
+        return True
+
+    async def _call(
+        self, one: Conversation, name: str, model: str, prompt: list[int], max_tokens: int
+    ) -> Streamed | None:
+        session = {SESSION_HEADER: one.name} if self._with_session else None
+        try:
+            answer = await self._client.complete(name, model, prompt, max_tokens, session)
+        except CallFailedError as error:
+            self.errors.append(error.message[:300])
+            return None
+        self.answers.append(answer)
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class LivePlay:
+    """What to play.
+
+    Args:
+        rate_per_s: new conversations a second.
+        seed: of the conversations.
+        with_session: send session ids.
+        slowdown: real seconds for each of the model's, at least 1.
+    """
+
+    rate_per_s: float
+    seed: int = 0
+    with_session: bool = False
+    slowdown: float = 1.0
+
+
+def slowed(times: Calibration, slowdown: float) -> Calibration:
+    """Return the calibration of an engine that takes ``slowdown`` times as long for everything."""
+    prefill = {name: value * slowdown for name, value in times.prefill.model_dump().items()}
+    decode = {name: value * slowdown for name, value in times.decode.model_dump().items()}
+    adapters = times.adapters.model_dump() | {"load_s": times.adapters.load_s * slowdown}
+    return Calibration(**times.model_dump() | {"prefill": prefill, "decode": decode, "adapters": adapters})
+
+
+def run_live(plan: FleetPlan, url: str, headers: dict[str, str], play: LivePlay) -> LiveResult:
+    """Play conversations on a platform that nothing has used yet, in the process that started it.
+
+    Args:
+        plan: the platform's; its calibration is slowed already.
+        url: of its HTTP API.
+        headers: with the API key, if there is one.
+        play: what to play.
+    """
+    address = urlsplit(url)
+    client = LightClient(address.hostname or "", address.port or 0, headers)
+    run = LiveRun(plan, client, with_session=play.with_session, slowdown=play.slowdown)
+    idle = asyncio.run(run.idle(play.seed))
+    before, started = _cpu_s(), time.perf_counter()
+    asyncio.run(run.play(conversations(play.rate_per_s, play.seed)))
+    seconds = time.perf_counter() - started
+    cpu_s = {part: round(after - before.get(part, 0.0), 2) for part, after in _cpu_s().items()}
+    result = LiveResult(plan.settings.policy, play.rate_per_s, slowdown=play.slowdown, seconds=seconds, cpu_s=cpu_s)
+    result.failed, result.errors = len(run.errors), run.errors[:5]
+    served = asyncio.run(_served())
+    result.gateway_idle_p50_s = _quantile([one.ttft_s - served[one.request_id] for one in idle], 0.5)
+    if run.answers:
+        _sum_up(result, run.answers, run.bases, served)
+    return result
+
+
+def _sum_up(result: LiveResult, answers: Sequence[Streamed], bases: set[str], served: dict[str, float]) -> None:
+    slowdown = result.slowdown
+    ttft_s = [one.ttft_s / slowdown for one in answers]
+    engine_s = [served[one.request_id] / slowdown for one in answers]
+    base_s = [served[one.request_id] / slowdown for one in answers if one.request_id in bases]
+    gateway_s = [one.ttft_s - served[one.request_id] for one in answers]
+    result.calls = len(answers)
+    result.hit_share = sum(one.cached_tokens for one in answers) / sum(one.prompt_tokens for one in answers)
+    result.ttft_p50_s, result.ttft_p90_s = _quantile(ttft_s, 0.5), _quantile(ttft_s, 0.9)
+    result.engine_ttft_p50_s, result.engine_ttft_p90_s = _quantile(engine_s, 0.5), _quantile(engine_s, 0.9)
+    result.base_ttft_p90_s = _quantile(base_s, 0.9)
+    result.gateway_p50_s, result.gateway_p90_s = _quantile(gateway_s, 0.5), _quantile(gateway_s, 0.9)
+    result.calls_per_replica = dict(sorted(Counter(one.replica for one in answers).items()))
+    result.decided_by = dict(Counter(one.policy for one in answers))
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+async def _served() -> dict[str, float]:
+    """Return each call's TTFT in its engine, by the id that the client gave it."""
+    from ray import serve
+
+    from aloraserve_services.fleet import APP
+    from aloraserve_services.gateway.app import ENGINE
+
+    handle = serve.get_deployment_handle(ENGINE, APP).options(method_name="served")
+    found: dict[str, float] = {}
+    for replica in _replicas():
+        async with asyncio.timeout(SERVED_TIMEOUT_S):
+            calls = await handle.remote(rank=[replica])
+        for request_id, ttft_s in calls:
+            # The gateway appends an id of the attempt; of several the last one answered.
+            found[request_id.rpartition("-")[0]] = ttft_s
+    return found
+
+
+def _replicas() -> list[str]:
+    from ray import serve
+
+    from aloraserve_services.fleet import APP
+    from aloraserve_services.gateway.app import ENGINE
+
+    details = serve.context._get_global_client().get_serve_details()
+    replicas = details["applications"][APP]["deployments"][ENGINE]["replicas"]
+    return [one["replica_id"] for one in replicas]
+
+
+def _cpu_s() -> dict[str, float]:
+    """Return the CPU time that each part has used so far, "client" this process."""
+    found: dict[str, float] = {"client": sum(psutil.Process().cpu_times()[:2])}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = " ".join(process.cmdline())
+            part = next((part for sign, part in _PARTS.items() if sign in command), "ray")
+            found[part] = found.get(part, 0.0) + sum(process.cpu_times()[:2])
+    return found
+
+
+def show_results(console: Any, results: Sequence[LiveResult]) -> None:
+    """Print one line a policy and rate."""
+    from rich.table import Table
+
+    table = Table(title="live routing: TTFT in ms", title_justify="left")
+    times = ("p50", "p90", "p50 less gw", "p90 less gw", "gw p50", "gw p90", "gw idle")
+    for column in ("policy", "rate", "hits", *times, "failed"):
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    for one in results:
+        values = (
+            one.ttft_p50_s,
+            one.ttft_p90_s,
+            one.engine_ttft_p50_s,
+            one.engine_ttft_p90_s,
+            one.gateway_p50_s,
+            one.gateway_p90_s,
+            one.gateway_idle_p50_s,
+        )
+        shown = [f"{1000 * value:,.0f}" for value in values]
+        table.add_row(one.policy, f"{one.rate_per_s:g}/s", f"{one.hit_share:.3f}", *shown, str(one.failed))
+    console.print(table)
+    console.print("gw is the gateway's own latency: the client's TTFT less the engine's, call by call", style="dim")
+
+
+def write_results(path: Path, results: Sequence[LiveResult], seed: int) -> None:
+    """Write the results as JSON."""
+    content = {"seed": seed, "runs": [asdict(one) for one in results]}
+    path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")

@@ -1,0 +1,106 @@
+"""What ``aloraserve explain`` shows: why one request went where it went."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from aloraserve.errors import AloraserveError, StartError
+from aloraserve.settings import Settings
+
+PARTS = ("queue_s", "prefill_s", "decode_s", "slot_s", "adapter_s", "memory_s", "unknown_s")
+
+
+class ReceiptRefusedError(AloraserveError):
+    """Raised when the platform has no such receipt, or does not show it to this caller."""
+
+
+def admin_authorization(settings: Settings) -> dict[str, str]:
+    """Return the header that reads receipts: the first administrator's key, else the first tenant's, if any."""
+    for key in (*settings.admin_keys.values(), *settings.api_keys.values()):
+        return {"Authorization": f"Bearer {key.get_secret_value()}"}
+    return {}
+
+
+def fetch_receipt(url: str, request_id: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> dict[str, Any]:
+    """Return the receipt of a request.
+
+    Args:
+        url: of the platform's HTTP API.
+        request_id: as the answer's ``x-request-id`` header said.
+        headers: with the key, if there is one.
+        is_elsewhere: the environment's proxy may be needed to reach it; never for this machine's own platform.
+
+    Raises:
+        ReceiptRefusedError: there is none, or the key is not an administrator's.
+        StartError: nothing answers, or something else than the platform.
+    """
+    path = f"{url}/v1/receipts/{quote(request_id, safe='')}"
+    try:
+        answer = httpx.get(path, headers=headers, timeout=10, trust_env=is_elsewhere)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise StartError(f"nothing answers at {url} ({type(error).__name__}): start it with `aloraserve up`") from None
+    try:
+        content = answer.json()
+        if answer.status_code == 200:
+            return dict(content)
+        raise ReceiptRefusedError(str(content["error"]["message"]))
+    except (ValueError, TypeError, KeyError):
+        message = f"{url} is no aloraserve: it answered {answer.status_code} {answer.text[:80]!r}"
+        raise StartError(message) from None
+
+
+def show_receipt(console: Console, receipt: dict[str, Any]) -> None:
+    """Print what was decided, what was expected of each candidate, and what came of it."""
+    adapter = receipt["adapter"] or "the base model"
+    lines = [
+        f"request {receipt['request_id']}: {receipt['prompt_tokens']:,} prompt tokens for {adapter}",
+        f"policy {receipt['policy']}: {receipt['reason']}",
+        f"claim {receipt['claim']}; decided in {_ms(receipt['lookup_ms'])} of lookup, {_ms(receipt['policy_ms'])} of "
+        f"policy and {_ms(receipt['claim_ms'])} of claim",
+        _answer(receipt),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(_candidates(receipt))
+    for number, attempt in enumerate(receipt["attempts"], start=1):
+        line = f"attempt {number}: {attempt['label'] or 'no replica'} {attempt['outcome']} (claim {attempt['claim']})"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _answer(receipt: dict[str, Any]) -> str:
+    if receipt["ttft_s"] is None:
+        return "nobody answered"
+    line = (
+        f"answered by {receipt['label']} after {receipt['ttft_s'] * 1000:,.1f} ms, "
+        f"{receipt['cached_tokens']:,} tokens cached"
+    )
+    if receipt["regret_s"] is None:
+        return line
+    return f"{line}; regret {receipt['regret_s'] * 1000:,.1f} ms"
+
+
+def _candidates(receipt: dict[str, Any]) -> Table:
+    shown, total = receipt["candidates"], receipt["candidate_count"]
+    table = Table(title=f"candidates, {len(shown)} of {total}, best first (times in ms)", title_justify="left")
+    used = [part for part in PARTS if any(one[part] for one in shown)]
+    for head in ("replica", "overlap", "queued", "TTFT", *(part.removesuffix("_s") for part in used)):
+        table.add_column(head, justify="left" if head == "replica" else "right", no_wrap=True)
+    for one in shown:
+        name = f"{one['label']} *" if one["replica"] == receipt["replica"] else one["label"]
+        figures = [one["expected_ttft_s"], *(one[part] for part in used)]
+        table.add_row(
+            name,
+            f"{one['overlap_tokens']:,}",
+            f"{one['queued_tokens']:,}",
+            *(f"{figure * 1000:,.1f}" for figure in figures),
+        )
+    return table
+
+
+def _ms(figure: float) -> str:
+    return f"{figure:,.2f} ms"

@@ -1,0 +1,226 @@
+"""``aloraserve simulate``: routers compared on a modelled fleet, in simulated time."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsons
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from aloraserve.errors import SettingsError
+from aloraserve.simulation.calibration import Calibration
+from aloraserve.simulation.calibration import load as load_calibration
+from aloraserve.simulation.faults import parse_faults
+from aloraserve.simulation.plot import write_plot
+from aloraserve.simulation.replay import Replay, median_error, read_calls
+from aloraserve.simulation.routers import chosen_names, router_factory
+from aloraserve.simulation.study import PolicyFigures, StudyProgress, StudySettings, parse_seeds, run_study
+from aloraserve.simulation.workload import WorkloadSettings
+
+DEFAULT_TRACE = Path("../shared/data/mooncake/conversation_trace.jsonl")
+GENERATED = "generated"
+DEFAULT_POLICY = "expected-ttft"
+TABLE_WIDTH = 150
+_PLAIN_EVERY_S = 10.0
+
+
+def simulate(
+    trace: Annotated[
+        str | None,
+        typer.Option(help=f'Mooncake-format JSONL, or "{GENERATED}"; default: {DEFAULT_TRACE} if it exists.'),
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="Modelled engines.")] = 8,
+    kv_tokens: Annotated[int | None, typer.Option(help="KV cache of each; default: the calibration's.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help='Routers, several or separated by commas, or "all".')] = None,
+    rate_scale: Annotated[float | None, typer.Option(help="Turns come so much faster than in the trace.")] = None,
+    load: Annotated[float | None, typer.Option(help="Sets the rate: share of saturation, 0.8 for 80 %.")] = None,
+    evaluators: Annotated[int, typer.Option(help="Adapter calls after each answer.")] = 3,
+    lora_share: Annotated[float, typer.Option(help="Share of them that are plain LoRA.")] = 1 / 3,
+    adapters: Annotated[int, typer.Option(help="Distinct adapters of each kind.")] = 4,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Runs with consecutive seeds; gives 95 % intervals.")] = 1,
+    block_tokens: Annotated[int, typer.Option(help="Tokens a block; divides 512.")] = 64,
+    calibration: Annotated[
+        str, typer.Option(help="Engine times: a JSON file, h100-llama-3.1-8b or cpu-smollm2.")
+    ] = "h100-llama-3.1-8b",
+    requests: Annotated[int | None, typer.Option(help="Only the first so many turns.")] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="kill:3@60, restart:3@90, redis-outage@100-130, event-delay:0.5, event-loss:0.01; several."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the comparison to this .html or .svg file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="What `demo --json` wrote: estimate its TTFTs and compare, nothing else.")
+    ] = None,
+) -> None:
+    """Compare routers on a modelled fleet: TTFT, hits against the bounds, balance."""
+    for path in (plot, json):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise SettingsError(f"{path} cannot be written: its folder does not exist")
+    if plot is not None and plot.suffix not in (".html", ".svg"):
+        raise SettingsError(f"plot is {str(plot)!r}; a name that ends in .html or .svg is accepted")
+    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    # A table is of no use folded: without a terminal, or on a narrow one, its lines are longer.
+    out.width = max(out.width, TABLE_WIDTH)
+    times = load_calibration(calibration)
+    if against is not None:
+        _show_against(out, against, times, chosen_names(policy or [DEFAULT_POLICY])[0], json)
+        return
+    if rate_scale is not None and load is not None:
+        raise SettingsError("rate_scale and load are both given; one of them sets the rate")
+    settings = StudySettings(
+        policies=tuple(chosen_names(policy or [DEFAULT_POLICY])),
+        calibration=times,
+        trace=_trace(trace),
+        requests=requests,
+        replicas=replicas,
+        kv_tokens=kv_tokens,
+        workload=WorkloadSettings(
+            evaluators=evaluators,
+            lora_share=lora_share,
+            adapters=adapters,
+            block_tokens=block_tokens,
+            rate_scale=1.0 if rate_scale is None else rate_scale,
+            seed=seed,
+        ),
+        load=load,
+        seeds=parse_seeds(seed, seeds),
+        faults=parse_faults(fault or [], replicas),
+    )
+    started = time.monotonic()
+    with _progress(err) as on_progress:
+        figures = run_study(settings, on_progress=on_progress)
+    _show(out, settings, figures, time.monotonic() - started)
+    if json is not None:
+        json.write_text(jsons.dumps(_content(settings, figures), indent=2))
+        out.print(f"written to {json}")
+    if plot is not None:
+        write_plot(plot, figures, title(settings, figures))
+        out.print(f"drawn to {plot}")
+
+
+def _trace(given: str | None) -> Path | None:
+    if given == GENERATED:
+        return None
+    if given is None:
+        return DEFAULT_TRACE if DEFAULT_TRACE.is_file() else None
+    return Path(given)
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Callable[[StudyProgress], None]]:
+    """Show a bar on a terminal, a line now and then elsewhere."""
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def line(progress: StudyProgress) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _PLAIN_EVERY_S:
+                last = time.monotonic()
+                console.print(f"{progress.share:4.0%}  {progress.label}", soft_wrap=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda progress: bar.update(task, completed=progress.share, description=progress.label)
+
+
+def title(settings: StudySettings, figures: list[PolicyFigures]) -> str:
+    """Return one line on what was simulated."""
+    means = figures[0].means
+    origin = settings.trace.name if settings.trace is not None else "generated trace"
+    at = f"load {settings.load:.0%}, " if settings.load is not None else ""
+    return (
+        f"{origin}, {means['calls']:,.0f} calls, {at}rate x{means['rate_scale']:.3g}; "
+        f"{settings.replicas} replicas of {settings.fleet(0).kv_tokens_each:,} KV tokens ({settings.calibration.name})"
+    )
+
+
+def _show(console: Console, settings: StudySettings, figures: list[PolicyFigures], took_s: float) -> None:
+    table = Table(title=title(settings, figures), title_justify="left", box=SIMPLE)
+    for head in ("policy", "TTFT mean", "p50", "p90", "p99", "E2E p50", "p90", "p99", "hits", "imbalance", "loads"):
+        table.add_column(head, justify="left" if head == "policy" else "right", no_wrap=True)
+    best = min(one.means["ttft_p90_s"] for one in figures)
+    for one in figures:
+        means = one.means
+        cells = [one.policy]
+        cells += [_seconds(one, f"ttft_{which}_s") for which in ("mean", "p50", "p90", "p99")]
+        cells += [_seconds(one, f"e2e_{which}_s") for which in ("p50", "p90", "p99")]
+        cells += [f"{means['hit_rate']:.3f}", f"{means['imbalance']:.2f}", f"{means['adapter_loads']:,.0f}"]
+        table.add_row(*cells, style="bold" if means["ttft_p90_s"] == best else None)
+    console.print(table)
+    means = figures[0].means
+    console.print(
+        f"hits are shares of prompt tokens; one infinite cache {means['oracle_hit_rate']:.3f}, one of the fleet's size "
+        f"{means['pooled_hit_rate']:.3f}. {len(settings.seeds)} seed(s), {took_s:.0f} s.",
+        soft_wrap=True,
+    )
+    for one in figures:
+        names = [name for name in ("failed", "cut", "resent", "fallbacks") if one.means[name]]
+        lost = [f"{one.means[name]:,.0f} {name}" for name in names]
+        if lost:
+            console.print(f"{one.policy}: {', '.join(lost)}", soft_wrap=True)
+
+
+def _show_against(console: Console, path: Path, times: Calibration, policy: str, json: Path | None) -> None:
+    """Print a demo's TTFTs beside the model's, and the median error."""
+    calls, replicas = read_calls(path)
+    factory = router_factory(policy, step_tokens=times.max_num_batched_tokens)
+    replayed = Replay(calls, times, replicas, factory).run()
+    table = Table(title=f"{path.name}, {replicas} replicas, {policy}, {times.name}", title_justify="left", box=SIMPLE)
+    for head in ("conversation", "turn", "adapter", "prompt", "cached", "estimated", "TTFT", "estimated", "error"):
+        table.add_column(head, justify="left" if head in ("conversation", "adapter") else "right", no_wrap=True)
+    for one in replayed:
+        real = one.real
+        table.add_row(
+            real.conversation,
+            str(real.turn),
+            real.adapter,
+            f"{real.prompt_tokens:,}",
+            f"{real.cached_tokens:,}",
+            f"{one.cached_tokens:,}",
+            f"{real.ttft_s * 1000:,.0f} ms",
+            f"{one.ttft_s * 1000:,.0f} ms",
+            f"{one.relative_error:.0%}",
+        )
+    console.print(table)
+    error = median_error(replayed)
+    console.print(f"median error {error:.1%} over {len(replayed)} calls")
+    if json is not None:
+        rows = [asdict(one) | {"relative_error": one.relative_error} for one in replayed]
+        json.write_text(jsons.dumps({"median_relative_error": error, "calls": rows}, indent=2))
+        console.print(f"written to {json}")
+
+
+def _seconds(one: PolicyFigures, name: str) -> str:
+    half = one.intervals.get(name)
+    return f"{one.means[name]:.3f}" + ("" if half is None else f"±{half:.3f}")
+
+
+def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str, Any]:
+    return {
+        "settings": {
+            "trace": str(settings.trace) if settings.trace else GENERATED,
+            "requests": settings.requests,
+            "replicas": settings.replicas,
+            "kv_tokens": settings.fleet(0).kv_tokens_each,
+            "load": settings.load,
+            "seeds": list(settings.seeds),
+            "calibration": settings.calibration.name,
+            "workload": asdict(settings.workload),
+            "faults": [asdict(fault) | {"end_s": min(fault.end_s, 1e12)} for fault in settings.faults],
+        },
+        "policies": [one.to_json() for one in figures],
+    }

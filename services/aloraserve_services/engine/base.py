@@ -1,0 +1,97 @@
+"""The contract of an engine: what a replica needs of one, whatever computes the tokens.
+
+Invariants, for every engine:
+
+- Token ids in, chunks out. What a call generates depends on the call alone, not on what was cached or what else runs.
+- Closing the iterator of :meth:`Engine.generate` ends the request at once: its blocks are free, its slot is too.
+- A prompt reuses exactly the blocks whose keys (:class:`~aloraserve.blocks.KeySpace`) are equal: base before the
+  adapter's activation point, the adapter's from it on, one tenant's alone.
+- Each change of what it holds is an event, in order, in batches numbered without a gap; events of one step are there
+  soon after the step.
+- Adapters load by themselves when they are called. At most ``adapter_slots`` distinct ones run at once.
+
+All methods are called on one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple, Protocol
+
+from aloraserve.blocks import EventBatch
+from aloraserve_services.engine.calls import EngineCall, EngineReply
+
+
+class Engine(Protocol):
+    """See the module's docstring."""
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of KV blocks that running requests use, from 0 to 1."""
+        ...
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache has room for, 0 if unknown."""
+        ...
+
+    @property
+    def adapter_slots(self) -> int:
+        """Distinct adapters that may run at once, 0 without adapters."""
+        ...
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine has ended or failed and will answer nothing more."""
+        ...
+
+    def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+        """Yield what the engine generates, as it comes; a call that it refuses yields one refusal.
+
+        Raises:
+            Exception: the engine's own, if it dies under the call.
+        """
+        ...
+
+    async def load_adapters(self) -> int:
+        """Load as many adapters as may run at once, so that first calls do not pay for it; return how many."""
+        ...
+
+    async def resident(self) -> tuple[str, ...]:
+        """Return the names of the adapters that are loaded."""
+        ...
+
+    async def reset_prefix_cache(self) -> bool:
+        """Drop every cached block; return whether that worked (it does not while requests run)."""
+        ...
+
+    async def check_health(self) -> None:
+        """Raise if the engine is dead."""
+        ...
+
+    def shutdown(self) -> None:
+        """Stop the engine and its processes. Further calls are undefined."""
+        ...
+
+
+class EventSource(Protocol):
+    """Where an engine's KV events come from."""
+
+    def batches(self) -> AsyncIterator[EventBatch]:
+        """Yield batches in order, numbered from 0.
+
+        Doubled and late ones are passed over, and a gap is first closed by replay; a gap that stays in the numbers
+        means lost events.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop waiting for events and free what that needs."""
+        ...
+
+
+class EngineParts(NamedTuple):
+    """A started engine and its events."""
+
+    engine: Engine
+    events: EventSource

@@ -1,0 +1,55 @@
+"""Failure on demand, for tests of the platform: what a simulated replica can be told to do wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, cast, get_args
+
+from aloraserve.directory.base import Directory
+from aloraserve.errors import DirectoryUnavailableError
+
+EventFault = Literal["hang-events", "drop-events", "lose-events", "duplicate-events", "reorder-events"]
+"""Batches held back; not delivered, but replayed; gone for good; delivered twice; delivered in pairs, swapped."""
+Fault = Literal["die", "hang", "partition", "heal"] | EventFault
+"""End the process without a goodbye; generate nothing any more; lose the way to the directory; end all faults."""
+EVENT_FAULTS: tuple[EventFault, ...] = get_args(EventFault)
+FAULTS: tuple[str, ...] = ("die", "hang", "partition", "heal", *EVENT_FAULTS)
+
+
+def check_fault(kind: str) -> Fault:
+    """Return ``kind``.
+
+    Raises:
+        ValueError: there is no such fault; names all that there are.
+    """
+    if kind not in FAULTS:
+        raise ValueError(f"fault is {kind[:80]!r}; one of {', '.join(FAULTS)} is accepted")
+    return cast(Fault, kind)
+
+
+class SeverableDirectory:
+    """A directory that can be put out of reach: every call then fails as it does when the server is gone.
+
+    Args:
+        directory: behind it.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self.is_severed = False
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        method = getattr(self._directory, name)
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            if self.is_severed:
+                raise DirectoryUnavailableError("the way to the directory is cut, as a test asked")
+            return await method(*arguments, **options)
+
+        return call
+
+
+def severable(directory: Directory) -> tuple[Directory, SeverableDirectory]:
+    """Return the same directory twice: as what it is, and as what can be severed."""
+    wrapped = SeverableDirectory(directory)
+    return cast(Directory, wrapped), wrapped

@@ -1,0 +1,45 @@
+"""Which engine a plan asks for."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from aloraserve.errors import StartError
+from aloraserve_services.engine.base import EngineParts
+from aloraserve_services.plan import FleetPlan
+
+STREAM_TOKENS = 8
+"""Of a simulated engine: a chunk costs engine, gateway and proxy 2 ms of CPU together, whatever it holds, and the fleet
+has two cores."""
+
+
+def open_engine(plan: FleetPlan) -> EngineParts:
+    """Start the engine that the plan asks for, on the running event loop.
+
+    Only what that engine needs is imported: a simulated one needs neither vLLM nor torch.
+    """
+    return _simulated(plan) if plan.calibration is not None else _vllm(plan)
+
+
+def _vllm(plan: FleetPlan) -> EngineParts:
+    from aloraserve_services.engine.event_stream import EventStream
+    from aloraserve_services.engine.vllm_engine import VllmEngine, prepare_environment
+
+    prepare_environment(plan)
+    events = EventStream(Path(tempfile.mkdtemp(prefix="aloraserve-kv-")))
+    return EngineParts(VllmEngine(plan, events.endpoint, events.replay_endpoint), events)
+
+
+def _simulated(plan: FleetPlan) -> EngineParts:
+    from aloraserve_services.engine.answer_words import AnswerWords
+    from aloraserve_services.engine.simulated_engine import SimulatedEngine
+    from aloraserve_services.engine.simulated_events import SimulatedEvents
+
+    if plan.calibration is None:
+        raise StartError("the plan has no calibration; a simulated engine needs one")
+    events = SimulatedEvents()
+    adapters = {adapter.name: adapter for adapter in plan.adapters}
+    words = AnswerWords.read(plan.model_path)
+    engine = SimulatedEngine(plan.calibration, plan.keyspace, adapters, words, events, stream_tokens=STREAM_TOKENS)
+    return EngineParts(engine, events)

@@ -1,0 +1,260 @@
+"""The directory over TLS, and as a user that may do no more than the documentation says it needs."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from redis.asyncio import Redis, RedisCluster, SSLConnection
+from redis.asyncio.sentinel import SentinelManagedSSLConnection
+from redis_deployments import Server, Wire, certificates, free_port, wait_until
+
+from aloraserve.blocks import KeySpace
+from aloraserve.directory import redis as redis_backend
+from aloraserve.directory.base import ReplicaState, place
+from aloraserve.directory.redis import RedisDirectory
+from aloraserve.directory.redis_client import open_client
+from aloraserve.errors import DirectoryUnavailableError
+
+SPACE = KeySpace("model", "tokenizer", 1)
+PROMPT = SPACE.keys(range(300))
+# So many chains that part in one run that its node is scanned in several parts.
+SIBLINGS = [one for number in range(600) for one in place(SPACE.keys([0, 1000 + number]))[1:]]
+PASSWORD = "p/a@s:s#w?ö d"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "directory.md"
+RULES = next(re.finditer(r"^ACL SETUSER aloraserve (.+)$", DOCUMENT.read_text(), re.MULTILINE)).group(1).split()
+COMMANDS = [rule[1:] for rule in RULES if rule.startswith("+")]
+CLUSTER_ONLY = {"cluster|slots", "command", "asking"}
+NOT_NEEDED = {"info"}
+"""What a user may lack at a price that the documentation names."""
+
+
+async def exercise(directory: RedisDirectory) -> None:
+    """Call everything, so that each script takes all of its ways."""
+    await directory.ping()
+    await directory.join(SPACE)
+    for incarnation in ("1", "2"):
+        await directory.publish(ReplicaState("a", incarnation), ttl_s=60, settled=["gone"])
+        await directory.apply("a", incarnation, stored=place(PROMPT) + SIBLINGS)
+    await directory.apply("a", "1", removed=place(PROMPT)[290:])
+    await directory.publish(ReplicaState("b", "1"), ttl_s=60)
+    assert await directory.claim("c1", "b", "1", PROMPT, tokens=5)
+    assert not await directory.claim("c2", "b", "1", PROMPT, tokens=5, unseen_from=7)
+    assert [one.claimed_tokens for one in await directory.lookup(PROMPT)] == [0, 5]
+    await directory.withdraw("c1", "b", "1", PROMPT)
+    await directory.retire("b")
+    assert [state.replica for state in await directory.states()] == ["a"]
+    await directory.epoch()
+    freed, deadline = 0, time.monotonic() + 10
+    while freed < 890 and time.monotonic() < deadline:
+        freed += await directory.reclaim(max_fields=64)
+    assert freed == 890
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Any]:
+    async with AsyncExitStack() as stack:
+
+        def build(url: str, namespace: str = "fleet") -> RedisDirectory:
+            directory = RedisDirectory.from_url(url, namespace=namespace, timeout_s=2.0)
+            stack.push_async_callback(directory.close)
+            return directory
+
+        yield build
+
+
+@pytest.fixture
+def quick_reclaim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_backend, "SUPERSEDED_S", 0.001)
+    monkeypatch.setattr(redis_backend, "RECLAIM_WINDOW_S", 0.001)
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
+    return certificates(tmp_path)
+
+
+class User:
+    """The documentation's user on one server, its password set, less some commands."""
+
+    def __init__(self, server_url: str) -> None:
+        self._server_url = server_url
+        self.url = server_url.replace("unix://", f"unix://aloraserve:{quote(PASSWORD, safe='')}@")
+
+    async def allow(self, *less: str) -> None:
+        rules = [rule for rule in RULES if not rule.startswith(">")]
+        async with Redis.from_url(self._server_url) as admin:
+            await admin.flushall()
+            await admin.script_flush()
+            await admin.execute_command(
+                "ACL", "SETUSER", "aloraserve", "reset", f">{PASSWORD}", *rules, *(f"-{one}" for one in less)
+            )
+
+
+@pytest.fixture
+async def user(redis_server: Any) -> User:
+    return User(redis_server.url)
+
+
+async def test_the_documented_user_can_do_everything(user: User, opened: Any, quick_reclaim: None) -> None:
+    await user.allow()
+    await exercise(opened(user.url))
+    await opened(user.url, "fleet-ping").ping()
+
+
+async def test_the_documented_user_needs_all_that_it_may(user: User, opened: Any, quick_reclaim: None) -> None:
+    for command in COMMANDS:
+        if command in CLUSTER_ONLY | NOT_NEEDED:
+            continue
+        await user.allow(command)
+        with pytest.raises(DirectoryUnavailableError):
+            await exercise(opened(user.url))
+            pytest.fail(f"{command} is not needed")
+
+
+async def test_without_info_all_but_restarts_from_saved_data_is_noticed(
+    user: User, opened: Any, quick_reclaim: None
+) -> None:
+    await user.allow("info")
+    await exercise(opened(user.url))
+
+
+async def test_the_documented_user_sees_no_other_namespace(user: User, opened: Any) -> None:
+    await user.allow()
+    with pytest.raises(DirectoryUnavailableError, match="NoPermissionError"):
+        await opened(user.url, "other").ping()
+
+
+async def test_a_wrong_password_is_an_unavailable_directory_and_not_shown(user: User, opened: Any) -> None:
+    await user.allow()
+    with pytest.raises(DirectoryUnavailableError) as caught:
+        await opened(user.url.replace("p%2F", "s3cret")).ping()
+    assert "s3cret" not in caught.value.message
+
+
+async def test_everything_works_over_tls(
+    redis_server: Any, tls: tuple[ssl.SSLContext, Path], opened: Any, user: User, quick_reclaim: None
+) -> None:
+    context, authority = tls
+    await user.allow()
+    async with Wire(redis_server.url.removeprefix("unix://"), tls=context) as wire:
+        name = f"aloraserve:{quote(PASSWORD, safe='')}"
+        await exercise(opened(f"rediss://{name}@127.0.0.1:{wire.port}/0?ssl_ca_certs={quote(str(authority))}"))
+
+
+async def test_a_server_that_nobody_trusted_vouches_for_gets_nothing(
+    redis_server: Any, tls: tuple[ssl.SSLContext, Path], tmp_path: Path, opened: Any
+) -> None:
+    (tmp_path / "other").mkdir()
+    _, stranger = certificates(tmp_path / "other")
+    async with Wire(redis_server.url.removeprefix("unix://"), tls=tls[0]) as wire:
+        for url in (
+            f"rediss://127.0.0.1:{wire.port}",
+            f"rediss://127.0.0.1:{wire.port}?ssl_ca_certs={quote(str(stranger))}",
+            f"redis://127.0.0.1:{wire.port}",
+        ):
+            with pytest.raises(DirectoryUnavailableError):
+                await opened(url).ping()
+
+
+@pytest.fixture
+def one_server_cluster(tmp_path: Path) -> Iterator[tuple[Server, Any]]:
+    """A started server that is a cluster, once it is told where its clients find it."""
+    started: list[Server] = []
+
+    def start(announced: int, port: int) -> Server:
+        options = (
+            "--cluster-enabled",
+            "yes",
+            "--cluster-port",
+            str(free_port()),
+            "--cluster-announce-port",
+            str(announced),
+        )
+        server = Server(tmp_path / "node", *options, "--cluster-announce-ip", "127.0.0.1", port=port)
+        started.append(server)
+        server.start()
+        server.client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: server.client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        return server
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+async def test_a_cluster_over_tls_as_the_documented_user(
+    one_server_cluster: Any, tls: tuple[ssl.SSLContext, Path], opened: Any, quick_reclaim: None
+) -> None:
+    context, authority = tls
+    server = Server(authority.parent)
+    async with Wire(server.port, tls=context) as wire:
+        one_server_cluster(wire.port, server.port)
+        rules = [rule for rule in RULES if not rule.startswith(">")]
+        server.client.execute_command("ACL", "SETUSER", "aloraserve", "reset", f">{PASSWORD}", *rules)
+        name = f"aloraserve:{quote(PASSWORD, safe='')}"
+        url = f"rediss+cluster://{name}@127.0.0.1:{wire.port}?ssl_ca_certs={quote(str(authority))}"
+        await exercise(opened(url))
+        for command in sorted(CLUSTER_ONLY - {"asking"}):
+            server.client.execute_command("ACL", "SETUSER", "aloraserve", f"-{command}")
+            with pytest.raises(DirectoryUnavailableError):
+                await opened(url).ping()
+            server.client.execute_command("ACL", "SETUSER", "aloraserve", f"+{command}")
+
+
+def test_a_sentinels_url_carries_tls_and_both_users() -> None:
+    client = open_client(
+        "rediss+sentinel://me:mine@h1,h2:1/fleet/3?ssl_ca_certs=/ca&sentinel_username=s&sentinel_password=t",
+        timeout_s=0.9,
+        max_connections=4,
+    )
+    pool = client.redis.connection_pool
+    kwargs = pool.connection_kwargs
+    assert pool.connection_class is SentinelManagedSSLConnection
+    assert (kwargs["username"], kwargs["password"], kwargs["db"], kwargs["ssl_ca_certs"]) == ("me", "mine", 3, "/ca")
+    for sentinel, port in zip(pool.sentinel_manager.sentinels, (26379, 1), strict=True):
+        kwargs = sentinel.connection_pool.connection_kwargs
+        assert sentinel.connection_pool.connection_class is SSLConnection
+        assert (kwargs["username"], kwargs["password"], kwargs["ssl_ca_certs"], kwargs["port"]) == (
+            "s",
+            "t",
+            "/ca",
+            port,
+        )
+        assert kwargs["socket_timeout"] * 3 == pytest.approx(0.9)
+    assert client.shards == 1
+
+
+def test_a_clusters_url_may_have_slashes_in_its_options() -> None:
+    client = open_client("rediss+cluster://h1,h2:1?ssl_ca_certs=/etc/ca.pem", timeout_s=0.9, max_connections=4)
+    assert isinstance(client.redis, RedisCluster)
+    nodes = client.redis.nodes_manager
+    assert sorted(nodes.startup_nodes) == ["h1:6379", "h2:1"]
+    assert nodes.connection_kwargs["ssl_ca_certs"] == "/etc/ca.pem"
+    assert client.shards == 64
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host",
+        "redis+sentinel://host:1",
+        "redis+sentinel:///fleet",
+        "redis+sentinel://host/fleet/s3cret",
+        "redis+cluster://host/3",
+        "redis+cluster://",
+        "redis+cluster://user:s3cret",
+        "redis://host:s3cret",
+    ],
+)
+def test_a_url_that_cannot_be_read_is_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(ValueError, match="accepted are redis://") as caught:
+        open_client(url, timeout_s=1, max_connections=1)
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,167 @@
+"""The HTTP application over a scripted engine: sessions, receipts and who may read them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import transformers
+from pydantic import SecretStr
+from ray import serve
+
+from aloraserve.settings import Settings
+from aloraserve_services.engine.calls import EngineCall, EngineChunk
+from aloraserve_services.gateway import exchange
+from aloraserve_services.gateway.app import ENGINE, Gateway
+from aloraserve_services.gateway.reachable import note_replicas
+from aloraserve_services.plan import FleetPlan
+
+TENANT, ADMIN = "tenant-key-0123456789", "admin-key-0123456789"
+KEYS = {"api_keys": {"acme": SecretStr(TENANT)}, "admin_keys": {"root": SecretStr(ADMIN)}}
+SECRET = "zebra"
+Open = Callable[..., httpx.AsyncClient]
+
+
+class Replies:
+    """One answer of one chunk."""
+
+    async def __aiter__(self) -> AsyncIterator[EngineChunk]:
+        yield EngineChunk(0, "x", 1, "stop", cached_tokens=8)
+
+    def cancel(self) -> None:
+        """Nothing is left to cancel."""
+
+
+class Engines:
+    """Serve's handle: whoever is first in rank answers."""
+
+    def options(self, **_: Any) -> Engines:
+        return self
+
+    @asynccontextmanager
+    async def choose_replica(self, rank: list[str]) -> AsyncIterator[Any]:
+        yield SimpleNamespace(replica_id=rank[0])
+
+    def dispatch(self, selection: Any, call: EngineCall) -> Replies:
+        return Replies()
+
+
+@pytest.fixture
+def client(plan: FleetPlan, make_tokenizer: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Open a client of a gateway with the given settings, whose directory cannot be reached."""
+    monkeypatch.setattr(exchange, "own_request_id", lambda: None)
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: make_tokenizer(""))
+    note_replicas(ENGINE, "test", ["a", "b", "c"])
+
+    def opened(key: str | None = None, **settings: Any) -> httpx.AsyncClient:
+        chosen = Settings(max_model_len=64, block_tokens=8, redis_url="redis://127.0.0.1:1", **settings)
+        gateway = Gateway(dataclasses.replace(plan, settings=chosen), Engines())
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        app = gateway.__serve_build_asgi_app__()
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers)
+
+    yield opened
+    note_replicas(ENGINE, "test", [])
+
+
+async def ask(client: httpx.AsyncClient, **headers: str) -> str:
+    """Make a call and return its id."""
+    body = {"model": "base", "prompt": f"a {SECRET} at noon", "max_tokens": 1}
+    answer = await client.post(
+        "/v1/completions", json=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"]).removeprefix("cmpl-")
+
+
+async def test_a_call_s_receipt_is_found_by_its_id(client: Open) -> None:
+    one = client()
+    request_id = await ask(one)
+    receipt = (await one.get(f"/v1/receipts/{request_id}")).json()
+    assert (receipt["request_id"], receipt["policy"], receipt["claim"]) == (request_id, "fallback", "none")
+    assert receipt["fallback_reason"] == "the directory cannot be reached"
+    assert {candidate["replica"] for candidate in receipt["candidates"]} == {"a", "b", "c"}
+    assert receipt["replica"] == receipt["candidates"][0]["replica"]
+    assert receipt["cached_tokens"] == 8
+    assert receipt["ttft_s"] > 0
+
+
+async def test_receipts_are_listed_the_newest_first_as_many_as_asked_for(client: Open) -> None:
+    one = client()
+    made = [await ask(one) for _ in range(3)]
+    listed = (await one.get("/v1/receipts", params={"limit": 2})).json()["receipts"]
+    assert [receipt["request_id"] for receipt in listed] == made[:0:-1]
+    assert len((await one.get("/v1/receipts")).json()["receipts"]) == 3
+
+
+async def test_no_receipt_repeats_a_prompt_a_session_or_a_key(client: Open) -> None:
+    one = client(TENANT, **KEYS)
+    await ask(one, x_session_id="secret-session")
+    text = (await one.get("/v1/receipts", headers={"Authorization": f"Bearer {ADMIN}"})).text
+    assert '"prompt_tokens": 16' in text
+    assert not [secret for secret in (SECRET, "secret-session", TENANT, ADMIN, "acme") if secret in text]
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "1.5", "", "9" * 5000])
+async def test_a_limit_that_is_not_accepted_is_named(client: Open, limit: str) -> None:
+    answer = await client().get("/v1/receipts", params={"limit": limit})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "limit"
+    assert "1 to 1000" in answer.text
+
+
+async def test_only_the_last_receipts_are_kept(client: Open) -> None:
+    one = client(receipts=2)
+    first, *_ = [await ask(one) for _ in range(3)]
+    answer = await one.get(f"/v1/receipts/{first}")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "receipt_not_found"
+    assert "the last 2" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("key", "status"), [(None, 401), ("nobody-s-key-0123456789", 401), (TENANT, 403), (ADMIN, 200)]
+)
+async def test_receipts_are_for_administrators(client: Open, key: str | None, status: int) -> None:
+    request_id = await ask(client(TENANT, **KEYS))
+    one = client(key, **KEYS)
+    assert (await one.get("/v1/receipts")).status_code == status
+    found = (await one.get(f"/v1/receipts/{request_id}")).status_code
+    assert found == (404 if status == 200 else status), "another gateway's, but only an administrator learns that"
+
+
+async def test_without_administrators_a_tenant_reads_none(client: Open) -> None:
+    answer = await client(TENANT, api_keys=KEYS["api_keys"]).get("/v1/receipts")
+    assert answer.status_code == 403
+    assert "admin_keys" in answer.json()["error"]["message"]
+
+
+async def test_the_session_header_keeps_a_session_on_a_replica(client: Open) -> None:
+    one = client(policy="session-hash")
+    for session in ("one", "two", "three"):
+        ids = [await ask(one, x_session_id=session) for _ in range(3)]
+        receipts = [(await one.get(f"/v1/receipts/{request_id}")).json() for request_id in ids]
+        assert len({receipt["replica"] for receipt in receipts}) == 1
+        assert receipts[0]["reason"] == "by hash of the session"
+    without = (await one.get(f"/v1/receipts/{await ask(one)}")).json()
+    assert without["reason"] == "by hash of the conversation's first blocks"
+
+
+async def test_a_session_that_is_not_accepted_is_a_bad_request(client: Open) -> None:
+    body = {"model": "base", "prompt": "x"}
+    answer = await client().post("/v1/completions", json=body, headers={"x-session-id": "x" * 129})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "x-session-id"
+
+
+@pytest.mark.parametrize("policy", ["session-hash", "round-robin"])
+async def test_a_policy_that_needs_no_directory_asks_none(client: Open, policy: str) -> None:
+    one = client(policy=policy)
+    receipt = (await one.get(f"/v1/receipts/{await ask(one)}")).json()
+    assert (receipt["policy"], receipt["fallback_reason"]) == (policy, None)

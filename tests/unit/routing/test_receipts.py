@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aloraserve.routing.base import Call, Decision, Estimate
+from aloraserve.routing.placement import Placement
+from aloraserve.routing.receipts import MAX_CANDIDATES, Attempt, Outcome, Receipt, ReceiptRing
+
+KEY = b"secret-block-key"
+CALL = Call(64, 16, [KEY], adapter="safety", session="secret-session")
+
+
+def receipt(
+    request_id: str = "r", *, count: int = 3, replica: str = "0", ttft_s: float | None = 0.5, claim: str = "claimed"
+) -> Receipt:
+    estimates = [Estimate(str(number), f"engine-{number}", 0.1 * (number + 1), 48, 0) for number in range(count)]
+    placement = Placement(
+        Decision("expected-ttft", "holds 48 of 64 tokens", tuple(estimates)),
+        {},
+        "0",
+        claim,  # type: ignore[arg-type]
+        lookup_s=0.001,
+        policy_s=0.002,
+        claim_s=0.003,
+    )
+    outcome = None if ttft_s is None else Outcome(48, ttft_s)
+    attempt = Attempt(replica, f"engine-{replica}", placement.claim, "lost" if ttft_s is None else "answered")
+    return Receipt.of(request_id, CALL, placement, (attempt,), outcome, at_s=1.0)
+
+
+def test_it_says_what_was_decided_and_what_came_of_it() -> None:
+    one = receipt()
+    assert (one.replica, one.label, one.cached_tokens, one.ttft_s) == ("0", "engine-0", 48, 0.5)
+    assert (one.policy, one.claim, one.adapter, one.prompt_tokens) == ("expected-ttft", "claimed", "safety", 64)
+    assert (one.lookup_ms, one.policy_ms, one.claim_ms) == (1.0, 2.0, 3.0)
+
+
+def test_regret_is_what_another_candidate_would_have_saved() -> None:
+    assert receipt(ttft_s=0.5).regret_s == pytest.approx(0.3)
+    assert receipt(ttft_s=0.15).regret_s == 0
+    assert receipt(ttft_s=0.5, replica="1").regret_s == pytest.approx(0.4)
+    assert receipt(count=1).regret_s is None
+    assert receipt(ttft_s=None).regret_s is None
+
+
+def test_without_an_answer_there_is_nobody_to_name() -> None:
+    one = receipt(ttft_s=None)
+    assert (one.replica, one.label, one.cached_tokens, one.ttft_s) == ("", "", None, None)
+    assert one.attempts[0].outcome == "lost"
+
+
+def test_the_best_candidates_are_kept_and_the_one_that_answered() -> None:
+    one = receipt(count=40, replica="30")
+    assert [shown.replica for shown in one.candidates] == [*map(str, range(MAX_CANDIDATES)), "30"]
+    assert one.candidate_count == 40
+    assert len(receipt(count=40, replica="3").candidates) == MAX_CANDIDATES
+
+
+def test_it_is_json_and_holds_no_keys_and_no_session() -> None:
+    text = json.dumps(receipt().as_dict())
+    assert "secret" not in text
+    assert KEY.hex() not in text
+    assert json.loads(text)["candidates"][0]["overlap_tokens"] == 48
+
+
+def test_a_ring_of_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="size is 0"):
+        ReceiptRing(0)
+
+
+@given(ids=st.lists(st.sampled_from("abcdef")), size=st.integers(1, 4))
+def test_the_ring_holds_the_last_of_each_request_among_the_last(ids: list[str], size: int) -> None:
+    ring = ReceiptRing(size)
+    added = [receipt(request_id) for request_id in ids]
+    for one in added:
+        ring.add(one)
+    kept = added[-size:]
+    wanted = {one.request_id: one for one in kept}
+    assert len(ring) == len(kept)
+    for request_id in "abcdef":
+        assert ring.get(request_id) is wanted.get(request_id)
+    latest = ring.latest(100)
+    assert sorted(one.request_id for one in latest) == sorted(wanted)
+    assert latest == [one for one in reversed(kept) if wanted[one.request_id] is one]
+    assert ring.latest(1) == latest[:1]
+    assert len(ring._by_id) <= size

@@ -1,0 +1,174 @@
+"""Whole runs: the same seed gives the same run, bounds are bounds, and faults lose no call."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from aloraserve.errors import SettingsError
+from aloraserve.simulation.base import FleetView, RouterFactory, SimulatedCall
+from aloraserve.simulation.bounds import one_cache, rate_scale_at, work
+from aloraserve.simulation.calibration import load
+from aloraserve.simulation.faults import parse_faults
+from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, RunResult
+from aloraserve.simulation.platform_router import PlatformRouter, drive
+from aloraserve.simulation.routers import router_factory, router_names
+from aloraserve.simulation.summary import Bounds, summarize
+from aloraserve.simulation.trace import GeneratedTrace
+from aloraserve.simulation.workload import Workload, WorkloadSettings
+
+H100 = load("h100-llama-3.1-8b")
+ROWS = GeneratedTrace(conversations_per_s=0.6).rows(60, 0)
+WORKLOAD = WorkloadSettings(block_tokens=128)
+FLEET = FleetSettings(H100, replicas=3, kv_tokens=60_000)
+
+
+def run(
+    policy: str = "expected-ttft", *faults: str, fleet: FleetSettings = FLEET, settings: WorkloadSettings = WORKLOAD
+) -> RunResult:
+    fleet = replace(fleet, faults=parse_faults(faults, fleet.replicas))
+    return ModelledFleet(fleet, Workload(ROWS, settings), router_factory(policy, step_tokens=8192)).run()
+
+
+def hit_rate(result: RunResult) -> float:
+    return sum(one.cached_tokens for one in result.records) / sum(one.prompt_tokens for one in result.records)
+
+
+@pytest.mark.parametrize("policy", router_names())
+def test_every_router_answers_every_call_and_is_its_seeds(policy: str) -> None:
+    first, second = run(policy), run(policy)
+    assert len(first.records) == 60 * 4
+    assert all(one.ttft_s > 0 and one.e2e_s >= one.ttft_s for one in first.records)
+    assert sum(first.requests) == 240
+    assert first.records == second.records
+
+
+def test_hits_stay_below_one_infinite_cache_and_affinity_beats_none() -> None:
+    workload = Workload(ROWS, WORKLOAD)
+    oracle = one_cache(workload, H100, None).hit_rate
+    pooled = one_cache(workload, H100, 3 * 60_000).hit_rate
+    ours, spread = hit_rate(run()), hit_rate(run("round-robin"))
+    assert spread < ours <= oracle
+    assert pooled <= oracle
+
+
+def test_one_replica_has_what_one_cache_of_its_size_has() -> None:
+    lone = FleetSettings(H100, replicas=1, kv_tokens=10_000_000)
+    slow = replace(WORKLOAD, rate_scale=0.05)
+    assert hit_rate(run(fleet=lone, settings=slow)) == pytest.approx(
+        one_cache(Workload(ROWS, slow), H100, None).hit_rate
+    )
+
+
+def test_load_is_a_share_of_what_the_fleet_can_do() -> None:
+    workload = Workload(ROWS, WORKLOAD)
+    bound = one_cache(workload, H100, 180_000)
+    span_s = ROWS[-1].arrival_s - ROWS[0].arrival_s
+    scale = rate_scale_at(0.5, bound, workload, 3)
+    assert bound.work_s / (3 * span_s / scale) == pytest.approx(0.5)
+    with pytest.raises(SettingsError, match="load is 0"):
+        rate_scale_at(0.0, bound, workload, 3)
+
+
+def test_a_calls_work_is_its_prefill_and_its_share_of_the_steps() -> None:
+    call = next(Workload(ROWS, WORKLOAD).base_calls())
+    call.prompt_tokens, call.output_tokens = 1000, 3
+    expected = 0.00575 * 600 / 8192 + 600 * 2.32e-5 + 8.7e-10 * (1000**2 - 400**2) / 2
+    expected += 2 * 6.0e-6 + (1001 + 1002) * 3.9e-8
+    assert work(call, 400, H100) == pytest.approx(expected)
+
+
+def test_calls_of_a_killed_replica_are_answered_by_others() -> None:
+    result = run("expected-ttft", "kill:0@20", "restart:0@60")
+    answered = [one for one in result.records if one.e2e_s < math.inf]
+    assert len(result.records) - len(answered) == result.cut
+    assert result.cut + result.resent > 0
+    # A base call that was cut has no evaluators; everything else is there.
+    answered_turns = sum(one.kind == "base" for one in answered)
+    assert sum(one.kind == "base" for one in result.records) == 60
+    assert len(result.records) == 60 + 3 * answered_turns
+
+
+def test_a_dead_replica_gets_nothing_until_it_is_back() -> None:
+    sent: list[tuple[float, int]] = []
+
+    class Watched(PlatformRouter):
+        def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
+            index = super().choose(call, fleet, now_s)
+            sent.append((now_s, index))
+            return index
+
+    def make(seed: int, fleet: FleetView) -> Watched:
+        return Watched("expected-ttft", seed, fleet)
+
+    fleet = replace(FLEET, faults=parse_faults(["kill:0@20", "restart:0@60"], 3))
+    ModelledFleet(fleet, Workload(ROWS, WORKLOAD), make).run()
+    assert not [at for at, index in sent if index == 0 and 20 < at < 60]
+    assert [at for at, index in sent if index == 0 and at > 60]
+
+
+def test_with_nobody_alive_calls_wait_for_a_restart() -> None:
+    lone = FleetSettings(H100, replicas=1, kv_tokens=200_000)
+    result = run("session-hash", "kill:0@20", "restart:0@40", fleet=lone)
+    assert len([one for one in result.records if one.e2e_s < math.inf]) == len(result.records) - result.cut
+    stopped = run("session-hash", "kill:0@20", fleet=lone)
+    unanswered = [one for one in stopped.records if math.isinf(one.e2e_s)]
+    assert len(unanswered) >= sum(row.arrival_s > 20 for row in ROWS)
+
+
+def test_without_the_directory_calls_are_answered_by_the_fallback() -> None:
+    result = run("expected-ttft", "redis-outage@20-50")
+    assert result.fallbacks > 0
+    assert len([one for one in result.records if one.e2e_s < math.inf]) == 240
+
+
+def test_after_an_outage_the_directory_is_right_again() -> None:
+    outage_s = (20.0, 25.0)
+    routers: list[PlatformRouter] = []
+
+    def make(seed: int, fleet: FleetView) -> PlatformRouter:
+        routers.append(PlatformRouter("expected-ttft", seed, fleet))
+        return routers[-1]
+
+    fleet = replace(FLEET, faults=parse_faults([f"redis-outage@{outage_s[0]}-{outage_s[1]}"], 3))
+    modelled = ModelledFleet(fleet, Workload(ROWS, WORKLOAD), make)
+    modelled.run()
+    checked = 0
+    for turn, row in enumerate(ROWS):
+        keys = next(Workload(ROWS[turn : turn + 1], WORKLOAD).base_calls()).keys
+        assert len(keys) == row.input_tokens // 128
+        for replica, candidate in zip(modelled.replicas, drive(routers[0].directory.lookup(keys)), strict=True):
+            assert candidate.held_blocks == replica.engine.cache.match(keys)
+            checked += candidate.held_blocks > 0
+    assert checked > 10
+
+
+@pytest.mark.parametrize("fault", ["event-delay:2", "event-loss:0.5"])
+def test_late_and_lost_events_cost_hits_at_most(fault: str) -> None:
+    result = run("longest-prefix", fault)
+    assert len([one for one in result.records if one.e2e_s < math.inf]) == 240
+
+
+def test_a_call_that_no_replica_has_room_for_is_refused_before_the_run() -> None:
+    with pytest.raises(SettingsError, match="kv_tokens is 2000; the workload's longest call needs"):
+        run(fleet=FleetSettings(H100, replicas=1, kv_tokens=2000))
+    with pytest.raises(SettingsError, match="replicas is 0"):
+        FleetSettings(H100, replicas=0)
+
+
+def test_a_summary_counts_what_was_not_answered() -> None:
+    workload = Workload(ROWS, WORKLOAD)
+    bounds = Bounds(one_cache(workload, H100, None), one_cache(workload, H100, 180_000))
+    result = run("expected-ttft", "kill:0@20")
+    figures = summarize(result, bounds, 1.0)
+    assert figures["failed"] == result.cut
+    assert figures["ttft_p50_s"] <= figures["ttft_p90_s"] <= figures["ttft_p99_s"]
+    assert figures["imbalance"] >= 1.0
+
+
+def test_factories_make_what_they_are_named_for() -> None:
+    fleet = FleetView([], [], 16)
+    makers: dict[str, RouterFactory] = {name: router_factory(name, step_tokens=8192) for name in router_names()}
+    assert {name: make(0, fleet).name for name, make in makers.items()} == {name: name for name in makers}

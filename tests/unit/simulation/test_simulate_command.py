@@ -1,0 +1,66 @@
+"""``aloraserve simulate`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from aloraserve_services.cli.main import app
+
+SMALL = ["simulate", "--trace", "generated", "--requests", "20", "--replicas", "2", "--block-tokens", "512"]
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, [*SMALL, *arguments])
+
+
+def test_it_writes_what_it_shows(tmp_path: Path) -> None:
+    json_path, plot_path = tmp_path / "figures.json", tmp_path / "plot.svg"
+    result = call("--policy", "round-robin", "--load", "0.5", "--json", str(json_path), "--plot", str(plot_path))
+    assert result.exit_code == 0, result.output
+    assert "generated trace, 80 calls, load 50%" in result.output
+    (found,) = json.loads(json_path.read_text())["policies"]
+    assert found["policy"] == "round-robin"
+    for name in ("mean", "p50", "p90", "p99"):
+        assert found[f"ttft_{name}_s"] > 0
+        assert found[f"e2e_{name}_s"] > found[f"ttft_{name}_s"]
+    assert 0 < found["hit_rate"] <= found["oracle_hit_rate"] < 1
+    assert found["pooled_hit_rate"] <= found["oracle_hit_rate"]
+    assert f"{found['ttft_p90_s']:.3f}" in result.output
+    assert plot_path.read_text().startswith("<svg")
+
+
+def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
+    contents = []
+    for name in ("one.json", "other.json"):
+        assert call("--policy", "expected-ttft", "--seed", "5", "--json", str(tmp_path / name)).exit_code == 0
+        contents.append((tmp_path / name).read_text())
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--policy", "fastest"], "policy is 'fastest'"),
+        (["--trace", "nowhere.jsonl"], "trace nowhere.jsonl cannot be read"),
+        (["--kv-tokens", "3"], "kv_tokens is 3"),
+        (["--load", "-1"], "load is -1"),
+        (["--load", "0.5", "--rate-scale", "2"], "both given"),
+        (["--replicas", "0"], "replicas is 0"),
+        (["--evaluators", "-1"], "evaluators is -1"),
+        (["--block-tokens", "100"], "block_tokens is 100; a divisor of 512"),
+        (["--fault", "kill:2@1"], "numbered 0 to 1"),
+        (["--calibration", "tpu"], "calibration is 'tpu'"),
+        (["--plot", "plot.pdf"], "ends in .html or .svg"),
+        (["--json", "nowhere/figures.json"], "its folder does not exist"),
+        (["--seeds", "0"], "seeds is 0"),
+        (["--against", "nowhere.json"], "nowhere.json cannot be read"),
+    ],
+)
+def test_a_wrong_flag_is_named(arguments: list[str], message: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
