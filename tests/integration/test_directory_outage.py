@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from aloraserve.blocks import BlocksStored, EventBatch, KeySpace
+from aloraserve.directory import redis as redis_backend
 from aloraserve.directory.base import Candidate, ReplicaState, place
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
@@ -201,7 +202,10 @@ async def test_every_key_is_in_the_namespaces_slot_and_all_but_the_epoch_expire(
     assert forever == [b"{aloraserve:test}:epoch"]
 
 
-async def test_a_forgotten_replica_leaves_nothing(redis_server: Any, client: Redis) -> None:
+async def test_a_forgotten_replica_leaves_nothing(
+    redis_server: Any, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_backend, "SUPERSEDED_S", 0.001)
     directory = RedisDirectory.from_url(redis_server.url, namespace="test", forget_s=0.1)
     await directory.publish(ReplicaState("old", "1"), ttl_s=0.05)
     await directory.apply("old", "1", stored=place(CALL.keys))

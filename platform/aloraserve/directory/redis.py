@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Self, cast
 
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio import RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError

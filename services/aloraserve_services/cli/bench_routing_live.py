@@ -27,7 +27,16 @@ import psutil
 from aloraserve.simulation.calibration import Calibration
 from aloraserve_services.cli.client import CallFailedError
 from aloraserve_services.cli.live_client import LightClient, Streamed
-from aloraserve_services.cli.live_workload import ANSWER_TOKENS, EVALUATOR_TOKENS, Conversation, Turn, conversations
+from aloraserve_services.cli.live_workload import (
+    ALORA_EVALUATORS,
+    ANSWER_TOKENS,
+    EVALUATOR_TOKENS,
+    Conversation,
+    Kind,
+    Turn,
+    conversations,
+    hit_bound,
+)
 from aloraserve_services.engine.answer_words import AnswerWords
 from aloraserve_services.engine.untrained import TWIN_SUFFIX
 from aloraserve_services.gateway.session import SESSION_HEADER
@@ -54,6 +63,8 @@ class LiveResult:
         calls: answered.
         failed: not answered, or not to the end.
         hit_share: cached tokens of all prompt tokens.
+        hit_bound: what one endless cache for the whole fleet would reach on the same calls, made one after the other.
+        hit_share_by_kind: of the base model's calls, and of the aLoRAs' and the LoRA's.
         ttft_p50_s: as the client sees it, like the other TTFT in the model's seconds.
         ttft_p90_s: likewise.
         engine_ttft_p50_s: less each call's own gateway latency.
@@ -75,6 +86,8 @@ class LiveResult:
     calls: int = 0
     failed: int = 0
     hit_share: float = 0.0
+    hit_bound: float = 0.0
+    hit_share_by_kind: dict[str, float] = field(default_factory=dict)
     ttft_p50_s: float = 0.0
     ttft_p90_s: float = 0.0
     engine_ttft_p50_s: float = 0.0
@@ -102,20 +115,18 @@ class LiveRun:
     """
 
     def __init__(self, plan: FleetPlan, client: LightClient, *, with_session: bool, slowdown: float) -> None:
-        loras = [one.name for one in plan.adapters if one.name.endswith(TWIN_SUFFIX)]
-        aloras = [one.name for one in plan.adapters if one.invocation_ids]
+        aloras = [one.name for one in plan.adapters if one.invocation_ids][:ALORA_EVALUATORS]
+        # The LoRA is no twin of theirs: three different evaluators.
+        twins = {f"{name}{TWIN_SUFFIX}" for name in aloras}
+        lora = next(one.name for one in plan.adapters if not one.invocation_ids and one.name not in twins)
         self._base = plan.served_name
-        # The LoRA is none of the aLoRAs' twins: three different evaluators.
-        self._evaluators = (
-            *aloras[:2],
-            next(name for name in loras if name.removesuffix(TWIN_SUFFIX) not in aloras[:2]),
-        )
+        self._evaluators: tuple[tuple[Kind, str], ...] = (*(("alora", name) for name in aloras), ("lora", lora))
         self._words = AnswerWords.read(plan.model_path)
         self._client = client
         self._with_session = with_session
         self._slowdown = slowdown
         self.answers: list[Streamed] = []
-        self.bases: set[str] = set()
+        self.kinds: dict[str, Kind] = {}
         self.errors: list[str] = []
 
     async def idle(self, seed: int) -> list[Streamed]:
@@ -145,18 +156,20 @@ class LiveRun:
         """Play a turn and append it to the prompt; return whether the conversation can go on."""
         prompt += turn.token_ids
         name = f"{one.name}-{number}"
-        self.bases.add(name)
-        answer = await self._call(one, name, self._base, prompt, ANSWER_TOKENS)
+        answer = await self._call(one, name, "base", self._base, prompt, ANSWER_TOKENS)
         if answer is None:
             return False
         prompt += self._words.tokens_of(answer.text)
         await asyncio.gather(
-            *(self._call(one, f"{name}-{model}", model, prompt, EVALUATOR_TOKENS) for model in self._evaluators)
+            *(
+                self._call(one, f"{name}-{model}", kind, model, prompt, EVALUATOR_TOKENS)
+                for kind, model in self._evaluators
+            )
         )
         return True
 
     async def _call(
-        self, one: Conversation, name: str, model: str, prompt: list[int], max_tokens: int
+        self, one: Conversation, name: str, kind: Kind, model: str, prompt: list[int], max_tokens: int
     ) -> Streamed | None:
         session = {SESSION_HEADER: one.name} if self._with_session else None
         try:
@@ -165,6 +178,7 @@ class LiveRun:
             self.errors.append(error.message[:300])
             return None
         self.answers.append(answer)
+        self.kinds[name] = kind
         return answer
 
 
@@ -207,26 +221,32 @@ def run_live(plan: FleetPlan, url: str, headers: dict[str, str], play: LivePlay)
     run = LiveRun(plan, client, with_session=play.with_session, slowdown=play.slowdown)
     idle = asyncio.run(run.idle(play.seed))
     before, started = _cpu_s(), time.perf_counter()
-    asyncio.run(run.play(conversations(play.rate_per_s, play.seed)))
+    made = conversations(play.rate_per_s, play.seed)
+    asyncio.run(run.play(made))
     seconds = time.perf_counter() - started
     cpu_s = {part: round(after - before.get(part, 0.0), 2) for part, after in _cpu_s().items()}
     result = LiveResult(plan.settings.policy, play.rate_per_s, slowdown=play.slowdown, seconds=seconds, cpu_s=cpu_s)
     result.failed, result.errors = len(run.errors), run.errors[:5]
-    served = asyncio.run(_served())
+    result.hit_bound = hit_bound(made, plan.keyspace.block_tokens)
+    served = _served()
     result.gateway_idle_p50_s = _quantile([one.ttft_s - served[one.request_id] for one in idle], 0.5)
     if run.answers:
-        _sum_up(result, run.answers, run.bases, served)
+        _sum_up(result, run.answers, run.kinds, served)
     return result
 
 
-def _sum_up(result: LiveResult, answers: Sequence[Streamed], bases: set[str], served: dict[str, float]) -> None:
+def _sum_up(result: LiveResult, answers: Sequence[Streamed], kinds: dict[str, Kind], served: dict[str, float]) -> None:
     slowdown = result.slowdown
     ttft_s = [one.ttft_s / slowdown for one in answers]
     engine_s = [served[one.request_id] / slowdown for one in answers]
-    base_s = [served[one.request_id] / slowdown for one in answers if one.request_id in bases]
+    base_s = [served[one.request_id] / slowdown for one in answers if kinds[one.request_id] == "base"]
     gateway_s = [one.ttft_s - served[one.request_id] for one in answers]
     result.calls = len(answers)
-    result.hit_share = sum(one.cached_tokens for one in answers) / sum(one.prompt_tokens for one in answers)
+    result.hit_share = _hit_share(answers)
+    result.hit_share_by_kind = {
+        kind: _hit_share([one for one in answers if kinds[one.request_id] == kind])
+        for kind in sorted(set(kinds.values()))
+    }
     result.ttft_p50_s, result.ttft_p90_s = _quantile(ttft_s, 0.5), _quantile(ttft_s, 0.9)
     result.engine_ttft_p50_s, result.engine_ttft_p90_s = _quantile(engine_s, 0.5), _quantile(engine_s, 0.9)
     result.base_ttft_p90_s = _quantile(base_s, 0.9)
@@ -235,24 +255,29 @@ def _sum_up(result: LiveResult, answers: Sequence[Streamed], bases: set[str], se
     result.decided_by = dict(Counter(one.policy for one in answers))
 
 
+def _hit_share(answers: Sequence[Streamed]) -> float:
+    return sum(one.cached_tokens for one in answers) / sum(one.prompt_tokens for one in answers)
+
+
 def _quantile(values: Sequence[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-async def _served() -> dict[str, float]:
+def _served() -> dict[str, float]:
     """Return each call's TTFT in its engine, by the id that the client gave it."""
     from ray import serve
 
     from aloraserve_services.fleet import APP
     from aloraserve_services.gateway.app import ENGINE
 
-    handle = serve.get_deployment_handle(ENGINE, APP).options(method_name="served")
+    handle = serve.get_deployment_handle(ENGINE, APP)
+    # No event loop runs here for its router.
+    handle._init(_run_router_in_separate_loop=True)
+    handle = handle.options(method_name="served")
     found: dict[str, float] = {}
     for replica in _replicas():
-        async with asyncio.timeout(SERVED_TIMEOUT_S):
-            calls = await handle.remote(rank=[replica])
-        for request_id, ttft_s in calls:
+        for request_id, ttft_s in handle.remote(rank=[replica]).result(timeout_s=SERVED_TIMEOUT_S):
             # The gateway appends an id of the attempt; of several the last one answered.
             found[request_id.rpartition("-")[0]] = ttft_s
     return found
@@ -286,7 +311,7 @@ def show_results(console: Any, results: Sequence[LiveResult]) -> None:
 
     table = Table(title="live routing: TTFT in ms", title_justify="left")
     times = ("p50", "p90", "p50 less gw", "p90 less gw", "gw p50", "gw p90", "gw idle")
-    for column in ("policy", "rate", "hits", *times, "failed"):
+    for column in ("policy", "rate", "hits", "bound", *times, "failed"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for one in results:
         values = (
@@ -299,7 +324,9 @@ def show_results(console: Any, results: Sequence[LiveResult]) -> None:
             one.gateway_idle_p50_s,
         )
         shown = [f"{1000 * value:,.0f}" for value in values]
-        table.add_row(one.policy, f"{one.rate_per_s:g}/s", f"{one.hit_share:.3f}", *shown, str(one.failed))
+        table.add_row(
+            one.policy, f"{one.rate_per_s:g}/s", f"{one.hit_share:.3f}", f"{one.hit_bound:.3f}", *shown, str(one.failed)
+        )
     console.print(table)
     console.print("gw is the gateway's own latency: the client's TTFT less the engine's, call by call", style="dim")
 

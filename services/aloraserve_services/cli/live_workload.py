@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace
 
 CONVERSATIONS = 72
 TURNS = 5
 DOCUMENTS = 6
 DOCUMENT_TOKENS = 1200
-NEW_TOKENS = (60, 400)
+NEWKind = Literal["base", "alora", "lora"]
+_TOKENS = (60, 400)
 ANSWER_TOKENS = 24
 EVALUATOR_TOKENS = 3
+ALORA_EVALUATORS = 2
+"""After each answer, and one plain LoRA."""
 THINK_S = 1.5
+Kind = Literal["base", "alora", "lora"]
 _TOKENS = (1000, 40_000)
 """Ordinary tokens of any vocabulary that a small model has."""
 
@@ -82,3 +90,35 @@ def _turns(content: random.Random) -> list[Turn]:
 
 def _tokens(content: random.Random, count: int) -> list[int]:
     return [content.randrange(*_TOKENS) for _ in range(count)]
+
+
+def hit_bound(made: Sequence[Conversation], block_tokens: int) -> float:
+    """Return the share of prompt tokens that one endless cache has when the calls come one after the other.
+
+    A plain LoRA's blocks are its own: its first call on a conversation's new tokens computes them again.
+
+    Args:
+        made: the conversations.
+        block_tokens: tokens a block.
+    """
+    space = KeySpace("bound", "bound", block_tokens)
+    seen: set[BlockKey] = set()
+    cached = total = 0
+    for number, one in enumerate(made):
+        prompt = list(one.document)
+        for turn in one.turns:
+            prompt += turn.token_ids
+            kinds: tuple[Kind, ...] = ("base", *("alora" for _ in range(ALORA_EVALUATORS)), "lora")
+            for kind in kinds:
+                start = {"base": None, "alora": len(prompt), "lora": 0}[kind]
+                effect = None if start is None else AdapterEffect(kind, kind, start)
+                keys = space.keys(prompt, adapter=effect)
+                held = next((index for index, key in enumerate(keys) if key not in seen), len(keys))
+                cached += min(held, (len(prompt) - 1) // block_tokens) * block_tokens
+                total += len(prompt)
+                seen.update(keys)
+                if kind == "base":
+                    # Any answer will do, as long as no two conversations share it.
+                    prompt += [number] * ANSWER_TOKENS
+                    seen.update(space.keys(prompt[:-1]))
+    return cached / total

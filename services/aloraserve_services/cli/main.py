@@ -44,6 +44,8 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 UP_LOG = "up.log"
+LIVE_LOOKUP_BUDGET_MS = 200.0
+"""Client, engines, Redis and gateway share a few cores: a lookup that waits for one says nothing of the router."""
 EXIT_FAILED, EXIT_SETTINGS, EXIT_START, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings.", envvar="ALORASERVE_CONFIG")]
@@ -130,7 +132,7 @@ def demo(
 
 
 def _own_platform_settings(
-    config: Path | None, json: Path | None, *, port: int | None, **flags: str | int | Path | None
+    config: Path | None, json: Path | None, *, port: int | None, **flags: str | float | Path | None
 ) -> Settings:
     """Return the settings of a platform that a command starts for itself, with a result that ``json`` has room for."""
     chosen = port if port is not None else _free_port_unless_set(config)
@@ -260,6 +262,7 @@ def bench_routing_live(
             json,
             engine="simulated",
             calibration=calibration,
+            lookup_budget_ms=LIVE_LOOKUP_BUDGET_MS,
             block_tokens=block_tokens,
             model=model,
             replicas=replicas,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from aloraserve.blocks import KeySpace
+from aloraserve.directory.memory import MemoryDirectory
+from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, KeySpaceMismatchError
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk
-from aloraserve_services.engine.progress import Progress
+from aloraserve_services.engine.faults import SeverableDirectory, severable
+from aloraserve_services.engine.progress import EngineFacts, Progress
 from aloraserve_services.engine.replica import EngineReplica
+from aloraserve_services.engine.simulated_events import SimulatedEvents
 
 CALL = EngineCall("r", list(range(100)), SamplingSettings(max_tokens=1))
 
@@ -39,11 +44,16 @@ class Published:
 
     def __init__(self) -> None:
         self.waiting: list[int] = []
+        self.settled: list[tuple[str, ...]] = []
+        self.active: list[tuple[str, ...]] = []
+        self.takes = True
 
-    async def heartbeat(self, state: Any) -> bool:
+    async def heartbeat(self, state: Any, *, settled: tuple[str, ...] = ()) -> bool:
         await asyncio.sleep(0.005)
         self.waiting.append(state.load.waiting)
-        return True
+        self.settled.append(settled)
+        self.active.append(state.active_adapters)
+        return self.takes
 
 
 @pytest.fixture
@@ -57,8 +67,9 @@ def replica(engine: Engine, published: Published) -> Any:
     made._replica, made._label, made._resident = "a", "engine-0", ()
     made._plan = SimpleNamespace(keyspace=SimpleNamespace(block_tokens=32))
     made._mirror = SimpleNamespace(overlap=lambda keys: 0)
-    made._progress, made._engine, made._ingest = Progress(4), engine, published
-    made._load_changed, made._prefilled, made._beat_done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    made._progress, made._engine, made._ingest = Progress(EngineFacts(4)), engine, published
+    made._prefilled, made._beat_done = asyncio.Event(), asyncio.Event()
+    made._way, made._events = None, SimulatedEvents()
     made._adapter_used = asyncio.Event()
     made._beats_begun = made._beats_done = 0
     made._tasks = []
@@ -90,7 +101,7 @@ async def test_the_end_of_a_prefill_is_published_before_the_answer_ends(
 
 async def test_an_answer_is_not_kept_for_a_directory_that_hangs(published: Published) -> None:
     class Hanging(Published):
-        async def heartbeat(self, state: Any) -> bool:
+        async def heartbeat(self, state: Any, *, settled: tuple[str, ...] = ()) -> bool:
             await asyncio.Event().wait()
             return True
 
@@ -99,3 +110,78 @@ async def test_an_answer_is_not_kept_for_a_directory_that_hangs(published: Publi
     async with asyncio.timeout(5):
         assert [reply.text async for reply in one.generate(CALL)] == ["x"]
     beating.cancel()
+
+
+async def test_calls_are_settled_with_the_first_heartbeat_that_reaches_the_directory(published: Published) -> None:
+    """A claim counts until then, and the load that goes with it has the call from then on."""
+    one = replica(Engine(EngineChunk(0, "x", 1, "stop")), published)
+    published.takes = False
+    beating = asyncio.create_task(one._beat())
+    await until(lambda: len(published.settled) == 1)
+    async for _ in one.generate(EngineCall("r", [1] * 9, SamplingSettings(max_tokens=1), adapter="safety")):
+        pass
+    await until(lambda: len(published.settled) >= 3)
+    assert published.settled[-1] == ("r",)
+    published.takes = True
+    seen = len(published.settled)
+    await until(lambda: len(published.settled) >= seen + 3)
+    assert published.settled[-1] == ()
+    assert ("safety",) in published.active
+    assert published.active[-1] == ()
+    beating.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_replica_of_another_key_space_is_refused_before_its_engine_starts() -> None:
+    one = replica(Engine(), Published())
+    one._directory = MemoryDirectory()
+    await one._directory.join(KeySpace("model", "tokenizer", 32))
+    one._plan = SimpleNamespace(keyspace=KeySpace("model", "tokenizer", 16))
+    with pytest.raises(KeySpaceMismatchError, match="block_tokens is 16 and the fleet's is 32"):
+        await one._join()
+
+
+async def test_a_replica_starts_without_the_directory() -> None:
+    one = replica(Engine(), Published())
+    one._plan = SimpleNamespace(keyspace=KeySpace("model", "tokenizer", 16))
+    one._directory, one._way = severable(MemoryDirectory())
+    one._way.is_severed = True
+    await one._join()
+
+
+class Hangable(Engine):
+    """Notes whether it was told to hang."""
+
+    is_hanging = False
+
+    def hang(self, is_hanging: bool) -> None:
+        self.is_hanging = is_hanging
+
+
+async def test_only_a_simulated_replica_fails_on_demand_and_only_as_it_can() -> None:
+    one = replica(Engine(), Published())
+    with pytest.raises(InvalidRequestError, match="simulated engine"):
+        await one.fail("partition")
+    one._way = SeverableDirectory(MemoryDirectory())
+    with pytest.raises(InvalidRequestError, match="fault is 'burn'; one of die"):
+        await one.fail("burn")
+
+
+async def test_faults_begin_when_they_are_asked_for_and_all_end_together() -> None:
+    one = replica(Hangable(), Published())
+    one._directory, one._way = severable(MemoryDirectory())
+    for kind in ("partition", "hang", "drop-events"):
+        await one.fail(kind)
+    with pytest.raises(DirectoryUnavailableError):
+        await one._directory.ping()
+    assert one._engine.is_hanging
+    assert one._events._fault == "drop-events"
+    await one.fail("heal")
+    await one._directory.ping()
+    assert not one._engine.is_hanging
+    assert one._events._fault is None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import heapq
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import VirtualTime
 
 from aloraserve.adapters import Adapter
 from aloraserve.blocks import AdapterEffect, BlockKey, BlocksStored, KeySpace, activation_point
@@ -23,6 +24,53 @@ from aloraserve_services.engine.answer_words import AnswerWords, Word
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal
 from aloraserve_services.engine.simulated_engine import SimulatedEngine
 from aloraserve_services.engine.simulated_events import SimulatedEvents
+
+Result = TypeVar("Result")
+TURNS = 20
+"""Turns of the event loop without a new sleeper after which nothing else happens."""
+
+
+class VirtualTime:
+    """A clock and its sleep: time passes as soon as nothing else happens."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._numbers = count()
+
+    def clock(self) -> float:
+        return self.now_s
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.now_s + max(seconds, 0.0), next(self._numbers), future))
+        await future
+
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Let time pass until the work is done, and return its result."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            await self.settle()
+            if not task.done():
+                assert self._sleepers, "everything waits, and no time would change that"
+                self._wake()
+        return task.result()
+
+    async def settle(self) -> None:
+        """Let everything happen that needs no time."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
+    async def pass_s(self, seconds: float) -> None:
+        """Let some time pass."""
+        await self.run(self.sleep(seconds))
+
+    def _wake(self) -> None:
+        at, _, future = heapq.heappop(self._sleepers)
+        self.now_s = max(self.now_s, at)
+        if not future.done():
+            future.set_result(None)
+
 
 SPACE = KeySpace("model", "tokenizer", 4, "simulated")
 WORDS = AnswerWords([Word(900 + number, f" w{number}") for number in range(7)])
@@ -82,7 +130,9 @@ class Fixture:
     def call(self, token_ids: Sequence[int], max_tokens: int = 1, **parts: Any) -> EngineCall:
         self._calls += 1
         names = SamplingSettings.__dataclass_fields__
-        sampling = SamplingSettings(max_tokens=max_tokens, **{key: parts.pop(key) for key in list(parts) if key in names})
+        sampling = SamplingSettings(
+            max_tokens=max_tokens, **{key: parts.pop(key) for key in list(parts) if key in names}
+        )
         return EngineCall(f"call-{self._calls}", list(token_ids), sampling, **parts)
 
     async def answer(self, call: EngineCall) -> list[tuple[float, EngineChunk]]:
@@ -210,7 +260,9 @@ def keys_of(token_ids: Sequence[int], name: str | None, salt: str | None) -> lis
     return SPACE.keys(token_ids, cache_salt=salt, adapter=effect)
 
 
-async def test_base_and_aloras_share_what_comes_before_the_activation_and_loras_share_with_themselves(made: Any) -> None:
+async def test_base_and_aloras_share_what_comes_before_the_activation_and_loras_share_with_themselves(
+    made: Any,
+) -> None:
     one = made()
     said = prompt(1, 42)
     safety, certainty = [*said, 70, 71], [*said, 80]
@@ -235,7 +287,9 @@ async def test_an_answer_s_blocks_are_found_by_the_next_turn(made: Any) -> None:
 
 TOKENS = st.lists(st.sampled_from((1, 2, 70, 71, 80)), min_size=1, max_size=20)
 CALLS = st.lists(
-    st.tuples(st.lists(TOKENS, min_size=1, max_size=3), st.sampled_from((None, *ADAPTERS)), st.sampled_from((None, "t"))),
+    st.tuples(
+        st.lists(TOKENS, min_size=1, max_size=3), st.sampled_from((None, *ADAPTERS)), st.sampled_from((None, "t"))
+    ),
     max_size=12,
 )
 

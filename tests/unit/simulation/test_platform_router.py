@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState, place
-from aloraserve.routing.base import Call
+from aloraserve.directory.base import ReplicaLoad, place
 from aloraserve.simulation.base import FleetView, ReplicaView, SimulatedCall
 from aloraserve.simulation.platform_router import PlatformRouter, drive
 
