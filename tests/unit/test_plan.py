@@ -16,6 +16,15 @@ PATTERNS = ("*.safetensors", "config.json")
 
 
 @pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    """A model's folder as far as a plan reads it."""
+    made = tmp_path / "tiny"
+    made.mkdir()
+    (made / "config.json").write_text("{}")
+    return made
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return written(tmp_path / "model")
 
@@ -92,3 +101,22 @@ def test_no_file_at_all_has_a_digest_too(tmp_path: Path) -> None:
 def test_a_block_size_that_the_cpu_s_attention_does_not_take_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"block_tokens is 16; on a CPU .* multiples of 32"):
         make_plan(load_settings(block_tokens=16, state_dir=tmp_path))
+
+
+def test_a_simulated_fleet_takes_any_block_size_and_no_real_replica_fits_into_it(
+    model_path: Path, tmp_path: Path
+) -> None:
+    shared = {"model": str(model_path), "state_dir": tmp_path, "block_tokens": 32}
+    real = make_plan(load_settings(**shared))
+    simulated = make_plan(load_settings(**shared, engine="simulated"))
+    assert real.calibration is None
+    assert simulated.calibration is not None
+    assert simulated.calibration.name == "live-peers"
+    assert (real.max_requests, simulated.max_requests) == (16, simulated.calibration.max_num_seqs)
+    assert real.keyspace != simulated.keyspace
+    assert make_plan(load_settings(**shared | {"block_tokens": 16}, engine="simulated")).keyspace.block_tokens == 16
+
+
+def test_a_calibration_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"calibration is 'nowhere'; .*live-peers"):
+        make_plan(load_settings(engine="simulated", calibration="nowhere", state_dir=tmp_path))

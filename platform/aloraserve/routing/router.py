@@ -19,7 +19,7 @@ from aloraserve.routing.placement import ClaimOutcome, Placement
 from aloraserve.routing.rendezvous import Rendezvous
 
 CLAIM_BUDGET_S = 0.050
-TURNS_TO_CATCH_UP = 20
+WAITS_TO_CATCH_UP = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,17 +222,16 @@ class Router:
     async def _asked(self, call: Call) -> list[Candidate]:
         """Return the directory's answer; raise TimeoutError if it is not there when the budget is over.
 
-        Something that held this process up may have used the budget while the answer lay unread in the socket: then it
-        is read first.
+        Something that held this process up may have used the budget while the answer lay unread in the socket: a wait
+        that took much longer than it was to take is no word of the directory, and is made again, a few times.
         """
-        started = self._now()
         asking = asyncio.ensure_future(self._directory.lookup(call.keys))
         try:
-            await asyncio.wait({asking}, timeout=self._budget_s)
-            for _ in range(TURNS_TO_CATCH_UP if self._lagged(started) else 0):
-                if asking.done():
+            for _ in range(1 + WAITS_TO_CATCH_UP):
+                started = self._now()
+                await asyncio.wait({asking}, timeout=self._budget_s)
+                if asking.done() or not self._lagged(started):
                     break
-                await asyncio.sleep(0)
             if not asking.done():
                 raise TimeoutError
             return asking.result()

@@ -231,11 +231,19 @@ def run_live(plan: FleetPlan, url: str, headers: dict[str, str], play: LivePlay)
     served = _served()
     result.gateway_idle_p50_s = _quantile([one.ttft_s - served[one.request_id] for one in idle], 0.5)
     if run.answers:
-        _sum_up(result, run.answers, run.kinds, served)
+        sum_up(result, run.answers, run.kinds, served)
     return result
 
 
-def _sum_up(result: LiveResult, answers: Sequence[Streamed], kinds: dict[str, Kind], served: dict[str, float]) -> None:
+def sum_up(result: LiveResult, answers: Sequence[Streamed], kinds: dict[str, Kind], served: dict[str, float]) -> None:
+    """Fill a result with what came of a run's calls.
+
+    Args:
+        result: to fill; its slowdown is known.
+        answers: at least one.
+        kinds: of each call, by its id.
+        served: each call's TTFT in its engine, in real seconds.
+    """
     slowdown = result.slowdown
     ttft_s = [one.ttft_s / slowdown for one in answers]
     engine_s = [served[one.request_id] / slowdown for one in answers]
@@ -309,10 +317,10 @@ def show_results(console: Any, results: Sequence[LiveResult]) -> None:
     """Print one line a policy and rate."""
     from rich.table import Table
 
-    table = Table(title="live routing: TTFT in ms", title_justify="left")
-    times = ("p50", "p90", "p50 less gw", "p90 less gw", "gw p50", "gw p90", "gw idle")
+    table = Table(title="live routing, times in ms", title_justify="left", box=None, padding=(0, 1))
+    times = ("TTFT\np50", "TTFT\np90", "engine\np50", "engine\np90", "gateway\np50", "gateway\np90", "gateway\nidle")
     for column in ("policy", "rate", "hits", "bound", *times, "failed"):
-        table.add_column(column, justify="left" if column == "policy" else "right")
+        table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
     for one in results:
         values = (
             one.ttft_p50_s,
@@ -328,7 +336,7 @@ def show_results(console: Any, results: Sequence[LiveResult]) -> None:
             one.policy, f"{one.rate_per_s:g}/s", f"{one.hit_share:.3f}", f"{one.hit_bound:.3f}", *shown, str(one.failed)
         )
     console.print(table)
-    console.print("gw is the gateway's own latency: the client's TTFT less the engine's, call by call", style="dim")
+    console.print("gateway: its own latency, the client's TTFT less the engine's, call by call", style="dim")
 
 
 def write_results(path: Path, results: Sequence[LiveResult], seed: int) -> None:

@@ -70,7 +70,7 @@ class LightClient:
                     return await _answer(reader, request_id, started)
                 finally:
                     writer.close()
-        except (OSError, TimeoutError, ValueError, LookupError) as error:
+        except (OSError, EOFError, TimeoutError, ValueError, LookupError) as error:
             raise CallFailedError(f"{request_id} failed: {type(error).__name__}: {error}") from error
 
     def _request(self, body: bytes, headers: dict[str, str]) -> bytes:

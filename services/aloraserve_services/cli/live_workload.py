@@ -13,8 +13,7 @@ CONVERSATIONS = 72
 TURNS = 5
 DOCUMENTS = 6
 DOCUMENT_TOKENS = 1200
-NEWKind = Literal["base", "alora", "lora"]
-_TOKENS = (60, 400)
+NEW_TOKENS = (60, 400)
 ANSWER_TOKENS = 24
 EVALUATOR_TOKENS = 3
 ALORA_EVALUATORS = 2
@@ -108,14 +107,14 @@ def hit_bound(made: Sequence[Conversation], block_tokens: int) -> float:
         prompt = list(one.document)
         for turn in one.turns:
             prompt += turn.token_ids
-            kinds: tuple[Kind, ...] = ("base", *("alora" for _ in range(ALORA_EVALUATORS)), "lora")
-            for kind in kinds:
+            # A second aLoRA finds what the first one found: its blocks before the activation are the base model's.
+            for kind, calls in (("base", 1), ("alora", ALORA_EVALUATORS), ("lora", 1)):
                 start = {"base": None, "alora": len(prompt), "lora": 0}[kind]
                 effect = None if start is None else AdapterEffect(kind, kind, start)
                 keys = space.keys(prompt, adapter=effect)
                 held = next((index for index, key in enumerate(keys) if key not in seen), len(keys))
-                cached += min(held, (len(prompt) - 1) // block_tokens) * block_tokens
-                total += len(prompt)
+                cached += calls * min(held, (len(prompt) - 1) // block_tokens) * block_tokens
+                total += calls * len(prompt)
                 seen.update(keys)
                 if kind == "base":
                     # Any answer will do, as long as no two conversations share it.

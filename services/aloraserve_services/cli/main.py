@@ -1,4 +1,4 @@
-"""``aloraserve``: demo, bench, up, status, explain, simulate, calibrate, down.
+"""``aloraserve``: demo, bench, bench-routing, bench-routing-live, up, status, explain, simulate, calibrate, down.
 
 Exit codes: 0 done, 1 failed while running, 2 a setting or flag is wrong, 3 the platform could not start,
 130 stopped by Ctrl-C.

@@ -88,7 +88,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def stream(folder: Path) -> AsyncIterator[EventStream]:
-    opened = EventStream(folder)
+    opened = EventStream(folder, replay_timeout_s=0.2)
     yield opened
     opened.close()
 
@@ -154,3 +154,69 @@ def test_an_integer_beside_the_adapter_s_name_is_where_in_its_block_it_starts() 
     (event,) = events_of([stored(lora_name="x", extra_keys=[("x", 7, "salt"), ("x",)])])
     assert isinstance(event, BlocksStored)
     assert (event.base_tokens, event.adapter, event.cache_salt) == (7, "x", "salt")
+
+
+@pytest.fixture
+def real_publisher(folder: Path) -> Iterator[Any]:
+    """vLLM's own publisher, with the sockets that a stream looks for."""
+    kv_events = pytest.importorskip("vllm.distributed.kv_events")
+    made = kv_events.ZmqEventPublisher(
+        0, endpoint=f"ipc://{folder}/kv", replay_endpoint=f"ipc://{folder}/replay", buffer_steps=50
+    )
+    yield made
+    made.shutdown()
+
+
+class Missing(EventStream):
+    """A stream on whose way some batches are lost."""
+
+    lost: frozenset[int] = frozenset()
+
+    async def _received(self) -> AsyncIterator[EventBatch]:
+        async for batch in super()._received():
+            if batch.sequence not in self.lost:
+                yield batch
+
+
+async def told(folder: Path, publisher: Any, count: int, lost: frozenset[int]) -> list[EventBatch]:
+    """Publish until the subscription is there, then ``count`` more, of which some are lost; return these."""
+    from vllm.distributed.kv_events import BlockRemoved, KVEventBatch
+
+    def removed(number: int) -> Any:
+        return KVEventBatch(ts=0.0, events=[BlockRemoved(block_hashes=[number], medium="CPU")])
+
+    stream = Missing(folder, replay_timeout_s=5)
+    batches = stream.batches()
+    first = asyncio.ensure_future(anext(batches))
+    number = 0
+    while not first.done():
+        publisher.publish(removed(number))
+        number += 1
+        await asyncio.wait({first}, timeout=0.05)
+    begun = (await first).events[0].hashes[0]  # type: ignore[union-attr]
+    assert isinstance(begun, int)
+    stream.lost = frozenset(number + one for one in lost)
+    for one in range(number, number + count):
+        publisher.publish(removed(one))
+    found = []
+    async with asyncio.timeout(20):
+        while not found or found[-1].sequence < number + count - 1 - begun:
+            found.append(await anext(batches))
+    stream.close()
+    return [batch for batch in found if batch.sequence >= number - begun]
+
+
+async def test_vllm_s_publisher_closes_a_gap_by_its_replay(folder: Path, real_publisher: Any) -> None:
+    found = await told(folder, real_publisher, 30, frozenset((3, 4, 10)))
+    numbers = [batch.sequence for batch in found]
+    assert numbers == list(range(numbers[0], numbers[0] + 30))
+    hashes = [batch.events[0].hashes[0] for batch in found]  # type: ignore[union-attr]
+    assert hashes == list(range(hashes[0], hashes[0] + 30))  # type: ignore[arg-type,operator]
+    assert all(batch.events == (BlocksRemoved((batch.events[0].hashes[0],), tier="CPU"),) for batch in found)  # type: ignore[union-attr]
+
+
+async def test_a_gap_that_vllm_s_publisher_has_forgotten_stays(folder: Path, real_publisher: Any) -> None:
+    found = await told(folder, real_publisher, 200, frozenset(range(2, 100)))
+    numbers = [batch.sequence for batch in found]
+    assert numbers[:2] == [numbers[0], numbers[0] + 1]
+    assert numbers[2] > numbers[1] + 1

