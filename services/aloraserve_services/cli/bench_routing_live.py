@@ -317,8 +317,8 @@ def show_results(console: Any, results: Sequence[LiveResult]) -> None:
     """Print one line a policy and rate."""
     from rich.table import Table
 
-    table = Table(title="live routing, times in ms", title_justify="left", box=None, padding=(0, 1))
-    times = ("TTFT\np50", "TTFT\np90", "engine\np50", "engine\np90", "gateway\np50", "gateway\np90", "gateway\nidle")
+    table = Table(title="live routing, times in ms", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    times = ("TTFT\np50", "TTFT\np90", "engine\np50", "engine\np90", "gw\np50", "gw\np90", "gw\nidle")
     for column in ("policy", "rate", "hits", "bound", *times, "failed"):
         table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
     for one in results:
@@ -336,7 +336,7 @@ def show_results(console: Any, results: Sequence[LiveResult]) -> None:
             one.policy, f"{one.rate_per_s:g}/s", f"{one.hit_share:.3f}", f"{one.hit_bound:.3f}", *shown, str(one.failed)
         )
     console.print(table)
-    console.print("gateway: its own latency, the client's TTFT less the engine's, call by call", style="dim")
+    console.print("gw: the gateway's own latency, the client's TTFT less the engine's", style="dim")
 
 
 def write_results(path: Path, results: Sequence[LiveResult], seed: int) -> None:
