@@ -21,6 +21,10 @@ from aloraserve.directory.base import FORGET_S, LEASE_TTL_S, NODE_TTL_S, Directo
 from aloraserve.directory.mirror import Delta, Mirror
 from aloraserve.errors import DirectoryUnavailableError
 
+STUCK_PUSH_S = 1.0
+"""A push that takes longer may be lost in a connection that is gone; a heartbeat that gets through beside it must not
+renew what the push would have removed."""
+
 
 @dataclass(slots=True)
 class IngestStats:
@@ -89,6 +93,7 @@ class Ingest:
         self._clock = clock
         self._generation = 0
         self._dirty = False
+        self._pushing_since = math.inf
         self._pending: dict[BlockKey, tuple[Holding, bool]] = {}
         self._next_sequence = 0
         self._epoch: str | None = None
@@ -118,7 +123,10 @@ class Ingest:
             self._queue(self._mirror.apply(event))
 
     def mark_dirty(self) -> None:
-        """Have everything pushed anew under the next generation."""
+        """Have everything pushed anew under the next generation, which heartbeats name from now on."""
+        if not self._dirty:
+            # At once: a heartbeat under the old one would renew what may be wrong.
+            self._generation += 1
         self._dirty = True
         self._pending.clear()
         self._wake()
@@ -151,7 +159,8 @@ class Ingest:
             KeySpaceMismatchError: the fleet has another key space now: this replica was out of reach, and another
                 fleet took its namespace.
         """
-        if self._clock() - self._republished_at > self._republish_every_s:
+        now = self._clock()
+        if now - self._republished_at > self._republish_every_s or now - self._pushing_since > STUCK_PUSH_S:
             self.mark_dirty()
         try:
             published = replace(state, incarnation=self.incarnation, held_blocks=len(self._mirror))
@@ -224,7 +233,6 @@ class Ingest:
     def _start_over(self) -> None:
         """Begin the next generation with everything held as its first changes."""
         self._dirty = False
-        self._generation += 1
         self._pending = {holding.key: (holding, True) for holding in self._mirror.snapshot()}
         self._republished_at = self._clock()
         self.stats.republishes += 1
@@ -233,6 +241,7 @@ class Ingest:
         chunk = dict(islice(self._pending.items(), self._chunk))
         for key in chunk:
             del self._pending[key]
+        self._pushing_since = self._clock()
         try:
             await self._directory.apply(
                 self._replica,
@@ -244,6 +253,8 @@ class Ingest:
             # Also when cancelled: the chunk is in neither place now.
             self.mark_dirty()
             raise
+        finally:
+            self._pushing_since = math.inf
         self.stats.pushes += 1
 
     def _backoff_s(self, failures: int) -> float:

@@ -100,6 +100,7 @@ class RoutingBench:
             await self._fill(directory)
             await self._ingest(directory)
             with heartbeats(self.url, self.replicas):
+                await self._pings(directory)
                 await self._lookups(directory, f"{self.replicas} replicas, 8k tokens", self._prompts, 0.8, 2.5)
                 await self._lookups(directory, "128k tokens", [self._long], None, 8.0, rate_per_s=self.rate_per_s / 10)
         finally:
@@ -196,6 +197,15 @@ class RoutingBench:
         for percent, target_ms in ((50, p50_ms), (99, p99_ms)):
             at = times[min(len(times) - 1, len(times) * percent // 100)]
             self.figures.append(Figure(f"keys to ranked replicas, {name}, p{percent}", at * 1000, "ms", target_ms))
+
+    async def _pings(self, directory: RedisDirectory) -> None:
+        """Time the least that a question to the server takes through the same client, at the same rate."""
+
+        async def ask() -> None:
+            await cast(Any, directory.client).ping()
+
+        times = await at_rate(ask, self.rate_per_s, self.seconds / 4, random.Random(self.seed))  # noqa: S311
+        self.figures.append(Figure("PING at the same rate, p50", times[len(times) // 2] * 1000, "ms"))
 
 
 async def at_rate(

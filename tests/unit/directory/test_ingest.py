@@ -258,3 +258,41 @@ async def test_a_cancelled_push_is_made_up_for() -> None:
         assert await ingest.drain(5)
         assert await ingest.heartbeat(STATE)
     assert await held(directory) == 10
+
+
+async def test_a_heartbeat_beside_a_push_that_hangs_names_the_next_generation() -> None:
+    now = 0.0
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory, clock=lambda: now)
+    async with running(ingest):
+        source.send(stored(0, 10))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        assert await held(directory) == 10
+        arrived = asyncio.Event()
+
+        async def hang(*_: Any, **__: Any) -> None:
+            arrived.set()
+            await asyncio.Event().wait()
+
+        directory.apply = hang  # type: ignore[method-assign]
+        source.send(BlocksRemoved(tuple(range(5, 10))))
+        await asyncio.wait_for(arrived.wait(), 5)
+        now = 1.1
+        assert await ingest.heartbeat(STATE)
+        assert await held(directory) == 0
+
+
+async def test_a_heartbeat_after_a_failed_push_names_the_next_generation_at_once() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory, max_backoff_s=60.0)
+    async with running(ingest):
+        source.send(stored(0, 10))
+        assert await ingest.drain(5)
+        directory.fail_at = {directory.applies + 1}
+        source.send(BlocksRemoved((9,)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert ingest.stats.push_failures == 1
+        assert await ingest.heartbeat(STATE)
+        assert await held(directory) == 0
