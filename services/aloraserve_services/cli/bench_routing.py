@@ -15,9 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from aloraserve.blocks import BlocksStored, EventBatch, KeySpace
 from aloraserve.directory.base import MAX_APPLY_BLOCKS, ReplicaLoad, ReplicaState, place
@@ -28,7 +28,6 @@ from aloraserve.routing.base import Call
 from aloraserve.routing.policies import make_policy
 from aloraserve.routing.router import Router
 
-WorkT = TypeVar("WorkT")
 BLOCK_TOKENS = 16
 SHARED_BLOCKS = 128
 PROMPT_BLOCKS = 512
@@ -192,56 +191,57 @@ class RoutingBench:
         calls = [Call(len(prompt) * BLOCK_TOKENS + 5, BLOCK_TOKENS, prompt) for prompt in prompts]
         generator = random.Random(self.seed)  # noqa: S311
 
-        def new_call() -> Call:
-            call = generator.choice(calls)
-            # A gateway has just derived the keys: they are in the processor's caches, not scattered over a heap.
-            return replace(call, keys=[bytes(bytearray(key)) for key in call.keys])
-
-        async def ask(call: Call) -> None:
-            decision = await router.decide(call)
+        async def ask() -> None:
+            decision = await router.decide(generator.choice(calls))
             if not decision.estimates[0].overlap_tokens:
                 raise RuntimeError("a stored prompt was not found")
 
         self.progress(f"lookups: {name}")
-        times = await at_rate(ask, new_call, rate_per_s, self.seconds, generator)
+        await self._server_time(directory, calls, generator, name)
+        times = await at_rate(ask, rate_per_s, self.seconds, generator)
         for percent, target_ms in ((50, p50_ms), (99, p99_ms)):
             at = times[min(len(times) - 1, len(times) * percent // 100)]
             self.figures.append(Figure(f"keys to ranked replicas, {name}, p{percent}", at * 1000, "ms", target_ms))
 
+    async def _server_time(
+        self, directory: RedisDirectory, calls: Sequence[Call], generator: random.Random, name: str
+    ) -> None:
+        """Note the server's own time for a script, as it counts it: mostly lookups, and the heartbeats beside them."""
+        before = await _evalsha_us(directory)
+        for _ in range(100):
+            await directory.lookup(generator.choice(calls).keys)
+        after = await _evalsha_us(directory)
+        calls_made = max(after[0] - before[0], 1)
+        self.figures.append(
+            Figure(f"{name}: the server's part, mean", (after[1] - before[1]) / calls_made / 1000, "ms")
+        )
+
     async def _pings(self, directory: RedisDirectory) -> None:
         """Time the least that a question to the server takes through the same client, at the same rate."""
 
-        async def ask(_: None) -> None:
+        async def ask() -> None:
             await cast(Any, directory.client).ping()
 
-        generator = random.Random(self.seed)  # noqa: S311
-        times = await at_rate(ask, lambda: None, self.rate_per_s, self.seconds / 4, generator)
+        times = await at_rate(ask, self.rate_per_s, self.seconds / 4, random.Random(self.seed))  # noqa: S311
         self.figures.append(Figure("PING at the same rate, p50", times[len(times) // 2] * 1000, "ms"))
 
 
 async def at_rate(
-    work: Callable[[WorkT], Awaitable[None]],
-    prepare: Callable[[], WorkT],
-    rate_per_s: float,
-    seconds: float,
-    generator: random.Random,
+    work: Callable[[], Awaitable[None]], rate_per_s: float, seconds: float, generator: random.Random
 ) -> list[float]:
-    """Start ``work`` at random moments, whether earlier ones are done or not; return its times, sorted.
-
-    What ``prepare`` takes does not count.
-    """
+    """Start ``work`` at random moments, whether earlier ones are done or not; return its times, sorted."""
     times: list[float] = []
 
-    async def timed(item: WorkT) -> None:
+    async def timed() -> None:
         started = time.perf_counter()
-        await work(item)
+        await work()
         times.append(time.perf_counter() - started)
 
     running: set[asyncio.Task[None]] = set()
     started = due = time.perf_counter()
     while due - started < seconds:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        task = asyncio.create_task(timed(prepare()))
+        task = asyncio.create_task(timed())
         running.add(task)
         task.add_done_callback(running.discard)
         due += generator.expovariate(rate_per_s)
@@ -322,6 +322,12 @@ async def _store(directory: RedisDirectory, owner: int, prompt: list[bytes], sta
     for first in range(0, len(holdings), step):
         await directory.apply(_name(owner), "1.0", stored=holdings[first : first + step])
     return len(holdings)
+
+
+async def _evalsha_us(directory: RedisDirectory) -> tuple[int, int]:
+    """Return how many scripts the server ran, and for how many microseconds."""
+    stats = (await cast(Any, directory.client).info("commandstats")).get("cmdstat_evalsha", {})
+    return int(stats.get("calls", 0)), int(stats.get("usec", 0))
 
 
 async def _used_memory(directory: RedisDirectory) -> int:
