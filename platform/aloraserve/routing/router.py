@@ -175,8 +175,9 @@ class Router:
         replica, incarnation = placement.replica, placement.incarnations.get(placement.replica)
         if not self._use_directory or not incarnation:
             return None
-        estimate = next(one for one in placement.decision.estimates if one.replica == replica)
-        tokens = max(0, call.prompt_tokens - estimate.overlap_tokens)
+        # A policy may leave candidates out, and Serve may give one of them when those in rank are full.
+        overlaps = {one.replica: one.overlap_tokens for one in placement.decision.estimates}
+        tokens = max(0, call.prompt_tokens - overlaps.get(replica, 0))
         if unseen_from is not None and unseen_from >= min(len(call.keys), MAX_LOOKUP_BLOCKS):
             unseen_from = None
         is_first = True

@@ -316,6 +316,18 @@ async def test_a_claim_moves_with_its_call(directory: FaultyDirectory) -> None:
     assert (await one.move(CALL, placement, "unknown", "c")).claim == "none"
 
 
+async def test_a_call_moves_to_a_replica_that_the_policy_left_out(directory: FaultyDirectory) -> None:
+    names = [f"r{number:02}" for number in range(40)]
+    await alive(directory, *names)
+    one = router(directory, names)
+    placement = await one.place(CALL, "c")
+    left_out = next(name for name in names if name not in placement.decision.rank)
+    moved = await one.move(CALL, placement, left_out, "c")
+    assert (moved.claim, moved.replica) == ("moved", left_out)
+    found = {candidate.state.replica: candidate for candidate in await directory.lookup(CALL.keys)}
+    assert found[left_out].claimed_tokens == CALL.prompt_tokens
+
+
 async def test_a_burst_that_decides_on_one_answer_sees_its_own_claims(directory: FaultyDirectory) -> None:
     """All lookups are answered before the first claim: one conversation stays together, others spread."""
     await alive(directory, "a", "b", "c", prefill_tokens_per_s=1000.0)
