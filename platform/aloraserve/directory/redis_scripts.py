@@ -196,6 +196,11 @@ local function node_of(keys, start)
   return prefix .. 'b:' .. sub(keys, at, at + 15)
 end
 local function field_of(keys, block) return sub(keys, block * 16 + 1, block * 16 + 8) end
+local function read_run(node, keys, start, last)
+  local fields = {}
+  for block = start, last do fields[#fields + 1] = field_of(keys, block) end
+  return fields, redis.call('HMGET', node, unpack(fields))
+end
 """
 
 _ENTRIES = """
@@ -313,9 +318,7 @@ local function overlaps(keys)
       same = ranks
     else
       same = nil
-      local fields = {}
-      for block = start, last do fields[#fields + 1] = field_of(keys, block) end
-      local values = redis.call('HMGET', node, unpack(fields))
+      local fields, values = read_run(node, keys, start, last)
       local before
       for i = 1, #fields do
         local block, here = start + i - 1, ranks_of(values[i])
@@ -407,9 +410,7 @@ for start = 0, count - 1, RUN do
   local node = node_of(keys, start)
   local mine = status(redis.call('HGET', node, field_of(keys, last)))
   if not mine or mine == 255 then
-    local fields = {}
-    for block = start, last do fields[#fields + 1] = field_of(keys, block) end
-    local values = redis.call('HMGET', node, unpack(fields))
+    local fields, values = read_run(node, keys, start, last)
     local set = {}
     for i, field in ipairs(fields) do
       local here, _, ends_soon = status(values[i])
@@ -443,9 +444,7 @@ local count = #keys / 16
 for start = 0, count - 1, RUN do
   local last = math.min(start + RUN, count) - 1
   local node = node_of(keys, start)
-  local fields = {}
-  for block = start, last do fields[#fields + 1] = field_of(keys, block) end
-  local values = redis.call('HMGET', node, unpack(fields))
+  local fields, values = read_run(node, keys, start, last)
   for i, field in ipairs(fields) do
     local value = values[i]
     if value and find(value, tag, 1, true) then

@@ -117,7 +117,7 @@ class ExpectedTtft:
             seconds = (load.queued_prefill_s or load.queued_prefill_tokens * token_s) + tokens * token_s
             if adapter is not None and adapter not in one.state.resident:
                 seconds += load.adapter_load_s
-            if not one.state.incarnation:
+            if not is_published(one):
                 seconds += self._costs.unpublished_s
             return seconds, load.running + load.waiting, one.state.held_blocks
 
@@ -129,7 +129,7 @@ class ExpectedTtft:
         for one in candidates:
             load = one.state.load
             queued += load.queued_prefill_s + one.claimed_tokens * load.prefill_s_per_token
-            turnover += load.kv_tokens * load.prefill_s_per_token
+            turnover += _turnover_s(one)
         return min(1.0, queued / (self._margins.overload_share * turnover)) if turnover > 0 else 0.0
 
     def _overflows(self, call: Call, scored: Sequence[_Scored], pressure: float) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aloraserve.directory.base import ReplicaLoad
-
 
 @dataclass(frozen=True, slots=True)
 class PrefillModel:
@@ -26,10 +24,3 @@ class PrefillModel:
             return 0.0
         square = (end * end - start * start) / 2
         return self.fixed_s + self.s_per_token * (end - start) + self.s_per_square_token * square
-
-    @classmethod
-    def of(cls, load: ReplicaLoad) -> PrefillModel | None:
-        """Return the model that a replica published, None if it has not learned one yet."""
-        if load.prefill_s_per_token <= 0:
-            return None
-        return cls(load.prefill_fixed_s, load.prefill_s_per_token, load.prefill_s_per_square_token)

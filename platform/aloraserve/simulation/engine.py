@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import Holding, ReplicaLoad, anchor
+from aloraserve.simulation.adapter_slots import AdapterSlots
 from aloraserve.simulation.base import SimulatedCall
 from aloraserve.simulation.calibration import Calibration
 from aloraserve.simulation.engine_request import EngineRequest, StepResult
@@ -48,7 +49,6 @@ class ModelledEngine:
         self.cache = BlockCache(max(kv_tokens // block_tokens, 1))
         self.next_s = math.inf
         self.busy_s = 0.0
-        self.adapter_loads = 0
         self._times = calibration
         self._prefill = calibration.prefill.model
         self._kv_tokens = kv_tokens
@@ -62,9 +62,9 @@ class ModelledEngine:
         self._step = 0
         self._steps_now = 0
         self._started_s = 0.0
-        self._active: Counter[str] = Counter()
+        self._adapters = AdapterSlots(calibration.adapters)
+        self._adapters.preload(resident[: calibration.adapters.resident])
         self._wanted: Counter[str] = Counter()
-        self._resident: OrderedDict[str, None] = OrderedDict.fromkeys(resident[: calibration.adapters.resident])
         self._events: list[tuple[list[Holding], list[BlockKey]]] = []
         self._queued_tokens = 0
         self._queued_s = 0.0
@@ -89,7 +89,12 @@ class ModelledEngine:
     @property
     def resident(self) -> tuple[str, ...]:
         """Names of the adapters that are loaded."""
-        return tuple(self._resident)
+        return self._adapters.resident
+
+    @property
+    def adapter_loads(self) -> int:
+        """How many adapters were loaded since the start."""
+        return self._adapters.loads
 
     @property
     def active_adapters(self) -> tuple[str, ...]:
@@ -203,13 +208,14 @@ class ModelledEngine:
         passed: list[EngineRequest] = []
         while self._waiting and budget > 0 and self.running < self._times.max_num_seqs:
             request = self._waiting[0]
-            if not self._has_adapter_slot(request.call.adapter):
+            if not self._adapters.has_room(request.call.adapter):
                 passed.append(self._waiting.popleft())
                 continue
             if not self._allocate(request):
                 break
             self._waiting.popleft()
-            seconds += self._use_adapter(request.call.adapter)
+            self._adapters.take(request.call.adapter)
+            seconds += self._adapters.load_s(request.call.adapter)
             self._prefilling.append(request)
             tokens = min(request.call.prompt_tokens - request.computed, budget)
             seconds += self._chunk(request, tokens)
@@ -234,23 +240,6 @@ class ModelledEngine:
             first = len(keys) - len(stored)
             placed = [Holding(key, anchor(keys, first + index), keys[0]) for index, key in enumerate(stored)]
             self._events.append((placed, evicted))
-
-    def _has_adapter_slot(self, adapter: str | None) -> bool:
-        return adapter is None or adapter in self._active or len(self._active) < self._times.adapters.slots
-
-    def _use_adapter(self, adapter: str | None) -> float:
-        """Take an adapter slot and return how long loading it holds up the step."""
-        if adapter is None:
-            return 0.0
-        self._active[adapter] += 1
-        if adapter in self._resident:
-            self._resident.move_to_end(adapter)
-            return 0.0
-        self._resident[adapter] = None
-        if len(self._resident) > self._times.adapters.resident:
-            del self._resident[next(name for name in self._resident if name not in self._active)]
-        self.adapter_loads += 1
-        return self._times.adapters.load_s
 
     def _chunk(self, request: EngineRequest, tokens: int) -> float:
         """Add a part of a prompt to the step and return how long it takes, without what each step takes."""
@@ -290,11 +279,11 @@ class ModelledEngine:
         self.cache.release(call.request)
         self._request_tokens -= call.prompt_tokens + call.output_tokens
         self._service_s += 0.1 * (now_s - request.sent_s - self._service_s)
+        self._adapters.release(call.adapter)
         if call.adapter is not None:
-            for counted in (self._active, self._wanted):
-                counted[call.adapter] -= 1
-                if not counted[call.adapter]:
-                    del counted[call.adapter]
+            self._wanted[call.adapter] -= 1
+            if not self._wanted[call.adapter]:
+                del self._wanted[call.adapter]
         result.finished.append(request)
 
     def _answers_s(self) -> float:

@@ -7,7 +7,7 @@ import functools
 import gc
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -263,8 +263,3 @@ def parse_seeds(seed: int, seeds: int) -> tuple[int, ...]:
     if not 1 <= seeds <= MAX_SEEDS:
         raise SettingsError(f"seeds is {seeds}; 1 to {MAX_SEEDS} are accepted")
     return tuple(range(seed, seed + seeds))
-
-
-def best_of(figures: Iterable[PolicyFigures], figure: str) -> str:
-    """Return the name of the router with the lowest mean of a figure."""
-    return min(figures, key=lambda one: one.means[figure]).policy

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from aloraserve.blocks import BlocksStored, EventBatch, KeySpace
-from aloraserve.directory.base import MAX_APPLY_BLOCKS, ReplicaLoad, ReplicaState, place
+from aloraserve.directory.base import ReplicaLoad, ReplicaState, place
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.directory.redis import RedisDirectory
@@ -318,9 +318,8 @@ def _chain(seed: str, count: int, parent: bytes = b"") -> list[bytes]:
 
 async def _store(directory: RedisDirectory, owner: int, prompt: list[bytes], start: int) -> int:
     holdings = place(prompt)[start:]
-    step = min(CHUNK, MAX_APPLY_BLOCKS)
-    for first in range(0, len(holdings), step):
-        await directory.apply(_name(owner), "1.0", stored=holdings[first : first + step])
+    for first in range(0, len(holdings), CHUNK):
+        await directory.apply(_name(owner), "1.0", stored=holdings[first : first + CHUNK])
     return len(holdings)
 
 

@@ -14,12 +14,13 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from aloraserve.adapters import Adapter
 from aloraserve.blocks import AdapterEffect, BlocksCleared, BlocksRemoved, EngineEvent, KeySpace, activation_point
+from aloraserve.simulation.adapter_slots import AdapterSlots
 from aloraserve.simulation.calibration import Calibration
 from aloraserve.simulation.kv_cache import Allocation, BlockCache
 from aloraserve_services.engine.answer_words import AnswerWords
@@ -106,8 +107,7 @@ class SimulatedEngine:
         self._cache = BlockCache(max(1, times.kv_tokens // keyspace.block_tokens))
         self._waiting: list[_Run] = []
         self._running: dict[str, _Run] = {}
-        self._active: Counter[str] = Counter()
-        self._resident: OrderedDict[str, None] = OrderedDict()
+        self._slots = AdapterSlots(times.adapters)
         self._context_tokens = 0
         self._decoding = 0
         self._free_at = -math.inf
@@ -148,12 +148,12 @@ class SimulatedEngine:
         """Load as many adapters as may run at once; return how many."""
         first = list(self._adapters)[: self._times.adapters.slots]
         await self._sleep(self._times.adapters.load_s * len(first))
-        self._resident.update(dict.fromkeys(first))
+        self._slots.preload(first)
         return len(first)
 
     async def resident(self) -> tuple[str, ...]:
         """Return the names of the adapters that are loaded."""
-        return tuple(self._resident)
+        return self._slots.resident
 
     async def reset_prefix_cache(self) -> bool:
         """Drop every cached block, unless requests run."""
@@ -228,7 +228,7 @@ class SimulatedEngine:
     def _next(self) -> _Run | None:
         """Return the first waiting call that can begin, begun, or None."""
         for run in self._waiting if len(self._running) < self._times.max_num_seqs else ():
-            if not self._has_adapter_slot(run.call.adapter):
+            if not self._slots.has_room(run.call.adapter):
                 continue
             if not self._allocate(run):
                 break
@@ -237,9 +237,6 @@ class SimulatedEngine:
         for run in self._waiting:
             run.has_waited = True
         return None
-
-    def _has_adapter_slot(self, adapter: str | None) -> bool:
-        return adapter is None or adapter in self._active or len(self._active) < self._times.adapters.slots
 
     def _allocate(self, run: _Run) -> bool:
         """Give a run its blocks; its prompt's last token is computed even if its block is cached."""
@@ -251,8 +248,7 @@ class SimulatedEngine:
         run.cached_tokens = run.computed = cached * width
         run.has_begun = True
         self._running[run.call.request_id] = run
-        if run.call.adapter is not None:
-            self._active[run.call.adapter] += 1
+        self._slots.take(run.call.adapter)
         self._tell(run.chain, allocation)
         return True
 
@@ -260,7 +256,8 @@ class SimulatedEngine:
         """Compute a prompt, a part at a time; one that is cancelled stops with the part that runs."""
         times, prompt = self._times.prefill, len(run.call.token_ids)
         # One that waited for a slot or for room begins when that came, which is now.
-        at = max(self._free_at, self._clock() if run.has_waited else run.arrived_at) + self._load_s(run.call.adapter)
+        begins_at = max(self._free_at, self._clock() if run.has_waited else run.arrived_at)
+        at = begins_at + self._slots.load_s(run.call.adapter)
         while run.computed < prompt and not run.is_cancelled:
             end = min(run.computed + self._times.max_num_batched_tokens, prompt)
             at += times.model.seconds(run.computed, end)
@@ -274,18 +271,6 @@ class SimulatedEngine:
         if not run.is_cancelled:
             self.served.append((run.call.request_id, at - run.arrived_at))
         run.ready.set()
-
-    def _load_s(self, adapter: str | None) -> float:
-        """Return how long loading an adapter holds the engine up; it is resident from now on."""
-        if adapter is None:
-            return 0.0
-        if adapter in self._resident:
-            self._resident.move_to_end(adapter)
-            return 0.0
-        self._resident[adapter] = None
-        if len(self._resident) > self._times.adapters.resident:
-            del self._resident[next(name for name in self._resident if name not in self._active)]
-        return self._times.adapters.load_s
 
     def _computed(self, run: _Run, end: int) -> None:
         """Store the blocks that a part of the prompt filled."""
@@ -360,11 +345,7 @@ class SimulatedEngine:
             return
         self._cache.release(run.call.request_id)
         del self._running[run.call.request_id]
-        adapter = run.call.adapter
-        if adapter is not None:
-            self._active[adapter] -= 1
-            if not self._active[adapter]:
-                del self._active[adapter]
+        self._slots.release(run.call.adapter)
 
     async def _until(self, at: float) -> None:
         while (left := at - self._clock()) > _LEAST_SLEEP_S:

@@ -345,7 +345,7 @@ async def test_a_closed_call_frees_everything_at_once(made: Any, moment_s: float
     one = made()
     running = asyncio.ensure_future(one.answer(one.call(prompt(1), 50, adapter="plain")))
     waiting = asyncio.ensure_future(one.answer(one.call(prompt(2), 50)))
-    one.engine._resident["plain"] = None
+    one.engine._slots.preload(["plain"])
     await one.time.pass_s(moment_s)
     assert one.engine.kv_usage > 0
     for task in (running, waiting):
@@ -353,7 +353,7 @@ async def test_a_closed_call_frees_everything_at_once(made: Any, moment_s: float
         with contextlib.suppress(asyncio.CancelledError):
             await task
     assert one.engine.kv_usage == 0
-    assert not one.engine._active
+    assert not one.engine._slots.running
     assert not one.engine._waiting
     # The part that was being computed is computed to its end; then the next one's turn comes.
     begun = max(one.time.now_s - one.started, 2.0 if moment_s < 2 else 4.0)
