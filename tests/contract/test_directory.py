@@ -369,6 +369,22 @@ class TestClaims:
         assert not await directory.claim("c", "a", "1", keys(4), tokens=1, unseen_from=2)
         assert await directory.claim("c", "a", "1", keys(4), tokens=1, unseen_from=4)
 
+    async def test_what_the_dead_and_earlier_incarnations_left_stops_no_claim(self, directory: Directory) -> None:
+        await alive(directory, "dead", ttl_s=SHORT_S)
+        await directory.apply("dead", "1", stored=place(keys(4)))
+        await directory.claim("c0", "dead", "1", keys(6), tokens=1)
+        await alive(directory, "a", incarnation="1")
+        await directory.apply("a", "1", stored=place(keys(4)))
+        await alive(directory, "a", incarnation="2")
+        await alive(directory, "b")
+
+        async def gone() -> bool:
+            return [found.state.replica for found in await directory.lookup(keys(6))] == ["a", "b"]
+
+        await eventually(gone)
+        assert await directory.claim("c1", "b", "1", keys(6), tokens=1, unseen_from=0)
+        assert not await directory.claim("c2", "a", "2", keys(6), tokens=1, unseen_from=0)
+
     async def test_many_claimants_of_one_new_prefix_agree_on_one(self, directory: Directory) -> None:
         names = [f"r{number}" for number in range(8)]
         for name in names:

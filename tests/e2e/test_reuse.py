@@ -90,6 +90,9 @@ def test_a_plain_lora_gets_no_base_block_but_its_own(platform: Any) -> None:
     assert again.replica == first.replica
 
 
+LONG_WORDS = 3500
+
+
 def test_a_second_conversation_goes_to_the_other_replica_while_the_first_is_prefilled(platform: Any) -> None:
     platform.settle()
 
@@ -97,15 +100,17 @@ def test_a_second_conversation_goes_to_the_other_replica_while_the_first_is_pref
         return any(one["load"]["queued_prefill_tokens"] for one in platform.replicas()["replicas"])
 
     with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(turn, platform, conversation(3, words=900))
+        # Its prefill has to outlast the second call's way to its decision, on a fast machine too.
+        long = pool.submit(turn, platform, conversation(3, words=LONG_WORDS))
         platform.wait_until(busy, 20, "the first conversation's prefill")
         second, _ = turn(platform, conversation(4))
         first, _ = long.result()
     assert second.replica != first.replica
 
 
-CALLS = 10
-"""Their prefill takes the holder several times as long as one whole prompt takes the other replica."""
+CALLS, TAIL_TOKENS = 10, 1000
+"""Calls come faster than a replica prefills such tails, and all of them take the holder several times as long as one
+whole prompt takes the other replica."""
 
 
 def test_a_saturated_holder_s_calls_spill_to_the_other(platform: Any) -> None:
@@ -114,7 +119,7 @@ def test_a_saturated_holder_s_calls_spill_to_the_other(platform: Any) -> None:
     platform.settle()
     prefix = platform.prompt(messages, "safety")[:-4]
     chooser = random.Random(5)
-    tails = [[chooser.randrange(100, 4000) for _ in range(400)] for _ in range(CALLS)]
+    tails = [[chooser.randrange(100, 4000) for _ in range(TAIL_TOKENS)] for _ in range(CALLS)]
     with ThreadPoolExecutor(CALLS) as pool:
         replies = list(pool.map(lambda tail: platform.complete(BASE, prefix + tail), tails))
     by_replica = {reply.replica for reply in replies}

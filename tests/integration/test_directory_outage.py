@@ -223,6 +223,32 @@ async def test_a_forgotten_replica_leaves_nothing(
     await directory.close()
 
 
+async def test_a_killed_replicas_name_goes_when_its_claims_have_ended_though_others_go_on(
+    directory: RedisDirectory, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_backend, "RECLAIM_WINDOW_S", 0.001)
+    await directory.claim("c", "killed", "1", CALL.keys, tokens=5, ttl_s=0.05)
+    await directory.claim("d", "a", "1", CALL.keys, tokens=5)
+
+    async def gone() -> bool:
+        await directory.reclaim()
+        return await client.smembers(b"{aloraserve:test}:open") == {b"a"}
+
+    await eventually(gone)
+
+
+async def test_of_a_fleets_reclaims_in_a_moment_one_reads_records(
+    directory: RedisDirectory, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_backend, "RECLAIM_WINDOW_S", 60.0)
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+    await client.config_resetstat()
+    for _ in range(5):
+        await directory.reclaim()
+    statistics = await client.info("commandstats")
+    assert statistics["cmdstat_hgetall"]["calls"] == 1
+
+
 async def test_an_expired_claim_stops_no_other_and_goes_with_the_next(directory: RedisDirectory, client: Redis) -> None:
     await directory.publish(ReplicaState("a", "1"), ttl_s=60)
     await directory.claim("c", "a", "1", CALL.keys, tokens=5, ttl_s=0.05)

@@ -239,8 +239,8 @@ class Directory(Protocol):
             tokens: what it has to prefill for it.
             ttl_s: how long the claim lives.
             unseen_from: the first block that, as the caller knows from its lookup, no replica has or was about to
-                have. If another replica holds or claimed it meanwhile, nothing is recorded: of any number of gateways
-                with the same new prefix one claims first, and the others learn of it.
+                have. If another live replica holds or claimed it meanwhile, nothing is recorded: of any number of
+                gateways with the same new prefix one claims first, and the others learn of it.
 
         Returns:
             False if nothing was recorded because of ``unseen_from``.

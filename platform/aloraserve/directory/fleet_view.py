@@ -90,6 +90,11 @@ class FleetView:
             self._forget(now_ms, now)
         return found
 
+    def holders(self) -> bytes:
+        """Return the joined bytes of the replicas that the last reply and this process's clock say are alive."""
+        now = self._clock()
+        return b"".join(one.holder for one in self._order if one.expiry_ms > self._latest_ms and one.ends_at > now)
+
     def claims(self, reply: Sequence[Any]) -> dict[str, tuple[int, int]]:
         """Return the claimed tokens, and of how many claims they are, of each replica that has any."""
         rows = reply[-1]

@@ -230,6 +230,9 @@ class RedisDirectory:
     ) -> bool:
         keys = keys[:MAX_LOOKUP_BLOCKS]
         ttl_ms = _milliseconds(ttl_s)
+        if unseen_from is not None and not self._view.version:
+            # Whose holdings count is known from lookups, and there was none.
+            await self.states()
         blocks = (
             holder_of(replica, incarnation),
             _tag(claim_id),
@@ -237,6 +240,7 @@ class RedisDirectory:
             -1 if unseen_from is None else unseen_from,
             self._node_ttl_ms,
             b"".join(keys),
+            self._view.holders(),
         )
         done, _ = await self._run_all(
             [
@@ -274,14 +278,16 @@ class RedisDirectory:
         return hashlib.blake2b("".join(sorted(parts)).encode(), digest_size=16).hexdigest()
 
     async def reclaim(self, *, max_fields: int = 1024) -> int:
-        """See the contract; one shard a call, and no shard more often than every ``RECLAIM_WINDOW_S``."""
-        records = await self._run(_Run(_KEPT, self._fleet, (self._forget_ms, _milliseconds(TOLD_WITHIN_S))))
+        """See the contract; one shard a call, and one call of the fleet every ``RECLAIM_WINDOW_S``."""
+        limits = (self._forget_ms, _milliseconds(TOLD_WITHIN_S), _milliseconds(RECLAIM_WINDOW_S))
+        records = await self._run(_Run(_KEPT, self._fleet, limits))
+        if records is None:
+            return 0
         names = [bytes(one).decode() for one in records]
         kept = b"".join(holder_of(names[start], names[start + 1]) for start in range(0, len(names), 2))
         shard = self._shards[self._next_reclaimed]
         self._next_reclaimed = (self._next_reclaimed + 1) % len(self._shards)
-        window_ms = _milliseconds(RECLAIM_WINDOW_S)
-        arguments = (kept, _milliseconds(SUPERSEDED_S), max_fields, window_ms, self._node_ttl_ms)
+        arguments = (kept, _milliseconds(SUPERSEDED_S), max_fields, self._node_ttl_ms)
         return int(await self._run(_Run(_RECLAIM, shard, arguments)))
 
     async def ping(self) -> None:

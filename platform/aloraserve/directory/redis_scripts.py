@@ -14,6 +14,7 @@ key                 type      content
 ``known``           zset      replica, by when it last published
 ``t:<replica>``     hash      claim id -> "<expiry> <tokens>", dropped when the replica settles it
 ``open``            set       replicas that have such claims
+``rl``              string    set while the fleet's share of reclaiming is used up
 ``epoch``           string    random; lost when the data is
 ==================  ========  ===========================================================================
 
@@ -24,7 +25,6 @@ and under the prefix of each shard of chains:
 ``o:<holder>``      set       anchors of the runs that have entries of the holder
 ``owners``          zset      holder, by when it last applied or claimed
 ``rc``              string    where the reclaiming of a run stopped
-``rl``              string    set while the shard's share of reclaiming is used up
 ``epoch``           string    as above
 ==================  ========  ===========================================================================
 
@@ -147,7 +147,8 @@ KEPT = (
     + _WHOLE
     + _RECORD
     + """
-local forget_ms, told_ms = unpack(ARGV)
+local forget_ms, told_ms, window_ms = unpack(ARGV)
+if not redis.call('SET', prefix .. 'rl', '1', 'PX', window_ms, 'NX') then return false end
 local known = prefix .. 'known'
 redis.call('ZREMRANGEBYSCORE', known, '-inf', whole(now - forget_ms))
 local reply = {}
@@ -161,6 +162,9 @@ for i = 1, #records, 2 do
     redis.call('HDEL', prefix .. 'replicas', records[i])
     redis.call('ZREM', prefix .. 'versions', records[i])
   end
+end
+for _, replica in ipairs(redis.call('SMEMBERS', prefix .. 'open')) do
+  if redis.call('EXISTS', prefix .. 't:' .. replica) == 0 then redis.call('SREM', prefix .. 'open', replica) end
 end
 return reply
 """
@@ -369,12 +373,18 @@ CLAIM_BLOCKS = (
     + _RUNS
     + _ENTRIES
     + """
-local holder, tag, ttl_ms, unseen_from, node_ttl_ms, keys = unpack(ARGV)
+local holder, tag, ttl_ms, unseen_from, node_ttl_ms, keys, live_ids = unpack(ARGV)
 unseen_from = tonumber(unseen_from)
 local count = #keys / 16
 local renew_before = now + ttl_ms / 2
+local function is_live(id)
+  for at = 1, #live_ids, 8 do
+    if sub(live_ids, at, at + 7) == id then return true end
+  end
+  return false
+end
 local function status(value)
-  local mine, others, ends_soon = nil, false, false
+  local mine, others, ends_soon = nil, {}, false
   if value then
     each(value, function(id, kind, at)
       local expiry = kind == 255 and expiry_at(value, at)
@@ -382,7 +392,7 @@ local function status(value)
       if id == holder then
         mine, ends_soon = kind, expiry and expiry < renew_before
       else
-        others = true
+        others[#others + 1] = id
       end
     end)
   end
@@ -391,7 +401,9 @@ end
 if unseen_from >= 0 and unseen_from < count then
   local node = node_of(keys, math.floor(unseen_from / RUN) * RUN)
   local _, others = status(redis.call('HGET', node, field_of(keys, unseen_from)))
-  if others then return 0 end
+  for _, id in ipairs(others) do
+    if is_live(id) then return 0 end
+  end
 end
 local mark = holder .. string.char(255) .. struct.pack('>I6', now + ttl_ms)
 local function marked(value)
@@ -468,9 +480,8 @@ RECLAIM = (
     + _WHOLE
     + _ENTRIES
     + """
-local kept_ids, quiet_ms, limit, window_ms, ttl_ms = unpack(ARGV)
+local kept_ids, quiet_ms, limit, ttl_ms = unpack(ARGV)
 limit = tonumber(limit)
-if not redis.call('SET', prefix .. 'rl', '1', 'PX', window_ms, 'NX') then return 0 end
 local kept = {}
 for at = 1, #kept_ids, 8 do kept[sub(kept_ids, at, at + 7)] = true end
 local gone, order = {}, {}
