@@ -1,0 +1,36 @@
+"""Whatever a replica of a fleet does wrong, its clients get their answers, and the directory is soon right again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faulty_fleet import CLIENTS, FAULTS
+from redis_deployments import free_port
+
+RIGHT_WITHIN_S = 15.0
+"""The probe itself takes a second or two: a conversation on each replica, one after the other."""
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(400)
+def test_no_fault_of_a_replica_fails_a_call(
+    state_dir: Path, model_path: Path, adapters_dir: Path, tmp_path: Path
+) -> None:
+    del model_path  # made in the state folder
+    script = Path(__file__).with_name("faulty_fleet.py")
+    out = tmp_path / "found.json"
+    subprocess.run(
+        [sys.executable, str(script), str(state_dir), str(adapters_dir), str(free_port()), str(out)],
+        check=True,
+        timeout=350,
+    )
+    found = json.loads(out.read_text())
+    assert list(found) == list(FAULTS)
+    for fault, met in found.items():
+        assert met["failed"] == [], fault
+        assert met["answered"] > 2 * CLIENTS, fault
+        assert met["right_after_s"] < RIGHT_WITHIN_S, fault
