@@ -25,10 +25,8 @@ def build_app(plan: FleetPlan) -> Any:
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
-    from aloraserve_services.engine.replica import EngineReplica
-
     engines = serve.deployment(
-        EngineReplica,
+        _replica_class(plan),
         name=ENGINE,
         num_replicas=plan.settings.replicas,
         max_ongoing_requests=WAITING_ROOM * plan.max_requests,
@@ -51,6 +49,13 @@ def build_app(plan: FleetPlan) -> Any:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=10,
     ).bind(plan, engines)
+
+
+def _replica_class(plan: FleetPlan) -> type:
+    from aloraserve_services.engine.replica import EngineReplica
+    from aloraserve_services.engine.simulated_replica import SimulatedEngineReplica
+
+    return EngineReplica if plan.calibration is None else SimulatedEngineReplica
 
 
 def engine_resources(plan: FleetPlan) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class TestLeases:
             "réplica 1 {x}",
             "12 3 4",
             label="engine-0",
-            load=ReplicaLoad(1, 2, 300, 0.25, 1234.5, 8, 0.5, 0.01, 1e-4, 1e-9, 0.02, 4096, 77, 4, 0.3, 2.5),
+            load=ReplicaLoad(1, 2, 300, 0.25, 1234.5, 8, 0.5, 0.01, 1e-4, 1e-9, 0.02, 4096, 77, 4, 0.3, 2.5, 512),
             resident=("x", "ÿ"),
             held_blocks=7,
             active_adapters=("x",),
@@ -462,6 +462,7 @@ class TestReclaim:
     async def test_what_a_replica_that_is_gone_for_long_left_is_freed(
         self, make: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(redis_backend, "RECLAIM_WINDOW_S", 0.001)
         monkeypatch.setattr(redis_backend, "SUPERSEDED_S", 0.001)
         directory = make(forget_s=SHORT_S)
         await alive(directory, "gone", ttl_s=0.05)

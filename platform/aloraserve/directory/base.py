@@ -93,6 +93,7 @@ class ReplicaLoad:
         adapter_slots: distinct adapters that may run at once (``max_loras``).
         adapter_load_s: how long loading an adapter takes that is not resident.
         service_s: how long a request keeps its slot, typically.
+        step_tokens: tokens that one step computes at most.
     """
 
     running: int = 0
@@ -111,6 +112,7 @@ class ReplicaLoad:
     adapter_slots: int = 0
     adapter_load_s: float = 0.0
     service_s: float = 0.0
+    step_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

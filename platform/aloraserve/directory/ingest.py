@@ -57,7 +57,8 @@ class Ingest:
         chunk: keys a push, at most 4096. Redis answers no lookup during one, so it should be well within
             their budget.
         max_backoff_s: the longest pause between tries while the directory is gone.
-        republish_every_s: everything is pushed anew this often, before the directory's nodes expire.
+        republish_every_s: everything is pushed anew this often, before the directory's nodes expire; drawn by default,
+            so that replicas that started together do not all do it at once.
         check_every_s: how often a heartbeat also looks whether the directory lost its content.
         keep_every_s: how often one also renews the key space's handshake and frees what others left.
     """
@@ -73,7 +74,7 @@ class Ingest:
         max_pending: int = 65_536,
         chunk: int = 256,
         max_backoff_s: float = 1.0,
-        republish_every_s: float = NODE_TTL_S / 2,
+        republish_every_s: float | None = None,
         check_every_s: float = 0.5,
         keep_every_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
@@ -87,7 +88,7 @@ class Ingest:
         self._max_pending = max_pending
         self._chunk = chunk
         self._max_backoff_s = max_backoff_s
-        self._republish_every_s = republish_every_s
+        self._republish_every_s = republish_every_s or _drawn_period_s()
         self._check_every_s = check_every_s
         self._keep_every_s = keep_every_s
         self._clock = clock
@@ -261,3 +262,8 @@ class Ingest:
         longest = min(self._max_backoff_s, 0.05 * 2.0 ** min(failures, 10))
         share: float = random.uniform(0.5, 1.0)  # noqa: S311
         return longest * share
+
+
+def _drawn_period_s() -> float:
+    share: float = random.uniform(5 / 6, 1.0)  # noqa: S311
+    return NODE_TTL_S / 2 * share

@@ -67,7 +67,8 @@ class CostModel:
         service_s: how long a request keeps its slot, where the replica has not said.
         unpublished_s: see above.
         slow_tier_share: see above.
-        step_tokens: tokens that an engine prefills in one step at most (vLLM's ``max_num_batched_tokens``).
+        step_tokens: tokens that an engine prefills in one step at most (vLLM's ``max_num_batched_tokens``), if it does
+            not say.
         decode_share: how much of a decoding step the prefill beside it does not hide, 0 to 1.
         adapter_load_s: how long a load takes, where the replica has not said.
         unknown_resident_share: see above.
@@ -152,7 +153,7 @@ class CostModel:
         return max(0.0, queue_s) + candidate.claimed_tokens * model.s_per_token + candidate.claims * model.fixed_s
 
     def _decode_s(self, load: ReplicaLoad, tokens: int) -> float:
-        return load.decode_step_s * self.decode_share * (0.5 + max(0, tokens) / self.step_tokens)
+        return load.decode_step_s * self.decode_share * (0.5 + max(0, tokens) / (load.step_tokens or self.step_tokens))
 
     def _adapter_s(self, state: ReplicaState) -> float:
         load = state.load

@@ -41,6 +41,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def step_tokens(self) -> int:
+        """Tokens that one step computes at most."""
+        ...
+
+    @property
     def is_dead(self) -> bool:
         """Whether the engine has ended or failed and will answer nothing more."""
         ...
@@ -61,8 +66,13 @@ class Engine(Protocol):
         """Return the names of the adapters that are loaded."""
         ...
 
-    async def reset_prefix_cache(self) -> bool:
-        """Drop every cached block; return whether that worked (it does not while requests run)."""
+    async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
+        """Drop every cached block; return whether that worked.
+
+        Args:
+            preempt: also while requests run: what they have is computed again, and their answers are the same. Without
+                it nothing is dropped while any runs.
+        """
         ...
 
     async def check_health(self) -> None:

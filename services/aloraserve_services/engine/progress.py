@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
+from aloraserve.routing.prefill import PrefillModel
 from aloraserve.routing.prefill_learner import PrefillLearner
 
 MIN_MEASURED_TOKENS = 64
@@ -17,6 +18,13 @@ REMEMBERED = 9
 """Prefills that the rate is the median of: one that something else on the machine slowed down decides nothing."""
 REMEMBERED_STEPS = 33
 REMEMBERED_REQUESTS = 33
+SETTLED_FOR_S = 1.0
+"""How long a call's claim is told of as settled: the claim of one that moved, or that its gateway made late, may reach
+the directory after the call reached the engine."""
+FIT_EVERY_S = 1.0
+"""With all samples a fit takes up to 15 ms of the event loop."""
+FITTED_AT_ONCE = 32
+"""The first prefills each teach much, and a fit of few takes little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +36,14 @@ class EngineFacts:
         kv_tokens: tokens that its KV cache has room for, 0 if unknown.
         adapter_slots: distinct adapters that it runs at once, 0 without adapters.
         adapter_load_s: how long loading one took, 0 if unknown.
+        step_tokens: tokens that one step computes at most, 0 if unknown.
     """
 
     max_requests: int
     kv_tokens: int = 0
     adapter_slots: int = 0
     adapter_load_s: float = 0.0
+    step_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -66,11 +76,14 @@ class Progress:
         self._clock = clock
         self._running: dict[str, _Running] = {}
         self._learner = PrefillLearner()
+        self._learned: PrefillModel | None = None
+        self._taught = 0
+        self._fitted_at = -math.inf
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
         self._steps_s: deque[float] = deque(maxlen=REMEMBERED_STEPS)
         self._services_s: deque[float] = deque(maxlen=REMEMBERED_REQUESTS)
         self._prefilled_at = -math.inf
-        self._settled: dict[str, None] = {}
+        self._settled: dict[str, float] = {}
 
     def accept(
         self,
@@ -95,7 +108,7 @@ class Progress:
         held_tokens = min(held_tokens, prompt_tokens - 1)
         teaches = is_resident and not self._running
         self._running[request_id] = _Running(prompt_tokens, held_tokens, adapter, self._clock(), teaches)
-        self._settled[request_id] = None
+        self._settled[request_id] = math.inf
         if len(self._settled) > MAX_SETTLED:
             del self._settled[next(iter(self._settled))]
 
@@ -110,6 +123,7 @@ class Progress:
         if running.teaches and prefilled > 0:
             seconds = max(running.last_token_at - running.accepted_at, 1e-6)
             self._learner.add(cached_tokens, prompt_tokens, seconds)
+            self._taught += 1
             if prefilled >= MIN_MEASURED_TOKENS:
                 self._rates.append(prefilled / seconds)
 
@@ -131,16 +145,21 @@ class Progress:
             self._services_s.append(self._clock() - running.accepted_at)
 
     def settled(self) -> tuple[str, ...]:
-        """Return the ids of the calls that came since the last heartbeat that reached the directory.
+        """Return the ids of the calls that came since the last heartbeat that reached the directory, and just before.
 
         At most ``MAX_SETTLED``: the claims of older ones end by themselves.
         """
         return tuple(self._settled)
 
     def told(self, settled: Sequence[str]) -> None:
-        """Forget ids that a heartbeat has carried to the directory."""
+        """Note that a heartbeat has carried ids to the directory; they are told again for ``SETTLED_FOR_S``."""
+        now = self._clock()
         for request_id in settled:
-            self._settled.pop(request_id, None)
+            told_at = self._settled.get(request_id, now)
+            if told_at == math.inf:
+                self._settled[request_id] = now
+            elif now - told_at >= SETTLED_FOR_S:
+                self._settled.pop(request_id, None)
 
     def active_adapters(self) -> tuple[str, ...]:
         """Return the names of the adapters of accepted requests, sorted."""
@@ -149,7 +168,7 @@ class Progress:
     def load(self, kv_usage: float) -> ReplicaLoad:
         """Return the load to publish; ``kv_usage`` is the engine's own share, 0 to 1."""
         waiting = [running for running in self._running.values() if not running.is_prefilled]
-        model = self._learner.model()
+        model = self._prefill_model()
         facts = self._facts
         return ReplicaLoad(
             running=len(self._running) - len(waiting),
@@ -168,11 +187,18 @@ class Progress:
             adapter_slots=facts.adapter_slots,
             adapter_load_s=facts.adapter_load_s,
             service_s=_median(self._services_s),
+            step_tokens=facts.step_tokens,
         )
+
+    def _prefill_model(self) -> PrefillModel | None:
+        now = self._clock()
+        if self._taught <= FITTED_AT_ONCE or now - self._fitted_at >= FIT_EVERY_S:
+            self._learned, self._fitted_at = self._learner.model(), now
+        return self._learned
 
     def _queued_s(self, waiting: Sequence[_Running]) -> float:
         """Return how long the waiting prefills will take from now on: the first of them is under way."""
-        model = self._learner.model()
+        model = self._prefill_model()
         if model is None or not waiting:
             return 0.0
         each_s = [model.seconds(one.held_tokens, one.prompt_tokens) for one in waiting]

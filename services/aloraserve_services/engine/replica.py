@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -17,16 +16,20 @@ from aloraserve.blocks.keys import adapter_salt
 from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
-from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, StartError
+from aloraserve.errors import DirectoryUnavailableError, StartError
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
-from aloraserve_services.engine.faults import EVENT_FAULTS, SeverableDirectory, check_fault, severable
 from aloraserve_services.engine.opening import open_engine
 from aloraserve_services.engine.progress import EngineFacts, Progress
 from aloraserve_services.plan import FleetPlan
 
 HEARTBEAT_S = 0.15
-TOLD_WITHIN_S = 0.05
+MIN_HEARTBEAT_S = 0.015
+"""Between the starts of two heartbeats, however many prefills end: it says as much of ten as of one."""
+ANSWER_HELD_S = 0.05
+RESET_EVERY_S = 0.25
+PREEMPT_AFTER_S = 2.0
+"""How long a gap may wait for a moment without requests before those that run are preempted for it."""
 RESIDENCY_S = 1.0
 WARM_UP_TOKENS = 256
 WARM_UP_PREFILLS = 3
@@ -49,10 +52,7 @@ class EngineReplica:
     async def __init__(self, plan: FleetPlan) -> None:  # type: ignore[misc]  # Serve awaits it
         self._plan = plan
         self._replica, self._label = _identity()
-        self._directory: Directory = plan.open_directory()
-        self._way: SeverableDirectory | None = None
-        if plan.calibration is not None:
-            self._directory, self._way = severable(self._directory)
+        self._directory = self._open_directory()
         await self._join()
         self._engine, self._events = open_engine(plan)
         self._mirror = Mirror(plan.keyspace, self._salts().get)
@@ -64,6 +64,7 @@ class EngineReplica:
         self._prefilled = asyncio.Event()
         self._beat_done = asyncio.Event()
         self._beats_begun = self._beats_done = 0
+        self._is_heard = True
         self._progress = Progress(await self._load_adapters())
         self._resident = await self._engine.resident()
         self._tasks = [self._keep(self._read_events), self._keep(self._ingest.run)]
@@ -98,42 +99,6 @@ class EngineReplica:
             if call.adapter is not None:
                 self._adapter_used.set()
 
-    async def fail(self, kind: str, rank: Sequence[str] = ()) -> None:
-        """Do something wrong from now on, as a test asks; only simulated engines do, and HTTP has no way here.
-
-        Args:
-            kind: one of :data:`~aloraserve_services.engine.faults.FAULTS`; "heal" ends all that do not end the process.
-            rank: whom the call is for; the request router reads it.
-
-        Raises:
-            InvalidRequestError: there is no such fault, or the engine is a real one.
-        """
-        if self._way is None:
-            raise InvalidRequestError("only a replica with a simulated engine fails on demand")
-        try:
-            fault = check_fault(kind)
-        except ValueError as error:
-            raise InvalidRequestError(str(error)) from None
-        if fault == "die":
-            os._exit(1)
-        engine: Any = self._engine
-        events: Any = self._events
-        if fault in (*EVENT_FAULTS, "heal"):
-            events.inject(None if fault == "heal" else fault)
-        if fault in ("hang", "heal"):
-            engine.hang(fault == "hang")
-        if fault in ("partition", "heal"):
-            self._way.is_severed = fault == "partition"
-
-    async def served(self, rank: Sequence[str] = ()) -> list[tuple[str, float]]:
-        """Return the last calls of a simulated engine: their ids and the model's own TTFT in seconds.
-
-        Args:
-            rank: whom the call is for; the request router reads it.
-        """
-        engine: Any = self._engine
-        return [] if self._way is None else list(engine.served)
-
     async def check_health(self) -> None:
         """Raise if the engine is dead or a task of ours has failed; Serve then replaces this replica."""
         await self._engine.check_health()
@@ -152,6 +117,9 @@ class EngineReplica:
         events = getattr(self, "_events", None)
         if events is not None:
             events.close()
+
+    def _open_directory(self) -> Directory:
+        return self._plan.open_directory()
 
     def _salts(self) -> dict[str, bytes]:
         return {adapter.name: adapter_salt(adapter.name, adapter.digest) for adapter in self._plan.adapters}
@@ -175,6 +143,7 @@ class EngineReplica:
             kv_tokens=self._engine.kv_tokens,
             adapter_slots=self._engine.adapter_slots,
             adapter_load_s=(time.perf_counter() - started) / count if count else 0.0,
+            step_tokens=self._engine.step_tokens,
         )
 
     async def _warm_up(self) -> None:
@@ -225,12 +194,14 @@ class EngineReplica:
         while not self._engine.is_dead:
             self._prefilled.clear()
             self._beats_begun += 1
+            begun_at = time.monotonic()
             settled = self._progress.settled()
-            if await self._ingest.heartbeat(self._state(), settled=settled):
+            self._is_heard = await self._ingest.heartbeat(self._state(), settled=settled)
+            if self._is_heard:
                 self._progress.told(settled)
             self._beats_done = self._beats_begun
             self._beat_done.set()
-            await self._pause()
+            await self._pause(begun_at)
         # Without its engine it would look idle and draw every call of its conversations until Serve notices.
         with contextlib.suppress(DirectoryUnavailableError):
             await self._directory.retire(self._replica)
@@ -245,21 +216,22 @@ class EngineReplica:
             active_adapters=self._progress.active_adapters(),
         )
 
-    async def _pause(self) -> None:
+    async def _pause(self, begun_at: float) -> None:
         """Wait until it is time to publish again."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_S):
                 await self._prefilled.wait()
+        await asyncio.sleep(max(0.0, begun_at + MIN_HEARTBEAT_S - time.monotonic()))
 
     async def _told(self, beat: int) -> None:
         """Wait, not for long, until a heartbeat is published; mostly it was, while the answer was generated.
 
         The conversation's next call may follow an answer's last chunk at once, and must not meet its prefill in the
-        queue.
+        queue. While the directory is gone nothing is published, and nothing waited for.
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TOLD_WITHIN_S):
-                while self._beats_done < beat:
+            async with asyncio.timeout(ANSWER_HELD_S):
+                while self._is_heard and self._beats_done < beat:
                     self._beat_done.clear()
                     await self._beat_done.wait()
 
@@ -276,14 +248,14 @@ class EngineReplica:
         self._gap.set()
 
     async def _close_gaps(self) -> None:
-        """Empty the engine's cache after lost events, when nothing runs: what it holds can no longer be told."""
+        """Empty the engine's cache after lost events: what it holds can no longer be told."""
         while True:
             await self._gap.wait()
             # Before the reset: a gap during it asks for another one.
             self._gap.clear()
-            if not await self._engine.reset_prefix_cache():
-                self._gap.set()
-                await asyncio.sleep(1.0)
+            preempt_at = time.monotonic() + PREEMPT_AFTER_S
+            while not await self._engine.reset_prefix_cache(preempt=time.monotonic() >= preempt_at):  # noqa: ASYNC110
+                await asyncio.sleep(RESET_EVERY_S)
 
 
 def _identity() -> tuple[str, str]:

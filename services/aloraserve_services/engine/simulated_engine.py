@@ -19,7 +19,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from aloraserve.adapters import Adapter
-from aloraserve.blocks import AdapterEffect, BlocksCleared, BlocksRemoved, EngineEvent, KeySpace, activation_point
+from aloraserve.blocks import (
+    AdapterEffect,
+    BlockKey,
+    BlocksCleared,
+    BlocksRemoved,
+    EngineEvent,
+    KeySpace,
+    activation_point,
+)
 from aloraserve.simulation.adapter_slots import AdapterSlots
 from aloraserve.simulation.calibration import Calibration
 from aloraserve.simulation.kv_cache import Allocation, BlockCache
@@ -46,6 +54,7 @@ class _Run:
         cached_tokens: of the prompt, not to be computed.
         computed: tokens that are in the cache.
         has_waited: whether something else than the prompts before it kept it from beginning.
+        answers: the prompt's blocks with each answer's.
     """
 
     call: EngineCall
@@ -58,6 +67,7 @@ class _Run:
     has_begun: bool = False
     is_cancelled: bool = False
     first_token_at: float = math.nan
+    answers: list[BlockChain] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -133,6 +143,11 @@ class SimulatedEngine:
         return self._times.adapters.slots if self._adapters else 0
 
     @property
+    def step_tokens(self) -> int:
+        """Tokens of a prompt that are computed in one piece."""
+        return self._times.max_num_batched_tokens
+
+    @property
     def is_dead(self) -> bool:
         """Whether its task has failed."""
         return self._prefilling is not None and self._prefilling.done()
@@ -155,12 +170,20 @@ class SimulatedEngine:
         """Return the names of the adapters that are loaded."""
         return self._slots.resident
 
-    async def reset_prefix_cache(self) -> bool:
-        """Drop every cached block, unless requests run."""
-        if self._running:
+    async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
+        """Drop every cached block; what running requests have is computed anew, if they are preempted."""
+        if self._running and not preempt:
             return False
         self._cache.clear()
-        self._events.publish([BlocksCleared()])
+        events: list[EngineEvent] = [BlocksCleared()]
+        told: set[BlockKey] = set()
+        for run in self._running.values():
+            self._free_at = max(self._free_at, self._clock()) + self._times.prefill.model.seconds(0, run.computed)
+            for chain in (run.chain, *run.answers):
+                again = [key for key in chain.keys if key in self._cache and key not in told]
+                told.update(again)
+                events += chain.stored(again)
+        self._events.publish(events)
         return True
 
     async def check_health(self) -> None:
@@ -289,6 +312,7 @@ class SimulatedEngine:
             )
             for index, cached in enumerate([run.cached_tokens] * call.sampling.n)
         ]
+        run.answers = [choice.chain for choice in choices]
         self._decoding += len(choices)
         self._context_tokens += len(call.token_ids)
         due, tokens = run.first_token_at, 1

@@ -177,9 +177,18 @@ class VllmEngine:
         numbers = await self._llm.list_loras()
         return tuple(one.name for one in self._plan.adapters if self._plan.adapter_number(one.name) in numbers)
 
-    async def reset_prefix_cache(self) -> bool:
-        """Drop every cached block; return whether that worked (it does not while requests run)."""
-        return bool(await self._llm.reset_prefix_cache())
+    async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
+        """Drop every cached block; return whether that worked.
+
+        Preempted requests go back to vLLM's waiting queue and are computed again (``v1/core/sched/scheduler.py``);
+        those that wait for a transfer of KV blocks cannot be, and vLLM then raises.
+        """
+        try:
+            return bool(await self._llm.reset_prefix_cache(reset_running_requests=preempt))
+        except RuntimeError:
+            if self.is_dead:
+                raise
+            return False
 
     @property
     def is_dead(self) -> bool:

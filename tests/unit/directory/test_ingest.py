@@ -296,3 +296,9 @@ async def test_a_heartbeat_after_a_failed_push_names_the_next_generation_at_once
         assert ingest.stats.push_failures == 1
         assert await ingest.heartbeat(STATE)
         assert await held(directory) == 0
+
+
+async def test_replicas_that_start_together_publish_anew_at_different_times() -> None:
+    periods = {Ingest(MemoryDirectory(), name, "1", Mirror(SPACE, {}.get))._republish_every_s for name in "abcdefgh"}
+    assert len(periods) == 8
+    assert all(NODE_TTL_S / 3 < period <= NODE_TTL_S / 2 for period in periods)

@@ -10,6 +10,7 @@ from aloraserve_services.engine.progress import (
     REMEMBERED,
     REMEMBERED_REQUESTS,
     REMEMBERED_STEPS,
+    SETTLED_FOR_S,
     EngineFacts,
     Progress,
 )
@@ -234,7 +235,7 @@ def test_the_active_adapters_are_those_of_accepted_requests(progress: Progress) 
     assert progress.active_adapters() == ("safety",)
 
 
-def test_settled_calls_are_told_of_until_they_are_known(progress: Progress) -> None:
+def test_settled_calls_are_told_of_until_they_are_known_and_a_moment_longer(progress: Progress, clock: Clock) -> None:
     progress.accept("a", 10)
     progress.accept("b", 10)
     progress.end("a")
@@ -242,6 +243,9 @@ def test_settled_calls_are_told_of_until_they_are_known(progress: Progress) -> N
     assert told == ("a", "b")
     progress.accept("c", 10)
     assert progress.settled() == ("a", "b", "c"), "no heartbeat has succeeded"
+    progress.told(told)
+    assert progress.settled() == ("a", "b", "c"), "their claims may be on their way"
+    clock.now_s += SETTLED_FOR_S
     progress.told(told)
     assert progress.settled() == ("c",)
 

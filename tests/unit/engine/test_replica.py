@@ -13,11 +13,13 @@ from aloraserve.blocks import KeySpace
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, KeySpaceMismatchError
 from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.engine import replica as replica_module
 from aloraserve_services.engine.calls import EngineCall, EngineChunk
-from aloraserve_services.engine.faults import SeverableDirectory, severable
+from aloraserve_services.engine.faults import severable
 from aloraserve_services.engine.progress import EngineFacts, Progress
 from aloraserve_services.engine.replica import EngineReplica
 from aloraserve_services.engine.simulated_events import SimulatedEvents
+from aloraserve_services.engine.simulated_replica import SimulatedEngineReplica
 
 CALL = EngineCall("r", list(range(100)), SamplingSettings(max_tokens=1))
 
@@ -70,16 +72,17 @@ def published() -> Published:
     return Published()
 
 
-def replica(engine: Engine, published: Published) -> Any:
+def replica(engine: Engine, published: Published, kind: type[EngineReplica] = EngineReplica) -> Any:
     """Return a replica without Serve, vLLM and Redis around it."""
-    made: Any = object.__new__(EngineReplica)
+    made: Any = object.__new__(kind)
     made._replica, made._label, made._resident = "a", "engine-0", ()
     made._plan = SimpleNamespace(keyspace=SimpleNamespace(block_tokens=32))
     made._mirror = SimpleNamespace(overlap=lambda keys: 0)
     made._progress, made._engine, made._ingest = Progress(EngineFacts(4)), engine, published
     made._prefilled, made._beat_done = asyncio.Event(), asyncio.Event()
-    made._way, made._events = None, SimulatedEvents()
+    made._events, made._gap = SimulatedEvents(), asyncio.Event()
     made._adapter_used = asyncio.Event()
+    made._is_heard = True
     made._beats_begun = made._beats_done = 0
     made._tasks = []
     return made
@@ -121,22 +124,79 @@ async def test_an_answer_is_not_kept_for_a_directory_that_hangs(published: Publi
     beating.cancel()
 
 
-async def test_calls_are_settled_with_the_first_heartbeat_that_reaches_the_directory(published: Published) -> None:
+async def test_no_answer_is_kept_while_the_directory_is_gone(published: Published) -> None:
+    one = replica(Engine(EngineChunk(0, "x", 1, "stop")), published)
+    published.takes = False
+    beating = asyncio.create_task(one._beat())
+    await published.until(1)
+    beating.cancel()
+    # Nobody beats any more: whoever waited for it would wait until the time is over.
+    began = asyncio.get_running_loop().time()
+    for _ in range(20):
+        async for _ in one.generate(CALL):
+            pass
+    assert asyncio.get_running_loop().time() - began < 20 * replica_module.ANSWER_HELD_S / 2
+
+
+async def test_calls_are_settled_with_the_first_heartbeats_that_reach_the_directory(published: Published) -> None:
     """A claim counts until then, and the load that goes with it has the call from then on."""
     one = replica(Engine(EngineChunk(0, "x", 1, "stop")), published)
     published.takes = False
     beating = asyncio.create_task(one._beat())
     await published.until(1)
     async for _ in one.generate(EngineCall("r", [1] * 9, SamplingSettings(max_tokens=1), adapter="safety")):
-        pass
+        await published.until(len(published.settled) + 2)
     await published.until(3)
     assert published.settled[-1] == ("r",)
     published.takes = True
     await published.until(len(published.settled) + 3)
-    assert published.settled[-1] == ()
+    assert published.settled[-1] == ("r",), "a claim that was late may come after the first"
     assert ("safety",) in published.active
     assert published.active[-1] == ()
     beating.cancel()
+
+
+async def test_many_prefills_at_once_are_few_heartbeats(published: Published) -> None:
+    one = replica(Engine(EngineChunk(0, "x", 1)), published)
+    beating = asyncio.create_task(one._beat())
+    began = asyncio.get_running_loop().time()
+    for number in range(200):
+        async for _ in one.generate(EngineCall(f"r-{number}", [1] * 9, SamplingSettings(max_tokens=1))):
+            await asyncio.sleep(0)
+    took_s = asyncio.get_running_loop().time() - began
+    beating.cancel()
+    assert len(published.settled) <= 2 + took_s / replica_module.MIN_HEARTBEAT_S
+
+
+class Busy(Engine):
+    """Runs something all the time, so that its cache can be emptied only if that is preempted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resets: list[bool] = []
+        self.preempted = asyncio.Event()
+
+    async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
+        self.resets.append(preempt)
+        if preempt:
+            self.preempted.set()
+        return preempt
+
+
+async def test_a_gap_is_closed_at_last_though_the_engine_is_never_idle(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "RESET_EVERY_S", 0.01)
+    monkeypatch.setattr(replica_module, "PREEMPT_AFTER_S", 0.05)
+    engine = Busy()
+    one = replica(engine, published)
+    closing = asyncio.create_task(one._close_gaps())
+    one._lost_events()
+    async with asyncio.timeout(5):
+        await engine.preempted.wait()
+    assert engine.resets[0] is False, "a moment without requests costs nobody anything"
+    assert engine.resets.count(True) == 1
+    closing.cancel()
 
 
 async def test_a_replica_of_another_key_space_is_refused_before_its_engine_starts() -> None:
@@ -151,8 +211,8 @@ async def test_a_replica_of_another_key_space_is_refused_before_its_engine_start
 async def test_a_replica_starts_without_the_directory() -> None:
     one = replica(Engine(), Published())
     one._plan = SimpleNamespace(keyspace=KeySpace("model", "tokenizer", 16))
-    one._directory, one._way = severable(MemoryDirectory())
-    one._way.is_severed = True
+    one._directory, way = severable(MemoryDirectory())
+    way.is_severed = True
     await one._join()
 
 
@@ -165,17 +225,14 @@ class Hangable(Engine):
         self.is_hanging = is_hanging
 
 
-async def test_only_a_simulated_replica_fails_on_demand_and_only_as_it_can() -> None:
-    one = replica(Engine(), Published())
-    with pytest.raises(InvalidRequestError, match="simulated engine"):
-        await one.fail("partition")
-    one._way = SeverableDirectory(MemoryDirectory())
+async def test_a_replica_fails_only_as_it_can() -> None:
+    one = replica(Engine(), Published(), SimulatedEngineReplica)
     with pytest.raises(InvalidRequestError, match="fault is 'burn'; one of die"):
         await one.fail("burn")
 
 
 async def test_faults_begin_when_they_are_asked_for_and_all_end_together() -> None:
-    one = replica(Hangable(), Published())
+    one = replica(Hangable(), Published(), SimulatedEngineReplica)
     one._directory, one._way = severable(MemoryDirectory())
     for kind in ("partition", "hang", "drop-events"):
         await one.fail(kind)

@@ -446,6 +446,25 @@ async def test_a_reset_empties_the_cache_unless_requests_run(made: Any) -> None:
     assert one.held() == set(one.mirror._held) == set()
 
 
+async def test_a_preempting_reset_computes_again_what_runs_and_changes_no_answer(made: Any) -> None:
+    alone = await (one := made()).time.run(one.answer(one.call(prompt(1), 50)))
+    one = made()
+    await one.time.run(one.answer(one.call(prompt(2))))
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1), 50)))
+    await one.time.pass_s(4.0)
+    other = asyncio.ensure_future(one.answer(one.call(prompt(3))))
+    assert await one.engine.reset_prefix_cache(preempt=True)
+    one.read_events()
+    assert one.held() == set(one.mirror._held)
+    assert one.mirror.overlap(SPACE.keys(prompt(1))) > 0
+    assert one.mirror.overlap(SPACE.keys(prompt(2))) == 0
+    again = await one.time.run(running)
+    assert "".join(chunk.text for _, chunk in again) == "".join(chunk.text for _, chunk in alone)
+    await one.time.run(other)
+    one.read_events()
+    assert one.held() == set(one.mirror._held)
+
+
 async def test_an_engine_that_hangs_goes_on_when_it_is_healed(made: Any) -> None:
     one = made()
     one.engine.hang(True)
