@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     lookup_budget_ms: float = Field(10, gt=0, le=1000, description="Time for the directory before falling back.")
     start_timeout_s: float = Field(300, gt=0, le=3600, description="Time for the platform to become ready.")
 
+    @property
+    def is_public(self) -> bool:
+        """Whether the address to listen on can be reached from outside this machine."""
+        return not ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host).is_loopback
+
     @field_validator("max_lora_rank", mode="before")
     @classmethod
     def _rank_may_be_text(cls, value: object) -> object:
@@ -122,8 +127,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _public_means_authenticated(self) -> Settings:
-        address = ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host)
-        if not address.is_loopback and not self.api_keys and not self.allow_anonymous:
+        if self.is_public and not self.api_keys and not self.allow_anonymous:
             raise ValueError(f"host {self.host} is reachable from outside: set api_keys, or allow_anonymous: true")
         return self
 

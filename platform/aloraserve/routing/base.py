@@ -28,7 +28,6 @@ class Call:
         keys: the prompt's block keys, exact: base before the activation point, the adapter's after it.
         adapter: name of the adapter, None for the base model.
         session: the client's own id of the conversation, where it sends one.
-        max_tokens: the longest answer asked for, 0 if unknown.
     """
 
     prompt_tokens: int
@@ -36,7 +35,6 @@ class Call:
     keys: Sequence[BlockKey]
     adapter: str | None = None
     session: str | None = None
-    max_tokens: int = 0
 
 
 class Estimate(NamedTuple):

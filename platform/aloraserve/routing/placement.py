@@ -23,6 +23,7 @@ class Placement:
         replica: for whom the call is claimed, empty if nobody is known.
         claim: what became of the claim.
         fallback: why the directory was not used, None if it was, or was not to be.
+        labels: short names of all candidates, those that the policy left out of the ordering included.
         lookup_s: time that asking the directory took.
         policy_s: time that the policy took.
         claim_s: time that claiming took.
@@ -33,11 +34,11 @@ class Placement:
     replica: str = ""
     claim: ClaimOutcome = "none"
     fallback: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     lookup_s: float = 0.0
     policy_s: float = 0.0
     claim_s: float = 0.0
 
-    @property
-    def total_s(self) -> float:
-        """From the call to the claim."""
-        return self.lookup_s + self.policy_s + self.claim_s
+    def label(self, replica: str) -> str:
+        """Return a replica's short name; its id if it was no candidate."""
+        return self.labels.get(replica, replica)

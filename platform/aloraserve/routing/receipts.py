@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from aloraserve.routing.base import Call, Estimate
@@ -21,7 +21,8 @@ class Attempt:
         replica: its id, empty if none took the call.
         label: its short name.
         claim: what became of the claim for it.
-        outcome: "answered", "lost", "refused", "overloaded", "cancelled" or "failed".
+        outcome: "answered", "lost" before the first chunk, "cut-short" if lost after it, "refused", "overloaded",
+            "cancelled" or "failed".
     """
 
     replica: str
@@ -55,8 +56,8 @@ class Receipt:
         policy: who decided, "fallback" without the directory.
         reason: in words.
         fallback_reason: why the directory was not used, None if it was, or was not to be.
-        candidates: the best ``MAX_CANDIDATES`` in order, and the one that answered.
-        candidate_count: how many there were.
+        candidates: the best ``MAX_CANDIDATES`` in order, and the one that answered, if the policy ranked it.
+        candidate_count: how many there were, those that the policy did not rank included.
         replica: id of who answered, empty if nobody did.
         label: its short name.
         claim: what became of the claim.
@@ -89,6 +90,11 @@ class Receipt:
     cached_tokens: int | None = None
     ttft_s: float | None = None
     regret_s: float | None = None
+
+    def cut_short(self) -> Receipt:
+        """Return it as of an answer that began and was lost."""
+        *before, last = self.attempts
+        return replace(self, attempts=(*before, replace(last, outcome="cut-short")))
 
     def as_dict(self) -> dict[str, Any]:
         """Return it in JSON's types."""
@@ -126,7 +132,7 @@ class Receipt:
             reason=placement.decision.reason,
             fallback_reason=placement.fallback,
             candidates=_shown(estimates, last.replica),
-            candidate_count=len(estimates),
+            candidate_count=max(len(estimates), len(placement.labels)),
             replica=last.replica if outcome else "",
             label=last.label if outcome else "",
             claim=placement.claim,
@@ -179,6 +185,11 @@ class ReceiptRing:
                 del self._by_id[oldest.request_id]
         self._order.append(receipt)
         self._by_id[receipt.request_id] = receipt
+
+    def replace(self, old: Receipt, new: Receipt) -> None:
+        """Put a receipt in the place of one of the same request, unless that is gone or another one came since."""
+        if self._by_id.get(old.request_id) is old:
+            self._order[self._order.index(old)] = self._by_id[old.request_id] = new
 
     def get(self, request_id: str) -> Receipt | None:
         """Return the request's last receipt, None if there is none or no longer."""

@@ -148,6 +148,7 @@ class Router:
             {one.state.replica: one.state.incarnation for one in found.candidates if is_published(one)},
             replica,
             fallback=found.cause,
+            labels={one.state.replica: one.state.label or one.state.replica for one in found.candidates},
             lookup_s=asked - started,
             policy_s=self._now() - asked,
         )
@@ -181,19 +182,30 @@ class Router:
         if unseen_from is not None and unseen_from >= min(len(call.keys), MAX_LOOKUP_BLOCKS):
             unseen_from = None
         is_first = True
+        claiming: asyncio.Future[bool] | None = None
 
         async def send() -> None:
-            nonlocal is_first
-            is_first = await self._directory.claim(
-                claim_id, replica, incarnation, call.keys, tokens=tokens, unseen_from=unseen_from
+            nonlocal is_first, claiming
+            claiming = asyncio.ensure_future(
+                self._directory.claim(claim_id, replica, incarnation, call.keys, tokens=tokens, unseen_from=unseen_from)
             )
+            is_first = await asyncio.shield(claiming)
 
         self._pending.add(claim_id, replica, call.keys, tokens)
         try:
             told = await self._tell(send, budget_s)
         except asyncio.CancelledError:
+            if claiming is not None:
+                # A withdrawal that overtakes its claim would leave it standing until it expires.
+                await asyncio.wait({claiming}, timeout=self._claim_budget_s)
             await self.withdraw(call, replace(placement, claim="failed"), claim_id)
             raise
+        except BaseException:
+            self._pending.drop(claim_id)
+            raise
+        finally:
+            if claiming is not None:
+                _abandon(claiming)
         if told and is_first:
             self._pending.done(claim_id, self._now())
             return "claimed"
@@ -270,6 +282,12 @@ class Router:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _abandon(work: asyncio.Future[bool]) -> None:
+    """End what nobody waits for any more; its error is nobody's."""
+    if not work.cancel() and not work.cancelled():
+        work.exception()
 
 
 def _missing(known: Sequence[str], live: Sequence[Candidate]) -> list[Candidate]:

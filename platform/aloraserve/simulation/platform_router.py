@@ -91,9 +91,7 @@ class PlatformRouter:
     def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
         """Look up, decide and claim; without the directory, fall back as the gateway does."""
         self._now_s = now_s
-        asked = Call(
-            call.prompt_tokens, call.block_tokens, call.keys, call.adapter, call.session, max_tokens=call.output_tokens
-        )
+        asked = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, call.session)
         if not self._asks:
             return self._first(self._policy.decide(asked, [self._unpublished[index] for index in fleet.alive]))
         if self._is_out:

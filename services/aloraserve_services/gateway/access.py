@@ -15,12 +15,21 @@ class Access:
 
     Args:
         api_keys: tenant -> key; empty means that everyone is the one untenanted caller.
-        admin_keys: administrator -> key; empty means that no tenant is one, and everyone is where there are no tenants.
+        admin_keys: administrator -> key; empty means that no tenant is one, and everyone on this machine is where there
+            are no tenants.
+        is_public: whether callers from other machines come here.
     """
 
-    def __init__(self, api_keys: Mapping[str, SecretStr], admin_keys: Mapping[str, SecretStr] | None = None) -> None:
+    def __init__(
+        self,
+        api_keys: Mapping[str, SecretStr],
+        admin_keys: Mapping[str, SecretStr] | None = None,
+        *,
+        is_public: bool = False,
+    ) -> None:
         self._keys = _encoded(api_keys)
         self._admin_keys = _encoded(admin_keys or {})
+        self._is_public = is_public
 
     def cache_salt(self, authorization: str | None) -> str | None:
         """Return the caller's cache salt, None for the untenanted caller.
@@ -46,9 +55,11 @@ class Access:
 
         Raises:
             AuthenticationError: there is no key, or nobody has it.
-            NotPermittedError: it is a tenant's.
+            NotPermittedError: it is a tenant's, or nobody has one and this is a public address.
         """
         if not self._keys and not self._admin_keys:
+            if self._is_public:
+                raise NotPermittedError("on a public address this needs a key of the setting admin_keys; none is set")
             return
         given = _given(authorization)
         admin, tenant = _owner(self._admin_keys, given), _owner(self._keys, given)

@@ -79,7 +79,8 @@ class Gateway:
         self._plan = plan
         self._created = int(time.time())
         self._max_body_bytes = max(MIN_BODY_BYTES, BODY_BYTES_A_TOKEN * plan.settings.max_model_len)
-        self._access = Access(plan.settings.api_keys, plan.settings.admin_keys)
+        settings = plan.settings
+        self._access = Access(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
         self._receipts = ReceiptRing(plan.settings.receipts)
         self._prompts = PromptMaker(plan, AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True))
         self._directory = plan.open_directory()
@@ -224,7 +225,6 @@ class Gateway:
             keys=keys,
             adapter=prompt.adapter.name if prompt.adapter else None,
             session=session,
-            max_tokens=prompt.sampling.max_tokens or 0,
         )
         if body.stream:
             sent = await self._sender.send(prompt, call, request_id, salt)

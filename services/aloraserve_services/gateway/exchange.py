@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from aloraserve.directory.base import CLAIM_TTL_S
 from aloraserve.errors import OverloadedError
 from aloraserve.routing.base import Call
@@ -19,6 +21,8 @@ from aloraserve_services.gateway.metrics import METRICS
 
 CHOOSE_TIMEOUT_S = 600.0
 NO_REPLICA_TIMEOUT_S = 5.0
+log = structlog.get_logger(__name__)
+
 CUT_SHORT = ("abort", "error")
 """How vLLM ends an answer that is not whole."""
 
@@ -108,7 +112,7 @@ class Exchange:
             if response is not None:
                 response.cancel()
             if self._moving is not None:
-                await self._moving
+                await self._moved(self._moving)
             if not answered:
                 await self._router.withdraw(self._call, self.placement, self._engine_call.request_id)
 
@@ -123,6 +127,13 @@ class Exchange:
     async def _move(self) -> None:
         self.placement = await self._router.move(self._call, self.placement, self.replica, self._engine_call.request_id)
         METRICS.claims.labels(self.placement.claim).inc()
+
+    @staticmethod
+    async def _moved(moving: asyncio.Task[None]) -> None:
+        """Wait for a claim that moves; what fails there is no fault of the call."""
+        await asyncio.wait({moving})
+        if not moving.cancelled() and (error := moving.exception()) is not None:
+            log.error("claim_move_failed", cause=type(error).__name__, exc_info=error)
 
     @staticmethod
     def _patience_s(rank: list[str]) -> float:

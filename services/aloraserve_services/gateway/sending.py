@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
 
 from aloraserve.errors import InvalidRequestError, ReplicaLostError
 from aloraserve.routing.base import Call, Decision
+from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import Attempt, Outcome, Receipt, ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal, EngineReply
@@ -41,7 +43,7 @@ class Tries:
     def lose(self, replica: str) -> None:
         """Note that the replica was lost after it had begun to answer."""
         self.lost.add(replica)
-        self.made[-1] = replace(self.made[-1], outcome="lost")
+        self.made[-1] = replace(self.made[-1], outcome="cut-short")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +121,12 @@ class Sender:
                 continue
             finally:
                 ttft_s = time.perf_counter() - started
-                self._note(request_id, call, exchange, tries, ttft_s)
+                receipt = self._note(request_id, call, exchange, tries, ttft_s)
             if isinstance(first, EngineRefusal):
                 await replies.aclose()
                 raise InvalidRequestError(first.message, param=first.param)
-            return _sent(request_id, exchange.placement.decision, exchange.replica, first, replies, ttft_s)
+            chunks = _Chunks(first, replies, partial(self._cut_short, receipt))
+            return _sent(request_id, exchange.placement, exchange.replica, chunks, first.cached_tokens, ttft_s)
         raise ReplicaLostError(f"{MAX_ATTEMPTS} replicas were lost before the first token; try again")
 
     async def _exchange(
@@ -142,39 +145,34 @@ class Sender:
         rank = [one for one in placement.decision.rank if one not in tries.lost]
         return Exchange(self._router, self._handle, call, placement, engine_call, rank)
 
-    def _note(self, request_id: str, call: Call, exchange: Exchange, tries: Tries, ttft_s: float) -> None:
+    def _note(self, request_id: str, call: Call, exchange: Exchange, tries: Tries, ttft_s: float) -> Receipt:
         placement, replica = exchange.placement, exchange.replica
-        label = _label(placement.decision, replica)
-        tries.made.append(Attempt(replica, label, placement.claim, exchange.outcome))
+        tries.made.append(Attempt(replica, placement.label(replica), placement.claim, exchange.outcome))
         answered = Outcome(exchange.cached_tokens, ttft_s) if exchange.outcome == "answered" else None
-        at_s = time.time()
-        self._receipts.add(Receipt.of(request_id, call, placement, tuple(tries.made), answered, at_s=at_s))
+        receipt = Receipt.of(request_id, call, placement, tuple(tries.made), answered, at_s=time.time())
+        self._receipts.add(receipt)
+        return receipt
+
+    def _cut_short(self, receipt: Receipt) -> None:
+        self._receipts.replace(receipt, receipt.cut_short())
 
 
 def _sent(
-    request_id: str,
-    decision: Decision,
-    replica: str,
-    first: EngineChunk,
-    replies: AsyncGenerator[EngineReply],
-    ttft_s: float,
+    request_id: str, placement: Placement, replica: str, chunks: _Chunks, cached_tokens: int, ttft_s: float
 ) -> Sent:
+    decision = placement.decision
     estimate = next((one for one in decision.estimates if one.replica == replica), None)
     return Sent(
         request_id=request_id,
         replica=replica,
-        label=_label(decision, replica),
+        label=placement.label(replica),
         decision=decision,
         overlap_tokens=estimate.overlap_tokens if estimate else 0,
         reason=_reason(decision, replica),
-        replies=_Chunks(first, replies),
-        cached_tokens=first.cached_tokens,
+        replies=chunks,
+        cached_tokens=cached_tokens,
         ttft_s=ttft_s,
     )
-
-
-def _label(decision: Decision, replica: str) -> str:
-    return next((one.label for one in decision.estimates if one.replica == replica), replica)
 
 
 def _reason(decision: Decision, replica: str) -> str:
@@ -190,9 +188,10 @@ class _Chunks:
     (A generator that was never started runs none of its clean-up when it is closed.)
     """
 
-    def __init__(self, first: EngineChunk, rest: AsyncGenerator[EngineReply]) -> None:
+    def __init__(self, first: EngineChunk, rest: AsyncGenerator[EngineReply], on_loss: Callable[[], None]) -> None:
         self._first: EngineChunk | None = first
         self._rest = rest
+        self._on_loss = on_loss
 
     def __aiter__(self) -> _Chunks:
         return self
@@ -204,6 +203,7 @@ class _Chunks:
         try:
             reply = await anext(self._rest)
         except LostError as error:
+            self._on_loss()
             raise ReplicaLostError("the replica was lost while it answered; the answer is incomplete") from error
         if isinstance(reply, EngineRefusal):
             raise InvalidRequestError(reply.message, param=reply.param)

@@ -58,6 +58,13 @@ def test_without_any_keys_everyone_may_read_receipts(header: str | None) -> None
     Access({}).check_admin(header)
 
 
+@pytest.mark.parametrize("header", [None, "", "Bearer whatever"])
+def test_on_a_public_address_nobody_reads_receipts_without_a_key(header: str | None) -> None:
+    with pytest.raises(NotPermittedError, match="admin_keys; none is set"):
+        Access({}, is_public=True).check_admin(header)
+    Access({}, ADMINS, is_public=True).check_admin("Bearer root-key-0123456789")
+
+
 @pytest.mark.parametrize("keys", [{}, KEYS])
 def test_an_administrator_s_key_reads_receipts_and_no_other(keys: dict[str, SecretStr]) -> None:
     access = Access(keys, ADMINS)

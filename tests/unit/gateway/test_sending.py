@@ -14,7 +14,7 @@ from ray.serve.exceptions import BackPressureError
 
 from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostError
 from aloraserve.routing.base import Call, Decision, Estimate
-from aloraserve.routing.placement import Placement
+from aloraserve.routing.placement import ClaimOutcome, Placement
 from aloraserve.routing.receipts import Receipt, ReceiptRing
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal
@@ -43,7 +43,9 @@ class Routing:
         if replica:
             self.claimed[claim_id] = replica
         self.events.append(f"claim {replica}")
-        return Placement(decision, {"a": "1", "b": "1"}, replica, "claimed" if replica else "none")
+        labels = {name: f"engine-{name}" for name in "abc"}
+        claim: ClaimOutcome = "claimed" if replica else "none"
+        return Placement(decision, {"a": "1", "b": "1"}, replica, claim, labels=labels)
 
     async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement:
         self.claimed[claim_id] = replica
@@ -153,10 +155,13 @@ async def test_an_answer_that_the_engine_cut_short_before_it_began_is_asked_for_
 
 @pytest.mark.parametrize("end", [died(), EngineChunk(0, "", 0, "error")])
 async def test_an_answer_that_is_cut_short_after_it_began_says_so(end: Any) -> None:
-    sent = await send(Handle((ANSWER[0], end)))
+    receipts = ReceiptRing()
+    sent = await send(Handle((ANSWER[0], end)), receipts=receipts)
     assert (await anext(sent.replies)).text == "x"
+    assert only(receipts).attempts[0].outcome == "answered"
     with pytest.raises(ReplicaLostError, match="incomplete"):
         await anext(sent.replies)
+    assert only(receipts).attempts[0].outcome == "cut-short"
 
 
 async def test_after_three_losses_the_call_fails() -> None:
@@ -235,6 +240,15 @@ async def test_a_claim_follows_its_call_to_the_replica_that_serve_gave() -> None
     assert routing.events == ["claim a", "move b", "withdraw b"]
 
 
+async def test_a_claim_that_cannot_move_costs_the_answer_nothing() -> None:
+    class Breaking(Routing):
+        async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement:
+            raise KeyError("unforeseen")
+
+    sent = await send(Handle(ANSWER, given="b"), Breaking())
+    assert [chunk.text async for chunk in sent.replies] == ["x", "y"]
+
+
 async def test_a_claim_that_expired_while_the_call_waited_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "CLAIM_TTL_S", 0.0)
     routing = Routing()
@@ -267,9 +281,9 @@ async def test_a_receipt_has_all_attempts_those_lost_later_included() -> None:
     await sender.send(PROMPT, CALL, "r1", None, tries)
     one = only(receipts)
     assert [(attempt.replica, attempt.outcome) for attempt in one.attempts] == [
-        ("a", "lost"), ("b", "lost"), ("c", "answered"),
+        ("a", "cut-short"), ("b", "lost"), ("c", "answered"),
     ]  # fmt: skip
-    assert (one.replica, one.claim) == ("c", "none")
+    assert (one.replica, one.label, one.claim) == ("c", "engine-c", "none")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,13 @@ CALL = Call(64, 16, [KEY], adapter="safety", session="secret-session")
 
 
 def receipt(
-    request_id: str = "r", *, count: int = 3, replica: str = "0", ttft_s: float | None = 0.5, claim: str = "claimed"
+    request_id: str = "r",
+    *,
+    count: int = 3,
+    left_out: int = 0,
+    replica: str = "0",
+    ttft_s: float | None = 0.5,
+    claim: str = "claimed",
 ) -> Receipt:
     estimates = [Estimate(str(number), f"engine-{number}", 0.1 * (number + 1), 48, 0) for number in range(count)]
     placement = Placement(
@@ -23,12 +29,13 @@ def receipt(
         {},
         "0",
         claim,  # type: ignore[arg-type]
+        labels={str(number): f"engine-{number}" for number in range(count + left_out)},
         lookup_s=0.001,
         policy_s=0.002,
         claim_s=0.003,
     )
     outcome = None if ttft_s is None else Outcome(48, ttft_s)
-    attempt = Attempt(replica, f"engine-{replica}", placement.claim, "lost" if ttft_s is None else "answered")
+    attempt = Attempt(replica, placement.label(replica), placement.claim, "lost" if ttft_s is None else "answered")
     return Receipt.of(request_id, CALL, placement, (attempt,), outcome, at_s=1.0)
 
 
@@ -58,6 +65,29 @@ def test_the_best_candidates_are_kept_and_the_one_that_answered() -> None:
     assert [shown.replica for shown in one.candidates] == [*map(str, range(MAX_CANDIDATES)), "30"]
     assert one.candidate_count == 40
     assert len(receipt(count=40, replica="3").candidates) == MAX_CANDIDATES
+
+
+def test_those_that_the_policy_did_not_rank_count_and_have_their_names() -> None:
+    one = receipt(count=16, left_out=84, replica="90")
+    assert (one.candidate_count, len(one.candidates), one.label) == (100, 16, "engine-90")
+
+
+def test_an_answer_that_was_cut_short_says_so_if_nothing_newer_is_there() -> None:
+    ring, first = ReceiptRing(2), receipt()
+    ring.add(first)
+    ring.replace(first, first.cut_short())
+    found = ring.get("r")
+    assert found is not None
+    assert [attempt.outcome for attempt in found.attempts] == ["cut-short"]
+    assert ring.latest(5) == [found]
+    later = receipt()
+    ring.add(later)
+    ring.replace(found, first)
+    assert ring.get("r") is later
+    ring.add(receipt("other"))
+    ring.add(receipt("another"))
+    ring.replace(later, first)
+    assert ring.get("r") is None
 
 
 def test_it_is_json_and_holds_no_keys_and_no_session() -> None:
