@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aloraserve.errors import SettingsError
-from aloraserve.routing.expected_ttft import ExpectedTtft
+from aloraserve.routing.expected_ttft import OVERFLOW_WAIT_S, ExpectedTtft
 from aloraserve.routing.policies import POLICIES, check_policy
 
 MAX_FILE_BYTES = 1 << 20
@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     max_loras: int = Field(8, ge=1, le=64, description="Adapters that may run in one batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(64, description="Highest adapter rank accepted.")
     policy: str = Field(ExpectedTtft.name, description=f"How replicas are chosen: {', '.join(POLICIES)}.")
+    overflow_wait_s: float = Field(
+        OVERFLOW_WAIT_S,
+        ge=0,
+        le=3600,
+        description="How much longer calls without a prefix may wait in an overloaded fleet; 0: as long as others.",
+    )
     receipts: int = Field(1024, ge=1, le=100_000, description="Routing decisions that a gateway can explain.")
     lookup_budget_ms: float = Field(10, gt=0, le=1000, description="Time for the directory before falling back.")
     start_timeout_s: float = Field(300, gt=0, le=3600, description="Time for the platform to become ready.")

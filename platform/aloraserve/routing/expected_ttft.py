@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision, Estimate
-from aloraserve.routing.load import CostModel, is_published, requests
+from aloraserve.routing.load import CostModel, is_published, overlap_tokens, requests
 from aloraserve.routing.rendezvous import conversation, weight
+
+OVERFLOW_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Margins:
             is computed twice then delays all who wait behind it.
         overload_share: of the turnover; with longer queues everywhere the fleet is overloaded.
         overflow_share: of the turnover; no call is sent on purpose to a queue longer than that.
+        overflow_wait_s: nor to one that is longer than the shortest by more than that; 0 treats cold calls like others.
         overflow_replicas: smaller fleets have no replica to spare for the overflow.
         overlap_steps: overlaps count as different among the equally good if they differ by one of so many parts of the
             prompt.
@@ -47,6 +50,7 @@ class Margins:
     busy_share: float = 3.0
     overload_share: float = 0.1
     overflow_share: float = 6.0
+    overflow_wait_s: float = OVERFLOW_WAIT_S
     overflow_replicas: int = 4
     overlap_steps: int = 8
     spread_requests: int = 1
@@ -71,9 +75,10 @@ class ExpectedTtft:
     overlap in blocks, then a hash of the conversation: gateways that decide on the same stale state send different
     conversations to different replicas, and each conversation to one.
 
-    In an overloaded fleet calls that have to be prefilled anyway go to the longest queue below ``overflow_share``:
-    waiting costs them no prefix, and the other replicas' queues stay short enough for the calls that have one to lose.
-    Spread evenly, the same overload makes everyone's prefixes go before they are used, and the fleet compute yet more.
+    In an overloaded fleet calls that have to be prefilled anyway go to the longest queue within ``overflow_share`` and
+    ``overflow_wait_s``: waiting costs them no prefix, and the other replicas' queues stay short enough for the calls
+    that have one to lose. Spread evenly, the same overload makes everyone's prefixes go before they are used, and the
+    fleet compute yet more.
 
     Args:
         costs: the cost model.
@@ -90,12 +95,12 @@ class ExpectedTtft:
         """Order ``candidates`` by score, the equally good by what else speaks for them."""
         if not candidates:
             return Decision(self.name, "no replica is known", ())
-        estimated = self._shortlisted(call, candidates)
         pressure = self._pressure(candidates)
+        if pressure >= 1 and (overflow := self._overflow(call, candidates)):
+            estimates = tuple(self._costs.estimate(call, one) for one in overflow)
+            return Decision(self.name, "every queue is long, no prefix to lose", estimates)
+        estimated = self._shortlisted(call, candidates)
         scored = sorted(self._scored(call, estimated, pressure), key=_by_score)
-        if self._overflows(call, scored, pressure):
-            scored.sort(key=self._by_overflow)
-            return Decision(self.name, "every queue is long, no prefix to lose", tuple(one.estimate for one in scored))
         limit_s = self._tie_limit_s(scored[0])
         tied = [one for one in scored if one.score_s <= limit_s]
         if len(tied) > 1:
@@ -132,19 +137,29 @@ class ExpectedTtft:
             turnover += _turnover_s(one)
         return min(1.0, queued / (self._margins.overload_share * turnover)) if turnover > 0 else 0.0
 
-    def _overflows(self, call: Call, scored: Sequence[_Scored], pressure: float) -> bool:
-        """Whether the fleet is overloaded and the call has to be prefilled, mostly, wherever it goes."""
-        if pressure < 1 or len(scored) < self._margins.overflow_replicas:
-            return False
-        longest = max(one.estimate.overlap_tokens for one in scored)
-        return 2 * longest < call.prompt_tokens and all(
-            one.estimate.queue_s > self._margins.overload_share * _turnover_s(one.candidate) for one in scored
-        )
+    def _overflow(self, call: Call, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return who takes a call that has to be prefilled, mostly, wherever it goes, in an overloaded fleet.
 
-    def _by_overflow(self, one: _Scored) -> tuple[bool, float, str]:
-        queue_s = one.estimate.queue_s
-        is_full = queue_s > self._margins.overflow_share * _turnover_s(one.candidate)
-        return is_full, queue_s if is_full else -queue_s, one.estimate.replica
+        Nobody, where it is another call or another fleet; of many candidates the first ``shortlist``.
+        """
+        margins = self._margins
+        if len(candidates) < margins.overflow_replicas or not margins.overflow_wait_s:
+            return []
+        if 2 * max(overlap_tokens(call, one) for one in candidates) >= call.prompt_tokens:
+            return []
+        queues = [self._costs.queue_s(one) for one in candidates]
+        pairs = list(zip(queues, candidates, strict=True))
+        if any(queue_s <= margins.overload_share * _turnover_s(one) for queue_s, one in pairs):
+            return []
+        longest_s = min(queues) + margins.overflow_wait_s
+
+        def order(pair: tuple[float, Candidate]) -> tuple[bool, float, str]:
+            queue_s, one = pair
+            is_full = queue_s > min(margins.overflow_share * _turnover_s(one), longest_s)
+            return is_full, queue_s if is_full else -queue_s, one.state.replica
+
+        few = len(pairs) if len(pairs) <= 2 * margins.shortlist else margins.shortlist
+        return [one for _, one in heapq.nsmallest(few, pairs, key=order)]
 
     def _scored(self, call: Call, candidates: Sequence[Candidate], pressure: float) -> list[_Scored]:
         estimates = [self._costs.estimate(call, one) for one in candidates]

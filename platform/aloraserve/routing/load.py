@@ -129,6 +129,10 @@ class CostModel:
             unknown_s,
         )
 
+    def queue_s(self, candidate: Candidate) -> float:
+        """Return how long the candidate's engine takes for the prefills that it has and those claimed for it."""
+        return self._queue_s(self.prefill_model(candidate.state.load), candidate)
+
     def slot_wait_s(self, call: Call, candidate: Candidate) -> float:
         """Return how long a call waits for a request slot and an adapter slot; 0 where their number is unknown."""
         load = candidate.state.load

@@ -23,6 +23,8 @@ from aloraserve.simulation.engine_request import EngineRequest, StepResult
 from aloraserve.simulation.kv_cache import BlockCache
 from aloraserve.simulation.step_series import series_s, steps_begun
 
+LEAST_QUEUE_S = 1e-4
+"""Of a queue that is not empty: 0 would mean that nothing is known."""
 AnswerKeys = Callable[[SimulatedCall], list[BlockKey]]
 
 
@@ -111,7 +113,7 @@ class ModelledEngine:
             kv_usage=self.cache.usage,
             prefill_tokens_per_s=1 / times.prefill.s_per_token,
             max_requests=times.max_num_seqs,
-            queued_prefill_s=max(self._queued_s, 0.0),
+            queued_prefill_s=max(self._queued_s, LEAST_QUEUE_S) if self._queued_tokens > 0 else 0.0,
             prefill_fixed_s=times.prefill.fixed_s,
             prefill_s_per_token=times.prefill.s_per_token,
             prefill_s_per_square_token=times.prefill.s_per_square_token,

@@ -37,7 +37,8 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str, float]:
     """Return a run's figures by name.
 
-    Times are of calls that were answered; ``failed`` counts the others. ``imbalance`` is the most prompt tokens that a
+    Times are of calls that were answered; ``failed`` counts the others. A call is cold if less than half of its prompt was
+    cached when it began. ``imbalance`` is the most prompt tokens that a
     replica computed, by their mean over the replicas.
     """
     records = result.records
@@ -53,6 +54,9 @@ def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str,
         if ordered:
             figures[f"{kind}_ttft_p90_s"] = percentile(ordered, 0.9)
             figures[f"{kind}_hit_rate"] = _hit_rate([one for one in answered if one.kind == kind])
+    cold = sorted(one.ttft_s for one in answered if 2 * one.cached_tokens < one.prompt_tokens)
+    for percent in (90, 99):
+        figures[f"cold_ttft_p{percent}_s"] = percentile(cold, percent / 100)
     figures |= {
         "hit_rate": _hit_rate(answered),
         "oracle_hit_rate": bounds.oracle.hit_rate,

@@ -21,6 +21,7 @@ REMEMBERED_REQUESTS = 33
 SETTLED_FOR_S = 1.0
 """How long a call's claim is told of as settled: the claim of one that moved, or that its gateway made late, may reach
 the directory after the call reached the engine."""
+LEAST_QUEUE_S = 1e-4
 FIT_EVERY_S = 1.0
 """With all samples a fit takes up to 15 ms of the event loop."""
 FITTED_AT_ONCE = 32
@@ -197,13 +198,17 @@ class Progress:
         return self._learned
 
     def _queued_s(self, waiting: Sequence[_Running]) -> float:
-        """Return how long the waiting prefills will take from now on: the first of them is under way."""
+        """Return how long the waiting prefills will take from now on: the first of them is under way.
+
+        Where there are some that is never 0, which means that nothing is known: the last one may take longer than it
+        should.
+        """
         model = self._prefill_model()
         if model is None or not waiting:
             return 0.0
         each_s = [model.seconds(one.held_tokens, one.prompt_tokens) for one in waiting]
         begun_at = max(waiting[0].accepted_at, self._prefilled_at)
-        return sum(each_s) - min(each_s[0], max(self._clock() - begun_at, 0.0))
+        return max(LEAST_QUEUE_S, sum(each_s) - min(each_s[0], max(self._clock() - begun_at, 0.0)))
 
 
 def _median(values: Sequence[float] | deque[float]) -> float:

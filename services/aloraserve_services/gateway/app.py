@@ -23,6 +23,7 @@ from aloraserve.errors import (
     UnknownReceiptError,
 )
 from aloraserve.routing.base import Call
+from aloraserve.routing.expected_ttft import Margins
 from aloraserve.routing.policies import POLICIES, make_policy
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
@@ -88,7 +89,11 @@ class Gateway:
         router = Router(
             self._directory,
             # Gateways that draw should not all draw the same.
-            make_policy(plan.settings.policy, seed=secrets.randbits(32)),
+            make_policy(
+                settings.policy,
+                seed=secrets.randbits(32),
+                margins=Margins(overflow_wait_s=settings.overflow_wait_s),
+            ),
             plan.keyspace,
             budget_s=plan.settings.lookup_budget_ms / 1000,
             known_replicas=self._replicas,

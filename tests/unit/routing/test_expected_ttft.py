@@ -248,6 +248,31 @@ def test_a_queue_that_takes_too_much_of_the_overflow_gets_no_more() -> None:
     assert ExpectedTtft().decide(CALL, overloaded(1.2, 1.3, 70.0, 65.0)).rank == ["r1", "r0", "r3", "r2"]
 
 
+def test_a_cold_call_waits_so_much_longer_than_in_the_shortest_queue_and_no_more() -> None:
+    fleet = overloaded(1.2, 9.0, 4.0, 2.0)
+    assert ExpectedTtft().decide(CALL, fleet).rank[0] == "r1"
+    assert ExpectedTtft(margins=Margins(overflow_wait_s=5.0)).decide(CALL, fleet).rank == ["r2", "r3", "r0", "r1"]
+
+
+def test_the_overflow_can_be_turned_off() -> None:
+    decision = ExpectedTtft(margins=Margins(overflow_wait_s=0.0)).decide(CALL, overloaded(1.2, 1.3, 4.0, 2.0))
+    assert decision.rank[0] in ("r0", "r1")
+    assert decision.reason == "least loaded, no prefix anywhere"
+
+
+def test_in_a_large_fleet_the_longest_queue_is_that_of_all_replicas() -> None:
+    """The shortlist of other calls has those with the least work, and so the shortest queues."""
+    queues_s = [1.1 + 0.01 * number for number in range(63)]
+    fleet = overloaded(*queues_s[:40], 5.0, *queues_s[40:])
+    decision = ExpectedTtft().decide(CALL, fleet)
+    assert decision.rank[:2] == ["r40", "r63"]
+    assert len(decision.rank) == Margins().shortlist
+    fleet[50] = overloaded(0.1)[0]
+    assert ExpectedTtft().decide(CALL, fleet).reason == "least loaded, no prefix anywhere"
+    held = overloaded(*queues_s, held=30)
+    assert ExpectedTtft().decide(CALL, held).rank[0] == "r0"
+
+
 def test_a_small_fleet_has_no_replica_to_spare() -> None:
     assert ExpectedTtft().decide(CALL, overloaded(1.2, 2.3, 4.0)).rank == ["r0", "r1", "r2"]
 
