@@ -28,6 +28,21 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class PrefillQuality:
+    """How well a model is known.
+
+    Args:
+        samples: prefills that it rests on.
+        median_error: of those, the median relative error.
+        longest_tokens: the most that one of them computed.
+    """
+
+    samples: int = 0
+    median_error: float = math.inf
+    longest_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class _Sample:
     number: int
     tokens: int
@@ -48,12 +63,16 @@ class PrefillLearner:
     - Bounded: ``SAMPLES_A_STRATUM`` samples for each power of two of new and of all tokens, ``MAX_STRATA`` of these.
       Long prompts stay known through any number of short ones.
     - Forgets slowly: a sample's weight halves with every ``HALF_LIFE_SAMPLES`` that follow.
+
+    Attributes:
+        quality: of the model that :meth:`model` last returned.
     """
 
     def __init__(self) -> None:
         self._strata: dict[tuple[int, int], deque[_Sample]] = {}
         self._count = 0
         self._model: PrefillModel | None = None
+        self.quality = PrefillQuality()
         self._stale = False
         self._fitted_at = 0
 
@@ -76,7 +95,9 @@ class PrefillLearner:
     def model(self) -> PrefillModel | None:
         """Return the model, None before the first sample. Cheap unless samples came since the last call."""
         if self._stale and (self._count <= 2 * MIN_SAMPLES or self._count - self._fitted_at >= MIN_SAMPLES // 2):
-            self._model = _fit([one for stratum in self._strata.values() for one in stratum], self._count)
+            samples = [one for stratum in self._strata.values() for one in stratum]
+            self._model = _fit(samples, self._count)
+            self.quality = _quality(self._model, samples)
             self._stale = False
             self._fitted_at = self._count
         return self._model
@@ -108,6 +129,14 @@ def _fit(samples: Sequence[_Sample], now: int) -> PrefillModel:
         found += [parts for parts in fitted if parts is not None]
     best = _best(found, features, seconds, weights)
     return PrefillModel(*(float(part) for part in best))
+
+
+def _quality(model: PrefillModel, samples: Sequence[_Sample]) -> PrefillQuality:
+    tokens = np.array([one.tokens for one in samples], dtype=float)
+    seconds = np.array([one.seconds for one in samples])
+    squares = np.array([one.square for one in samples])
+    expected = model.fixed_s + model.s_per_token * tokens + model.s_per_square_token * squares
+    return PrefillQuality(len(samples), float(np.median(np.abs(expected - seconds) / seconds)), int(tokens.max()))
 
 
 def _best(found: Sequence[Floats], features: Floats, seconds: Floats, weights: Floats) -> Floats:

@@ -15,12 +15,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from aloraserve.blocks import BlockKey
+from aloraserve.blocks.block_cache import BlockCache
 from aloraserve.directory.base import Holding, ReplicaLoad, anchor
 from aloraserve.simulation.adapter_slots import AdapterSlots
 from aloraserve.simulation.base import SimulatedCall
 from aloraserve.simulation.calibration import Calibration
 from aloraserve.simulation.engine_request import EngineRequest, StepResult
-from aloraserve.simulation.kv_cache import BlockCache
 from aloraserve.simulation.step_series import series_s, steps_begun
 
 LEAST_QUEUE_S = 1e-4

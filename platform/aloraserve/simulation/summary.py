@@ -37,9 +37,9 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str, float]:
     """Return a run's figures by name.
 
-    Times are of calls that were answered; ``failed`` counts the others. A call is cold if less than half of its prompt was
-    cached when it began. ``imbalance`` is the most prompt tokens that a
-    replica computed, by their mean over the replicas.
+    Times are of calls that were answered; ``failed`` counts the others. A call is cold if less than half of its prompt
+    was cached when it began. ``imbalance`` is the most prompt tokens that a replica computed, by their mean over the
+    replicas.
     """
     records = result.records
     answered = [one for one in records if one.e2e_s < math.inf]

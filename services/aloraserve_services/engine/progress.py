@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
 from aloraserve.routing.prefill import PrefillModel
-from aloraserve.routing.prefill_learner import PrefillLearner
+from aloraserve.routing.prefill_learner import PrefillLearner, PrefillQuality
 
 MIN_MEASURED_TOKENS = 64
 REMEMBERED = 9
@@ -190,6 +190,11 @@ class Progress:
             service_s=_median(self._services_s),
             step_tokens=facts.step_tokens,
         )
+
+    @property
+    def prefill(self) -> tuple[PrefillModel | None, PrefillQuality]:
+        """The prefill model as far as it is learned, and how well."""
+        return self._prefill_model(), self._learner.quality
 
     def _prefill_model(self) -> PrefillModel | None:
         now = self._clock()

@@ -28,9 +28,9 @@ from aloraserve.blocks import (
     KeySpace,
     activation_point,
 )
+from aloraserve.blocks.block_cache import Allocation, BlockCache
 from aloraserve.simulation.adapter_slots import AdapterSlots
 from aloraserve.simulation.calibration import Calibration
-from aloraserve.simulation.kv_cache import Allocation, BlockCache
 from aloraserve_services.engine.answer_words import AnswerWords
 from aloraserve_services.engine.block_chain import BlockChain
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal, EngineReply

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aloraserve.blocks import BlockKey
+from aloraserve.blocks.keys import BlockKey
 
 
 class Allocation(NamedTuple):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.kv_cache import BlockCache
+from aloraserve.blocks.block_cache import BlockCache
 
 
 def chain(*path: int) -> list[BlockKey]:

@@ -1,0 +1,1 @@
+"""What reuse across adapters saved: measured against a cache that is keyed by adapter."""

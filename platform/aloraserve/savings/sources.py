@@ -1,0 +1,62 @@
+"""Who first computed the blocks that a replica holds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from aloraserve.blocks import BlockKey
+from aloraserve.savings.base import Sources
+
+BASE = ""
+
+
+class FirstStored:
+    """Adapter names by block key, for as many blocks as the engine has.
+
+    An engine's events do not tell it: what an aLoRA call stores before its activation point is the base model's own
+    block, and is told of as that. A call's prompt does: what was not cached, it computed.
+
+    Args:
+        capacity_blocks: the most remembered; the one that was computed longest ago goes first.
+    """
+
+    def __init__(self, capacity_blocks: int) -> None:
+        self._capacity = max(1, capacity_blocks)
+        self._adapters: OrderedDict[BlockKey, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many blocks are remembered."""
+        return len(self._adapters)
+
+    def computed(self, keys: Sequence[BlockKey], adapter: str | None) -> None:
+        """Note blocks that a call computed."""
+        for key in keys:
+            self._adapters.pop(key, None)
+            self._adapters[key] = adapter or BASE
+        while len(self._adapters) > self._capacity:
+            self._adapters.popitem(last=False)
+
+    def of(self, keys: Sequence[BlockKey], adapter: str | None, block_tokens: int, cached_tokens: int) -> Sources:
+        """Return whose the cached tokens of a call are.
+
+        A block that nobody is remembered for counts as the base model's for a base call, as its own for an adapter's.
+
+        Args:
+            keys: of the prompt's blocks.
+            adapter: of the call.
+            block_tokens: tokens a block.
+            cached_tokens: the leading prompt tokens that were not computed.
+        """
+        mine = adapter or BASE
+        tokens = {"own": 0, "base": 0, "sibling": 0}
+        left = cached_tokens
+        for key in keys:
+            if left <= 0:
+                break
+            stored_by = self._adapters.get(key, mine)
+            source = "own" if stored_by == mine else "base" if stored_by == BASE else "sibling"
+            tokens[source] += min(block_tokens, left)
+            left -= block_tokens
+        tokens["own"] += max(left, 0)
+        return Sources(**tokens)
