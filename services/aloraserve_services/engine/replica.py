@@ -21,6 +21,7 @@ from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, St
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.engine.faults import EVENT_FAULTS, SeverableDirectory, check_fault, severable
+from aloraserve_services.engine.observed import ReplicaTelemetry
 from aloraserve_services.engine.opening import open_engine
 from aloraserve_services.engine.progress import EngineFacts, Progress
 from aloraserve_services.plan import FleetPlan
@@ -53,6 +54,8 @@ class EngineReplica:
         self._way: SeverableDirectory | None = None
         if plan.calibration is not None:
             self._directory, self._way = severable(self._directory)
+        self._telemetry = ReplicaTelemetry(plan, self._label)
+        self._directory = self._telemetry.directory(self._directory)
         await self._join()
         self._engine, self._events = open_engine(plan)
         self._mirror = Mirror(plan.keyspace, self._salts().get)
@@ -67,8 +70,12 @@ class EngineReplica:
         self._progress = Progress(await self._load_adapters())
         self._resident = await self._engine.resident()
         self._tasks = [self._keep(self._read_events), self._keep(self._ingest.run)]
+        self._telemetry.watch(self._ingest, self._mirror)
         await self._warm_up()
+        # Warming up is no call of anybody's.
+        self._engine = self._telemetry.engine(self._engine)
         self._tasks += [
+            self._keep(self._announce),
             self._keep(self._beat),
             self._keep(self._watch_residency),
             self._keep(self._close_gaps),
@@ -270,6 +277,9 @@ class EngineReplica:
             self._resident = await self._engine.resident()
             await asyncio.sleep(RESIDENCY_S)
             await self._adapter_used.wait()
+
+    async def _announce(self) -> None:
+        await self._telemetry.keep_announced(self._directory)
 
     def _lost_events(self) -> None:
         log.warning("events_lost", replica=self._label)

@@ -15,6 +15,7 @@ from aloraserve.routing.base import Call, Decision
 from aloraserve.routing.receipts import Attempt, Outcome, Receipt, ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal, EngineReply
+from aloraserve_services.gateway.current import current_request
 from aloraserve_services.gateway.exchange import Exchange, LostError
 from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.prompts import Prompt
@@ -136,6 +137,7 @@ class Sender:
             adapter=prompt.adapter.name if prompt.adapter else None,
             cache_salt=cache_salt,
             keys=call.keys,
+            traceparent=current_request().traceparent,
         )
         placement = await self._router.place(call, engine_call.request_id, avoid=tries.lost)
         METRICS.observe(placement)
@@ -145,6 +147,7 @@ class Sender:
     def _note(self, request_id: str, call: Call, exchange: Exchange, tries: Tries, ttft_s: float) -> None:
         placement, replica = exchange.placement, exchange.replica
         label = _label(placement.decision, replica)
+        METRICS.attempts.labels(exchange.outcome).inc()
         tries.made.append(Attempt(replica, label, placement.claim, exchange.outcome))
         answered = Outcome(exchange.cached_tokens, ttft_s) if exchange.outcome == "answered" else None
         at_s = time.time()
