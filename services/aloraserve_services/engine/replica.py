@@ -18,6 +18,7 @@ from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, StartError
+from aloraserve.telemetry.tracing import TRACING
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.engine.faults import EVENT_FAULTS, SeverableDirectory, check_fault, severable
@@ -159,6 +160,7 @@ class EngineReplica:
         events = getattr(self, "_events", None)
         if events is not None:
             events.close()
+        TRACING.flush()
 
     def _salts(self) -> dict[str, bytes]:
         return {adapter.name: adapter_salt(adapter.name, adapter.digest) for adapter in self._plan.adapters}
