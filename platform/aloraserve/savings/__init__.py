@@ -1,1 +1,5 @@
-"""What reuse across adapters saved: measured against a cache that is keyed by adapter."""
+"""What reuse across adapters saved: the ghost of an adapter-keyed cache, counterfactual TTFT, and totals of both."""
+
+from aloraserve.savings.base import CachedBySource, CallSavings, SavingsEntry, SavingsFigures, SavingsLedger
+
+__all__ = ["CachedBySource", "CallSavings", "SavingsEntry", "SavingsFigures", "SavingsLedger"]

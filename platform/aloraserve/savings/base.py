@@ -1,150 +1,198 @@
-"""What one call saved, and the contract of the ledger that adds calls up.
-
-The *counterfactual* of a call is the same call, on the same replica at the same moment, in an engine whose cache is
-keyed by adapter from the first token on (every engine's cache of plain LoRAs). What such a cache would hold is the
-:class:`~aloraserve.savings.ghost.Ghost`'s.
-
-Invariants of a ledger:
-
-- It is advisory: what it cannot take is lost to the figures and to nothing else.
-- Any number of gateways add to it; totals are of all of them.
-- It is bounded: a bucket a minute, kept for ``KEPT_MINUTES``; adapters are those of the fleet, at most ``MAX_ADAPTERS``
-  and :data:`OTHER` for the rest.
-- A method raises :class:`~aloraserve.errors.DirectoryUnavailableError` when the backend is gone, and nothing else for
-  that reason.
-"""
+"""Savings of one call, and the contract of a ledger that adds them up."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from typing import Protocol
 
-Confidence = Literal["none", "low", "medium", "high"]
-KEPT_MINUTES = 24 * 60
 MAX_ADAPTERS = 256
-OTHER = "other"
+"""Names that a bucket tells apart; what is beyond them is counted as :data:`OTHER`."""
+OTHER = "(other)"
+MINUTE_S = 60
+QUARTER_S = 15 * 60
+LONGEST_FINE_S = 2 * 3600
+"""Longer windows are answered from buckets of a quarter of an hour: a day of minutes would be 1,440 reads."""
+LONGEST_WINDOW_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """Cached tokens of a call by who first computed them on this replica.
+class CachedBySource:
+    """Prompt tokens that were not prefilled, by who first stored them.
 
     Args:
-        own: a call of the same adapter, or of the base model for one of its own.
-        base: the base model.
-        sibling: a call of another adapter, before that one's activation point.
+        own: the same adapter; of a call to the base model the base model.
+        base: the base model, of a call to an adapter.
+        sibling: another adapter.
+        unknown: nobody knows any more.
     """
 
     own: int = 0
     base: int = 0
     sibling: int = 0
+    unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Savings:
-    """What reuse across adapters saved one call. Negative where the adapter-keyed cache would have held more.
+class CallSavings:
+    """What reuse across adapters did to one call, as its replica estimates it.
 
     Args:
-        cached_tokens: prompt tokens that were not computed.
-        ghost_tokens: those that the adapter-keyed cache would have saved.
-        sources: whose the cached ones are.
-        saved_s: seconds of prefill, None while the replica's prefill model is unknown.
-        confidence: how far ``saved_s`` may be trusted.
+        saved_s: counterfactual prefill time less actual prefill time; negative where adapter-keyed caching would
+            have been faster.
+        saved_tokens: prompt tokens that the counterfactual prefills more than the call did; may be negative too.
+        counterfactual_cached_tokens: prompt tokens that an adapter-keyed cache would have had.
+        confidence: 0 to 1, see :func:`~aloraserve.savings.counterfactual.confidence`.
+        cached: the actual cached tokens by source.
     """
 
-    cached_tokens: int
-    ghost_tokens: int
-    sources: Sources = Sources()
-    saved_s: float | None = None
-    confidence: Confidence = "none"
-
-    @property
-    def saved_tokens(self) -> int:
-        """Prompt tokens that were computed fewer than without reuse across adapters."""
-        return self.cached_tokens - self.ghost_tokens
+    saved_s: float
+    saved_tokens: int
+    counterfactual_cached_tokens: int
+    confidence: float
+    cached: CachedBySource
 
 
 @dataclass(frozen=True, slots=True)
-class SavingsTotals:
-    """Sums over calls.
+class SavingsEntry:
+    """One call for the ledger.
 
     Args:
-        calls: answered.
-        estimated: of those, with seconds saved; the four sums of seconds are theirs.
-        prompt_tokens: of all calls.
-        cached_tokens: of those, not computed.
-        saved_tokens: net.
-        own_tokens: see :class:`Sources`, like the next two.
-        base_tokens: likewise.
-        sibling_tokens: likewise.
+        adapter: its name, empty for the base model.
         ttft_s: as it was.
-        saved_s: net.
-        lost_s: how much the calls that lost something lost together; at least 0, and part of ``saved_s``.
+        prompt_tokens: the prompt's length.
+        savings: the replica's estimate.
     """
 
-    calls: float = 0
-    estimated: float = 0
-    prompt_tokens: float = 0
-    cached_tokens: float = 0
-    saved_tokens: float = 0
-    own_tokens: float = 0
-    base_tokens: float = 0
-    sibling_tokens: float = 0
-    ttft_s: float = 0.0
-    saved_s: float = 0.0
-    lost_s: float = 0.0
+    adapter: str
+    ttft_s: float
+    prompt_tokens: int
+    savings: CallSavings
 
-    @property
-    def counterfactual_s(self) -> float:
-        """TTFT that the estimated calls would have had together."""
-        return self.ttft_s + self.saved_s
 
-    def __add__(self, other: SavingsTotals) -> SavingsTotals:
-        return SavingsTotals(*(getattr(self, name) + getattr(other, name) for name in FIGURES))
+@dataclass(slots=True)
+class SavingsFigures:
+    """Sums over calls. Whole numbers, so that adding up is exact in any order; times in microseconds.
+
+    Args:
+        calls: with an estimate.
+        ttft_us: of all calls together.
+        saved_us: of calls that were faster than their counterfactual.
+        lost_us: of those that were slower, as a positive number.
+        saved_tokens: counterfactual less actual prefilled tokens; may be negative.
+        prompt_tokens: of all calls together.
+        own_tokens: cached, see :class:`CachedBySource`, as the next three.
+        base_tokens: cached.
+        sibling_tokens: cached.
+        unknown_tokens: cached.
+        confidence_milli: sum of the calls' confidences, in thousandths.
+    """
+
+    calls: int = 0
+    ttft_us: int = 0
+    saved_us: int = 0
+    lost_us: int = 0
+    saved_tokens: int = 0
+    prompt_tokens: int = 0
+    own_tokens: int = 0
+    base_tokens: int = 0
+    sibling_tokens: int = 0
+    unknown_tokens: int = 0
+    confidence_milli: int = 0
 
     @classmethod
-    def of(cls, savings: Savings, prompt_tokens: int, ttft_s: float) -> SavingsTotals:
-        """Return the totals of one call whose TTFT was ``ttft_s``."""
-        saved_s = savings.saved_s
+    def of(cls, entry: SavingsEntry) -> SavingsFigures:
+        """Return the figures of one call."""
+        savings, cached = entry.savings, entry.savings.cached
+        saved_us = round(savings.saved_s * 1e6)
         return cls(
             calls=1,
-            estimated=0 if saved_s is None else 1,
-            prompt_tokens=prompt_tokens,
-            cached_tokens=savings.cached_tokens,
+            ttft_us=round(entry.ttft_s * 1e6),
+            saved_us=max(saved_us, 0),
+            lost_us=max(-saved_us, 0),
             saved_tokens=savings.saved_tokens,
-            own_tokens=savings.sources.own,
-            base_tokens=savings.sources.base,
-            sibling_tokens=savings.sources.sibling,
-            ttft_s=0.0 if saved_s is None else ttft_s,
-            saved_s=saved_s or 0.0,
-            lost_s=max(0.0, -(saved_s or 0.0)),
+            prompt_tokens=entry.prompt_tokens,
+            own_tokens=cached.own,
+            base_tokens=cached.base,
+            sibling_tokens=cached.sibling,
+            unknown_tokens=cached.unknown,
+            confidence_milli=round(savings.confidence * 1000),
         )
 
+    def add(self, other: SavingsFigures) -> None:
+        """Add another sum to this one."""
+        for name in FIGURES:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
-FIGURES = tuple(item.name for item in fields(SavingsTotals))
-ByAdapter = Mapping[str, SavingsTotals]
+    @property
+    def net_saved_s(self) -> float:
+        """Seconds of TTFT saved less seconds lost."""
+        return (self.saved_us - self.lost_us) / 1e6
+
+    @property
+    def counterfactual_ttft_s(self) -> float:
+        """What the calls' TTFT would have been, of all together."""
+        return self.ttft_us / 1e6 + self.net_saved_s
+
+
+FIGURES = tuple(item.name for item in fields(SavingsFigures))
 
 
 class SavingsLedger(Protocol):
-    """Totals by minute and adapter; see the module's docstring."""
+    """Sums of savings by adapter over the last day, for one event loop.
 
-    async def add(self, minute: int, totals: ByAdapter) -> None:
-        """Add to a minute's totals.
+    Invariants, for every ledger:
+
+    - :meth:`add` does no I/O, never fails and takes bounded time. Figures of at most ``MAX_ADAPTERS`` names are kept
+      apart in a bucket of time; those beyond them are summed under :data:`OTHER`.
+    - Nothing grows without bound, and nothing older than a day is kept.
+    - Windows are whole buckets: of a minute up to ``LONGEST_FINE_S``, else of a quarter of an hour. A window reaches
+      back to the start of the bucket that it begins in, so it may hold up to a bucket more than was asked for.
+    - Several ledgers of one fleet add up where they share a server. It is advisory: what could not be written is
+      lost, so totals may be too small, never too large.
+    """
+
+    def add(self, entry: SavingsEntry, at_s: float) -> None:
+        """Count a call.
 
         Args:
-            minute: since 1970.
-            totals: by adapter, "" for the base model.
+            entry: the call.
+            at_s: when it was answered, seconds since 1970.
         """
         ...
 
-    async def window(self, first: int, last: int) -> dict[str, SavingsTotals]:
-        """Return the totals by adapter of the minutes from ``first`` to ``last``, both included.
+    async def flush(self) -> None:
+        """Write what was added to where others read it.
 
-        Minutes beyond the last ``KEPT_MINUTES`` are empty.
+        Raises:
+            DirectoryUnavailableError: the server cannot be reached; what was to be written is lost.
+        """
+        ...
+
+    async def totals(self, window_s: float, now_s: float) -> dict[str, SavingsFigures]:
+        """Return the sums of a window that ends now, by adapter; what was added here counts, flushed or not.
+
+        Args:
+            window_s: how far back, up to ``LONGEST_WINDOW_S``.
+            now_s: seconds since 1970.
+
+        Raises:
+            DirectoryUnavailableError: the server cannot be reached.
+            ValueError: the window is not one of those accepted.
         """
         ...
 
     async def close(self) -> None:
-        """Release connections. Further calls are undefined."""
+        """Let go of connections."""
         ...
+
+
+def buckets(window_s: float, now_s: float) -> tuple[int, list[int]]:
+    """Return the width of a window's buckets in seconds, and their numbers since 1970.
+
+    Raises:
+        ValueError: the window is not positive or longer than ``LONGEST_WINDOW_S``.
+    """
+    if not 0 < window_s <= LONGEST_WINDOW_S:
+        raise ValueError(f"window_s is {window_s:g}; above 0 and up to {LONGEST_WINDOW_S} are accepted")
+    width = MINUTE_S if window_s <= LONGEST_FINE_S else QUARTER_S
+    return width, list(range(int((now_s - window_s) // width), int(now_s // width) + 1))
