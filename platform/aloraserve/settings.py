@@ -86,6 +86,9 @@ class Settings(BaseSettings):
         None, pattern=r"^https?://\S+$", description="OTLP collector that spans go to; without it there are none."
     )
     log_format: LogFormat = Field("auto", description="Records as JSON or text; auto: text on a terminal.")
+    accelerator_hour_price: float | None = Field(
+        None, ge=0, le=1e6, description="What an hour of one engine costs, in any currency; prices the savings."
+    )
     start_timeout_s: float = Field(300, gt=0, le=3600, description="Time for the platform to become ready.")
 
     @property

@@ -12,6 +12,7 @@ from aloraserve.adapters import Adapter, BaseShape, FolderCatalog, RefusedAdapte
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import SettingsError
+from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
 from aloraserve.simulation import calibration
 from aloraserve.simulation.calibration import Calibration
@@ -56,6 +57,10 @@ class FleetPlan:
     def open_directory(self) -> RedisDirectory:
         """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""
         return RedisDirectory.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+
+    def open_ledger(self) -> RedisLedger:
+        """Return a client of the fleet's savings ledger, which lies beside the directory."""
+        return RedisLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
 
     def adapter(self, name: str) -> Adapter | None:
         """Return the adapter called ``name``."""

@@ -1,4 +1,9 @@
-"""Savings of one call, and the contract of a ledger that adds them up."""
+"""Savings of one call, and the contract of a ledger that adds them up.
+
+The *counterfactual* of a call is the same call, on the same replica at the same moment, in an engine whose cache is
+keyed by adapter from the first token on (every engine's cache of plain LoRAs). What such a cache would hold is the
+:class:`~aloraserve.savings.ghost.Ghost`'s.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +46,7 @@ class CallSavings:
             have been faster.
         saved_tokens: prompt tokens that the counterfactual prefills more than the call did; may be negative too.
         counterfactual_cached_tokens: prompt tokens that an adapter-keyed cache would have had.
-        confidence: 0 to 1, see :func:`~aloraserve.savings.counterfactual.confidence`.
+        confidence: 0 to 1, see :func:`~aloraserve.savings.meter.confidence`.
         cached: the actual cached tokens by source.
     """
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.routing.prefill import PrefillModel
 from aloraserve.routing.prefill_learner import PrefillQuality
-from aloraserve.savings.base import Confidence, Savings
+from aloraserve.savings.base import CallSavings
 from aloraserve.savings.ghost import Ghost
 from aloraserve.savings.sources import FirstStored
 
-HIGH_SAMPLES, HIGH_ERROR, HIGH_REACH = 16, 0.1, 1.25
-MEDIUM_SAMPLES, MEDIUM_ERROR, MEDIUM_REACH = 8, 0.25, 4.0
+ENOUGH_SAMPLES = 16
 
 
 @dataclass(slots=True)
@@ -71,8 +70,8 @@ class SavingsMeter:
 
     def first_token(
         self, request_id: str, cached_tokens: int, model: PrefillModel | None, quality: PrefillQuality
-    ) -> Savings | None:
-        """Return what a call saved whose prompt was just computed; None if it is not known here.
+    ) -> CallSavings | None:
+        """Return what a call saved whose prompt was just computed; None if it, or the replica's speed, is not known.
 
         Args:
             request_id: of the call.
@@ -91,10 +90,11 @@ class SavingsMeter:
         self._stored.computed(call.keys[cached_tokens // width :], call.adapter)
         call.has_begun = self._ghost.begin(request_id, salted)
         if model is None:
-            return Savings(cached_tokens, ghost_tokens, sources)
+            return None
         saved_s = model.seconds(ghost_tokens, prompt_tokens) - model.seconds(cached_tokens, prompt_tokens)
         longest = prompt_tokens - min(ghost_tokens, cached_tokens)
-        return Savings(cached_tokens, ghost_tokens, sources, saved_s, confidence(quality, longest))
+        sure = confidence(quality, longest)
+        return CallSavings(saved_s, cached_tokens - ghost_tokens, ghost_tokens, sure, sources)
 
     def more_tokens(self, request_id: str, choice: int, token_ids: Sequence[int]) -> None:
         """Note generated tokens of one choice, the first ones included."""
@@ -130,15 +130,13 @@ class SavingsMeter:
         return [*known, *self._keyspace.extend(parent, token_ids[len(known) * width :], salt)]
 
 
-def confidence(quality: PrefillQuality, tokens: int) -> Confidence:
-    """Return how far a time for computing ``tokens`` may be trusted.
+def confidence(quality: PrefillQuality, tokens: int) -> float:
+    """Return how far a time for computing ``tokens`` may be trusted, 0 to 1.
 
-    "high": of at least 16 prefills half were told within 10 %, and none of 1.25 times that length or more is asked for;
-    "medium": 8, 25 % and 4 times; else "low".
+    The product of: prefills seen by :data:`ENOUGH_SAMPLES`, 1 less twice the model's median relative error, and the
+    most tokens that one of them computed by ``tokens``; each of them 0 to 1.
     """
-    reach = tokens / max(quality.longest_tokens, 1)
-    if quality.samples >= HIGH_SAMPLES and quality.median_error <= HIGH_ERROR and reach <= HIGH_REACH:
-        return "high"
-    if quality.samples >= MEDIUM_SAMPLES and quality.median_error <= MEDIUM_ERROR and reach <= MEDIUM_REACH:
-        return "medium"
-    return "low"
+    seen = min(1.0, quality.samples / ENOUGH_SAMPLES)
+    told = max(0.0, 1.0 - 2 * quality.median_error)
+    reach = min(1.0, quality.longest_tokens / max(tokens, 1))
+    return seen * told * reach

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from aloraserve.blocks import BlockKey
-from aloraserve.savings.base import Sources
+from aloraserve.savings.base import CachedBySource
 
 BASE = ""
 
@@ -37,10 +37,10 @@ class FirstStored:
         while len(self._adapters) > self._capacity:
             self._adapters.popitem(last=False)
 
-    def of(self, keys: Sequence[BlockKey], adapter: str | None, block_tokens: int, cached_tokens: int) -> Sources:
+    def of(
+        self, keys: Sequence[BlockKey], adapter: str | None, block_tokens: int, cached_tokens: int
+    ) -> CachedBySource:
         """Return whose the cached tokens of a call are.
-
-        A block that nobody is remembered for counts as the base model's for a base call, as its own for an adapter's.
 
         Args:
             keys: of the prompt's blocks.
@@ -49,14 +49,21 @@ class FirstStored:
             cached_tokens: the leading prompt tokens that were not computed.
         """
         mine = adapter or BASE
-        tokens = {"own": 0, "base": 0, "sibling": 0}
+        tokens = {"own": 0, "base": 0, "sibling": 0, "unknown": 0}
         left = cached_tokens
         for key in keys:
             if left <= 0:
                 break
-            stored_by = self._adapters.get(key, mine)
-            source = "own" if stored_by == mine else "base" if stored_by == BASE else "sibling"
-            tokens[source] += min(block_tokens, left)
+            stored_by = self._adapters.get(key)
+            tokens[_source(stored_by, mine)] += min(block_tokens, left)
             left -= block_tokens
-        tokens["own"] += max(left, 0)
-        return Sources(**tokens)
+        tokens["unknown"] += max(left, 0)
+        return CachedBySource(**tokens)
+
+
+def _source(stored_by: str | None, mine: str) -> str:
+    if stored_by is None:
+        return "unknown"
+    if stored_by == mine:
+        return "own"
+    return "base" if stored_by == BASE else "sibling"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aloraserve.blocks import BlockKey
+from aloraserve.savings.base import CallSavings
 from aloraserve.wire.sampling import SamplingSettings
 
 
@@ -59,6 +60,8 @@ class EngineChunk:
         finish_reason: "stop" or "length" on the choice's last chunk.
         cached_tokens: prompt tokens that were not prefilled, as the engine counts them.
         logprobs: of the new tokens, if they were asked for.
+        token_ids: the new tokens; they stay in the replica.
+        savings: on a call's first chunk, what reuse across adapters did to it; None if that is not known.
         prefill_s: on a call's first chunk, what its prefill took from its begin on; 0 if the engine does not say.
     """
 
@@ -69,6 +72,8 @@ class EngineChunk:
     cached_tokens: int = 0
     logprobs: tuple[TokenChances, ...] = field(default=())
     prefill_s: float = 0.0
+    token_ids: tuple[int, ...] = ()
+    savings: CallSavings | None = None
 
 
 @dataclass(frozen=True, slots=True)

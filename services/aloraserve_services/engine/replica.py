@@ -8,6 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError, StartError
+from aloraserve.savings.meter import SavingsMeter
 from aloraserve.telemetry.tracing import TRACING
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
@@ -68,7 +70,9 @@ class EngineReplica:
         self._beat_done = asyncio.Event()
         self._beats_begun = self._beats_done = 0
         self._is_heard = True
-        self._progress = Progress(await self._load_adapters())
+        facts = await self._load_adapters()
+        self._progress = Progress(facts)
+        self._meter = SavingsMeter(plan.keyspace, self._salts().get, facts.kv_tokens // plan.keyspace.block_tokens)
         self._resident = await self._engine.resident()
         self._tasks = [self._keep(self._read_events), self._keep(self._ingest.run)]
         self._telemetry.watch(self._ingest, self._mirror)
@@ -88,21 +92,29 @@ class EngineReplica:
         held = self._mirror.overlap(call.keys) * self._plan.keyspace.block_tokens
         is_resident = call.adapter is None or call.adapter in self._resident
         self._progress.accept(call.request_id, prompt_tokens, held, call.adapter, is_resident=is_resident)
+        self._meter.accept(call.request_id, call.token_ids, call.keys, call.adapter, call.cache_salt)
+        # After the engine has the call: it computes meanwhile.
+        asyncio.get_running_loop().call_soon(self._meter.prepare, call.request_id)
         telling = 0
         try:
             async for reply in self._engine.generate(call):
                 if isinstance(reply, EngineChunk):
+                    savings = None
                     if not telling:
                         self._progress.first_token(call.request_id, reply.cached_tokens, prompt_tokens)
+                        savings = self._meter.first_token(call.request_id, reply.cached_tokens, *self._progress.prefill)
                         self._prefilled.set()
                         telling = self._beats_begun + 1
                     else:
                         self._progress.more_tokens(call.request_id, reply.tokens, reply.index)
+                    self._meter.more_tokens(call.request_id, reply.index, reply.token_ids)
+                    reply = replace(reply, token_ids=(), savings=savings)
                     if reply.finish_reason:
                         await self._told(telling)
                 yield reply
         finally:
             self._progress.end(call.request_id)
+            self._meter.end(call.request_id)
             if call.adapter is not None:
                 self._adapter_used.set()
 

@@ -48,7 +48,8 @@ class AnswerWriter:
         text, self._sent = self._text[self._sent : end], max(end, self._sent)
         self.is_finished = finish_reason is not None
         logprobs = tuple(self._chances(begin + at, word) for at, word in enumerate(words)) if self._reports else ()
-        yield EngineChunk(self._index, text, len(words), finish_reason, self._cached_tokens, logprobs)
+        ids = tuple(word.token for word in words)
+        yield EngineChunk(self._index, text, len(words), finish_reason, self._cached_tokens, logprobs, token_ids=ids)
 
     @property
     def left(self) -> int:

@@ -248,6 +248,7 @@ class VllmEngine:
             index=choice.index,
             text=choice.text,
             tokens=len(choice.token_ids),
+            token_ids=tuple(choice.token_ids),
             finish_reason=choice.finish_reason,
             cached_tokens=cached_tokens,
             logprobs=_chances(choice, alternatives or 0),

@@ -25,7 +25,7 @@ from aloraserve.wire.chat import (
     TopLogprob,
 )
 from aloraserve.wire.completions import Completion, CompletionChoice, CompletionLogprobs
-from aloraserve.wire.responses import ResponsePart
+from aloraserve.wire.responses import ResponsePart, SavingsUsage
 from aloraserve_services.engine.calls import EngineChunk, TokenChance, TokenChances
 
 log = structlog.get_logger(__name__)
@@ -50,17 +50,27 @@ class Answer(ABC):
         prompt_tokens: length of the prompt.
         choices: how many choices were asked for.
         logprobs: whether log-probabilities were asked for.
+        savings: for the usage.
     """
 
     prefix = ""
 
-    def __init__(self, request_id: str, model: str, prompt_tokens: int, choices: int, logprobs: bool) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        model: str,
+        prompt_tokens: int,
+        choices: int,
+        logprobs: bool,
+        savings: SavingsUsage | None = None,
+    ) -> None:
         self.id = f"{self.prefix}-{request_id}"
         self.model = model
         self.created = int(time.time())
         self.completion_tokens = 0
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = 0
+        self._savings = savings
         self._with_logprobs = logprobs
         self._choices = [_Choice() for _ in range(choices)]
 
@@ -92,7 +102,7 @@ class Answer(ABC):
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage.of(self._prompt_tokens, self.completion_tokens, self._cached_tokens)
+        return Usage.of(self._prompt_tokens, self.completion_tokens, self._cached_tokens, self._savings)
 
     def _add(self, chunk: EngineChunk) -> None:
         choice = self._choices[chunk.index]

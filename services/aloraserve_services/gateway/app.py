@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
@@ -31,6 +32,7 @@ from aloraserve.telemetry.directory import observed
 from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.telemetry.tracing import TRACING, Value
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList, parse_body, reply_for
+from aloraserve.wire.responses import SavingsUsage
 from aloraserve_services.gateway.access import Access
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 from aloraserve_services.gateway.current import current_request
@@ -40,6 +42,7 @@ from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.prompts import Prompt, PromptMaker
 from aloraserve_services.gateway.reachable import known_replicas
+from aloraserve_services.gateway.savings import SavingsDesk
 from aloraserve_services.gateway.sending import Sender, Sent, Tries
 from aloraserve_services.gateway.session import SESSION_HEADER, session_of
 from aloraserve_services.plan import FleetPlan
@@ -93,6 +96,7 @@ class Gateway:
         self._directory = observed(plan.open_directory(), METRICS.directory)
         self._app_name = serve.get_replica_context().app_name
         self._process = GatewayProcess(plan.settings, self._directory)
+        self._savings = SavingsDesk(plan)
         router = Router(
             self._directory,
             # Gateways that draw should not all draw the same.
@@ -110,15 +114,14 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP application; Serve calls this in the replica, so that nothing of it is pickled."""
-        app = FastAPI(
-            title="aloraserve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._process.lifespan
-        )
+        app = FastAPI(title="aloraserve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._lifespan)
         app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"])
         app.add_api_route("/v1/completions", self.completions, methods=["POST"])
         app.add_api_route("/v1/models", self.models, methods=["GET"])
         app.add_api_route("/v1/replicas", self.replicas, methods=["GET"])
         app.add_api_route("/v1/receipts", self.receipts, methods=["GET"])
         app.add_api_route("/v1/receipts/{request_id}", self.receipt, methods=["GET"])
+        app.add_api_route("/v1/savings", self.savings, methods=["GET"])
         app.add_api_route("/v1/metrics/targets", self.metrics_targets, methods=["GET"])
         app.add_api_route("/healthz", self.healthz, methods=["GET"])
         app.add_api_route("/readyz", self.readyz, methods=["GET"])
@@ -127,6 +130,11 @@ class Gateway:
         app.add_exception_handler(AloraserveError, _failed)
         app.add_exception_handler(HTTPException, _no_such_thing)
         return app
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        async with self._process.lifespan(app), self._savings.flushing():
+            yield
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
@@ -207,6 +215,11 @@ class Gateway:
         """Give the gateway's metrics to Prometheus."""
         return Response(METRICS.text(), media_type=CONTENT_TYPE)
 
+    async def savings(self, request: Request) -> Response:
+        """Say what reuse across adapters saved lately, by adapter."""
+        self._access.cache_salt(request.headers.get("authorization"))
+        return _json(json.dumps(await self._savings.report(request.query_params.get("window"))))
+
     async def metrics_targets(self, request: Request) -> Response:
         """List every process that has metrics, as Prometheus' ``http_sd_configs`` reads it; for administrators."""
         self._access.check_admin(request.headers.get("authorization"))
@@ -249,7 +262,7 @@ class Gateway:
         if body.stream:
             sent = await self._sender.send(prompt, call, request_id, salt)
             self._count(prompt, sent)
-            events = self._new_answer(kind, request_id, prompt).stream(
+            events = self._new_answer(kind, request_id, prompt, sent).stream(
                 _metered(prompt, sent), include_usage=body.include_usage
             )
             return StreamingResponse(_closed(events), media_type="text/event-stream", headers=_headers(prompt, sent))
@@ -257,7 +270,7 @@ class Gateway:
         while True:
             sent = await self._sender.send(prompt, call, request_id, salt, tries)
             try:
-                text = await self._new_answer(kind, request_id, prompt).whole(_metered(prompt, sent))
+                text = await self._new_answer(kind, request_id, prompt, sent).whole(_metered(prompt, sent))
             except ReplicaLostError:
                 # The client has seen nothing of the lost answer, so another one may take its place.
                 tries.lose(sent.replica)
@@ -268,9 +281,10 @@ class Gateway:
                 return _json(text, _headers(prompt, sent))
 
     @staticmethod
-    def _new_answer(kind: type[Answer], request_id: str, prompt: Prompt) -> Answer:
+    def _new_answer(kind: type[Answer], request_id: str, prompt: Prompt, sent: Sent) -> Answer:
         with_logprobs = prompt.sampling.logprobs is not None
-        return kind(request_id, prompt.model, len(prompt.token_ids), prompt.sampling.n, with_logprobs)
+        savings = SavingsUsage.of(sent.savings, sent.ttft_s) if sent.savings else None
+        return kind(request_id, prompt.model, len(prompt.token_ids), prompt.sampling.n, with_logprobs, savings)
 
     def _count(self, prompt: Prompt, sent: Sent) -> None:
         labels = (prompt.kind, METRICS.adapters.label(prompt.adapter.name if prompt.adapter else None))
@@ -280,6 +294,9 @@ class Gateway:
         METRICS.decisions.labels(sent.decision.policy).inc()
         METRICS.overlap_tokens.labels(prompt.kind).inc(sent.overlap_tokens)
         METRICS.missed_tokens.labels(prompt.kind).inc(max(0, sent.overlap_tokens - sent.cached_tokens))
+        if sent.savings is not None:
+            METRICS.observe_savings(*labels, sent.savings, sent.ttft_s)
+            self._savings.note(prompt, sent.savings, sent.ttft_s)
         TRACING.annotate(_facts(prompt, sent))
 
 
@@ -314,7 +331,17 @@ def _limit(text: str | None) -> int:
 
 def _headers(prompt: Prompt, sent: Sent) -> dict[str, str]:
     """Return what a client may want to know of how its call was served."""
-    return {
+    savings = sent.savings
+    estimated = (
+        {}
+        if savings is None
+        else {
+            "x-aloraserve-saved-ttft-ms": f"{savings.saved_s * 1000:.1f}",
+            "x-aloraserve-counterfactual-ttft-ms": f"{(sent.ttft_s + savings.saved_s) * 1000:.1f}",
+            "x-aloraserve-savings-confidence": f"{savings.confidence:.2f}",
+        }
+    )
+    return estimated | {
         "x-aloraserve-replica": sent.label,
         "x-aloraserve-kind": prompt.kind,
         "x-aloraserve-cached-tokens": str(sent.cached_tokens),

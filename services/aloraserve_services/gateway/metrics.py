@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from aloraserve.routing.placement import ClaimOutcome, Placement
+from aloraserve.savings.base import CachedBySource, CallSavings
 from aloraserve.telemetry.decision import FALLBACKS, decision_attributes, fallback_label
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
@@ -16,6 +18,7 @@ from aloraserve.telemetry.tracing import TRACING, now_s
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 _ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+SOURCES = tuple(item.name for item in fields(CachedBySource))
 ATTEMPT_OUTCOMES = ("answered", "lost", "refused", "overloaded", "cancelled", "failed")
 """See :class:`~aloraserve.routing.receipts.Attempt`."""
 
@@ -119,6 +122,42 @@ class GatewayMetrics(Instruments):
             ["outcome"],
             registry=self.registry,
         )
+        self.counterfactual = Histogram(
+            "aloraserve_counterfactual_ttft_seconds",
+            "TTFT that calls would have had with a cache keyed by adapter, as estimated.",
+            ["kind", "adapter"],
+            buckets=_TTFT_BUCKETS,
+            registry=self.registry,
+        )
+        self.saved = Counter(
+            "aloraserve_saved_ttft_seconds_total",
+            "TTFT that reuse across adapters saved, of the calls that it made faster.",
+            ["kind", "adapter"],
+            registry=self.registry,
+        )
+        self.lost = Counter(
+            "aloraserve_lost_ttft_seconds_total",
+            "TTFT that it cost, of the calls that it made slower.",
+            ["kind", "adapter"],
+            registry=self.registry,
+        )
+        self.saved_tokens = Counter(
+            "aloraserve_saved_prefill_tokens_total",
+            "Prompt tokens that reuse across adapters saved from prefill, of the calls where it did.",
+            ["kind", "adapter"],
+            registry=self.registry,
+        )
+        self.cached_by_source = Counter(
+            "aloraserve_cached_tokens_by_source_total",
+            "Cached prompt tokens by who first computed them.",
+            ["source"],
+            registry=self.registry,
+        )
+        self.ledger_failures = Counter(
+            "aloraserve_savings_ledger_failures_total",
+            "Flushes to the savings ledger that were lost.",
+            registry=self.registry,
+        )
         self.in_progress = Gauge(
             "aloraserve_requests_in_progress",
             "Completion requests that are being answered.",
@@ -135,6 +174,8 @@ class GatewayMetrics(Instruments):
             self.fallbacks.labels(reason)
         for outcome in ATTEMPT_OUTCOMES:
             self.attempts.labels(outcome)
+        for source in SOURCES:
+            self.cached_by_source.labels(source)
 
     def turn_off(self) -> None:
         """See :class:`~aloraserve.telemetry.instruments.Instruments`."""
@@ -155,6 +196,15 @@ class GatewayMetrics(Instruments):
             ("claim", placement.claim_s),
         ):
             self.decision.labels(stage).observe(seconds)
+
+    def observe_savings(self, kind: str, adapter: str, savings: CallSavings, ttft_s: float) -> None:
+        """Count what reuse across adapters did to a call; counters only rise, so losses have their own."""
+        self.counterfactual.labels(kind, adapter).observe(max(0.0, ttft_s + savings.saved_s))
+        self.saved.labels(kind, adapter).inc(max(0.0, savings.saved_s))
+        self.lost.labels(kind, adapter).inc(max(0.0, -savings.saved_s))
+        self.saved_tokens.labels(kind, adapter).inc(max(0, savings.saved_tokens))
+        for source in SOURCES:
+            self.cached_by_source.labels(source).inc(getattr(savings.cached, source))
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

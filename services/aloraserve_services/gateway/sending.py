@@ -13,9 +13,9 @@ import structlog
 
 from aloraserve.errors import InvalidRequestError, ReplicaLostError
 from aloraserve.routing.base import Call, Decision
-from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import Attempt, Outcome, Receipt, ReceiptRing
 from aloraserve.routing.router import Router
+from aloraserve.savings.base import CallSavings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal, EngineReply
 from aloraserve_services.gateway.current import current_request
 from aloraserve_services.gateway.exchange import Exchange, LostError
@@ -61,6 +61,7 @@ class Sent:
         replies: all chunks, the first included; closing it aborts the call.
         cached_tokens: the engine's true figure.
         ttft_s: from the call to its first chunk.
+        savings: what reuse across adapters did to it, None if that is not known.
     """
 
     request_id: str
@@ -72,6 +73,7 @@ class Sent:
     replies: AsyncIterator[EngineChunk]
     cached_tokens: int
     ttft_s: float
+    savings: CallSavings | None = None
 
 
 class Sender:
@@ -127,7 +129,7 @@ class Sender:
                 await replies.aclose()
                 raise InvalidRequestError(first.message, param=first.param)
             chunks = _Chunks(first, replies, partial(self._cut_short, receipt))
-            return _sent(request_id, exchange.placement, exchange.replica, chunks, first.cached_tokens, ttft_s)
+            return _sent(request_id, exchange, chunks, first, ttft_s)
         raise ReplicaLostError(f"{MAX_ATTEMPTS} replicas were lost before the first token; try again")
 
     async def _exchange(
@@ -160,9 +162,8 @@ class Sender:
         self._receipts.replace(receipt, receipt.cut_short())
 
 
-def _sent(
-    request_id: str, placement: Placement, replica: str, chunks: _Chunks, cached_tokens: int, ttft_s: float
-) -> Sent:
+def _sent(request_id: str, exchange: Exchange, chunks: _Chunks, first: EngineChunk, ttft_s: float) -> Sent:
+    placement, replica = exchange.placement, exchange.replica
     decision = placement.decision
     estimate = next((one for one in decision.estimates if one.replica == replica), None)
     return Sent(
@@ -173,8 +174,9 @@ def _sent(
         overlap_tokens=estimate.overlap_tokens if estimate else 0,
         reason=_reason(decision, replica),
         replies=chunks,
-        cached_tokens=cached_tokens,
+        cached_tokens=first.cached_tokens,
         ttft_s=ttft_s,
+        savings=first.savings,
     )
 
 

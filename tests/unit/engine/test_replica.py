@@ -12,6 +12,7 @@ import pytest
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, KeySpaceMismatchError
+from aloraserve.savings.meter import SavingsMeter
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine import replica as replica_module
 from aloraserve_services.engine.calls import EngineCall, EngineChunk
@@ -80,6 +81,7 @@ def replica(engine: Engine, published: Published, kind: type[EngineReplica] = En
     made._mirror = SimpleNamespace(overlap=lambda keys: 0)
     made._progress, made._engine, made._ingest = Progress(EngineFacts(4)), engine, published
     made._prefilled, made._beat_done = asyncio.Event(), asyncio.Event()
+    made._meter = SavingsMeter(KeySpace("model", "tokenizer", 32), {}.get, 100)
     made._events, made._gap = SimulatedEvents(), asyncio.Event()
     made._adapter_used = asyncio.Event()
     made._is_heard = True
