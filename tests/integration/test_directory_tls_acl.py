@@ -18,7 +18,7 @@ from redis_deployments import Server, Wire, certificates, free_port, wait_until
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory import redis as redis_backend
-from aloraserve.directory.base import ReplicaState, place
+from aloraserve.directory.base import Process, ReplicaState, place
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.directory.redis_client import open_client
 from aloraserve.errors import DirectoryUnavailableError
@@ -52,6 +52,8 @@ async def exercise(directory: RedisDirectory) -> None:
     await directory.retire("b")
     assert [state.replica for state in await directory.states()] == ["a"]
     await directory.epoch()
+    await directory.announce(Process("engine", "engine-0", "localhost:1"))
+    assert [one.name for one in await directory.announced()] == ["engine-0"]
     freed, deadline = 0, time.monotonic() + 10
     while freed < 890 and time.monotonic() < deadline:
         freed += await directory.reclaim(max_fields=64)

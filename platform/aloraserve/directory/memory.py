@@ -12,18 +12,22 @@ from dataclasses import dataclass, field
 
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.directory.base import (
+    ANNOUNCED_TTL_S,
     CLAIM_TTL_S,
     FAST_TIER,
     FORGET_S,
     LEASE_TTL_S,
     MAX_LOOKUP_BLOCKS,
+    MAX_PROCESSES,
     NODE_TTL_S,
     RUN_BLOCKS,
     Candidate,
     Holding,
+    Process,
     ReplicaState,
     anchor,
     check_apply,
+    check_process,
 )
 from aloraserve.directory.handshake import check_same
 from aloraserve.directory.overlap import CLAIMED, FAST, SLOW, Overlap, OverlapWalk
@@ -97,6 +101,7 @@ class MemoryDirectory:
     def clear(self) -> None:
         """Lose everything and start a new epoch, as a backend that restarts empty does."""
         self._epoch = uuid.uuid4().hex
+        self._processes: dict[tuple[str, str], tuple[Process, float]] = {}
         self._space: tuple[KeySpace, float] | None = None
         self._leases: dict[str, _Lease] = {}
         self._order: list[str] = []
@@ -219,6 +224,18 @@ class MemoryDirectory:
             if freed >= max_fields:
                 break
         return freed
+
+    async def announce(self, process: Process, *, ttl_s: float = ANNOUNCED_TTL_S) -> None:
+        check_process(process)
+        listed = len(await self.announced())
+        key = (process.role, process.name)
+        if key in self._processes or listed < MAX_PROCESSES:
+            self._processes[key] = (process, self._clock() + ttl_s)
+
+    async def announced(self) -> list[Process]:
+        now = self._clock()
+        self._processes = {key: known for key, known in self._processes.items() if known[1] > now}
+        return sorted(process for process, _ in self._processes.values())
 
     async def ping(self) -> None:
         return None

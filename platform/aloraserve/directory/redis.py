@@ -20,16 +20,20 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.directory import redis_scripts
 from aloraserve.directory.base import (
+    ANNOUNCED_TTL_S,
     CLAIM_TTL_S,
     FORGET_S,
     LEASE_TTL_S,
     MAX_LOOKUP_BLOCKS,
+    MAX_PROCESSES,
     MAX_SETTLED,
     NODE_TTL_S,
     Candidate,
     Holding,
+    Process,
     ReplicaState,
     check_apply,
+    check_process,
 )
 from aloraserve.directory.fleet_view import FleetView
 from aloraserve.directory.handshake import check_same
@@ -78,6 +82,8 @@ _CLAIM_BLOCKS = _Script(redis_scripts.CLAIM_BLOCKS)
 _WITHDRAW_BLOCKS = _Script(redis_scripts.WITHDRAW_BLOCKS)
 _RECLAIM = _Script(redis_scripts.RECLAIM)
 _EPOCH = _Script(redis_scripts.EPOCH)
+_ANNOUNCE = _Script(redis_scripts.ANNOUNCE)
+_ANNOUNCED = _Script(redis_scripts.ANNOUNCED)
 
 
 class RedisDirectory:
@@ -289,6 +295,18 @@ class RedisDirectory:
         self._next_reclaimed = (self._next_reclaimed + 1) % len(self._shards)
         arguments = (kept, _milliseconds(SUPERSEDED_S), max_fields, self._node_ttl_ms)
         return int(await self._run(_Run(_RECLAIM, shard, arguments)))
+
+    async def announce(self, process: Process, *, ttl_s: float = ANNOUNCED_TTL_S) -> None:
+        check_process(process)
+        name, content = json.dumps(process[:2]), json.dumps(process)
+        await self._run(_Run(_ANNOUNCE, self._fleet, (name, content, _milliseconds(ttl_s), MAX_PROCESSES)))
+
+    async def announced(self) -> list[Process]:
+        records = await self._run(_Run(_ANNOUNCED, self._fleet, ()))
+        try:
+            return sorted(Process(*json.loads(record)) for record in records)
+        except (ValueError, TypeError) as error:
+            raise DirectoryUnavailableError("a process's record in the directory cannot be read") from error
 
     async def ping(self) -> None:
         await self._run(self._epoch_of(self._fleet))

@@ -15,6 +15,7 @@ key                 type      content
 ``t:<replica>``     hash      claim id -> "<expiry> <tokens>", dropped when the replica settles it
 ``open``            set       replicas that have such claims
 ``rl``              string    set while the fleet's share of reclaiming is used up
+``processes``       hash      JSON of role and name -> "<expiry> " and the process as JSON
 ``epoch``           string    random; lost when the data is
 ==================  ========  ===========================================================================
 
@@ -544,3 +545,40 @@ local info = redis.pcall('INFO', 'server')
 local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 return redis.call('GET', KEYS[1] .. 'epoch') .. '.' .. run
 """
+
+ANNOUNCE = (
+    _WRITES_ALWAYS
+    + _HEAD
+    + _WHOLE
+    + _EXTEND
+    + """
+local name, content, ttl_ms, most = unpack(ARGV)
+local processes = prefix .. 'processes'
+local known = redis.call('HGETALL', processes)
+local count, is_new = 0, true
+for i = 1, #known, 2 do
+  if tonumber(string.match(known[i + 1], '^%d+')) <= now then
+    redis.call('HDEL', processes, known[i])
+  else
+    count = count + 1
+    if known[i] == name then is_new = false end
+  end
+end
+if is_new and count >= tonumber(most) then return end
+redis.call('HSET', processes, name, whole(now + ttl_ms) .. ' ' .. content)
+extend(processes, ttl_ms)
+"""
+)
+
+ANNOUNCED = (
+    _READS
+    + _HEAD
+    + """
+local found = {}
+for _, record in ipairs(redis.call('HVALS', prefix .. 'processes')) do
+  local ends, content = string.match(record, '^(%d+) (.*)$')
+  if tonumber(ends) > now then found[#found + 1] = content end
+end
+return found
+"""
+)
