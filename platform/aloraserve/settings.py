@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from aloraserve.errors import SettingsError
 from aloraserve.routing.expected_ttft import OVERFLOW_WAIT_S, ExpectedTtft
 from aloraserve.routing.policies import POLICIES, check_policy
+from aloraserve.telemetry.logs import LogFormat
 
 MAX_FILE_BYTES = 1 << 20
 MAX_TENANTS = 1024
@@ -78,6 +79,13 @@ class Settings(BaseSettings):
     )
     receipts: int = Field(1024, ge=1, le=100_000, description="Routing decisions that a gateway can explain.")
     lookup_budget_ms: float = Field(10, gt=0, le=1000, description="Time for the directory before falling back.")
+    metrics: bool = Field(True, description="Count and serve metrics in every process.")
+    metrics_host: str = Field("127.0.0.1", description="Address that every process serves its metrics on.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="First port tried for that; 0: the system chooses.")
+    otlp_endpoint: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="OTLP collector that spans go to; without it there are none."
+    )
+    log_format: LogFormat = Field("auto", description="Records as JSON or text; auto: text on a terminal.")
     start_timeout_s: float = Field(300, gt=0, le=3600, description="Time for the platform to become ready.")
 
     @property
@@ -91,7 +99,7 @@ class Settings(BaseSettings):
         # A variable's value is text, which a Literal of numbers does not take.
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
-    @field_validator("host")
+    @field_validator("host", "metrics_host")
     @classmethod
     def _host_is_an_address(cls, value: str) -> str:
         try:

@@ -20,6 +20,7 @@ class EngineCall:
         adapter: served name of the adapter, None for the base model.
         cache_salt: the tenant's salt.
         keys: the prompt's block keys, as the gateway derived them.
+        traceparent: the span above the replica's own, None if the call is not traced.
     """
 
     request_id: str
@@ -28,6 +29,7 @@ class EngineCall:
     adapter: str | None = None
     cache_salt: str | None = None
     keys: Sequence[BlockKey] = ()
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class EngineChunk:
         finish_reason: "stop" or "length" on the choice's last chunk.
         cached_tokens: prompt tokens that were not prefilled, as the engine counts them.
         logprobs: of the new tokens, if they were asked for.
+        prefill_s: on a call's first chunk, what its prefill took from its begin on; 0 if the engine does not say.
     """
 
     index: int
@@ -65,6 +68,7 @@ class EngineChunk:
     finish_reason: str | None = None
     cached_tokens: int = 0
     logprobs: tuple[TokenChances, ...] = field(default=())
+    prefill_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

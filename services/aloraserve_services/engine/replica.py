@@ -19,6 +19,7 @@ from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError, StartError
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
+from aloraserve_services.engine.observed import ReplicaTelemetry
 from aloraserve_services.engine.opening import open_engine
 from aloraserve_services.engine.progress import EngineFacts, Progress
 from aloraserve_services.plan import FleetPlan
@@ -52,7 +53,8 @@ class EngineReplica:
     async def __init__(self, plan: FleetPlan) -> None:  # type: ignore[misc]  # Serve awaits it
         self._plan = plan
         self._replica, self._label = _identity()
-        self._directory = self._open_directory()
+        self._telemetry = ReplicaTelemetry(plan, self._label)
+        self._directory = self._telemetry.directory(self._open_directory())
         await self._join()
         self._engine, self._events = open_engine(plan)
         self._mirror = Mirror(plan.keyspace, self._salts().get)
@@ -68,8 +70,12 @@ class EngineReplica:
         self._progress = Progress(await self._load_adapters())
         self._resident = await self._engine.resident()
         self._tasks = [self._keep(self._read_events), self._keep(self._ingest.run)]
+        self._telemetry.watch(self._ingest, self._mirror)
         await self._warm_up()
+        # Warming up is no call of anybody's.
+        self._engine = self._telemetry.engine(self._engine)
         self._tasks += [
+            self._keep(self._announce),
             self._keep(self._beat),
             self._keep(self._watch_residency),
             self._keep(self._close_gaps),
@@ -242,6 +248,9 @@ class EngineReplica:
             self._resident = await self._engine.resident()
             await asyncio.sleep(RESIDENCY_S)
             await self._adapter_used.wait()
+
+    async def _announce(self) -> None:
+        await self._telemetry.keep_announced(self._directory)
 
     def _lost_events(self) -> None:
         log.warning("events_lost", replica=self._label)

@@ -16,7 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aloraserve.adapters import Adapter
 from aloraserve.blocks import (
@@ -66,6 +66,7 @@ class _Run:
     has_waited: bool = False
     has_begun: bool = False
     is_cancelled: bool = False
+    begun_at: float = math.nan
     first_token_at: float = math.nan
     answers: list[BlockChain] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -280,6 +281,7 @@ class SimulatedEngine:
         times, prompt = self._times.prefill, len(run.call.token_ids)
         # One that waited for a slot or for room begins when that came, which is now.
         begins_at = max(self._free_at, self._clock() if run.has_waited else run.arrived_at)
+        run.begun_at = begins_at
         at = begins_at + self._slots.load_s(run.call.adapter)
         while run.computed < prompt and not run.is_cancelled:
             end = min(run.computed + self._times.max_num_batched_tokens, prompt)
@@ -315,13 +317,14 @@ class SimulatedEngine:
         run.answers = [choice.chain for choice in choices]
         self._decoding += len(choices)
         self._context_tokens += len(call.token_ids)
-        due, tokens = run.first_token_at, 1
+        due, tokens, prefill_s = run.first_token_at, 1, run.first_token_at - run.begun_at
         try:
             while True:
                 for choice in choices:
                     for chunk in choice.writer.write(tokens):
                         self._store_answer(run, choice)
-                        yield chunk
+                        yield replace(chunk, prefill_s=prefill_s) if prefill_s else chunk
+                        prefill_s = 0.0
                 if all(choice.writer.is_finished for choice in choices):
                     return
                 await self._healthy.wait()

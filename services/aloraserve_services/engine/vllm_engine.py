@@ -240,10 +240,10 @@ class VllmEngine:
         return LoRARequest(name, self._plan.adapter_number(name), str(adapter.path))
 
     def _chunks(self, output: Any, call: EngineCall) -> list[EngineChunk]:
-        cached_tokens = output.num_cached_tokens or 0
-        return [self._chunk(choice, cached_tokens, call.sampling.logprobs) for choice in output.outputs]
+        cached_tokens, prefill_s = output.num_cached_tokens or 0, _prefill_s(output.metrics)
+        return [self._chunk(choice, cached_tokens, prefill_s, call.sampling.logprobs) for choice in output.outputs]
 
-    def _chunk(self, choice: Any, cached_tokens: int, alternatives: int | None) -> EngineChunk:
+    def _chunk(self, choice: Any, cached_tokens: int, prefill_s: float, alternatives: int | None) -> EngineChunk:
         return EngineChunk(
             index=choice.index,
             text=choice.text,
@@ -251,6 +251,7 @@ class VllmEngine:
             finish_reason=choice.finish_reason,
             cached_tokens=cached_tokens,
             logprobs=_chances(choice, alternatives or 0),
+            prefill_s=prefill_s,
         )
 
 
@@ -271,6 +272,13 @@ def sampling_params(sampling: SamplingSettings) -> Any:
         logprobs=sampling.logprobs,
         output_kind=RequestOutputKind.DELTA,
     )
+
+
+def _prefill_s(times: Any) -> float:
+    """Return what a request's prefill took in the engine core (vLLM's ``RequestStateStats``), 0 if it is not known."""
+    if times is None or not times.scheduled_ts:
+        return 0.0
+    return max(0.0, float(times.first_token_ts - times.scheduled_ts))
 
 
 def _chances(choice: Any, alternatives: int) -> tuple[TokenChances, ...]:

@@ -27,11 +27,16 @@ from aloraserve.routing.expected_ttft import Margins
 from aloraserve.routing.policies import POLICIES, make_policy
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
+from aloraserve.telemetry.directory import observed
+from aloraserve.telemetry.tracing import TRACING, Value
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList, parse_body, reply_for
 from aloraserve_services.gateway.access import Access
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
+from aloraserve_services.gateway.current import current_request
+from aloraserve_services.gateway.metered import MeteredChunks
 from aloraserve_services.gateway.metrics import CONTENT_TYPE, METRICS
-from aloraserve_services.gateway.middleware import CountedRequests, current_request_id
+from aloraserve_services.gateway.middleware import CountedRequests
+from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.prompts import Prompt, PromptMaker
 from aloraserve_services.gateway.reachable import known_replicas
 from aloraserve_services.gateway.sending import Sender, Sent, Tries
@@ -84,8 +89,9 @@ class Gateway:
         self._access = Access(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
         self._receipts = ReceiptRing(plan.settings.receipts)
         self._prompts = PromptMaker(plan, AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True))
-        self._directory = plan.open_directory()
+        self._directory = observed(plan.open_directory(), METRICS.directory)
         self._app_name = serve.get_replica_context().app_name
+        self._process = GatewayProcess(plan.settings, self._directory)
         router = Router(
             self._directory,
             # Gateways that draw should not all draw the same.
@@ -103,13 +109,16 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP application; Serve calls this in the replica, so that nothing of it is pickled."""
-        app = FastAPI(title="aloraserve", docs_url=None, redoc_url=None, openapi_url=None)
+        app = FastAPI(
+            title="aloraserve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._process.lifespan
+        )
         app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"])
         app.add_api_route("/v1/completions", self.completions, methods=["POST"])
         app.add_api_route("/v1/models", self.models, methods=["GET"])
         app.add_api_route("/v1/replicas", self.replicas, methods=["GET"])
         app.add_api_route("/v1/receipts", self.receipts, methods=["GET"])
         app.add_api_route("/v1/receipts/{request_id}", self.receipt, methods=["GET"])
+        app.add_api_route("/v1/metrics/targets", self.metrics_targets, methods=["GET"])
         app.add_api_route("/healthz", self.healthz, methods=["GET"])
         app.add_api_route("/readyz", self.readyz, methods=["GET"])
         app.add_api_route("/metrics", self.metrics, methods=["GET"])
@@ -197,6 +206,11 @@ class Gateway:
         """Give the gateway's metrics to Prometheus."""
         return Response(METRICS.text(), media_type=CONTENT_TYPE)
 
+    async def metrics_targets(self, request: Request) -> Response:
+        """List every process that has metrics, as Prometheus' ``http_sd_configs`` reads it; for administrators."""
+        self._access.check_admin(request.headers.get("authorization"))
+        return _json(json.dumps(await self._process.targets()))
+
     async def _body(self, request: Request) -> bytes:
         """Return the request's body without ever holding more of it than is accepted."""
         parts: list[bytes] = []
@@ -222,7 +236,7 @@ class Gateway:
         salt: str | None,
         session: str | None,
     ) -> Response:
-        request_id = current_request_id()
+        request_id = current_request().request_id
         keys = self._plan.keyspace.keys(prompt.token_ids, cache_salt=salt, adapter=prompt.effect)
         call = Call(
             prompt_tokens=len(prompt.token_ids),
@@ -234,13 +248,15 @@ class Gateway:
         if body.stream:
             sent = await self._sender.send(prompt, call, request_id, salt)
             self._count(prompt, sent)
-            events = self._new_answer(kind, request_id, prompt).stream(sent.replies, include_usage=body.include_usage)
+            events = self._new_answer(kind, request_id, prompt).stream(
+                _metered(prompt, sent), include_usage=body.include_usage
+            )
             return StreamingResponse(_closed(events), media_type="text/event-stream", headers=_headers(prompt, sent))
         tries = Tries()
         while True:
             sent = await self._sender.send(prompt, call, request_id, salt, tries)
             try:
-                text = await self._new_answer(kind, request_id, prompt).whole(sent.replies)
+                text = await self._new_answer(kind, request_id, prompt).whole(_metered(prompt, sent))
             except ReplicaLostError:
                 # The client has seen nothing of the lost answer, so another one may take its place.
                 tries.lose(sent.replica)
@@ -256,11 +272,30 @@ class Gateway:
         return kind(request_id, prompt.model, len(prompt.token_ids), prompt.sampling.n, with_logprobs)
 
     def _count(self, prompt: Prompt, sent: Sent) -> None:
-        labels = (prompt.kind, prompt.adapter.name if prompt.adapter else "")
+        labels = (prompt.kind, METRICS.adapters.label(prompt.adapter.name if prompt.adapter else None))
         METRICS.ttft.labels(*labels).observe(sent.ttft_s)
         METRICS.prompt_tokens.labels(*labels).inc(len(prompt.token_ids))
         METRICS.cached_tokens.labels(*labels).inc(sent.cached_tokens)
         METRICS.decisions.labels(sent.decision.policy).inc()
+        METRICS.overlap_tokens.labels(prompt.kind).inc(sent.overlap_tokens)
+        METRICS.missed_tokens.labels(prompt.kind).inc(max(0, sent.overlap_tokens - sent.cached_tokens))
+        TRACING.annotate(_facts(prompt, sent))
+
+
+def _metered(prompt: Prompt, sent: Sent) -> MeteredChunks:
+    return MeteredChunks(sent.replies, prompt.kind, prompt.adapter.name if prompt.adapter else None)
+
+
+def _facts(prompt: Prompt, sent: Sent) -> dict[str, Value]:
+    """Return what a request's span says of how it was served."""
+    return {
+        "aloraserve.kind": prompt.kind,
+        "aloraserve.adapter": prompt.adapter.name if prompt.adapter else "",
+        "aloraserve.replica": sent.label,
+        "aloraserve.prompt_tokens": len(prompt.token_ids),
+        "aloraserve.cached_tokens": sent.cached_tokens,
+        "aloraserve.ttft_s": sent.ttft_s,
+    }
 
 
 def _session(request: Request, salt: str | None) -> str | None:

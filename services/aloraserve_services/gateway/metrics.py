@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from aloraserve.routing.placement import Placement
+from aloraserve.telemetry.decision import decision_attributes, fallback_label
+from aloraserve.telemetry.directory import DirectoryMetrics
+from aloraserve.telemetry.instruments import Instruments
+from aloraserve.telemetry.labels import BoundedNames
+from aloraserve.telemetry.tracing import TRACING, now_s
 
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
+_ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class GatewayMetrics:
-    """The gateway's metrics; label sets are bounded by the served names."""
+class GatewayMetrics(Instruments):
+    """The gateway's metrics.
+
+    Attributes:
+        adapters: what ``adapter`` labels come from.
+        directory: of its calls to the directory.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
+        super().__init__(registry)
+        self.adapters = BoundedNames()
+        self.directory = DirectoryMetrics(registry)
         self.requests = Counter(
             "aloraserve_requests_total",
             "Requests by endpoint and HTTP status.",
@@ -59,9 +72,69 @@ class GatewayMetrics:
             registry=self.registry,
         )
 
+        self.e2e = Histogram(
+            "aloraserve_e2e_seconds",
+            "Time from a request's arrival to the end of its answer.",
+            ["kind", "adapter"],
+            buckets=_TTFT_BUCKETS,
+            registry=self.registry,
+        )
+        self.itl = Histogram(
+            "aloraserve_itl_seconds",
+            "Time between two tokens of an answer, as they reach the gateway.",
+            ["kind"],
+            buckets=_ITL_BUCKETS,
+            registry=self.registry,
+        )
+        self.generated_tokens = Counter(
+            "aloraserve_generated_tokens_total",
+            "Tokens of whole answers.",
+            ["kind", "adapter"],
+            registry=self.registry,
+        )
+        self.overlap_tokens = Counter(
+            "aloraserve_overlap_tokens_total",
+            "Prompt tokens that the decision expected to be cached.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.missed_tokens = Counter(
+            "aloraserve_overlap_missed_tokens_total",
+            "Of those, the tokens that were prefilled all the same: the directory was stale, or another replica answered.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.fallbacks = Counter(
+            "aloraserve_fallbacks_total",
+            "Decisions without the directory, by why.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.attempts = Counter(
+            "aloraserve_attempts_total",
+            "Attempts to have a call answered, by what became of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.in_progress = Gauge(
+            "aloraserve_requests_in_progress",
+            "Completion requests that are being answered.",
+            registry=self.registry,
+        )
+
+    def turn_off(self) -> None:
+        """See :class:`~aloraserve.telemetry.instruments.Instruments`."""
+        super().turn_off()
+        self.directory.turn_off()
+
     def observe(self, placement: Placement) -> None:
-        """Count a decision's claim and its time."""
+        """Count a decision's claim and its time, and leave its span."""
+        if TRACING.is_on:
+            now = now_s()
+            TRACING.record("decide", now - placement.total_s, now, decision_attributes(placement))
         self.claims.labels(placement.claim).inc()
+        if placement.fallback is not None:
+            self.fallbacks.labels(fallback_label(placement.fallback)).inc()
         for stage, seconds in (
             ("lookup", placement.lookup_s),
             ("policy", placement.policy_s),

@@ -1,15 +1,14 @@
-"""What wraps every HTTP request: it is counted once, and it has an id."""
+"""What wraps every HTTP request: it is counted once, it has an id, and a call has a span."""
 
 from __future__ import annotations
-
-import re
-import uuid
 
 import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aloraserve.telemetry.tracing import TRACING
 from aloraserve.wire import reply_for
+from aloraserve_services.gateway.current import begin_request, current_request
 from aloraserve_services.gateway.metrics import METRICS
 
 log = structlog.get_logger(__name__)
@@ -21,12 +20,15 @@ ENDPOINTS = frozenset(
         "/v1/models",
         "/v1/replicas",
         "/v1/receipts",
+        "/v1/metrics/targets",
         "/healthz",
         "/readyz",
         "/metrics",
     }
 )
-_PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""Endpoints whose requests are calls: they have a span, and count as in progress."""
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 
 class CountedRequests:
@@ -47,6 +49,21 @@ class CountedRequests:
             await self._app(scope, receive, send)
             return
         endpoint = _endpoint(scope["path"])
+        headers = _trace_headers(scope)
+        if endpoint not in ANSWERED:
+            begin_request(headers)
+            await self._answer(endpoint, scope, receive, send)
+            return
+        METRICS.in_progress.inc()
+        try:
+            with TRACING.request(endpoint, headers):
+                begin_request(headers)
+                TRACING.annotate({"aloraserve.request_id": current_request().request_id})
+                await self._answer(endpoint, scope, receive, send)
+        finally:
+            METRICS.in_progress.dec()
+
+    async def _answer(self, endpoint: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def counted(message: Message) -> None:
@@ -54,6 +71,7 @@ class CountedRequests:
             if message["type"] == "http.response.start":
                 started = True
                 METRICS.requests.labels(endpoint, str(message["status"])).inc()
+                TRACING.answered(message["status"])
             await send(message)
 
         try:
@@ -66,19 +84,12 @@ class CountedRequests:
             await JSONResponse(reply.body, reply.status, reply.headers)(scope, receive, counted)
 
 
+def _trace_headers(scope: Scope) -> dict[str, str]:
+    return {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _TRACE_HEADERS}
+
+
 def _endpoint(path: str) -> str:
     """Return the label of a path; a receipt's own path counts as all receipts'."""
     if path.startswith("/v1/receipts/"):
         path = "/v1/receipts"
     return path if path in ENDPOINTS else "other"
-
-
-def current_request_id() -> str:
-    """Return the current request's id, which Serve sends back as ``x-request-id``.
-
-    It is the client's own if it sent a plain one in that header, of at most 64 letters, digits, ".", "_" and "-".
-    """
-    from ray.serve import context
-
-    given = context._get_serve_request_context().request_id
-    return given if _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex

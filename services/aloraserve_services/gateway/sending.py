@@ -17,6 +17,7 @@ from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import Attempt, Outcome, Receipt, ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal, EngineReply
+from aloraserve_services.gateway.current import current_request
 from aloraserve_services.gateway.exchange import Exchange, LostError
 from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.prompts import Prompt
@@ -139,6 +140,7 @@ class Sender:
             adapter=prompt.adapter.name if prompt.adapter else None,
             cache_salt=cache_salt,
             keys=call.keys,
+            traceparent=current_request().traceparent,
         )
         placement = await self._router.place(call, engine_call.request_id, avoid=tries.lost)
         METRICS.observe(placement)
@@ -147,6 +149,7 @@ class Sender:
 
     def _note(self, request_id: str, call: Call, exchange: Exchange, tries: Tries, ttft_s: float) -> Receipt:
         placement, replica = exchange.placement, exchange.replica
+        METRICS.attempts.labels(exchange.outcome).inc()
         tries.made.append(Attempt(replica, placement.label(replica), placement.claim, exchange.outcome))
         answered = Outcome(exchange.cached_tokens, ttft_s) if exchange.outcome == "answered" else None
         receipt = Receipt.of(request_id, call, placement, tuple(tries.made), answered, at_s=time.time())

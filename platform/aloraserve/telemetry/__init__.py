@@ -1,0 +1,1 @@
+"""Metrics, traces and logs: they wrap the other rooms' contracts from outside."""

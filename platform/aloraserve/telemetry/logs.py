@@ -1,0 +1,51 @@
+"""Structured logs: a line a record, with its request and trace; never a prompt, a key or a frame's local variables."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import Processor
+
+LogFormat = Literal["auto", "json", "text"]
+MAX_FRAMES = 50
+
+
+def configure_logs(form: LogFormat = "auto") -> None:
+    """Write this process's records to its standard error from now on.
+
+    Args:
+        form: "json" is an object a line, "text" is for people; "auto" is text on a terminal and JSON elsewhere.
+    """
+    is_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            *(_json() if is_json else _text()),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _json() -> list[Processor]:
+    # Local variables of a frame hold prompts and keys.
+    errors = ExceptionDictTransformer(show_locals=False, max_frames=MAX_FRAMES)
+    return [
+        structlog.processors.ExceptionRenderer(errors),
+        structlog.processors.EventRenamer("message"),
+        structlog.processors.JSONRenderer(),
+    ]
+
+
+def _text() -> list[Processor]:
+    return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+
+
+def bind_request(request_id: str, trace_id: str | None) -> None:
+    """Name the request and, if there is one, the trace in all records of the current task."""
+    structlog.contextvars.bind_contextvars(request_id=request_id, **({"trace_id": trace_id} if trace_id else {}))
