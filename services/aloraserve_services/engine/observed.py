@@ -17,7 +17,7 @@ from aloraserve.telemetry.directory import DirectoryMetrics, observed
 from aloraserve.telemetry.logs import bind_request
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.replica import ReplicaMetrics, ReplicaReadings, StateWatcher
-from aloraserve.telemetry.tracing import TRACING, now_s, trace_id
+from aloraserve.telemetry.tracing import TRACING, Value, now_s, trace_id
 from aloraserve_services.engine.base import Engine
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.plan import FleetPlan
@@ -139,7 +139,7 @@ class ObservedEngine:
             return
         begun_s = times.arrived_s + times.queue_s
         TRACING.record("queue", times.arrived_s, begun_s, {}, call.traceparent)
-        tokens = {
+        tokens: dict[str, Value] = {
             "aloraserve.prompt_tokens": len(call.token_ids),
             "aloraserve.cached_tokens": chunk.cached_tokens,
             "aloraserve.kind": self._kind(call),

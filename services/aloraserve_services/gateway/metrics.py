@@ -100,7 +100,7 @@ class GatewayMetrics(Instruments):
         )
         self.missed_tokens = Counter(
             "aloraserve_overlap_missed_tokens_total",
-            "Of those, the tokens that were prefilled all the same: the directory was stale, or another replica answered.",
+            "Of those, the tokens that were prefilled all the same: what the directory promised was not there.",
             ["kind"],
             registry=self.registry,
         )
