@@ -1,0 +1,269 @@
+"""What the dashboards show: each panel's queries. ``dashboards.py`` writes Grafana's JSON from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RATE = "[$__rate_interval]"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One line of a panel: PromQL, and what its series are called."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart over time.
+
+    Args:
+        title: of the panel.
+        unit: Grafana's name of it.
+        queries: at least one.
+        description: what to read from it.
+    """
+
+    title: str
+    unit: str
+    queries: tuple[Query, ...]
+    description: str
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Panels under one title.
+
+    Args:
+        uid: stays the same for ever: links point to it.
+        title: of the dashboard.
+        panels: two to a row.
+    """
+
+    uid: str
+    title: str
+    panels: tuple[Panel, ...]
+
+
+def quantile(share: float, histogram: str, by: str, where: str = "") -> str:
+    """Return the query of a histogram's quantile."""
+    return f"histogram_quantile({share:g}, sum by ({by}, le) (rate({histogram}_bucket{where}{RATE})))"
+
+
+def quantiles(histogram: str, by: str, where: str = "") -> tuple[Query, ...]:
+    """Return the queries of median, 90th and 99th percentile, by a label."""
+    return tuple(
+        Query(quantile(share, histogram, by, where), f"p{100 * share:g} {{{{{by}}}}}") for share in (0.5, 0.9, 0.99)
+    )
+
+
+def per_second(counter: str, by: str) -> Query:
+    """Return the query of a counter's rate, by a label."""
+    return Query(f"sum by ({by}) (rate({counter}{RATE}))", f"{{{{{by}}}}}")
+
+
+def share(part: str, whole: str, by: str, legend: str = "") -> Query:
+    """Return the query of one counter's share of another, by a label."""
+    return Query(f"sum by ({by}) (rate({part}{RATE})) / sum by ({by}) (rate({whole}{RATE}))", legend or f"{{{{{by}}}}}")
+
+
+def each(gauge: str, legend: str = "{{process}}") -> Query:
+    """Return the query of a gauge as it is."""
+    return Query(gauge, legend)
+
+
+FLEET = Dashboard(
+    "aloraserve-fleet",
+    "aloraserve: fleet",
+    (
+        Panel("Requests", "reqps", (per_second("aloraserve_requests_total", "status"),), "By HTTP status."),
+        Panel("In progress", "short", (each("aloraserve_requests_in_progress"),), "Calls being answered, by gateway."),
+        Panel("TTFT", "s", quantiles("aloraserve_ttft_seconds", "kind"), "Decision to first chunk, retries included."),
+        Panel("E2E", "s", quantiles("aloraserve_e2e_seconds", "kind"), "Arrival to the end of the answer."),
+        Panel("ITL", "s", quantiles("aloraserve_itl_seconds", "kind"), "Time between two tokens at the gateway."),
+        Panel(
+            "Decision", "s", quantiles("aloraserve_decision_seconds", "stage"), "What a routing decision spent where."
+        ),
+        Panel(
+            "Cached share of prompts",
+            "percentunit",
+            (share("aloraserve_cached_tokens_total", "aloraserve_prompt_tokens_total", "kind"),),
+            "Prompt tokens that were not prefilled.",
+        ),
+        Panel(
+            "Promised and missed",
+            "percentunit",
+            (share("aloraserve_overlap_missed_tokens_total", "aloraserve_overlap_tokens_total", "kind"),),
+            "Share of the tokens that decisions counted on and that were prefilled all the same.",
+        ),
+        Panel(
+            "Decisions by policy", "reqps", (per_second("aloraserve_decisions_total", "policy"),), "Of answered calls."
+        ),
+        Panel("Fallbacks", "reqps", (per_second("aloraserve_fallbacks_total", "reason"),), "Without the directory."),
+        Panel("Claims", "reqps", (per_second("aloraserve_claims_total", "outcome"),), "What became of them."),
+        Panel(
+            "Attempts", "reqps", (per_second("aloraserve_attempts_total", "outcome"),), "Each replica that was tried."
+        ),
+        Panel(
+            "Directory, p99 by call",
+            "s",
+            (Query(quantile(0.99, "aloraserve_directory_seconds", "call"), "{{call}}"),),
+            "As gateways and replicas see it.",
+        ),
+        Panel(
+            "Directory calls by outcome",
+            "reqps",
+            (per_second("aloraserve_directory_seconds_count", "outcome"),),
+            "Given up by the caller: cancelled.",
+        ),
+        Panel("Directory: blocks held", "short", (each("aloraserve_held_blocks"),), "Its size, by replica."),
+        Panel(
+            "Directory: staleness",
+            "s",
+            (each("aloraserve_directory_silence_seconds"),),
+            "Since the directory last took a replica's heartbeat; from 2 s on its lease is lost.",
+        ),
+        Panel("CPU", "short", (Query(f"rate(process_cpu_seconds_total{RATE})", "{{process}}"),), "Cores, by process."),
+        Panel("Memory", "bytes", (each("process_resident_memory_bytes"),), "Resident, by process."),
+    ),
+)
+
+ADAPTERS = Dashboard(
+    "aloraserve-adapters",
+    "aloraserve: adapters",
+    (
+        Panel("Calls", "reqps", (per_second("aloraserve_ttft_seconds_count", "adapter"),), "Empty: the base model."),
+        Panel(
+            "TTFT, p90",
+            "s",
+            (Query(quantile(0.9, "aloraserve_ttft_seconds", "adapter"), "{{adapter}}"),),
+            "By adapter.",
+        ),
+        Panel(
+            "E2E, p90", "s", (Query(quantile(0.9, "aloraserve_e2e_seconds", "adapter"), "{{adapter}}"),), "By adapter."
+        ),
+        Panel(
+            "Cached share of prompts",
+            "percentunit",
+            (share("aloraserve_cached_tokens_total", "aloraserve_prompt_tokens_total", "adapter"),),
+            "Prompt tokens that were not prefilled.",
+        ),
+        Panel("Generated tokens", "short", (per_second("aloraserve_generated_tokens_total", "adapter"),), "A second."),
+        Panel(
+            "Replicas that have it loaded",
+            "short",
+            (Query("sum by (adapter) (aloraserve_adapter_resident)", "{{adapter}}"),),
+            "Residency.",
+        ),
+        Panel(
+            "Loads",
+            "short",
+            (Query("sum by (adapter) (increase(aloraserve_adapter_loads_total[1h]))", "{{adapter}}"),),
+            "In the last hour.",
+        ),
+        Panel("Loaded adapters", "short", (each("aloraserve_resident_adapters"),), "By replica."),
+        Panel("Active adapters", "short", (each("aloraserve_active_adapters"),), "Of accepted requests, by replica."),
+    ),
+)
+
+ENGINE = Dashboard(
+    "aloraserve-engine",
+    "aloraserve: engines",
+    (
+        Panel(
+            "Requests",
+            "short",
+            (
+                each("aloraserve_running_requests", "running {{process}}"),
+                each("aloraserve_waiting_requests", "waiting {{process}}"),
+            ),
+            "As published with the lease.",
+        ),
+        Panel("Queued prefill", "s", (each("aloraserve_queued_prefill_seconds"),), "Expected time of waiting prompts."),
+        Panel("Queue", "s", quantiles("aloraserve_queue_seconds", "kind"), "Arrival to the begin of the prefill."),
+        Panel("Prefill", "s", quantiles("aloraserve_prefill_seconds", "kind"), "To the first token."),
+        Panel("Decode", "s", quantiles("aloraserve_decode_seconds", "kind"), "First token to last."),
+        Panel("KV pressure", "percentunit", (each("aloraserve_kv_usage_ratio"),), "Blocks that running requests use."),
+        Panel(
+            "KV tokens",
+            "short",
+            (
+                each("aloraserve_kv_active_tokens", "active {{process}}"),
+                each("aloraserve_kv_capacity_tokens", "capacity {{process}}"),
+            ),
+            "Of accepted requests, and what there is room for.",
+        ),
+        Panel(
+            "Prefill rate", "short", (each("aloraserve_prefill_tokens_per_second"),), "Tokens a second, undisturbed."
+        ),
+        Panel(
+            "Engine events",
+            "short",
+            (Query(f"sum by (process) (rate(aloraserve_ingest_events_total{RATE}))", "{{process}}"),),
+            "Taken in, a second.",
+        ),
+        Panel(
+            "Lost and repeated",
+            "short",
+            (
+                Query(f"sum(rate(aloraserve_ingest_gaps_total{RATE}))", "gaps"),
+                Query(f"sum(rate(aloraserve_ingest_overflows_total{RATE}))", "overflows"),
+                Query(f"sum(rate(aloraserve_ingest_push_failures_total{RATE}))", "failed pushes"),
+                Query(f"sum(rate(aloraserve_ingest_heartbeat_failures_total{RATE}))", "failed heartbeats"),
+                Query(f"sum(rate(aloraserve_ingest_republishes_total{RATE}))", "republished"),
+                Query(f"sum(rate(aloraserve_ingest_dropped_events_total{RATE}))", "dropped events"),
+            ),
+            "A second.",
+        ),
+        Panel("Changes to be pushed", "short", (each("aloraserve_ingest_pending"),), "Not yet in the directory."),
+        Panel(
+            "vLLM: requests",
+            "short",
+            (
+                each("vllm:num_requests_running", "running {{process}}"),
+                each("vllm:num_requests_waiting", "waiting {{process}}"),
+            ),
+            "In vLLM's scheduler.",
+        ),
+        Panel("vLLM: KV usage", "percentunit", (each("vllm:kv_cache_usage_perc"),), "As vLLM counts it."),
+        Panel(
+            "vLLM: prefix cache hits",
+            "percentunit",
+            (share("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total", "process"),),
+            "Share of the tokens asked for.",
+        ),
+        Panel(
+            "vLLM: tokens",
+            "short",
+            (
+                Query(f"sum by (process) (rate(vllm:prompt_tokens_total{RATE}))", "prompt {{process}}"),
+                Query(f"sum by (process) (rate(vllm:generation_tokens_total{RATE}))", "generated {{process}}"),
+            ),
+            "A second.",
+        ),
+        Panel("vLLM: TTFT", "s", quantiles("vllm:time_to_first_token_seconds", "process"), "In the engine alone."),
+        Panel("vLLM: ITL", "s", quantiles("vllm:inter_token_latency_seconds", "process"), "In the engine alone."),
+        Panel(
+            "vLLM: preemptions",
+            "short",
+            (Query(f"sum by (process) (rate(vllm:num_preemptions_total{RATE}))", "{{process}}"),),
+            "A second: the KV cache is too small.",
+        ),
+        Panel(
+            "aLoRA: tokens by effect",
+            "short",
+            (per_second("vllm_alora_tokens_total", "effect"),),
+            "Masked ones are the base model's.",
+        ),
+        Panel(
+            "aLoRA: shared with the base model",
+            "short",
+            (Query(f"sum by (process) (rate(vllm_alora_cross_adapter_cached_tokens_total{RATE}))", "{{process}}"),),
+            "Cached prompt tokens a second that an adapter-keyed cache would not have shared.",
+        ),
+    ),
+)
+
+DASHBOARDS = (FLEET, ADAPTERS, ENGINE)
