@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from aloraserve.routing.placement import Placement
-from aloraserve.telemetry.decision import decision_attributes, fallback_label
+from aloraserve.routing.placement import ClaimOutcome, Placement
+from aloraserve.telemetry.decision import FALLBACKS, decision_attributes, fallback_label
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import BoundedNames
@@ -14,6 +16,8 @@ from aloraserve.telemetry.tracing import TRACING, now_s
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 _ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+ATTEMPT_OUTCOMES = ("answered", "lost", "refused", "overloaded", "cancelled", "failed")
+"""See :class:`~aloraserve.routing.receipts.Attempt`."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -121,6 +125,17 @@ class GatewayMetrics(Instruments):
             "Completion requests that are being answered.",
             registry=self.registry,
         )
+
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Show what has not happened yet, so that its first time is an increase."""
+        for outcome in get_args(ClaimOutcome):
+            self.claims.labels(outcome)
+        for reason in FALLBACKS.values():
+            self.fallbacks.labels(reason)
+        for outcome in ATTEMPT_OUTCOMES:
+            self.attempts.labels(outcome)
 
     def turn_off(self) -> None:
         """See :class:`~aloraserve.telemetry.instruments.Instruments`."""

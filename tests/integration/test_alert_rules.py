@@ -1,0 +1,47 @@
+"""The alert rules do what their tests say, and none is without a test."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_server import OBSERVABILITY, tool
+
+RULES = OBSERVABILITY / "rules"
+ALERTS = re.findall(r"alert: (\w+)", (RULES / "aloraserve.yml").read_text())
+
+
+def promtool(*arguments: str, folder: Path = RULES) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([tool("promtool"), *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_rules_pass_their_tests() -> None:
+    done = promtool("test", "rules", "aloraserve.test.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_scrape_configuration_is_valid() -> None:
+    done = promtool("check", "config", "prometheus.yml", folder=OBSERVABILITY)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_that_never_fires_fails_its_test(alert: str, tmp_path: Path) -> None:
+    """So that each alert is tested to fire."""
+    shutil.copytree(RULES, tmp_path / "rules")
+    file = tmp_path / "rules" / "aloraserve.yml"
+    groups = yaml.safe_load(file.read_text())
+    (rule,) = [rule for group in groups["groups"] for rule in group["rules"] if rule.get("alert") == alert]
+    rule["expr"] = f"({rule['expr']}) and absent(vector(1))"
+    file.write_text(yaml.safe_dump(groups))
+    done = promtool("test", "rules", "aloraserve.test.yml", folder=tmp_path / "rules")
+    assert done.returncode != 0, f"no test needs {alert}"
+
+
+def test_the_document_names_every_alert() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    assert [alert for alert in ALERTS if f"`{alert}`" not in document] == []
