@@ -38,8 +38,18 @@ def test_an_alert_that_never_fires_fails_its_test(alert: str, tmp_path: Path) ->
     (rule,) = [rule for group in groups["groups"] for rule in group["rules"] if rule.get("alert") == alert]
     rule["expr"] = f"({rule['expr']}) and absent(vector(1))"
     file.write_text(yaml.safe_dump(groups))
+    _keep_tests_of(alert, tmp_path / "rules" / "aloraserve.test.yml")
     done = promtool("test", "rules", "aloraserve.test.yml", folder=tmp_path / "rules")
     assert done.returncode != 0, f"no test needs {alert}"
+
+
+def _keep_tests_of(alert: str, file: Path) -> None:
+    """Drop the tests of other alerts: some go over hours."""
+    content = yaml.safe_load(file.read_text())
+    for test in content["tests"]:
+        test["alert_rule_test"] = [one for one in test["alert_rule_test"] if one["alertname"] == alert]
+    content["tests"] = [test for test in content["tests"] if test["alert_rule_test"]]
+    file.write_text(yaml.safe_dump(content))
 
 
 def test_the_document_names_every_alert() -> None:
