@@ -14,7 +14,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Value = str | int | float | bool
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-HTTP = "http/protobuf"
+FLUSH_MS = 3000
+GRPC, HTTP = "grpc", "http/protobuf"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -39,6 +40,7 @@ class Tracing:
     def __init__(self) -> None:
         self.is_on = False
         self._tracer: trace.Tracer = trace.NoOpTracer()
+        self._flush: Callable[[], bool] = lambda: True
 
     def start(self, service: str, name: str, endpoint: str | None) -> None:
         """Send spans to an OTLP endpoint, if there is one; a second call changes nothing.
@@ -68,8 +70,13 @@ class Tracing:
         resource = Resource.create({"service.name": service, "service.instance.id": name})
         provider = TracerProvider(resource=resource)
         provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._flush = lambda: provider.force_flush(FLUSH_MS)
         self._tracer = provider.get_tracer("aloraserve")
         self.is_on = True
+
+    def flush(self) -> None:
+        """Export what waits, before this process ends; it takes three seconds at most."""
+        self._flush()
 
     @contextlib.contextmanager
     def request(self, endpoint: str, headers: Mapping[str, str]) -> Iterator[None]:
@@ -89,8 +96,14 @@ class Tracing:
             kind=SpanKind.SERVER,
             attributes={"http.route": endpoint},
             record_exception=False,
-        ):
-            yield
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except Exception:
+                # Without its text, which may quote what the client sent.
+                span.set_status(Status(StatusCode.ERROR))
+                raise
 
     def annotate(self, attributes: Mapping[str, Value]) -> None:
         """Add attributes to the current span."""
@@ -158,7 +171,9 @@ def _ns(seconds: float) -> int:
 
 
 def _exporter(endpoint: str | None) -> SpanExporter:
-    protocol = next((os.environ[one] for one in PROTOCOL_VARIABLES if os.environ.get(one)), "grpc")
+    protocol = next((os.environ[one] for one in PROTOCOL_VARIABLES if os.environ.get(one)), GRPC)
+    if protocol not in (GRPC, HTTP):
+        raise ValueError(f"the OTLP protocol is {protocol!r}; {GRPC}, {HTTP} are accepted")
     if protocol == HTTP:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 

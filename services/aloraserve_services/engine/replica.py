@@ -17,6 +17,7 @@ from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError, StartError
+from aloraserve.telemetry.tracing import TRACING
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.engine.observed import ReplicaTelemetry
@@ -123,6 +124,7 @@ class EngineReplica:
         events = getattr(self, "_events", None)
         if events is not None:
             events.close()
+        TRACING.flush()
 
     def _open_directory(self) -> Directory:
         return self._plan.open_directory()

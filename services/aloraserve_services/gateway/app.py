@@ -28,13 +28,14 @@ from aloraserve.routing.policies import POLICIES, make_policy
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.telemetry.directory import observed
+from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.telemetry.tracing import TRACING, Value
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList, parse_body, reply_for
 from aloraserve_services.gateway.access import Access
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 from aloraserve_services.gateway.current import current_request
 from aloraserve_services.gateway.metered import MeteredChunks
-from aloraserve_services.gateway.metrics import CONTENT_TYPE, METRICS
+from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.prompts import Prompt, PromptMaker

@@ -18,7 +18,6 @@ _ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 
 _DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 ATTEMPT_OUTCOMES = ("answered", "lost", "refused", "overloaded", "cancelled", "failed")
 """See :class:`~aloraserve.routing.receipts.Attempt`."""
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class GatewayMetrics(Instruments):

@@ -13,6 +13,7 @@ from aloraserve.directory.base import Directory
 from aloraserve.settings import Settings
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.targets import scrape_targets
+from aloraserve.telemetry.tracing import TRACING
 from aloraserve_services.engine.observed import node_ip
 from aloraserve_services.gateway.metrics import METRICS
 
@@ -44,6 +45,7 @@ class GatewayProcess:
             yield
         finally:
             announcing.cancel()
+            await asyncio.to_thread(TRACING.flush)
 
     async def targets(self) -> list[dict[str, Any]]:
         """Return every process with metrics, this one whether the directory lists it yet or not.

@@ -18,6 +18,7 @@ from aloraserve.settings import Settings
 from aloraserve_services.engine.calls import EngineCall, EngineChunk
 from aloraserve_services.gateway import exchange
 from aloraserve_services.gateway.app import ENGINE, Gateway
+from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.reachable import note_replicas
 from aloraserve_services.plan import FleetPlan
 
@@ -164,3 +165,48 @@ async def test_a_policy_that_needs_no_directory_asks_none(client: Open, policy: 
     one = client(policy=policy)
     receipt = (await one.get(f"/v1/receipts/{await ask(one)}")).json()
     assert (receipt["policy"], receipt["fallback_reason"]) == (policy, None)
+
+
+async def test_the_list_of_processes_with_metrics_is_an_administrator_s(client: Open) -> None:
+    assert (await client(TENANT, **KEYS).get("/v1/metrics/targets")).status_code == 403
+    assert (await client(None, **KEYS).get("/v1/metrics/targets")).status_code == 401
+
+
+async def test_while_the_directory_is_gone_the_list_is_none_rather_than_short(client: Open) -> None:
+    """Prometheus keeps the targets that it had on any status but 200."""
+    assert (await client(ADMIN, **KEYS).get("/v1/metrics/targets")).status_code == 503
+
+
+async def test_a_call_counts_as_in_progress_until_it_is_answered(client: Open) -> None:
+    await ask(client())
+    assert METRICS.registry.get_sample_value("aloraserve_requests_in_progress") == 0
+
+
+async def test_attempts_fallbacks_and_overlap_are_counted(client: Open) -> None:
+    def values() -> list[float]:
+        asked = (
+            ("attempts_total", {"outcome": "answered"}),
+            ("fallbacks_total", {"reason": "unreachable"}),
+            ("overlap_tokens_total", {"kind": "base"}),
+            ("e2e_seconds_count", {"kind": "base", "adapter": ""}),
+        )
+        return [METRICS.registry.get_sample_value(f"aloraserve_{name}", labels) or 0.0 for name, labels in asked]
+
+    before = values()
+    await ask(client())
+    assert [new - old for new, old in zip(values(), before, strict=True)] == [1, 1, 0, 1]
+
+
+async def test_a_client_s_trace_reaches_the_engine_s_call(client: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[EngineCall] = []
+
+    def dispatch(self: Engines, selection: Any, call: EngineCall) -> Replies:
+        calls.append(call)
+        return Replies()
+
+    monkeypatch.setattr(Engines, "dispatch", dispatch)
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    one = client()
+    await ask(one, traceparent=trace)
+    await ask(one, traceparent="rubbish")
+    assert [call.traceparent for call in calls] == [trace, None]
