@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-plugin test test-all test-fast plugin-matrix lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability bench-plugin test test-all test-fast plugin-matrix lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ bench-routing: install ## Measure block keys, lookups, ingest and memory of the 
 
 bench-routing-live: install ## Compare policies on six simulated engines behind the real gateway (ARGS="...")
 	@$(BIN)/aloraserve bench-routing-live $(ARGS)
+
+bench-observability: install ## Measure what metrics cost the gateway, interleaved pairs, 6 min (ARGS="--otlp-endpoint URL")
+	@$(BIN)/python -m aloraserve_services.cli.bench_observability $(ARGS)
 
 bench-plugin: install-dev ## Measure what aLoRA costs and saves in one vLLM process, with targets (ARGS="...")
 	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py $(ARGS)

@@ -39,11 +39,6 @@ class Placement:
     policy_s: float = 0.0
     claim_s: float = 0.0
 
-    @property
-    def total_s(self) -> float:
-        """From the call to the claim."""
-        return self.lookup_s + self.policy_s + self.claim_s
-
     def label(self, replica: str) -> str:
         """Return a replica's short name; its id if it was no candidate."""
         return self.labels.get(replica, replica)
