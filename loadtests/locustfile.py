@@ -1,0 +1,89 @@
+"""For locust's own command: its web page, its workers, its report beside ours.
+
+    locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --loadtest-mode closed --loadtest-arm alora
+
+With ``--master`` and ``--worker`` every worker plays the phase with copies of its own, and the master writes the report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from locust import events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.runners import MasterRunner, WorkerRunner
+
+from loadtests import report
+from loadtests.plan import LoadPlan, Phase, api_key
+from loadtests.runner import prepare
+from loadtests.samples import Sample, Samples
+from loadtests.transport.http import HttpTransport
+from loadtests.users import ConversationUser, PoissonUser, SyncUser, TraceUser
+
+__all__ = ["ConversationUser", "PoissonUser", "SyncUser", "TraceUser"]
+SAMPLES = Samples()
+MODES = {"sync": "SyncUser", "closed": "ConversationUser", "poisson": "PoissonUser", "trace": "TraceUser"}
+
+
+@events.init_command_line_parser.add_listener
+def add_arguments(parser: LocustArgumentParser) -> None:
+    """Add what a phase is made of to locust's options and web page."""
+    group = parser.add_argument_group("LoRA against aLoRA")
+    group.add_argument("--loadtest-mode", default="closed", choices=list(MODES), help="What users do.")
+    group.add_argument("--loadtest-arm", default="alora", help="lora, alora, base or alora-no-router.")
+    group.add_argument("--loadtest-length", type=int, default=500, help="Tokens of a conversation's first prompt.")
+    group.add_argument("--loadtest-count", type=int, default=20, help="Conversations of each worker.")
+    group.add_argument("--loadtest-rate", type=float, default=0.5, help="New conversations a second, for poisson.")
+    group.add_argument("--loadtest-seed", type=int, default=0, help="Of everything that is random.")
+    group.add_argument("--loadtest-out", default="loadtest-report", help="Where the report goes.")
+
+
+@events.test_start.add_listener
+def start(environment: Environment, **_: Any) -> None:
+    """Give the users of this process what they play; the user class that is not of the mode has nothing to do."""
+    if isinstance(environment.runner, MasterRunner):
+        return
+    given: Any = environment.parsed_options
+    number = environment.runner.worker_index if isinstance(environment.runner, WorkerRunner) else 0
+    phase = Phase(
+        f"worker-{max(number, 0)}",
+        given.loadtest_mode,
+        (given.loadtest_arm,),
+        lengths=(given.loadtest_length,),
+        count=given.loadtest_count,
+        users=max(1, given.num_users or 1),
+        rate_per_s=given.loadtest_rate if given.loadtest_mode == "poisson" else 0.0,
+    )
+    transport = HttpTransport(environment.host or "", api_key())
+    prepare(environment, LoadPlan((phase,), given.loadtest_seed), phase, transport, SAMPLES)
+    for user in environment.user_classes:
+        if user.__name__ != MODES[given.loadtest_mode]:
+            user.fixed_count, user.weight = 0, 0
+
+
+@events.report_to_master.add_listener
+def send(client_id: str, data: dict[str, Any]) -> None:
+    """Send a worker's new samples along with its statistics."""
+    data["samples"] = [asdict(one) for one in SAMPLES.take()]
+
+
+@events.worker_report.add_listener
+def receive(client_id: str, data: dict[str, Any]) -> None:
+    """Keep what a worker sent."""
+    for one in data.get("samples", ()):
+        SAMPLES.add(Sample(**one))
+
+
+@events.quitting.add_listener
+def write(environment: Environment, **_: Any) -> None:
+    """Write the report, unless this is a worker or nothing was played."""
+    if isinstance(environment.runner, WorkerRunner) or not len(SAMPLES):
+        return
+    given: Any = environment.parsed_options
+    content = report.write(Path(given.loadtest_out), LoadPlan((), given.loadtest_seed), SAMPLES, {"host": "as given"})
+    if any(one.error for one in SAMPLES):
+        environment.process_exit_code = 1
+    print(f"report: {Path(given.loadtest_out) / 'report.html'}, {len(content['rows'])} rows")

@@ -1,0 +1,141 @@
+"""locust's users: they play what the environment's stage says, and tell locust of every call."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from gevent.pool import Pool
+from locust import User, task
+
+from loadtests.pipelines import SHARED, play
+from loadtests.plan import Phase
+from loadtests.replay import conversation_rows
+from loadtests.talk import Stage, Talk, pause
+from loadtests.transport import Transport
+
+MAX_AT_ONCE = 512
+
+
+class PlatformUser(User):
+    """Base of the users: what it needs is ``environment.stage`` and ``environment.transport``."""
+
+    abstract = True
+
+    @property
+    def stage(self) -> Stage:
+        """What is played."""
+        stage: Stage = self.environment.stage
+        return stage
+
+    @property
+    def transport(self) -> Transport:
+        """How to call the platform."""
+        transport: Transport = self.environment.transport
+        return transport
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that is played."""
+        return self.stage.phase
+
+    def finish(self) -> None:
+        """End the phase, once its last user has nothing left to do."""
+        left = self.environment.loadtest_left = self.environment.loadtest_left - 1
+        if left <= 0:
+            self.environment.runner.quit()
+        while True:
+            pause(1)
+
+    def converse(self, copy: str, arm: str, length: int) -> None:
+        """Hold a conversation: turns with pauses, several intrinsics after each answer."""
+        plan = self.stage.plan
+        chooser = random.Random(f"{plan.seed}/think/{copy}")  # noqa: S311
+        talk = Talk(self.stage, self.transport, (arm,), "conversation", copy, length)
+        for turn in range(self.phase.turns):
+            if turn:
+                pause(chooser.expovariate(1 / plan.think_s) if plan.think_s else 0.0)
+                talk.user()
+            if talk.base() is None:
+                return
+            talk.evaluate_all(plan.intrinsics[: plan.evaluators])
+
+
+class SyncUser(PlatformUser):
+    """One user that plays one pipeline after the other, the arms in random order for each sample."""
+
+    fixed_count = 1
+
+    @task
+    def run(self) -> None:
+        """Play the whole phase."""
+        phase, plan = self.phase, self.stage.plan
+        chooser = random.Random(f"{plan.seed}/order/{phase.name}")  # noqa: S311
+        for number in range(phase.count):
+            for pipeline in phase.pipelines:
+                for length in phase.lengths:
+                    arms = list(phase.arms)
+                    chooser.shuffle(arms)
+                    for together in [arms] if pipeline in SHARED else [[arm] for arm in arms]:
+                        talk = Talk(self.stage, self.transport, together, pipeline, f"{length}-{number}", length)
+                        play(talk, pipeline, plan, phase.turns)
+        self.finish()
+
+
+class ConversationUser(PlatformUser):
+    """A closed loop: each user holds one conversation after the other."""
+
+    @task
+    def run(self) -> None:
+        """Take conversations until there are none left."""
+        phase = self.phase
+        while (number := self.environment.next_conversation()) is not None:
+            self.converse(f"c{number}", phase.arms[0], phase.lengths[number % len(phase.lengths)])
+        self.finish()
+
+
+class PoissonUser(PlatformUser):
+    """One user that starts conversations at random times, however busy the platform is."""
+
+    fixed_count = 1
+
+    @task
+    def run(self) -> None:
+        """Start all conversations and wait for their ends."""
+        phase, pool = self.phase, Pool(MAX_AT_ONCE)
+        chooser = random.Random(f"{self.stage.plan.seed}/arrivals/{phase.rate_per_s:g}")  # noqa: S311
+        for number in range(phase.count):
+            pause(chooser.expovariate(phase.rate_per_s))
+            pool.spawn(self.converse, f"p{number}", phase.arms[0], phase.lengths[number % len(phase.lengths)])
+        pool.join()
+        self.finish()
+
+
+class TraceUser(PlatformUser):
+    """One user that replays a trace's base calls at their times, with intrinsics after each answer."""
+
+    fixed_count = 1
+
+    @task
+    def run(self) -> None:
+        """Replay the trace and wait for the last answer."""
+        plan, pool = self.stage.plan, Pool(MAX_AT_ONCE)
+        at_s = 0.0
+        for row in conversation_rows(plan):
+            pause(max(0.0, row.arrival_s / plan.rate_scale - at_s))
+            at_s = row.arrival_s / plan.rate_scale
+            pool.spawn(self._replay, row)
+        pool.join()
+        self.finish()
+
+    def _replay(self, row: Any) -> None:
+        stage, plan = self.stage, self.stage.plan
+        talk = Talk(stage, self.transport, self.phase.arms, "trace", f"t{row.ids[0]}", 0)
+        # Rows share what their ids say, and arms nothing.
+        opening = stage.texts.opening(f"{self.phase.name}/{self.phase.arms[0]}")
+        talk.messages = [opening, *row.messages(stage.texts, stage.words_a_token, plan.max_prompt_tokens)]
+        if talk.base() is not None:
+            talk.evaluate_all(plan.intrinsics[: plan.evaluators])
+
+
+USERS = {"sync": SyncUser, "closed": ConversationUser, "poisson": PoissonUser, "trace": TraceUser}
