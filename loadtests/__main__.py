@@ -38,9 +38,7 @@ def main(
     profile: Annotated[str, typer.Option(help="quick, full or trace.")] = "quick",
     folder: Annotated[Path, typer.Option("--out", help="Where the report goes.")] = Path("loadtest-report"),
     url: Annotated[str | None, typer.Option(help="A running platform; default: one is started.")] = None,
-    unrouted_url: Annotated[
-        str | None, typer.Option(help="One with --policy round-robin, for alora-no-router.")
-    ] = None,
+    unrouted_url: Annotated[str | None, typer.Option(help="One with --policy round-robin.")] = None,
     engine: Annotated[str, typer.Option(help="vllm or simulated, of a platform that is started.")] = "vllm",
     replicas: Annotated[int, typer.Option(min=1, max=64, help="Of a platform that is started.")] = 2,
     state_dir: Annotated[Path | None, typer.Option(help="Models and adapters; default: the platform's own.")] = None,
@@ -50,9 +48,7 @@ def main(
     count: Annotated[int | None, typer.Option(min=1, help="So many samples instead.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
     data: Annotated[Path | None, typer.Option(help="MTRAG-UN tasks to take documents from.")] = None,
-    trace: Annotated[
-        Path | None, typer.Option(help="A Mooncake trace for --profile trace; default: generated.")
-    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="A Mooncake trace; default: a generated one.")] = None,
     trace_rows: Annotated[int, typer.Option(min=1, max=100_000, help="Base calls of the trace.")] = 40,
     rate_scale: Annotated[float, typer.Option(min=0.001, max=1000, help="Of the trace's arrivals.")] = 1.0,
     check: Annotated[bool, typer.Option(help="Exit with 1 if a figure is missed.")] = False,

@@ -58,7 +58,7 @@ def local_platform(
     flags = ("--engine", engine, "--replicas", str(replicas), "--policy", policy, "--adapters-dir", str(folder))
     up = [*command, "up", "--detach", "--port", str(port), *same, *flags]
     try:
-        done = subprocess.run(up, env=environment, capture_output=True, text=True, timeout=START_TIMEOUT_S)
+        done = subprocess.run(up, env=environment, capture_output=True, text=True, timeout=START_TIMEOUT_S)  # noqa: S603
     except subprocess.TimeoutExpired:
         raise PlatformError(f"the platform did not start within {START_TIMEOUT_S} s") from None
     if done.returncode:
@@ -66,7 +66,7 @@ def local_platform(
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        subprocess.run([*command, "down", *same], capture_output=True, timeout=120)
+        subprocess.run([*command, "down", *same], capture_output=True, timeout=120)  # noqa: S603
 
 
 def _free_port() -> int:

@@ -2,7 +2,7 @@
 
     locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --loadtest-mode closed --loadtest-arm alora
 
-With ``--master`` and ``--worker`` every worker plays the phase with copies of its own, and the master writes the report.
+With ``--master`` and ``--worker`` every worker plays the phase with copies of its own; the master writes the report.
 """
 
 from __future__ import annotations

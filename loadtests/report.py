@@ -19,19 +19,20 @@ PAPER = (
 )
 """Li et al., arXiv 2512.17910: Granite models on an H100, one engine."""
 RANDOM = (
-    "Texts, questions, pauses, arrivals and the order of arms come from the seed. In `base-adapter` all arms judge one "
-    "conversation, whose prompts are equal to the last token; elsewhere each arm has a copy that differs in 16 digits of "
-    "the system message, so that nothing is shared. Answers may differ between copies."
+    "Texts, questions, pauses, arrivals and the order of arms come from the seed. In base-adapter all arms judge one "
+    "conversation, whose prompts are equal to the last token; elsewhere each arm has a copy that differs in 16 digits "
+    "of the system message, so that nothing is shared. Answers may differ between copies."
 )
 LIMITS = (
     "The adapters are untrained twins: equal weights, rank and targets; what they cost is real, what they say is not. "
-    "An arm's first calls were made before anything was measured, so that no adapter is loaded meanwhile. LoRA calls have "
-    "the plugin's CPU kernels and their own prefix cache. A client on the same machine shares its cores with the engines."
+    "Each adapter was called once before anything was measured, so that none is loaded meanwhile. LoRA calls have the "
+    "plugin's CPU kernels and their own prefix cache. A client on the same machine shares its cores with the engines."
 )
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0;font-size:13px}td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;"
-    "text-align:right}td:first-child,th:first-child{text-align:left}.missed{color:#b00}svg{max-width:100%;height:auto}"
+    "table{border-collapse:collapse;margin:1rem 0;font-size:13px}"
+    "td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}.missed{color:#b00}svg{max-width:100%;height:auto}"
 )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 Message = dict[str, str]
 MAX_TASK_BYTES = 1 << 20
 MAX_TASKS = 10_000
-MAX_DOCUMENT_TEXT = """
+MAX_DOCUMENT_WORDS = 4000
+_TEXT = """
 the of and to in is that for it as with on by this from at are was be or an which have not can but they will all
 one time when there more other new some could these may then do first any my now such like our over even most
 after also made many before must through back years where much your way well down should because each just those

@@ -347,6 +347,7 @@ def _headers(prompt: Prompt, sent: Sent) -> dict[str, str]:
         "x-aloraserve-cached-tokens": str(sent.cached_tokens),
         "x-aloraserve-prompt-tokens": str(len(prompt.token_ids)),
         "x-aloraserve-ttft-ms": f"{sent.ttft_s * 1000:.1f}",
+        "x-aloraserve-prefill-ms": f"{sent.prefill_s * 1000:.1f}",
         "x-aloraserve-policy": sent.decision.policy,
         "x-aloraserve-reason": sent.reason.encode("latin-1", "replace").decode("latin-1")[:400],
     }

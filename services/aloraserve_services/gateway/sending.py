@@ -62,6 +62,7 @@ class Sent:
         cached_tokens: the engine's true figure.
         ttft_s: from the call to its first chunk.
         savings: what reuse across adapters did to it, None if that is not known.
+        prefill_s: of ``ttft_s``, the engine's own prefill; 0 if the engine does not say.
     """
 
     request_id: str
@@ -74,6 +75,7 @@ class Sent:
     cached_tokens: int
     ttft_s: float
     savings: CallSavings | None = None
+    prefill_s: float = 0.0
 
 
 class Sender:
@@ -177,6 +179,7 @@ def _sent(request_id: str, exchange: Exchange, chunks: _Chunks, first: EngineChu
         cached_tokens=first.cached_tokens,
         ttft_s=ttft_s,
         savings=first.savings,
+        prefill_s=first.prefill_s,
     )
 
 
