@@ -25,7 +25,7 @@ from loadtests.transport.http import HttpTransport
 EXIT_FAILED, EXIT_FLAGS, EXIT_START = 1, 2, 3
 UNROUTED_POLICY = "round-robin"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-out = Console(highlight=False)
+out = Console(highlight=False, width=max(Console().width, 110))
 
 
 def say(text: str) -> None:

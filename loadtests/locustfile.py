@@ -7,9 +7,13 @@ With ``--master`` and ``--worker`` every worker plays the phase with copies of i
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+# locust looks for modules beside this file alone.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from locust import events
 from locust.argument_parser import LocustArgumentParser

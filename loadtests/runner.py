@@ -41,7 +41,7 @@ def prepare(environment: Environment, plan: LoadPlan, phase: Phase, transport: T
     numbers = itertools.count()
     found.transport = transport
     found.stage = make_stage(plan, phase, transport, record)
-    found.loadtest_left = phase.users if phase.mode == "closed" else 1
+    found.tasks_left = phase.count if phase.mode == "closed" else 1
 
     def next_conversation() -> int | None:
         number = next(numbers)
@@ -71,8 +71,7 @@ def play_phase(plan: LoadPlan, phase: Phase, transport: Transport, samples: Samp
         began, before = time.perf_counter(), len(samples)
         runner.start(part.users if part.mode == "closed" else 1, spawn_rate=100)
         watch = _Watch(part, samples, before, progress)
-        while runner.greenlet and not runner.greenlet.ready():
-            runner.greenlet.join(timeout=2)
+        while not runner.greenlet.join(timeout=2):
             watch.tell()
         progress(
             f"{part.name} ({', '.join(part.arms)}): {len(samples) - before} samples in "

@@ -8,7 +8,7 @@ from typing import Any
 from gevent.pool import Pool
 from locust import User, task
 
-from loadtests.pipelines import SHARED, play
+from loadtests import pipelines
 from loadtests.plan import Phase
 from loadtests.replay import conversation_rows
 from loadtests.talk import Stage, Talk, pause
@@ -39,11 +39,15 @@ class PlatformUser(User):
         """The phase that is played."""
         return self.stage.phase
 
-    def finish(self) -> None:
-        """End the phase, once its last user has nothing left to do."""
-        left = self.environment.loadtest_left = self.environment.loadtest_left - 1
-        if left <= 0:
-            self.environment.runner.quit()
+    def done(self) -> None:
+        """Note that one of the phase's tasks is done; the last one ends it."""
+        environment = self.environment
+        environment.tasks_left -= 1
+        if environment.tasks_left <= 0:
+            environment.runner.quit()
+
+    def rest(self) -> None:
+        """Do nothing until the phase ends."""
         while True:
             pause(1)
 
@@ -67,7 +71,7 @@ class SyncUser(PlatformUser):
     fixed_count = 1
 
     @task
-    def run(self) -> None:
+    def play(self) -> None:
         """Play the whole phase."""
         phase, plan = self.phase, self.stage.plan
         chooser = random.Random(f"{plan.seed}/order/{phase.name}")  # noqa: S311
@@ -76,22 +80,24 @@ class SyncUser(PlatformUser):
                 for length in phase.lengths:
                     arms = list(phase.arms)
                     chooser.shuffle(arms)
-                    for together in [arms] if pipeline in SHARED else [[arm] for arm in arms]:
+                    for together in [arms] if pipeline in pipelines.SHARED else [[arm] for arm in arms]:
                         talk = Talk(self.stage, self.transport, together, pipeline, f"{length}-{number}", length)
-                        play(talk, pipeline, plan, phase.turns)
-        self.finish()
+                        pipelines.play(talk, pipeline, plan, phase.turns)
+        self.done()
+        self.rest()
 
 
 class ConversationUser(PlatformUser):
     """A closed loop: each user holds one conversation after the other."""
 
     @task
-    def run(self) -> None:
+    def play(self) -> None:
         """Take conversations until there are none left."""
         phase = self.phase
         while (number := self.environment.next_conversation()) is not None:
             self.converse(f"c{number}", phase.arms[0], phase.lengths[number % len(phase.lengths)])
-        self.finish()
+            self.done()
+        self.rest()
 
 
 class PoissonUser(PlatformUser):
@@ -100,7 +106,7 @@ class PoissonUser(PlatformUser):
     fixed_count = 1
 
     @task
-    def run(self) -> None:
+    def play(self) -> None:
         """Start all conversations and wait for their ends."""
         phase, pool = self.phase, Pool(MAX_AT_ONCE)
         chooser = random.Random(f"{self.stage.plan.seed}/arrivals/{phase.rate_per_s:g}")  # noqa: S311
@@ -108,7 +114,8 @@ class PoissonUser(PlatformUser):
             pause(chooser.expovariate(phase.rate_per_s))
             pool.spawn(self.converse, f"p{number}", phase.arms[0], phase.lengths[number % len(phase.lengths)])
         pool.join()
-        self.finish()
+        self.done()
+        self.rest()
 
 
 class TraceUser(PlatformUser):
@@ -117,7 +124,7 @@ class TraceUser(PlatformUser):
     fixed_count = 1
 
     @task
-    def run(self) -> None:
+    def play(self) -> None:
         """Replay the trace and wait for the last answer."""
         plan, pool = self.stage.plan, Pool(MAX_AT_ONCE)
         at_s = 0.0
@@ -126,7 +133,8 @@ class TraceUser(PlatformUser):
             at_s = row.arrival_s / plan.rate_scale
             pool.spawn(self._replay, row)
         pool.join()
-        self.finish()
+        self.done()
+        self.rest()
 
     def _replay(self, row: Any) -> None:
         stage, plan = self.stage, self.stage.plan
