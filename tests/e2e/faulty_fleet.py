@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from aloraserve.settings import Settings
-from aloraserve_services.cli.bench_routing_live import _replicas
+from aloraserve_services.cli.bench_routing_live import replica_ids
 from aloraserve_services.cli.local import base_url, local_platform
 from aloraserve_services.fleet import APP
 from aloraserve_services.gateway.app import ENGINE
@@ -100,7 +100,7 @@ def inject(handle: Any, fault: str, replica: str) -> None:
 
 def play(handle: Any, clients: Clients, fault: str) -> dict[str, Any]:
     """Let one replica fail for a while; return what the clients met, and when reuse was right again."""
-    victim = _replicas()[0]
+    victim = replica_ids()[0]
     before, clients.failed = clients.answered, []
 
     def fail() -> None:
@@ -111,7 +111,7 @@ def play(handle: Any, clients: Clients, fault: str) -> dict[str, Any]:
             inject(handle, "heal", victim)
 
     clients.run(0.5, fail)
-    while fault == "die" and (len(_replicas()) < REPLICAS or victim in _replicas()):
+    while fault == "die" and (len(replica_ids()) < REPLICAS or victim in replica_ids()):
         time.sleep(0.2)
     started = time.monotonic()
     while not all(clients.reuses() for _ in range(2 * REPLICAS)) and time.monotonic() < started + 30:

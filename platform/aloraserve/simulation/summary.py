@@ -38,8 +38,8 @@ def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str,
     """Return a run's figures by name.
 
     Times are of calls that were answered; ``failed`` counts the others. A call is cold if less than half of its prompt
-    was cached when it began. ``imbalance`` is the most prompt tokens that a replica computed, by their mean over the
-    replicas.
+    was cached when it began; without cold calls their figures are NaN. ``imbalance`` is the most prompt
+    tokens that a replica computed, by their mean over the replicas.
     """
     records = result.records
     answered = [one for one in records if one.e2e_s < math.inf]
@@ -77,14 +77,20 @@ def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str,
 def over_seeds(runs: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
     """Return each figure's mean over runs with different seeds, and half the width of its 95 % interval (Student's t).
 
-    With one run there are no intervals.
+    With one run there are no intervals. A figure that is NaN in one run is NaN, with its interval.
     """
     names = [name for name in runs[0] if all(name in run for run in runs)]
     means = {name: statistics.fmean(run[name] for run in runs) for name in names}
     if len(runs) < 2:
         return means, {}
     t = _T_95[len(runs) - 2] if len(runs) - 2 < len(_T_95) else 1.96
-    return means, {name: t * statistics.stdev(run[name] for run in runs) / math.sqrt(len(runs)) for name in names}
+    return means, {
+        # statistics.stdev raises AttributeError at a NaN.
+        name: t * statistics.stdev(run[name] for run in runs) / math.sqrt(len(runs))
+        if math.isfinite(mean)
+        else math.nan
+        for name, mean in means.items()
+    }
 
 
 def _hit_rate(records: Sequence[CallRecord]) -> float:

@@ -284,14 +284,15 @@ def _served() -> dict[str, float]:
     handle._init(_run_router_in_separate_loop=True)
     handle = handle.options(method_name="served")
     found: dict[str, float] = {}
-    for replica in _replicas():
+    for replica in replica_ids():
         for request_id, ttft_s in handle.remote(rank=[replica]).result(timeout_s=SERVED_TIMEOUT_S):
             # The gateway appends an id of the attempt; of several the last one answered.
             found[request_id.rpartition("-")[0]] = ttft_s
     return found
 
 
-def _replicas() -> list[str]:
+def replica_ids() -> list[str]:
+    """Return the ids of the engine replicas that Serve has now; this process is connected to it."""
     from ray import serve
 
     from aloraserve_services.fleet import APP

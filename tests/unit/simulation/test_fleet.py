@@ -12,7 +12,7 @@ from aloraserve.simulation.base import FleetView, RouterFactory, SimulatedCall
 from aloraserve.simulation.bounds import one_cache, rate_scale_at, work
 from aloraserve.simulation.calibration import load
 from aloraserve.simulation.faults import parse_faults
-from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, RunResult
+from aloraserve.simulation.fleet import CallRecord, FleetSettings, ModelledFleet, RunResult
 from aloraserve.simulation.platform_router import PlatformRouter, drive
 from aloraserve.simulation.routers import router_factory, router_names
 from aloraserve.simulation.summary import Bounds, summarize
@@ -166,6 +166,27 @@ def test_a_summary_counts_what_was_not_answered() -> None:
     assert figures["failed"] == result.cut
     assert figures["ttft_p50_s"] <= figures["ttft_p90_s"] <= figures["ttft_p99_s"]
     assert figures["imbalance"] >= 1.0
+
+
+def cold_p90_and_p99(*calls: tuple[int, float]) -> list[float]:
+    """Summarize calls of 100 tokens, each with its cached tokens and its TTFT; the fleet has one replica."""
+    records = [CallRecord("base", 100, cached, ttft_s, ttft_s, 0) for cached, ttft_s in calls]
+    bounds = one_cache(Workload(ROWS[:1], WORKLOAD), H100, None)
+    figures = summarize(RunResult("any", records, [len(records)]), Bounds(bounds, bounds), 1.0)
+    return [figures["cold_ttft_p90_s"], figures["cold_ttft_p99_s"]]
+
+
+def test_cold_calls_are_those_of_which_less_than_half_was_cached() -> None:
+    assert cold_p90_and_p99((49, 1.0), (50, 2.0), (100, 3.0)) == [1.0, 1.0]
+    assert cold_p90_and_p99(*((0, float(n)) for n in range(1, 101)), (99, 1000.0)) == [90.0, 99.0]
+
+
+def test_cold_calls_without_an_answer_are_not_timed() -> None:
+    assert cold_p90_and_p99((0, 1.0), (0, math.inf)) == [1.0, 1.0]
+
+
+def test_without_cold_calls_their_figures_are_missing() -> None:
+    assert all(math.isnan(one) for one in cold_p90_and_p99((50, 1.0), (99, 2.0)))
 
 
 def test_factories_make_what_they_are_named_for() -> None:

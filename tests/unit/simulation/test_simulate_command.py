@@ -27,6 +27,7 @@ def test_it_writes_what_it_shows(tmp_path: Path) -> None:
     for name in ("mean", "p50", "p90", "p99"):
         assert found[f"ttft_{name}_s"] > 0
         assert found[f"e2e_{name}_s"] > found[f"ttft_{name}_s"]
+    assert found["ttft_p90_s"] <= found["cold_ttft_p90_s"] <= found["cold_ttft_p99_s"]
     assert 0 < found["hit_rate"] <= found["oracle_hit_rate"] < 1
     assert found["pooled_hit_rate"] <= found["oracle_hit_rate"]
     assert f"{found['ttft_p90_s']:.3f}" in result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from aloraserve.errors import SettingsError
 from aloraserve.simulation.calibration import load
 from aloraserve.simulation.plot import draw, write_plot
 from aloraserve.simulation.routers import chosen_names, router_names
-from aloraserve.simulation.study import StudyProgress, StudySettings, parse_seeds, run_study
+from aloraserve.simulation.study import PolicyFigures, StudyProgress, StudySettings, parse_seeds, run_study
 from aloraserve.simulation.summary import over_seeds, percentile
 from aloraserve.simulation.workload import WorkloadSettings
 
@@ -51,6 +52,13 @@ def test_intervals_are_students() -> None:
     assert means["x"] == 2.0
     assert halves["x"] == pytest.approx(4.303 * 1.0 / 3**0.5)
     assert over_seeds([{"x": 1.0}]) == ({"x": 1.0}, {})
+
+
+def test_a_figure_that_a_run_does_not_have_is_null_in_json() -> None:
+    runs = [{"cold_ttft_p90_s": 1.0}, {"cold_ttft_p90_s": math.nan}]
+    content = PolicyFigures("any", *over_seeds(runs), runs).to_json()
+    assert content["cold_ttft_p90_s"] is content["intervals"]["cold_ttft_p90_s"] is None
+    assert content["runs"] == [{"cold_ttft_p90_s": 1.0}, {"cold_ttft_p90_s": None}]
 
 
 def test_a_percentile_is_a_value_that_occurred() -> None:
