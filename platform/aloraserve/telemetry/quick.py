@@ -18,7 +18,7 @@ class Counter(prometheus_client.Counter):
         self._known: dict[tuple[str, ...], Any] = {}
         super().__init__(*arguments, **options)
 
-    def labels(self, *values: str) -> Any:
+    def labels(self, *values: str) -> Any:  # type: ignore[override]
         """Return the child of these label values, in order."""
         found = self._known.get(values)
         if found is None:
@@ -33,7 +33,7 @@ class Histogram(prometheus_client.Histogram):
         self._known: dict[tuple[str, ...], Any] = {}
         super().__init__(*arguments, **options)
 
-    def labels(self, *values: str) -> Any:
+    def labels(self, *values: str) -> Any:  # type: ignore[override]
         """Return the child of these label values, in order."""
         found = self._known.get(values)
         if found is None:
