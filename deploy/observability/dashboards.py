@@ -26,7 +26,6 @@ def _panel(panel: Panel) -> timeseries.Panel:
         .title(panel.title)
         .description(panel.description)
         .unit(panel.unit)
-        .min(0)
         .datasource(SOURCE)
         .legend(legend.placement(LegendPlacement.BOTTOM))
         .span(PANEL_WIDTH)

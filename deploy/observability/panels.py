@@ -266,4 +266,78 @@ ENGINE = Dashboard(
     ),
 )
 
-DASHBOARDS = (FLEET, ADAPTERS, ENGINE)
+
+def net(by: str, window: str = RATE) -> str:
+    """Return the query of TTFT saved less lost, by a label, a second."""
+    saved, lost = (f"sum by ({by}) (rate(aloraserve_{one}_ttft_seconds_total{window}))" for one in ("saved", "lost"))
+    return f"({saved} - {lost})"
+
+
+def would_have_been(by: str, part: str) -> str:
+    """Return the query of the counterfactual TTFT's sum or count, by a label, a second."""
+    return f"sum by ({by}) (rate(aloraserve_counterfactual_ttft_seconds_{part}{RATE}))"
+
+
+ALORA = '{kind="alora"}'
+SAVINGS = Dashboard(
+    "aloraserve-savings",
+    "aloraserve: savings",
+    (
+        Panel("Saved TTFT", "s", (per_second("aloraserve_saved_ttft_seconds_total", "kind"),), "Seconds a second."),
+        Panel("Lost TTFT", "s", (per_second("aloraserve_lost_ttft_seconds_total", "kind"),), "Of slower calls."),
+        Panel(
+            "Saved of a call",
+            "s",
+            (Query(f"{net('kind')} / {would_have_been('kind', 'count')}", "{{kind}}"),),
+            "Mean TTFT that a call would have had with a cache keyed by adapter, less the one it had.",
+        ),
+        Panel(
+            "Saved share of TTFT",
+            "percentunit",
+            (Query(f"{net('adapter')} / {would_have_been('adapter', 'sum')}", "{{adapter}}"),),
+            "Of the TTFT that calls would have had, by adapter; empty: the base model.",
+        ),
+        Panel(
+            "aLoRA: TTFT with and without",
+            "s",
+            tuple(
+                Query(
+                    f"histogram_quantile({share:g}, sum by (le) (rate({metric}_bucket{ALORA}{RATE})))",
+                    f"{what} p{100 * share:g}",
+                )
+                for what, metric in (
+                    ("with", "aloraserve_ttft_seconds"),
+                    ("without", "aloraserve_counterfactual_ttft_seconds"),
+                )
+                for share in (0.5, 0.9)
+            ),
+            "As it was, and as a cache keyed by adapter would have made it.",
+        ),
+        Panel(
+            "Saved prefill tokens",
+            "short",
+            (per_second("aloraserve_saved_prefill_tokens_total", "adapter"),),
+            "A second, by adapter.",
+        ),
+        Panel(
+            "Cached tokens by source",
+            "short",
+            (per_second("aloraserve_cached_tokens_by_source_total", "source"),),
+            "A second: computed first by a call of the same adapter, the base model, another adapter.",
+        ),
+        Panel(
+            "Saved in the last hour",
+            "s",
+            (Query(f"3600 * {net('adapter', '[1h]')}", "{{adapter}}"),),
+            "TTFT, less what was lost, by adapter.",
+        ),
+        Panel(
+            "Lost figures",
+            "short",
+            (Query("sum(increase(aloraserve_savings_ledger_failures_total[1h]))", "failed flushes"),),
+            "Flushes to the fleet's ledger that failed in the last hour; these metrics do not need it.",
+        ),
+    ),
+)
+
+DASHBOARDS = (FLEET, SAVINGS, ADAPTERS, ENGINE)

@@ -36,6 +36,7 @@ from aloraserve_services.engine.model_files import ensure_smollm2
 
 SPEED = 50.0
 """How many times faster the engines are than those of the calibration."""
+PLAIN = {"ALORASERVE_METRICS": "false"}
 CALIBRATION = "live-peers"
 REPLICAS = 2
 CLIENTS = 6
@@ -54,31 +55,37 @@ class Overhead:
     Args:
         name: what was compared with nothing.
         ratios: of each pair, calls a second with it by calls a second without.
+        cpu_ratios: likewise, calls a second of the platform's CPU time: what else the machine does is not in it.
         plain_per_s: calls a second without, over all turns.
-        cpu_ratio: the gateway's CPU time a call with it, by that without.
+        plain_cpu_s: the platform's CPU time of a call without.
     """
 
     name: str
     ratios: list[float] = field(default_factory=list)
+    cpu_ratios: list[float] = field(default_factory=list)
     plain_per_s: float = 0.0
-    cpu_ratio: float = 0.0
-
-    @property
-    def interval(self) -> tuple[float, float, float]:
-        """Lower end, mean and upper end of the change in throughput, with 95 % confidence."""
-        logs = [math.log(one) for one in self.ratios]
-        mean = statistics.fmean(logs)
-        half = _t95(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
-        return math.exp(mean - half) - 1, math.exp(mean) - 1, math.exp(mean + half) - 1
+    plain_cpu_s: float = 0.0
 
 
-@dataclass(slots=True)
-class _Turns:
-    """One platform's turns so far."""
+def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """Return lower end, mean and upper end of a change, with 95 % confidence.
 
-    calls: int = 0
-    seconds: float = 0.0
-    cpu_s: float = 0.0
+    Args:
+        ratios: of at least two pairs; their logarithms are taken to be normal.
+    """
+    logs = [math.log(one) for one in ratios]
+    mean = statistics.fmean(logs)
+    half = _t95(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(mean - half) - 1, math.exp(mean) - 1, math.exp(mean + half) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What one turn of a platform came to."""
+
+    calls: int
+    seconds: float
+    cpu_s: float
 
 
 class Arm:
@@ -93,28 +100,26 @@ class Arm:
     def __init__(self, url: str, pid: int, *, is_scraped: bool) -> None:
         address = urlsplit(url)
         self._client = LightClient(address.hostname or "", address.port or 0, {})
-        self._gateway = _gateway(pid)
+        self._processes = _processes(pid)
         self._model = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"][0]["id"]
         self._targets = _targets(url) if is_scraped else []
         self._turn = 0
         self._unscraped_s = 0.0
-        self.turns = _Turns()
 
-    async def turn(self, prompts: Sequence[list[int]], seconds: float) -> float:
-        """Call for ``seconds``; return calls a second."""
+    async def turn(self, prompts: Sequence[list[int]], seconds: float) -> _Turn:
+        """Call for ``seconds``."""
         self._turn += 1
-        cpu, started = sum(self._gateway.cpu_times()[:2]), time.perf_counter()
+        cpu_s, started = self._cpu_s(), time.perf_counter()
         ends = started + seconds
         scrape = asyncio.create_task(self._scrape())
         made = await asyncio.gather(*(self._call_until(ends, number, prompts) for number in range(CLIENTS)))
         await scrape
         took = time.perf_counter() - started
         self._unscraped_s += took
-        if self._turn > WARM_UP_TURNS:
-            self.turns.calls += sum(made)
-            self.turns.seconds += took
-            self.turns.cpu_s += sum(self._gateway.cpu_times()[:2]) - cpu
-        return sum(made) / took
+        return _Turn(sum(made), took, self._cpu_s() - cpu_s)
+
+    def _cpu_s(self) -> float:
+        return float(sum(sum(one.cpu_times()[:2]) for one in self._processes))
 
     async def _call_until(self, ends: float, number: int, prompts: Sequence[list[int]]) -> int:
         calls = 0
@@ -129,9 +134,8 @@ class Arm:
         if self._unscraped_s < SCRAPE_EVERY_S:
             return
         self._unscraped_s = 0.0
-        async with httpx.AsyncClient(trust_env=False) as client:
-            for target in self._targets:
-                (await client.get(f"http://{target}/metrics")).raise_for_status()
+        for target in self._targets:
+            await _fetch(target)
 
 
 def measure(name: str, observing: dict[str, str], *, pairs: int, turn_s: float, state_dir: Path) -> Overhead:
@@ -149,7 +153,7 @@ def measure(name: str, observing: dict[str, str], *, pairs: int, turn_s: float, 
         CallFailedError: a call failed.
     """
     model = ensure_smollm2(state_dir, dtype="float32")
-    with _platform(model, {"ALORASERVE_METRICS": "false"}) as plain, _platform(model, observing) as seen:
+    with _platform(model, PLAIN) as plain, _platform(model, observing) as seen:
         arms = Arm(*plain, is_scraped=False), Arm(*seen, is_scraped=True)
         return asyncio.run(_play(name, arms, pairs, turn_s))
 
@@ -158,14 +162,18 @@ async def _play(name: str, arms: tuple[Arm, Arm], pairs: int, turn_s: float) -> 
     draw = random.Random(0)  # noqa: S311
     prompts = [[draw.randrange(VOCABULARY) for _ in range(PROMPT_TOKENS)] for _ in range(PROMPTS)]
     found = Overhead(name)
+    plain: list[_Turn] = []
     for pair in range(-WARM_UP_TURNS, pairs):
         order = (0, 1) if pair % 2 else (1, 0)
-        rates = {one: await arms[one].turn(prompts, turn_s) for one in order}
+        turns = {one: await arms[one].turn(prompts, turn_s) for one in order}
         if pair >= 0:
-            found.ratios.append(rates[1] / rates[0])
-    plain, seen = (arm.turns for arm in arms)
-    found.plain_per_s = plain.calls / plain.seconds
-    found.cpu_ratio = (seen.cpu_s / seen.calls) / (plain.cpu_s / plain.calls) - 1
+            without, seen = turns[0], turns[1]
+            plain.append(without)
+            found.ratios.append((seen.calls / seen.seconds) / (without.calls / without.seconds))
+            found.cpu_ratios.append((seen.calls / seen.cpu_s) / (without.calls / without.cpu_s))
+    calls = sum(one.calls for one in plain)
+    found.plain_per_s = calls / sum(one.seconds for one in plain)
+    found.plain_cpu_s = sum(one.cpu_s for one in plain) / calls
     return found
 
 
@@ -199,12 +207,27 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _gateway(pid: int) -> psutil.Process:
+def _processes(pid: int) -> list[psutil.Process]:
+    """Return the gateway, the proxy before it, and the engines of a platform."""
+    found = []
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "ServeReplica:aloraserve:gateway" in " ".join(process.cmdline()):
-                return process
-    raise StartError(f"process {pid} has no gateway")
+            if any(sign in " ".join(process.cmdline()) for sign in ("ServeReplica:", "ProxyActor")):
+                found.append(process)
+    if len(found) < REPLICAS + 2:
+        raise StartError(f"process {pid} has {len(found)} of a gateway, a proxy and {REPLICAS} engines")
+    return found
+
+
+async def _fetch(target: str) -> None:
+    """Scrape a process at next to no cost for this one, whose time the calls need."""
+    host, _, port = target.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /metrics HTTP/1.0\r\nhost: {target}\r\n\r\n".encode())
+    if b" 200 " not in await reader.readline():
+        raise StartError(f"{target} does not show its metrics")
+    await reader.read()
+    writer.close()
 
 
 def _targets(url: str) -> list[str]:
@@ -217,23 +240,28 @@ def _t95(freedom: int) -> float:
 
 
 def main() -> None:
-    """Measure metrics alone, then metrics and traces, and print both."""
+    """Measure, and print what came of it."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="bench-observability", description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--turn-s", type=float, default=0.7)
     parser.add_argument("--otlp-endpoint", help="also trace, to this collector")
+    parser.add_argument("--nothing", action="store_true", help="compare a platform with itself")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     from aloraserve.settings import default_state_dir
 
     traces = {"ALORASERVE_OTLP_ENDPOINT": given.otlp_endpoint} if given.otlp_endpoint else {}
-    name = "metrics and traces" if traces else "metrics"
-    found = measure(name, traces, pairs=given.pairs, turn_s=given.turn_s, state_dir=default_state_dir())
-    low, mean, high = found.interval
-    print(f"{name}: throughput {mean:+.2%}, 95 % interval {low:+.2%} to {high:+.2%}")
-    print(f"({len(found.ratios)} pairs; {found.plain_per_s:.0f} calls/s without; CPU a call {found.cpu_ratio:+.1%})")
+    name = "nothing" if given.nothing else "metrics and traces" if traces else "metrics"
+    found = measure(
+        name, PLAIN if given.nothing else traces, pairs=given.pairs, turn_s=given.turn_s, state_dir=default_state_dir()
+    )
+    print(f"{name}, {len(found.ratios)} pairs")
+    for what, ratios in (("calls a second", found.ratios), ("calls a second of CPU time", found.cpu_ratios)):
+        low, mean, high = interval(ratios)
+        print(f"{what}: {mean:+.2%}, 95 % interval {low:+.2%} to {high:+.2%}")
+    print(f"without: {found.plain_per_s:.0f} calls/s, {found.plain_cpu_s * 1000:.1f} ms of CPU time a call")
     if given.json:
         given.json.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import get_args
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest
 
 from aloraserve.routing.placement import ClaimOutcome, Placement
 from aloraserve.savings.base import CachedBySource, CallSavings
@@ -13,6 +13,7 @@ from aloraserve.telemetry.decision import FALLBACKS, decision_attributes, fallba
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import BoundedNames
+from aloraserve.telemetry.quick import Counter, Histogram
 from aloraserve.telemetry.tracing import TRACING, now_s
 
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
