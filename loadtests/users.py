@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import gevent
 from gevent.pool import Pool
 from locust import User, task
 
@@ -44,7 +45,8 @@ class PlatformUser(User):
         environment = self.environment
         environment.tasks_left -= 1
         if environment.tasks_left <= 0:
-            environment.runner.quit()
+            # By another greenlet: this one is among those that it stops.
+            gevent.spawn(environment.runner.quit)
 
     def rest(self) -> None:
         """Do nothing until the phase ends."""
