@@ -60,9 +60,7 @@ class Target:
         for name, kind in kinds.items():
             if kind == "alora" and kinds.get(name + TWIN_SUFFIX) == "lora":
                 replicas = len(status["replicas"])
-                return cls(
-                    status["model"], name, name + TWIN_SUFFIX, status["block_tokens"], replicas, status["dtype"]
-                )
+                return cls(status["model"], name, name + TWIN_SUFFIX, status["block_tokens"], replicas, status["dtype"])
         served = ", ".join(kinds) or "none"
         raise SettingsError(
             f"adapters are {served}; an aLoRA adapter NAME and its plain LoRA twin NAME{TWIN_SUFFIX} are needed"
@@ -174,7 +172,7 @@ class Verification:
 
     def _sample(self, length: int, state: str, alora: Timed, twin: Timed) -> Sample:
         if alora.saved_s is None:
-            raise CallFailedError("an answer has no x-aloraserve-saved-ttft-ms: this platform does not estimate savings")
+            raise CallFailedError("an answer has no x-aloraserve-saved-ttft-ms: the platform does not estimate savings")
         return Sample(
             length, state, alora.prompt_tokens, alora.ttft_s, twin.ttft_s, alora.saved_s, alora.savings_confidence
         )
@@ -239,7 +237,8 @@ def run_verification(
         soft_wrap=True,
     )
     console.print(
-        f"{target.base} in {target.dtype}, {target.replicas} replicas, client on {machine()}; seed {seed}", soft_wrap=True
+        f"{target.base} in {target.dtype}, {target.replicas} replicas, client on {machine()}; seed {seed}",
+        soft_wrap=True,
     )
     return samples, verdict
 
