@@ -75,6 +75,7 @@ class Sample:
         length: asked for.
         state: ``first`` call on a conversation, or ``returning`` after the conversation grew by a turn.
         prompt_tokens: of both prompts.
+        base_s: TTFT of the base model's call before, which computed what the twin's call had to but the invocation.
         alora_s: TTFT of the aLoRA call as the client saw it.
         twin_s: TTFT of the twin's.
         estimated_s: saved TTFT as the platform told it.
@@ -84,6 +85,7 @@ class Sample:
     length: int
     state: str
     prompt_tokens: int
+    base_s: float
     alora_s: float
     twin_s: float
     estimated_s: float
@@ -141,14 +143,14 @@ class Verification:
         self._chooser = random.Random(seed)  # noqa: S311
 
     def warm_up(self, lengths: Sequence[int]) -> None:
-        """Have every kind called once, and cold prefills of each length learned.
+        """Have every kind called once, and cold prefills of each length but the longest learned.
 
         Fresh prompts go to idle replicas in no order that a client could choose: each length is called as often as
-        there are replicas.
+        there are replicas. The longest takes most of the time, and each conversation begins with one anyhow.
         """
         for model in (self._target.alora, self._target.twin):
             self._call(model, self._tokens(2 * self._target.block_tokens))
-        for length in lengths:
+        for length in sorted(lengths)[:-1]:
             for _ in range(self._target.replicas):
                 self._call(self._target.base, self._tokens(length))
 
@@ -160,21 +162,28 @@ class Verification:
         tail = self._tokens(alora.prompt_tokens - len(conversation))
         others = self._tokens(len(conversation))
         twin = self._call(self._target.twin, others + tail)
-        found = [self._sample(length, FIRST, alora, twin)] if alora.replica == base.replica else []
+        found = [self._sample(length, FIRST, base, alora, twin)] if alora.replica == base.replica else []
         turn = self._tokens(TURN_TOKENS)
         grown = self._call(self._target.base, conversation + turn)
         later = self._call(self._target.alora, conversation + turn)
         twin_later = self._call(self._target.twin, others + turn + tail)
         stayed = alora.replica == base.replica == grown.replica == later.replica
         if stayed and twin_later.replica == twin.replica:
-            found.append(self._sample(length, RETURNING, later, twin_later))
+            found.append(self._sample(length, RETURNING, grown, later, twin_later))
         return found
 
-    def _sample(self, length: int, state: str, alora: Timed, twin: Timed) -> Sample:
+    def _sample(self, length: int, state: str, base: Timed, alora: Timed, twin: Timed) -> Sample:
         if alora.saved_s is None:
             raise CallFailedError("an answer has no x-aloraserve-saved-ttft-ms: the platform does not estimate savings")
         return Sample(
-            length, state, alora.prompt_tokens, alora.ttft_s, twin.ttft_s, alora.saved_s, alora.savings_confidence
+            length=length,
+            state=state,
+            prompt_tokens=alora.prompt_tokens,
+            base_s=base.ttft_s,
+            alora_s=alora.ttft_s,
+            twin_s=twin.ttft_s,
+            estimated_s=alora.saved_s,
+            confidence=alora.savings_confidence,
         )
 
     def _call(self, model: str, token_ids: list[int]) -> Timed:

@@ -26,7 +26,7 @@ from aloraserve_services.cli.verify_savings import (
 )
 
 TARGET = Target("base", "safety", "safety-lora", 32, 2, "float32")
-SAMPLE = Sample(500, FIRST, 510, alora_s=0.1, twin_s=1.1, estimated_s=1.0, confidence=0.9)
+SAMPLE = Sample(500, FIRST, 510, base_s=1.0, alora_s=0.1, twin_s=1.1, estimated_s=1.0, confidence=0.9)
 INVOCATION_TOKENS = 3
 TTFT_S = {"base": 1.0, "safety": 0.1, "safety-lora": 0.6}
 
@@ -63,13 +63,14 @@ def test_the_twin_gets_an_equally_long_prompt_of_its_own_in_the_same_state() -> 
     assert twin_later[: len(base)] == twin[: len(base)]
     assert 500 <= len(base) < 532
     assert (first.state, returning.state) == (FIRST, RETURNING)
+    assert (first.base_s, first.alora_s, first.twin_s) == (1.0, 0.1, 0.6)
     assert first.real_s == pytest.approx(0.5)
     assert first.error == pytest.approx(0.0)
 
 
-def test_each_length_is_warmed_up_as_often_as_there_are_replicas() -> None:
+def test_each_length_but_the_longest_is_warmed_up_as_often_as_there_are_replicas() -> None:
     client = Recorder()
-    verification(client).warm_up([100, 300])
+    verification(client).warm_up([100, 500, 300])
     assert [len(ids) for model, ids in client.calls if model == "base"] == [100, 100, 300, 300]
     assert {model for model, _ in client.calls} == {"base", "safety", "safety-lora"}
 
