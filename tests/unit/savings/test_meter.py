@@ -142,6 +142,13 @@ def test_the_next_turn_of_a_base_conversation_saves_nothing(replica: Replica) ->
     assert saved.cached == CachedBySource(own=len(PROMPT) + 3 * BLOCK)
 
 
+def test_an_answers_last_token_was_never_computed(replica: Replica) -> None:
+    answer = list(range(700, 700 + BLOCK))
+    replica.call(None, PROMPT, answer)
+    saved = replica.estimate(None, [*PROMPT, *answer, *range(500, 510)])
+    assert (saved.counterfactual_cached_tokens, saved.saved_tokens) == (len(PROMPT), 0)
+
+
 def test_each_of_several_answers_may_go_on(replica: Replica) -> None:
     prompt, keys = replica.prompt(None, PROMPT)
     replica.meter.accept("r", prompt, keys, None, None)
