@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -162,6 +163,19 @@ def test_the_fleets_savings_have_each_call_within_seconds(fleet: Any) -> None:
     fleet.chat(BASE, conversation)
     fleet.chat("uncertainty", conversation)
     fleet.wait_until(lambda: calls("uncertainty") == before + 1, 10, "the call in the ledger")
+
+
+def test_savings_are_checked_on_a_platform_that_runs(fleet: Any, command: Callable[..., Any], tmp_path: Path) -> None:
+    """How well they agree is nothing to ask of a machine that runs tests."""
+    settle(fleet)
+    file = tmp_path / "found.json"
+    flags = ("--url", fleet.url, "--lengths", "1000,3000", "--rounds", "2", "--max-error", "1e9", "--max-bias", "1e9")
+    checked = command("verify-savings", *flags, "--json", str(file), "--state-dir", str(tmp_path))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "median relative error" in checked.stdout
+    first = [one for one in json.loads(file.read_text())["samples"] if one["state"] == "first"]
+    assert first
+    assert all(one["estimated_s"] > 0 and 0 <= one["confidence"] <= 1 for one in first)
 
 
 @pytest.mark.parametrize("window", ["", "1", "1d", "30s", "25h"])
