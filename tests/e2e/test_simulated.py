@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -119,6 +120,69 @@ def test_a_stream_is_the_whole_answer_in_pieces(fleet: Any) -> None:
     parts = [part.choices[0].delta.content or "" for part in stream if part.choices]
     assert "".join(parts) == whole
     assert len([part for part in parts if part]) > 2
+
+
+def test_an_answer_tells_what_it_saved_and_a_repeated_call_saves_less(fleet: Any) -> None:
+    conversation = messages("a windmill", 120)
+    base, _ = saved(fleet, BASE, conversation)
+    settle(fleet)
+    first, headers = saved(fleet, "safety", conversation)
+    assert base["saved_tokens"] == 0
+    assert 0.9 * first["cached_tokens_by_source"]["base"] <= first["saved_tokens"]
+    assert first["saved_tokens"] > 0
+    assert first["saved_ttft_ms"] > 0
+    assert float(headers["x-aloraserve-saved-ttft-ms"]) == pytest.approx(first["saved_ttft_ms"], abs=0.11)
+    assert float(headers["x-aloraserve-counterfactual-ttft-ms"]) == pytest.approx(
+        float(headers["x-aloraserve-ttft-ms"]) + first["saved_ttft_ms"], abs=0.3
+    )
+    assert 0 <= float(headers["x-aloraserve-savings-confidence"]) <= 1
+    settle(fleet)
+    again, _ = saved(fleet, "safety", conversation)
+    assert again["saved_tokens"] < 0.1 * first["saved_tokens"]
+    streamed = fleet.openai.chat.completions.create(
+        model="safety", messages=conversation, max_tokens=4, stream=True, stream_options={"include_usage": True}
+    )
+    assert [part.usage.aloraserve["saved_tokens"] for part in streamed if part.usage] == [again["saved_tokens"]]
+
+
+def saved(fleet: Any, model: str, conversation: list[dict[str, str]]) -> tuple[dict[str, Any], Any]:
+    """Make a call; return its usage's extension and its headers."""
+    raw = fleet.openai.chat.completions.with_raw_response.create(model=model, messages=conversation, max_tokens=4)
+    return raw.parse().usage.aloraserve, raw.headers
+
+
+def test_the_fleets_savings_have_each_call_within_seconds(fleet: Any) -> None:
+    def calls(name: str) -> int:
+        content = fleet.http.get("/v1/savings?window=5m").json()
+        assert content["ledger"] == "ok"
+        assert content["total"]["calls"] == sum(one["calls"] for one in content["adapters"])
+        return sum(int(one["calls"]) for one in content["adapters"] if one["name"] == name)
+
+    before = calls("uncertainty")
+    conversation = messages("a mill pond")
+    fleet.chat(BASE, conversation)
+    fleet.chat("uncertainty", conversation)
+    fleet.wait_until(lambda: calls("uncertainty") == before + 1, 10, "the call in the ledger")
+
+
+def test_savings_are_checked_on_a_platform_that_runs(fleet: Any, command: Callable[..., Any], tmp_path: Path) -> None:
+    """How well they agree is nothing to ask of a machine that runs tests."""
+    settle(fleet)
+    file = tmp_path / "found.json"
+    flags = ("--url", fleet.url, "--lengths", "1000,3000", "--rounds", "2", "--max-error", "1e9", "--max-bias", "1e9")
+    checked = command("verify-savings", *flags, "--json", str(file), "--state-dir", str(tmp_path))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "median relative error" in checked.stdout
+    first = [one for one in json.loads(file.read_text())["samples"] if one["state"] == "first"]
+    assert first
+    assert all(one["estimated_s"] > 0 and 0 <= one["confidence"] <= 1 for one in first)
+
+
+@pytest.mark.parametrize("window", ["", "1", "1d", "30s", "25h"])
+def test_a_window_that_is_none_is_a_400(fleet: Any, window: str) -> None:
+    answer = fleet.http.get("/v1/savings", params={"window": window})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "window"
 
 
 def test_a_replica_needs_neither_torch_nor_much_memory(fleet: Any) -> None:

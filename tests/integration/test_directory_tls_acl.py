@@ -22,6 +22,8 @@ from aloraserve.directory.base import Process, ReplicaState, place
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.directory.redis_client import open_client
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.savings.base import CachedBySource, CallSavings, SavingsEntry
+from aloraserve.savings.redis import RedisLedger
 
 SPACE = KeySpace("model", "tokenizer", 1)
 PROMPT = SPACE.keys(range(300))
@@ -60,9 +62,16 @@ async def exercise(directory: RedisDirectory) -> None:
     assert freed == 890
 
 
-async def is_refused(directory: RedisDirectory) -> bool:
+async def exercise_ledger(ledger: RedisLedger) -> None:
+    """Count a call and read it back, as a gateway does beside the directory."""
+    ledger.add(SavingsEntry("safety", 0.1, 5, CallSavings(0.2, 3, 1, 0.5, CachedBySource(base=4))), time.time())
+    assert (await ledger.totals(60, time.time()))["safety"].calls == 1
+
+
+async def is_refused(directory: RedisDirectory, ledger: RedisLedger) -> bool:
     try:
         await exercise(directory)
+        await exercise_ledger(ledger)
     except DirectoryUnavailableError:
         return True
     return False
@@ -76,6 +85,18 @@ async def opened() -> AsyncIterator[Any]:
             directory = RedisDirectory.from_url(url, namespace=namespace, timeout_s=2.0)
             stack.push_async_callback(directory.close)
             return directory
+
+        yield build
+
+
+@pytest.fixture
+async def opened_ledger() -> AsyncIterator[Any]:
+    async with AsyncExitStack() as stack:
+
+        def build(url: str) -> RedisLedger:
+            ledger = RedisLedger.from_url(url, namespace="fleet", timeout_s=2.0)
+            stack.push_async_callback(ledger.close)
+            return ledger
 
         yield build
 
@@ -113,16 +134,21 @@ async def user(redis_server: Any) -> User:
     return User(redis_server.url)
 
 
-async def test_the_documented_user_can_do_everything(user: User, opened: Any, quick_reclaim: None) -> None:
+async def test_the_documented_user_can_do_everything(
+    user: User, opened: Any, opened_ledger: Any, quick_reclaim: None
+) -> None:
     await user.allow()
     await exercise(opened(user.url))
+    await exercise_ledger(opened_ledger(user.url))
     await opened(user.url, "fleet-ping").ping()
 
 
-async def test_the_documented_user_needs_all_that_it_may(user: User, opened: Any, quick_reclaim: None) -> None:
+async def test_the_documented_user_needs_all_that_it_may(
+    user: User, opened: Any, opened_ledger: Any, quick_reclaim: None
+) -> None:
     for command in set(COMMANDS) - CLUSTER_ONLY - NOT_NEEDED:
         await user.allow(command)
-        assert await is_refused(opened(user.url)), f"{command} is not needed"
+        assert await is_refused(opened(user.url), opened_ledger(user.url)), f"{command} is not needed"
 
 
 async def test_without_info_all_but_restarts_from_saved_data_is_noticed(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Protocol
 
 MAX_ADAPTERS = 256
-"""Names that a bucket tells apart; what is beyond them is counted as :data:`OTHER`."""
+"""Names that a ledger tells apart in a bucket; what is beyond them is counted as :data:`OTHER`."""
 OTHER = "(other)"
 MINUTE_S = 60
 QUARTER_S = 15 * 60
@@ -147,8 +147,8 @@ class SavingsLedger(Protocol):
 
     Invariants, for every ledger:
 
-    - :meth:`add` does no I/O, never fails and takes bounded time. Figures of at most ``MAX_ADAPTERS`` names are kept
-      apart in a bucket of time; those beyond them are summed under :data:`OTHER`.
+    - :meth:`add` does no I/O, never fails and takes bounded time. A ledger keeps figures of at most ``MAX_ADAPTERS``
+      names apart in a bucket of time; those beyond them are summed under :data:`OTHER`.
     - Nothing grows without bound, and nothing older than a day is kept.
     - Windows are whole buckets: of a minute up to ``LONGEST_FINE_S``, else of a quarter of an hour. A window reaches
       back to the start of the bucket that it begins in, so it may hold up to a bucket more than was asked for.

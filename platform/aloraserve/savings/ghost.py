@@ -40,3 +40,7 @@ class Ghost:
         """Have the chain of a prompt with its answer, as the call ends."""
         if self.begin(request_id, keys):
             self.end(request_id)
+
+    def clear(self) -> None:
+        """Drop the blocks of calls that ended."""
+        self._cache.clear()

@@ -25,20 +25,30 @@ class Tally:
 
     def __init__(self) -> None:
         self.by_bucket: dict[Bucket, dict[str, SavingsFigures]] = {}
+        self._names: dict[Bucket, set[str]] = {}
 
     def add(self, entry: SavingsEntry, at_s: float) -> None:
         """Count a call in the bucket of each width that it falls into."""
         figures = SavingsFigures.of(entry)
         for width in KEPT_S:
-            by_adapter = self.by_bucket.setdefault((width, int(at_s // width)), {})
-            known = entry.adapter in by_adapter or len(by_adapter) < MAX_ADAPTERS
-            by_adapter.setdefault(entry.adapter if known else OTHER, SavingsFigures()).add(figures)
+            bucket = (width, int(at_s // width))
+            names = self._names.setdefault(bucket, set())
+            if len(names) < MAX_ADAPTERS:
+                names.add(entry.adapter)
+            name = entry.adapter if entry.adapter in names else OTHER
+            self.by_bucket.setdefault(bucket, {}).setdefault(name, SavingsFigures()).add(figures)
+
+    def take(self) -> dict[Bucket, dict[str, SavingsFigures]]:
+        """Return the figures and begin anew; the names of each bucket are remembered, so that they stay bounded."""
+        taken, self.by_bucket = self.by_bucket, {}
+        return taken
 
     def forget(self, now_s: float) -> None:
         """Drop the buckets that no window that ends now or later reaches."""
-        for width, number in [*self.by_bucket]:
+        for width, number in [*self._names]:
             if (number + 1) * width <= now_s - KEPT_S[width]:
-                del self.by_bucket[width, number]
+                del self._names[width, number]
+                self.by_bucket.pop((width, number), None)
 
 
 class MemoryLedger:

@@ -33,12 +33,13 @@ class SavingsMeter:
     Args:
         keyspace: where keys come from.
         adapter_salts: an adapter's salt (:func:`~aloraserve.blocks.keys.adapter_salt`) by name, None if unknown.
-        capacity_blocks: of the engine's KV cache.
+        capacity_blocks: of the engine's KV cache; 0 if unknown, and then so are savings.
     """
 
     def __init__(self, keyspace: KeySpace, adapter_salts: Callable[[str], bytes | None], capacity_blocks: int) -> None:
         self._keyspace = keyspace
         self._adapter_salts = adapter_salts
+        self._is_capacity_known = capacity_blocks > 0
         self._ghost = Ghost(capacity_blocks)
         self._stored = FirstStored(capacity_blocks)
         self._calls: dict[str, _Call] = {}
@@ -66,12 +67,14 @@ class SavingsMeter:
         """Work out the call's adapter-keyed chain, while its engine computes; some tenths of a millisecond."""
         call = self._calls.get(request_id)
         if call is not None and call.salted is None:
-            call.salted = self._salted(call, call.token_ids)
+            call.salted = self._salted(call)
 
     def first_token(
         self, request_id: str, cached_tokens: int, model: PrefillModel | None, quality: PrefillQuality
     ) -> CallSavings | None:
-        """Return what a call saved whose prompt was just computed; None if it, or the replica's speed, is not known.
+        """Return what a call saved whose prompt was just computed.
+
+        None if that cannot be told: of a call or an adapter that is not known, and before the replica's speed is.
 
         Args:
             request_id: of the call.
@@ -83,13 +86,15 @@ class SavingsMeter:
         if call is None or call.has_begun:
             return None
         self.prepare(request_id)
-        salted, width, prompt_tokens = call.salted or [], self._keyspace.block_tokens, len(call.token_ids)
+        salted, width, prompt_tokens = call.salted, self._keyspace.block_tokens, len(call.token_ids)
+        if salted is None:
+            return None
         # An engine computes the last token at least, and whole blocks are shared.
         ghost_tokens = min(self._ghost.overlap(salted), (prompt_tokens - 1) // width) * width
         sources = self._stored.of(call.keys, call.adapter, width, cached_tokens)
         self._stored.computed(call.keys[cached_tokens // width :], call.adapter)
         call.has_begun = self._ghost.begin(request_id, salted)
-        if model is None:
+        if model is None or not self._is_capacity_known:
             return None
         saved_s = model.seconds(ghost_tokens, prompt_tokens) - model.seconds(cached_tokens, prompt_tokens)
         longest = prompt_tokens - min(ghost_tokens, cached_tokens)
@@ -109,25 +114,34 @@ class SavingsMeter:
             return
         self._ghost.end(request_id)
         for answer in call.answers.values():
-            # The last token's KV would have come with the next one.
-            whole = [*call.token_ids, *answer[:-1]]
-            keys = self._salted(call, whole)
-            if len(keys) > len(call.salted or ()):
-                self._ghost.touch(request_id, keys)
-            if call.adapter is None:
-                self._stored.computed(keys[len(call.keys) :], None)
+            self._answered(request_id, call, answer)
 
-    def _salted(self, call: _Call, token_ids: Sequence[int]) -> list[BlockKey]:
-        """Return the keys of an engine whose cache is the adapter's from the first token on."""
+    def emptied(self) -> None:
+        """Note that the engine's cache was emptied: an adapter-keyed one would have been as well."""
+        self._ghost.clear()
+
+    def _answered(self, request_id: str, call: _Call, answer: Sequence[int]) -> None:
+        # The last token's KV would have come with the next one.
+        prompt, whole = call.salted or [], [*call.token_ids, *answer[:-1]]
+        keys = self._extended(call, prompt, whole)
+        if keys is None or len(keys) == len(prompt):
+            return
+        self._ghost.touch(request_id, keys)
+        # An aLoRA's answer has other keys in the engine, and is no part of another prompt.
+        if prompt == list(call.keys):
+            self._stored.computed(keys[len(prompt) :], call.adapter)
+
+    def _salted(self, call: _Call) -> list[BlockKey] | None:
+        """Return the prompt's keys in an engine whose cache is the adapter's from the first token on."""
+        return list(call.keys) if call.adapter is None else self._extended(call, [], call.token_ids)
+
+    def _extended(self, call: _Call, known: list[BlockKey], token_ids: Sequence[int]) -> list[BlockKey] | None:
+        """Return such keys of ``token_ids``, of whose first blocks they are known; None if the adapter is not."""
         salt = b"" if call.adapter is None else self._adapter_salts(call.adapter)
         if salt is None:
-            return []
-        known = call.salted if token_ids is not call.token_ids and call.salted else []
-        width = self._keyspace.block_tokens
+            return None
         parent = known[-1] if known else self._keyspace.root(call.cache_salt)
-        if not known and call.adapter is None and token_ids is call.token_ids:
-            return list(call.keys)
-        return [*known, *self._keyspace.extend(parent, token_ids[len(known) * width :], salt)]
+        return [*known, *self._keyspace.extend(parent, token_ids[len(known) * self._keyspace.block_tokens :], salt)]
 
 
 def confidence(quality: PrefillQuality, tokens: int) -> float:

@@ -51,12 +51,12 @@ class RedisLedger:
     def add(self, entry: SavingsEntry, at_s: float) -> None:
         pending = self._pending.by_bucket
         self._pending.add(entry, at_s)
+        self._pending.forget(at_s)
         while len(pending) > MAX_PENDING_BUCKETS:
             del pending[next(iter(pending))]
 
     async def flush(self) -> None:
-        written, self._pending = self._pending.by_bucket, Tally()
-        if written:
+        if written := self._pending.take():
             await self._execute(self._increments(written))
 
     async def totals(self, window_s: float, now_s: float) -> dict[str, SavingsFigures]:

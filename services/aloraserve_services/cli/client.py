@@ -27,6 +27,8 @@ class Timed:
         cached_tokens: of those, not prefilled.
         replica: who answered.
         reason: why.
+        saved_s: TTFT saved by reuse across adapters as the platform estimates it, None if it does not.
+        savings_confidence: of that estimate, 0 to 1.
     """
 
     text: str
@@ -35,6 +37,8 @@ class Timed:
     cached_tokens: int
     replica: str
     reason: str
+    saved_s: float | None = None
+    savings_confidence: float = 0.0
 
 
 class TimedClient:
@@ -43,12 +47,13 @@ class TimedClient:
     Args:
         base_url: of the platform.
         headers: with the API key, if there is one.
+        is_elsewhere: the environment's proxy may be needed to reach it.
     """
 
-    def __init__(self, base_url: str, headers: dict[str, str]) -> None:
-        # The platform is on this machine: a proxy of the environment cannot reach it.
+    def __init__(self, base_url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> None:
+        # A platform on this machine is out of reach of the environment's proxy.
         timeout = httpx.Timeout(600, connect=5)
-        self._client = httpx.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=False)
+        self._client = httpx.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=is_elsewhere)
 
     def __enter__(self) -> TimedClient:
         """Return itself."""
@@ -90,6 +95,7 @@ class TimedClient:
                     raise CallFailedError(f"{path} was cut short: {event['error']['message']}")
                 text += "".join(_added(choice) for choice in event["choices"])
                 usage = event.get("usage") or usage
+            saved_ms = response.headers.get("x-aloraserve-saved-ttft-ms")
             return Timed(
                 text=text,
                 ttft_s=ttft_s or 0.0,
@@ -97,6 +103,8 @@ class TimedClient:
                 cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
                 replica=response.headers["x-aloraserve-replica"],
                 reason=response.headers["x-aloraserve-reason"],
+                saved_s=None if saved_ms is None else float(saved_ms) / 1000,
+                savings_confidence=float(response.headers.get("x-aloraserve-savings-confidence", 0)),
             )
 
 

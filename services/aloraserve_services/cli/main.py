@@ -1,4 +1,5 @@
-"""``aloraserve``: demo, bench, bench-routing, bench-routing-live, up, status, explain, simulate, calibrate, down.
+"""``aloraserve``: demo, bench, bench-routing, bench-routing-live, verify-savings, up, status, explain, simulate,
+calibrate, down.
 
 Exit codes: 0 done, 1 failed while running, 2 a setting or flag is wrong, 3 the platform could not start,
 130 stopped by Ctrl-C.
@@ -299,8 +300,63 @@ def _play_live(settings: Settings, play: LivePlay) -> LiveResult:
             return run_live(plan, base_url(settings), authorization(settings), play)
 
 
-def _lengths(text: str, settings: Settings) -> list[int]:
-    most = settings.max_model_len - 256
+@app.command("verify-savings")
+def verify_savings(
+    lengths: Annotated[
+        str, typer.Option(help="Prompt lengths in tokens, separated by commas.")
+    ] = "200,500,1000,2000,4000,7500",
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Conversations a length.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    max_error: Annotated[float, typer.Option(min=0, help="Above this median relative error the exit code is 1.")] = 0.1,
+    max_bias: Annotated[
+        float, typer.Option(min=0, help="The same for the estimates' sum by the real one, less 1.")
+    ] = 0.05,
+    url: Annotated[str | None, typer.Option(help="An idle platform that runs; default: one of its own.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
+    config: Config = None,
+    model: Model = None,
+    replicas: Replicas = None,
+    port: Port = None,
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+    dtype: Dtype = None,
+) -> None:
+    """Check the savings that the platform tells of against those of plain LoRA twins, one call at a time."""
+    with _clear_errors():
+        settings = _own_platform_settings(
+            config,
+            json,
+            model=model,
+            replicas=replicas,
+            port=port,
+            redis_url=redis_url,
+            state_dir=state_dir,
+            dtype=dtype,
+        )
+        from aloraserve_services.cli.client import TimedClient
+        from aloraserve_services.cli.local import authorization, base_url
+        from aloraserve_services.cli.status import fetch
+        from aloraserve_services.cli.verify_savings import RESERVED_TOKENS, Target, run_verification, write_json
+
+        wanted = _lengths(lengths, settings, RESERVED_TOKENS)
+        headers, is_elsewhere = authorization(settings), url is not None
+        with contextlib.ExitStack() as stack:
+            if url is None:
+                stack.enter_context(_demo_platform(settings))
+            address = (url or base_url(settings)).rstrip("/")
+            target = Target.of(fetch(address, headers, is_elsewhere=is_elsewhere))
+            client = stack.enter_context(TimedClient(address, headers, is_elsewhere=is_elsewhere))
+            samples, verdict = run_verification(target, client, out, lengths=wanted, rounds=rounds, seed=seed)
+        if json is not None:
+            write_json(json, target, samples, verdict, seed)
+            out.print(f"written to {json}")
+        if not verdict.holds(max_error, max_bias):
+            err.print(f"above {max_error:.0%} error or {max_bias:.0%} bias", style="red")
+            raise typer.Exit(EXIT_FAILED)
+
+
+def _lengths(text: str, settings: Settings, reserved_tokens: int = 256) -> list[int]:
+    most = settings.max_model_len - reserved_tokens
     try:
         lengths = [int(one) for one in text.split(",")]
     except ValueError:
@@ -433,18 +489,22 @@ def status(
     url: Annotated[str | None, typer.Option(help="Address of a platform elsewhere.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the replicas, what each holds, and which adapters it has resident."""
+    """Show the replicas, what each holds and has resident, and what reuse across adapters saved in the last hour."""
     from aloraserve_services.cli.local import authorization
-    from aloraserve_services.cli.status import fetch, show
+    from aloraserve_services.cli.status import fetch, fetch_savings, show, show_savings
 
     with _clear_errors():
         settings = load_settings(config, state_dir=state_dir)
         address = _address(settings, url)
-        content = fetch(address.rstrip("/"), authorization(settings), is_elsewhere=url is not None)
+        headers, is_elsewhere = authorization(settings), url is not None
+        content = fetch(address.rstrip("/"), headers, is_elsewhere=is_elsewhere)
+        savings = fetch_savings(address.rstrip("/"), headers, is_elsewhere=is_elsewhere)
         if json:
-            out.print_json(data=content)
-        else:
-            show(out, address, content)
+            out.print_json(data=content if savings is None else content | {"savings": savings})
+            return
+        show(out, address, content)
+        if savings is not None:
+            show_savings(out, savings)
 
 
 def _address(settings: Settings, url: str | None) -> str:

@@ -35,6 +35,40 @@ def fetch(url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> d
     return content
 
 
+def fetch_savings(url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> dict[str, Any] | None:
+    """Return what reuse across adapters saved in the last hour, None if the platform does not tell.
+
+    Args:
+        url: of its HTTP API.
+        headers: with the API key, if there is one.
+        is_elsewhere: as of :func:`fetch`.
+    """
+    try:
+        answer = httpx.get(f"{url}/v1/savings?window=1h", headers=headers, timeout=10, trust_env=is_elsewhere)
+        content = answer.json() if answer.status_code == 200 else None
+    except (httpx.HTTPError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def show_savings(console: Console, content: dict[str, Any]) -> None:
+    """Print the savings of the last hour: a line for all, and one an adapter."""
+    if content["ledger"] != "ok":
+        console.print(f"saved in the last hour: unknown, the ledger {content['ledger']}", markup=False, soft_wrap=True)
+        return
+    console.print(f"saved in the last hour: {_saved(content['total'])}", markup=False, soft_wrap=True)
+    for one in content["adapters"]:
+        console.print(f"  {one['name']} ({one['kind']}): {_saved(one)}", markup=False, soft_wrap=True)
+
+
+def _saved(figures: dict[str, Any]) -> str:
+    text = (
+        f"{figures['net_saved_ttft_s']:,.1f} s of TTFT and {figures['saved_tokens']:,} tokens of prefill "
+        f"in {figures['calls']:,} calls, confidence {figures['confidence']:.2f}"
+    )
+    return f"{text}, cost {figures['cost']:,.2f}" if "cost" in figures else text
+
+
 def show(console: Console, url: str, content: dict[str, Any]) -> None:
     """Print the replicas, what each holds and has resident, and the adapters."""
     console.print(

@@ -180,7 +180,7 @@ class EngineReplica:
         else:
             raise StartError(f"the engine's KV events do not arrive or cannot be placed: {self._mirror.drops}")
         for _ in range(WARM_UP_TRIES):
-            await self._engine.reset_prefix_cache()
+            await self._empty_cache()
             await self._run_once(4)
             if await self._until(lambda: len(self._mirror) == 0, 1.0):
                 return
@@ -277,8 +277,15 @@ class EngineReplica:
             # Before the reset: a gap during it asks for another one.
             self._gap.clear()
             preempt_at = time.monotonic() + PREEMPT_AFTER_S
-            while not await self._engine.reset_prefix_cache(preempt=time.monotonic() >= preempt_at):  # noqa: ASYNC110
+            while not await self._empty_cache(preempt=time.monotonic() >= preempt_at):  # noqa: ASYNC110
                 await asyncio.sleep(RESET_EVERY_S)
+
+    async def _empty_cache(self, *, preempt: bool = False) -> bool:
+        """Have the engine forget its prefix cache; return whether it did, which it does not while requests run."""
+        is_empty = await self._engine.reset_prefix_cache(preempt=preempt)
+        if is_empty:
+            self._meter.emptied()
+        return is_empty
 
 
 def _identity() -> tuple[str, str]:

@@ -51,8 +51,7 @@ class SavingsDesk:
             yield
         finally:
             task.cancel()
-            with contextlib.suppress(DirectoryUnavailableError):
-                await self._ledger.flush()
+            await self._flush()
             await self._ledger.close()
 
     async def report(self, window: str | None) -> dict[str, Any]:
@@ -64,11 +63,11 @@ class SavingsDesk:
         Raises:
             InvalidRequestError: the window is none.
         """
-        window_s = parse_window(window or DEFAULT_WINDOW)
-        try:
-            found, ledger = await self._ledger.totals(window_s, time.time()), "ok"
-        except DirectoryUnavailableError:
-            found, ledger = {}, "cannot be reached"
+        window_s = parse_window(DEFAULT_WINDOW if window is None else window)
+        found, ledger = dict[str, SavingsFigures](), "cannot be reached"
+        if await self._flush():
+            with contextlib.suppress(DirectoryUnavailableError):
+                found, ledger = await self._ledger.totals(window_s, time.time()), "ok"
         total = SavingsFigures()
         for figures in found.values():
             total.add(figures)
@@ -85,11 +84,17 @@ class SavingsDesk:
     async def _keep_flushing(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
-            try:
-                await self._ledger.flush()
-            except DirectoryUnavailableError as error:
-                METRICS.ledger_failures.inc()
-                log.warning("savings_lost", cause=error.message)
+            await self._flush()
+
+    async def _flush(self) -> bool:
+        """Write what was counted; return whether that was possible."""
+        try:
+            await self._ledger.flush()
+        except DirectoryUnavailableError as error:
+            METRICS.ledger_failures.inc()
+            log.warning("savings_lost", cause=error.message)
+            return False
+        return True
 
     def _kind(self, name: str) -> str:
         return self._kinds.get(name, "other") if name else "base"

@@ -18,7 +18,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from aloraserve_services.cli import run_file
+from aloraserve_services.cli import run_file, verify_savings
 from aloraserve_services.cli.main import EXIT_SETTINGS, EXIT_START, app
 
 KEY = "hunter2-hunter2-hunter2"
@@ -51,6 +51,13 @@ RECEIPT = {
     "ttft_s": 0.6,
     "regret_s": 0.0,
 }  # fmt: skip
+SAVED = {"calls": 1200, "saved_tokens": 34_560, "net_saved_ttft_s": 12.34, "confidence": 0.875}
+SAVINGS = {
+    "window_s": 3600,
+    "ledger": "ok",
+    "total": SAVED,
+    "adapters": [{"name": "[safety]", "kind": "alora", "cost": 0.125} | SAVED | {"net_saved_ttft_s": -0.5}],
+}
 Run = Callable[..., Result]
 REPLICAS = {
     "model": "smollm2",
@@ -107,10 +114,16 @@ def free_port() -> int:
 
 
 class Platform(BaseHTTPRequestHandler):
-    """Answers as a platform with one tenant does."""
+    """Answers as a platform with one tenant does; without savings as one does that does not know them."""
+
+    savings: dict[str, Any] | None = None
 
     def do_GET(self) -> None:
-        answers = {"/v1/replicas": (KEY, REPLICAS), "/v1/receipts/r-1": (ADMIN_KEY, RECEIPT)}
+        answers = {
+            "/v1/replicas": (KEY, REPLICAS),
+            "/v1/savings?window=1h": (KEY, self.savings),
+            "/v1/receipts/r-1": (ADMIN_KEY, RECEIPT),
+        }
         key, content = answers.get(self.path, (ADMIN_KEY, None))
         status = 401 if self.headers["Authorization"] != f"Bearer {key}" else 200 if content else 404
         self.send_response(status)
@@ -309,6 +322,57 @@ def test_status_shows_what_the_platform_says(run: Run, platform_url: str, tmp_pa
     printed = run("status", "--url", platform_url, "--config", str(file), "--json")
     assert json.loads(printed.stdout) == REPLICAS
     assert KEY not in shown.output + printed.output
+
+
+@pytest.fixture
+def acme(tmp_path: Path) -> str:
+    file = tmp_path / "aloraserve.yaml"
+    file.write_text(f"api_keys: {{acme: {KEY}}}")
+    return str(file)
+
+
+def test_status_shows_what_was_saved_in_the_last_hour(
+    run: Run, platform_url: str, acme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Platform, "savings", SAVINGS)
+    shown = one_line(run("status", "--url", platform_url, "--config", acme).stdout)
+    assert (
+        "saved in the last hour: 12.3 s of TTFT and 34,560 tokens of prefill in 1,200 calls, confidence 0.88" in shown
+    )
+    assert "[safety] (alora): -0.5 s of TTFT" in shown
+    assert "cost 0.12" in shown
+    printed = run("status", "--url", platform_url, "--config", acme, "--json")
+    assert json.loads(printed.stdout) == REPLICAS | {"savings": SAVINGS}
+
+
+def test_status_says_so_if_the_ledger_is_gone(
+    run: Run, platform_url: str, acme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Platform, "savings", SAVINGS | {"ledger": "cannot be reached"})
+    shown = run("status", "--url", platform_url, "--config", acme).stdout
+    assert "saved in the last hour: unknown, the ledger cannot be reached" in one_line(shown)
+
+
+def test_status_of_a_platform_that_knows_no_savings_has_no_line_of_them(run: Run, platform_url: str, acme: str) -> None:
+    shown = run("status", "--url", platform_url, "--config", acme)
+    assert shown.exit_code == 0
+    assert "saved" not in shown.stdout
+
+
+@pytest.mark.parametrize(("flags", "code"), [((), 1), (("--max-error", "0.3"), 0), (("--max-bias", "1"), 1)])
+def test_savings_that_are_told_wrong_fail_the_check(
+    run: Run, platform_url: str, acme: str, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], code: int
+) -> None:
+    monkeypatch.setattr(verify_savings.Target, "of", lambda status: status)
+    monkeypatch.setattr(verify_savings, "run_verification", lambda *_, **__: ([], verify_savings.Verdict(3, 0.2, 0.0)))
+    result = run("verify-savings", "--url", platform_url, "--config", acme, *flags)
+    assert result.exit_code == code, result.output
+
+
+def test_lengths_that_leave_no_room_for_a_turn_are_refused(run: Run, acme: str) -> None:
+    result = run("verify-savings", "--config", acme, "--lengths", "8000")
+    assert result.exit_code == EXIT_SETTINGS
+    assert "integers from 1 to 7808" in one_line(result.stderr)
 
 
 def test_status_that_is_refused_says_why(run: Run, platform_url: str) -> None:

@@ -201,6 +201,21 @@ async def test_a_gap_is_closed_at_last_though_the_engine_is_never_idle(
     closing.cancel()
 
 
+@pytest.mark.parametrize("is_emptied", [True, False])
+async def test_savings_follow_the_engines_cache_when_it_is_emptied(published: Published, is_emptied: bool) -> None:
+    space = KeySpace("model", "tokenizer", 32)
+    call = EngineCall("r", list(range(100)), SamplingSettings(max_tokens=1), keys=space.keys(range(100)))
+    engine = Busy()
+    engine._chunks = (EngineChunk(0, "x", 1, "length", cached_tokens=0),)
+    one = replica(engine, published)
+    one._is_heard = False
+    first = [reply async for reply in one.generate(call)]
+    assert await one._empty_cache(preempt=is_emptied) == is_emptied
+    again = [reply async for reply in one.generate(call)]
+    assert first[0].savings.counterfactual_cached_tokens == 0
+    assert again[0].savings.counterfactual_cached_tokens == (0 if is_emptied else 96)
+
+
 async def test_a_replica_of_another_key_space_is_refused_before_its_engine_starts() -> None:
     one = replica(Engine(), Published())
     one._directory = MemoryDirectory()
