@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-SOURCES := platform services tests
+SOURCES := platform services tests loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability bench-plugin test test-all test-fast plugin-matrix lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability loadtest loadtest-full bench-plugin test test-all test-fast plugin-matrix lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ bench-routing-live: install ## Compare policies on six simulated engines behind 
 
 bench-observability: install ## Measure what metrics cost the gateway, interleaved pairs, 6 min (ARGS="--otlp-endpoint URL")
 	@$(BIN)/python -m aloraserve_services.cli.bench_observability $(ARGS)
+
+loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform, with a report (ARGS="...")
+	@$(BIN)/python -m loadtests $(ARGS)
+
+loadtest-full: install-dev ## The same with more samples, conversations, rates and a full KV cache (an hour or more)
+	@$(BIN)/python -m loadtests --profile full $(ARGS)
 
 bench-plugin: install-dev ## Measure what aLoRA costs and saves in one vLLM process, with targets (ARGS="...")
 	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform as machine_facts
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -76,7 +77,7 @@ def main(
 def _phases(
     profile: str, names: list[str] | None, arms: list[str] | None, lengths: list[int] | None, count: int | None
 ) -> tuple[Phase, ...]:
-    profiles = {
+    profiles: dict[str, Callable[[], tuple[Phase, ...]]] = {
         "quick": quick_phases,
         "full": full_phases,
         "trace": lambda: (Phase("trace", "trace", ("lora", "alora"), lengths=(500,)),),

@@ -153,10 +153,10 @@ def checks(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     for one in ratios(samples):
         if (one["pipeline"], one["step"], one["state"]) != ("base-adapter", "evaluation", "first"):
             continue
-        for what, wanted in (("ttft", TTFT_WANTED), ("e2e", E2E_WANTED)):
-            if one["length"] in wanted and one[what]:
+        for what, by_length in (("ttft", TTFT_WANTED), ("e2e", E2E_WANTED)):
+            if one["length"] in by_length and one[what]:
                 name = f"{what.upper()} LoRA (first) : aLoRA at {one['length']:,} tokens"
-                found.append(_check(name, one[what]["p50"], wanted[one["length"]]))
+                found.append(_check(name, one[what]["p50"], by_length[one["length"]]))
     for arm, wanted in (("alora", HITS_WANTED), ("alora-no-router", 0.0)):
         # In adapter-base the intrinsic comes first: there is nothing to hit.
         calls = [

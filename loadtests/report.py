@@ -6,6 +6,7 @@ import datetime
 import html
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,8 @@ def write(folder: Path, plan: LoadPlan, samples: Samples, facts: dict[str, Any])
 
 
 def _plan(plan: LoadPlan) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return json.loads(json.dumps(asdict(plan), default=str))  # type: ignore[no-any-return]
+    content: dict[str, Any] = json.loads(json.dumps(asdict(plan), default=str))
+    return content
 
 
 def _page(content: dict[str, Any], samples: Sequence[Sample]) -> str:

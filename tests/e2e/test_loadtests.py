@@ -1,0 +1,69 @@
+"""``make loadtest`` on simulated engines: every arm and pipeline, a report, and an exit code for CI."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtests.arms import ARMS
+from loadtests.plan import PIPELINES
+
+ROOT = Path(__file__).resolve().parents[2]
+EXIT_FLAGS = 2
+
+
+def loadtests(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "loadtests", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(500)
+def test_a_load_test_compares_all_arms_and_fails_a_check_that_is_missed(tmp_path: Path) -> None:
+    """Simulated engines prefill 500 tokens so fast that LoRA is not eight times slower through a gateway."""
+    out = tmp_path / "report"
+    flags = ("--engine", "simulated", "--length", "500", "--count", "1", "--state-dir", str(tmp_path / "state"))
+    done = loadtests(*flags, "--check", "--out", str(out))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "MISSED: TTFT LoRA (first) : aLoRA at 500 tokens" in done.stdout
+    content = json.loads((out / "report.json").read_text())
+    rows = content["rows"]
+    assert {row["arm"] for row in rows} == {*ARMS, "all"}
+    assert {row["pipeline"] for row in rows} == set(PIPELINES)
+    assert {row["state"] for row in rows if row["pipeline"] == "base-adapter"} == {"first", "returning"}
+    assert all(row["n"] and not row["failed"] for row in rows)
+    fields = {"pipeline", "arm", "state", "prompt_tokens", "n", "ttft_p50_s", "ttft_p90_s", "itl_p50_s", "e2e_p50_s"}
+    assert all(fields | {"cached_share", "failed"} <= set(row) for row in rows)
+    found = {
+        (row["phase"], row["arm"], row["state"]): row["cached_share"]
+        for row in rows
+        if (row["pipeline"], row["step"]) == ("base-adapter", "evaluation")
+    }
+    assert found["sync", "alora", "first"] > 0.85
+    assert found["sync", "lora", "first"] == 0
+    assert content["savings"]["pairs"] > 0
+    assert content["savings"]["estimated_s"] is not None
+    assert (out / "report.html").read_text().count("<svg") >= 5
+    with (out / "samples.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == sum(row["n"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--profile", "best"), "profile is 'best'; quick, full, trace are accepted"),
+        (("--length", "3"), "length is 3"),
+        (("--arm", "nobody"), "no phase is left"),
+        (("--url", "ftp://x"), "url is 'ftp://x'"),
+        (("--url", "http://127.0.0.1:9", "--data", "/nowhere"), "does not answer"),
+    ],
+)
+def test_bad_flags_say_what_would_be_accepted(flags: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    done = loadtests(*flags, "--out", str(tmp_path), timeout_s=60)
+    assert done.returncode in (EXIT_FLAGS, 3)
+    assert message in " ".join(done.stdout.split())

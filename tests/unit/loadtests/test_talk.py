@@ -1,0 +1,113 @@
+"""Who is called with what, and what is noted of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtests.pipelines import PLAYS, play
+from loadtests.plan import LoadPlan, Phase
+from loadtests.samples import Sample
+from loadtests.stage import NotServedError, make_stage
+from loadtests.talk import Stage, Talk
+from loadtests.texts import Message, TextSource
+from loadtests.transport import Answer, CallError
+
+
+class Platform:
+    """Answers every call, or fails those of one model."""
+
+    def __init__(self, *served: str, fails: str = "") -> None:
+        self.served = list(served)
+        self.fails = fails
+        self.calls: list[tuple[str, list[Message]]] = []
+
+    def chat(self, model: str, messages: list[Message], max_tokens: int) -> Answer:
+        self.calls.append((model, messages))
+        if model == self.fails:
+            raise CallError("answered 503")
+        tokens = sum(len(message["content"].split()) for message in messages)
+        return Answer("well", 0.1, 0.3, 3, tokens, tokens // 2, "engine-0", prefill_s=0.04, saved_s=0.5)
+
+    def models(self) -> list[str]:
+        return self.served
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+PLAN = LoadPlan((), intrinsics=("safety", "clarity"))
+EVERYTHING = ("m", "safety", "safety-lora", "clarity", "clarity-lora")
+
+
+def played(pipeline: str, arms: tuple[str, ...], platform: Platform) -> list[Sample]:
+    samples: list[Sample] = []
+    stage = Stage(PLAN, Phase("p", "sync", arms), TextSource(0), 1.0, "m", samples.append)
+    play(Talk(stage, platform, arms, pipeline, "c", 100), pipeline, PLAN, 2)
+    return samples
+
+
+def test_all_arms_judge_one_conversation_whose_base_calls_are_made_once() -> None:
+    platform = Platform(*EVERYTHING)
+    samples = played("base-adapter", ("lora", "alora", "base"), platform)
+    assert [model for model, _ in platform.calls] == ["m", "safety-lora", "safety", "m"] * 2
+    judged = [messages for _, messages in platform.calls[1:4]]
+    assert judged[0] == judged[1] == judged[2]
+    evaluations = [(one.arm, one.state) for one in samples if one.step == "evaluation"]
+    assert evaluations == [(arm, state) for state in ("first", "returning") for arm in ("lora", "alora", "base")]
+    assert {one.arm for one in samples if one.step == "base"} == {"all"}
+    one = samples[1]
+    assert (one.ttft_s, one.e2e_s, one.itl_s, one.prefill_s, one.saved_s) == (0.1, 0.3, pytest.approx(0.1), 0.04, 0.5)
+    assert one.queue_s == pytest.approx(0.06)
+
+
+@pytest.mark.parametrize("pipeline", list(PLAYS))
+def test_every_pipeline_has_an_evaluation_and_a_whole(pipeline: str) -> None:
+    platform = Platform(*EVERYTHING)
+    samples = played(pipeline, ("alora",), platform)
+    steps = [one.step for one in samples]
+    assert steps[-1] == "whole"
+    assert "evaluation" in steps
+    assert ("after-adapter" in steps) == (pipeline != "base-adapter")
+    called = {model for model, _ in platform.calls}
+    assert called == ({"m", "safety", "clarity"} if pipeline == "multi-adapter" else {"m", "safety"})
+
+
+def test_a_failed_call_is_noted_and_ends_the_pipeline() -> None:
+    samples = played("base-adapter-base", ("lora",), Platform(*EVERYTHING, fails="safety-lora"))
+    assert [(one.step, one.error) for one in samples] == [
+        ("base", ""),
+        ("evaluation", "answered 503"),
+        ("whole", ""),
+    ]
+
+
+def test_a_platform_that_lacks_an_adapter_is_refused_by_name() -> None:
+    phase = Phase("p", "sync", ("lora",))
+    with pytest.raises(NotServedError, match="'safety-lora'; served are m, safety"):
+        make_stage(PLAN, phase, Platform("m", "safety"), lambda sample: None)
+    stage = make_stage(PLAN, phase, Platform(*EVERYTHING), lambda sample: None)
+    assert (stage.base, stage.words_a_token) == ("m", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"arms": ("best",)}, "arm is 'best'"),
+        ({"pipelines": ("base",)}, "pipeline is 'base'"),
+        ({"lengths": (5,)}, "length is 5; 64 to"),
+        ({"count": 0}, "count is 0"),
+        ({"users": 9999}, "users is 9999"),
+        ({"mode": "poisson"}, "rate_per_s is 0"),
+    ],
+)
+def test_a_phase_that_makes_no_sense_is_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Phase(**{"name": "p", "mode": "sync"} | given)  # type: ignore[arg-type]
+
+
+def test_arms_that_need_no_router_are_played_apart() -> None:
+    phase = Phase("p", "sync", ("lora", "alora-no-router"))
+    assert phase.routed is not None
+    assert phase.unrouted is not None
+    assert (phase.routed.arms, phase.unrouted.arms) == (("lora",), ("alora-no-router",))
+    assert Phase("p", "sync", ("lora",)).unrouted is None
