@@ -126,18 +126,19 @@ async def test_an_answer_is_not_kept_for_a_directory_that_hangs(published: Publi
     beating.cancel()
 
 
-async def test_no_answer_is_kept_while_the_directory_is_gone(published: Published) -> None:
+async def test_no_answer_is_kept_while_the_directory_is_gone(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "ANSWER_HELD_S", 60.0)
     one = replica(Engine(EngineChunk(0, "x", 1, "stop")), published)
     published.takes = False
     beating = asyncio.create_task(one._beat())
     await published.until(1)
     beating.cancel()
     # Nobody beats any more: whoever waited for it would wait until the time is over.
-    began = asyncio.get_running_loop().time()
-    for _ in range(20):
+    async with asyncio.timeout(20):
         async for _ in one.generate(CALL):
             pass
-    assert asyncio.get_running_loop().time() - began < 20 * replica_module.ANSWER_HELD_S / 2
 
 
 async def test_calls_are_settled_with_the_first_heartbeats_that_reach_the_directory(published: Published) -> None:
