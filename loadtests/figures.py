@@ -137,8 +137,16 @@ def pairs(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
 
 
 def savings(samples: Iterable[Sample]) -> dict[str, Any]:
-    """Return the TTFT that the platform says aLoRA calls saved, against that of their LoRA twins less theirs."""
-    equal = [(lora, alora) for lora, alora in pairs(samples) if lora.step == "evaluation"]
+    """Return the TTFT that the platform says aLoRA calls saved, against that of their LoRA twins less theirs.
+
+    Of evaluation calls that were made one at a time.
+    """
+    # Several at once wait for each other: that is no call's own saving, and no estimate has it.
+    equal = [
+        (lora, alora)
+        for lora, alora in pairs(samples)
+        if lora.step == "evaluation" and lora.pipeline in ("base-adapter", "base-adapter-base", "adapter-base")
+    ]
     told = [(lora, alora) for lora, alora in equal if alora.saved_s is not None]
     return {
         "pairs": len(equal),

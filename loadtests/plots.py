@@ -173,7 +173,11 @@ def savings(samples: Sequence[Sample]) -> str:
     from loadtests.figures import pairs
 
     def paint(axes: Any) -> bool:
-        told = [(lora, alora) for lora, alora in pairs(samples) if alora.saved_s is not None]
+        told = [
+            (lora, alora)
+            for lora, alora in pairs(samples)
+            if alora.saved_s is not None and alora.step == "evaluation" and alora.pipeline != "multi-adapter"
+        ]
         if not told:
             return False
         for state in ("first", "returning"):

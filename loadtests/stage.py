@@ -33,7 +33,7 @@ def base_model(plan: LoadPlan, phase: Phase, served: list[str]) -> str:
 
 
 def make_stage(plan: LoadPlan, phase: Phase, transport: Transport, record: Record) -> Stage:
-    """Return what a phase's users need; makes one call, which also warms the base model up.
+    """Return what a phase's users need; makes some calls, which also warm every model up.
 
     Raises:
         CallError: the platform does not answer.
@@ -42,10 +42,14 @@ def make_stage(plan: LoadPlan, phase: Phase, transport: Transport, record: Recor
     """
     base = base_model(plan, phase, transport.models())
     texts = TextSource(plan.seed, read_documents(plan.data) if plan.data else ())
-    probe = texts.document("probe", PROBE_WORDS)
-    tokens = transport.chat(base, [{"role": "user", "content": probe}], 2).prompt_tokens
+    short, long = (
+        transport.chat(base, [{"role": "user", "content": texts.document("probe", words)}], 2).prompt_tokens
+        for words in (PROBE_WORDS, 3 * PROBE_WORDS)
+    )
+    # The difference leaves out what the chat template adds to any conversation.
+    tokens_a_word = (long - short) / (2 * PROBE_WORDS)
     for intrinsic in plan.intrinsics:
         for arm in phase.arms:
             # Each adapter is called once before anything counts: a load from disk is no part of what is compared.
             transport.chat(ARMS[arm].model(intrinsic, base), [{"role": "user", "content": "Hello."}], 2)
-    return Stage(plan, phase, texts, PROBE_WORDS / tokens, base, record)
+    return Stage(plan, phase, texts, 1 / tokens_a_word, base, record)

@@ -18,6 +18,8 @@ from loadtests.transport import Answer, CallError, Transport
 Record = Callable[[Sample], None]
 AGAIN = "The checks are done. Answer once more."
 NEW_TURN_WORDS = 80
+TEMPLATE_TOKENS = 50
+"""What system message, question and chat template take, about."""
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ class Talk:
         self._length = length
         self._turns = 0
         self._seen: set[tuple[str, str]] = set()
-        words = max(8, round(length * stage.words_a_token))
+        words = max(8, round((length - TEMPLATE_TOKENS) * stage.words_a_token))
         self.messages: list[Message] = [
             stage.texts.opening(f"{stage.phase.name}/{self._shared}/{pipeline}/{copy}"),
             {"role": "user", "content": f"{stage.texts.document(copy, words)}\n\n{stage.texts.question(copy)}"},

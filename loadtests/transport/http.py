@@ -43,6 +43,8 @@ class HttpTransport:
             "messages": messages,
             "max_tokens": max_tokens,
             "temperature": 0,
+            # Equal lengths in every arm: what an untrained adapter says may end at once.
+            "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},
         }

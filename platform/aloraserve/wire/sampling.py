@@ -31,6 +31,7 @@ class SamplingSettings:
         presence_penalty: -2 to 2.
         frequency_penalty: -2 to 2.
         logprobs: alternatives to report beside each generated token's own log-probability; None reports none.
+        ignore_eos: generate on to ``max_tokens`` where the model would end; vLLM's extension, for measurements.
     """
 
     max_tokens: int | None = None
@@ -42,6 +43,7 @@ class SamplingSettings:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logprobs: int | None = None
+    ignore_eos: bool = False
 
 
 class StreamOptions(RequestPart):
@@ -64,6 +66,7 @@ class SamplingFields(RequestPart):
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+    ignore_eos: bool | None = None
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -90,4 +93,5 @@ class SamplingFields(RequestPart):
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             logprobs=logprobs,
+            ignore_eos=bool(self.ignore_eos),
         )

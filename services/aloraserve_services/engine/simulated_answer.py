@@ -32,7 +32,8 @@ class AnswerWriter:
         self._answer = answer
         self._sampling = sampling
         self._cached_tokens = cached_tokens
-        self._most = min(answer.length, sampling.max_tokens or answer.length)
+        most = sampling.max_tokens or answer.length
+        self._most = most if sampling.ignore_eos else min(answer.length, most)
         # What may be the beginning of a stop string is kept back.
         self._hold = max((len(stop) for stop in sampling.stop), default=1) - 1
         self._text = ""
@@ -70,7 +71,8 @@ class AnswerWriter:
             return min(found), "stop"
         if len(self.token_ids) < self._most:
             return max(len(self._text) - self._hold, 0), None
-        return len(self._text), "stop" if self._most == self._answer.length else "length"
+        ends_itself = self._most == self._answer.length and not self._sampling.ignore_eos
+        return len(self._text), "stop" if ends_itself else "length"
 
     def _chances(self, position: int, word: Word) -> TokenChances:
         chosen = TokenChance(word.text, _CHOSEN_LOGPROB)

@@ -465,6 +465,15 @@ async def test_a_preempting_reset_computes_again_what_runs_and_changes_no_answer
     assert one.held() == set(one.mirror._held)
 
 
+async def test_an_answer_goes_on_past_its_own_end_if_it_is_told_to(made: Any) -> None:
+    one = made()
+    ended = await one.time.run(one.answer(one.call(prompt(1), 900)))
+    assert ended[-1][1].finish_reason == "stop"
+    assert sum(chunk.tokens for _, chunk in ended) < 900
+    whole = await one.time.run(one.answer(one.call(prompt(1), 900, ignore_eos=True)))
+    assert (sum(chunk.tokens for _, chunk in whole), whole[-1][1].finish_reason) == (900, "length")
+
+
 async def test_an_engine_that_hangs_goes_on_when_it_is_healed(made: Any) -> None:
     one = made()
     one.engine.hang(True)

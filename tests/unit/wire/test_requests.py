@@ -155,6 +155,13 @@ def test_a_chat_request_becomes_sampling_settings() -> None:
     )  # fmt: skip
 
 
+def test_an_end_is_ignored_only_where_that_is_asked_for() -> None:
+    settings = [completion(**more).sampling() for more in ({}, {"ignore_eos": True}, {"ignore_eos": None})]
+    assert [one.ignore_eos for one in settings] == [False, True, False]
+    with pytest.raises(InvalidRequestError, match="ignore_eos"):
+        completion(ignore_eos="yes")
+
+
 def test_log_probabilities_without_alternatives_differ_from_none_at_all() -> None:
     assert chat(logprobs=True).sampling().logprobs == 0
     assert chat(logprobs=False).sampling().logprobs is None
