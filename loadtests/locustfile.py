@@ -48,9 +48,14 @@ def add_arguments(parser: LocustArgumentParser) -> None:
 @events.test_start.add_listener
 def start(environment: Environment, **_: Any) -> None:
     """Give the users of this process what they play; the user class that is not of the mode has nothing to do."""
+    given: Any = environment.parsed_options
+    for user in environment.user_classes:
+        # Anew for each start: the mode can be changed on the web page. A master decides what its workers spawn.
+        is_played = user.__name__ == MODES[given.loadtest_mode]
+        user.weight = int(is_played)
+        user.fixed_count = int(is_played and user is not ConversationUser)
     if isinstance(environment.runner, MasterRunner):
         return
-    given: Any = environment.parsed_options
     number = environment.runner.worker_index if isinstance(environment.runner, WorkerRunner) else 0
     phase = Phase(
         f"worker-{max(number, 0)}",
@@ -63,9 +68,6 @@ def start(environment: Environment, **_: Any) -> None:
     )
     transport = HttpTransport(environment.host or "", api_key())
     prepare(environment, LoadPlan((phase,), given.loadtest_seed), phase, transport, SAMPLES)
-    for user in environment.user_classes:
-        if user.__name__ != MODES[given.loadtest_mode]:
-            user.fixed_count, user.weight = 0, 0
 
 
 @events.report_to_master.add_listener
