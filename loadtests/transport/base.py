@@ -21,7 +21,7 @@ class Answer:
 
     Args:
         text: the answer.
-        ttft_s: from sending to the first event with content.
+        ttft_s: from sending to the event of the first token.
         e2e_s: to the last event.
         completion_tokens: of the answer.
         prompt_tokens: of the prompt, an aLoRA's invocation included.

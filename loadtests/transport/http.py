@@ -102,11 +102,11 @@ def _answer(response: http.client.HTTPResponse, started: float) -> Answer:
             raise CallError(f"cut short: {str(event['error'].get('message'))[:200]}")
         usage = event.get("usage") or usage
         for choice in event["choices"]:
-            content = choice["delta"].get("content") or ""
-            if content or choice.get("finish_reason"):
+            # A token that is a special one, as an untrained adapter's first often is, comes as empty content.
+            if "role" not in choice["delta"]:
                 last_s = time.perf_counter() - started
                 ttft_s = ttft_s or last_s
-            text += content
+            text += choice["delta"].get("content") or ""
     if not is_whole:
         raise CallError("cut short: the connection ended")
     return Answer(

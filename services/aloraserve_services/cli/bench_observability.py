@@ -1,9 +1,11 @@
 """``make bench-observability``: what metrics and traces cost the gateway's throughput.
 
 Two platforms of simulated engines run beside each other, one that observes and one that does not, and take turns: a
-pair is a turn of each, in alternating order, so that what else the machine does meets both. The engines are so fast
-that the gateway, with the proxy before it and the client, is what calls wait for. The platform that observes is scraped
-as often as Prometheus would, counted in its own turns' time.
+pair is a turn of each, in alternating order, so that what else the machine does meets both. Two starts of one platform
+differ by some percent for as long as they run, which no number of pairs averages out: so both are started anew several
+times, and the interval is that of the starts' means. The engines are so fast that the gateway, with the proxy before it
+and the client, is what calls wait for. The platform that observes is scraped as often as Prometheus would, counted in
+its own turns' time.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import psutil
 
 from aloraserve.errors import StartError
 from aloraserve.simulation.calibration import load
+from aloraserve.simulation.summary import student_t
 from aloraserve_services.cli.bench_routing_live import slowed
 from aloraserve_services.cli.live_client import LightClient
 from aloraserve_services.engine.model_files import ensure_smollm2
@@ -44,8 +47,6 @@ PROMPT_TOKENS, ANSWER_TOKENS, VOCABULARY = 512, 32, 30_000
 PROMPTS = 64
 WARM_UP_TURNS = 2
 SCRAPE_EVERY_S = 5.0
-T_95 = ((5, 2.571), (10, 2.228), (20, 2.086), (40, 2.021), (120, 1.980))
-"""Student's t for a two-sided interval of 95 %, by degrees of freedom."""
 
 
 @dataclass(slots=True)
@@ -54,16 +55,20 @@ class Overhead:
 
     Args:
         name: what was compared with nothing.
-        ratios: of each pair, calls a second with it by calls a second without.
+        ratios: of each start, the geometric mean over its pairs of calls a second with it by calls a second without.
         cpu_ratios: likewise, calls a second of the platform's CPU time: what else the machine does is not in it.
-        plain_per_s: calls a second without, over all turns.
-        plain_cpu_s: the platform's CPU time of a call without.
+        pairs: of all starts.
+        plain_calls: made without, in all turns.
+        plain_s: that they took.
+        plain_cpu_s: the platform's CPU time that they took.
     """
 
     name: str
     ratios: list[float] = field(default_factory=list)
     cpu_ratios: list[float] = field(default_factory=list)
-    plain_per_s: float = 0.0
+    pairs: int = 0
+    plain_calls: int = 0
+    plain_s: float = 0.0
     plain_cpu_s: float = 0.0
 
 
@@ -71,11 +76,11 @@ def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
     """Return lower end, mean and upper end of a change, with 95 % confidence.
 
     Args:
-        ratios: of at least two pairs; their logarithms are taken to be normal.
+        ratios: of at least two starts; their logarithms are taken to be normal.
     """
     logs = [math.log(one) for one in ratios]
     mean = statistics.fmean(logs)
-    half = _t95(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = student_t(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     return math.exp(mean - half) - 1, math.exp(mean) - 1, math.exp(mean + half) - 1
 
 
@@ -138,13 +143,16 @@ class Arm:
             await _fetch(target)
 
 
-def measure(name: str, observing: dict[str, str], *, pairs: int, turn_s: float, state_dir: Path) -> Overhead:
+def measure(
+    name: str, observing: dict[str, str], *, starts: int, pairs: int, turn_s: float, state_dir: Path
+) -> Overhead:
     """Return what observing costs.
 
     Args:
         name: of what is measured.
         observing: settings of the platform that observes, as variables.
-        pairs: how many are played.
+        starts: how often both platforms are started.
+        pairs: how many are played with each start.
         turn_s: seconds of each turn.
         state_dir: where the converted model is, or is to be.
 
@@ -153,28 +161,40 @@ def measure(name: str, observing: dict[str, str], *, pairs: int, turn_s: float, 
         CallFailedError: a call failed.
     """
     model = ensure_smollm2(state_dir, dtype="float32")
-    with _platform(model, PLAIN) as plain, _platform(model, observing) as seen:
-        arms = Arm(*plain, is_scraped=False), Arm(*seen, is_scraped=True)
-        return asyncio.run(_play(name, arms, pairs, turn_s))
+    found = Overhead(name)
+    for number in range(starts):
+        # Which of them starts on the emptier machine changes too.
+        first, second = (PLAIN, observing) if number % 2 else (observing, PLAIN)
+        with _platform(model, first) as one, _platform(model, second) as other:
+            plain, seen = (one, other) if number % 2 else (other, one)
+            arms = Arm(*plain, is_scraped=False), Arm(*seen, is_scraped=True)
+            asyncio.run(_play(found, arms, pairs, turn_s))
+        print(
+            f"start {number + 1} of {starts}: {found.ratios[-1] - 1:+.2%} calls a second, "
+            f"{found.cpu_ratios[-1] - 1:+.2%} of CPU time",
+            flush=True,
+        )
+    return found
 
 
-async def _play(name: str, arms: tuple[Arm, Arm], pairs: int, turn_s: float) -> Overhead:
+async def _play(found: Overhead, arms: tuple[Arm, Arm], pairs: int, turn_s: float) -> None:
+    """Add the pairs of one start."""
     draw = random.Random(0)  # noqa: S311
     prompts = [[draw.randrange(VOCABULARY) for _ in range(PROMPT_TOKENS)] for _ in range(PROMPTS)]
-    found = Overhead(name)
-    plain: list[_Turn] = []
+    ratios, cpu_ratios = [], []
     for pair in range(-WARM_UP_TURNS, pairs):
         order = (0, 1) if pair % 2 else (1, 0)
         turns = {one: await arms[one].turn(prompts, turn_s) for one in order}
         if pair >= 0:
             without, seen = turns[0], turns[1]
-            plain.append(without)
-            found.ratios.append((seen.calls / seen.seconds) / (without.calls / without.seconds))
-            found.cpu_ratios.append((seen.calls / seen.cpu_s) / (without.calls / without.cpu_s))
-    calls = sum(one.calls for one in plain)
-    found.plain_per_s = calls / sum(one.seconds for one in plain)
-    found.plain_cpu_s = sum(one.cpu_s for one in plain) / calls
-    return found
+            ratios.append((seen.calls / seen.seconds) / (without.calls / without.seconds))
+            cpu_ratios.append((seen.calls / seen.cpu_s) / (without.calls / without.cpu_s))
+            found.plain_calls += without.calls
+            found.plain_s += without.seconds
+            found.plain_cpu_s += without.cpu_s
+    found.pairs += pairs
+    found.ratios.append(statistics.geometric_mean(ratios))
+    found.cpu_ratios.append(statistics.geometric_mean(cpu_ratios))
 
 
 @contextlib.contextmanager
@@ -235,16 +255,13 @@ def _targets(url: str) -> list[str]:
     return [address for one in found for address in one["targets"]]
 
 
-def _t95(freedom: int) -> float:
-    return next((t for least, t in reversed(T_95) if freedom >= least), 4.303)
-
-
 def main() -> None:
     """Measure, and print what came of it."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="bench-observability", description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--starts", type=int, default=10, help="of both platforms, 2 at least")
+    parser.add_argument("--pairs", type=int, default=40, help="with each start")
     parser.add_argument("--turn-s", type=float, default=0.7)
     parser.add_argument("--otlp-endpoint", help="also trace, to this collector")
     parser.add_argument("--nothing", action="store_true", help="compare a platform with itself")
@@ -254,14 +271,23 @@ def main() -> None:
 
     traces = {"ALORASERVE_OTLP_ENDPOINT": given.otlp_endpoint} if given.otlp_endpoint else {}
     name = "nothing" if given.nothing else "metrics and traces" if traces else "metrics"
+    if given.starts < 2 or given.pairs < 1:
+        parser.error(f"--starts is {given.starts}, --pairs {given.pairs}; at least 2 and 1 are accepted")
+    observing = PLAIN if given.nothing else traces
     found = measure(
-        name, PLAIN if given.nothing else traces, pairs=given.pairs, turn_s=given.turn_s, state_dir=default_state_dir()
+        name,
+        observing,
+        starts=given.starts,
+        pairs=given.pairs,
+        turn_s=given.turn_s,
+        state_dir=default_state_dir(),
     )
-    print(f"{name}, {len(found.ratios)} pairs")
+    print(f"{name}, {found.pairs} pairs over {given.starts} starts")
     for what, ratios in (("calls a second", found.ratios), ("calls a second of CPU time", found.cpu_ratios)):
         low, mean, high = interval(ratios)
         print(f"{what}: {mean:+.2%}, 95 % interval {low:+.2%} to {high:+.2%}")
-    print(f"without: {found.plain_per_s:.0f} calls/s, {found.plain_cpu_s * 1000:.1f} ms of CPU time a call")
+    per_s, cpu_ms = found.plain_calls / found.plain_s, found.plain_cpu_s / found.plain_calls * 1000
+    print(f"without: {per_s:.0f} calls/s, {cpu_ms:.1f} ms of CPU time a call")
     if given.json:
         given.json.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
 

@@ -1,0 +1,93 @@
+"""What the HTTP transport reads from a stream, from a server on loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from loadtests.transport import CallError
+from loadtests.transport.http import HttpTransport
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}
+
+
+def event(delta: dict[str, str], finish: str | None = None) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
+
+
+class Server(HTTPServer):
+    """Streams ``events``; None is a wait for ``goes_on``, then for the time that ``pause_s`` says."""
+
+    events: list[bytes | None]
+    pause_s = 0.3
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("x-aloraserve-prefill-ms", "12.5")
+        self.end_headers()
+        for one in self.server.events:
+            if one is None:
+                threading.Event().wait(self.server.pause_s)
+            else:
+                self.wfile.write(one)
+                self.wfile.flush()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as found:
+        thread = threading.Thread(target=found.serve_forever, args=(0.05,))
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+def ask(server: Server) -> HttpTransport:
+    return HttpTransport(f"http://127.0.0.1:{server.server_port}")
+
+
+def test_a_special_token_is_a_token(server: Server) -> None:
+    """Such a token's content is empty; an untrained intrinsic begins with it, its twin does not."""
+    usage = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
+    server.events = [
+        event({"role": "assistant", "content": ""}),
+        event({"content": ""}),
+        None,
+        event({"content": "yes"}, "length"),
+        usage,
+        b"data: [DONE]\n\n",
+    ]
+    answer = ask(server).chat("m", [], 2)
+    assert answer.text == "yes"
+    assert answer.e2e_s - answer.ttft_s >= 0.25
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens) == (7, 2, 3)
+    assert answer.prefill_s == pytest.approx(0.0125)
+
+
+def test_the_role_is_no_token(server: Server) -> None:
+    usage = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
+    role = event({"role": "assistant", "content": ""})
+    server.events = [role, None, event({"content": "no"}, "length"), usage, b"data: [DONE]\n\n"]
+    answer = ask(server).chat("m", [], 1)
+    assert answer.ttft_s >= 0.25
+    assert answer.e2e_s == answer.ttft_s
+
+
+@pytest.mark.parametrize("last", [b"", b'data: {"choices": [], "error": {"message": "it ended"}}\n\n'])
+def test_a_stream_that_ends_early_is_a_failure(server: Server, last: bytes) -> None:
+    server.events = [event({"content": "no"}), last]
+    with pytest.raises(CallError, match="cut short"):
+        ask(server).chat("m", [], 1)
