@@ -15,6 +15,8 @@ from aloraserve.routing.prefill import PrefillModel
 MAX_STRATA = 64
 SAMPLES_A_STRATUM = 16
 HALF_LIFE_SAMPLES = 512
+MIN_SECONDS, MAX_SECONDS = 1e-9, 86_400.0
+"""Of a sample: no clock tells less, and nothing that took a day was a prefill."""
 MIN_SAMPLES = 8
 MIN_SPREAD = 1.5
 ROUNDS = 24
@@ -77,7 +79,7 @@ class PrefillLearner:
         self._fitted_at = 0
 
     def add(self, cached_tokens: int, prompt_tokens: int, seconds: float) -> None:
-        """Take in one prefill; what cannot be one (no new tokens, no time) is ignored.
+        """Take in one prefill; what cannot be one (no new tokens, a time that makes no sense) is ignored.
 
         Args:
             cached_tokens: leading prompt tokens that were not computed.
@@ -85,7 +87,7 @@ class PrefillLearner:
             seconds: how long computing the others took.
         """
         tokens = prompt_tokens - cached_tokens
-        if cached_tokens < 0 or tokens <= 0 or not (math.isfinite(seconds) and seconds > 0):
+        if cached_tokens < 0 or tokens <= 0 or not MIN_SECONDS <= seconds <= MAX_SECONDS:
             return
         self._count += 1
         square = (prompt_tokens * prompt_tokens - cached_tokens * cached_tokens) / 2

@@ -73,7 +73,7 @@ class Router:
         self._clock = clock
         self._fallback = Rendezvous()
         self._pending = PendingClaims(keep_s=2 * budget_s)
-        self._last: dict[str, Candidate] = {}
+        self._last: Sequence[Candidate] = ()
         self._last_at = clock()
 
     async def decide(self, call: Call) -> Decision:
@@ -229,7 +229,7 @@ class Router:
             self._breaker.fail()
             return "the directory cannot be reached"
         self._breaker.succeed()
-        self._remember(found)
+        self._last, self._last_at = found, self._clock()
         return found
 
     async def _asked(self, call: Call) -> list[Candidate]:
@@ -254,10 +254,6 @@ class Router:
     def _lagged(self, started: float) -> bool:
         return self._now() - started > 2 * self._budget_s
 
-    def _remember(self, found: Sequence[Candidate]) -> None:
-        self._last = {one.state.replica: Candidate(one.state) for one in found}
-        self._last_at = self._clock()
-
     def _fallback_candidates(self, known: Sequence[str]) -> list[Candidate]:
         last = self._last_known()
         candidates = [last.get(replica) or unpublished(replica) for replica in dict.fromkeys(known)]
@@ -265,9 +261,9 @@ class Router:
 
     def _last_known(self) -> dict[str, Candidate]:
         """Return the last states seen, without their loads once those are too old to mean anything."""
-        if self._clock() - self._last_at <= LEASE_TTL_S:
-            return self._last
-        return {replica: Candidate(replace(one.state, load=ReplicaLoad())) for replica, one in self._last.items()}
+        is_fresh = self._clock() - self._last_at <= LEASE_TTL_S
+        states = [one.state if is_fresh else replace(one.state, load=ReplicaLoad()) for one in self._last]
+        return {one.replica: Candidate(one) for one in states}
 
     async def _tell(self, send: Callable[[], Awaitable[None]], budget_s: float) -> bool:
         if not self._use_directory or not self._breaker.closed or budget_s <= 0:
@@ -281,7 +277,8 @@ class Router:
 
     @staticmethod
     def _now() -> float:
-        return asyncio.get_running_loop().time()
+        # Not the loop's time: uvloop's, which Ray runs its workers on, stands still within a turn of the loop.
+        return time.monotonic()
 
 
 def _abandon(work: asyncio.Future[bool]) -> None:

@@ -22,8 +22,10 @@ def student_t(freedom: int) -> float:
     if freedom <= len(_T_95):
         return _T_95[freedom - 1]
     normal = 1.959964
-    return normal + (normal**3 + normal) / (4 * freedom) + (5 * normal**5 + 16 * normal**3 + 3 * normal) / (
-        96 * freedom**2
+    return (
+        normal
+        + (normal**3 + normal) / (4 * freedom)
+        + (5 * normal**5 + 16 * normal**3 + 3 * normal) / (96 * freedom**2)
     )
 
 

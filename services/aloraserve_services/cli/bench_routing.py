@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import uvloop
+
 from aloraserve.blocks import BlocksStored, EventBatch, KeySpace
 from aloraserve.directory.base import ReplicaLoad, ReplicaState, place
 from aloraserve.directory.ingest import Ingest
@@ -356,4 +358,4 @@ def write_figures(path: Path, figures: Sequence[Figure]) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_beat(sys.argv[1], int(sys.argv[2])))
+        uvloop.run(_beat(sys.argv[1], int(sys.argv[2])))

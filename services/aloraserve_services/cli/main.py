@@ -226,14 +226,16 @@ def bench_routing(
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
 ) -> None:
     """Measure block keys, lookups, ingest and memory of the directory on a real server (needs no engine)."""
-    import asyncio
     import contextlib
+
+    import uvloop
 
     from aloraserve_services.cli.bench_routing import RoutingBench, bench_server, show_figures, write_figures
 
     with _clear_errors(), contextlib.nullcontext(redis_url) if redis_url else bench_server() as url:
         run = RoutingBench(str(url), replicas, blocks, rate, seconds, seed, _Steps())
-        figures = asyncio.run(run.run())
+        # As a gateway: Ray runs its workers on uvloop.
+        figures = uvloop.run(run.run())
         show_figures(out, figures)
         if json is not None:
             write_figures(json, figures)

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aloraserve.routing.prefill import PrefillModel
-from aloraserve.routing.prefill_learner import MAX_STRATA, SAMPLES_A_STRATUM, PrefillLearner
+from aloraserve.routing.prefill_learner import (
+    MAX_SECONDS,
+    MAX_STRATA,
+    MIN_SECONDS,
+    SAMPLES_A_STRATUM,
+    PrefillLearner,
+)
 
 LENGTHS = (128, 512, 2000, 6000)
 
@@ -74,7 +80,7 @@ def test_no_part_is_ever_negative_and_nothing_odd_is_taken_in(given_samples: lis
     for one in given_samples:
         learner.add(*one)
     model = learner.model()
-    usable = [one for one in given_samples if 0 <= one[0] < one[1] and 0 < one[2] < float("inf")]
+    usable = [one for one in given_samples if 0 <= one[0] < one[1] and MIN_SECONDS <= one[2] <= MAX_SECONDS]
     assert (model is None) == (not usable)
     if model is not None:
         assert model.s_per_token > 0
