@@ -80,6 +80,7 @@ def _row(key: Key, group: list[Sample]) -> dict[str, Any]:
         "ttft_interval_s": _interval(ttft),
         "queue_p50_s": _rounded(percentile([one.queue_s for one in good if one.queue_s is not None], 0.5)),
         "prefill_p50_s": _rounded(percentile([one.prefill_s for one in good if one.prefill_s is not None], 0.5)),
+        "decode_p50_s": _rounded(percentile([one.decode_s for one in good if step != "whole"], 0.5)),
         "itl_p50_s": _rounded(percentile([one.itl_s for one in good if one.itl_s is not None], 0.5)),
         "e2e_p50_s": _rounded(percentile(e2e, 0.5)),
         "e2e_interval_s": _interval(e2e),

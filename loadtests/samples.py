@@ -60,6 +60,11 @@ class Sample:
         """What of the TTFT was no prefill: gateway, network and waiting."""
         return None if self.prefill_s is None else max(0.0, self.ttft_s - self.prefill_s)
 
+    @property
+    def decode_s(self) -> float:
+        """From the first token to the last."""
+        return self.e2e_s - self.ttft_s
+
 
 FIELDS = tuple(item.name for item in fields(Sample))
 

@@ -54,6 +54,14 @@ def test_an_interval_holds_the_median_and_shows_how_sure_it_is() -> None:
     assert figures.Spread.of([1.0, 3.0]) == figures.Spread(2.0, 2.0, 2.0)
 
 
+def test_a_row_says_where_the_time_went() -> None:
+    (row,) = figures.rows([sample("alora", 0.25, prefill_s=0.15, itl_s=0.05)])
+    parts = [row[f"{part}_p50_s"] for part in ("queue", "prefill", "decode", "itl", "e2e")]
+    assert parts == pytest.approx([0.1, 0.15, 0.2, 0.05, 0.45])
+    (whole,) = figures.rows([sample("alora", 0.0, step="whole")])
+    assert (whole["ttft_p50_s"], whole["decode_p50_s"], whole["e2e_p50_s"]) == (None, None, 0.2)
+
+
 def test_savings_are_estimated_against_measured_on_the_same_pairs() -> None:
     assert figures.savings(pairs(2)) == {
         "pairs": 2,
