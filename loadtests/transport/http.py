@@ -8,6 +8,8 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from urllib3.util.wait import wait_for_read
+
 from loadtests.texts import Message
 from loadtests.transport.base import Answer, CallError
 
@@ -81,7 +83,14 @@ class HttpTransport:
             self._idle.pop().close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        return self._idle.pop() if self._idle else self._connect(self._host, self._port, timeout=TIMEOUT_S)
+        """Return an idle connection that the server has not closed meanwhile, else a new one."""
+        while self._idle:
+            connection = self._idle.pop()
+            # What is there to read on an idle connection is its end.
+            if connection.sock is not None and not wait_for_read(connection.sock, timeout=0.0):
+                return connection
+            connection.close()
+        return self._connect(self._host, self._port, timeout=TIMEOUT_S)
 
 
 def _answer(response: http.client.HTTPResponse, started: float) -> Answer:

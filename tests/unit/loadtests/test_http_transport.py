@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from urllib3.util.wait import wait_for_read
 
 from loadtests.transport import CallError
 from loadtests.transport.http import HttpTransport
@@ -20,7 +21,7 @@ def event(delta: dict[str, str], finish: str | None = None) -> bytes:
 
 
 class Server(HTTPServer):
-    """Streams ``events``; None is a wait for ``goes_on``, then for the time that ``pause_s`` says."""
+    """Streams ``events``, None being a pause, and closes each connection afterwards without having said so."""
 
     events: list[bytes | None]
     pause_s = 0.3
@@ -28,18 +29,22 @@ class Server(HTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
+    protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.send_header("x-aloraserve-prefill-ms", "12.5")
+        self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         for one in self.server.events:
             if one is None:
                 threading.Event().wait(self.server.pause_s)
             else:
-                self.wfile.write(one)
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(one), one))
                 self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = True
 
     def log_message(self, *args: object) -> None:
         pass
@@ -86,8 +91,18 @@ def test_the_role_is_no_token(server: Server) -> None:
     assert answer.e2e_s == answer.ttft_s
 
 
+def test_a_connection_that_the_server_closed_is_not_used_again(server: Server) -> None:
+    usage = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
+    server.events = [event({"content": "no"}, "length"), usage, b"data: [DONE]\n\n"]
+    transport = ask(server)
+    for _ in range(3):
+        assert transport.chat("m", [], 1).text == "no"
+        (idle,) = transport._idle
+        assert wait_for_read(idle.sock, timeout=10)
+
+
 @pytest.mark.parametrize("last", [b"", b'data: {"choices": [], "error": {"message": "it ended"}}\n\n'])
 def test_a_stream_that_ends_early_is_a_failure(server: Server, last: bytes) -> None:
-    server.events = [event({"content": "no"}), last]
+    server.events = [event({"content": "no"}), *([last] if last else [])]
     with pytest.raises(CallError, match="cut short"):
         ask(server).chat("m", [], 1)
