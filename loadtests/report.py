@@ -54,7 +54,7 @@ def write(folder: Path, plan: LoadPlan, samples: Samples, facts: dict[str, Any])
         "rows": figures.rows(kept),
         "ratios": figures.ratios(kept),
         "savings": figures.savings(kept),
-        "checks": figures.checks(kept),
+        "checks": figures.checks(kept, {one.name for one in plan.phases if one.kv_cache_gib is not None}),
         "dropped_samples": samples.dropped,
     }
     (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")

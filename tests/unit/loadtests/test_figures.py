@@ -83,6 +83,12 @@ def test_checks_tell_what_was_missed() -> None:
     assert not any(one["met"] for one in figures.checks(slow))
 
 
+def test_evictions_of_a_phase_that_fills_the_cache_are_no_miss() -> None:
+    full = sample("alora", 0.1, phase="overflow-4", cached_tokens=0)
+    assert not figures.checks([*pairs(), full])[-2]["met"]
+    assert figures.checks([*pairs(), full], {"overflow-4"})[-2]["met"]
+
+
 def test_rows_have_every_figure_and_failures_apart() -> None:
     (lora, alora) = figures.rows([*pairs(), sample("lora", 0.0, error="answered 429")])[::-1]
     assert (lora["arm"], lora["n"], lora["failed"], lora["ttft_p50_s"]) == ("lora", 5, 1, 1.0)
