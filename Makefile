@@ -37,7 +37,7 @@ bench-routing: install ## Measure block keys, lookups, ingest and memory of the 
 bench-routing-live: install ## Compare policies on six simulated engines behind the real gateway (ARGS="...")
 	@$(BIN)/aloraserve bench-routing-live $(ARGS)
 
-bench-observability: install ## Measure what metrics cost the gateway, interleaved pairs, 6 min (ARGS="--otlp-endpoint URL")
+bench-observability: install ## Measure what metrics cost the gateway, interleaved pairs, 15 min (ARGS="--otlp-endpoint URL")
 	@$(BIN)/python -m aloraserve_services.cli.bench_observability $(ARGS)
 
 loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform, with a report (ARGS="...")

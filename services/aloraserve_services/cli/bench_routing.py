@@ -108,7 +108,7 @@ class RoutingBench:
             with heartbeats(self.url, self.replicas):
                 await self._pings(directory)
                 await self._lookups(directory, f"{self.replicas} replicas, 8k tokens", self._prompts, 0.8, 2.5)
-                await self._lookups(directory, "128k tokens", [self._long], None, 8.0, rate_per_s=self.rate_per_s / 10)
+                await self._lookups(directory, "128k tokens", [self._long], None, 8.0)
         finally:
             await directory.close()
         return self.figures
