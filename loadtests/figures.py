@@ -137,17 +137,21 @@ def pairs(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
     ]
 
 
-def savings(samples: Iterable[Sample]) -> dict[str, Any]:
-    """Return the TTFT that the platform says aLoRA calls saved, against that of their LoRA twins less theirs.
+def pairs_alone(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
+    """Return the pairs of evaluation calls that were made one at a time.
 
-    Of evaluation calls that were made one at a time.
+    Several at once wait for each other: that is no call's own saving, and no estimate has it.
     """
-    # Several at once wait for each other: that is no call's own saving, and no estimate has it.
-    equal = [
+    return [
         (lora, alora)
         for lora, alora in pairs(samples)
         if lora.step == "evaluation" and lora.pipeline in ("base-adapter", "base-adapter-base", "adapter-base")
     ]
+
+
+def savings(samples: Iterable[Sample]) -> dict[str, Any]:
+    """Return the TTFT that the platform says aLoRA calls saved, against that of their LoRA twins less theirs."""
+    equal = pairs_alone(samples)
     told = [(lora, alora) for lora, alora in equal if alora.saved_s is not None]
     return {
         "pairs": len(equal),

@@ -10,8 +10,12 @@ from typing import Any
 
 from loadtests.samples import Sample
 
-COLORS = {"lora": "#d95f02", "alora": "#1b9e77", "base": "#7570b3", "alora-no-router": "#a6761d", "all": "#999999"}
+COLORS = {"lora": "#d95f02", "alora": "#1b9e77", "base": "#7570b3", "alora-no-router": "#e6ab02", "all": "#999999"}
+MARKERS = {"lora": "o", "alora": "s", "base": "^", "alora-no-router": "x", "all": "."}
+"""Arms that ignore what the others use lie on one line: only their marks tell them apart."""
 TIMELINE_SAMPLES = 5000
+UNDER_LOAD = ("conversation", "trace")
+"""Pipelines of which many run at once; each phase of them is a load of its own."""
 
 
 def _draw(paint: Callable[[Any], bool], *, width: float = 8.0, height: float = 3.6) -> str:
@@ -34,8 +38,8 @@ def _draw(paint: Callable[[Any], bool], *, width: float = 8.0, height: float = 3
         pyplot.close(figure)
 
 
-def _evaluations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [one for one in rows if one["step"] == "evaluation" and one["n"] and one["length"]]
+def _evaluations(rows: Sequence[dict[str, Any]], *, with_length: bool = True) -> list[dict[str, Any]]:
+    return [one for one in rows if one["step"] == "evaluation" and one["n"] and (one["length"] or not with_length)]
 
 
 def by_length(rows: Sequence[dict[str, Any]], what: str, title: str) -> str:
@@ -58,7 +62,7 @@ def by_length(rows: Sequence[dict[str, Any]], what: str, title: str) -> str:
                 label=f"{arm}, {state}",
                 color=COLORS.get(arm),
                 linestyle="-" if state == "first" else "--",
-                marker="o",
+                marker=MARKERS.get(arm, "o"),
                 capsize=3,
             )
         axes.set(xlabel="prompt tokens", ylabel="seconds", title=title, xscale="log", yscale="log")
@@ -67,6 +71,53 @@ def by_length(rows: Sequence[dict[str, Any]], what: str, title: str) -> str:
         return bool(lines)
 
     return _draw(paint)
+
+
+def by_load(rows: Sequence[dict[str, Any]], what: str, title: str) -> str:
+    """Draw a time of conversations by phase, in the order of the phases, for each arm and state, with intervals.
+
+    Args:
+        rows: of the report.
+        what: "ttft" or "e2e".
+        title: of the plot.
+    """
+
+    def paint(axes: Any) -> bool:
+        played = [one for one in _evaluations(rows, with_length=False) if one["pipeline"] in UNDER_LOAD]
+        phases = sorted({one["phase"] for one in played}, key=_in_order)
+        arms = sorted({(one["arm"], one["state"]) for one in played})
+        for number, (arm, state) in enumerate(arms):
+            group = [one for one in played if (one["arm"], one["state"]) == (arm, state)]
+            middle = [one[f"{what}_p50_s"] for one in group]
+            low = [max(0.0, mid - one[f"{what}_interval_s"][0]) for mid, one in zip(middle, group, strict=True)]
+            high = [max(0.0, one[f"{what}_interval_s"][1] - mid) for mid, one in zip(middle, group, strict=True)]
+            axes.errorbar(
+                [phases.index(one["phase"]) + 0.6 * (number + 0.5) / len(arms) - 0.3 for one in group],
+                middle,
+                yerr=(low, high),
+                label=f"{arm}, {state}",
+                color=COLORS.get(arm),
+                marker=MARKERS.get(arm, "o"),
+                fillstyle="full" if state == "first" else "none",
+                linestyle="none",
+                capsize=2,
+            )
+        axes.set_xticks(range(len(phases)), phases, fontsize=7)
+        axes.set(ylabel="seconds", title=title, yscale="log")
+        if phases:
+            axes.legend(fontsize=7, ncols=2)
+        return bool(phases)
+
+    return _draw(paint, width=9)
+
+
+def _in_order(name: str) -> tuple[str, float]:
+    """Return what sorts "overflow-4" before "overflow-16"."""
+    kind, _, number = name.rpartition("-")
+    try:
+        return kind, float(number)
+    except ValueError:
+        return name, 0.0
 
 
 def ratio_curve(ratios: Sequence[dict[str, Any]]) -> str:
@@ -99,20 +150,21 @@ def cached_shares(rows: Sequence[dict[str, Any]]) -> str:
         shares: dict[tuple[str, str], list[float]] = defaultdict(list)
         for one in rows:
             if one["step"] in ("evaluation", "after-adapter") and one["cached_share"] is not None:
-                shares[f"{one['pipeline']}\n{one['state']}", one["arm"]].append(one["cached_share"])
-        groups = sorted({group for group, _ in shares})
+                name = one["phase"] if one["pipeline"] in UNDER_LOAD else one["pipeline"]
+                shares[f"{name}\n{one['state']}", one["arm"]].append(one["cached_share"])
+        groups = sorted({group for group, _ in shares}, key=lambda group: (_in_order(group.split("\n")[0]), group))
         arms = sorted({arm for _, arm in shares})
         for number, arm in enumerate(arms):
             values = [_mean(shares.get((group, arm), [])) for group in groups]
             places = [at + number * 0.8 / max(len(arms), 1) for at in range(len(groups))]
             axes.bar(places, values, width=0.8 / max(len(arms), 1), label=arm, color=COLORS.get(arm))
-        axes.set_xticks([at + 0.3 for at in range(len(groups))], groups, fontsize=7)
+        axes.set_xticks([at + 0.3 for at in range(len(groups))], groups, fontsize=6 if len(groups) > 8 else 7)
         axes.set(ylabel="cached share of the prompt", ylim=(0, 1.05))
         if groups:
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, ncols=len(arms), loc="upper center", bbox_to_anchor=(0.5, 1.15))
         return bool(groups)
 
-    return _draw(paint, width=9)
+    return _draw(paint, width=12)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -123,26 +175,28 @@ def throughput(samples: Sequence[Sample]) -> str:
     """Draw answered calls a second of each phase and arm, over the time that its calls took up."""
 
     def paint(axes: Any) -> bool:
-        groups: dict[str, list[Sample]] = defaultdict(list)
+        groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
         for one in samples:
             if not one.error and one.step != "whole":
-                groups[f"{one.phase} {one.arm}"].append(one)
-        names = sorted(groups)
+                groups[one.phase, one.arm].append(one)
+        # The first at the top.
+        keys = sorted(groups, key=lambda key: (_in_order(key[0]), key[1]), reverse=True)
         rates = []
-        for name in names:
-            calls = groups[name]
+        for key in keys:
+            calls = groups[key]
             begin, end = min(one.at_s for one in calls), max(one.at_s + one.e2e_s for one in calls)
             rates.append(len(calls) / max(end - begin, 1e-9))
-        axes.barh(names, rates, color="#4c72b0")
+        colors = [COLORS.get(arm, "#4c72b0") for _, arm in keys]
+        axes.barh([f"{phase} {arm}" for phase, arm in keys], rates, color=colors)
         axes.tick_params(axis="y", labelsize=7)
         axes.set(xlabel="calls a second")
-        return bool(names)
+        return bool(keys)
 
     return _draw(paint, height=max(2.0, 0.3 * len({(one.phase, one.arm) for one in samples}) + 1))
 
 
 def timeline(samples: Sequence[Sample]) -> str:
-    """Draw each call's TTFT over time, the phases one after the other."""
+    """Draw each call's TTFT over time, the phases one after the other; arms of one lie over each other."""
 
     def paint(axes: Any) -> bool:
         calls = [one for one in samples if not one.error and one.step != "whole"][:TIMELINE_SAMPLES]
@@ -157,6 +211,7 @@ def timeline(samples: Sequence[Sample]) -> str:
                 [starts[one.phase] + one.at_s for one in mine],
                 [one.ttft_s for one in mine],
                 s=8,
+                marker=MARKERS.get(arm, "o"),
                 label=arm,
                 color=COLORS.get(arm),
             )
@@ -169,15 +224,11 @@ def timeline(samples: Sequence[Sample]) -> str:
 
 
 def savings(samples: Sequence[Sample]) -> str:
-    """Draw what the platform says that each aLoRA call saved against what its LoRA twin took longer."""
-    from loadtests.figures import pairs
+    """Draw what the platform says that each aLoRA call, made alone, saved against what its LoRA twin took longer."""
+    from loadtests.figures import pairs_alone
 
     def paint(axes: Any) -> bool:
-        told = [
-            (lora, alora)
-            for lora, alora in pairs(samples)
-            if alora.saved_s is not None and alora.step == "evaluation" and alora.pipeline != "multi-adapter"
-        ]
+        told = [pair for pair in pairs_alone(samples) if pair[1].saved_s is not None]
         if not told:
             return False
         for state in ("first", "returning"):

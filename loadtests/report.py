@@ -81,6 +81,9 @@ def _page(content: dict[str, Any], samples: Sequence[Sample]) -> str:
         "<h2>Times by length and arm</h2>",
         plots.by_length(content["rows"], "ttft", "TTFT of the evaluation step"),
         plots.by_length(content["rows"], "e2e", "E2E of the evaluation step"),
+        "<h2>Times under load</h2>",
+        plots.by_load(content["rows"], "ttft", "TTFT of the intrinsics, by phase"),
+        plots.by_load(content["rows"], "e2e", "E2E of the intrinsics, by phase"),
         "<h2>Cached tokens</h2>",
         plots.cached_shares(content["rows"]),
         "<h2>Throughput and timeline</h2>",
@@ -139,9 +142,9 @@ def _rows(rows: Sequence[dict[str, Any]]) -> str:
 
 def _savings(found: dict[str, Any]) -> str:
     if found["estimated_s"] is None:
-        return "<p>The platform said of no call what it saved.</p>"
+        return "<p>No aLoRA call was made alone whose answer said what it saved and that had a LoRA twin.</p>"
     return (
-        f"<p>Of {found['pairs']} aLoRA calls with a LoRA twin on an equal prompt the platform estimated "
+        f"<p>Of {found['pairs']} aLoRA calls made alone with a LoRA twin on an equal prompt the platform estimated "
         f"{found['estimated_s']:.2f} s saved; measured were {found['measured_s']:.2f} s.</p>"
     )
 
