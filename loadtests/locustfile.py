@@ -8,6 +8,7 @@ With ``--master`` and ``--worker`` every worker plays the phase with copies of i
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,31 @@ from typing import Any
 # locust looks for modules beside this file alone.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import gevent
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.rpc import Message
+from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from loadtests import report
 from loadtests.plan import LoadPlan, Phase, api_key
 from loadtests.runner import prepare
 from loadtests.samples import Sample, Samples
 from loadtests.transport.http import HttpTransport
-from loadtests.users import ConversationUser, PoissonUser, SyncUser, TraceUser
+from loadtests.users import USERS, ConversationUser, PoissonUser, SyncUser, TraceUser
 
 __all__ = ["ConversationUser", "PoissonUser", "SyncUser", "TraceUser"]
 SAMPLES = Samples()
-MODES = {"sync": "SyncUser", "closed": "ConversationUser", "poisson": "PoissonUser", "trace": "TraceUser"}
+PLAYED = "loadtest_played"
+FIXED_COUNTS = {user: user.fixed_count for user in USERS.values()}
 
 
 @events.init_command_line_parser.add_listener
 def add_arguments(parser: LocustArgumentParser) -> None:
     """Add what a phase is made of to locust's options and web page."""
     group = parser.add_argument_group("LoRA against aLoRA")
-    group.add_argument("--loadtest-mode", default="closed", choices=list(MODES), help="What users do.")
+    group.add_argument("--loadtest-mode", default="closed", choices=list(USERS), help="What users do.")
     group.add_argument("--loadtest-arm", default="alora", help="lora, alora, base or alora-no-router.")
     group.add_argument("--loadtest-length", type=int, default=500, help="Tokens of a conversation's first prompt.")
     group.add_argument("--loadtest-count", type=int, default=20, help="Conversations of each worker.")
@@ -49,11 +53,12 @@ def add_arguments(parser: LocustArgumentParser) -> None:
 def start(environment: Environment, **_: Any) -> None:
     """Give the users of this process what they play; the user class that is not of the mode has nothing to do."""
     given: Any = environment.parsed_options
+    players = max(1, environment.runner.worker_count) if isinstance(environment.runner, MasterRunner) else 1
     for user in environment.user_classes:
         # Anew for each start: the mode can be changed on the web page. A master decides what its workers spawn.
-        is_played = user.__name__ == MODES[given.loadtest_mode]
+        is_played = user is USERS[given.loadtest_mode]
         user.weight = int(is_played)
-        user.fixed_count = int(is_played and user is not ConversationUser)
+        user.fixed_count = players * FIXED_COUNTS[user] if is_played else 0
     if isinstance(environment.runner, MasterRunner):
         return
     number = environment.runner.worker_index if isinstance(environment.runner, WorkerRunner) else 0
@@ -67,7 +72,31 @@ def start(environment: Environment, **_: Any) -> None:
         rate_per_s=given.loadtest_rate if given.loadtest_mode == "poisson" else 0.0,
     )
     transport = HttpTransport(environment.host or "", api_key())
-    prepare(environment, LoadPlan((phase,), given.loadtest_seed), phase, transport, SAMPLES)
+    prepare(environment, LoadPlan((phase,), given.loadtest_seed), phase, transport, SAMPLES, _finish(environment))
+
+
+def _finish(environment: Environment) -> Callable[[], object] | None:
+    """Return what ends a phase of this process: a worker that quit by itself would keep its last samples."""
+    runner = environment.runner
+    return (lambda: runner.send_message(PLAYED)) if isinstance(runner, WorkerRunner) else None
+
+
+@events.init.add_listener
+def listen(environment: Environment, runner: Runner | None, **_: Any) -> None:
+    """Have a master end the phase once every worker has played it; workers then send what they still have."""
+    if not isinstance(runner, MasterRunner):
+        return
+    played: set[str] = set()
+
+    def note(msg: Message, **_: Any) -> None:
+        played.add(msg.node_id)
+        if played >= {one.id for one in (*runner.clients.spawning, *runner.clients.running)}:
+            played.clear()
+            # By another greenlet: this one is among those that it stops.
+            gevent.spawn(runner.stop if environment.web_ui else runner.quit)
+
+    runner.register_message(PLAYED, note)
+    environment.events.test_start.add_listener(lambda **_: played.clear())
 
 
 @events.report_to_master.add_listener

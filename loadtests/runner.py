@@ -21,7 +21,14 @@ from loadtests.users import USERS
 Progress = Callable[[str], None]
 
 
-def prepare(environment: Environment, plan: LoadPlan, phase: Phase, transport: Transport, samples: Samples) -> None:
+def prepare(
+    environment: Environment,
+    plan: LoadPlan,
+    phase: Phase,
+    transport: Transport,
+    samples: Samples,
+    finish: Callable[[], object] | None = None,
+) -> None:
     """Give an environment what its users need.
 
     Args:
@@ -30,6 +37,7 @@ def prepare(environment: Environment, plan: LoadPlan, phase: Phase, transport: T
         phase: to play, with one arm unless it is a "sync" one.
         transport: how to call.
         samples: where samples go.
+        finish: called once all is played; by default the environment's runner quits.
     """
     found: Any = environment
 
@@ -42,6 +50,7 @@ def prepare(environment: Environment, plan: LoadPlan, phase: Phase, transport: T
     found.transport = transport
     found.stage = make_stage(plan, phase, transport, record)
     found.tasks_left = phase.count if phase.mode == "closed" else 1
+    found.finish = finish or (lambda: found.runner.quit())
 
     def next_conversation() -> int | None:
         number = next(numbers)

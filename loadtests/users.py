@@ -46,7 +46,7 @@ class PlatformUser(User):
         environment.tasks_left -= 1
         if environment.tasks_left <= 0:
             # By another greenlet: this one is among those that it stops.
-            gevent.spawn(environment.runner.quit)
+            gevent.spawn(environment.finish)
 
     def rest(self) -> None:
         """Do nothing until the phase ends."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from loadtests.arms import ARMS
+from loadtests.local import local_platform
 from loadtests.plan import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +24,13 @@ EXIT_FLAGS = 2
 def loadtests(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "loadtests", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+
+
+@pytest.fixture(scope="module")
+def simulated_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    state_dir = tmp_path_factory.mktemp("state")
+    with local_platform(engine="simulated", replicas=2, policy="expected-ttft", state_dir=state_dir) as url:
+        yield url
 
 
 @pytest.mark.e2e
@@ -51,6 +62,35 @@ def test_a_load_test_compares_all_arms_and_fails_a_check_that_is_missed(tmp_path
     assert (out / "report.html").read_text().count("<svg") >= 5
     with (out / "samples.csv").open() as file:
         assert len(list(csv.DictReader(file))) == sum(row["n"] for row in rows)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("mode", ["closed", "sync"])
+def test_each_of_locusts_workers_plays_all_and_the_master_has_every_sample(
+    mode: str, simulated_url: str, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    phase = ("--loadtest-mode", mode, "--loadtest-count", "2", "--loadtest-length", "300")
+    command = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--host", simulated_url, *phase]
+    leading = ("--master", "--headless", "--expect-workers", "2", "--master-bind-port", port)
+    given = ("--users", "4", "--spawn-rate", "4", "--run-time", "300s", "--loadtest-out", str(tmp_path))
+    workers = [subprocess.Popen([*command, "--worker", "--master-port", port], cwd=ROOT) for _ in range(2)]
+    try:
+        master = subprocess.run([*command, *leading, *given], cwd=ROOT, timeout=400)
+        assert [master.returncode, *(one.wait(30) for one in workers)] == [0, 0, 0]
+    finally:
+        for one in workers:
+            one.kill()
+    with (tmp_path / "samples.csv").open() as file:
+        found = Counter((row["phase"], row["step"]) for row in csv.DictReader(file))
+    # Two conversations of two turns with three intrinsics each; or each pipeline twice, base-adapter with two turns.
+    conversations = {"base": 4, "evaluation": 12}
+    pipelines = {"base": 8, "evaluation": 18, "after-adapter": 6, "whole": 8}
+    expected = conversations if mode == "closed" else pipelines
+    assert found == {(f"worker-{n}", step): count for n in range(2) for step, count in expected.items()}
 
 
 @pytest.mark.parametrize(
