@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
+from loadtests.figures import pairs_alone
 from loadtests.samples import Sample
 
 COLORS = {"lora": "#d95f02", "alora": "#1b9e77", "base": "#7570b3", "alora-no-router": "#e6ab02", "all": "#999999"}
@@ -38,8 +39,17 @@ def _draw(paint: Callable[[Any], bool], *, width: float = 8.0, height: float = 3
         pyplot.close(figure)
 
 
-def _evaluations(rows: Sequence[dict[str, Any]], *, with_length: bool = True) -> list[dict[str, Any]]:
-    return [one for one in rows if one["step"] == "evaluation" and one["n"] and (one["length"] or not with_length)]
+def _evaluations(rows: Sequence[dict[str, Any]], pipelines: Container[str]) -> list[dict[str, Any]]:
+    return [one for one in rows if one["step"] == "evaluation" and one["n"] and one["pipeline"] in pipelines]
+
+
+def _medians(group: Sequence[dict[str, Any]], what: str) -> tuple[list[float], tuple[list[float], list[float]]]:
+    """Return the rows' medians of a time, and how far below and above them their intervals reach."""
+    middle: list[float] = [one[f"{what}_p50_s"] for one in group]
+    ends = [one[f"{what}_interval_s"] for one in group]
+    low = [max(0.0, mid - end[0]) for mid, end in zip(middle, ends, strict=True)]
+    high = [max(0.0, end[1] - mid) for mid, end in zip(middle, ends, strict=True)]
+    return middle, (low, high)
 
 
 def by_length(rows: Sequence[dict[str, Any]], what: str, title: str) -> str:
@@ -47,18 +57,15 @@ def by_length(rows: Sequence[dict[str, Any]], what: str, title: str) -> str:
 
     def paint(axes: Any) -> bool:
         lines: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-        for one in _evaluations(rows):
-            if one["pipeline"] == "base-adapter":
-                lines[one["arm"], one["state"]].append(one)
+        for one in _evaluations(rows, ("base-adapter",)):
+            lines[one["arm"], one["state"]].append(one)
         for (arm, state), group in sorted(lines.items()):
             group.sort(key=lambda one: one["prompt_tokens"])
-            middle = [one[f"{what}_p50_s"] for one in group]
-            low = [max(0.0, mid - one[f"{what}_interval_s"][0]) for mid, one in zip(middle, group, strict=True)]
-            high = [max(0.0, one[f"{what}_interval_s"][1] - mid) for mid, one in zip(middle, group, strict=True)]
+            middle, reach = _medians(group, what)
             axes.errorbar(
                 [one["prompt_tokens"] for one in group],
                 middle,
-                yerr=(low, high),
+                yerr=reach,
                 label=f"{arm}, {state}",
                 color=COLORS.get(arm),
                 linestyle="-" if state == "first" else "--",
@@ -83,18 +90,16 @@ def by_load(rows: Sequence[dict[str, Any]], what: str, title: str) -> str:
     """
 
     def paint(axes: Any) -> bool:
-        played = [one for one in _evaluations(rows, with_length=False) if one["pipeline"] in UNDER_LOAD]
+        played = _evaluations(rows, UNDER_LOAD)
         phases = sorted({one["phase"] for one in played}, key=_in_order)
         arms = sorted({(one["arm"], one["state"]) for one in played})
         for number, (arm, state) in enumerate(arms):
             group = [one for one in played if (one["arm"], one["state"]) == (arm, state)]
-            middle = [one[f"{what}_p50_s"] for one in group]
-            low = [max(0.0, mid - one[f"{what}_interval_s"][0]) for mid, one in zip(middle, group, strict=True)]
-            high = [max(0.0, one[f"{what}_interval_s"][1] - mid) for mid, one in zip(middle, group, strict=True)]
+            middle, reach = _medians(group, what)
             axes.errorbar(
                 [phases.index(one["phase"]) + 0.6 * (number + 0.5) / len(arms) - 0.3 for one in group],
                 middle,
-                yerr=(low, high),
+                yerr=reach,
                 label=f"{arm}, {state}",
                 color=COLORS.get(arm),
                 marker=MARKERS.get(arm, "o"),
@@ -147,18 +152,19 @@ def cached_shares(rows: Sequence[dict[str, Any]]) -> str:
     """Draw the share of prompt tokens that were cached, by pipeline and arm."""
 
     def paint(axes: Any) -> bool:
-        shares: dict[tuple[str, str], list[float]] = defaultdict(list)
+        shares: dict[tuple[tuple[str, str], str], list[float]] = defaultdict(list)
         for one in rows:
             if one["step"] in ("evaluation", "after-adapter") and one["cached_share"] is not None:
                 name = one["phase"] if one["pipeline"] in UNDER_LOAD else one["pipeline"]
-                shares[f"{name}\n{one['state']}", one["arm"]].append(one["cached_share"])
-        groups = sorted({group for group, _ in shares}, key=lambda group: (_in_order(group.split("\n")[0]), group))
+                shares[(name, one["state"]), one["arm"]].append(one["cached_share"])
+        groups = sorted({group for group, _ in shares}, key=lambda group: (_in_order(group[0]), group))
         arms = sorted({arm for _, arm in shares})
         for number, arm in enumerate(arms):
             values = [_mean(shares.get((group, arm), [])) for group in groups]
             places = [at + number * 0.8 / max(len(arms), 1) for at in range(len(groups))]
             axes.bar(places, values, width=0.8 / max(len(arms), 1), label=arm, color=COLORS.get(arm))
-        axes.set_xticks([at + 0.3 for at in range(len(groups))], groups, fontsize=6 if len(groups) > 8 else 7)
+        names = ["\n".join(group) for group in groups]
+        axes.set_xticks([at + 0.3 for at in range(len(groups))], names, fontsize=6 if len(groups) > 8 else 7)
         axes.set(ylabel="cached share of the prompt", ylim=(0, 1.05))
         if groups:
             axes.legend(fontsize=8, ncols=len(arms), loc="upper center", bbox_to_anchor=(0.5, 1.15))
@@ -225,7 +231,6 @@ def timeline(samples: Sequence[Sample]) -> str:
 
 def savings(samples: Sequence[Sample]) -> str:
     """Draw what the platform says that each aLoRA call, made alone, saved against what its LoRA twin took longer."""
-    from loadtests.figures import pairs_alone
 
     def paint(axes: Any) -> bool:
         told = [pair for pair in pairs_alone(samples) if pair[1].saved_s is not None]

@@ -46,7 +46,8 @@ class Router:
         use_directory: False asks the policy about the known replicas and does no I/O.
         breaker: keeps a failing directory from costing each call its budget.
         claim_budget_s: the longest that the claims of one call wait together, and a withdrawal.
-        clock: seconds that never go back.
+        clock: seconds that never go back. Not the event loop's: uvloop's, which Ray runs its workers on, stands still
+            within a turn of the loop.
     """
 
     def __init__(
@@ -100,16 +101,16 @@ class Router:
             ValueError: the call's block size is not the key space's.
         """
         placement, unseen_from = await self._decided(call, avoid)
-        started = self._now()
+        started = self._clock()
         recorded = await self._claimed(call, placement, claim_id, unseen_from, self._claim_budget_s)
         if recorded is not False:
-            return replace(placement, claim=recorded or "none", claim_s=self._now() - started)
+            return replace(placement, claim=recorded or "none", claim_s=self._clock() - started)
         again, _ = await self._decided(call, avoid)
-        left_s = self._claim_budget_s - (self._now() - started - again.lookup_s)
+        left_s = self._claim_budget_s - (self._clock() - started - again.lookup_s)
         recorded = await self._claimed(call, again, claim_id, None, left_s)
         outcome: ClaimOutcome = "conflict" if recorded == "claimed" else recorded or "none"
         looked_s, thought_s = placement.lookup_s + again.lookup_s, placement.policy_s + again.policy_s
-        claim_s = self._now() - started - again.lookup_s - again.policy_s
+        claim_s = self._clock() - started - again.lookup_s - again.policy_s
         return replace(again, claim=outcome, lookup_s=looked_s, policy_s=thought_s, claim_s=claim_s)
 
     async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement:
@@ -136,9 +137,9 @@ class Router:
         """Return a decision that claims nothing yet, and the first block that nobody has, None if that is unknown."""
         if call.block_tokens != self._keyspace.block_tokens:
             raise ValueError(f"block_tokens is {call.block_tokens}; the fleet's is {self._keyspace.block_tokens}")
-        started = self._now()
+        started = self._clock()
         found = await self._candidates(call)
-        asked = self._now()
+        asked = self._clock()
         decision = (self._fallback if found.cause else self._policy).decide(call, found.candidates)
         if found.cause:
             decision = replace(decision, policy="fallback", reason=f"{found.cause}; {decision.reason}")
@@ -150,7 +151,7 @@ class Router:
             fallback=found.cause,
             labels={one.state.replica: one.state.label or one.state.replica for one in found.candidates},
             lookup_s=asked - started,
-            policy_s=self._now() - asked,
+            policy_s=self._clock() - asked,
         )
         return placement, found.unseen_from
 
@@ -158,11 +159,11 @@ class Router:
         known = self._known_replicas()
         if not self._use_directory:
             return _Found([unpublished(replica) for replica in dict.fromkeys(known)])
-        asked_at = self._now()
+        asked_at = self._clock()
         found = await self._lookup(call)
         if isinstance(found, str):
             return _Found(self._fallback_candidates(known), cause=found)
-        found = self._pending.added_to(found, call.keys, asked_at=asked_at, now=self._now())
+        found = self._pending.added_to(found, call.keys, asked_at=asked_at, now=self._clock())
         reachable = set(known)
         live = [one for one in found if not known or one.state.replica in reachable]
         if not live:
@@ -207,7 +208,7 @@ class Router:
             if claiming is not None:
                 _abandon(claiming)
         if told and is_first:
-            self._pending.done(claim_id, self._now())
+            self._pending.done(claim_id, self._clock())
             return "claimed"
         self._pending.drop(claim_id)
         return "failed" if is_first else False
@@ -216,7 +217,7 @@ class Router:
         """Return what the directory knows, or why it does not say."""
         if not self._breaker.allow():
             return "the directory failed repeatedly and is left alone for a moment"
-        started = self._now()
+        started = self._clock()
         try:
             found = await self._asked(call)
         except TimeoutError:
@@ -241,7 +242,7 @@ class Router:
         asking = asyncio.ensure_future(self._directory.lookup(call.keys))
         try:
             for _ in range(1 + WAITS_TO_CATCH_UP):
-                started = self._now()
+                started = self._clock()
                 await asyncio.wait({asking}, timeout=self._budget_s)
                 if asking.done() or not self._lagged(started):
                     break
@@ -252,7 +253,7 @@ class Router:
             asking.cancel()
 
     def _lagged(self, started: float) -> bool:
-        return self._now() - started > 2 * self._budget_s
+        return self._clock() - started > 2 * self._budget_s
 
     def _fallback_candidates(self, known: Sequence[str]) -> list[Candidate]:
         last = self._last_known()
@@ -274,11 +275,6 @@ class Router:
         except (TimeoutError, DirectoryUnavailableError):
             return False
         return True
-
-    @staticmethod
-    def _now() -> float:
-        # Not the loop's time: uvloop's, which Ray runs its workers on, stands still within a turn of the loop.
-        return time.monotonic()
 
 
 def _abandon(work: asyncio.Future[bool]) -> None:

@@ -42,6 +42,11 @@ class Bounds:
     pooled: Bound
 
 
+def half_width(values: Sequence[float]) -> float:
+    """Return half the width of the 95 % interval of the mean of at least two values (Student's t)."""
+    return student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+
+
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Return the smallest value that ``share`` of the values do not exceed (nearest rank); NaN of none."""
     if not ordered:
@@ -98,12 +103,9 @@ def over_seeds(runs: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict
     means = {name: statistics.fmean(run[name] for run in runs) for name in names}
     if len(runs) < 2:
         return means, {}
-    t = student_t(len(runs) - 1)
     return means, {
         # statistics.stdev raises AttributeError at a NaN.
-        name: t * statistics.stdev(run[name] for run in runs) / math.sqrt(len(runs))
-        if math.isfinite(mean)
-        else math.nan
+        name: half_width([run[name] for run in runs]) if math.isfinite(mean) else math.nan
         for name, mean in means.items()
     }
 

@@ -32,7 +32,7 @@ import psutil
 
 from aloraserve.errors import StartError
 from aloraserve.simulation.calibration import load
-from aloraserve.simulation.summary import student_t
+from aloraserve.simulation.summary import half_width
 from aloraserve_services.cli.bench_routing_live import slowed
 from aloraserve_services.cli.live_client import LightClient
 from aloraserve_services.engine.model_files import ensure_smollm2
@@ -80,7 +80,7 @@ def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
     """
     logs = [math.log(one) for one in ratios]
     mean = statistics.fmean(logs)
-    half = student_t(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = half_width(logs)
     return math.exp(mean - half) - 1, math.exp(mean) - 1, math.exp(mean + half) - 1
 
 
@@ -271,8 +271,9 @@ def main() -> None:
 
     traces = {"ALORASERVE_OTLP_ENDPOINT": given.otlp_endpoint} if given.otlp_endpoint else {}
     name = "nothing" if given.nothing else "metrics and traces" if traces else "metrics"
-    if given.starts < 2 or given.pairs < 1:
-        parser.error(f"--starts is {given.starts}, --pairs {given.pairs}; at least 2 and 1 are accepted")
+    for flag, value, least in (("starts", given.starts, 2), ("pairs", given.pairs, 1), ("turn-s", given.turn_s, 0.1)):
+        if not value >= least:
+            parser.error(f"--{flag} is {value:g}; at least {least:g} is accepted")
     observing = PLAIN if given.nothing else traces
     found = measure(
         name,

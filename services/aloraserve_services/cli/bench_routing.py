@@ -183,10 +183,7 @@ class RoutingBench:
         prompts: Sequence[list[bytes]],
         p50_ms: float | None,
         p99_ms: float,
-        *,
-        rate_per_s: float | None = None,
     ) -> None:
-        rate_per_s = rate_per_s or self.rate_per_s
         known = [_name(number) for number in range(self.replicas)]
         policy = make_policy("expected-ttft")
         router = Router(directory, policy, SPACE, budget_s=10.0, known_replicas=lambda: known)
@@ -200,7 +197,7 @@ class RoutingBench:
 
         self.progress(f"lookups: {name}")
         await self._server_time(directory, calls, generator, name)
-        times = await at_rate(ask, rate_per_s, self.seconds, generator)
+        times = await at_rate(ask, self.rate_per_s, self.seconds, generator)
         for percent, target_ms in ((50, p50_ms), (99, p99_ms)):
             at = times[min(len(times) - 1, len(times) * percent // 100)]
             self.figures.append(Figure(f"keys to ranked replicas, {name}, p{percent}", at * 1000, "ms", target_ms))

@@ -10,21 +10,41 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from urllib3.util.wait import wait_for_read
 
-from loadtests.transport import CallError
+from loadtests.transport import CallError, http
 from loadtests.transport.http import HttpTransport
 
-USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}
+COUNTS = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}
+USAGE = b"data: " + json.dumps({"choices": [], "usage": COUNTS}).encode() + b"\n\n"
+DONE = b"data: [DONE]\n\n"
 
 
 def event(delta: dict[str, str], finish: str | None = None) -> bytes:
     return b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
 
 
+class Clock:
+    """Stands in for the transport's ``time``: moves a little with each reading, and lets one who waits for it go on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.read = threading.Semaphore(0)
+
+    def perf_counter(self) -> float:
+        self.now += 0.001
+        now = self.now
+        self.read.release()
+        return now
+
+
 class Server(HTTPServer):
-    """Streams ``events``, None being a pause, and closes each connection afterwards without having said so."""
+    """Streams ``events`` and closes each connection afterwards without having said so.
+
+    None is a pause of 0.3 s on ``clock``, which begins once the transport has read it ``reads`` times.
+    """
 
     events: list[bytes | None]
-    pause_s = 0.3
+    clock: Clock
+    reads = 1
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -39,7 +59,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for one in self.server.events:
             if one is None:
-                threading.Event().wait(self.server.pause_s)
+                for _ in range(self.server.reads):
+                    assert self.server.clock.read.acquire(timeout=10)
+                self.server.clock.now += 0.3
             else:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(one), one))
                 self.wfile.flush()
@@ -51,8 +73,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as found:
+        found.clock = Clock()
+        monkeypatch.setattr(http, "time", found.clock)
         thread = threading.Thread(target=found.serve_forever, args=(0.05,))
         thread.start()
         yield found
@@ -66,15 +90,16 @@ def ask(server: Server) -> HttpTransport:
 
 def test_a_special_token_is_a_token(server: Server) -> None:
     """Such a token's content is empty; an untrained intrinsic begins with it, its twin does not."""
-    usage = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
     server.events = [
         event({"role": "assistant", "content": ""}),
         event({"content": ""}),
         None,
         event({"content": "yes"}, "length"),
-        usage,
-        b"data: [DONE]\n\n",
+        USAGE,
+        DONE,
     ]
+    # When it was sent, and its first token.
+    server.reads = 2
     answer = ask(server).chat("m", [], 2)
     assert answer.text == "yes"
     assert answer.e2e_s - answer.ttft_s >= 0.25
@@ -83,17 +108,15 @@ def test_a_special_token_is_a_token(server: Server) -> None:
 
 
 def test_the_role_is_no_token(server: Server) -> None:
-    usage = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
     role = event({"role": "assistant", "content": ""})
-    server.events = [role, None, event({"content": "no"}, "length"), usage, b"data: [DONE]\n\n"]
+    server.events = [role, None, event({"content": "no"}, "length"), USAGE, DONE]
     answer = ask(server).chat("m", [], 1)
     assert answer.ttft_s >= 0.25
     assert answer.e2e_s == answer.ttft_s
 
 
 def test_a_connection_that_the_server_closed_is_not_used_again(server: Server) -> None:
-    usage = b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\n"
-    server.events = [event({"content": "no"}, "length"), usage, b"data: [DONE]\n\n"]
+    server.events = [event({"content": "no"}, "length"), USAGE, DONE]
     transport = ask(server)
     for _ in range(3):
         assert transport.chat("m", [], 1).text == "no"
