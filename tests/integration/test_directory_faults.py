@@ -304,6 +304,6 @@ def _skew(monkeypatch: pytest.MonkeyPatch, skew_ms: int) -> None:
     """Set the clock that all scripts read off by ``skew_ms``: what a fail-over to another machine does."""
     clock = "local now = time[1] * 1000 + math.floor(time[2] / 1000)"
     for name, script in list(vars(redis_backend).items()):
-        if isinstance(script, redis_backend._Script) and clock in script.source:
-            skewed = redis_backend._Script(script.source.replace(clock, f"{clock} + ({skew_ms})"))
+        if isinstance(script, redis_backend.Script) and clock in script.source:
+            skewed = redis_backend.Script(script.source.replace(clock, f"{clock} + ({skew_ms})"))
             monkeypatch.setattr(redis_backend, name, skewed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import secrets
@@ -10,12 +9,11 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.crc import key_slot
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.directory import redis_scripts
@@ -37,7 +35,10 @@ from aloraserve.directory.base import (
 )
 from aloraserve.directory.fleet_view import FleetView
 from aloraserve.directory.handshake import check_same
+from aloraserve.directory.redis_calls import Calls, Run, Script
+from aloraserve.directory.redis_channel import RedisChannel
 from aloraserve.directory.redis_client import RedisClient, open_client, redacted_url
+from aloraserve.directory.redis_cluster import ClusterCalls
 from aloraserve.errors import DirectoryUnavailableError
 
 FIELD_BYTES = 8
@@ -54,36 +55,22 @@ TOLD_WITHIN_S = 10.0
 _OVERLAP_WIDTH = 4
 
 
-class _Script:
-    """Lua and the digest that servers know it by."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-class _Run(NamedTuple):
-    script: _Script
-    prefix: str
-    arguments: Sequence[str | bytes | int]
-
-
-_JOIN = _Script(redis_scripts.JOIN)
-_PUBLISH = _Script(redis_scripts.PUBLISH)
-_RETIRE = _Script(redis_scripts.RETIRE)
-_STATES = _Script(redis_scripts.STATES)
-_KEPT = _Script(redis_scripts.KEPT)
-_CLAIM_TOKENS = _Script(redis_scripts.CLAIM_TOKENS)
-_WITHDRAW_TOKENS = _Script(redis_scripts.WITHDRAW_TOKENS)
-_APPLY = _Script(redis_scripts.APPLY)
-_LOOKUP = _Script(redis_scripts.LOOKUP)
-_LOOKUP_WITH_STATES = _Script(redis_scripts.LOOKUP_WITH_STATES)
-_CLAIM_BLOCKS = _Script(redis_scripts.CLAIM_BLOCKS)
-_WITHDRAW_BLOCKS = _Script(redis_scripts.WITHDRAW_BLOCKS)
-_RECLAIM = _Script(redis_scripts.RECLAIM)
-_EPOCH = _Script(redis_scripts.EPOCH)
-_ANNOUNCE = _Script(redis_scripts.ANNOUNCE)
-_ANNOUNCED = _Script(redis_scripts.ANNOUNCED)
+_JOIN = Script(redis_scripts.JOIN)
+_PUBLISH = Script(redis_scripts.PUBLISH)
+_RETIRE = Script(redis_scripts.RETIRE)
+_STATES = Script(redis_scripts.STATES)
+_KEPT = Script(redis_scripts.KEPT)
+_CLAIM_TOKENS = Script(redis_scripts.CLAIM_TOKENS)
+_WITHDRAW_TOKENS = Script(redis_scripts.WITHDRAW_TOKENS)
+_APPLY = Script(redis_scripts.APPLY)
+_LOOKUP = Script(redis_scripts.LOOKUP)
+_LOOKUP_WITH_STATES = Script(redis_scripts.LOOKUP_WITH_STATES)
+_CLAIM_BLOCKS = Script(redis_scripts.CLAIM_BLOCKS)
+_WITHDRAW_BLOCKS = Script(redis_scripts.WITHDRAW_BLOCKS)
+_RECLAIM = Script(redis_scripts.RECLAIM)
+_EPOCH = Script(redis_scripts.EPOCH)
+_ANNOUNCE = Script(redis_scripts.ANNOUNCE)
+_ANNOUNCED = Script(redis_scripts.ANNOUNCED)
 
 
 class RedisDirectory:
@@ -126,9 +113,7 @@ class RedisDirectory:
         self._timeout_s = timeout_s
         self._node_ttl_ms = _milliseconds(node_ttl_s)
         self._forget_ms = _milliseconds(forget_s)
-        self._calls = asyncio.Semaphore(max_calls)
-        self._commands = asyncio.Semaphore(max_calls)
-        self._exchanges: set[asyncio.Task[list[Any]]] = set()
+        self._calls = _calls(client, timeout_s, max_calls)
         self._where = redacted_url(url)
         self._view = FleetView(holder_of)
         self._next_reclaimed = secrets.randbelow(client.shards)
@@ -175,7 +160,7 @@ class RedisDirectory:
 
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         mine = json.dumps({item.name: getattr(space, item.name) for item in fields(KeySpace)}, sort_keys=True)
-        fleet = await self._run(_Run(_JOIN, self._fleet, (mine, _milliseconds(ttl_s))))
+        fleet = await self._run(Run(_JOIN, self._fleet, (mine, _milliseconds(ttl_s))))
         if bytes(fleet).decode() != mine:
             check_same(_key_space(fleet), space)
 
@@ -184,11 +169,11 @@ class RedisDirectory:
             raise ValueError(f"incarnation {state.incarnation[:40]!r}... is longer than {MAX_INCARNATION_BYTES} bytes")
         content = json.dumps(asdict(state), separators=(",", ":"))
         arguments = (state.replica, _milliseconds(ttl_s), state.incarnation, content, self._forget_ms)
-        await self._run(_Run(_PUBLISH, self._fleet, (*arguments, *settled[:MAX_SETTLED])))
+        await self._run(Run(_PUBLISH, self._fleet, (*arguments, *settled[:MAX_SETTLED])))
 
     async def retire(self, replica: str) -> None:
         content = json.dumps({"replica": replica, "incarnation": ""})
-        await self._run(_Run(_RETIRE, self._fleet, (replica, content, self._forget_ms)))
+        await self._run(Run(_RETIRE, self._fleet, (replica, content, self._forget_ms)))
 
     async def apply(
         self,
@@ -201,17 +186,17 @@ class RedisDirectory:
         check_apply(stored, removed)
         holder = holder_of(replica, incarnation)
         changes = _by_shard(stored, removed, len(self._shards))
-        runs = [_Run(_APPLY, self._shards[shard], (holder, self._node_ttl_ms, blob)) for shard, blob in changes.items()]
+        runs = [Run(_APPLY, self._shards[shard], (holder, self._node_ttl_ms, blob)) for shard, blob in changes.items()]
         await self._run_all(runs)
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
         blob = b"".join(keys[:MAX_LOOKUP_BLOCKS])
         since = self._view.version
         if len(self._shards) == 1:
-            states, overlaps = await self._run(_Run(_LOOKUP_WITH_STATES, self._fleet, (blob, since)))
+            states, overlaps = await self._run(Run(_LOOKUP_WITH_STATES, self._fleet, (blob, since)))
         else:
             states, overlaps = await self._run_all(
-                [_Run(_STATES, self._fleet, (since,)), _Run(_LOOKUP, self._shard(keys), (blob,))]
+                [Run(_STATES, self._fleet, (since,)), Run(_LOOKUP, self._shard(keys), (blob,))]
             )
         found = {
             overlaps[start]: overlaps[start + 1 : start + _OVERLAP_WIDTH]
@@ -250,12 +235,12 @@ class RedisDirectory:
         )
         done, _ = await self._run_all(
             [
-                _Run(_CLAIM_BLOCKS, self._shard(keys), blocks),
-                _Run(_CLAIM_TOKENS, self._fleet, (replica, claim_id, max(tokens, 0), ttl_ms)),
+                Run(_CLAIM_BLOCKS, self._shard(keys), blocks),
+                Run(_CLAIM_TOKENS, self._fleet, (replica, claim_id, max(tokens, 0), ttl_ms)),
             ]
         )
         if not done:
-            await self._run(_Run(_WITHDRAW_TOKENS, self._fleet, (replica, claim_id)))
+            await self._run(Run(_WITHDRAW_TOKENS, self._fleet, (replica, claim_id)))
         return bool(done)
 
     async def withdraw(self, claim_id: str, replica: str, incarnation: str, keys: Sequence[BlockKey]) -> None:
@@ -263,13 +248,13 @@ class RedisDirectory:
         blocks = (holder_of(replica, incarnation), _tag(claim_id), b"".join(keys))
         await self._run_all(
             [
-                _Run(_WITHDRAW_BLOCKS, self._shard(keys), blocks),
-                _Run(_WITHDRAW_TOKENS, self._fleet, (replica, claim_id)),
+                Run(_WITHDRAW_BLOCKS, self._shard(keys), blocks),
+                Run(_WITHDRAW_TOKENS, self._fleet, (replica, claim_id)),
             ]
         )
 
     async def states(self) -> list[ReplicaState]:
-        reply = await self._run(_Run(_STATES, self._fleet, (self._view.version,)))
+        reply = await self._run(Run(_STATES, self._fleet, (self._view.version,)))
         return [one.plain.state for one in self._view.live(reply)]
 
     async def epoch(self) -> str:
@@ -286,7 +271,7 @@ class RedisDirectory:
     async def reclaim(self, *, max_fields: int = 1024) -> int:
         """See the contract; one shard a call, and one call of the fleet every ``RECLAIM_WINDOW_S``."""
         limits = (self._forget_ms, _milliseconds(TOLD_WITHIN_S), _milliseconds(RECLAIM_WINDOW_S))
-        records = await self._run(_Run(_KEPT, self._fleet, limits))
+        records = await self._run(Run(_KEPT, self._fleet, limits))
         if records is None:
             return 0
         names = [bytes(one).decode() for one in records]
@@ -294,15 +279,15 @@ class RedisDirectory:
         shard = self._shards[self._next_reclaimed]
         self._next_reclaimed = (self._next_reclaimed + 1) % len(self._shards)
         arguments = (kept, _milliseconds(SUPERSEDED_S), max_fields, self._node_ttl_ms)
-        return int(await self._run(_Run(_RECLAIM, shard, arguments)))
+        return int(await self._run(Run(_RECLAIM, shard, arguments)))
 
     async def announce(self, process: Process, *, ttl_s: float = ANNOUNCED_TTL_S) -> None:
         check_process(process)
         name, content = json.dumps(process[:2]), json.dumps(process)
-        await self._run(_Run(_ANNOUNCE, self._fleet, (name, content, _milliseconds(ttl_s), MAX_PROCESSES)))
+        await self._run(Run(_ANNOUNCE, self._fleet, (name, content, _milliseconds(ttl_s), MAX_PROCESSES)))
 
     async def announced(self) -> list[Process]:
-        records = await self._run(_Run(_ANNOUNCED, self._fleet, ()))
+        records = await self._run(Run(_ANNOUNCED, self._fleet, ()))
         try:
             return sorted(Process(*json.loads(record)) for record in records)
         except (ValueError, TypeError) as error:
@@ -312,17 +297,15 @@ class RedisDirectory:
         await self._run(self._epoch_of(self._fleet))
 
     async def close(self) -> None:
-        for exchange in self._exchanges:
-            exchange.cancel()
-        await asyncio.gather(*self._exchanges, return_exceptions=True)
+        await self._calls.close()
         await self._client.redis.aclose()
 
     def _shard(self, keys: Sequence[BlockKey]) -> str:
         return self._shards[_shard_of(keys[0], len(self._shards)) if keys else 0]
 
     @staticmethod
-    def _epoch_of(prefix: str) -> _Run:
-        return _Run(_EPOCH, prefix, (secrets.token_hex(8),))
+    def _epoch_of(prefix: str) -> Run:
+        return Run(_EPOCH, prefix, (secrets.token_hex(8),))
 
     def _by_server(self) -> dict[str, list[str]]:
         """Return the prefixes that each server of a cluster has, by the server's name."""
@@ -335,24 +318,15 @@ class RedisDirectory:
             raise DirectoryUnavailableError(f"the directory at {self._where} has no server for {prefix}") from error
         return servers
 
-    async def _run(self, run: _Run) -> Any:
+    async def _run(self, run: Run) -> Any:
         return (await self._run_all([run]))[0]
 
-    async def _run_all(self, runs: Sequence[_Run]) -> list[Any]:
-        """Return the scripts' replies: one round trip on one server, side by side in a cluster.
-
-        What was sent is answered even if the caller gives up: a caller in a hurry would otherwise close a connection
-        that is still being opened, time and again, and never get one.
-        """
+    async def _run_all(self, runs: Sequence[Run]) -> list[Any]:
+        """Return the scripts' replies: one round trip on one server, side by side in a cluster."""
         if not runs:
             return []
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
         try:
-            await self._admit(deadline)
-            exchange = asyncio.create_task(self._exchange(runs, deadline))
-            self._exchanges.add(exchange)
-            exchange.add_done_callback(self._end)
-            return await asyncio.shield(exchange)
+            return await self._calls.run(runs)
         except TimeoutError as error:
             raise DirectoryUnavailableError(
                 f"the directory at {self._where} did not answer within {self._timeout_s:g} s"
@@ -362,65 +336,12 @@ class RedisDirectory:
                 f"the directory at {self._where} failed: {type(error).__name__}: {error}"
             ) from error
 
-    async def _admit(self, deadline: float) -> None:
-        if not self._calls.locked():
-            await self._calls.acquire()
-            return
-        async with asyncio.timeout_at(deadline):
-            await self._calls.acquire()
 
-    def _end(self, exchange: asyncio.Task[list[Any]]) -> None:
-        self._calls.release()
-        self._exchanges.discard(exchange)
-        if not exchange.cancelled():
-            # Marks it as seen: nobody waits for the error of an abandoned call.
-            exchange.exception()
-
-    async def _exchange(self, runs: Sequence[_Run], deadline: float) -> list[Any]:
-        async with asyncio.timeout_at(deadline):
-            if self._client.is_cluster:
-                return await self._side_by_side(runs)
-            if len(runs) == 1:
-                return [await self._call(runs[0])]
-            return await self._piped(runs)
-
-    async def _side_by_side(self, runs: Sequence[_Run]) -> list[Any]:
-        try:
-            # Before it knows the slots, a cluster's client asks any server.
-            await cast(RedisCluster, self._client.redis).initialize()
-            replies = await asyncio.gather(*(self._routed(run) for run in runs), return_exceptions=True)
-            for reply in replies:
-                if isinstance(reply, BaseException):
-                    raise reply
-        except (AttributeError, RedisClusterException) as error:
-            # One call that meets a lost server closes connections that others are just opening, and they stumble over
-            # it; and the client's own error is no RedisError.
-            raise RedisConnectionError(f"the cluster is changing: {error}") from error
-        return list(replies)
-
-    async def _routed(self, run: _Run) -> Any:
-        # A cluster's client refuses what goes beyond its connections to a server, instead of having it wait.
-        async with self._commands:
-            return await self._call(run)
-
-    async def _call(self, run: _Run) -> Any:
-        redis = cast(Any, self._client.redis)
-        try:
-            return await redis.evalsha(run.script.digest, 1, run.prefix, *run.arguments)
-        except NoScriptError:
-            return await redis.eval(run.script.source, 1, run.prefix, *run.arguments)
-
-    async def _piped(self, runs: Sequence[_Run]) -> list[Any]:
-        async with cast(Any, self._client.redis).pipeline(transaction=False) as pipe:
-            for run in runs:
-                pipe.evalsha(run.script.digest, 1, run.prefix, *run.arguments)
-            replies = await pipe.execute(raise_on_error=False)
-        for index, reply in enumerate(replies):
-            if isinstance(reply, NoScriptError):
-                replies[index] = await self._call(runs[index])
-            elif isinstance(reply, Exception):
-                raise reply
-        return list(replies)
+def _calls(client: RedisClient, timeout_s: float, max_calls: int) -> Calls:
+    redis = client.redis
+    if isinstance(redis, RedisCluster):
+        return ClusterCalls(redis, timeout_s=timeout_s, max_calls=max_calls)
+    return RedisChannel(redis.connection_pool, timeout_s=timeout_s, max_calls=max_calls)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,0 +1,215 @@
+"""Scripts on one server over one connection, any number under way at once.
+
+redis-py lends a connection to each command and reads its reply under timers of its own, which is most of what a lookup
+takes (ADR 0006). A server answers a connection's commands in their order, so that here they go out as they come, in one
+write each, and one reader hands the replies to whoever waits first. Opening the connection (TLS, ACL, protocol, whom
+Sentinels name) stays redis-py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hiredis import pack_command
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from aloraserve.directory.redis_calls import Run
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Commands that were sent together.
+
+    Args:
+        count: how many.
+        deadline: when who waits for them gives up, on the loop's clock.
+        done: gets their replies; cancelled where nobody waits any more.
+        replies: those that are there.
+    """
+
+    count: int
+    deadline: float
+    done: asyncio.Future[list[Any]]
+    replies: list[Any] = field(default_factory=list)
+
+
+class _Line:
+    """One open connection.
+
+    Args:
+        connection: connected.
+        patience_s: a reply that is later than its deadline by that ends the connection: nothing tells a server that is
+            slow from one that is gone.
+        on_end: called for each ``send`` when nothing of it is under way any more.
+    """
+
+    def __init__(self, connection: AbstractConnection, patience_s: float, on_end: Callable[[], None]) -> None:
+        self._connection = connection
+        self._patience_s = patience_s
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._sent: deque[_Sent] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_open = True
+        self.reader = asyncio.create_task(self._read())
+
+    def send(self, commands: Sequence[tuple[Any, ...]], deadline: float) -> asyncio.Future[list[Any]]:
+        """Send ``commands``; their replies come, or a TimeoutError, a RedisError or an OSError."""
+        # redis-py's own way of sending waits until the socket took it all: whoever gives up then would leave half a
+        # command to those behind. What waits is bounded by the calls under way.
+        writer = self._connection._writer
+        if writer is None:
+            raise RedisConnectionError("the connection was closed")
+        writer.write(b"".join([pack_command(command) for command in commands]))
+        sent = _Sent(len(commands), deadline, self._loop.create_future())
+        self._sent.append(sent)
+        if self._timer is None or self._timer.when() > deadline:
+            self._watch(deadline)
+        return sent.done
+
+    def close(self, error: Exception) -> None:
+        """End all that is under way with ``error``, and the connection."""
+        self.is_open = False
+        while self._sent:
+            sent = self._sent.popleft()
+            self._on_end()
+            if not sent.done.done():
+                sent.done.set_exception(error)
+        if self._timer is not None:
+            self._timer.cancel()
+        self.reader.cancel()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                self._take(await self._reply())
+        except (RedisError, OSError) as error:
+            self.close(error)
+        finally:
+            await self._connection.disconnect(nowait=True)
+
+    async def _reply(self) -> Any:
+        try:
+            return await self._connection.read_response(timeout=math.inf, disconnect_on_error=False)
+        except ResponseError as error:
+            return error
+
+    def _take(self, reply: Any) -> None:
+        sent = self._sent[0]
+        sent.replies.append(reply)
+        if len(sent.replies) == sent.count:
+            self._sent.popleft()
+            self._on_end()
+            if not sent.done.done():
+                sent.done.set_result(sent.replies)
+
+    def _watch(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        """Tell those who waited long enough: one timer for all calls, set for the first of them."""
+        self._timer = None
+        now = self._loop.time()
+        if not self._sent:
+            return
+        end = self._sent[0].deadline + self._patience_s
+        if end <= now:
+            self.close(TimeoutError())
+            return
+        waiting = [sent for sent in self._sent if not sent.done.done()]
+        for sent in waiting:
+            if sent.deadline <= now:
+                sent.done.set_exception(TimeoutError())
+        self._watch(min([sent.deadline for sent in waiting if sent.deadline > now], default=end))
+
+
+class RedisChannel:
+    """See :class:`~aloraserve.directory.redis_calls.Calls`. Connects when first used, and again after a loss.
+
+    Args:
+        pool: makes the connections.
+        timeout_s: the longest that :meth:`run` takes.
+        max_calls: how many may be under way, those that nobody waits for any more included; more wait, within
+            ``timeout_s``.
+    """
+
+    def __init__(self, pool: ConnectionPool, *, timeout_s: float, max_calls: int) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._admitted = asyncio.Semaphore(max_calls)
+        self._line: _Line | None = None
+        self._opening: asyncio.Task[_Line] | None = None
+
+    async def run(self, runs: Sequence[Run]) -> list[Any]:
+        """See the contract; the scripts run in their order, others' perhaps between them."""
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        commands = [("EVALSHA", run.script.digest, 1, run.prefix, *run.arguments) for run in runs]
+        replies = await self._exchange(commands, deadline)
+        for index, reply in enumerate(replies):
+            if isinstance(reply, NoScriptError):
+                run = runs[index]
+                command = ("EVAL", run.script.source, 1, run.prefix, *run.arguments)
+                [replies[index]] = await self._exchange([command], deadline)
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    async def close(self) -> None:
+        """See the contract."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        if self._line is not None:
+            self._line.close(RedisConnectionError("the connection was closed"))
+            await asyncio.gather(self._line.reader, return_exceptions=True)
+
+    async def _exchange(self, commands: Sequence[tuple[Any, ...]], deadline: float) -> list[Any]:
+        if self._admitted.locked():
+            async with asyncio.timeout_at(deadline):
+                await self._admitted.acquire()
+        else:
+            await self._admitted.acquire()
+        try:
+            line = self._line
+            if line is None or not line.is_open:
+                line = await self._opened(deadline)
+            replies = line.send(commands, deadline)
+        except BaseException:
+            self._admitted.release()
+            raise
+        return await replies
+
+    async def _opened(self, deadline: float) -> _Line:
+        """Return the line that somebody is opening; who is in a hurry leaves it to the others."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(self._end_opening)
+        async with asyncio.timeout_at(deadline):
+            return await asyncio.shield(self._opening)
+
+    async def _open(self) -> _Line:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._line = _Line(connection, self._timeout_s, self._admitted.release)
+        return self._line
+
+    def _end_opening(self, opening: asyncio.Task[_Line]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            # Marks it as seen: whoever waited may be gone.
+            opening.exception()

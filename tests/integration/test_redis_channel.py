@@ -1,0 +1,174 @@
+"""Many calls on one connection, with a real server: who gets which reply, and what becomes of late ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+from redis_deployments import Wire
+
+from aloraserve.directory.redis_calls import Run, Script
+from aloraserve.directory.redis_channel import RedisChannel
+from aloraserve.directory.redis_client import open_client
+
+ECHO = Script("return {KEYS[1], ARGV[1]}")
+FAIL = Script("return redis.error_reply('ERR refused ' .. ARGV[1])")
+TIMEOUT_S = 0.4
+
+
+def echo(text: str) -> Run:
+    return Run(ECHO, "k", (text,))
+
+
+def echoed(text: str) -> list[bytes]:
+    return [b"k", text.encode()]
+
+
+def channel_to(url: str, max_calls: int = 32, timeout_s: float = TIMEOUT_S) -> RedisChannel:
+    client = open_client(url, timeout_s=timeout_s, max_connections=4)
+    assert isinstance(client.redis, Redis)
+    return RedisChannel(client.redis.connection_pool, timeout_s=timeout_s, max_calls=max_calls)
+
+
+@pytest.fixture
+async def wire(redis_server: Any) -> AsyncIterator[Wire]:
+    async with Wire(redis_server.url.removeprefix("unix://")) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def channel(wire: Wire) -> AsyncIterator[RedisChannel]:
+    opened = channel_to(wire.url)
+    yield opened
+    await opened.close()
+
+
+async def test_each_call_gets_its_own_reply_over_one_connection(wire: Wire, channel: RedisChannel) -> None:
+    runs = [[echo(f"{number}.{part}") for part in range(1 + number % 3)] for number in range(200)]
+    found = await asyncio.gather(*(channel.run(one) for one in runs))
+    assert found == [[echoed(str(run.arguments[0])) for run in one] for one in runs]
+    assert wire.connections == 1
+
+
+async def test_who_gave_up_takes_nobody_elses_reply(wire: Wire, channel: RedisChannel) -> None:
+    await channel.run([echo("first")])
+    wire.cut()
+    calls = [asyncio.create_task(channel.run([echo(str(number)), echo("more")])) for number in range(12)]
+    await asyncio.sleep(0.02)
+    for call in calls[::2]:
+        call.cancel()
+    wire.mend()
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert found[1::2] == [[echoed(str(number)), echoed("more")] for number in range(1, 12, 2)]
+    assert all(isinstance(one, asyncio.CancelledError) for one in found[::2])
+    assert wire.connections == 1
+
+
+async def test_an_error_is_its_callers_alone(wire: Wire, channel: RedisChannel) -> None:
+    refused, partly, served = await asyncio.gather(
+        channel.run([Run(FAIL, "k", ("once",))]),
+        channel.run([echo("a"), Run(FAIL, "k", ("twice",)), echo("b")]),
+        channel.run([echo("c")]),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, ResponseError)
+    assert str(refused).endswith("refused once")
+    assert isinstance(partly, ResponseError)
+    assert str(partly).endswith("refused twice")
+    assert served == [echoed("c")]
+    assert wire.connections == 1
+
+
+async def test_a_late_reply_costs_its_caller_only(redis_server: Any) -> None:
+    channel = channel_to(redis_server.url, timeout_s=2.0)
+    await channel.run([echo("first")])
+    redis_server.pause()
+    try:
+        early = asyncio.create_task(channel.run([echo("early")]))
+        await asyncio.wait({early}, timeout=1.5)
+        late = asyncio.create_task(channel.run([echo("late")]))
+        with pytest.raises(TimeoutError):
+            await early
+    finally:
+        redis_server.resume()
+    assert await late == [echoed("late")]
+    assert await channel.run([echo("next")]) == [echoed("next")]
+    await channel.close()
+
+
+async def test_a_line_without_a_word_is_given_up(wire: Wire, channel: RedisChannel) -> None:
+    await channel.run([echo("first")])
+    wire.cut()
+    hurried = asyncio.create_task(channel.run([echo("hurried")]))
+    await asyncio.sleep(0.02)
+    hurried.cancel()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    # Nobody waits for the one reply that is due, and the others' time is not over when the line is.
+    while wire.connections == 1:
+        with pytest.raises((TimeoutError, RedisError)):
+            await channel.run([echo("again")])
+        assert loop.time() - started < 10
+    assert loop.time() - started > TIMEOUT_S
+    wire.mend()
+    while True:
+        # A line that was being opened meanwhile may have no time left.
+        with suppress(TimeoutError):
+            assert await channel.run([echo("next")]) == [echoed("next")]
+            break
+        assert loop.time() - started < 10
+
+
+async def test_what_waits_is_bounded(redis_server: Any) -> None:
+    channel = channel_to(redis_server.url, max_calls=2)
+    await channel.run([echo("first")])
+    redis_server.pause()
+    try:
+        calls = [asyncio.create_task(channel.run([echo(str(number))])) for number in range(6)]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        redis_server.resume()
+    assert [type(one) for one in found] == [TimeoutError] * 6
+    async with Redis.from_url(redis_server.url) as client:
+        before = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+        assert before == 3, "the first call, and the two that might be under way"
+    # The two that are abandoned hold their places until their replies are there.
+    assert await asyncio.gather(*(channel.run([echo(str(number))]) for number in range(6))) == [
+        [echoed(str(number))] for number in range(6)
+    ]
+    await channel.close()
+
+
+async def test_a_closed_connection_ends_its_calls_and_is_opened_anew(redis_server: Any) -> None:
+    channel = channel_to(redis_server.url, timeout_s=5.0)
+    await channel.run([echo("first")])
+    loop = asyncio.get_running_loop()
+    redis_server.pause()
+    calls = [asyncio.create_task(channel.run([echo(str(number))])) for number in range(3)]
+    await asyncio.sleep(0.02)
+    started = loop.time()
+    redis_server.kill()
+    for call in calls:
+        with pytest.raises((RedisError, OSError)):
+            await call
+    assert loop.time() - started < 4, "they would have waited for their time to be over"
+    with pytest.raises((RedisError, OSError)):
+        await channel.run([echo("nobody there")])
+    redis_server.start()
+    assert await channel.run([echo("next")]) == [echoed("next")]
+    await channel.close()
+
+
+async def test_closing_ends_what_is_under_way(wire: Wire, channel: RedisChannel) -> None:
+    await channel.run([echo("first")])
+    wire.cut()
+    call = asyncio.create_task(channel.run([echo("late")]))
+    await asyncio.sleep(0.02)
+    await channel.close()
+    with pytest.raises(RedisError, match="closed"):
+        await call
