@@ -7,13 +7,14 @@ replica live on. What has lapsed is remembered, so that the same record read aga
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
+from pydantic import TypeAdapter, ValidationError
+
+from aloraserve.directory.base import Candidate, ReplicaState
 from aloraserve.errors import DirectoryUnavailableError
 
 _EXPIRY, _TTL, _VERSION, _WIDTH = slice(0, 13), slice(13, 22), slice(22, 38), slice(38, 41)
@@ -63,6 +64,7 @@ class FleetView:
         self._clock = clock
         self._known: dict[bytes, KnownReplica] = {}
         self._order: list[KnownReplica] = []
+        self._places: dict[bytes, int] = {}
         self._lapsed: dict[bytes, tuple[int, int]] = {}
         self._latest_ms = 0
 
@@ -83,7 +85,7 @@ class FleetView:
                 self._start_over()
         noted = [self._note(name, record) for name, record in zip(names, records, strict=True)]
         if any(noted):
-            self._order = sorted(self._known.values(), key=lambda one: one.plain.state.replica)
+            self._sort()
         now = self._clock()
         found = [one for one in self._order if one.expiry_ms > now_ms and one.ends_at > now]
         if len(found) < len(self._order):
@@ -110,7 +112,7 @@ class FleetView:
             one.doubtful = True
 
     def _note(self, name: bytes, record: bytes | None) -> bool:
-        """Take in a record; return whether the list of replicas has to be made anew."""
+        """Take in a record; return whether it is of a replica that was not known."""
         if record is None:
             return False
         try:
@@ -124,8 +126,12 @@ class FleetView:
         except ValueError as error:
             raise DirectoryUnavailableError("a replica's record in the directory cannot be read") from error
         holder = self._holder_of(state.replica, state.incarnation)
-        self._known[name] = KnownReplica(version, expiry_ms, ends_at, Candidate(state), holder)
-        return True
+        noted = KnownReplica(version, expiry_ms, ends_at, Candidate(state), holder)
+        is_new = name not in self._known
+        self._known[name] = noted
+        if not is_new:
+            self._order[self._places[name]] = noted
+        return is_new
 
     def _is_news(self, name: bytes, version: int, expiry_ms: int) -> bool:
         last = self._known.get(name)
@@ -145,19 +151,21 @@ class FleetView:
                 self._lapsed[name] = one.published
         for name in list(self._lapsed)[: max(0, len(self._lapsed) - MAX_LAPSED)]:
             del self._lapsed[name]
-        self._order = sorted(self._known.values(), key=lambda one: one.plain.state.replica)
+        self._sort()
+
+    def _sort(self) -> None:
+        by_id = sorted(self._known.items(), key=lambda item: item[1].plain.state.replica)
+        self._order = [one for _, one in by_id]
+        self._places = {name: place for place, (name, _) in enumerate(by_id)}
 
 
-_STATE_FIELDS = {item.name for item in fields(ReplicaState)}
-_LOAD_FIELDS = {item.name for item in fields(ReplicaLoad)}
+_STATE = TypeAdapter(ReplicaState)
 
 
 def _state(data: bytes) -> ReplicaState:
     """Read a published state; a newer version's fields are passed over, so versions can mix."""
     try:
-        parts = {name: value for name, value in json.loads(data).items() if name in _STATE_FIELDS}
-        load = {name: value for name, value in parts.pop("load", {}).items() if name in _LOAD_FIELDS}
-        resident, active = tuple(parts.pop("resident", ())), tuple(parts.pop("active_adapters", ()))
-        return ReplicaState(**parts, load=ReplicaLoad(**load), resident=resident, active_adapters=active)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DirectoryUnavailableError("a replica's state in the directory cannot be read") from error
+        return _STATE.validate_json(data)
+    except ValidationError:
+        # Its text would quote the record.
+        raise DirectoryUnavailableError("a replica's state in the directory cannot be read") from None

@@ -2,25 +2,39 @@
 
 redis-py lends a connection to each command and reads its reply under timers of its own, which is most of what a lookup
 takes (ADR 0006). A server answers a connection's commands in their order, so that here they go out as they come, in one
-write each, and one reader hands the replies to whoever waits first. Opening the connection (TLS, ACL, protocol, whom
-Sentinels name) stays redis-py's.
+write each, and a reply goes to whoever waits first. Opening the connection (TLS, ACL, protocol, whom Sentinels name)
+stays redis-py's, packing and parsing hiredis's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hiredis import pack_command
+import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    InvalidResponse,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 from aloraserve.directory.redis_calls import Run
+
+_MORE = object()
+_ERRORS: dict[str, type[ResponseError]] = {
+    "NOPERM": NoPermissionError,
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+}
 
 
 @dataclass(slots=True)
@@ -40,34 +54,42 @@ class _Sent:
     replies: list[Any] = field(default_factory=list)
 
 
-class _Line:
-    """One open connection.
+class _Line(asyncio.Protocol):
+    """One open connection, whose replies come here from now on.
 
     Args:
-        connection: connected.
+        connection: connected; its server owes it nothing.
         patience_s: a reply that is later than its deadline by that ends the connection: nothing tells a server that is
             slow from one that is gone.
         on_end: called for each ``send`` when nothing of it is under way any more.
     """
 
     def __init__(self, connection: AbstractConnection, patience_s: float, on_end: Callable[[], None]) -> None:
+        # Behind redis-py's own way of sending a caller waits until the socket took it all, and one that gives up
+        # leaves half a command to the others; here what waits is bounded by the calls under way. Its way of reading
+        # takes two turns of the loop a reply, and timers.
+        writer = connection._writer
+        if writer is None:
+            raise RedisConnectionError("the connection was closed")
         self._connection = connection
+        self._transport: asyncio.WriteTransport = writer.transport
         self._patience_s = patience_s
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
+        self._parser = hiredis.Reader(replyError=_error, protocolError=InvalidResponse, notEnoughData=_MORE)
         self._sent: deque[_Sent] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self.is_open = True
-        self.reader = asyncio.create_task(self._read())
+        self.ended: asyncio.Task[None] | None = None
+        self._transport.set_protocol(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything can be sent."""
+        return self.ended is None
 
     def send(self, commands: Sequence[tuple[Any, ...]], deadline: float) -> asyncio.Future[list[Any]]:
         """Send ``commands``; their replies come, or a TimeoutError, a RedisError or an OSError."""
-        # redis-py's own way of sending waits until the socket took it all: whoever gives up then would leave half a
-        # command to those behind. What waits is bounded by the calls under way.
-        writer = self._connection._writer
-        if writer is None:
-            raise RedisConnectionError("the connection was closed")
-        writer.write(b"".join([pack_command(command) for command in commands]))
+        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
         sent = _Sent(len(commands), deadline, self._loop.create_future())
         self._sent.append(sent)
         if self._timer is None or self._timer.when() > deadline:
@@ -76,7 +98,9 @@ class _Line:
 
     def close(self, error: Exception) -> None:
         """End all that is under way with ``error``, and the connection."""
-        self.is_open = False
+        if self.ended is not None:
+            return
+        self.ended = self._loop.create_task(self._connection.disconnect(nowait=True))
         while self._sent:
             sent = self._sent.popleft()
             self._on_end()
@@ -84,24 +108,25 @@ class _Line:
                 sent.done.set_exception(error)
         if self._timer is not None:
             self._timer.cancel()
-        self.reader.cancel()
 
-    async def _read(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self._parser.feed(data)
         try:
-            while True:
-                self._take(await self._reply())
-        except (RedisError, OSError) as error:
+            while self.is_open and (reply := self._parser.gets()) is not _MORE:
+                if not isinstance(reply, hiredis.PushNotification):
+                    self._take(reply)
+        except InvalidResponse as error:
             self.close(error)
-        finally:
-            await self._connection.disconnect(nowait=True)
 
-    async def _reply(self) -> Any:
-        try:
-            return await self._connection.read_response(timeout=math.inf, disconnect_on_error=False)
-        except ResponseError as error:
-            return error
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self.close(exc or RedisConnectionError("the server closed the connection"))
 
     def _take(self, reply: Any) -> None:
+        if not self._sent:
+            self.close(InvalidResponse("a reply that nobody asked for"))
+            return
         sent = self._sent[0]
         sent.replies.append(reply)
         if len(sent.replies) == sent.count:
@@ -109,6 +134,9 @@ class _Line:
             self._on_end()
             if not sent.done.done():
                 sent.done.set_result(sent.replies)
+        if isinstance(reply, ReadOnlyError):
+            # A primary no more. Who is it now, Sentinels tell, or the name that a new connection is opened to.
+            self.close(RedisConnectionError("the server became a replica"))
 
     def _watch(self, when: float) -> None:
         if self._timer is not None:
@@ -130,6 +158,12 @@ class _Line:
             if sent.deadline <= now:
                 sent.done.set_exception(TimeoutError())
         self._watch(min([sent.deadline for sent in waiting if sent.deadline > now], default=end))
+
+
+def _error(message: str) -> ResponseError:
+    code, _, rest = message.partition(" ")
+    named = _ERRORS.get(code)
+    return named(rest) if named else ResponseError(message)
 
 
 class RedisChannel:
@@ -171,7 +205,8 @@ class RedisChannel:
             await asyncio.gather(self._opening, return_exceptions=True)
         if self._line is not None:
             self._line.close(RedisConnectionError("the connection was closed"))
-            await asyncio.gather(self._line.reader, return_exceptions=True)
+            if self._line.ended is not None:
+                await asyncio.gather(self._line.ended, return_exceptions=True)
 
     async def _exchange(self, commands: Sequence[tuple[Any, ...]], deadline: float) -> list[Any]:
         if self._admitted.locked():

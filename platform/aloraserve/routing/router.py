@@ -13,6 +13,7 @@ from aloraserve.directory.base import LEASE_TTL_S, MAX_LOOKUP_BLOCKS, Candidate,
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call, Decision, Policy
 from aloraserve.routing.breaker import Breaker
+from aloraserve.routing.budget import Budget
 from aloraserve.routing.load import is_published, unpublished
 from aloraserve.routing.pending import PendingClaims
 from aloraserve.routing.placement import ClaimOutcome, Placement
@@ -234,23 +235,9 @@ class Router:
         return found
 
     async def _asked(self, call: Call) -> list[Candidate]:
-        """Return the directory's answer; raise TimeoutError if it is not there when the budget is over.
-
-        Something that held this process up may have used the budget while the answer lay unread in the socket: a wait
-        that took much longer than it was to take is no word of the directory, and is made again, a few times.
-        """
-        asking = asyncio.ensure_future(self._directory.lookup(call.keys))
-        try:
-            for _ in range(1 + WAITS_TO_CATCH_UP):
-                started = self._clock()
-                await asyncio.wait({asking}, timeout=self._budget_s)
-                if asking.done() or not self._lagged(started):
-                    break
-            if not asking.done():
-                raise TimeoutError
-            return asking.result()
-        finally:
-            asking.cancel()
+        """Return the directory's answer; raise TimeoutError if it is not there when the budget is over."""
+        async with Budget(self._budget_s, self._clock, WAITS_TO_CATCH_UP):
+            return await self._directory.lookup(call.keys)
 
     def _lagged(self, started: float) -> bool:
         return self._clock() - started > 2 * self._budget_s
