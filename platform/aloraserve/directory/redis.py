@@ -135,7 +135,8 @@ class RedisDirectory:
             url: see :func:`~aloraserve.directory.redis_client.open_client`.
             namespace: see the class, as the others.
             timeout_s: of each call.
-            max_connections: the most to one server; callers beyond them wait, within ``timeout_s``.
+            max_connections: the most to one server of a cluster; else, where one is enough, the most calls at once.
+                Callers beyond them wait, within ``timeout_s``.
             node_ttl_s: see the class.
             forget_s: see the class.
 
