@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,8 @@ PIPELINES = ("base-adapter", "adapter-base", "base-adapter-base", "multi-adapter
 MAX_USERS = 512
 MAX_COUNT = 10_000
 MAX_LENGTH = 1_000_000
+SPREAD_TOKENS = 64
+"""A multiple of the usual block sizes."""
 API_KEY_VARIABLE = "LOADTEST_API_KEY"
 
 
@@ -64,6 +67,16 @@ class Phase:
             raise ValueError(f"users is {self.users}; 1 to {MAX_USERS} are accepted")
         if self.mode == "poisson" and not 0 < self.rate_per_s <= 1000:
             raise ValueError(f"rate_per_s is {self.rate_per_s:g}; above 0 and up to 1,000 are accepted")
+
+    def more_tokens(self, number: int, seed: int) -> int:
+        """Return by how many tokens the phase's copy of that number is longer than its nominal length.
+
+        Where a conversation ends within a block decides what an aLoRA call computes again of it. Copies of one length
+        would all measure one such place; these are spread evenly over ``SPREAD_TOKENS``, from a random start.
+        """
+        start = random.Random(f"{seed}/spread/{self.name}").random()  # noqa: S311
+        place = (number % self.count + start) / self.count
+        return int(place * SPREAD_TOKENS) - SPREAD_TOKENS // 2
 
     @property
     def routed(self) -> Phase | None:

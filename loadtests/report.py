@@ -20,9 +20,11 @@ PAPER = (
 )
 """Li et al., arXiv 2512.17910: Granite models on an H100, one engine."""
 RANDOM = (
-    "Texts, questions, pauses, arrivals and the order of arms come from the seed. In base-adapter all arms judge one "
-    "conversation, whose prompts are equal to the last token; elsewhere each arm has a copy that differs in 16 digits "
-    "of the system message, so that nothing is shared. Answers may differ between copies."
+    "Texts, questions, pauses, arrivals and the order of arms come from the seed. Prompts are up to 32 tokens shorter "
+    "or longer than their nominal length, spread evenly, so that conversations end anywhere within a block. In "
+    "base-adapter all arms judge one conversation, whose prompts are equal to the last token; elsewhere each arm has a "
+    "copy that differs in 16 digits of the system message, so that nothing is shared. Answers may differ between "
+    "copies."
 )
 LIMITS = (
     "The adapters are untrained twins: equal weights, rank and targets; what they cost is real, what they say is not. "

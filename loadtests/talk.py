@@ -54,11 +54,20 @@ class Talk:
         arms: names of the arms whose intrinsics judge it; base calls are theirs together.
         pipeline: for the samples.
         copy: equal names have equal content, but for the first words, in every arm.
-        length: tokens of the first prompt.
+        length: tokens of the first prompt, about; what samples are grouped by.
+        more: tokens that this copy has more.
     """
 
     def __init__(
-        self, stage: Stage, transport: Transport, arms: Sequence[str], pipeline: str, copy: str, length: int
+        self,
+        stage: Stage,
+        transport: Transport,
+        arms: Sequence[str],
+        pipeline: str,
+        copy: str,
+        length: int,
+        *,
+        more: int = 0,
     ) -> None:
         self._stage = stage
         self._transport = transport
@@ -69,7 +78,7 @@ class Talk:
         self._length = length
         self._turns = 0
         self._seen: set[tuple[str, str]] = set()
-        words = max(8, round((length - TEMPLATE_TOKENS) * stage.words_a_token))
+        words = max(8, round((length + more - TEMPLATE_TOKENS) * stage.words_a_token))
         self.messages: list[Message] = [
             stage.texts.opening(f"{stage.phase.name}/{self._shared}/{pipeline}/{copy}"),
             {"role": "user", "content": f"{stage.texts.document(copy, words)}\n\n{stage.texts.question(copy)}"},

@@ -53,11 +53,20 @@ class PlatformUser(User):
         while True:
             pause(1)
 
-    def converse(self, copy: str, arm: str, length: int) -> None:
+    def converse(self, copy: str, arm: str, number: int) -> None:
         """Hold a conversation: turns with pauses, several intrinsics after each answer."""
         plan = self.stage.plan
         chooser = random.Random(f"{plan.seed}/think/{copy}")  # noqa: S311
-        talk = Talk(self.stage, self.transport, (arm,), "conversation", copy, length)
+        length = self.phase.lengths[number % len(self.phase.lengths)]
+        talk = Talk(
+            self.stage,
+            self.transport,
+            (arm,),
+            "conversation",
+            copy,
+            length,
+            more=self.phase.more_tokens(number, plan.seed),
+        )
         for turn in range(self.phase.turns):
             if turn:
                 pause(chooser.expovariate(1 / plan.think_s) if plan.think_s else 0.0)
@@ -83,7 +92,8 @@ class SyncUser(PlatformUser):
                     arms = list(phase.arms)
                     chooser.shuffle(arms)
                     for together in [arms] if pipeline in pipelines.SHARED else [[arm] for arm in arms]:
-                        talk = Talk(self.stage, self.transport, together, pipeline, f"{length}-{number}", length)
+                        copy, more = f"{length}-{number}", phase.more_tokens(number, plan.seed)
+                        talk = Talk(self.stage, self.transport, together, pipeline, copy, length, more=more)
                         pipelines.play(talk, pipeline, plan, phase.turns)
         self.done()
         self.rest()
@@ -97,7 +107,7 @@ class ConversationUser(PlatformUser):
         """Take conversations until there are none left."""
         phase = self.phase
         while (number := self.environment.next_conversation()) is not None:
-            self.converse(f"c{number}", phase.arms[0], phase.lengths[number % len(phase.lengths)])
+            self.converse(f"c{number}", phase.arms[0], number)
             self.done()
         self.rest()
 
@@ -114,7 +124,7 @@ class PoissonUser(PlatformUser):
         chooser = random.Random(f"{self.stage.plan.seed}/arrivals/{phase.rate_per_s:g}")  # noqa: S311
         for number in range(phase.count):
             pause(chooser.expovariate(phase.rate_per_s))
-            pool.spawn(self.converse, f"p{number}", phase.arms[0], phase.lengths[number % len(phase.lengths)])
+            pool.spawn(self.converse, f"p{number}", phase.arms[0], number)
         pool.join()
         self.done()
         self.rest()

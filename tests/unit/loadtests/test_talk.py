@@ -111,3 +111,24 @@ def test_arms_that_need_no_router_are_played_apart() -> None:
     assert phase.unrouted is not None
     assert (phase.routed.arms, phase.unrouted.arms) == (("lora",), ("alora-no-router",))
     assert Phase("p", "sync", ("lora",)).unrouted is None
+
+
+@pytest.mark.parametrize(("count", "block", "gap"), [(3, 32, 12), (10, 32, 8), (10, 16, 8), (64, 64, 1)])
+def test_copies_of_a_length_end_anywhere_within_a_block(count: int, block: int, gap: int) -> None:
+    phase = Phase("p", "sync", count=count)
+    ends = sorted(phase.more_tokens(number, 0) % block for number in range(count))
+    gaps = [after - before for before, after in zip(ends, [*ends[1:], ends[0] + block], strict=True)]
+    assert max(gaps) <= gap
+    lengths = [phase.more_tokens(number, 0) for number in range(count)]
+    assert min(lengths) >= -32
+    assert max(lengths) <= 31
+    assert [phase.more_tokens(number + count, 0) for number in range(count)] == lengths
+
+
+def test_a_longer_copy_has_so_many_tokens_more() -> None:
+    stage = Stage(PLAN, Phase("p", "sync", ("base",)), TextSource(0), 1.0, "m", lambda _: None)
+    sizes = [
+        len(Talk(stage, Platform(), ("base",), "base-adapter", "c", 100, more=more).messages[1]["content"].split())
+        for more in (0, 7, -9)
+    ]
+    assert sizes == [sizes[0], sizes[0] + 7, sizes[0] - 9]
