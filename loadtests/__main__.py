@@ -23,7 +23,7 @@ from loadtests.stage import NotServedError
 from loadtests.transport import CallError
 from loadtests.transport.http import HttpTransport
 
-EXIT_FAILED, EXIT_FLAGS, EXIT_START = 1, 2, 3
+EXIT_FAILED, EXIT_FLAGS, EXIT_START, EXIT_INTERRUPTED = 1, 2, 3, 130
 UNROUTED_POLICY = "round-robin"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 out = Console(highlight=False, width=max(Console().width, 110))
@@ -54,24 +54,32 @@ def main(
     rate_scale: Annotated[float, typer.Option(min=0.001, max=1000, help="Of the trace's arrivals.")] = 1.0,
     check: Annotated[bool, typer.Option(help="Exit with 1 if a figure is missed.")] = False,
 ) -> None:
-    """Play a load test and write report.html, report.json and samples.csv."""
+    """Play a load test and write report.html, report.json and samples.csv.
+
+    One that ends early reports what it has.
+    """
+    samples, facts = Samples(), _facts(engine, replicas, url)
+    code = 0
     try:
         phases = _phases(profile, phase, arm, length, count)
         plan = LoadPlan(phases, seed, data=data, trace=trace, trace_rows=trace_rows, rate_scale=rate_scale)
-        samples = Samples()
         for is_routed in (True, False):
             given = url if is_routed else unrouted_url
             _play(plan, is_routed, given, bool(url), samples, (engine, replicas, state_dir or _state_dir()))
     except (ValueError, NotServedError) as error:
-        say(f"error: {error}")
-        raise typer.Exit(EXIT_FLAGS) from None
+        code, facts["ended early"] = EXIT_FLAGS, f"error: {error}"
     except (PlatformError, CallError) as error:
-        say(f"error: {error}")
-        raise typer.Exit(EXIT_START) from None
-    content = report.write(folder, plan, samples, _facts(engine, replicas, url))
-    _tell(content, folder)
-    if check and not all(one["met"] for one in content["checks"]):
-        raise typer.Exit(EXIT_FAILED)
+        code, facts["ended early"] = EXIT_START, f"error: {error}"
+    except KeyboardInterrupt:
+        code, facts["ended early"] = EXIT_INTERRUPTED, "interrupted"
+    if code:
+        say(facts["ended early"])
+    if samples or not code:
+        content = report.write(folder, plan, samples, facts)
+        _tell(content, folder)
+        if check and not code and not all(one["met"] for one in content["checks"]):
+            code = EXIT_FAILED
+    raise typer.Exit(code)
 
 
 def _phases(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from loadtests.local import local_platform
 from loadtests.plan import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
-EXIT_FLAGS = 2
+EXIT_FLAGS, EXIT_INTERRUPTED = 2, 130
 
 
 def loadtests(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
@@ -62,6 +63,32 @@ def test_a_load_test_compares_all_arms_and_fails_a_check_that_is_missed(tmp_path
     assert (out / "report.html").read_text().count("<svg") >= 5
     with (out / "samples.csv").open() as file:
         assert len(list(csv.DictReader(file))) == sum(row["n"] for row in rows)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(500)
+def test_one_that_is_interrupted_reports_what_it_has(simulated_url: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "loadtests", "--url", simulated_url, "--out", str(tmp_path)]
+    given = ("--phase", "sync", "--arm", "lora", "--arm", "alora", "--length", "500", "--count", "10000")
+
+    def interruptible() -> None:
+        # A background job's children ignore it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        [*command, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=interruptible
+    ) as test:
+        assert test.stdout is not None
+        # The first progress is of some seconds.
+        said = test.stdout.readline()
+        test.send_signal(signal.SIGINT)
+        said += test.stdout.read()
+    assert test.returncode == EXIT_INTERRUPTED, said
+    assert "interrupted" in said
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert {row["arm"] for row in content["rows"]} == {"lora", "alora", "all"}
+    assert content["facts"]["ended early"] == "interrupted"
+    assert "ended early" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.e2e

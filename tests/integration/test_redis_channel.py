@@ -164,11 +164,75 @@ async def test_a_closed_connection_ends_its_calls_and_is_opened_anew(redis_serve
     await channel.close()
 
 
-async def test_closing_ends_what_is_under_way(wire: Wire, channel: RedisChannel) -> None:
+async def test_closing_ends_what_is_under_way_and_what_waits(wire: Wire) -> None:
+    channel = channel_to(wire.url, max_calls=2, timeout_s=30.0)
     await channel.run([echo("first")])
+    wire.cut()
+    calls = [asyncio.create_task(channel.run([echo(str(number))])) for number in range(4)]
+    await asyncio.sleep(0.02)
+    await channel.close()
+    wire.mend()
+    for call in calls:
+        with pytest.raises(RedisError, match="closed"):
+            await call
+    assert wire.connections == 1
+
+
+async def test_closing_ends_an_opening(wire: Wire) -> None:
+    channel = channel_to(wire.url, timeout_s=30.0)
     wire.cut()
     call = asyncio.create_task(channel.run([echo("late")]))
     await asyncio.sleep(0.02)
     await channel.close()
     with pytest.raises(RedisError, match="closed"):
         await call
+
+
+async def test_a_line_that_is_lost_before_it_is_used_costs_no_place(
+    redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_to(redis_server.url, max_calls=2)
+    open_line = channel._open
+
+    async def open_and_lose() -> Any:
+        line = await open_line()
+        line.connection_lost(None)
+        return line
+
+    with monkeypatch.context() as patch:
+        patch.setattr(channel, "_open", open_and_lose)
+        for _ in range(3):
+            with pytest.raises(RedisError, match="closed"):
+                await channel.run([echo("lost")])
+    assert await channel.run([echo("next")]) == [echoed("next")]
+    await channel.close()
+
+
+async def test_calls_with_no_time_left_cost_no_place(redis_server: Any) -> None:
+    channel = channel_to(redis_server.url, max_calls=3)
+    await channel.run([echo("first")])
+    loop = asyncio.get_running_loop()
+    command = ("EVALSHA", ECHO.digest, 1, "k", "hurried")
+    for left_s in (0.0004, 0.0, -0.1):
+        calls = [channel._exchange([command], loop.time() + left_s) for _ in range(3)]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(one == [echoed("hurried")] or isinstance(one, TimeoutError) for one in found)
+    redis_server.pause()
+    try:
+        calls = [asyncio.create_task(channel.run([echo(str(number))])) for number in range(5)]
+        await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        redis_server.resume()
+    async with Redis.from_url(redis_server.url) as client:
+        made = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+        assert made == 1 + 9 + 3, "three may be under way, as before"
+    await channel.close()
+
+
+@pytest.mark.parametrize("code", ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH"])
+async def test_a_server_that_does_not_serve_is_left(wire: Wire, channel: RedisChannel, code: str) -> None:
+    refused = Script(f"return redis.error_reply('{code} not now')")
+    with pytest.raises(RedisError, match="not now"):
+        await channel.run([Run(refused, "k", ())])
+    assert await channel.run([echo("next")]) == [echoed("next")]
+    assert wire.connections == 2

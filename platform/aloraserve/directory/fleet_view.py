@@ -112,7 +112,7 @@ class FleetView:
             one.doubtful = True
 
     def _note(self, name: bytes, record: bytes | None) -> bool:
-        """Take in a record; return whether it is of a replica that was not known."""
+        """Take in a record; return whether it is of a replica that has no place in the order."""
         if record is None:
             return False
         try:
@@ -127,11 +127,11 @@ class FleetView:
             raise DirectoryUnavailableError("a replica's record in the directory cannot be read") from error
         holder = self._holder_of(state.replica, state.incarnation)
         noted = KnownReplica(version, expiry_ms, ends_at, Candidate(state), holder)
-        is_new = name not in self._known
         self._known[name] = noted
-        if not is_new:
-            self._order[self._places[name]] = noted
-        return is_new
+        place = self._places.get(name)
+        if place is not None:
+            self._order[place] = noted
+        return place is None
 
     def _is_news(self, name: bytes, version: int, expiry_ms: int) -> bool:
         last = self._known.get(name)

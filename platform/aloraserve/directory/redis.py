@@ -324,8 +324,6 @@ class RedisDirectory:
 
     async def _run_all(self, runs: Sequence[Run]) -> list[Any]:
         """Return the scripts' replies: one round trip on one server, side by side in a cluster."""
-        if not runs:
-            return []
         try:
             return await self._calls.run(runs)
         except TimeoutError as error:

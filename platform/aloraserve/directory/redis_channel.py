@@ -9,6 +9,7 @@ stays redis-py's, packing and parsing hiredis's.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,25 +17,34 @@ from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
     InvalidResponse,
+    MasterDownError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from aloraserve.directory.redis_calls import Run
 
 _MORE = object()
-_ERRORS: dict[str, type[ResponseError]] = {
+_CLOSED = "the connection was closed"
+_ERRORS: dict[str, type[RedisError]] = {
+    "LOADING": BusyLoadingError,
+    "MASTERDOWN": MasterDownError,
+    "NOAUTH": AuthenticationError,
     "NOPERM": NoPermissionError,
     "NOSCRIPT": NoScriptError,
     "OOM": OutOfMemoryError,
     "READONLY": ReadOnlyError,
 }
+_ENDS = (BusyLoadingError, MasterDownError, AuthenticationError, ReadOnlyError)
 
 
 @dataclass(slots=True)
@@ -68,9 +78,10 @@ class _Line(asyncio.Protocol):
         # Behind redis-py's own way of sending a caller waits until the socket took it all, and one that gives up
         # leaves half a command to the others; here what waits is bounded by the calls under way. Its way of reading
         # takes two turns of the loop a reply, and timers.
-        writer = connection._writer
-        if writer is None:
-            raise RedisConnectionError("the connection was closed")
+        writer, reader = connection._writer, connection._reader
+        if writer is None or reader is None or reader.at_eof() or writer.transport.is_closing():
+            # Whom the end of the stream was told once is not told again.
+            raise RedisConnectionError(_CLOSED)
         self._connection = connection
         self._transport: asyncio.WriteTransport = writer.transport
         self._patience_s = patience_s
@@ -79,6 +90,7 @@ class _Line(asyncio.Protocol):
         self._parser = hiredis.Reader(replyError=_error, protocolError=InvalidResponse, notEnoughData=_MORE)
         self._sent: deque[_Sent] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
         self.ended: asyncio.Task[None] | None = None
         self._transport.set_protocol(self)
 
@@ -88,18 +100,28 @@ class _Line(asyncio.Protocol):
         return self.ended is None
 
     def send(self, commands: Sequence[tuple[Any, ...]], deadline: float) -> asyncio.Future[list[Any]]:
-        """Send ``commands``; their replies come, or a TimeoutError, a RedisError or an OSError."""
-        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
+        """Send ``commands``; their replies come, or a TimeoutError, a RedisError or an OSError.
+
+        Raises:
+            RedisConnectionError: the line is closed; nothing was sent.
+        """
+        if not self.is_open:
+            raise RedisConnectionError(_CLOSED)
+        packed = b"".join([hiredis.pack_command(command) for command in commands])
+        if deadline < self._due:
+            self._watch(deadline)
+        self._transport.write(packed)
         sent = _Sent(len(commands), deadline, self._loop.create_future())
         self._sent.append(sent)
-        if self._timer is None or self._timer.when() > deadline:
-            self._watch(deadline)
         return sent.done
 
     def close(self, error: Exception) -> None:
         """End all that is under way with ``error``, and the connection."""
         if self.ended is not None:
             return
+        if self._sent:
+            # What was not sent yet is told to have failed, so it must not be done later.
+            self._transport.abort()
         self.ended = self._loop.create_task(self._connection.disconnect(nowait=True))
         while self._sent:
             sent = self._sent.popleft()
@@ -121,7 +143,7 @@ class _Line(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
-        self.close(exc or RedisConnectionError("the server closed the connection"))
+        self.close(exc or RedisConnectionError(_CLOSED))
 
     def _take(self, reply: Any) -> None:
         if not self._sent:
@@ -134,18 +156,19 @@ class _Line(asyncio.Protocol):
             self._on_end()
             if not sent.done.done():
                 sent.done.set_result(sent.replies)
-        if isinstance(reply, ReadOnlyError):
-            # A primary no more. Who is it now, Sentinels tell, or the name that a new connection is opened to.
-            self.close(RedisConnectionError("the server became a replica"))
+        if isinstance(reply, _ENDS):
+            # It is no primary now. Who is, Sentinels tell, or the name that a new connection is opened to.
+            self.close(RedisConnectionError(f"the server does not serve now: {reply}"))
 
     def _watch(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._expire)
+        # uvloop's handle does not always know when it is due.
+        self._timer, self._due = self._loop.call_at(when, self._expire), when
 
     def _expire(self) -> None:
         """Tell those who waited long enough: one timer for all calls, set for the first of them."""
-        self._timer = None
+        self._timer, self._due = None, math.inf
         now = self._loop.time()
         if not self._sent:
             return
@@ -160,7 +183,7 @@ class _Line(asyncio.Protocol):
         self._watch(min([sent.deadline for sent in waiting if sent.deadline > now], default=end))
 
 
-def _error(message: str) -> ResponseError:
+def _error(message: str) -> RedisError:
     code, _, rest = message.partition(" ")
     named = _ERRORS.get(code)
     return named(rest) if named else ResponseError(message)
@@ -180,11 +203,14 @@ class RedisChannel:
         self._pool = pool
         self._timeout_s = timeout_s
         self._admitted = asyncio.Semaphore(max_calls)
+        self._is_closed = False
         self._line: _Line | None = None
         self._opening: asyncio.Task[_Line] | None = None
 
     async def run(self, runs: Sequence[Run]) -> list[Any]:
         """See the contract; the scripts run in their order, others' perhaps between them."""
+        if not runs:
+            return []
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         commands = [("EVALSHA", run.script.digest, 1, run.prefix, *run.arguments) for run in runs]
         replies = await self._exchange(commands, deadline)
@@ -194,17 +220,18 @@ class RedisChannel:
                 command = ("EVAL", run.script.source, 1, run.prefix, *run.arguments)
                 [replies[index]] = await self._exchange([command], deadline)
         for reply in replies:
-            if isinstance(reply, ResponseError):
+            if isinstance(reply, RedisError):
                 raise reply
         return replies
 
     async def close(self) -> None:
         """See the contract."""
+        self._is_closed = True
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
         if self._line is not None:
-            self._line.close(RedisConnectionError("the connection was closed"))
+            self._line.close(RedisConnectionError(_CLOSED))
             if self._line.ended is not None:
                 await asyncio.gather(self._line.ended, return_exceptions=True)
 
@@ -226,21 +253,27 @@ class RedisChannel:
 
     async def _opened(self, deadline: float) -> _Line:
         """Return the line that somebody is opening; who is in a hurry leaves it to the others."""
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._open())
-            self._opening.add_done_callback(self._end_opening)
+        if self._is_closed:
+            raise RedisConnectionError(_CLOSED)
+        opening = self._opening
+        if opening is None:
+            opening = self._opening = asyncio.create_task(self._open())
+            opening.add_done_callback(self._end_opening)
         async with asyncio.timeout_at(deadline):
-            return await asyncio.shield(self._opening)
+            await asyncio.wait({opening})
+        if opening.cancelled():
+            raise RedisConnectionError(_CLOSED)
+        return opening.result()
 
     async def _open(self) -> _Line:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
+            self._line = _Line(connection, self._timeout_s, self._admitted.release)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        self._line = _Line(connection, self._timeout_s, self._admitted.release)
         return self._line
 
     def _end_opening(self, opening: asyncio.Task[_Line]) -> None:

@@ -35,6 +35,8 @@ class ClusterCalls:
         What was sent is answered even if the caller gives up: a caller in a hurry would otherwise close a connection
         that is still being opened, time and again, and never get one.
         """
+        if not runs:
+            return []
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         async with asyncio.timeout_at(deadline):
             await self._calls.acquire()

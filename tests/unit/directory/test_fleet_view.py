@@ -225,3 +225,17 @@ def test_no_replica_is_seen_longer_than_its_lease_after_it_last_published(steps:
         # Looking at each step: a client that never looked cannot know when a record was new.
         for seen in client.look(server):
             assert client.now_s - published_s[seen] < TTL_MS / 1000
+
+
+def test_what_stood_beside_an_unreadable_record_is_known_with_its_next_one() -> None:
+    server, client = Server(), Client()
+    server.publish("a")
+    server.publish("b")
+    version, readable = server.records["b"]
+    server.records["b"] = (version, readable[:-1])
+    with pytest.raises(DirectoryUnavailableError):
+        client.look(server)
+    del server.records["b"]
+    for incarnation in ("2", "3"):
+        server.publish("a", incarnation)
+        assert client.look(server) == [f"a{incarnation}"]
