@@ -80,8 +80,14 @@ def play_phase(plan: LoadPlan, phase: Phase, transport: Transport, samples: Samp
         began, before = time.perf_counter(), len(samples)
         runner.start(part.users if part.mode == "closed" else 1, spawn_rate=100)
         watch = _Watch(part, samples, before, progress)
-        while not runner.greenlet.join(timeout=2):
-            watch.tell()
+        try:
+            while not runner.greenlet.join(timeout=2):
+                watch.tell()
+        except KeyboardInterrupt:
+            # What is under way would be noted as failed once its platform stops.
+            samples.close()
+            runner.quit()
+            raise
         progress(
             f"{part.name} ({', '.join(part.arms)}): {len(samples) - before} samples in "
             f"{time.perf_counter() - began:.0f} s, {sum(1 for one in samples if one.error)} failed so far"

@@ -75,6 +75,7 @@ class Samples:
     def __init__(self, given: Iterable[Sample] = ()) -> None:
         self._samples = list(given)
         self.dropped = 0
+        self._is_closed = False
 
     def __iter__(self) -> Any:
         return iter(self._samples)
@@ -84,10 +85,16 @@ class Samples:
 
     def add(self, sample: Sample) -> None:
         """Keep a sample; beyond :data:`MAX_SAMPLES` they are counted alone."""
+        if self._is_closed:
+            return
         if len(self._samples) < MAX_SAMPLES:
             self._samples.append(sample)
         else:
             self.dropped += 1
+
+    def close(self) -> None:
+        """Take no more."""
+        self._is_closed = True
 
     def take(self) -> list[Sample]:
         """Return all samples and keep none: what a worker sends to its master."""

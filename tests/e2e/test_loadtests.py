@@ -88,6 +88,7 @@ def test_one_that_is_interrupted_reports_what_it_has(simulated_url: str, tmp_pat
     content = json.loads((tmp_path / "report.json").read_text())
     assert {row["arm"] for row in content["rows"]} == {"lora", "alora", "all"}
     assert content["facts"]["ended early"] == "interrupted"
+    assert sum(row["failed"] for row in content["rows"]) == 0
     assert "ended early" in (tmp_path / "report.html").read_text()
 
 
