@@ -180,7 +180,7 @@ class _Line(asyncio.Protocol):
         for sent in waiting:
             if sent.deadline <= now:
                 sent.done.set_exception(TimeoutError())
-        self._watch(min([sent.deadline for sent in waiting if sent.deadline > now], default=end))
+        self._watch(min([end, *(sent.deadline for sent in waiting if sent.deadline > now)]))
 
 
 def _error(message: str) -> RedisError:
