@@ -57,12 +57,18 @@ def local_platform(
     same = ("--state-dir", str(state_dir))
     flags = ("--engine", engine, "--replicas", str(replicas), "--policy", policy, "--adapters-dir", str(folder))
     up = [*command, "up", "--detach", "--port", str(port), *same, *flags]
-    try:
-        done = subprocess.run(up, env=environment, capture_output=True, text=True, timeout=START_TIMEOUT_S)  # noqa: S603
-    except subprocess.TimeoutExpired:
-        raise PlatformError(f"the platform did not start within {START_TIMEOUT_S} s") from None
-    if done.returncode:
-        raise PlatformError(f"the platform does not start: {done.stderr[-1500:]}")
+    with subprocess.Popen(  # noqa: S603
+        up, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as starting:
+        try:
+            _, errors = starting.communicate(timeout=START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise PlatformError(f"the platform did not start within {START_TIMEOUT_S} s") from None
+        finally:
+            # If it still runs, it ends what it was starting.
+            starting.terminate()
+    if starting.returncode:
+        raise PlatformError(f"the platform does not start: {errors[-1500:]}")
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
