@@ -209,24 +209,34 @@ async def test_a_line_that_is_lost_before_it_is_used_costs_no_place(
 
 
 async def test_calls_with_no_time_left_cost_no_place(redis_server: Any) -> None:
-    channel = channel_to(redis_server.url, max_calls=3)
+    channel = channel_to(redis_server.url, max_calls=3, timeout_s=2.0)
     await channel.run([echo("first")])
     loop = asyncio.get_running_loop()
     command = ("EVALSHA", ECHO.digest, 1, "k", "hurried")
     for left_s in (0.0004, 0.0, -0.1):
-        calls = [channel._exchange([command], loop.time() + left_s) for _ in range(3)]
-        found = await asyncio.gather(*calls, return_exceptions=True)
+        hurried = [channel._exchange([command], loop.time() + left_s) for _ in range(3)]
+        found = await asyncio.gather(*hurried, return_exceptions=True)
         assert all(one == [echoed("hurried")] or isinstance(one, TimeoutError) for one in found)
+    assert await channel.run([echo("next")]) == [echoed("next")]
+    before = await _scripts_run(redis_server.url)
     redis_server.pause()
     try:
         calls = [asyncio.create_task(channel.run([echo(str(number))])) for number in range(5)]
-        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.wait(calls, timeout=0.5)
     finally:
         redis_server.resume()
-    async with Redis.from_url(redis_server.url) as client:
-        made = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
-        assert made == 1 + 9 + 3, "three may be under way, as before"
+    assert [call.done() for call in calls] == [False] * 5
+    for call in calls[3:]:
+        call.cancel()
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert found[:3] == [[echoed(str(number))] for number in range(3)]
+    assert await _scripts_run(redis_server.url) == before + 3, "three may be under way, as before"
     await channel.close()
+
+
+async def _scripts_run(url: str) -> int:
+    async with Redis.from_url(url) as client:
+        return int((await client.info("commandstats"))["cmdstat_evalsha"]["calls"])
 
 
 @pytest.mark.parametrize("code", ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH"])
