@@ -208,6 +208,46 @@ async def test_a_line_that_is_lost_before_it_is_used_costs_no_place(
     await channel.close()
 
 
+async def test_a_server_that_dies_under_many_calls_gives_errors_of_the_contract(redis_server: Any) -> None:
+    """Between the end of a stream and the word of it, uvloop's transport refuses what is written to it."""
+    loop = asyncio.get_running_loop()
+    kinds: set[type] = set()
+
+    async def keep_calling(channel: RedisChannel, until: float) -> None:
+        while loop.time() < until:
+            await asyncio.sleep(0)
+            try:
+                await channel.run([echo("again")])
+            except (TimeoutError, RedisError, OSError) as error:
+                kinds.add(type(error))
+            await asyncio.sleep(0)
+
+    for _ in range(5):
+        channels = [channel_to(redis_server.url) for _ in range(4)]
+        await asyncio.gather(*(channel.run([echo("first")]) for channel in channels))
+        until = loop.time() + 0.3
+        calls = [asyncio.create_task(keep_calling(channel, until)) for channel in channels for _ in range(8)]
+        await asyncio.sleep(0.1)
+        redis_server.kill()
+        await asyncio.gather(*calls)
+        redis_server.start()
+        for channel in channels:
+            await channel.close()
+    assert kinds
+
+
+async def test_a_transport_that_is_closing_takes_nothing(redis_server: Any) -> None:
+    channel = channel_to(redis_server.url)
+    await channel.run([echo("first")])
+    line = channel._line
+    assert line is not None
+    line._transport.abort()
+    # The loop has not told of it yet.
+    assert line.ended is None
+    assert await channel.run([echo("next")]) == [echoed("next")]
+    await channel.close()
+
+
 async def test_calls_with_no_time_left_cost_no_place(redis_server: Any) -> None:
     channel = channel_to(redis_server.url, max_calls=3, timeout_s=2.0)
     await channel.run([echo("first")])

@@ -96,8 +96,8 @@ class _Line(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether anything can be sent."""
-        return self.ended is None
+        """Whether anything can be sent. The transport knows of an end before it tells of it."""
+        return self.ended is None and not self._transport.is_closing()
 
     def send(self, commands: Sequence[tuple[Any, ...]], deadline: float) -> asyncio.Future[list[Any]]:
         """Send ``commands``; their replies come, or a TimeoutError, a RedisError or an OSError.
