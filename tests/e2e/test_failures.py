@@ -59,10 +59,15 @@ def command_of(process: psutil.Process) -> str:
 
 
 def test_a_killed_replica_takes_its_engine_along_and_no_call(platform: Any) -> None:
+    def known_engines() -> bool:
+        """Also while a replica that was lost before is being replaced."""
+        known.clear()
+        known.update(engines(platform))
+        return len(known) == 2 and all(known.values())
+
+    known: dict[int, list[psutil.Process]] = {}
+    platform.wait_until(known_engines, 120, "an engine below each of two replicas")
     platform.settle()
-    platform.wait_until(lambda: all(engines(platform).values()), 10, "an engine below each replica")
-    known = engines(platform)
-    assert len(known) == 2
     stop = time.monotonic() + 20
     victim, below = next(iter(known.items()))
 
