@@ -21,7 +21,7 @@ class PlatformError(Exception):
 
 def adapters_folder(state_dir: Path, model_path: Path) -> Path:
     """Write five untrained aLoRA adapters and their LoRA twins, unless they are there; return their folder."""
-    from aloraserve_services.engine.untrained import write_untrained_adapters
+    from aloraserve_services.models.untrained import write_untrained_adapters
 
     folder = state_dir / "loadtest-adapters" / model_path.name
     write_untrained_adapters(folder, model_path, names=INTRINSICS)
@@ -44,8 +44,8 @@ def local_platform(
     Raises:
         PlatformError: it does not start.
     """
-    from aloraserve_services.engine.hardware import preferred_dtype
-    from aloraserve_services.engine.model_files import ensure_smollm2
+    from aloraserve_services.models.hardware import preferred_dtype
+    from aloraserve_services.models.model_files import ensure_smollm2
 
     folder = adapters_folder(state_dir, ensure_smollm2(state_dir, dtype=preferred_dtype()))
     port = _free_port()

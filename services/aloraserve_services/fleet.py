@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from aloraserve_services.engine.hardware import is_cpu_engine
 from aloraserve_services.gateway.app import ENGINE, Gateway
 from aloraserve_services.gateway.ranked_router import RankedRequestRouter
+from aloraserve_services.models.hardware import is_cpu_engine
 from aloraserve_services.plan import FleetPlan
 
 APP = "aloraserve"
@@ -53,7 +53,7 @@ def build_app(plan: FleetPlan) -> Any:
 
 def _replica_class(plan: FleetPlan) -> type:
     from aloraserve_services.engine.replica import EngineReplica
-    from aloraserve_services.engine.simulated_replica import SimulatedEngineReplica
+    from aloraserve_services.engine.simulated.replica import SimulatedEngineReplica
 
     return EngineReplica if plan.calibration is None else SimulatedEngineReplica
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from aloraserve.adapters import Adapter, BaseShape, FolderCatalog, RefusedAdapter
+from aloraserve.adapters import AdapterVersion, BaseShape, FolderCatalog, RefusedAdapter
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.redis import RedisDirectory
+from aloraserve.engine_model import calibration
+from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
-from aloraserve.simulation import calibration
-from aloraserve.simulation.calibration import Calibration
-from aloraserve_services.engine.hardware import Dtype, is_cpu_engine, preferred_dtype
+from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
 CPU_BLOCK_TOKENS = 32
 SIMULATED = "simulated engine"
@@ -45,7 +45,7 @@ class FleetPlan:
     model_path: Path
     dtype: Dtype
     keyspace: KeySpace
-    adapters: tuple[Adapter, ...]
+    adapters: tuple[AdapterVersion, ...]
     refused: tuple[RefusedAdapter, ...]
     calibration: Calibration | None = None
 
@@ -62,7 +62,7 @@ class FleetPlan:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""
         return RedisLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
 
-    def adapter(self, name: str) -> Adapter | None:
+    def adapter(self, name: str) -> AdapterVersion | None:
         """Return the adapter called ``name``."""
         return next((adapter for adapter in self.adapters if adapter.name == name), None)
 
@@ -89,7 +89,7 @@ def make_plan(
             block size.
         StartError: the packaged model cannot be converted.
     """
-    from aloraserve_services.engine.model_files import resolve_model
+    from aloraserve_services.models.model_files import resolve_model
 
     simulated = calibration.load(settings.calibration) if settings.engine == "simulated" else None
     if simulated is None and is_cpu_engine() and settings.block_tokens % CPU_BLOCK_TOKENS:
@@ -134,7 +134,7 @@ def _local(model_path: Path) -> Path:
 
 def _adapters(
     settings: Settings, folder: Path | None, model_path: Path, base_names: Collection[str]
-) -> tuple[tuple[Adapter, ...], tuple[RefusedAdapter, ...]]:
+) -> tuple[tuple[AdapterVersion, ...], tuple[RefusedAdapter, ...]]:
     if folder is None:
         return (), ()
     from transformers import AutoTokenizer

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from aloraserve.blocks import activation_point
-from aloraserve_services.engine.model_files import ensure_smollm2
-from aloraserve_services.engine.untrained import INTRINSICS, invocation_text, write_untrained_adapters
+from aloraserve_services.models.model_files import ensure_smollm2
+from aloraserve_services.models.untrained import INTRINSICS, invocation_text, write_untrained_adapters
 
 BASE = "SmolLM2-135M-Instruct"
 BLOCK = 32

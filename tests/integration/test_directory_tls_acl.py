@@ -20,8 +20,8 @@ from aloraserve.blocks import KeySpace
 from aloraserve.directory import redis as redis_backend
 from aloraserve.directory.base import Process, ReplicaState, place
 from aloraserve.directory.redis import RedisDirectory
-from aloraserve.directory.redis_client import open_client
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.redis.client import open_client
 from aloraserve.savings.base import CachedBySource, CallSavings, SavingsEntry
 from aloraserve.savings.redis import RedisLedger
 

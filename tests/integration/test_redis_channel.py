@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis_deployments import Wire
 
-from aloraserve.directory.redis_calls import Run, Script
-from aloraserve.directory.redis_channel import RedisChannel
-from aloraserve.directory.redis_client import open_client
+from aloraserve.redis.channel import RedisChannel
+from aloraserve.redis.client import open_client
+from aloraserve.redis.script_calls import Run, Script
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 FAIL = Script("return redis.error_reply('ERR refused ' .. ARGV[1])")

@@ -45,7 +45,7 @@ class Asker:
         self._app = __import__("ray").serve.get_replica_context().app_name
 
     def known(self) -> list[str]:
-        from aloraserve_services.gateway.reachable import known_replicas
+        from aloraserve_services.gateway.known_replicas import known_replicas
 
         return list(known_replicas("Echo", self._app))
 

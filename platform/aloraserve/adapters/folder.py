@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from aloraserve.adapters.base import Adapter, RefusedAdapter
+from aloraserve.adapters.base import AdapterVersion, RefusedAdapter
 from aloraserve.adapters.peft_files import Decode, read_adapter
 from aloraserve.adapters.shape import BaseShape
 from aloraserve.errors import InvalidAdapterError, SettingsError
@@ -36,7 +36,7 @@ class FolderCatalog:
         max_rank: int = 64,
         decode: Decode | None = None,
     ) -> None:
-        self._served: dict[str, Adapter] = {}
+        self._served: dict[str, AdapterVersion] = {}
         self._refused: list[RefusedAdapter] = []
         for folder in _subfolders(root):
             try:
@@ -45,11 +45,11 @@ class FolderCatalog:
             except InvalidAdapterError as exc:
                 self._refused.append(RefusedAdapter(folder.name, exc.message))
 
-    def get(self, name: str) -> Adapter | None:
+    def get(self, name: str) -> AdapterVersion | None:
         """Return the adapter called ``name``, or None."""
         return self._served.get(name)
 
-    def all(self) -> tuple[Adapter, ...]:
+    def all(self) -> tuple[AdapterVersion, ...]:
         """Return every served adapter, sorted by name."""
         return tuple(self._served.values())
 

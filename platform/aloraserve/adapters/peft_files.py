@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from aloraserve.adapters.base import Adapter
+from aloraserve.adapters.base import AdapterVersion
 from aloraserve.adapters.shape import BaseShape
 from aloraserve.adapters.weights import WEIGHTS_FILE, check_weights
 from aloraserve.errors import InvalidAdapterError
@@ -45,7 +45,7 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
 Decode = Callable[[Sequence[int]], str]
 
 
-def read_adapter(folder: Path, *, base: BaseShape, max_rank: int, decode: Decode | None = None) -> Adapter:
+def read_adapter(folder: Path, *, base: BaseShape, max_rank: int, decode: Decode | None = None) -> AdapterVersion:
     """Return the adapter in ``folder``, which gives it its name.
 
     Args:
@@ -65,7 +65,7 @@ def read_adapter(folder: Path, *, base: BaseShape, max_rank: int, decode: Decode
     invocation = _invocation(config, base)
     weights = _read_weights(folder)
     check_weights(weights, base=base, rank=config["r"], targets=targets)
-    return Adapter(
+    return AdapterVersion(
         name=folder.name,
         kind="alora" if invocation else "lora",
         path=folder,

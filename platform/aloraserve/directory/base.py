@@ -87,7 +87,7 @@ class ReplicaLoad:
         prefill_tokens_per_s: what its engine was last seen to do, for people.
         max_requests: requests that it runs at once.
         queued_prefill_s: how long its engine will take for ``queued_prefill_tokens``.
-        prefill_fixed_s: see :class:`~aloraserve.routing.prefill.PrefillModel`, like the next two.
+        prefill_fixed_s: see :class:`~aloraserve.routing.prefill_model.PrefillModel`, like the next two.
         prefill_s_per_token: linear part.
         prefill_s_per_square_token: quadratic part.
         decode_step_s: one decoding step of the batch as it is.

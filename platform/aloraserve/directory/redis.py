@@ -35,11 +35,11 @@ from aloraserve.directory.base import (
 )
 from aloraserve.directory.fleet_view import FleetView
 from aloraserve.directory.handshake import check_same
-from aloraserve.directory.redis_calls import Calls, Run, Script
-from aloraserve.directory.redis_channel import RedisChannel
-from aloraserve.directory.redis_client import RedisClient, open_client, redacted_url
-from aloraserve.directory.redis_cluster import ClusterCalls
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.redis.channel import RedisChannel
+from aloraserve.redis.client import RedisClient, open_client, redacted_url
+from aloraserve.redis.cluster import ClusterCalls
+from aloraserve.redis.script_calls import Calls, Run, Script
 
 FIELD_BYTES = 8
 HOLDER_BYTES = 8
@@ -132,7 +132,7 @@ class RedisDirectory:
         """Return a directory at ``url``; connects when first used.
 
         Args:
-            url: see :func:`~aloraserve.directory.redis_client.open_client`.
+            url: see :func:`~aloraserve.redis.client.open_client`.
             namespace: see the class, as the others.
             timeout_s: of each call.
             max_connections: the most to one server of a cluster; else, where one is enough, the most calls at once.

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision, Estimate
-from aloraserve.routing.load import CostModel, is_published, overlap_tokens, requests
+from aloraserve.routing.cost_model import CostModel, is_published, overlap_tokens, requests
 from aloraserve.routing.rendezvous import conversation, weight
 
 OVERFLOW_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Margins:
+class ExpectedTtftTuning:
     """When two candidates are equally good, what a second prefill costs the fleet, and when it is overloaded.
 
     A replica's *turnover* is the time in which it could fill its whole KV cache anew. Calls that wait for a good part
@@ -66,11 +66,11 @@ class _Scored(NamedTuple):
 
 class ExpectedTtft:
     """See :class:`~aloraserve.routing.base.Policy`; the estimates are
-    :class:`~aloraserve.routing.load.CostModel`'s.
+    :class:`~aloraserve.routing.cost_model.CostModel`'s.
 
-    The score is the expected TTFT, and a share (:class:`Margins`) of what prefilling the longest overlap's tokens again
-    takes: a call leaves its holder only for more than that, a fan-out of siblings with it. Of those whose score is
-    within ``tie_tokens`` or ``tie_share`` of the best, the longest overlap comes first, then the fewest requests, then
+    The score is the expected TTFT, and a share (:class:`ExpectedTtftTuning`) of what prefilling the longest overlap's
+    tokens again takes: a call leaves its holder only for more than that, a fan-out of siblings with it. Of those whose
+    score is within ``tie_tokens`` or ``tie_share`` of the best, the longest overlap comes first, then the fewest requests, then
     the fewest tokens held, so that new conversations fill an idle fleet evenly, all three in coarse steps; then the
     overlap in blocks, then a hash of the conversation: gateways that decide on the same stale state send different
     conversations to different replicas, and each conversation to one.
@@ -82,14 +82,14 @@ class ExpectedTtft:
 
     Args:
         costs: the cost model.
-        margins: see :class:`Margins`.
+        tuning: see :class:`ExpectedTtftTuning`.
     """
 
     name = "expected-ttft"
 
-    def __init__(self, costs: CostModel | None = None, margins: Margins | None = None) -> None:
+    def __init__(self, costs: CostModel | None = None, tuning: ExpectedTtftTuning | None = None) -> None:
         self._costs = costs or CostModel()
-        self._margins = margins or Margins()
+        self._tuning = tuning or ExpectedTtftTuning()
 
     def decide(self, call: Call, candidates: Sequence[Candidate]) -> Decision:
         """Order ``candidates`` by score, the equally good by what else speaks for them."""
@@ -110,7 +110,7 @@ class ExpectedTtft:
 
     def _shortlisted(self, call: Call, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         """Return the candidates with the least work before the call's first token, all of them if they are few."""
-        if len(candidates) <= 2 * self._margins.shortlist:
+        if len(candidates) <= 2 * self._tuning.shortlist:
             return candidates
         adapter, prompt_tokens, block_tokens = call.adapter, call.prompt_tokens, call.block_tokens
         default_s = 1 / self._costs.default_tokens_per_s
@@ -126,7 +126,7 @@ class ExpectedTtft:
                 seconds += self._costs.unpublished_s
             return seconds, load.running + load.waiting, one.state.held_blocks
 
-        return heapq.nsmallest(self._margins.shortlist, candidates, key=work_s)
+        return heapq.nsmallest(self._tuning.shortlist, candidates, key=work_s)
 
     def _pressure(self, candidates: Sequence[Candidate]) -> float:
         """Return the mean queue as a share of the one that counts as overload, at most 1."""
@@ -135,36 +135,36 @@ class ExpectedTtft:
             load = one.state.load
             queued += load.queued_prefill_s + one.claimed_tokens * load.prefill_s_per_token
             turnover += _turnover_s(one)
-        return min(1.0, queued / (self._margins.overload_share * turnover)) if turnover > 0 else 0.0
+        return min(1.0, queued / (self._tuning.overload_share * turnover)) if turnover > 0 else 0.0
 
     def _overflow(self, call: Call, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return who takes a call that has to be prefilled, mostly, wherever it goes, in an overloaded fleet.
 
         Nobody, where it is another call or another fleet; of many candidates the first ``shortlist``.
         """
-        margins = self._margins
-        if len(candidates) < margins.overflow_replicas or not margins.overflow_wait_s:
+        tuning = self._tuning
+        if len(candidates) < tuning.overflow_replicas or not tuning.overflow_wait_s:
             return []
         if 2 * max(overlap_tokens(call, one) for one in candidates) >= call.prompt_tokens:
             return []
         queues = [self._costs.queue_s(one) for one in candidates]
         pairs = list(zip(queues, candidates, strict=True))
-        if any(queue_s <= margins.overload_share * _turnover_s(one) for queue_s, one in pairs):
+        if any(queue_s <= tuning.overload_share * _turnover_s(one) for queue_s, one in pairs):
             return []
-        longest_s = min(queues) + margins.overflow_wait_s
+        longest_s = min(queues) + tuning.overflow_wait_s
 
         def order(pair: tuple[float, Candidate]) -> tuple[bool, float, str]:
             queue_s, one = pair
-            is_full = queue_s > min(margins.overflow_share * _turnover_s(one), longest_s)
+            is_full = queue_s > min(tuning.overflow_share * _turnover_s(one), longest_s)
             return is_full, queue_s if is_full else -queue_s, one.state.replica
 
-        few = len(pairs) if len(pairs) <= 2 * margins.shortlist else margins.shortlist
+        few = len(pairs) if len(pairs) <= 2 * tuning.shortlist else tuning.shortlist
         return [one for _, one in heapq.nsmallest(few, pairs, key=order)]
 
     def _scored(self, call: Call, candidates: Sequence[Candidate], pressure: float) -> list[_Scored]:
         estimates = [self._costs.estimate(call, one) for one in candidates]
         longest = max(estimate.overlap_tokens for estimate in estimates)
-        share = self._margins.duplicate_share + self._margins.busy_share * pressure
+        share = self._tuning.duplicate_share + self._tuning.busy_share * pressure
         return [
             _Scored(self._score_s(estimate, candidate, longest, share), requests(candidate), estimate, candidate)
             for estimate, candidate in zip(estimates, candidates, strict=True)
@@ -178,8 +178,8 @@ class ExpectedTtft:
         return estimate.expected_ttft_s + share * again_s
 
     def _tie_limit_s(self, best: _Scored) -> float:
-        tokens_s = self._margins.tie_tokens * self._costs.prefill_model(best.candidate.state.load).s_per_token
-        return best.score_s + max(tokens_s, self._margins.tie_share * best.score_s)
+        tokens_s = self._tuning.tie_tokens * self._costs.prefill_model(best.candidate.state.load).s_per_token
+        return best.score_s + max(tokens_s, self._tuning.tie_share * best.score_s)
 
     def _spread(self, call: Call, tied: Sequence[_Scored]) -> list[_Scored]:
         fewest = min(one.requests for one in tied)
@@ -191,8 +191,8 @@ class ExpectedTtft:
             overlap, replica = one.estimate.overlap_tokens, one.estimate.replica
             return (
                 not is_published(one.candidate),
-                -(overlap * self._margins.overlap_steps // length),
-                (one.requests - fewest) // (self._margins.spread_requests + 1),
+                -(overlap * self._tuning.overlap_steps // length),
+                (one.requests - fewest) // (self._tuning.spread_requests + 1),
                 (_stored_tokens(call, one) - least) // length,
                 -overlap,
                 weight(name, replica),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision
-from aloraserve.routing.load import CostModel, is_published, queued_tokens, requests
+from aloraserve.routing.cost_model import CostModel, is_published, queued_tokens, requests
 
 
 class LeastLoaded:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from aloraserve.routing.base import Policy
-from aloraserve.routing.expected_ttft import ExpectedTtft, Margins
+from aloraserve.routing.cost_model import CostModel
+from aloraserve.routing.expected_ttft import ExpectedTtft, ExpectedTtftTuning
 from aloraserve.routing.least_loaded import LeastLoaded
-from aloraserve.routing.load import CostModel
 from aloraserve.routing.longest_prefix import LongestPrefix
 from aloraserve.routing.power_of_two import PowerOfTwo
 from aloraserve.routing.round_robin import RoundRobin
@@ -21,17 +21,17 @@ class PolicyKind:
     """How a policy is made and what it needs.
 
     Args:
-        make: from a cost model, a seed and margins; each call gives a new one, without memory.
+        make: from a cost model, a seed and tuning; each call gives a new one, without memory.
         asks_directory: whether it looks at loads or holdings; without, no directory is asked for it.
     """
 
-    make: Callable[[CostModel, int, Margins], Policy]
+    make: Callable[[CostModel, int, ExpectedTtftTuning], Policy]
     asks_directory: bool = True
 
 
 POLICIES: Mapping[str, PolicyKind] = MappingProxyType(
     {
-        ExpectedTtft.name: PolicyKind(lambda costs, _, margins: ExpectedTtft(costs, margins)),
+        ExpectedTtft.name: PolicyKind(lambda costs, _, tuning: ExpectedTtft(costs, tuning)),
         LongestPrefix.name: PolicyKind(lambda costs, *_: LongestPrefix(costs)),
         SessionHash.name: PolicyKind(lambda costs, *_: SessionHash(costs), asks_directory=False),
         LeastLoaded.name: PolicyKind(lambda costs, *_: LeastLoaded(costs)),
@@ -52,16 +52,18 @@ def check_policy(name: str) -> str:
     return name
 
 
-def make_policy(name: str, *, costs: CostModel | None = None, seed: int = 0, margins: Margins | None = None) -> Policy:
+def make_policy(
+    name: str, *, costs: CostModel | None = None, seed: int = 0, tuning: ExpectedTtftTuning | None = None
+) -> Policy:
     """Return a new policy.
 
     Args:
         name: a key of ``POLICIES``.
         costs: the cost model, the default one if None.
         seed: for policies that draw.
-        margins: for ``expected-ttft``, the default ones if None.
+        tuning: for ``expected-ttft``, the default ones if None.
 
     Raises:
         ValueError: no policy is called that.
     """
-    return POLICIES[check_policy(name)].make(costs or CostModel(), seed, margins or Margins())
+    return POLICIES[check_policy(name)].make(costs or CostModel(), seed, tuning or ExpectedTtftTuning())

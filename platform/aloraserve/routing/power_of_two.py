@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision
+from aloraserve.routing.cost_model import CostModel, requests
 from aloraserve.routing.least_loaded import by_load
-from aloraserve.routing.load import CostModel, requests
 
 
 class PowerOfTwo:

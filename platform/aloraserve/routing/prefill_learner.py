@@ -1,4 +1,4 @@
-"""Learns a replica's :class:`~aloraserve.routing.prefill.PrefillModel` from the prefills that it sees."""
+"""Learns a replica's :class:`~aloraserve.routing.prefill_model.PrefillModel` from the prefills that it sees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aloraserve.routing.prefill import PrefillModel
+from aloraserve.routing.prefill_model import PrefillModel
 
 MAX_STRATA = 64
 SAMPLES_A_STRATUM = 16

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision
-from aloraserve.routing.load import CostModel, is_published, requests
+from aloraserve.routing.cost_model import CostModel, is_published, requests
 
 ANCHOR_BLOCKS = 4
 

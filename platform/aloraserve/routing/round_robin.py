@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision
-from aloraserve.routing.load import CostModel
+from aloraserve.routing.cost_model import CostModel
 
 
 class RoundRobin:

@@ -14,7 +14,7 @@ from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call, Decision, Policy
 from aloraserve.routing.breaker import Breaker
 from aloraserve.routing.budget import Budget
-from aloraserve.routing.load import is_published, unpublished
+from aloraserve.routing.cost_model import is_published, unpublished
 from aloraserve.routing.pending import PendingClaims
 from aloraserve.routing.placement import ClaimOutcome, Placement
 from aloraserve.routing.rendezvous import Rendezvous

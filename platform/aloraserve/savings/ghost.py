@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aloraserve.blocks import BlockKey
-from aloraserve.blocks.block_cache import BlockCache
+from aloraserve.engine_model.block_cache import BlockCache
 
 
 class Ghost:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aloraserve.blocks import BlockKey, KeySpace
-from aloraserve.routing.prefill import PrefillModel
 from aloraserve.routing.prefill_learner import PrefillQuality
+from aloraserve.routing.prefill_model import PrefillModel
 from aloraserve.savings.base import CallSavings
 from aloraserve.savings.ghost import Ghost
 from aloraserve.savings.sources import FirstStored

@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from aloraserve.directory.redis_client import RedisClient, open_client, redacted_url
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.redis.client import RedisClient, open_client, redacted_url
 from aloraserve.savings.base import FIGURES, SavingsEntry, SavingsFigures, buckets
 from aloraserve.savings.memory import KEPT_S, Bucket, Tally
 

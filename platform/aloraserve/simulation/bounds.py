@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from aloraserve.blocks.block_cache import BlockCache
+from aloraserve.engine_model.block_cache import BlockCache
+from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.simulation.base import SimulatedCall
-from aloraserve.simulation.calibration import Calibration
 from aloraserve.simulation.workload import Workload
 
 _UNLIMITED_BLOCKS = 1 << 60

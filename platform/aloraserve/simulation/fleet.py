@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from aloraserve.directory.base import LEASE_TTL_S
+from aloraserve.engine_model.calibration import Calibration
+from aloraserve.engine_model.engine import ModelledEngine
+from aloraserve.engine_model.engine_request import EngineRequest
 from aloraserve.errors import SettingsError
 from aloraserve.simulation.base import FleetView, Kind, ReplicaView, RouterFactory, SimulatedCall
-from aloraserve.simulation.calibration import Calibration
-from aloraserve.simulation.engine import ModelledEngine
-from aloraserve.simulation.engine_request import EngineRequest
 from aloraserve.simulation.events import EventQueue
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.platform_router import PlatformRouter

@@ -19,8 +19,8 @@ from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import MAX_APPLY_BLOCKS, Candidate, Holding, ReplicaLoad, ReplicaState
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.routing.base import Call, Decision, Estimate
+from aloraserve.routing.cost_model import CostModel, overlap_tokens, unpublished
 from aloraserve.routing.expected_ttft import ExpectedTtft
-from aloraserve.routing.load import CostModel, overlap_tokens, unpublished
 from aloraserve.routing.policies import POLICIES, make_policy
 from aloraserve.routing.rendezvous import Rendezvous
 from aloraserve.simulation.base import FleetView, SimulatedCall

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import cast
 
 from aloraserve.blocks import BlockKey, KeySpace
+from aloraserve.engine_model.calibration import Calibration
+from aloraserve.engine_model.engine import ModelledEngine
+from aloraserve.engine_model.engine_request import EngineRequest
 from aloraserve.errors import SettingsError
 from aloraserve.simulation.base import FleetView, Kind, ReplicaView, RouterFactory, RouterModel, SimulatedCall
-from aloraserve.simulation.calibration import Calibration
-from aloraserve.simulation.engine import ModelledEngine
-from aloraserve.simulation.engine_request import EngineRequest
 from aloraserve.simulation.events import EventQueue
 from aloraserve.simulation.replica import ModelledReplica, ReplicaHooks
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import Holding
+from aloraserve.engine_model.engine import ModelledEngine
+from aloraserve.engine_model.engine_request import EngineRequest, StepResult
 from aloraserve.simulation.base import ReplicaView, RouterModel, SimulatedCall
-from aloraserve.simulation.engine import ModelledEngine
-from aloraserve.simulation.engine_request import EngineRequest, StepResult
 from aloraserve.simulation.events import EventQueue
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.platform_router import PlatformRouter

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.simulation.bounds import one_cache, rate_scale_at
-from aloraserve.simulation.calibration import Calibration
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, check_fits
-from aloraserve.simulation.routers import router_factory
+from aloraserve.simulation.router_names import router_factory
 from aloraserve.simulation.summary import Bounds, over_seeds, summarize
 from aloraserve.simulation.trace import MAX_ROWS, GeneratedTrace, TraceRow, read_trace
 from aloraserve.simulation.workload import Workload, WorkloadSettings

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.telemetry.cached_labels import Histogram
 from aloraserve.telemetry.instruments import Instruments
-from aloraserve.telemetry.quick import Histogram
 
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _CALLS = frozenset(

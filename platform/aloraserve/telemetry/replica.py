@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 from aloraserve.directory.base import LEASE_TTL_S, Directory, ReplicaLoad, ReplicaState
 from aloraserve.directory.ingest import Ingest, IngestStats
 from aloraserve.directory.mirror import Mirror
+from aloraserve.telemetry.cached_labels import Counter, Histogram
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import BoundedNames
-from aloraserve.telemetry.quick import Counter, Histogram
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 

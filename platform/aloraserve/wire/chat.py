@@ -147,7 +147,7 @@ def _check_template_kwarg(name: str, value: object) -> None:
         raise refusal("template_kwargs", f"has a '{name}' that is no finite number below 2**63")
 
 
-class TopLogprob(ResponsePart):
+class ChatTopLogprob(ResponsePart):
     """One alternative at a position; ``bytes`` is its UTF-8, which may be part of a character."""
 
     token: str
@@ -155,16 +155,16 @@ class TopLogprob(ResponsePart):
     bytes: list[int] | None = None
 
 
-class TokenLogprob(TopLogprob):
+class ChatTokenLogprob(ChatTopLogprob):
     """A generated token and its alternatives."""
 
-    top_logprobs: list[TopLogprob] = Field(default_factory=list)
+    top_logprobs: list[ChatTopLogprob] = Field(default_factory=list)
 
 
 class ChatLogprobs(ResponsePart):
     """Log-probabilities of a choice's tokens."""
 
-    content: list[TokenLogprob]
+    content: list[ChatTokenLogprob]
 
 
 class AssistantMessage(ResponsePart):

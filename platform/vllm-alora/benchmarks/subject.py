@@ -80,7 +80,7 @@ def _converted(dtype: str) -> Path:
     """Return SmolLM2's folder. aloraserve converts it; the plugin must not depend on that, so it may be missing."""
     try:
         from aloraserve.settings import default_state_dir
-        from aloraserve_services.engine.model_files import ensure_smollm2
+        from aloraserve_services.models.model_files import ensure_smollm2
     except ImportError as exc:
         raise SubjectError(
             "no model: pass --model PATH, a folder with config.json and safetensors "

@@ -30,12 +30,12 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
+from aloraserve.engine_model.calibration import load
 from aloraserve.errors import StartError
-from aloraserve.simulation.calibration import load
 from aloraserve.simulation.summary import half_width
 from aloraserve_services.cli.bench_routing_live import slowed
 from aloraserve_services.cli.live_client import LightClient
-from aloraserve_services.engine.model_files import ensure_smollm2
+from aloraserve_services.models.model_files import ensure_smollm2
 
 SPEED = 50.0
 """How many times faster the engines are than those of the calibration."""

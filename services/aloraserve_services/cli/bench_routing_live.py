@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from aloraserve.simulation.calibration import Calibration
+from aloraserve.engine_model.calibration import Calibration
 from aloraserve_services.cli.client import CallFailedError
 from aloraserve_services.cli.live_client import LightClient, Streamed
 from aloraserve_services.cli.live_workload import (
@@ -37,9 +37,9 @@ from aloraserve_services.cli.live_workload import (
     conversations,
     hit_bound,
 )
-from aloraserve_services.engine.answer_words import AnswerWords
-from aloraserve_services.engine.untrained import TWIN_SUFFIX
+from aloraserve_services.engine.simulated.answer_words import AnswerWords
 from aloraserve_services.gateway.session import SESSION_HEADER
+from aloraserve_services.models.untrained import TWIN_SUFFIX
 from aloraserve_services.plan import FleetPlan
 
 IDLE_CALLS = 40

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aloraserve.errors import StartError
-from aloraserve.simulation.calibration import AdapterTimes, Calibration
-from aloraserve.simulation.fitting import (
+from aloraserve.engine_model.calibration import AdapterTimes, Calibration
+from aloraserve.engine_model.fitting import (
     DecodeSample,
     PrefillSample,
     decode_error,
@@ -26,6 +25,7 @@ from aloraserve.simulation.fitting import (
     fit_prefill,
     prefill_error,
 )
+from aloraserve.errors import StartError
 from aloraserve_services.cli.bench import machine
 from aloraserve_services.cli.client import TimedClient
 from aloraserve_services.plan import FleetPlan
@@ -155,8 +155,8 @@ class EngineTimer:
 
     async def _stamps(self, token_ids: list[int], answer: int, adapter: str | None) -> tuple[list[float], int]:
         """Return when each chunk of an answer came, and how many prompt tokens were cached."""
+        from aloraserve.serving.engine_messages import EngineCall, EngineRefusal
         from aloraserve.wire.sampling import SamplingSettings
-        from aloraserve_services.engine.calls import EngineCall, EngineRefusal
 
         self._calls += 1
         sampling = SamplingSettings(max_tokens=answer, temperature=0.0)
@@ -204,7 +204,7 @@ def engine_figures(plan: FleetPlan, *, rounds: int, seed: int, progress: Callabl
 
 
 def _measure_in_process(plan: FleetPlan, rounds: int, seed: int, sending: Any) -> None:
-    from aloraserve_services.engine.vllm_engine import VllmEngine, prepare_environment
+    from aloraserve_services.engine.vllm.engine import VllmEngine, prepare_environment
 
     prepare_environment(plan)
     with tempfile.TemporaryDirectory(prefix="aloraserve-calibrate-") as folder:

@@ -14,7 +14,7 @@ from aloraserve_services.cli.demo_text import (
     ferry_conversation,
     glasshouse_conversation,
 )
-from aloraserve_services.engine.untrained import INTRINSICS, TWIN_SUFFIX
+from aloraserve_services.models.untrained import INTRINSICS, TWIN_SUFFIX
 from aloraserve_services.plan import FleetPlan
 
 JUDGEMENT_TOKENS = 4

@@ -25,9 +25,9 @@ from rich.console import Console
 from aloraserve.errors import AloraserveError, SettingsError, StartError
 from aloraserve.routing.policies import POLICIES
 from aloraserve.settings import Settings, load_settings
-from aloraserve_services.cli import run_file
-from aloraserve_services.cli.processes import reap_orphans, stop_signals
 from aloraserve_services.cli.simulate import simulate
+from aloraserve_services.local import run_file
+from aloraserve_services.local.processes import reap_orphans, stop_signals
 
 if TYPE_CHECKING:
     from aloraserve_services.cli.bench_routing_live import LivePlay, LiveResult
@@ -160,7 +160,7 @@ def _play_demo(settings: Settings, json: Path | None) -> None:
 def _demo_platform(settings: Settings) -> Iterator[tuple[FleetPlan, TimedClient]]:
     """Run a platform with the untrained adapters, and a client for it."""
     from aloraserve_services.cli.client import TimedClient
-    from aloraserve_services.cli.local import authorization, base_url, local_platform
+    from aloraserve_services.local.platform import authorization, base_url, local_platform
 
     settings = settings.model_copy(update={"adapters_dir": None})
     with (
@@ -172,7 +172,7 @@ def _demo_platform(settings: Settings) -> Iterator[tuple[FleetPlan, TimedClient]
 
 def _demo_adapters(settings: Settings, model_path: Path) -> Path:
     """Write the untrained adapters for a model, unless they are there, and return their folder."""
-    from aloraserve_services.engine.untrained import write_untrained_adapters
+    from aloraserve_services.models.untrained import write_untrained_adapters
 
     folder = settings.state_dir / "demo-adapters" / model_path.name
     write_untrained_adapters(folder, model_path)
@@ -288,9 +288,9 @@ def bench_routing_live(
 def _play_live(settings: Settings, play: LivePlay) -> LiveResult:
     import tempfile
 
-    from aloraserve.simulation.calibration import load
+    from aloraserve.engine_model.calibration import load
     from aloraserve_services.cli.bench_routing_live import run_live, slowed
-    from aloraserve_services.cli.local import authorization, base_url, local_platform
+    from aloraserve_services.local.platform import authorization, base_url, local_platform
 
     steps = _Steps()
     with tempfile.TemporaryDirectory(prefix="aloraserve-live-") as folder:
@@ -336,9 +336,9 @@ def verify_savings(
             dtype=dtype,
         )
         from aloraserve_services.cli.client import TimedClient
-        from aloraserve_services.cli.local import authorization, base_url
         from aloraserve_services.cli.status import fetch
         from aloraserve_services.cli.verify_savings import RESERVED_TOKENS, Target, run_verification, write_json
+        from aloraserve_services.local.platform import authorization, base_url
 
         wanted = _lengths(lengths, settings, RESERVED_TOKENS)
         headers, is_elsewhere = authorization(settings), url is not None
@@ -422,7 +422,7 @@ def up(
 
 
 def _run(settings: Settings) -> None:
-    from aloraserve_services.cli.local import base_url, local_platform
+    from aloraserve_services.local.platform import base_url, local_platform
 
     url = base_url(settings)
     # Adapters of a simulated engine have no effect but on what is reused, so untrained ones will do.
@@ -440,7 +440,7 @@ def _run(settings: Settings) -> None:
 
 
 def _start_detached(settings: Settings) -> None:
-    from aloraserve_services.cli.local import check_port
+    from aloraserve_services.local.platform import check_port
 
     other = run_file.read(settings.state_dir)
     if other is not None:
@@ -471,7 +471,7 @@ def _start_detached(settings: Settings) -> None:
 
 def _wait_for(child: subprocess.Popen[bytes], settings: Settings) -> None:
     """Return once the detached platform is ready."""
-    from aloraserve_services.cli.local import base_url
+    from aloraserve_services.local.platform import base_url
 
     while child.poll() is None:
         running = run_file.read(settings.state_dir)
@@ -492,8 +492,8 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the replicas, what each holds and has resident, and what reuse across adapters saved in the last hour."""
-    from aloraserve_services.cli.local import authorization
     from aloraserve_services.cli.status import fetch, fetch_savings, show, show_savings
+    from aloraserve_services.local.platform import authorization
 
     with _clear_errors():
         settings = load_settings(config, state_dir=state_dir)

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from aloraserve.engine_model.calibration import Calibration
+from aloraserve.engine_model.calibration import load as load_calibration
 from aloraserve.errors import SettingsError
-from aloraserve.simulation.calibration import Calibration
-from aloraserve.simulation.calibration import load as load_calibration
 from aloraserve.simulation.faults import parse_faults
 from aloraserve.simulation.plot import write_plot
 from aloraserve.simulation.replay import Replay, median_error, read_calls
-from aloraserve.simulation.routers import chosen_names, router_factory
+from aloraserve.simulation.router_names import chosen_names, router_factory
 from aloraserve.simulation.study import PolicyFigures, StudyProgress, StudySettings, parse_seeds, run_study
 from aloraserve.simulation.workload import WorkloadSettings
 

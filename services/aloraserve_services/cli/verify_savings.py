@@ -21,7 +21,7 @@ from rich.table import Table
 from aloraserve.errors import SettingsError
 from aloraserve_services.cli.bench import machine
 from aloraserve_services.cli.client import CallFailedError, Timed, TimedClient
-from aloraserve_services.engine.untrained import TWIN_SUFFIX
+from aloraserve_services.models.untrained import TWIN_SUFFIX
 
 TURN_TOKENS = 200
 RESERVED_TOKENS = 384

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple, Protocol
 
 from aloraserve.blocks import EventBatch
-from aloraserve_services.engine.calls import EngineCall, EngineReply
+from aloraserve.serving.engine_messages import EngineCall, EngineReply
 
 
 class Engine(Protocol):

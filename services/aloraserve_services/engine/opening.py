@@ -23,8 +23,8 @@ def open_engine(plan: FleetPlan) -> EngineParts:
 
 
 def _vllm(plan: FleetPlan) -> EngineParts:
-    from aloraserve_services.engine.event_stream import EventStream
-    from aloraserve_services.engine.vllm_engine import VllmEngine, prepare_environment
+    from aloraserve_services.engine.vllm.engine import VllmEngine, prepare_environment
+    from aloraserve_services.engine.vllm.event_stream import EventStream
 
     prepare_environment(plan)
     events = EventStream(Path(tempfile.mkdtemp(prefix="aloraserve-kv-")))
@@ -32,9 +32,9 @@ def _vllm(plan: FleetPlan) -> EngineParts:
 
 
 def _simulated(plan: FleetPlan) -> EngineParts:
-    from aloraserve_services.engine.answer_words import AnswerWords
-    from aloraserve_services.engine.simulated_engine import SimulatedEngine
-    from aloraserve_services.engine.simulated_events import SimulatedEvents
+    from aloraserve_services.engine.simulated.answer_words import AnswerWords
+    from aloraserve_services.engine.simulated.engine import SimulatedEngine
+    from aloraserve_services.engine.simulated.events import SimulatedEvents
 
     if plan.calibration is None:
         raise StartError("the plan has no calibration; a simulated engine needs one")

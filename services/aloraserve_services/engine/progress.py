@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
-from aloraserve.routing.prefill import PrefillModel
 from aloraserve.routing.prefill_learner import PrefillLearner, PrefillQuality
+from aloraserve.routing.prefill_model import PrefillModel
 
 MIN_MEASURED_TOKENS = 64
 REMEMBERED = 9

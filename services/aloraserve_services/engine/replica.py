@@ -19,12 +19,12 @@ from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError, StartError
 from aloraserve.savings.meter import SavingsMeter
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
 from aloraserve.telemetry.tracing import TRACING
 from aloraserve.wire.sampling import SamplingSettings
-from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
-from aloraserve_services.engine.observed import ReplicaTelemetry
 from aloraserve_services.engine.opening import open_engine
 from aloraserve_services.engine.progress import EngineFacts, Progress
+from aloraserve_services.engine.replica_telemetry import ReplicaTelemetry
 from aloraserve_services.plan import FleetPlan
 
 HEARTBEAT_S = 0.15

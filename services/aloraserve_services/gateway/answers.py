@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 import structlog
 
+from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
 from aloraserve.wire import Usage, reply_for
 from aloraserve.wire.chat import (
     AssistantMessage,
@@ -21,12 +22,11 @@ from aloraserve.wire.chat import (
     ChatCompletionChunk,
     ChatDelta,
     ChatLogprobs,
-    TokenLogprob,
-    TopLogprob,
+    ChatTokenLogprob,
+    ChatTopLogprob,
 )
 from aloraserve.wire.completions import Completion, CompletionChoice, CompletionLogprobs
 from aloraserve.wire.responses import ResponsePart, SavingsUsage
-from aloraserve_services.engine.calls import EngineChunk, TokenChance, TokenChances
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ FinishReason = Literal["stop", "length"]
 class _Choice:
     text: str = ""
     finish_reason: str | None = None
-    chances: list[TokenChances] = field(default_factory=list)
+    chances: list[TokenLogprobs] = field(default_factory=list)
     token_characters: int = 0
 
 
@@ -167,12 +167,14 @@ class ChatAnswer(Answer):
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> ResponsePart:
         return ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
 
-    def _logprobs(self, chances: list[TokenChances]) -> ChatLogprobs | None:
+    def _logprobs(self, chances: list[TokenLogprobs]) -> ChatLogprobs | None:
         if not self._with_logprobs:
             return None
         return ChatLogprobs(
             content=[
-                TokenLogprob(**_top(one.chosen), top_logprobs=[TopLogprob(**_top(other)) for other in one.alternatives])
+                ChatTokenLogprob(
+                    **_top(one.chosen), top_logprobs=[ChatTopLogprob(**_top(other)) for other in one.alternatives]
+                )
                 for one in chances
             ]
         )
@@ -217,7 +219,7 @@ class CompletionAnswer(Answer):
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> ResponsePart:
         return Completion(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
 
-    def _logprobs(self, chances: list[TokenChances], offset: int) -> CompletionLogprobs | None:
+    def _logprobs(self, chances: list[TokenLogprobs], offset: int) -> CompletionLogprobs | None:
         if not self._with_logprobs:
             return None
         offsets = []
@@ -232,7 +234,7 @@ class CompletionAnswer(Answer):
         )
 
 
-def _top(chance: TokenChance) -> dict[str, object]:
+def _top(chance: TokenLogprob) -> dict[str, object]:
     return {"token": chance.token, "logprob": chance.logprob, "bytes": list(chance.token.encode())}
 
 

@@ -24,7 +24,7 @@ from aloraserve.errors import (
     UnknownReceiptError,
 )
 from aloraserve.routing.base import Call
-from aloraserve.routing.expected_ttft import Margins
+from aloraserve.routing.expected_ttft import ExpectedTtftTuning
 from aloraserve.routing.policies import POLICIES, make_policy
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
@@ -35,16 +35,16 @@ from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelLis
 from aloraserve.wire.responses import SavingsUsage
 from aloraserve_services.gateway.access import Access
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
-from aloraserve_services.gateway.current import current_request
-from aloraserve_services.gateway.metered import MeteredChunks
+from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.prompts import Prompt, PromptMaker
-from aloraserve_services.gateway.reachable import known_replicas
-from aloraserve_services.gateway.savings import SavingsDesk
+from aloraserve_services.gateway.request_context import current_request
+from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.sending import Sender, Sent, Tries
 from aloraserve_services.gateway.session import SESSION_HEADER, session_of
+from aloraserve_services.gateway.stream_metrics import MeteredChunks
 from aloraserve_services.plan import FleetPlan
 
 ENGINE = "engine"
@@ -96,14 +96,14 @@ class Gateway:
         self._directory = observed(plan.open_directory(), METRICS.directory)
         self._app_name = serve.get_replica_context().app_name
         self._process = GatewayProcess(plan.settings, self._directory)
-        self._savings = SavingsDesk(plan)
+        self._savings = SavingsReporter(plan)
         router = Router(
             self._directory,
             # Gateways that draw should not all draw the same.
             make_policy(
                 settings.policy,
                 seed=secrets.randbits(32),
-                margins=Margins(overflow_wait_s=settings.overflow_wait_s),
+                tuning=ExpectedTtftTuning(overflow_wait_s=settings.overflow_wait_s),
             ),
             plan.keyspace,
             budget_s=plan.settings.lookup_budget_ms / 1000,

@@ -16,7 +16,7 @@ from aloraserve.errors import OverloadedError
 from aloraserve.routing.base import Call
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.router import Router
-from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineReply
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.gateway.metrics import METRICS
 
 CHOOSE_TIMEOUT_S = 600.0

@@ -9,11 +9,11 @@ from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_lates
 
 from aloraserve.routing.placement import ClaimOutcome, Placement
 from aloraserve.savings.base import CachedBySource, CallSavings
+from aloraserve.telemetry.cached_labels import Counter, Histogram
 from aloraserve.telemetry.decision import FALLBACKS, decision_attributes, fallback_label
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import BoundedNames
-from aloraserve.telemetry.quick import Counter, Histogram
 from aloraserve.telemetry.tracing import TRACING, now_s
 
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)

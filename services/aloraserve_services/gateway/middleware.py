@@ -8,8 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aloraserve.telemetry.tracing import TRACING
 from aloraserve.wire import reply_for
-from aloraserve_services.gateway.current import begin_request, current_request
 from aloraserve_services.gateway.metrics import METRICS
+from aloraserve_services.gateway.request_context import begin_request, current_request
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from aloraserve.settings import Settings
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.targets import scrape_targets
 from aloraserve.telemetry.tracing import TRACING
-from aloraserve_services.engine.observed import node_ip
+from aloraserve_services.engine.replica_telemetry import node_ip
 from aloraserve_services.gateway.metrics import METRICS
 
 ROLE = "gateway"

@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aloraserve.adapters import Adapter
+from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import AdapterEffect, activation_point
 from aloraserve.errors import InvalidRequestError, UnknownModelError
 from aloraserve.wire.chat import ChatRequest
@@ -34,7 +34,7 @@ class Prompt:
     model: str
     token_ids: list[int]
     sampling: SamplingSettings
-    adapter: Adapter | None = None
+    adapter: AdapterVersion | None = None
     activation: int | None = None
 
     @property
@@ -85,7 +85,7 @@ class PromptMaker:
             request.model, token_ids, request.sampling(), adapter, field="prompt", default_tokens=DEFAULT_MAX_TOKENS
         )
 
-    def _adapter(self, model: str) -> Adapter | None:
+    def _adapter(self, model: str) -> AdapterVersion | None:
         if model == self._plan.served_name:
             return None
         adapter = self._plan.adapter(model)
@@ -98,7 +98,7 @@ class PromptMaker:
         more = len(names) - MAX_NAMES_SHOWN
         return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
-    def _render(self, request: ChatRequest, adapter: Adapter | None) -> list[int]:
+    def _render(self, request: ChatRequest, adapter: AdapterVersion | None) -> list[int]:
         with_prompt = self._templated(request, add_generation_prompt=True)
         if adapter is None or not adapter.invocation_ids:
             return with_prompt
@@ -139,7 +139,7 @@ class PromptMaker:
         model: str,
         token_ids: list[int],
         sampling: SamplingSettings,
-        adapter: Adapter | None,
+        adapter: AdapterVersion | None,
         *,
         field: str,
         default_tokens: int | None = None,

@@ -27,7 +27,7 @@ class RankedRequestRouter(RequestRouter):
         """Note who is there, for fallback decisions."""
         super().update_replicas(replicas)
         # Imported here: this class runs as a copy whose module globals are not the gateway's.
-        from aloraserve_services.gateway.reachable import note_replicas
+        from aloraserve_services.gateway.known_replicas import note_replicas
 
         ids = (replica.replica_id.unique_id for replica in replicas)
         note_replicas(self._deployment_id.name, self._deployment_id.app_name, ids)

@@ -25,7 +25,7 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3600}
 log = structlog.get_logger(__name__)
 
 
-class SavingsDesk:
+class SavingsReporter:
     """See the module's docstring.
 
     Args:

@@ -16,11 +16,11 @@ from aloraserve.routing.base import Call, Decision
 from aloraserve.routing.receipts import Attempt, Outcome, Receipt, ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.savings.base import CallSavings
-from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal, EngineReply
-from aloraserve_services.gateway.current import current_request
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
 from aloraserve_services.gateway.exchange import Exchange, LostError
 from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.prompts import Prompt
+from aloraserve_services.gateway.request_context import current_request
 
 MAX_ATTEMPTS = 3
 

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from aloraserve.adapters import Adapter
+from aloraserve.adapters import AdapterVersion
 from aloraserve_services.cli.bench import TURN_TOKENS, Bench, Medians, Round, run_bench
 from aloraserve_services.cli.client import Timed, TimedClient
 from aloraserve_services.plan import FleetPlan
 
 ROUND = Round(500, 1.0, 0.1, 1.0, 0.2, 0.4, 480)
-SAFETY = Adapter("safety", "alora", Path("/none"), 8, ("q_proj",), (7, 8), "<s>", "digest")
+SAFETY = AdapterVersion("safety", "alora", Path("/none"), 8, ("q_proj",), (7, 8), "<s>", "digest")
 
 
 class Recorder:

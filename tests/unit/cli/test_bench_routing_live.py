@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from aloraserve.simulation.calibration import load
+from aloraserve.engine_model.calibration import load
 from aloraserve_services.cli.bench_routing_live import LiveResult, slowed, sum_up
 from aloraserve_services.cli.client import CallFailedError
 from aloraserve_services.cli.live_client import LightClient, Streamed

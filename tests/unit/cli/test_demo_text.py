@@ -12,8 +12,8 @@ from aloraserve_services.cli.demo_text import (
     ferry_conversation,
     glasshouse_conversation,
 )
-from aloraserve_services.engine.model_files import _find_gguf
-from aloraserve_services.engine.untrained import INTRINSICS, TWIN_SUFFIX
+from aloraserve_services.models.model_files import _find_gguf
+from aloraserve_services.models.untrained import INTRINSICS, TWIN_SUFFIX
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -18,8 +18,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from aloraserve_services.cli import run_file, verify_savings
+from aloraserve_services.cli import verify_savings
 from aloraserve_services.cli.main import EXIT_SETTINGS, EXIT_START, app
+from aloraserve_services.local import run_file
 
 KEY = "hunter2-hunter2-hunter2"
 ADMIN_KEY = "admin-hunter2-hunter2"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aloraserve_services.engine.model_files import ensure_smollm2
+from aloraserve_services.models.model_files import ensure_smollm2
 
 
 @pytest.fixture(scope="session")

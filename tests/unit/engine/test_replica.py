@@ -13,14 +13,14 @@ from aloraserve.blocks import KeySpace
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, KeySpaceMismatchError
 from aloraserve.savings.meter import SavingsMeter
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine import replica as replica_module
-from aloraserve_services.engine.calls import EngineCall, EngineChunk
-from aloraserve_services.engine.faults import severable
 from aloraserve_services.engine.progress import EngineFacts, Progress
 from aloraserve_services.engine.replica import EngineReplica
-from aloraserve_services.engine.simulated_events import SimulatedEvents
-from aloraserve_services.engine.simulated_replica import SimulatedEngineReplica
+from aloraserve_services.engine.simulated.events import SimulatedEvents
+from aloraserve_services.engine.simulated.faults import severable
+from aloraserve_services.engine.simulated.replica import SimulatedEngineReplica
 
 CALL = EngineCall("r", list(range(100)), SamplingSettings(max_tokens=1))
 

@@ -10,7 +10,7 @@ import jinja2
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from aloraserve.adapters import Adapter
+from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import KeySpace
 from aloraserve.settings import Settings
 from aloraserve_services.gateway.prompts import PromptMaker
@@ -63,10 +63,10 @@ class CharacterTokenizer:
         raise jinja2.TemplateError(message)
 
 
-def adapter(name: str, invocation: str = "") -> Adapter:
+def adapter(name: str, invocation: str = "") -> AdapterVersion:
     kind = "alora" if invocation else "lora"
     ids = tuple(ord(character) for character in invocation)
-    return Adapter(name, kind, Path("/none"), 8, ("q_proj",), ids, invocation or None, f"digest of {name}")  # type: ignore[arg-type]
+    return AdapterVersion(name, kind, Path("/none"), 8, ("q_proj",), ids, invocation or None, f"digest of {name}")  # type: ignore[arg-type]
 
 
 @pytest.fixture

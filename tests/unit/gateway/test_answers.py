@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostError
+from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
 from aloraserve.wire import ChatCompletionChunk, Completion
-from aloraserve_services.engine.calls import EngineChunk, TokenChance, TokenChances
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 
 KINDS = pytest.mark.parametrize("kind", [ChatAnswer, CompletionAnswer])
@@ -22,15 +22,15 @@ TWO = (
     EngineChunk(0, "b", 1, "stop"),
     EngineChunk(1, "y", 1, "length"),
 )
-ALTERNATIVES = (TokenChance("né", -0.25), TokenChance("no", -1.5))
+ALTERNATIVES = (TokenLogprob("né", -0.25), TokenLogprob("no", -1.5))
 WITH_CHANCES = (
-    EngineChunk(0, "né", 1, logprobs=(TokenChances(ALTERNATIVES[0], ALTERNATIVES),)),
+    EngineChunk(0, "né", 1, logprobs=(TokenLogprobs(ALTERNATIVES[0], ALTERNATIVES),)),
     EngineChunk(
         0,
         "e!",
         2,
         "stop",
-        logprobs=(TokenChances(TokenChance("e", -0.5)), TokenChances(TokenChance("!", 0.0))),
+        logprobs=(TokenLogprobs(TokenLogprob("e", -0.5)), TokenLogprobs(TokenLogprob("!", 0.0))),
     ),
 )
 
@@ -311,8 +311,8 @@ async def test_text_that_looks_like_an_event_stays_text(kind: type[Answer]) -> N
 
 async def test_streamed_offsets_count_tokens_whose_text_was_held_back() -> None:
     held = (
-        EngineChunk(0, "", 1, logprobs=(TokenChances(TokenChance("a", -1.0)),)),
-        EngineChunk(0, "ab", 1, "stop", logprobs=(TokenChances(TokenChance("b", -1.0)),)),
+        EngineChunk(0, "", 1, logprobs=(TokenLogprobs(TokenLogprob("a", -1.0)),)),
+        EngineChunk(0, "ab", 1, "stop", logprobs=(TokenLogprobs(TokenLogprob("b", -1.0)),)),
     )
     body = await whole(answer(CompletionAnswer, logprobs=True), *held)
     events = await streamed(answer(CompletionAnswer, logprobs=True), *held)

@@ -14,12 +14,12 @@ import transformers
 from pydantic import SecretStr
 from ray import serve
 
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.settings import Settings
-from aloraserve_services.engine.calls import EngineCall, EngineChunk
 from aloraserve_services.gateway import exchange
 from aloraserve_services.gateway.app import ENGINE, Gateway
+from aloraserve_services.gateway.known_replicas import note_replicas
 from aloraserve_services.gateway.metrics import METRICS
-from aloraserve_services.gateway.reachable import note_replicas
 from aloraserve_services.plan import FleetPlan
 
 TENANT, ADMIN = "tenant-key-0123456789", "admin-key-0123456789"

@@ -15,7 +15,7 @@ from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.gateway import savings as savings_module
 from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.prompts import Prompt
-from aloraserve_services.gateway.savings import SavingsDesk, parse_window
+from aloraserve_services.gateway.savings import SavingsReporter, parse_window
 from aloraserve_services.plan import FleetPlan
 
 SAVED = CallSavings(0.75, 64, 32, 0.5, CachedBySource(own=1, base=2, sibling=3, unknown=4))
@@ -52,8 +52,10 @@ def priced(plan: FleetPlan) -> FleetPlan:
     return replace(plan, settings=plan.settings.model_copy(update={"accelerator_hour_price": 3.6}))
 
 
-def desk(plan: FleetPlan, ledger: Ledger) -> SavingsDesk:
-    made = SavingsDesk(replace(plan, settings=plan.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})))
+def desk(plan: FleetPlan, ledger: Ledger) -> SavingsReporter:
+    made = SavingsReporter(
+        replace(plan, settings=plan.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"}))
+    )
     made._ledger = ledger  # type: ignore[assignment]
     return made
 

@@ -16,8 +16,8 @@ from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostE
 from aloraserve.routing.base import Call, Decision, Estimate
 from aloraserve.routing.placement import ClaimOutcome, Placement
 from aloraserve.routing.receipts import Receipt, ReceiptRing
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
 from aloraserve.wire.sampling import SamplingSettings
-from aloraserve_services.engine.calls import EngineCall, EngineChunk, EngineRefusal
 from aloraserve_services.gateway import exchange
 from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.prompts import Prompt

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
 from aloraserve.routing.base import Call
-from aloraserve.routing.expected_ttft import ExpectedTtft, Margins
-from aloraserve.routing.load import unpublished
+from aloraserve.routing.cost_model import unpublished
+from aloraserve.routing.expected_ttft import ExpectedTtft, ExpectedTtftTuning
 
 SPACE = KeySpace("model", "tokenizer", 16)
 CALL = Call(prompt_tokens=512, block_tokens=16, keys=SPACE.keys([7] * 512))
@@ -146,8 +146,8 @@ def test_siblings_stay_with_their_conversation_until_queueing_costs_more_than_re
 
 def test_the_margin_decides_how_much_more_a_call_waits_for_what_is_held() -> None:
     holder, idle = candidate("h", held=28, queued_prefill_tokens=640), candidate("i")
-    greedy = ExpectedTtft(margins=Margins(tie_share=0, duplicate_share=0))
-    sparing = ExpectedTtft(margins=Margins(tie_share=0, duplicate_share=1))
+    greedy = ExpectedTtft(tuning=ExpectedTtftTuning(tie_share=0, duplicate_share=0))
+    sparing = ExpectedTtft(tuning=ExpectedTtftTuning(tie_share=0, duplicate_share=1))
     assert greedy.decide(CALL, [holder, idle]).rank == ["i", "h"]
     assert sparing.decide(CALL, [holder, idle]).rank == ["h", "i"]
 
@@ -213,7 +213,7 @@ def test_of_many_candidates_the_shortlist_has_the_one_with_the_least_to_do(
 
     shown = ExpectedTtft().decide(replace(CALL, adapter="a"), candidates).rank
     by_name = {one.state.replica: work_s(one) for one in candidates}
-    assert len(shown) == Margins().shortlist
+    assert len(shown) == ExpectedTtftTuning().shortlist
     assert min(by_name[name] for name in shown) == min(by_name.values())
 
 
@@ -251,11 +251,16 @@ def test_a_queue_that_takes_too_much_of_the_overflow_gets_no_more() -> None:
 def test_a_cold_call_waits_so_much_longer_than_in_the_shortest_queue_and_no_more() -> None:
     fleet = overloaded(1.2, 9.0, 4.0, 2.0)
     assert ExpectedTtft().decide(CALL, fleet).rank[0] == "r1"
-    assert ExpectedTtft(margins=Margins(overflow_wait_s=5.0)).decide(CALL, fleet).rank == ["r2", "r3", "r0", "r1"]
+    assert ExpectedTtft(tuning=ExpectedTtftTuning(overflow_wait_s=5.0)).decide(CALL, fleet).rank == [
+        "r2",
+        "r3",
+        "r0",
+        "r1",
+    ]
 
 
 def test_the_overflow_can_be_turned_off() -> None:
-    decision = ExpectedTtft(margins=Margins(overflow_wait_s=0.0)).decide(CALL, overloaded(1.2, 1.3, 4.0, 2.0))
+    decision = ExpectedTtft(tuning=ExpectedTtftTuning(overflow_wait_s=0.0)).decide(CALL, overloaded(1.2, 1.3, 4.0, 2.0))
     assert decision.rank[0] in ("r0", "r1")
     assert decision.reason == "least loaded, no prefix anywhere"
 
@@ -266,7 +271,7 @@ def test_in_a_large_fleet_the_longest_queue_is_that_of_all_replicas() -> None:
     fleet = overloaded(*queues_s[:40], 5.0, *queues_s[40:])
     decision = ExpectedTtft().decide(CALL, fleet)
     assert decision.rank[:2] == ["r40", "r63"]
-    assert len(decision.rank) == Margins().shortlist
+    assert len(decision.rank) == ExpectedTtftTuning().shortlist
     fleet[50] = overloaded(0.1)[0]
     assert ExpectedTtft().decide(CALL, fleet).reason == "least loaded, no prefix anywhere"
     held = overloaded(*queues_s, held=30)

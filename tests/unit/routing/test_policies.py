@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
 from aloraserve.routing.base import Call
-from aloraserve.routing.expected_ttft import ExpectedTtft, Margins
-from aloraserve.routing.load import unpublished
+from aloraserve.routing.cost_model import unpublished
+from aloraserve.routing.expected_ttft import ExpectedTtft, ExpectedTtftTuning
 from aloraserve.routing.policies import POLICIES, check_policy, make_policy
 from aloraserve.routing.power_of_two import PowerOfTwo
 from aloraserve.routing.rendezvous import Rendezvous
@@ -173,7 +173,7 @@ def test_two_gateways_that_see_the_same_choose_the_same(name: str) -> None:
 
 @given(call=calls, fleet=fleets.filter(len))
 def test_the_first_is_within_a_tie_of_the_best(call: Call, fleet: list[Candidate]) -> None:
-    margins = Margins(tie_tokens=0, tie_share=0.1, duplicate_share=0)
-    estimates = ExpectedTtft(margins=margins).decide(call, fleet).estimates
+    tuning = ExpectedTtftTuning(tie_tokens=0, tie_share=0.1, duplicate_share=0)
+    estimates = ExpectedTtft(tuning=tuning).decide(call, fleet).estimates
     best_s = min(estimate.expected_ttft_s for estimate in estimates)
     assert estimates[0].expected_ttft_s <= best_s * 1.1 + 1e-9

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloraserve.routing.prefill import PrefillModel
 from aloraserve.routing.prefill_learner import (
     MAX_SECONDS,
     MAX_STRATA,
@@ -16,6 +15,7 @@ from aloraserve.routing.prefill_learner import (
     SAMPLES_A_STRATUM,
     PrefillLearner,
 )
+from aloraserve.routing.prefill_model import PrefillModel
 
 LENGTHS = (128, 512, 2000, 6000)
 

@@ -5,7 +5,7 @@ from collections import Counter
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
 from aloraserve.routing.base import Call
-from aloraserve.routing.load import unpublished
+from aloraserve.routing.cost_model import unpublished
 from aloraserve.routing.rendezvous import Rendezvous
 
 SPACE = KeySpace("model", "tokenizer", 4)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from aloraserve.directory.base import Candidate, ReplicaState
 from aloraserve.routing.base import Call
-from aloraserve.routing.load import unpublished
+from aloraserve.routing.cost_model import unpublished
 from aloraserve.routing.round_robin import RoundRobin
 
 CALL = Call(64, 16, [])

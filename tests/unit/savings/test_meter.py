@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace
-from aloraserve.blocks.block_cache import BlockCache
 from aloraserve.blocks.keys import adapter_salt
-from aloraserve.routing.prefill import PrefillModel
+from aloraserve.engine_model.block_cache import BlockCache
 from aloraserve.routing.prefill_learner import PrefillQuality
+from aloraserve.routing.prefill_model import PrefillModel
 from aloraserve.savings.base import CachedBySource, CallSavings
 from aloraserve.savings.meter import ENOUGH_SAMPLES, SavingsMeter, confidence
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from aloraserve.blocks import BlockKey, KeySpace
+from aloraserve.engine_model.calibration import AdapterTimes, Calibration, DecodeTimes, PrefillTimes
 from aloraserve.simulation.base import Kind, SimulatedCall
-from aloraserve.simulation.calibration import AdapterTimes, Calibration, DecodeTimes, PrefillTimes
 
 BLOCK = 16
 SPACE = KeySpace("model", "tokenizer", BLOCK)

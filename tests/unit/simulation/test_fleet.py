@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from aloraserve.engine_model.calibration import load
 from aloraserve.errors import SettingsError
 from aloraserve.simulation.base import FleetView, RouterFactory, SimulatedCall
 from aloraserve.simulation.bounds import one_cache, rate_scale_at, work
-from aloraserve.simulation.calibration import load
 from aloraserve.simulation.faults import parse_faults
 from aloraserve.simulation.fleet import CallRecord, FleetSettings, ModelledFleet, RunResult
 from aloraserve.simulation.platform_router import PlatformRouter, drive
-from aloraserve.simulation.routers import router_factory, router_names
+from aloraserve.simulation.router_names import router_factory, router_names
 from aloraserve.simulation.summary import Bounds, summarize
 from aloraserve.simulation.trace import GeneratedTrace
 from aloraserve.simulation.workload import Workload, WorkloadSettings

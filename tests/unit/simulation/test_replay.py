@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
-from aloraserve.simulation.calibration import Calibration
 from aloraserve.simulation.replay import RealCall, Replay, ReplayedCall, median_error, read_calls
-from aloraserve.simulation.routers import router_factory
+from aloraserve.simulation.router_names import router_factory
 
 CALL = {
     "conversation": "ferry",

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from aloraserve.engine_model.calibration import load
 from aloraserve.errors import SettingsError
-from aloraserve.simulation.calibration import load
 from aloraserve.simulation.plot import draw, write_plot
-from aloraserve.simulation.routers import chosen_names, router_names
+from aloraserve.simulation.router_names import chosen_names, router_names
 from aloraserve.simulation.study import PolicyFigures, StudyProgress, StudySettings, parse_seeds, run_study
 from aloraserve.simulation.summary import over_seeds, percentile
 from aloraserve.simulation.workload import WorkloadSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from aloraserve.telemetry import quick
+from aloraserve.telemetry import cached_labels
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import OTHER, BoundedNames
 
@@ -39,8 +39,8 @@ def test_what_is_turned_off_counts_nothing_and_is_shown_nowhere() -> None:
 
 def test_quick_labels_count_as_the_usual_ones_do() -> None:
     registry = CollectorRegistry()
-    calls = quick.Counter("quick_calls_total", "Calls.", ["kind", "status"], registry=registry)
-    times = quick.Histogram("quick_seconds", "Times.", ["kind"], buckets=(1, 2), registry=registry)
+    calls = cached_labels.Counter("quick_calls_total", "Calls.", ["kind", "status"], registry=registry)
+    times = cached_labels.Histogram("quick_seconds", "Times.", ["kind"], buckets=(1, 2), registry=registry)
     for _ in "ab":
         calls.labels("x", "200").inc()
         times.labels("x").observe(1.5)
@@ -57,6 +57,6 @@ def test_quick_labels_count_as_the_usual_ones_do() -> None:
 
 
 def test_a_wrong_number_of_labels_is_refused() -> None:
-    calls = quick.Counter("refused_total", "Calls.", ["kind"], registry=CollectorRegistry())
+    calls = cached_labels.Counter("refused_total", "Calls.", ["kind"], registry=CollectorRegistry())
     with pytest.raises(ValueError, match="label"):
         calls.labels("x", "y")

@@ -16,14 +16,14 @@ from aloraserve.wire.chat import (
     ChatChunkChoice,
     ChatDelta,
     ChatLogprobs,
-    TokenLogprob,
-    TopLogprob,
+    ChatTokenLogprob,
+    ChatTopLogprob,
 )
 from aloraserve.wire.completions import CompletionChoice, CompletionLogprobs
 
 USAGE = Usage.of(prompt_tokens=10, completion_tokens=2, cached_tokens=8)
-TOKEN = TokenLogprob(
-    token="a", logprob=-0.5, bytes=[97], top_logprobs=[TopLogprob(token="b", logprob=-1.0, bytes=[98])]
+TOKEN = ChatTokenLogprob(
+    token="a", logprob=-0.5, bytes=[97], top_logprobs=[ChatTopLogprob(token="b", logprob=-1.0, bytes=[98])]
 )
 
 

@@ -1,0 +1,1 @@
+"""How anything here talks to a Redis or Valkey server."""

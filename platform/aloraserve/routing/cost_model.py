@@ -1,0 +1,197 @@
+"""What a call would cost on a replica, from what the replica published of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
+from aloraserve.routing.base import Call, Estimate
+from aloraserve.routing.prefill_model import PrefillModel
+
+
+def unpublished(replica: str) -> Candidate:
+    """Return a candidate for a replica of which nothing is known but its id."""
+    return Candidate(ReplicaState(replica, incarnation=""))
+
+
+def is_published(candidate: Candidate) -> bool:
+    """Return whether the candidate's load is its own word, rather than :func:`unpublished`."""
+    return candidate.state.incarnation != ""
+
+
+def requests(candidate: Candidate) -> int:
+    """Return how many requests a replica has: running, waiting, or claimed and not in its load yet."""
+    load = candidate.state.load
+    return load.running + load.waiting + candidate.claims
+
+
+def queued_tokens(candidate: Candidate) -> int:
+    """Return how many tokens a replica has to prefill, claimed ones included."""
+    return max(0, candidate.state.load.queued_prefill_tokens) + candidate.claimed_tokens
+
+
+def overlap_tokens(call: Call, candidate: Candidate) -> int:
+    """Return how many prompt tokens need no prefill; an engine computes at least the last one."""
+    held, claimed, most = candidate.held_blocks, candidate.claimed_blocks, call.prompt_tokens - 1
+    tokens = (held if held > claimed else claimed) * call.block_tokens
+    if tokens > most:
+        return most if most > 0 else 0
+    return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Expected TTFT in seconds: the sum of an :class:`~aloraserve.routing.base.Estimate`'s parts.
+
+    - ``queue_s``: what the replica says of its queue (its tokens at its rate, if it says no time), and the claimed
+      tokens at its linear rate, with a fixed part for each claim.
+    - ``prefill_s``: the call's own tokens, by the replica's :class:`~aloraserve.routing.prefill_model.PrefillModel`.
+    - ``decode_s``: chunked prefill shares each step with the answers being decoded (Sarathi-Serve, arXiv
+      2403.02310). The queue and the call take ``tokens / step_tokens`` steps, each longer by ``decode_share`` of a
+      decoding step; before them, half of the running step is still to come.
+    - ``slot_s``: the longer of two waits. With all ``max_requests`` slots taken, one is free every ``service_s /
+      max_requests``, and a call waits for as many as it takes to be next. So it is for an adapter that is not among
+      the active ones, where those are ``adapter_slots`` or more: loaded or not, it cannot run before one of them ends.
+    - ``adapter_s``: loading the adapter where it is not resident. Nothing is known of a replica that shows neither
+      residents nor slots nor a load time: it is charged ``unknown_resident_share`` of that.
+    - ``memory_s``: blocks in a slower tier cost ``slow_tier_share`` of their prefill; and a call for whose new tokens
+      the KV cache has no room waits until answers end. Those give ``used`` tokens back within ``service_s``, so that
+      the tokens that are too many take ``service_s * overflow / used``. That is where reuse stops paying (Li et al.,
+      arXiv 2512.17910, figure 9).
+    - ``unknown_s``: a replica that published nothing is charged ``unpublished_s``: a new one is reached when the
+      others are busy, and one that hangs (its lease lapsed) does not look idle and draw all calls.
+
+    Args:
+        default_tokens_per_s: the prefill rate of a replica that has not measured its own.
+        service_s: how long a request keeps its slot, where the replica has not said.
+        unpublished_s: see above.
+        slow_tier_share: see above.
+        step_tokens: tokens that an engine prefills in one step at most (vLLM's ``max_num_batched_tokens``), if it does
+            not say.
+        decode_share: how much of a decoding step the prefill beside it does not hide, 0 to 1.
+        adapter_load_s: how long a load takes, where the replica has not said.
+        unknown_resident_share: see above.
+        kv_reserve: share of the KV cache that running answers will grow into.
+    """
+
+    default_tokens_per_s: float = 2000.0
+    service_s: float = 2.0
+    unpublished_s: float = 1.0
+    slow_tier_share: float = 0.2
+    step_tokens: int = 2048
+    decode_share: float = 1.0
+    adapter_load_s: float = 0.1
+    unknown_resident_share: float = 0.5
+    kv_reserve: float = 0.05
+
+    def prefill_model(self, load: ReplicaLoad) -> PrefillModel:
+        """Return the replica's own model, else its rate, else the default rate."""
+        if load.prefill_s_per_token > 0:
+            return _learned(load.prefill_fixed_s, load.prefill_s_per_token, load.prefill_s_per_square_token)
+        # Slower than a token a second is no engine.
+        rate = load.prefill_tokens_per_s if load.prefill_tokens_per_s >= 1 else self.default_tokens_per_s
+        return _linear(rate)
+
+    def estimate(self, call: Call, candidate: Candidate) -> Estimate:
+        """Return the call's expected TTFT on the candidate and what it is made of."""
+        state = candidate.state
+        load = state.load
+        model = self.prefill_model(load)
+        overlap = overlap_tokens(call, candidate)
+        queued = queued_tokens(candidate)
+        # One call costs thousands of these, so that parts without a cause are not worked out.
+        queue_s = self._queue_s(model, candidate) if queued or load.queued_prefill_s or candidate.claims else 0.0
+        prefill_s = model.seconds(overlap, call.prompt_tokens)
+        decode_s = 0.0
+        if load.running > 0 and load.decode_step_s > 0:
+            decode_s = self._decode_s(load, queued + call.prompt_tokens - overlap)
+        slot_s = self.slot_wait_s(call, candidate)
+        adapter_s = 0.0
+        if call.adapter is not None and state.incarnation and call.adapter not in state.resident:
+            adapter_s = self._adapter_s(state)
+        memory_s = self._copy_s(model, call, candidate) if candidate.held_blocks > candidate.fast_blocks else 0.0
+        if load.kv_tokens > 0:
+            memory_s += self._room_s(candidate, queued, call.prompt_tokens - overlap)
+        unknown_s = 0.0 if state.incarnation else self.unpublished_s
+        return Estimate(
+            state.replica,
+            state.label or state.replica,
+            queue_s + prefill_s + decode_s + slot_s + adapter_s + memory_s + unknown_s,
+            overlap,
+            queued,
+            queue_s,
+            prefill_s,
+            decode_s,
+            slot_s,
+            adapter_s,
+            memory_s,
+            unknown_s,
+        )
+
+    def queue_s(self, candidate: Candidate) -> float:
+        """Return how long the candidate's engine takes for the prefills that it has and those claimed for it."""
+        return self._queue_s(self.prefill_model(candidate.state.load), candidate)
+
+    def slot_wait_s(self, call: Call, candidate: Candidate) -> float:
+        """Return how long a call waits for a request slot and an adapter slot; 0 where their number is unknown."""
+        load = candidate.state.load
+        wait_s = 0.0
+        if load.max_requests > 0:
+            ahead = requests(candidate) - load.max_requests + 1
+            if ahead > 0:
+                wait_s = ahead * self._service_s(load) / load.max_requests
+        active = candidate.state.active_adapters
+        if call.adapter is not None and 0 < load.adapter_slots <= len(active) and call.adapter not in active:
+            ahead = len(active) - load.adapter_slots + 1
+            wait_s = max(wait_s, ahead * self._service_s(load) / load.adapter_slots)
+        return wait_s
+
+    def _service_s(self, load: ReplicaLoad) -> float:
+        return load.service_s if load.service_s > 0 else self.service_s
+
+    @staticmethod
+    def _queue_s(model: PrefillModel, candidate: Candidate) -> float:
+        load = candidate.state.load
+        queue_s = load.queued_prefill_s or max(0, load.queued_prefill_tokens) * model.s_per_token
+        return max(0.0, queue_s) + candidate.claimed_tokens * model.s_per_token + candidate.claims * model.fixed_s
+
+    def _decode_s(self, load: ReplicaLoad, tokens: int) -> float:
+        return load.decode_step_s * self.decode_share * (0.5 + max(0, tokens) / (load.step_tokens or self.step_tokens))
+
+    def _adapter_s(self, state: ReplicaState) -> float:
+        load = state.load
+        is_told = bool(state.resident) or load.adapter_slots > 0 or load.adapter_load_s > 0
+        share = 1.0 if is_told else self.unknown_resident_share
+        return share * (load.adapter_load_s if load.adapter_load_s > 0 else self.adapter_load_s)
+
+    def _copy_s(self, model: PrefillModel, call: Call, candidate: Candidate) -> float:
+        start = candidate.fast_blocks * call.block_tokens
+        end = min(candidate.held_blocks * call.block_tokens, call.prompt_tokens)
+        return self.slow_tier_share * max(0.0, model.seconds(start, end) - model.fixed_s)
+
+    def _room_s(self, candidate: Candidate, queued: int, tokens: int) -> float:
+        """Return how long ``tokens`` wait for room in the KV cache.
+
+        Used are the share that the replica says, which counts a block once however many requests share it, and what
+        is queued and claimed; where it says none, all tokens of its requests.
+        """
+        load = candidate.state.load
+        if load.kv_usage > 0:
+            used = load.kv_usage * load.kv_tokens + queued
+        else:
+            used = float(min(load.running_tokens, load.kv_tokens) + candidate.claimed_tokens)
+        overflow = used + tokens - (1 - self.kv_reserve) * load.kv_tokens
+        if overflow <= 0 or used <= 0:
+            return 0.0
+        return self._service_s(load) * overflow / used
+
+
+@lru_cache(maxsize=1024)
+def _learned(fixed_s: float, s_per_token: float, s_per_square_token: float) -> PrefillModel:
+    return PrefillModel(fixed_s, s_per_token, s_per_square_token)
+
+
+@lru_cache(maxsize=1024)
+def _linear(tokens_per_s: float) -> PrefillModel:
+    return PrefillModel(s_per_token=1 / tokens_per_s)

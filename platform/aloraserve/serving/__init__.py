@@ -1,0 +1,1 @@
+"""The request path without a transport: from a request to the engine's replies."""

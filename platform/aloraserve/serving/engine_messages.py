@@ -1,0 +1,87 @@
+"""What the gateway sends to an engine replica and what comes back. Both sides are ours; nothing here meets a client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aloraserve.blocks import BlockKey
+from aloraserve.savings.base import CallSavings
+from aloraserve.wire.sampling import SamplingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCall:
+    """One request for an engine.
+
+    Args:
+        request_id: the id that the client sees.
+        token_ids: the whole prompt.
+        sampling: how to generate; ``max_tokens`` is set.
+        adapter: served name of the adapter, None for the base model.
+        cache_salt: the tenant's salt.
+        keys: the prompt's block keys, as the gateway derived them.
+        traceparent: the span above the replica's own, None if the call is not traced.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    sampling: SamplingSettings
+    adapter: str | None = None
+    cache_salt: str | None = None
+    keys: Sequence[BlockKey] = ()
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its log-probability."""
+
+    token: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A generated token, and its likeliest alternatives."""
+
+    chosen: TokenLogprob
+    alternatives: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChunk:
+    """What one engine step added to one choice.
+
+    Args:
+        index: of the choice.
+        text: new text; may be empty while a character or a stop string is incomplete.
+        tokens: how many new tokens.
+        finish_reason: "stop" or "length" on the choice's last chunk.
+        cached_tokens: prompt tokens that were not prefilled, as the engine counts them.
+        logprobs: of the new tokens, if they were asked for.
+        token_ids: the new tokens; they stay in the replica.
+        savings: on a call's first chunk, what reuse across adapters did to it; None if that is not known.
+        prefill_s: on a call's first chunk, what its prefill took from its begin on; 0 if the engine does not say.
+    """
+
+    index: int
+    text: str
+    tokens: int
+    finish_reason: str | None = None
+    cached_tokens: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = field(default=())
+    prefill_s: float = 0.0
+    token_ids: tuple[int, ...] = ()
+    savings: CallSavings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRefusal:
+    """The engine's own validation refused the call; sent as an answer, because it is no fault of the replica."""
+
+    message: str
+    param: str | None = None
+
+
+EngineReply = EngineChunk | EngineRefusal

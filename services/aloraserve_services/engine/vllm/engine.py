@@ -1,0 +1,298 @@
+"""One vLLM engine as the platform runs it: its arguments, its environment, and its outputs in our types."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aloraserve.serving.engine_messages import (
+    EngineCall,
+    EngineChunk,
+    EngineRefusal,
+    EngineReply,
+    TokenLogprob,
+    TokenLogprobs,
+)
+from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.engine.parent_watch import PARENT_VARIABLE
+from aloraserve_services.models.hardware import is_cpu_engine
+from aloraserve_services.plan import FleetPlan
+
+
+def prepare_environment(plan: FleetPlan) -> None:
+    """Set what vLLM reads from the environment; call before vLLM is imported.
+
+    ``nobind`` and one OpenMP thread: Serve replicas share an environment, and a fixed binding would put all engines
+    on the same core.
+    """
+    os.environ.update(
+        {
+            PARENT_VARIABLE: str(os.getpid()),
+            "VLLM_PLUGINS": "alora,aloraserve_parent",
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+            "VLLM_ALORA_ABSENT": "error",
+        }
+    )
+    if is_cpu_engine():
+        os.environ.update(
+            {
+                "OMP_NUM_THREADS": "1",
+                # All that would be compiled is a helper of log-probabilities: 15 s at the first call that asks for
+                # them, and a C++ compiler that a machine may not have.
+                "TORCHDYNAMO_DISABLE": "1",
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            }
+        )
+        # It would override the engine's argument.
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+
+
+def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str | None = None) -> dict[str, Any]:
+    """Return the arguments of ``AsyncEngineArgs``.
+
+    Args:
+        plan: the fleet's.
+        events_endpoint: where KV events go; an ``ipc://`` address in a private folder.
+        replay_endpoint: where missed ones can be asked for; another one.
+    """
+    settings = plan.settings
+    arguments: dict[str, Any] = {
+        "model": str(plan.model_path),
+        "served_model_name": plan.served_name,
+        "dtype": plan.dtype,
+        "max_model_len": settings.max_model_len,
+        "block_size": settings.block_tokens,
+        "max_num_seqs": settings.max_num_seqs,
+        "enable_prefix_caching": True,
+        "kv_events_config": _kv_events(events_endpoint, replay_endpoint),
+        "enable_log_requests": False,
+    }
+    if is_cpu_engine():
+        arguments |= {
+            "enforce_eager": True,
+            "distributed_executor_backend": "uni",
+            "kv_cache_memory_bytes": int(settings.kv_cache_gib * (1 << 30)),
+        }
+    if plan.adapters:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": min(len(plan.adapters), settings.max_loras),
+            "max_cpu_loras": max(len(plan.adapters), settings.max_loras),
+            # Linears that no adapter changes would be computed with zeros.
+            "lora_target_modules": sorted({name for adapter in plan.adapters for name in adapter.target_modules}),
+            "max_lora_rank": _rank_slot(max(adapter.rank for adapter in plan.adapters)),
+        }
+    return arguments
+
+
+def _rank_slot(rank: int) -> int:
+    """Return the smallest rank that vLLM has slots for: the kernels compute a slot's whole rank."""
+    return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
+
+
+def _kv_events(endpoint: str, replay_endpoint: str | None) -> Any:
+    from vllm.config import KVEventsConfig
+
+    return KVEventsConfig(
+        enable_kv_cache_events=True, publisher="zmq", endpoint=endpoint, replay_endpoint=replay_endpoint, hwm=100_000
+    )
+
+
+class KvUsage:
+    """Keeps the engine's last word on its KV cache; vLLM calls :meth:`record` after each step."""
+
+    def __init__(self, vllm_config: Any = None, engine_index: int = 0) -> None:
+        self.share = 0.0
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
+        """Note the share of KV blocks in use, from 0 to 1."""
+        if scheduler_stats is not None:
+            self.share = float(scheduler_stats.kv_cache_usage)
+
+    def log_engine_initialized(self) -> None:
+        """Do nothing; part of vLLM's ``StatLoggerBase``."""
+
+    def log(self) -> None:
+        """Do nothing; part of vLLM's ``StatLoggerBase``."""
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None:
+        """Do nothing; part of vLLM's ``StatLoggerBase``."""
+
+
+class VllmEngine:
+    """A started vLLM engine; see :class:`~aloraserve_services.engine.base.Engine`.
+
+    Args:
+        plan: the fleet's.
+        events_endpoint: where it publishes its KV events.
+        replay_endpoint: where it replays them.
+    """
+
+    def __init__(self, plan: FleetPlan, events_endpoint: str, replay_endpoint: str | None = None) -> None:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._plan = plan
+        self._usage = KvUsage()
+        arguments = AsyncEngineArgs(**engine_arguments(plan, events_endpoint, replay_endpoint))
+        self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda config, index=0: self._usage])
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of KV blocks in use, from 0 to 1."""
+        return self._usage.share
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache has room for."""
+        cache = self._llm.vllm_config.cache_config
+        return int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+
+    @property
+    def adapter_slots(self) -> int:
+        """Distinct adapters that may run at once."""
+        return min(len(self._plan.adapters), self._plan.settings.max_loras)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that one step computes at most."""
+        return int(self._llm.vllm_config.scheduler_config.max_num_batched_tokens)
+
+    async def load_adapters(self) -> int:
+        """Load as many adapters as may run at once, so that first calls do not pay for it; return how many."""
+        first = self._plan.adapters[: self._plan.settings.max_loras]
+        for adapter in first:
+            await self._llm.add_lora(self._lora_request(adapter.name))
+        return len(first)
+
+    async def resident(self) -> tuple[str, ...]:
+        """Return the names of the adapters that the engine has loaded."""
+        if not self._plan.adapters:
+            return ()
+        numbers = await self._llm.list_loras()
+        return tuple(one.name for one in self._plan.adapters if self._plan.adapter_number(one.name) in numbers)
+
+    async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
+        """Drop every cached block; return whether that worked.
+
+        Preempted requests go back to vLLM's waiting queue and are computed again (``v1/core/sched/scheduler.py``);
+        those that wait for a transfer of KV blocks cannot be, and vLLM then raises.
+        """
+        try:
+            return bool(await self._llm.reset_prefix_cache(reset_running_requests=preempt))
+        except RuntimeError:
+            if self.is_dead:
+                raise
+            return False
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine's process has ended or failed."""
+        return bool(self._llm.errored)
+
+    async def check_health(self) -> None:
+        """Raise if the engine is dead."""
+        await self._llm.check_health()
+
+    def shutdown(self) -> None:
+        """Stop the engine and its processes."""
+        self._llm.shutdown()
+
+    async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+        """Yield what the engine generates, as it comes; a call that it refuses yields one refusal.
+
+        Closing the iterator aborts the request in the engine.
+        """
+        from vllm.exceptions import VLLMValidationError
+
+        prompt: dict[str, Any] = {"prompt_token_ids": call.token_ids}
+        if call.cache_salt is not None:
+            prompt["cache_salt"] = call.cache_salt
+        lora = None if call.adapter is None else self._lora_request(call.adapter)
+        outputs = self._llm.generate(prompt, sampling_params(call.sampling), call.request_id, lora_request=lora)
+        async with contextlib.aclosing(outputs):
+            try:
+                output = await anext(outputs)
+            except VLLMValidationError as error:
+                yield EngineRefusal(str(error.args[0]), error.parameter)
+                return
+            except ValueError as error:
+                # Some of vLLM's older checks of a request's content; later than this it is no fault of the client's.
+                yield EngineRefusal(str(error))
+                return
+            for chunk in self._chunks(output, call):
+                yield chunk
+            async for output in outputs:
+                for chunk in self._chunks(output, call):
+                    yield chunk
+
+    def _lora_request(self, name: str) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        adapter = self._plan.adapter(name)
+        if adapter is None:
+            raise ValueError(f"adapter {name!r} is not in the plan")
+        return LoRARequest(name, self._plan.adapter_number(name), str(adapter.path))
+
+    def _chunks(self, output: Any, call: EngineCall) -> list[EngineChunk]:
+        cached_tokens, prefill_s = output.num_cached_tokens or 0, _prefill_s(output.metrics)
+        return [self._chunk(choice, cached_tokens, prefill_s, call.sampling.logprobs) for choice in output.outputs]
+
+    def _chunk(self, choice: Any, cached_tokens: int, prefill_s: float, alternatives: int | None) -> EngineChunk:
+        return EngineChunk(
+            index=choice.index,
+            text=choice.text,
+            tokens=len(choice.token_ids),
+            token_ids=tuple(choice.token_ids),
+            finish_reason=choice.finish_reason,
+            cached_tokens=cached_tokens,
+            logprobs=_chances(choice, alternatives or 0),
+            prefill_s=prefill_s,
+        )
+
+
+def sampling_params(sampling: SamplingSettings) -> Any:
+    """Return vLLM's parameters for ours; outputs come as deltas."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=sampling.n,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        stop=list(sampling.stop),
+        seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logprobs=sampling.logprobs,
+        ignore_eos=sampling.ignore_eos,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _prefill_s(times: Any) -> float:
+    """Return what a request's prefill took in the engine core (vLLM's ``RequestStateStats``), 0 if it is not known."""
+    if times is None or not times.scheduled_ts:
+        return 0.0
+    return max(0.0, float(times.first_token_ts - times.scheduled_ts))
+
+
+def _chances(choice: Any, alternatives: int) -> tuple[TokenLogprobs, ...]:
+    """Return each new token with its ``alternatives`` likeliest; vLLM lists the chosen token beside them."""
+    if not choice.logprobs:
+        return ()
+    found = []
+    for step, token in zip(choice.logprobs, choice.token_ids, strict=True):
+        likeliest = sorted((one for one in step.values() if one.rank <= alternatives), key=lambda one: one.rank)
+        found.append(TokenLogprobs(_chance(step[token]), tuple(_chance(one) for one in likeliest)))
+    return tuple(found)
+
+
+def _chance(logprob: Any) -> TokenLogprob:
+    return TokenLogprob(logprob.decoded_token or "", max(float(logprob.logprob), -9999.0))

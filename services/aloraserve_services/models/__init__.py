@@ -1,0 +1,1 @@
+"""Model files, dtypes and untrained adapters."""

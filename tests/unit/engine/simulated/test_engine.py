@@ -1,0 +1,508 @@
+"""The simulated engine: its times are the calibration's, and its reuse is the key space's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aloraserve.adapters import AdapterVersion
+from aloraserve.blocks import AdapterEffect, BlockKey, BlocksStored, KeySpace, activation_point
+from aloraserve.blocks.keys import adapter_salt
+from aloraserve.directory.mirror import Mirror
+from aloraserve.engine_model.calibration import AdapterTimes, Calibration, DecodeTimes, PrefillTimes, load
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
+from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.engine.simulated.answer_words import AnswerWords, Word
+from aloraserve_services.engine.simulated.engine import SimulatedEngine
+from aloraserve_services.engine.simulated.events import SimulatedEvents
+
+Result = TypeVar("Result")
+TURNS = 20
+"""Turns of the event loop without a new sleeper after which nothing else happens."""
+
+
+class VirtualTime:
+    """A clock and its sleep: time passes as soon as nothing else happens."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._numbers = count()
+
+    def clock(self) -> float:
+        return self.now_s
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.now_s + max(seconds, 0.0), next(self._numbers), future))
+        await future
+
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Let time pass until the work is done, and return its result."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            await self.settle()
+            if not task.done():
+                assert self._sleepers, "everything waits, and no time would change that"
+                self._wake()
+        return task.result()
+
+    async def settle(self) -> None:
+        """Let everything happen that needs no time."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
+    async def pass_s(self, seconds: float) -> None:
+        """Let some time pass."""
+        await self.run(self.sleep(seconds))
+
+    def _wake(self) -> None:
+        at, _, future = heapq.heappop(self._sleepers)
+        self.now_s = max(self.now_s, at)
+        if not future.done():
+            future.set_result(None)
+
+
+SPACE = KeySpace("model", "tokenizer", 4, "simulated")
+WORDS = AnswerWords([Word(900 + number, f" w{number}") for number in range(7)])
+LONG = 100
+
+
+def adapter(name: str, *invocation: int) -> AdapterVersion:
+    kind: Any = "alora" if invocation else "lora"
+    return AdapterVersion(name, kind, Path(name), 8, (), invocation, None, f"digest of {name}")
+
+
+ADAPTERS = {one.name: one for one in (adapter("safety", 70, 71), adapter("certainty", 80), adapter("plain"))}
+
+
+def times(**parts: Any) -> Calibration:
+    """Return a calibration: 10 ms a token and 1 s a prefill, 0.1 s a step."""
+    prefill = PrefillTimes(fixed_s=1.0, s_per_token=0.01, s_per_square_token=0.0)
+    decode = DecodeTimes(fixed_s=0.1, s_per_sequence=0.0, s_per_context_token=0.0)
+    common: dict[str, Any] = {
+        "name": "test",
+        "machine": "none",
+        "model": "none",
+        "dtype": "none",
+        "date": "2026-01-01",
+        "sources": ["made up"],
+        "prefill": prefill,
+        "decode": decode,
+        "adapters": AdapterTimes(load_s=5.0, slots=2, resident=2),
+        "kv_tokens": 4000,
+        "block_tokens": 4,
+        "max_num_batched_tokens": 1000,
+        "max_num_seqs": 10,
+    }
+    return Calibration(**common | parts)
+
+
+class Fixture:
+    """An engine in virtual time, and the mirror of what it says."""
+
+    def __init__(self, *, stream_tokens: int = 1, **parts: Any) -> None:
+        self.time = VirtualTime()
+        self.events = SimulatedEvents()
+        self.engine = SimulatedEngine(
+            times(**parts),
+            SPACE,
+            ADAPTERS,
+            WORDS,
+            self.events,
+            stream_tokens=stream_tokens,
+            clock=self.time.clock,
+            sleep=self.time.sleep,
+        )
+        self.mirror = Mirror(SPACE, lambda name: adapter_salt(name, ADAPTERS[name].digest))
+        self.started = self.time.now_s
+        self._calls = 0
+
+    def call(self, token_ids: Sequence[int], max_tokens: int = 1, **parts: Any) -> EngineCall:
+        self._calls += 1
+        names = SamplingSettings.__dataclass_fields__
+        sampling = SamplingSettings(
+            max_tokens=max_tokens, **{key: parts.pop(key) for key in list(parts) if key in names}
+        )
+        return EngineCall(f"call-{self._calls}", list(token_ids), sampling, **parts)
+
+    async def answer(self, call: EngineCall) -> list[tuple[float, EngineChunk]]:
+        """Return a call's chunks, each with the seconds since the start."""
+        found = []
+        async for reply in self.engine.generate(call):
+            assert isinstance(reply, EngineChunk), reply
+            found.append((round(self.time.now_s - self.started, 6), reply))
+        return found
+
+    async def cached(self, call: EngineCall) -> int:
+        return (await self.time.run(self.answer(call)))[0][1].cached_tokens
+
+    def read_events(self) -> None:
+        """Take what was published into the mirror."""
+        while self.events._waiting:
+            for event in self.events._waiting.popleft().events:
+                self.mirror.apply(event)
+
+    def held(self) -> set[BlockKey]:
+        cache = self.engine._cache
+        return {*cache._references, *cache._idle}
+
+
+@pytest.fixture
+async def made() -> AsyncIterator[Any]:
+    engines: list[Fixture] = []
+
+    def make(**parts: Any) -> Fixture:
+        engines.append(Fixture(**parts))
+        return engines[-1]
+
+    yield make
+    for one in engines:
+        one.engine.shutdown()
+
+
+def prompt(start: int, count: int = LONG) -> list[int]:
+    return list(range(1000 * start, 1000 * start + count))
+
+
+async def test_the_first_token_comes_after_the_fixed_part_and_each_token_s(made: Any) -> None:
+    one = made()
+    ((at, chunk),) = await one.time.run(one.answer(one.call(prompt(1))))
+    assert at == pytest.approx(1.0 + LONG * 0.01)
+    assert (chunk.tokens, chunk.finish_reason, chunk.cached_tokens) == (1, "length", 0)
+
+
+async def test_prompts_are_prefilled_in_the_order_in_which_they_came(made: Any) -> None:
+    one = made()
+
+    async def three() -> list[float]:
+        answers = await asyncio.gather(*(one.answer(one.call(prompt(number))) for number in (1, 2, 3)))
+        return [answer[0][0] for answer in answers]
+
+    assert await one.time.run(three()) == pytest.approx([2.0, 4.0, 6.0])
+
+
+async def test_an_idle_engine_begins_at_once_and_not_when_it_could_have(made: Any) -> None:
+    one = made()
+    await one.time.run(one.answer(one.call(prompt(1))))
+    await one.time.pass_s(50)
+    assert (await one.time.run(one.answer(one.call(prompt(2)))))[0][0] == pytest.approx(2.0 + 50 + 2.0)
+
+
+async def test_a_cached_prefix_takes_no_time_but_the_last_token_is_computed_again(made: Any) -> None:
+    one = made()
+    await one.cached(one.call(prompt(1)))
+    begun = one.time.now_s
+    assert await one.cached(one.call(prompt(1))) == LONG - 4
+    assert one.time.now_s - begun == pytest.approx(1.0 + 4 * 0.01)
+
+
+async def test_answers_go_on_while_other_prompts_are_prefilled(made: Any) -> None:
+    one = made()
+
+    async def both() -> list[list[tuple[float, EngineChunk]]]:
+        return list(await asyncio.gather(one.answer(one.call(prompt(1), 4)), one.answer(one.call(prompt(2), 2))))
+
+    first, second = await one.time.run(both())
+    assert [at for at, _ in first] == pytest.approx([2.0, 2.1, 2.2, 2.3])
+    assert [at for at, _ in second] == pytest.approx([4.0, 4.1])
+
+
+async def test_words_leave_together_where_that_is_asked_for(made: Any) -> None:
+    one = made(stream_tokens=4)
+    found = await one.time.run(one.answer(one.call(prompt(1), 10)))
+    assert [(at, chunk.tokens) for at, chunk in found] == [(2.0, 1), (2.4, 4), (2.8, 4), (2.9, 1)]
+
+
+async def test_what_a_reader_was_late_for_comes_at_once_and_delays_nothing(made: Any) -> None:
+    one = made()
+
+    async def slow() -> list[tuple[float, int]]:
+        found = []
+        async for reply in one.engine.generate(one.call(prompt(1), 8)):
+            found.append((round(one.time.now_s - one.started, 6), reply.tokens))
+            if len(found) == 2:
+                await one.time.sleep(0.35)
+        return found
+
+    assert await one.time.run(slow()) == [(2.0, 1), (2.1, 1), (2.45, 3), (2.5, 1), (2.6, 1), (2.7, 1)]
+
+
+async def test_a_step_takes_longer_for_more_answers_and_longer_contexts(made: Any) -> None:
+    one = made(decode=DecodeTimes(fixed_s=0.1, s_per_sequence=0.2, s_per_context_token=0.001))
+    (_, (at, _)) = await one.time.run(one.answer(one.call(prompt(1), 2)))
+    assert at - 2.0 == pytest.approx(0.1 + 0.2 + LONG * 0.001)
+
+
+async def test_long_prompts_are_computed_in_parts_and_adapters_cost_more(made: Any) -> None:
+    slow = PrefillTimes(fixed_s=1.0, s_per_token=0.01, s_per_square_token=0.0, adapter_s_per_token=0.1)
+    one = made(max_num_batched_tokens=40, prefill=slow, adapters=AdapterTimes(load_s=0.0, slots=2, resident=2))
+    ((at, _),) = await one.time.run(one.answer(one.call(prompt(1), adapter="plain")))
+    assert at == pytest.approx(3 * 1.0 + LONG * 0.11)
+
+
+def keys_of(token_ids: Sequence[int], name: str | None, salt: str | None) -> list[BlockKey]:
+    effect = None
+    if name is not None:
+        known = ADAPTERS[name]
+        start = activation_point(token_ids, known.invocation_ids) if known.invocation_ids else 0
+        assert start is not None
+        effect = AdapterEffect(name, known.digest, start)
+    return SPACE.keys(token_ids, cache_salt=salt, adapter=effect)
+
+
+async def test_base_and_aloras_share_what_comes_before_the_activation_and_loras_share_with_themselves(
+    made: Any,
+) -> None:
+    one = made()
+    said = prompt(1, 42)
+    safety, certainty = [*said, 70, 71], [*said, 80]
+    assert await one.cached(one.call(said)) == 0
+    assert await one.cached(one.call(safety, adapter="safety")) == 40
+    assert await one.cached(one.call(certainty, adapter="certainty")) == 40
+    assert await one.cached(one.call([*safety, *said], adapter="safety")) == 44
+    assert await one.cached(one.call([*safety, *said])) == 40
+    assert await one.cached(one.call(said, adapter="plain")) == 0
+    assert await one.cached(one.call(said, adapter="plain")) == 40
+    assert await one.cached(one.call(said, cache_salt="other")) == 0
+
+
+@pytest.mark.parametrize(("answered", "held"), [(11, 52), (10, 48)])
+async def test_an_answer_s_blocks_are_found_by_the_next_turn(made: Any, answered: int, held: int) -> None:
+    """All but those that its last word completes: that word's own KV was never computed."""
+    one = made()
+    answer = await one.time.run(one.answer(one.call(prompt(1, 42), answered)))
+    said = WORDS.tokens_of("".join(chunk.text for _, chunk in answer))
+    assert len(said) == answered
+    assert await one.cached(one.call([*prompt(1, 42), *said, *prompt(2, 30)])) == held
+
+
+TOKENS = st.lists(st.sampled_from((1, 2, 70, 71, 80)), min_size=1, max_size=20)
+CALLS = st.lists(
+    st.tuples(
+        st.lists(TOKENS, min_size=1, max_size=3), st.sampled_from((None, *ADAPTERS)), st.sampled_from((None, "t"))
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60)
+@given(CALLS)
+async def test_reuse_is_what_the_key_space_says_and_the_mirror_agrees(calls: list[Any]) -> None:
+    await played(Fixture(), calls, is_evicting=False)
+
+
+@settings(max_examples=60)
+@given(CALLS)
+async def test_the_mirror_agrees_through_evictions(calls: list[Any]) -> None:
+    await played(Fixture(kv_tokens=80), calls, is_evicting=True)
+
+
+async def played(one: Fixture, calls: list[Any], *, is_evicting: bool) -> None:
+    """Play calls and compare, after each, with the keys of all before it and with the mirror."""
+    seen: set[BlockKey] = set()
+    for parts, name, salt in calls:
+        token_ids = [token for part in parts for token in part]
+        if name is not None:
+            token_ids += ADAPTERS[name].invocation_ids
+        keys = keys_of(token_ids, name, salt)
+        one.read_events()
+        assert set(one.mirror._held) == one.held()
+        assert one.mirror.overlap(keys) == one.engine._cache.match(keys)
+        held = next((index for index, key in enumerate(keys) if key not in seen), len(keys))
+        cached = await one.cached(one.call(token_ids, 9, adapter=name, cache_salt=salt))
+        if not is_evicting:
+            assert cached == min(held, (len(token_ids) - 1) // 4) * 4
+        seen |= one.held()
+    one.read_events()
+    assert set(one.mirror._held) == one.held()
+    drops = one.mirror.drops
+    assert (drops.unknown_parent, drops.unknown_adapter, drops.wrong_token_count) == (0, 0, 0)
+    assert one.engine.kv_usage == 0
+    one.engine.shutdown()
+
+
+async def test_what_an_alora_stored_before_its_activation_is_told_of_as_the_base_model_s(made: Any) -> None:
+    one = made()
+    await one.cached(one.call([*prompt(1, 6), 70, 71, *prompt(2, 4)], adapter="safety", cache_salt="t"))
+    stored = [event for batch in one.events._waiting for event in batch.events if isinstance(event, BlocksStored)]
+    told = [(event.adapter, event.cache_salt, event.base_tokens, len(event.hashes)) for event in stored]
+    assert told == [(None, "t", 0, 1), ("safety", None, 2, 2)]
+    assert stored[1].parent == stored[0].hashes[0]
+
+
+@pytest.mark.parametrize("moment_s", [0.5, 1.5, 2.25], ids=["prefill", "prefill too", "decode"])
+async def test_a_closed_call_frees_everything_at_once(made: Any, moment_s: float) -> None:
+    one = made()
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1), 50, adapter="plain")))
+    waiting = asyncio.ensure_future(one.answer(one.call(prompt(2), 50)))
+    one.engine._slots.preload(["plain"])
+    await one.time.pass_s(moment_s)
+    assert one.engine.kv_usage > 0
+    for task in (running, waiting):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    assert one.engine.kv_usage == 0
+    assert not one.engine._slots.running
+    assert not one.engine._waiting
+    # The part that was being computed is computed to its end; then the next one's turn comes.
+    begun = max(one.time.now_s - one.started, 2.0 if moment_s < 2 else 4.0)
+    assert (await one.time.run(one.answer(one.call(prompt(3)))))[0][0] == pytest.approx(begun + 2.0)
+    one.read_events()
+    assert set(one.mirror._held) == one.held()
+
+
+async def test_a_prompt_that_was_given_up_is_not_cached(made: Any) -> None:
+    one = made()
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1))))
+    await one.time.pass_s(1.0)
+    running.cancel()
+    await one.time.settle()
+    assert await one.cached(one.call(prompt(1))) == 0
+
+
+async def test_a_third_adapter_waits_for_a_slot_and_lets_others_pass(made: Any) -> None:
+    one = made(adapters=AdapterTimes(load_s=0.0, slots=1, resident=1))
+
+    async def all_three() -> list[float]:
+        plain, safety = one.call(prompt(1), 40, adapter="plain"), one.call([*prompt(2), 70, 71], adapter="safety")
+        answers = await asyncio.gather(*map(one.answer, (plain, safety, one.call(prompt(3)))))
+        return [answer[0][0] for answer in answers]
+
+    plain, safety, base = await one.time.run(all_three())
+    assert (plain, base) == (pytest.approx(2.0), pytest.approx(4.0))
+    assert safety == pytest.approx(2.0 + 39 * 0.1 + 2.02)
+
+
+async def test_loading_an_adapter_takes_its_time_once_and_the_oldest_makes_room(made: Any) -> None:
+    one = made()
+    assert await one.time.run(one.engine.load_adapters()) == 2
+    assert await one.engine.resident() == ("safety", "certainty")
+    begun = one.time.now_s
+    await one.cached(one.call(prompt(1), adapter="plain"))
+    assert one.time.now_s - begun == pytest.approx(5.0 + 2.0)
+    assert await one.engine.resident() == ("certainty", "plain")
+    begun = one.time.now_s
+    await one.cached(one.call(prompt(2), adapter="plain"))
+    assert one.time.now_s - begun == pytest.approx(2.0)
+
+
+async def test_a_call_waits_until_the_cache_has_room_and_then_begins(made: Any) -> None:
+    one = made(kv_tokens=160)
+
+    async def both() -> list[float]:
+        answers = await asyncio.gather(*(one.answer(one.call(prompt(number), 21)) for number in (1, 2)))
+        return [answer[0][0] for answer in answers]
+
+    assert await one.time.run(both()) == pytest.approx([2.0, 2.0 + 20 * 0.1 + 2.0])
+
+
+async def test_a_call_waits_for_a_request_slot(made: Any) -> None:
+    one = made(max_num_seqs=1)
+
+    async def both() -> list[float]:
+        answers = await asyncio.gather(*(one.answer(one.call(prompt(number), 11)) for number in (1, 2)))
+        return [answer[0][0] for answer in answers]
+
+    assert await one.time.run(both()) == pytest.approx([2.0, 3.0 + 2.0])
+
+
+async def test_what_can_never_run_is_refused(made: Any) -> None:
+    one = made(kv_tokens=100)
+    for call, message in (
+        (one.call(prompt(1), 9), "need 112 tokens of KV cache; the engine has 100"),
+        (one.call(prompt(1, 10), adapter="safety"), "does not contain the invocation of 'safety'"),
+    ):
+        (refusal,) = [reply async for reply in one.engine.generate(call)]
+        assert isinstance(refusal, EngineRefusal)
+        assert message in refusal.message
+
+
+async def test_an_adapter_that_nobody_serves_is_a_mistake_of_ours(made: Any) -> None:
+    one = made()
+    with pytest.raises(ValueError, match="'gone' is not in the plan"):
+        await one.answer(one.call(prompt(1), adapter="gone"))
+
+
+async def test_a_reset_empties_the_cache_unless_requests_run(made: Any) -> None:
+    one = made()
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1), 50)))
+    await one.time.pass_s(2.05)
+    assert not await one.engine.reset_prefix_cache()
+    await one.time.run(running)
+    assert one.held()
+    assert await one.engine.reset_prefix_cache()
+    one.read_events()
+    assert one.held() == set(one.mirror._held) == set()
+
+
+async def test_a_preempting_reset_computes_again_what_runs_and_changes_no_answer(made: Any) -> None:
+    alone = await (one := made()).time.run(one.answer(one.call(prompt(1), 50)))
+    one = made()
+    await one.time.run(one.answer(one.call(prompt(2))))
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1), 50)))
+    await one.time.pass_s(4.0)
+    other = asyncio.ensure_future(one.answer(one.call(prompt(3))))
+    assert await one.engine.reset_prefix_cache(preempt=True)
+    one.read_events()
+    assert one.held() == set(one.mirror._held)
+    assert one.mirror.overlap(SPACE.keys(prompt(1))) > 0
+    assert one.mirror.overlap(SPACE.keys(prompt(2))) == 0
+    again = await one.time.run(running)
+    assert "".join(chunk.text for _, chunk in again) == "".join(chunk.text for _, chunk in alone)
+    await one.time.run(other)
+    one.read_events()
+    assert one.held() == set(one.mirror._held)
+
+
+async def test_an_answer_goes_on_past_its_own_end_if_it_is_told_to(made: Any) -> None:
+    one = made()
+    ended = await one.time.run(one.answer(one.call(prompt(1), 900)))
+    assert ended[-1][1].finish_reason == "stop"
+    assert sum(chunk.tokens for _, chunk in ended) < 900
+    whole = await one.time.run(one.answer(one.call(prompt(1), 900, ignore_eos=True)))
+    assert (sum(chunk.tokens for _, chunk in whole), whole[-1][1].finish_reason) == (900, "length")
+
+
+async def test_an_engine_that_hangs_goes_on_when_it_is_healed(made: Any) -> None:
+    one = made()
+    one.engine.hang(True)
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1))))
+    await one.time.pass_s(30)
+    assert not running.done()
+    one.engine.hang(False)
+    assert (await one.time.run(running))[0][1].tokens == 1
+
+
+async def test_the_model_s_own_times_are_remembered(made: Any) -> None:
+    one = made()
+    await one.time.run(one.answer(one.call(prompt(1))))
+    ((request_id, ttft_s),) = one.engine.served
+    assert request_id == "call-1"
+    assert ttft_s == pytest.approx(2.0)
+
+
+async def test_choices_differ_share_their_prompt_and_end_together(made: Any) -> None:
+    one = made()
+    found = await one.time.run(one.answer(one.call(prompt(1), 3, n=2)))
+    texts = ["".join(chunk.text for _, chunk in found if chunk.index == index) for index in (0, 1)]
+    assert texts[0] != texts[1]
+    assert [at for at, _ in found] == pytest.approx([2.0, 2.0, 2.1, 2.1, 2.2, 2.2])
+    one.read_events()
+    assert set(one.mirror._held) == one.held()
+
+
+def test_the_peers_calibration_is_the_table_s() -> None:
+    live = load("live-peers")
+    assert live.prefill.model.seconds(0, 8000) == pytest.approx(1.002)
+    assert (live.decode.fixed_s, live.kv_tokens, live.block_tokens) == (0.01, 40_000, 16)
