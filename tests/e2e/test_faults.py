@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from faulty_fleet import CLIENTS, FAULTS
-from redis_deployments import free_port
+from support.faulty_fleet import CLIENTS, FAULTS
+from support.redis_deployments import free_port
 
 RIGHT_WITHIN_S = 15.0
 """The probe itself takes a second or two: a conversation on each replica, one after the other."""
@@ -21,7 +21,7 @@ def test_no_fault_of_a_replica_fails_a_call(
     state_dir: Path, model_path: Path, adapters_dir: Path, tmp_path: Path
 ) -> None:
     del model_path  # made in the state folder
-    script = Path(__file__).with_name("faulty_fleet.py")
+    script = Path(__file__).parents[1] / "support" / "faulty_fleet.py"
     out = tmp_path / "found.json"
     subprocess.run(
         [sys.executable, str(script), str(state_dir), str(adapters_dir), str(free_port()), str(out)],

@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
-from otlp_receiver import Receiver, Span, otlp_receiver
-from prometheus_server import OBSERVABILITY, Prometheus, prometheus, tool
+from support.otlp_receiver import Receiver, Span, otlp_receiver
+from support.prometheus_server import OBSERVABILITY, Prometheus, prometheus, tool
 
 BASE = "SmolLM2-135M-Instruct"
 REPLICAS = 2

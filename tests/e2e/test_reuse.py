@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft_reference import answers as peft_answers
+from support.peft_reference import answers as peft_answers
 
 BASE = "SmolLM2-135M-Instruct"
 INTRINSICS = ("uncertainty", "safety", "hallucination")
@@ -159,7 +159,7 @@ def test_answers_are_those_of_one_engine_alone(platform: Any, adapters_dir: Path
     assert sum(reply.cached_tokens > 0 for reply in replies) >= len(INTRINSICS)
     request = {"model": str(platform.model_path), "base": BASE, "adapters": str(adapters_dir), "calls": calls}
     (tmp_path / "calls.json").write_text(json.dumps(request))
-    script = Path(__file__).with_name("one_engine.py")
+    script = Path(__file__).parents[1] / "support" / "one_engine.py"
     subprocess.run(
         [sys.executable, str(script), str(tmp_path / "calls.json"), str(tmp_path / "answers.json")],
         check=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_server import OBSERVABILITY, tool
+from support.prometheus_server import OBSERVABILITY, tool
 
 RULES = OBSERVABILITY / "rules"
 ALERTS = re.findall(r"alert: (\w+)", (RULES / "aloraserve.yml").read_text())

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
-from redis_deployments import Cluster, Server
-from simulated_fleet import CHATS, FAULT_S, eventually, fleet
+from support.redis_deployments import Cluster, Server
+from support.simulated_fleet import CHATS, FAULT_S, eventually, fleet
 
 from aloraserve.directory.base import ReplicaState, place
 from aloraserve.directory.redis import RedisDirectory

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis_deployments import Wire
-from simulated_fleet import (
+from support.redis_deployments import Wire
+from support.simulated_fleet import (
     BLOCK,
     CHATS,
     SPACE,

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
-from redis_deployments import Sentinels, Server
-from simulated_fleet import eventually, fleet
+from support.redis_deployments import Sentinels, Server
+from support.simulated_fleet import eventually, fleet
 
 from aloraserve.directory.base import ReplicaState
 from aloraserve.directory.redis import RedisDirectory

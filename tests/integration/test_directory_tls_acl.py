@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from redis.asyncio import Redis, RedisCluster, SSLConnection
 from redis.asyncio.sentinel import SentinelManagedSSLConnection
-from redis_deployments import Server, Wire, certificates, free_port, wait_until
+from support.redis_deployments import Server, Wire, certificates, free_port, wait_until
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory import redis as redis_backend

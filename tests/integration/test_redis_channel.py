@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
-from redis_deployments import Wire
+from support.redis_deployments import Wire
 
 from aloraserve.redis.channel import RedisChannel
 from aloraserve.redis.client import open_client

@@ -70,10 +70,10 @@ class ExpectedTtft:
 
     The score is the expected TTFT, and a share (:class:`ExpectedTtftTuning`) of what prefilling the longest overlap's
     tokens again takes: a call leaves its holder only for more than that, a fan-out of siblings with it. Of those whose
-    score is within ``tie_tokens`` or ``tie_share`` of the best, the longest overlap comes first, then the fewest requests, then
-    the fewest tokens held, so that new conversations fill an idle fleet evenly, all three in coarse steps; then the
-    overlap in blocks, then a hash of the conversation: gateways that decide on the same stale state send different
-    conversations to different replicas, and each conversation to one.
+    score is within ``tie_tokens`` or ``tie_share`` of the best, the longest overlap comes first, then the fewest
+    requests, then the fewest tokens held, so that new conversations fill an idle fleet evenly, all three in coarse
+    steps; then the overlap in blocks, then a hash of the conversation: gateways that decide on the same stale state
+    send different conversations to different replicas, and each conversation to one.
 
     In an overloaded fleet calls that have to be prefilled anyway go to the longest queue within ``overflow_share`` and
     ``overflow_wait_s``: waiting costs them no prefix, and the other replicas' queues stay short enough for the calls
