@@ -1,4 +1,4 @@
-"""What the gateway counts, in Prometheus' terms; ``docs/metrics.md`` explains each."""
+"""What the gateway counts, in Prometheus' terms; ``docs/reference/metrics.md`` explains each."""
 
 from __future__ import annotations
 
