@@ -25,7 +25,7 @@ from aloraserve.errors import (
 )
 from aloraserve.routing.base import Call
 from aloraserve.routing.expected_ttft import ExpectedTtftTuning
-from aloraserve.routing.policies import POLICIES, make_policy
+from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.serving.session import SESSION_HEADER, session_of
@@ -108,7 +108,7 @@ class Gateway:
             plan.keyspace,
             budget_s=plan.settings.lookup_budget_ms / 1000,
             known_replicas=self._replicas,
-            use_directory=POLICIES[plan.settings.policy].asks_directory,
+            use_directory=policy_kind(plan.settings.policy).asks_directory,
         )
         self._sender = Sender(router, engines.options(method_name="generate", stream=True), self._receipts)
 
