@@ -61,7 +61,9 @@ StateDir = Annotated[Path | None, typer.Option(help="Where converted models and 
 Dtype = Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")]
 Engine = Annotated[str | None, typer.Option(help="vllm or simulated: no model, a clock.")]
 CalibrationName = Annotated[str | None, typer.Option(help="Of simulated engines: a name or a JSON file.")]
-Policy = Annotated[str | None, typer.Option(help=f"How replicas are chosen: {', '.join(POLICIES)}.")]
+Policy = Annotated[
+    str | None, typer.Option(help=f"How replicas are chosen: {', '.join(POLICIES)}, or module:attribute of your own.")
+]
 
 
 @contextlib.contextmanager
