@@ -13,8 +13,27 @@ from aloraserve.blocks.keys import version_name
 AdapterKind = Literal["lora", "alora"]
 
 
+class _Identity:
+    """How engines know a version: by its name and content, not by a position."""
+
+    __slots__ = ()
+    name: str
+    digest: str
+
+    @property
+    def engine_id(self) -> int:
+        """The positive 31-bit number of this version."""
+        content = f"{self.name}\0{self.digest}".encode()
+        return 1 + int.from_bytes(hashlib.blake2b(content, digest_size=4).digest()) % (2**31 - 1)
+
+    @property
+    def engine_name(self) -> str:
+        """The name of this version, and of no other version of the same adapter."""
+        return version_name(self.name, self.digest)
+
+
 @dataclass(frozen=True, slots=True)
-class AdapterRef:
+class AdapterRef(_Identity):
     """An adapter version as it travels between processes: everything that identifies it, and not where its files lie.
 
     Args:
@@ -27,36 +46,31 @@ class AdapterRef:
     kind: AdapterKind
     digest: str
 
-    @property
-    def engine_id(self) -> int:
-        """The positive 31-bit number that engines know this version by: of its name and content, not of a position."""
-        content = f"{self.name}\0{self.digest}".encode()
-        return 1 + int.from_bytes(hashlib.blake2b(content, digest_size=4).digest()) % (2**31 - 1)
-
-    @property
-    def engine_name(self) -> str:
-        """The name that engines know this version by, and no other version of the same adapter."""
-        return version_name(self.name, self.digest)
-
 
 @dataclass(frozen=True, slots=True)
-class AdapterVersion(AdapterRef):
+class AdapterVersion(_Identity):
     """A validated PEFT adapter: a name and the content that it has now.
 
     Args:
+        name: what ``model`` calls it.
+        kind: "alora" if it has an invocation, else "lora".
         path: a folder with its ``adapter_config.json`` and ``adapter_model.safetensors``.
         rank: LoRA rank.
         target_modules: names of the linears it changes, sorted.
         invocation_ids: an aLoRA's invocation tokens; empty for a plain LoRA.
         invocation_text: those tokens as text, None for a plain LoRA or without a tokenizer.
+        digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
         untrained: whether its weights are random, for trying the platform out.
     """
 
+    name: str
+    kind: AdapterKind
     path: Path
     rank: int
     target_modules: tuple[str, ...]
     invocation_ids: tuple[int, ...]
     invocation_text: str | None
+    digest: str
     untrained: bool = False
 
     @property

@@ -115,7 +115,7 @@ class FolderRegistry:
         for version in change.removed:
             self._retired.add(version)
         for version in change.added:
-            self._retired.discard(version)
+            self._retired.discard(version.ref)
         self._feed.publish(served)
         await self._use_snapshots()
 
