@@ -355,7 +355,7 @@ class TestVersionsThatAreNotServed:
     async def test_two_versions_with_one_number_are_not_served_beside_each_other(
         self, write_adapter: Write, base: BaseShape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(AdapterRef, "engine_id", property(lambda ref: 7))
+        monkeypatch.setattr(AdapterVersion, "engine_id", property(lambda ref: 7))
         write_adapter("a")
         found = registry(tmp_path, base)
         write_adapter("b")
