@@ -16,6 +16,8 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
+from aloraserve.telemetry.redis_endpoints import RedisEndpoints
+from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
 CPU_BLOCK_TOKENS = 32
@@ -58,6 +60,10 @@ class FleetPlan:
         """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""
         return RedisDirectory.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
 
+    def open_endpoints(self) -> RedisEndpoints:
+        """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""
+        return RedisEndpoints.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+
     def open_ledger(self) -> RedisLedger:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""
         return RedisLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
@@ -87,11 +93,13 @@ def make_plan(
     Raises:
         SettingsError: the model, the adapters' folder or the calibration is not there, or the engine cannot take the
             block size.
-        StartError: the packaged model cannot be converted.
+        StartError: vLLM is not installed, or the packaged model cannot be converted.
     """
     from aloraserve_services.models.model_files import resolve_model
 
     simulated = calibration.load(settings.calibration) if settings.engine == "simulated" else None
+    if simulated is None:
+        require("gpu", "the engine vllm", "vllm")
     if simulated is None and is_cpu_engine() and settings.block_tokens % CPU_BLOCK_TOKENS:
         raise SettingsError(
             f"block_tokens is {settings.block_tokens}; on a CPU vLLM's attention takes multiples of {CPU_BLOCK_TOKENS}"
