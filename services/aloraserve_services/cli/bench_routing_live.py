@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from aloraserve.engine_model.calibration import Calibration
+from aloraserve.serving.session import SESSION_HEADER
 from aloraserve_services.cli.client import CallFailedError
 from aloraserve_services.cli.live_client import LightClient, Streamed
 from aloraserve_services.cli.live_workload import (
@@ -38,7 +39,6 @@ from aloraserve_services.cli.live_workload import (
     hit_bound,
 )
 from aloraserve_services.engine.simulated.answer_words import AnswerWords
-from aloraserve_services.gateway.session import SESSION_HEADER
 from aloraserve_services.models.untrained import TWIN_SUFFIX
 from aloraserve_services.plan import FleetPlan
 

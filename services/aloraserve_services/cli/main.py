@@ -22,6 +22,7 @@ import psutil
 import typer
 from rich.console import Console
 
+from aloraserve import __version__
 from aloraserve.errors import AloraserveError, SettingsError, StartError
 from aloraserve.routing.policies import POLICIES
 from aloraserve.settings import Settings, load_settings
@@ -60,7 +61,9 @@ StateDir = Annotated[Path | None, typer.Option(help="Where converted models and 
 Dtype = Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")]
 Engine = Annotated[str | None, typer.Option(help="vllm or simulated: no model, a clock.")]
 CalibrationName = Annotated[str | None, typer.Option(help="Of simulated engines: a name or a JSON file.")]
-Policy = Annotated[str | None, typer.Option(help=f"How replicas are chosen: {', '.join(POLICIES)}.")]
+Policy = Annotated[
+    str | None, typer.Option(help=f"How replicas are chosen: {', '.join(POLICIES)}, or module:attribute of your own.")
+]
 
 
 @contextlib.contextmanager
@@ -102,6 +105,21 @@ class _Steps:
 
     def __call__(self, message: str) -> None:
         out.print(f"[dim]{time.monotonic() - self._started:6.1f} s[/dim]  {message}", soft_wrap=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aloraserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 @app.command()

@@ -13,10 +13,11 @@ import structlog
 
 from aloraserve.errors import InvalidRequestError, ReplicaLostError
 from aloraserve.routing.base import Call, Decision
-from aloraserve.routing.receipts import Attempt, Outcome, Receipt, ReceiptRing
+from aloraserve.routing.receipts import Answered, AttemptRecord, Outcome, Receipt, ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.savings.base import CallSavings
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
+from aloraserve.tenants import Caller
 from aloraserve_services.gateway.exchange import Exchange, LostError
 from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.prompts import Prompt
@@ -39,12 +40,12 @@ class Tries:
 
     left: int = MAX_ATTEMPTS
     lost: set[str] = field(default_factory=set)
-    made: list[Attempt] = field(default_factory=list)
+    made: list[AttemptRecord] = field(default_factory=list)
 
     def lose(self, replica: str) -> None:
         """Note that the replica was lost after it had begun to answer."""
         self.lost.add(replica)
-        self.made[-1] = replace(self.made[-1], outcome="cut-short")
+        self.made[-1] = replace(self.made[-1], outcome=Outcome.CUT_SHORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Sender:
         self._receipts = receipts
 
     async def send(
-        self, prompt: Prompt, call: Call, request_id: str, cache_salt: str | None, tries: Tries | None = None
+        self, prompt: Prompt, call: Call, request_id: str, caller: Caller, tries: Tries | None = None
     ) -> Sent:
         """Return once the first chunk is there.
 
@@ -101,7 +102,7 @@ class Sender:
             prompt: what to send.
             call: what the router knows of it.
             request_id: of the call.
-            cache_salt: the tenant's.
+            caller: whose call it is.
             tries: what is left of the call's attempts; used up here.
 
         Raises:
@@ -113,12 +114,12 @@ class Sender:
         tries = tries or Tries()
         while tries.left:
             tries.left -= 1
-            exchange = await self._exchange(prompt, call, request_id, cache_salt, tries)
+            exchange = await self._exchange(prompt, call, request_id, caller, tries)
             replies = exchange.replies()
             try:
                 first = await anext(replies)
             except StopAsyncIteration:
-                exchange.outcome = "failed"
+                exchange.outcome = Outcome.FAILED
                 raise ReplicaLostError("the replica ended the call without an answer") from None
             except LostError as error:
                 tries.lost |= {error.replica} - {""}
@@ -134,15 +135,13 @@ class Sender:
             return _sent(request_id, exchange, chunks, first, ttft_s)
         raise ReplicaLostError(f"{MAX_ATTEMPTS} replicas were lost before the first token; try again")
 
-    async def _exchange(
-        self, prompt: Prompt, call: Call, request_id: str, cache_salt: str | None, tries: Tries
-    ) -> Exchange:
+    async def _exchange(self, prompt: Prompt, call: Call, request_id: str, caller: Caller, tries: Tries) -> Exchange:
         engine_call = EngineCall(
             f"{request_id}-{uuid.uuid4().hex[:8]}",
             prompt.token_ids,
             prompt.sampling,
             adapter=prompt.adapter.name if prompt.adapter else None,
-            cache_salt=cache_salt,
+            cache_salt=caller.cache_salt,
             keys=call.keys,
             traceparent=current_request().traceparent,
         )
@@ -154,8 +153,8 @@ class Sender:
     def _note(self, request_id: str, call: Call, exchange: Exchange, tries: Tries, ttft_s: float) -> Receipt:
         placement, replica = exchange.placement, exchange.replica
         METRICS.attempts.labels(exchange.outcome).inc()
-        tries.made.append(Attempt(replica, placement.label(replica), placement.claim, exchange.outcome))
-        answered = Outcome(exchange.cached_tokens, ttft_s) if exchange.outcome == "answered" else None
+        tries.made.append(AttemptRecord(replica, placement.label(replica), placement.claim, exchange.outcome))
+        answered = Answered(exchange.cached_tokens, ttft_s) if exchange.outcome is Outcome.ANSWERED else None
         receipt = Receipt.of(request_id, call, placement, tuple(tries.made), answered, at_s=time.time())
         self._receipts.add(receipt)
         return receipt
