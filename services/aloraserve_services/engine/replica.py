@@ -36,10 +36,12 @@ class EngineReplica:
         self._closing.callback(TRACING.flush)
         identity = _identity()
         kinds = {adapter.name: str(adapter.kind) for adapter in plan.adapters}
-        telemetry = ReplicaTelemetry(plan.settings, identity.label, node_ip, kinds, REGISTRY, TRACING)
+        telemetry = ReplicaTelemetry(
+            plan.settings, identity.label, node_ip, kinds, plan.open_endpoints(), REGISTRY, TRACING
+        )
         directory = telemetry.directory(self._open_directory(plan))
         await join_fleet(directory, plan.keyspace, identity.label)
-        parts = self._open_vllm(plan)
+        parts = self._open_engine(plan)
         self._closing.callback(parts.events.close)
         self._closing.callback(parts.engine.shutdown)
         facts = await load_adapters(parts.engine, plan.max_requests)
@@ -50,11 +52,7 @@ class EngineReplica:
         await self._host.start(max_model_tokens=plan.settings.max_model_len)
         # Warming up was nobody's call.
         self._host.observe(telemetry.begin_call)
-
-        async def announce() -> None:
-            await telemetry.keep_announced(directory)
-
-        self._host.keep(announce)
+        self._host.keep(telemetry.keep_registered)
 
     async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
         """Return the engine's replies to a call; closing the iterator aborts it."""
@@ -71,7 +69,7 @@ class EngineReplica:
     def _open_directory(self, plan: FleetPlan) -> Directory:
         return plan.open_directory()
 
-    def _open_vllm(self, plan: FleetPlan) -> EngineParts:
+    def _open_engine(self, plan: FleetPlan) -> EngineParts:
         return open_vllm(plan)
 
 

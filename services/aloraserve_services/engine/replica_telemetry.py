@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from prometheus_client import CollectorRegistry
 
@@ -13,7 +12,8 @@ from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.settings import Settings
-from aloraserve.telemetry.directory import DirectoryMetrics, observed
+from aloraserve.telemetry.directory import DirectoryMetrics, ObservedDirectory
+from aloraserve.telemetry.endpoints import EndpointRegistry
 from aloraserve.telemetry.logs import bind_request
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.replica import ReplicaMetrics, ReplicaReadings, StateWatcher
@@ -30,6 +30,7 @@ class ReplicaTelemetry:
         label: the replica's short name.
         node_ip: returns this node's address, as other nodes reach it.
         kinds: each adapter's kind by its name.
+        endpoints: where processes with metrics are listed.
         registry: where the replica's metrics are registered.
         tracing: of this process.
     """
@@ -40,11 +41,13 @@ class ReplicaTelemetry:
         label: str,
         node_ip: Callable[[], str],
         kinds: Mapping[str, str],
+        endpoints: EndpointRegistry,
         registry: CollectorRegistry,
         tracing: Tracing,
     ) -> None:
         self._kinds = kinds
         self._tracing = tracing
+        self._endpoints = endpoints
         self._process = ObservedProcess(settings, ROLE, label, node_ip, tracing)
         self._metrics = ReplicaMetrics(registry)
         self._calls = DirectoryMetrics(registry)
@@ -57,7 +60,7 @@ class ReplicaTelemetry:
 
     def directory(self, directory: Directory) -> Directory:
         """Return the directory with its calls timed and what is published read."""
-        return cast(Directory, StateWatcher(observed(directory, self._calls), self._readings))
+        return StateWatcher(ObservedDirectory(directory, self._calls), self._readings)
 
     def begin_call(self, call: EngineCall) -> CallTimes:
         """Follow a call that has just arrived."""
@@ -68,9 +71,9 @@ class ReplicaTelemetry:
         """Show these in the metrics."""
         self._readings.watch(ingest, mirror)
 
-    async def keep_announced(self, directory: Directory) -> None:
-        """Keep this replica in the directory's list of processes with metrics, until cancelled."""
-        await self._process.keep_announced(directory)
+    async def keep_registered(self) -> None:
+        """Keep this replica in the list of processes with metrics, until cancelled."""
+        await self._process.keep_registered(self._endpoints)
 
 
 class CallTimes:

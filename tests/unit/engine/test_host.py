@@ -13,7 +13,7 @@ from aloraserve.errors import KeySpaceMismatchError
 from aloraserve.serving.engine_messages import EngineChunk
 from aloraserve_services.engine.heartbeat import MIN_HEARTBEAT_S
 from aloraserve_services.engine.host import join_fleet
-from aloraserve_services.engine.simulated.faults import severable
+from aloraserve_services.engine.simulated.faults import SeverableDirectory
 
 LONG = 2000
 """Tokens whose prefill takes longer than the time between two heartbeats."""
@@ -162,6 +162,6 @@ async def test_a_replica_of_another_key_space_is_refused_before_its_engine_start
 
 
 async def test_a_replica_starts_without_the_directory() -> None:
-    directory, way = severable(MemoryDirectory())
-    way.is_severed = True
+    directory = SeverableDirectory(MemoryDirectory())
+    directory.is_severed = True
     await join_fleet(directory, SPACE, "engine-0")

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.settings import Settings
+from aloraserve.telemetry.memory_endpoints import MemoryEndpoints
 from aloraserve.telemetry.replica import ReplicaMetrics
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.wire.sampling import SamplingSettings
@@ -93,7 +94,13 @@ def test_a_refusal_is_not_a_prefill(calls: Calls) -> None:
 def test_a_call_s_kind_is_its_adapter_s() -> None:
     registry = CollectorRegistry()
     telemetry = ReplicaTelemetry(
-        Settings(metrics_port=0), "engine-0", lambda: "127.0.0.1", {"safety": "alora"}, registry, Tracing()
+        Settings(metrics_port=0),
+        "engine-0",
+        lambda: "127.0.0.1",
+        {"safety": "alora"},
+        MemoryEndpoints(),
+        registry,
+        Tracing(),
     )
     for adapter in (None, "safety", "gone"):
         times = telemetry.begin_call(EngineCall("r", [1] * 40, SamplingSettings(), adapter=adapter))

@@ -9,7 +9,7 @@ from aloraserve_services.engine.base import EngineParts
 from aloraserve_services.engine.opening import open_simulated
 from aloraserve_services.engine.replica import EngineReplica
 from aloraserve_services.engine.simulated.fault_injector import FaultInjector
-from aloraserve_services.engine.simulated.faults import severable
+from aloraserve_services.engine.simulated.faults import SeverableDirectory
 from aloraserve_services.plan import FleetPlan
 
 
@@ -38,8 +38,8 @@ class SimulatedEngineReplica(EngineReplica):
         return list(self._engine.served)
 
     def _open_directory(self, plan: FleetPlan) -> Directory:
-        directory, self._way = severable(super()._open_directory(plan))
-        return directory
+        self._way = SeverableDirectory(super()._open_directory(plan))
+        return self._way
 
     def _open_engine(self, plan: FleetPlan) -> EngineParts:
         self._engine, events = open_simulated(plan)

@@ -12,28 +12,28 @@ from aloraserve.blocks import BlocksCleared, EventBatch
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError
 from aloraserve_services.engine.simulated.fault_injector import FaultInjector
-from aloraserve_services.engine.simulated.faults import severable
+from aloraserve_services.engine.simulated.faults import SeverableDirectory
 
 
 async def test_a_replica_fails_only_as_it_can() -> None:
     engine, events = simulated_parts()
-    _, way = severable(MemoryDirectory())
+    directory = SeverableDirectory(MemoryDirectory())
     with pytest.raises(InvalidRequestError, match="fault is 'burn'; one of die"):
-        FaultInjector(engine, events, way).inject("burn")
+        FaultInjector(engine, events, directory).inject("burn")
 
 
 async def test_a_replica_dies_when_asked() -> None:
     engine, events = simulated_parts()
-    _, way = severable(MemoryDirectory())
+    directory = SeverableDirectory(MemoryDirectory())
     deaths: list[str] = []
-    FaultInjector(engine, events, way, lambda: deaths.append("died")).inject("die")
+    FaultInjector(engine, events, directory, lambda: deaths.append("died")).inject("die")
     assert deaths == ["died"]
 
 
 async def test_faults_begin_when_they_are_asked_for_and_all_end_together() -> None:
     engine, events = simulated_parts()
-    directory, way = severable(MemoryDirectory())
-    faults = FaultInjector(engine, events, way)
+    directory = SeverableDirectory(MemoryDirectory())
+    faults = FaultInjector(engine, events, directory)
     for kind in ("partition", "hang", "drop-events"):
         faults.inject(kind)
     with pytest.raises(DirectoryUnavailableError):
