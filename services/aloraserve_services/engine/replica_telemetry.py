@@ -35,7 +35,7 @@ class ReplicaTelemetry:
 
     def __init__(self, plan: FleetPlan, label: str) -> None:
         self._kinds = {one.name: str(one.kind) for one in plan.adapters}
-        self._process = ObservedProcess(plan.settings, ROLE, label, node_ip)
+        self._process = ObservedProcess(plan.settings, ROLE, label, node_ip, TRACING)
         self._metrics = ReplicaMetrics(REGISTRY)
         self._calls = DirectoryMetrics(REGISTRY)
         self._readings = ReplicaReadings(self._metrics)

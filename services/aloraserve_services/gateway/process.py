@@ -13,9 +13,8 @@ from aloraserve.directory.base import Directory
 from aloraserve.settings import Settings
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.targets import scrape_targets
-from aloraserve.telemetry.tracing import TRACING
+from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.engine.replica_telemetry import node_ip
-from aloraserve_services.gateway.metrics import METRICS
 
 ROLE = "gateway"
 
@@ -26,26 +25,26 @@ class GatewayProcess:
     Args:
         settings: the platform's.
         directory: where processes with metrics are listed.
+        tracing: of this process; it begins here.
     """
 
-    def __init__(self, settings: Settings, directory: Directory) -> None:
+    def __init__(self, settings: Settings, directory: Directory, tracing: Tracing) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._directory = directory
         self._observed: ObservedProcess | None = None
-        if not settings.metrics:
-            METRICS.turn_off()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
         """Run beside the HTTP application ``app``."""
         name = f"{ROLE}-{serve.get_replica_context().rank.rank}"
-        self._observed = ObservedProcess(self._settings, ROLE, name, node_ip)
+        self._observed = ObservedProcess(self._settings, ROLE, name, node_ip, self._tracing)
         announcing = asyncio.create_task(self._observed.keep_announced(self._directory), name="announce")
         try:
             yield
         finally:
             announcing.cancel()
-            await asyncio.to_thread(TRACING.flush)
+            await asyncio.to_thread(self._tracing.flush)
 
     async def targets(self) -> list[dict[str, Any]]:
         """Return every process with metrics, this one whether the directory lists it yet or not.
