@@ -19,7 +19,7 @@ from aloraserve.routing.router import Router
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
-from aloraserve.telemetry.directory import observed
+from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
 from aloraserve_services.gateway.admin import AdminRoutes
@@ -56,8 +56,8 @@ class Gateway:
         if not settings.metrics:
             self._metrics.turn_off()
         self._tracing = Tracing()
-        directory = observed(plan.open_directory(), self._metrics.directory)
-        self._process = GatewayProcess(settings, directory, self._tracing)
+        directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
+        self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
