@@ -13,7 +13,7 @@ from aloraserve.errors import OverloadedError
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import Router
-from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineUnavailable
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.replica_pool import ReplicaPool, Replies
 from aloraserve.serving.request import GenerationRequest
@@ -25,9 +25,12 @@ CUT_SHORT = ("abort", "error")
 
 log = structlog.get_logger(__name__)
 
+Answer = EngineChunk | EngineRefusal
+"""What a replica that serves the call replies."""
+
 
 class LostError(Exception):
-    """Raised when the replica could not be reached or died."""
+    """Raised when the replica could not be reached, died, or cannot have the adapter's version."""
 
     def __init__(self, replica: str, cause: str) -> None:
         super().__init__(f"replica {replica} lost: {cause}")
@@ -88,11 +91,11 @@ class Attempt:
         label = self.placement.label(self.replica)
         return (*self._earlier, AttemptRecord(self.replica, label, self.placement.claim, self.outcome))
 
-    async def begin(self) -> EngineReply:
+    async def begin(self) -> Answer:
         """Send the call to the first replica in rank that takes it; return its first reply.
 
         Raises:
-            LostError: the replica died or could not be reached.
+            LostError: the replica died, could not be reached, or does not have the adapter's version.
             OverloadedError: no replica took the call.
             StopAsyncIteration: the replica ended the call without a reply.
         """
@@ -110,7 +113,7 @@ class Attempt:
             self.outcome = Outcome.REFUSED
         return reply
 
-    async def more(self) -> EngineReply:
+    async def more(self) -> Answer:
         """Return the next reply.
 
         Raises:
@@ -156,7 +159,7 @@ class Attempt:
         self._follow()
         self._replies = held.send(self._engine_call)
 
-    async def _next(self) -> EngineReply:
+    async def _next(self) -> Answer:
         assert self._replies is not None, "the call was not sent"
         try:
             reply = await self._replies.__anext__()
@@ -166,6 +169,9 @@ class Attempt:
         except Exception as error:
             self._raise_meaning(error)
             raise
+        if isinstance(reply, EngineUnavailable):
+            self.outcome = Outcome.UNAVAILABLE
+            raise LostError(self.replica, reply.message)
         if isinstance(reply, EngineChunk) and reply.finish_reason in CUT_SHORT:
             self.outcome = Outcome.LOST
             raise LostError(self.replica, f"the engine ended with {reply.finish_reason!r}")

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from aloraserve.adapters import AdapterRegistry
 from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownReceiptError
 from aloraserve.routing.receipts import ReceiptRing
@@ -27,6 +28,7 @@ class AdminRoutes:
 
     Args:
         plan: of the fleet.
+        registry: of its adapters.
         tenants: know who may ask.
         directory: of the fleet.
         replicas: returns ids of the replicas that can be reached.
@@ -39,6 +41,7 @@ class AdminRoutes:
     def __init__(
         self,
         plan: FleetPlan,
+        registry: AdapterRegistry,
         tenants: Tenants,
         directory: Directory,
         *,
@@ -49,6 +52,7 @@ class AdminRoutes:
         targets: Callable[[], Awaitable[list[dict[str, Any]]]],
     ) -> None:
         self._plan = plan
+        self._registry = registry
         self._tenants = tenants
         self._directory = directory
         self._replicas = replicas
@@ -83,9 +87,9 @@ class AdminRoutes:
             "replicas": states,
             "adapters": [
                 {"name": adapter.name, "kind": adapter.kind, "rank": adapter.rank, "untrained": adapter.untrained}
-                for adapter in self._plan.adapters
+                for adapter in self._registry.all()
             ],
-            "refused": [asdict(adapter) for adapter in self._plan.refused],
+            "refused": [asdict(adapter) for adapter in self._registry.refused()],
         }
         return _json(content)
 

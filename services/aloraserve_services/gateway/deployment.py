@@ -22,6 +22,7 @@ from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
+from aloraserve_services.gateway.adapters import following
 from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_spans import CallSpans
@@ -57,11 +58,12 @@ class Gateway:
             self._metrics.turn_off()
         self._tracing = Tracing()
         directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
+        self._registry = plan.open_registry()
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
-            plan.resolve,
+            self._registry.resolve,
             hour_price=settings.accelerator_hour_price,
             on_failure=self._metrics.ledger_failures.inc,
         )
@@ -73,19 +75,20 @@ class Gateway:
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=settings.max_model_len,
-            resolve=plan.resolve,
+            resolve=self._registry.resolve,
         )
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
             Dispatcher(self._router(plan, directory), ServePool(engines), observers),
             base_model=plan.served_name,
-            adapters=lambda: plan.adapters,
+            adapters=self._registry.all,
             replicas=self._replicas,
             max_model_len=settings.max_model_len,
         )
         self._admin = AdminRoutes(
             plan,
+            self._registry,
             tenants,
             directory,
             replicas=self._replicas,
@@ -106,7 +109,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        async with self._process.lifespan(app), self._savings.flushing():
+        async with self._process.lifespan(app), self._savings.flushing(), following(self._registry):
             yield
 
     def _router(self, plan: FleetPlan, directory: Directory) -> Router:

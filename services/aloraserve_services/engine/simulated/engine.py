@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from aloraserve.adapters import AdapterVersion
@@ -84,7 +84,6 @@ class SimulatedEngine:
     Args:
         times: how fast it is and how much it holds.
         keyspace: what it tells blocks apart by.
-        adapters: by name, those it can load.
         words: what it answers with.
         events: where its KV events go.
         stream_tokens: after a choice's first word, so many leave together (vLLM's ``stream_interval``).
@@ -99,7 +98,6 @@ class SimulatedEngine:
         self,
         times: Calibration,
         keyspace: KeySpace,
-        adapters: Mapping[str, AdapterVersion],
         words: AnswerWords,
         events: SimulatedEvents,
         *,
@@ -109,7 +107,7 @@ class SimulatedEngine:
     ) -> None:
         self._times = times
         self._keyspace = keyspace
-        self._adapters = adapters
+        self._versions: dict[str, AdapterVersion] = {}
         self._words = words
         self._events = events
         self._stream_tokens = stream_tokens
@@ -141,7 +139,7 @@ class SimulatedEngine:
     @property
     def adapter_slots(self) -> int:
         """Distinct adapters that may run at once."""
-        return self._times.adapters.slots if self._adapters else 0
+        return self._times.adapters.slots
 
     @property
     def step_tokens(self) -> int:
@@ -160,16 +158,20 @@ class SimulatedEngine:
         else:
             self._healthy.set()
 
-    async def load_adapters(self) -> int:
-        """Load as many adapters as may run at once; return how many."""
-        first = list(self._adapters)[: self._times.adapters.slots]
-        await self._sleep(self._times.adapters.load_s * len(first))
-        self._slots.preload(first)
-        return len(first)
+    async def add_adapter(self, version: AdapterVersion) -> None:
+        """See the contract; what runs is not held up."""
+        await self._sleep(self._times.adapters.load_s)
+        self._versions[version.engine_name] = version
+        self._slots.preload([version.engine_name])
+
+    async def remove_adapter(self, version: AdapterVersion) -> None:
+        """See the contract."""
+        del self._versions[version.engine_name]
+        self._slots.unload(version.engine_name)
 
     async def resident(self) -> tuple[str, ...]:
-        """Return the names of the adapters that are loaded."""
-        return self._slots.resident
+        """See the contract."""
+        return tuple(sorted({self._versions[name].name for name in self._slots.resident}))
 
     async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
         """Drop every cached block; what running requests have is computed anew, if they are preempted."""
@@ -221,9 +223,7 @@ class SimulatedEngine:
             raise ValueError(f"request {call.request_id!r} runs already")
         effect: AdapterEffect | None = None
         if call.adapter is not None:
-            adapter = self._adapters.get(call.adapter)
-            if adapter is None:
-                raise ValueError(f"adapter {call.adapter!r} is not in the plan")
+            adapter = self._versions[call.adapter.engine_name]
             start = activation_point(call.token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
             if start is None:
                 return EngineRefusal(f"the prompt does not contain the invocation of {adapter.name!r}", "prompt")
@@ -252,7 +252,7 @@ class SimulatedEngine:
     def _next(self) -> _Run | None:
         """Return the first waiting call that can begin, begun, or None."""
         for run in self._waiting if len(self._running) < self._times.max_num_seqs else ():
-            if not self._slots.has_room(run.call.adapter):
+            if not self._slots.has_room(_version(run.call)):
                 continue
             if not self._allocate(run):
                 break
@@ -272,7 +272,7 @@ class SimulatedEngine:
         run.cached_tokens = run.computed = cached * width
         run.has_begun = True
         self._running[run.call.request_id] = run
-        self._slots.take(run.call.adapter)
+        self._slots.take(_version(run.call))
         self._tell(run.chain, allocation)
         return True
 
@@ -282,7 +282,7 @@ class SimulatedEngine:
         # One that waited for a slot or for room begins when that came, which is now.
         begins_at = max(self._free_at, self._clock() if run.has_waited else run.arrived_at)
         run.begun_at = begins_at
-        at = begins_at + self._slots.load_s(run.call.adapter)
+        at = begins_at + self._slots.load_s(_version(run.call))
         while run.computed < prompt and not run.is_cancelled:
             end = min(run.computed + self._times.max_num_batched_tokens, prompt)
             at += times.model.seconds(run.computed, end)
@@ -309,7 +309,7 @@ class SimulatedEngine:
         call = run.call
         choices = [
             _Choice(
-                AnswerWriter(index, self._words.answer(call.token_ids, call.adapter, index), call.sampling, cached),
+                AnswerWriter(index, self._words.answer(call.token_ids, _version(call), index), call.sampling, cached),
                 run.chain.copy(),
             )
             for index, cached in enumerate([run.cached_tokens] * call.sampling.n)
@@ -372,8 +372,12 @@ class SimulatedEngine:
             return
         self._cache.release(run.call.request_id)
         del self._running[run.call.request_id]
-        self._slots.release(run.call.adapter)
+        self._slots.release(_version(run.call))
 
     async def _until(self, at: float) -> None:
         while (left := at - self._clock()) > _LEAST_SLEEP_S:
             await self._sleep(left)
+
+
+def _version(call: EngineCall) -> str | None:
+    return None if call.adapter is None else call.adapter.engine_name
