@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -38,6 +39,11 @@ class EngineAdapters:
         self._idle: set[str] = set()
         self._failed: dict[str, str] = {}
         self._changing = asyncio.Lock()
+        self._on_change: Callable[[], None] = lambda: None
+
+    def observe(self, on_change: Callable[[], None]) -> None:
+        """Have further loads and unloads reported."""
+        self._on_change = on_change
 
     async def load(self) -> int:
         """Load as many as may run at once, so that first calls do not pay for it; return how many were loaded.
@@ -88,6 +94,7 @@ class EngineAdapters:
                 if name not in self._calls:
                     # Forgotten first: a call that comes meanwhile waits and has it loaded again.
                     await self._engine.remove_adapter(self._loaded.pop(name))
+                    self._on_change()
             self._idle = idle & self._loaded.keys()
 
     async def _find(self, ref: AdapterRef) -> str | None:
@@ -111,4 +118,5 @@ class EngineAdapters:
                 log.warning("adapter_not_loaded", adapter=name, cause=error.message)
                 return error.message
             self._loaded[name] = version
+            self._on_change()
             return None

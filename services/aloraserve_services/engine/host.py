@@ -143,6 +143,7 @@ class EngineHost:
         self._progress = Progress(facts)
         self._meter = SavingsMeter(keyspace, version_salt, facts.kv_tokens // keyspace.block_tokens)
         self._residency = Residency(self._engine.resident)
+        adapters.observe(self._residency.adapter_used)
         self._gaps = GapCloser(self.empty_cache)
         self._heartbeat = Heartbeat(self.ingest, self._progress, self._state, answer_held_s=answer_held_s)
         self._begin_observing: Callable[[EngineCall], ObservedCall] = lambda call: _UNOBSERVED
