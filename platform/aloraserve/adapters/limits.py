@@ -16,7 +16,7 @@ class AdapterLimits:
     """Linears that engines compute adapters for, and the highest rank.
 
     A started engine wraps these linears and no other, and its slots have this rank. Each linear more costs every call
-    of an adapter time (``docs/adr/0010-live-adapters.md``).
+    of an adapter time (``docs/adr/0008-live-adapters.md``).
 
     Args:
         modules: names of linears.
