@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +16,7 @@ from aloraserve.settings import Settings
 from aloraserve_services.cli.main import app
 
 ROOT = Path(__file__).parents[2]
+README_WORDS = 800
 EXAMPLE_LINES = 60
 LINK = re.compile(r"\]\((?![a-z]+:)([^)\s]*)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -52,6 +55,19 @@ def test_links_lead_to_files_and_headings(document: Path) -> None:
         target = (document.parent / path).resolve() if path else document
         assert target.is_file(), f"{link} leads to no file"
         assert not anchor or anchor in anchors(target), f"{link} leads to no heading"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) < README_WORDS
+
+
+def test_pictures_are_what_their_scripts_draw() -> None:
+    images = ROOT / "docs" / "images"
+    bars, blocks = (runpy.run_path(str(images / f"draw_{name}.py")) for name in ("ttft", "blocks"))
+    assert bars["draw"](json.loads((images / "ttft.json").read_text("utf-8"))) == (images / "ttft.svg").read_text(
+        "utf-8"
+    )
+    assert blocks["draw"]() == (images / "activated-lora.svg").read_text("utf-8")
 
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.*")), ids=lambda example: example.name)
