@@ -97,6 +97,7 @@ class ReplicaLoad:
         adapter_load_s: how long loading an adapter takes that is not resident.
         service_s: how long a request keeps its slot, typically.
         step_tokens: tokens that one step computes at most.
+        prefill_samples: prefills that its model rests on.
     """
 
     running: int = 0
@@ -116,6 +117,7 @@ class ReplicaLoad:
     adapter_load_s: float = 0.0
     service_s: float = 0.0
     step_tokens: int = 0
+    prefill_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
