@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from aloraserve.adapters import AdapterVersion, BaseShape, FolderCatalog, RefusedAdapter
+from aloraserve.adapters import AdapterReader, AdapterVersion, BaseShape, FolderRegistry, RefusedAdapter
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.engine_model import calibration
@@ -16,6 +16,7 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
+from aloraserve.telemetry.redis_endpoints import RedisEndpoints
 from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
@@ -58,6 +59,10 @@ class FleetPlan:
     def open_directory(self) -> RedisDirectory:
         """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""
         return RedisDirectory.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+
+    def open_endpoints(self) -> RedisEndpoints:
+        """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""
+        return RedisEndpoints.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
 
     def open_ledger(self) -> RedisLedger:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""
@@ -143,14 +148,14 @@ def _adapters(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
-    catalog = FolderCatalog(
-        folder,
+    reader = AdapterReader(
         base=BaseShape.read(model_path),
-        base_names=base_names,
+        base_names=tuple(base_names),
         max_rank=settings.max_lora_rank,
         decode=lambda ids: str(tokenizer.decode(list(ids))),
     )
-    return tuple(catalog.all()), tuple(catalog.refused())
+    registry = FolderRegistry(folder, reader)
+    return registry.all(), registry.refused()
 
 
 def content_digest(folder: Path, patterns: tuple[str, ...]) -> str:
