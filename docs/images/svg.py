@@ -11,6 +11,7 @@ STYLE = """
   .on-color { fill: #ffffff }
   .page { fill: #ffffff }
   .line { stroke: #9ca3af; fill: none }
+  .head { fill: #9ca3af }
   .base { fill: #0f766e }
   .reused { fill: #ccfbf1; stroke: #0f766e; stroke-dasharray: 3 2 }
   .adapter { fill: #2563eb }
@@ -23,6 +24,7 @@ STYLE = """
     .on-color { fill: #0b1220 }
     .page { fill: #0d1117 }
     .line { stroke: #6b7280 }
+    .head { fill: #6b7280 }
     .base { fill: #2dd4bf }
     .reused { fill: #123b38; stroke: #2dd4bf }
     .adapter { fill: #60a5fa }
