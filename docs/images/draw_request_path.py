@@ -50,8 +50,8 @@ def draw() -> str:
 
 
 def _arrow_head() -> str:
-    triangle = '<path d="M0 0 L8 4 L0 8 z" class="head"/>'
-    return f'<defs><marker id="head" markerWidth="8" markerHeight="8" refX="8" refY="4" orient="auto">{triangle}</marker></defs>'
+    sizes = 'markerWidth="8" markerHeight="8" refX="8" refY="4" orient="auto"'
+    return f'<defs><marker id="head" {sizes}><path d="M0 0 L8 4 L0 8 z" class="head"/></marker></defs>'
 
 
 if __name__ == "__main__":
