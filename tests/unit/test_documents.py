@@ -22,6 +22,7 @@ LINK = re.compile(r"\]\((?![a-z]+:)([^)\s]*)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|[`/]|\$ )aloraserve ([a-z][^`\n|#;&)]*)", re.MULTILINE)
+FILE = re.compile(r"`([a-z_][\w./-]*/[\w.-]*\.(?:py|lua|md|ya?ml|json|txt|ini))`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
@@ -55,6 +56,24 @@ def test_links_lead_to_files_and_headings(document: Path) -> None:
         target = (document.parent / path).resolve() if path else document
         assert target.is_file(), f"{link} leads to no file"
         assert not anchor or anchor in anchors(target), f"{link} leads to no heading"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [document for document in DOCUMENTS if "adr" not in document.parts],
+    ids=lambda document: str(document.relative_to(ROOT)),
+)
+def test_files_that_are_named_exist(document: Path) -> None:
+    rooms = (
+        "",
+        "platform/aloraserve",
+        "services/aloraserve_services",
+        "platform/vllm-alora",
+        "platform/vllm-alora/vllm_alora",
+    )
+    places = [document.parent, ROOT / "deploy" / "observability", *(ROOT / room for room in rooms)]
+    for name in FILE.findall(document.read_text("utf-8")):
+        assert any((place / name).exists() for place in places), f"{name} does not exist"
 
 
 def test_the_readme_is_short() -> None:
