@@ -7,22 +7,25 @@ from pathlib import Path
 import pytest
 from support.character_tokenizer import ADAPTERS
 
-from aloraserve.adapters import AdapterRegistry, StaticRegistry
+from aloraserve.adapters import StaticRegistry
 from aloraserve.blocks import KeySpace
 from aloraserve.settings import Settings
 from aloraserve_services.plan import FleetPlan
 
 
-class PlanOfThree(FleetPlan):
-    """Has adapters without a folder."""
-
-    def open_registry(self) -> AdapterRegistry:
-        """Return a registry of the three."""
-        return StaticRegistry(ADAPTERS, base_names=[self.served_name])
+@pytest.fixture
+def adapters() -> StaticRegistry:
+    return StaticRegistry(ADAPTERS, base_names=["base"])
 
 
 @pytest.fixture
-def plan() -> FleetPlan:
+def plan(adapters: StaticRegistry) -> FleetPlan:
+    class PlanOfThree(FleetPlan):
+        """Has adapters without a folder."""
+
+        def open_registry(self) -> StaticRegistry:
+            return adapters
+
     return PlanOfThree(
         settings=Settings(max_model_len=64),
         served_name="base",
