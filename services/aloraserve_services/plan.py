@@ -29,7 +29,7 @@ from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
 CPU_BLOCK_TOKENS = 32
-SNAPSHOTS = "adapters"
+SNAPSHOTS = "adapter-snapshots"
 """Subfolder of the state folder with what engines load."""
 SIMULATED = "simulated engine"
 """Stands for the plugin in a simulated fleet's key space, so that no real replica joins one."""

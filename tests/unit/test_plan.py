@@ -169,7 +169,7 @@ class TestAdapters:
     def test_engines_load_snapshots_in_the_state_folder(self, made: Callable[..., FleetPlan], tmp_path: Path) -> None:
         write_peft_adapter(tmp_path / "adapters" / "safety")
         (version,) = made().open_registry().all()
-        assert version.path == tmp_path / "state" / "adapters" / version.digest
+        assert version.path == tmp_path / "state" / "adapter-snapshots" / version.digest
 
     def test_later_adapters_must_fit_the_engines(self, made: Callable[..., FleetPlan], tmp_path: Path) -> None:
         write_peft_adapter(tmp_path / "adapters" / "safety")
