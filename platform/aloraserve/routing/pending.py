@@ -51,18 +51,18 @@ class PendingClaims:
         self._claims.pop(claim_id, None)
 
     def added_to(
-        self, candidates: Sequence[Candidate], keys: Sequence[BlockKey], *, asked_at: float, now: float
+        self, candidates: Sequence[Candidate], keys: Sequence[BlockKey], *, looked_up_at: float, now: float
     ) -> list[Candidate]:
         """Return what a lookup of ``keys`` found, with the claims that it may lack.
 
         Args:
             candidates: found.
             keys: looked up.
-            asked_at: when the lookup began.
+            looked_up_at: when the lookup began.
             now: on the same clock.
         """
         self._forget(now)
-        unseen = [one for one in self._claims.values() if one.done_at is None or one.done_at > asked_at]
+        unseen = [one for one in self._claims.values() if one.done_at is None or one.done_at > looked_up_at]
         if not unseen:
             return list(candidates)
         by_replica: dict[str, list[_Claim]] = {}
