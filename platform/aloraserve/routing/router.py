@@ -169,7 +169,9 @@ class Router:
         live = [candidate for candidate in found if not known or candidate.state.replica in reachable]
         if not live:
             return _Found(self._fallback_candidates(known), cause=FallbackCause.NO_REPLICA)
-        return _Found(live + _missing(known, live), max(candidate.claimed_blocks for candidate in found))
+        if len(live) < len(reachable):
+            live += _missing(known, live)
+        return _Found(live, max(candidate.claimed_blocks for candidate in found))
 
     async def _claimed(
         self, call: Call, placement: Placement, claim_id: str, unseen_from: int | None, budget_s: float
