@@ -25,12 +25,15 @@ class Engine(SimulatedEngine):
     bad: set[str]
     done: list[tuple[str, str]]
     asked: asyncio.Event
+    may_remove: asyncio.Event
 
     @classmethod
     def made(cls) -> Engine:
         engine, _ = simulated_parts(cls)
         assert isinstance(engine, cls)
         engine.bad, engine.done, engine.asked = set(), [], asyncio.Event()
+        engine.may_remove = asyncio.Event()
+        engine.may_remove.set()
         return engine
 
     async def add_adapter(self, version: AdapterVersion) -> None:
@@ -42,6 +45,7 @@ class Engine(SimulatedEngine):
 
     async def remove_adapter(self, version: AdapterVersion) -> None:
         self.done.append(("remove", version.engine_name))
+        await self.may_remove.wait()
         await super().remove_adapter(version)
 
 
@@ -162,6 +166,25 @@ async def test_a_call_that_comes_while_its_version_is_unloaded_has_it_loaded_aga
     assert await adapters.hold(PLAIN.ref) is None
     await looks
     assert engine.done[-1] == ("add", PLAIN.engine_name)
+
+
+async def test_a_call_that_comes_while_another_version_is_unloaded_keeps_its_own(
+    engine: Engine, registry: StaticRegistry
+) -> None:
+    registry.publish(OTHERS[:2])
+    adapters = EngineAdapters(engine, registry)
+    await adapters.load()
+    registry.publish([])
+    await adapters.unload_unused()
+    engine.may_remove.clear()
+    looks = asyncio.create_task(adapters.unload_unused())
+    await asyncio.sleep(0)
+    ((_, first),) = [entry for entry in engine.done if entry[0] == "remove"]
+    (other,) = [version for version in OTHERS[:2] if version.engine_name != first]
+    assert await adapters.hold(other.ref) is None
+    engine.may_remove.set()
+    await looks
+    assert ("remove", other.engine_name) not in engine.done
 
 
 async def test_failures_that_are_remembered_are_bounded(engine: Engine) -> None:
