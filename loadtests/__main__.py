@@ -150,13 +150,13 @@ def _state_dir() -> Path:
 
 
 def _facts(engine: str, replicas: int, url: str | None) -> dict[str, str]:
-    from aloraserve_services.cli.bench import machine
+    from aloraserve_services.models.hardware import describe_machine
 
     what = f"a running platform ({machine_facts.system()} client)" if url else f"{replicas} {engine} replicas"
     return {
         "platform": what,
         "model": "SmolLM2-135M-Instruct" if not url else "the platform's own",
-        "machine": machine(),
+        "machine": describe_machine(),
     }
 
 

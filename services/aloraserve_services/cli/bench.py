@@ -7,23 +7,45 @@ first. What is equal: token ids, weights, rank, the engine's LoRA kernels, the w
 from __future__ import annotations
 
 import json
-import os
-import platform
 import random
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from aloraserve_services.cli.client import Timed, TimedClient
+from aloraserve_services.cli.console import out, report_written
+from aloraserve_services.cli.options import ChosenSettings, JsonFile, PromptSeed, prompt_lengths, takes_settings
+from aloraserve_services.models.hardware import describe_machine
 from aloraserve_services.plan import FleetPlan
 
 TURN_TOKENS = 100
 ALORA, LORA = "safety", "safety-lora"
+
+
+@takes_settings("model", "replicas", "port", "redis_url", "state_dir", "dtype")
+def bench(
+    chosen: ChosenSettings,
+    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, separated by commas.")] = "500,2000",
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Prompts per length.")] = 5,
+    seed: PromptSeed = 0,
+    json: JsonFile = None,
+) -> None:
+    """Measure TTFT of aLoRA and LoRA through HTTP on a platform of its own."""
+    from aloraserve_services.cli.own_platform import own_platform, own_settings
+
+    settings = own_settings(chosen, json)
+    wanted = prompt_lengths(lengths, settings)
+    with own_platform(settings) as platform, TimedClient(platform.url, platform.headers) as client:
+        content = run_bench(platform.plan, client, out, lengths=wanted, rounds=rounds, seed=seed)
+    if json is not None:
+        write_json(json, content)
+        report_written(json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +157,6 @@ class Medians:
         )
 
 
-def machine() -> str:
-    """Return what the figures were measured on, without its name."""
-    model = platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{model}, {os.cpu_count()} cores"
-
-
 def table(found: list[Medians], rounds: int) -> Table:
     """Return the result for people."""
     shown = Table(title=f"TTFT through HTTP, medians of {rounds}, LoRA : aLoRA", title_justify="left")
@@ -184,9 +193,10 @@ def run_bench(
             )
     medians = [Medians.of(measured[length]) for length in lengths]
     console.print(table(medians, rounds))
-    console.print(f"{plan.served_name} in {plan.dtype}, {plan.settings.replicas} replicas, {machine()}; seed {seed}")
+    fleet = f"{plan.served_name} in {plan.dtype}, {plan.settings.replicas} replicas"
+    console.print(f"{fleet}, {describe_machine()}; seed {seed}")
     return {
-        "machine": machine(),
+        "machine": describe_machine(),
         "model": plan.served_name,
         "dtype": plan.dtype,
         "replicas": plan.settings.replicas,

@@ -17,8 +17,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+import typer
 import uvloop
 
 from aloraserve.blocks import BlocksStored, EventBatch, KeySpace
@@ -29,6 +30,8 @@ from aloraserve.directory.redis import RedisDirectory
 from aloraserve.routing.base import Call
 from aloraserve.routing.policies import make_policy
 from aloraserve.routing.router import Router
+from aloraserve_services.cli.console import Steps, clearly, out, report_written
+from aloraserve_services.cli.options import JsonFile
 
 BLOCK_TOKENS = 16
 SHARED_BLOCKS = 128
@@ -40,6 +43,27 @@ CHUNK = 256
 LEASE_S = 3600.0
 NAMESPACE = "bench"
 SPACE = KeySpace("bench", "bench", BLOCK_TOKENS)
+
+
+@clearly
+def bench_routing(
+    replicas: Annotated[int, typer.Option(min=1, max=512, help="Replicas in the directory.")] = 64,
+    blocks: Annotated[int, typer.Option(min=10_000, max=20_000_000, help="Distinct blocks in it.")] = 1_000_000,
+    rate: Annotated[float, typer.Option(min=1, max=5000, help="Lookups per second.")] = 200.0,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="How long lookups are measured.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Seed of the conversations and of what is looked up.")] = 0,
+    redis_url: Annotated[str | None, typer.Option(help="Empty Redis or Valkey; default: one of its own.")] = None,
+    json: JsonFile = None,
+) -> None:
+    """Measure block keys, lookups, ingest and memory of the directory on a real server (needs no engine)."""
+    with contextlib.nullcontext(redis_url) if redis_url else bench_server() as url:
+        run = RoutingBench(str(url), replicas, blocks, rate, seconds, seed, Steps())
+        # As a gateway: Ray runs its workers on uvloop.
+        figures = uvloop.run(run.run())
+        show_figures(out, figures)
+        if json is not None:
+            write_figures(json, figures)
+            report_written(json)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import psutil
+import typer
 
-from aloraserve.engine_model.calibration import Calibration
+from aloraserve.engine_model.calibration import Calibration, load
+from aloraserve.settings import Settings
 from aloraserve_services.cli.client import CallFailedError
+from aloraserve_services.cli.console import Steps, out, report_written
 from aloraserve_services.cli.live_client import LightClient, Streamed
 from aloraserve_services.cli.live_workload import (
     ALORA_EVALUATORS,
@@ -37,6 +41,7 @@ from aloraserve_services.cli.live_workload import (
     conversations,
     hit_bound,
 )
+from aloraserve_services.cli.options import ChosenSettings, JsonFile, takes_settings
 from aloraserve_services.engine.simulated.answer_words import AnswerWords
 from aloraserve_services.gateway.session import SESSION_HEADER
 from aloraserve_services.models.untrained import TWIN_SUFFIX
@@ -45,12 +50,51 @@ from aloraserve_services.plan import FleetPlan
 IDLE_CALLS = 40
 IDLE_TOKENS = 1500
 SERVED_TIMEOUT_S = 60
+LOOKUP_BUDGET_MS = 200.0
+"""Client, engines, Redis and gateway share a few cores: how long a lookup waits for one is not the router's doing."""
 _PARTS = {
     "ServeReplica:aloraserve:engine": "engines",
     "ServeReplica:aloraserve:gateway": "gateway",
     "ProxyActor": "proxy",
     "valkey": "redis",
 }
+
+
+@takes_settings("replicas", "calibration", "block_tokens", "model", "port", "state_dir", replicas=6, block_tokens=16)
+def bench_routing_live(
+    chosen: ChosenSettings,
+    policy: Annotated[list[str] | None, typer.Option(help="Repeat it to compare; default: expected-ttft.")] = None,
+    rate: Annotated[list[float] | None, typer.Option(help="New conversations per second; default: 3 and 6.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the conversations.")] = 0,
+    slowdown: Annotated[float, typer.Option(min=1, max=20, help="Stretch engines and workload, not the gateway.")] = 1,
+    session_header: Annotated[bool, typer.Option(help="Send each conversation's id as x-session-id.")] = False,
+    json: JsonFile = None,
+) -> None:
+    """Compare policies on simulated engines behind the real gateway, a platform for each policy and rate."""
+    from aloraserve_services.cli.own_platform import own_settings
+
+    settings = own_settings(chosen, json, engine="simulated", lookup_budget_ms=LOOKUP_BUDGET_MS)
+    results: list[LiveResult] = []
+    for name in policy or [settings.policy]:
+        for rate_per_s in rate or [3.0, 6.0]:
+            played = Settings(**settings.model_dump() | {"policy": name})
+            results.append(_play_live(played, LivePlay(rate_per_s, seed, session_header, slowdown)))
+            show_results(out, results)
+    if json is not None:
+        write_results(json, results, seed)
+        report_written(json)
+
+
+def _play_live(settings: Settings, play: LivePlay) -> LiveResult:
+    from aloraserve_services.cli.own_platform import own_platform
+
+    steps = Steps()
+    with tempfile.TemporaryDirectory(prefix="aloraserve-live-") as folder:
+        times = Path(folder) / "calibration.json"
+        times.write_text(slowed(load(settings.calibration), play.slowdown).model_dump_json(), "utf-8")
+        with own_platform(settings.model_copy(update={"calibration": str(times)}), steps) as platform:
+            steps(f"playing {play.rate_per_s:g} new conversations per second with {settings.policy}")
+            return run_live(platform.plan, platform.url, platform.headers, play)
 
 
 @dataclass(slots=True)

@@ -7,26 +7,68 @@ an equally long prompt in the same state, less the aLoRA's TTFT, is what the aLo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from aloraserve.errors import SettingsError
-from aloraserve_services.cli.bench import machine
 from aloraserve_services.cli.client import CallFailedError, Timed, TimedClient
+from aloraserve_services.cli.console import EXIT_FAILED, err, out, report_written
+from aloraserve_services.cli.options import ChosenSettings, JsonFile, PromptSeed, prompt_lengths, takes_settings
+from aloraserve_services.cli.status import fetch
+from aloraserve_services.local.address import authorization, base_url
+from aloraserve_services.models.hardware import describe_machine
 from aloraserve_services.models.untrained import TWIN_SUFFIX
 
 TURN_TOKENS = 200
 RESERVED_TOKENS = 384
 """Of the context, for the turn, the invocation, the answer and the part of a block by which lengths differ."""
 FIRST, RETURNING = "first", "returning"
+
+
+@takes_settings("model", "replicas", "port", "redis_url", "state_dir", "dtype")
+def verify_savings(
+    chosen: ChosenSettings,
+    lengths: Annotated[
+        str, typer.Option(help="Prompt lengths in tokens, separated by commas.")
+    ] = "200,500,1000,2000,4000,7500",
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Conversations per length.")] = 3,
+    seed: PromptSeed = 0,
+    max_error: Annotated[float, typer.Option(min=0, help="Above this median relative error the exit code is 1.")] = 0.1,
+    max_bias: Annotated[
+        float, typer.Option(min=0, help="The same for the estimates' sum by the real one, less 1.")
+    ] = 0.05,
+    url: Annotated[str | None, typer.Option(help="An idle platform that runs; default: one of its own.")] = None,
+    json: JsonFile = None,
+) -> None:
+    """Check the savings that the platform reports against those of plain LoRA twins, one call at a time."""
+    from aloraserve_services.cli.own_platform import own_platform, own_settings
+
+    settings = own_settings(chosen, json)
+    wanted = prompt_lengths(lengths, settings, RESERVED_TOKENS)
+    headers, is_elsewhere = authorization(settings), url is not None
+    with contextlib.ExitStack() as stack:
+        if url is None:
+            stack.enter_context(own_platform(settings))
+        address = (url or base_url(settings)).rstrip("/")
+        target = Target.of(fetch(address, headers, is_elsewhere=is_elsewhere))
+        client = stack.enter_context(TimedClient(address, headers, is_elsewhere=is_elsewhere))
+        samples, verdict = run_verification(target, client, out, lengths=wanted, rounds=rounds, seed=seed)
+    if json is not None:
+        write_json(json, target, samples, verdict, seed)
+        report_written(json)
+    if not verdict.holds(max_error, max_bias):
+        err.print(f"above {max_error:.0%} error or {max_bias:.0%} bias", style="red")
+        raise typer.Exit(EXIT_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +288,7 @@ def run_verification(
         soft_wrap=True,
     )
     console.print(
-        f"{target.base} in {target.dtype}, {target.replicas} replicas, client on {machine()}; seed {seed}",
+        f"{target.base} in {target.dtype}, {target.replicas} replicas, client on {describe_machine()}; seed {seed}",
         soft_wrap=True,
     )
     return samples, verdict
@@ -263,7 +305,7 @@ def _line(number: int, rounds: int, one: Sample) -> str:
 def write_json(path: Path, target: Target, samples: Sequence[Sample], verdict: Verdict, seed: int) -> None:
     """Write everything that was measured."""
     content = {
-        "machine": machine(),
+        "machine": describe_machine(),
         "target": asdict(target),
         "seed": seed,
         "verdict": asdict(verdict),

@@ -19,7 +19,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from aloraserve_services.cli import verify_savings
-from aloraserve_services.cli.main import EXIT_SETTINGS, EXIT_START, app
+from aloraserve_services.cli.console import EXIT_SETTINGS, EXIT_START
+from aloraserve_services.cli.main import app
 from aloraserve_services.local import run_file
 
 KEY = "hunter2-hunter2-hunter2"

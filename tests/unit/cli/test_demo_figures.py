@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from aloraserve_services.cli.demo import Comparison, Row, comparisons, measured_saving_s, summary
+from aloraserve_services.cli.demo_figures import Comparison, comparisons, measured_saving_s, summary
+from aloraserve_services.cli.demo_player import Row
 
 Make = Callable[..., Row]
 
