@@ -250,7 +250,7 @@ def hint_at_gpu() -> None:
     """Name the way to the GPU build where there is an NVIDIA driver."""
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
         print('This machine has an NVIDIA GPU, and this is the CPU build; for the GPU: pip install "aloraserve[gpu]"')
-        print("in a virtual environment of its own (docs/install.md).")
+        print("in a virtual environment of its own (docs/start/install.md).")
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class Environment(Install):
     def check(self) -> None:
         """Import torch and the plugin, and see that every requirement that is present has a version it accepts."""
         pip_check = subprocess.run([self.python, "-m", "pip", "check"], capture_output=True, text=True)  # noqa: S603
-        # torchvision, torchaudio and torchcodec are left out on purpose (docs/install.md): "is not installed" passes.
+        # torchvision, torchaudio and torchcodec are left out on purpose (docs/start/install.md): "is not installed" passes.
         wrong = [line for line in pip_check.stdout.splitlines() if " has requirement " in line]
         if wrong:
             print("\n".join(wrong), file=sys.stderr)

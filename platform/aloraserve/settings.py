@@ -31,7 +31,7 @@ def default_state_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """Everything that an operator may choose; ``docs/configuration.md`` explains each key."""
+    """Everything that an operator may choose; ``docs/reference/configuration.md`` explains each key."""
 
     model_config = SettingsConfigDict(env_prefix="ALORASERVE_", extra="forbid", frozen=True)
 

@@ -53,5 +53,5 @@ def _keep_tests_of(alert: str, file: Path) -> None:
 
 
 def test_the_document_names_every_alert() -> None:
-    document = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
     assert [alert for alert in ALERTS if f"`{alert}`" not in document] == []

@@ -30,7 +30,7 @@ PROMPT = SPACE.keys(range(300))
 # So many chains that part in one run that its node is scanned in several parts.
 SIBLINGS = [one for number in range(600) for one in place(SPACE.keys([0, 1000 + number]))[1:]]
 PASSWORD = "p/a@s:s#w?ö d"
-DOCUMENT = Path(__file__).parents[2] / "docs" / "directory.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "concepts" / "directory.md"
 RULES = next(re.finditer(r"^ACL SETUSER aloraserve (.+)$", DOCUMENT.read_text(), re.MULTILINE)).group(1).split()
 COMMANDS = [rule[1:] for rule in RULES if rule.startswith("+")]
 CLUSTER_ONLY = {"cluster|slots", "command", "asking"}

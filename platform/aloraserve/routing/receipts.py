@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from aloraserve.routing.base import Call, Estimate
@@ -13,26 +14,42 @@ MAX_CANDIDATES = 16
 DEFAULT_RECEIPTS = 1024
 
 
+class Outcome(StrEnum):
+    """What became of an attempt to have a call answered."""
+
+    ANSWERED = "answered"
+    LOST = "lost"
+    """The replica was lost before its first chunk."""
+    CUT_SHORT = "cut-short"
+    """The replica was lost after its first chunk."""
+    REFUSED = "refused"
+    """The engine does not accept the call."""
+    OVERLOADED = "overloaded"
+    """No replica took the call."""
+    CANCELLED = "cancelled"
+    """The client went away."""
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class AttemptRecord:
     """One replica that a call was sent to, or that was to get it.
 
     Args:
         replica: its id, empty if none took the call.
         label: its short name.
         claim: what became of the claim for it.
-        outcome: "answered", "lost" before the first chunk, "cut-short" if lost after it, "refused", "overloaded",
-            "cancelled" or "failed".
+        outcome: what became of the attempt.
     """
 
     replica: str
     label: str
     claim: ClaimOutcome
-    outcome: str
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Answered:
     """How the engine answered.
 
     Args:
@@ -86,7 +103,7 @@ class Receipt:
     lookup_ms: float
     policy_ms: float
     claim_ms: float
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptRecord, ...]
     cached_tokens: int | None = None
     ttft_s: float | None = None
     regret_s: float | None = None
@@ -94,7 +111,7 @@ class Receipt:
     def cut_short(self) -> Receipt:
         """Return it as of an answer that began and was lost."""
         *before, last = self.attempts
-        return replace(self, attempts=(*before, replace(last, outcome="cut-short")))
+        return replace(self, attempts=(*before, replace(last, outcome=Outcome.CUT_SHORT)))
 
     def as_dict(self) -> dict[str, Any]:
         """Return it in JSON's types."""
@@ -106,8 +123,8 @@ class Receipt:
         request_id: str,
         call: Call,
         placement: Placement,
-        attempts: tuple[Attempt, ...],
-        outcome: Outcome | None,
+        attempts: tuple[AttemptRecord, ...],
+        answered: Answered | None,
         *,
         at_s: float,
     ) -> Receipt:
@@ -118,7 +135,7 @@ class Receipt:
             call: what the router knew of it.
             placement: its last one.
             attempts: all of them, the last included; at least one.
-            outcome: None if nobody answered.
+            answered: None if nobody answered.
             at_s: seconds since 1970.
         """
         last = attempts[-1]
@@ -130,19 +147,19 @@ class Receipt:
             prompt_tokens=call.prompt_tokens,
             policy=placement.decision.policy,
             reason=placement.decision.reason,
-            fallback_reason=placement.fallback,
+            fallback_reason=placement.fallback_reason,
             candidates=_shown(estimates, last.replica),
             candidate_count=max(len(estimates), len(placement.labels)),
-            replica=last.replica if outcome else "",
-            label=last.label if outcome else "",
+            replica=last.replica if answered else "",
+            label=last.label if answered else "",
             claim=placement.claim,
             lookup_ms=placement.lookup_s * 1000,
             policy_ms=placement.policy_s * 1000,
             claim_ms=placement.claim_s * 1000,
             attempts=attempts,
-            cached_tokens=outcome.cached_tokens if outcome else None,
-            ttft_s=outcome.ttft_s if outcome else None,
-            regret_s=_regret_s(estimates, last.replica, outcome),
+            cached_tokens=answered.cached_tokens if answered else None,
+            ttft_s=answered.ttft_s if answered else None,
+            regret_s=_regret_s(estimates, last.replica, answered),
         )
 
 
@@ -151,11 +168,11 @@ def _shown(estimates: tuple[Estimate, ...], replica: str) -> tuple[Estimate, ...
     return estimates[:MAX_CANDIDATES] + chosen
 
 
-def _regret_s(estimates: tuple[Estimate, ...], replica: str, outcome: Outcome | None) -> float | None:
+def _regret_s(estimates: tuple[Estimate, ...], replica: str, answered: Answered | None) -> float | None:
     others = [one.expected_ttft_s for one in estimates if one.replica != replica]
-    if outcome is None or not others:
+    if answered is None or not others:
         return None
-    return max(0.0, outcome.ttft_s - min(others))
+    return max(0.0, answered.ttft_s - min(others))
 
 
 class ReceiptRing:

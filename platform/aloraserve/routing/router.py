@@ -16,7 +16,7 @@ from aloraserve.routing.breaker import Breaker
 from aloraserve.routing.budget import Budget
 from aloraserve.routing.cost_model import is_published, unpublished
 from aloraserve.routing.pending import PendingClaims
-from aloraserve.routing.placement import ClaimOutcome, Placement
+from aloraserve.routing.placement import ClaimOutcome, FallbackCause, Placement
 from aloraserve.routing.rendezvous import Rendezvous
 
 CLAIM_BUDGET_S = 0.050
@@ -29,7 +29,7 @@ class _Found:
 
     candidates: Sequence[Candidate]
     unseen_from: int | None = None
-    cause: str | None = None
+    cause: FallbackCause | None = None
 
 
 class Router:
@@ -105,11 +105,12 @@ class Router:
         started = self._clock()
         recorded = await self._claimed(call, placement, claim_id, unseen_from, self._claim_budget_s)
         if recorded is not False:
-            return replace(placement, claim=recorded or "none", claim_s=self._clock() - started)
+            return replace(placement, claim=recorded or ClaimOutcome.NONE, claim_s=self._clock() - started)
         again, _ = await self._decided(call, avoid)
         left_s = self._claim_budget_s - (self._clock() - started - again.lookup_s)
         recorded = await self._claimed(call, again, claim_id, None, left_s)
-        outcome: ClaimOutcome = "conflict" if recorded == "claimed" else recorded or "none"
+        is_recorded = recorded is ClaimOutcome.CLAIMED
+        outcome = ClaimOutcome.CONFLICT if is_recorded else recorded or ClaimOutcome.NONE
         looked_s, thought_s = placement.lookup_s + again.lookup_s, placement.policy_s + again.policy_s
         claim_s = self._clock() - started - again.lookup_s - again.policy_s
         return replace(again, claim=outcome, lookup_s=looked_s, policy_s=thought_s, claim_s=claim_s)
@@ -120,13 +121,14 @@ class Router:
             await self.withdraw(call, placement, claim_id)
         moved = replace(placement, replica=replica)
         recorded = await self._claimed(call, moved, claim_id, None, self._claim_budget_s)
-        return replace(moved, claim="moved" if recorded == "claimed" else recorded or "none")
+        is_recorded = recorded is ClaimOutcome.CLAIMED
+        return replace(moved, claim=ClaimOutcome.MOVED if is_recorded else recorded or ClaimOutcome.NONE)
 
     async def withdraw(self, call: Call, placement: Placement, claim_id: str) -> bool:
         """Take a claim back; return whether the directory was told. It expires by itself otherwise."""
         self._pending.drop(claim_id)
         incarnation = placement.incarnations.get(placement.replica)
-        if placement.claim == "none" or not incarnation:
+        if placement.claim is ClaimOutcome.NONE or not incarnation:
             return False
 
         async def send() -> None:
@@ -142,14 +144,16 @@ class Router:
         found = await self._candidates(call)
         asked = self._clock()
         decision = (self._fallback if found.cause else self._policy).decide(call, found.candidates)
-        if found.cause:
-            decision = replace(decision, policy="fallback", reason=f"{found.cause}; {decision.reason}")
+        message = found.cause.message(self._budget_s) if found.cause else None
+        if message:
+            decision = replace(decision, policy="fallback", reason=f"{message}; {decision.reason}")
         replica = next((one.replica for one in decision.estimates if one.replica not in avoid), "")
         placement = Placement(
             decision,
             {one.state.replica: one.state.incarnation for one in found.candidates if is_published(one)},
             replica,
             fallback=found.cause,
+            fallback_reason=message,
             labels={one.state.replica: one.state.label or one.state.replica for one in found.candidates},
             lookup_s=asked - started,
             policy_s=self._clock() - asked,
@@ -162,18 +166,18 @@ class Router:
             return _Found([unpublished(replica) for replica in dict.fromkeys(known)])
         asked_at = self._clock()
         found = await self._lookup(call)
-        if isinstance(found, str):
+        if isinstance(found, FallbackCause):
             return _Found(self._fallback_candidates(known), cause=found)
         found = self._pending.added_to(found, call.keys, asked_at=asked_at, now=self._clock())
         reachable = set(known)
         live = [one for one in found if not known or one.state.replica in reachable]
         if not live:
-            return _Found(self._fallback_candidates(known), cause="the directory has no live replica")
+            return _Found(self._fallback_candidates(known), cause=FallbackCause.NO_REPLICA)
         return _Found(live + _missing(known, live), max(one.claimed_blocks for one in found))
 
     async def _claimed(
         self, call: Call, placement: Placement, claim_id: str, unseen_from: int | None, budget_s: float
-    ) -> Literal["claimed", "failed", False] | None:
+    ) -> ClaimOutcome | Literal[False] | None:
         """Return what became of a claim: False where another came first, None where there is nothing to claim."""
         replica, incarnation = placement.replica, placement.incarnations.get(placement.replica)
         if not self._use_directory or not incarnation:
@@ -200,7 +204,7 @@ class Router:
             if claiming is not None:
                 # A withdrawal that overtakes its claim would leave it standing until it expires.
                 await asyncio.wait({claiming}, timeout=self._claim_budget_s)
-            await self.withdraw(call, replace(placement, claim="failed"), claim_id)
+            await self.withdraw(call, replace(placement, claim=ClaimOutcome.FAILED), claim_id)
             raise
         except BaseException:
             self._pending.drop(claim_id)
@@ -210,14 +214,14 @@ class Router:
                 _abandon(claiming)
         if told and is_first:
             self._pending.done(claim_id, self._clock())
-            return "claimed"
+            return ClaimOutcome.CLAIMED
         self._pending.drop(claim_id)
-        return "failed" if is_first else False
+        return ClaimOutcome.FAILED if is_first else False
 
-    async def _lookup(self, call: Call) -> list[Candidate] | str:
+    async def _lookup(self, call: Call) -> list[Candidate] | FallbackCause:
         """Return what the directory knows, or why it does not say."""
         if not self._breaker.allow():
-            return "the directory failed repeatedly and is left alone for a moment"
+            return FallbackCause.BREAKER_OPEN
         started = self._clock()
         try:
             found = await self._asked(call)
@@ -225,11 +229,10 @@ class Router:
             # A gateway that was busy itself says nothing of the directory.
             if not self._lagged(started):
                 self._breaker.fail()
-            return f"the directory did not answer within {self._budget_s * 1000:g} ms"
+            return FallbackCause.SLOW
         except DirectoryUnavailableError:
-            # The reason goes to clients, so the server's address is no part of it.
             self._breaker.fail()
-            return "the directory cannot be reached"
+            return FallbackCause.UNREACHABLE
         self._breaker.succeed()
         self._last, self._last_at = found, self._clock()
         return found

@@ -4,7 +4,7 @@ What runs here is ``directory.memory.MemoryDirectory`` and ``routing.policies``.
 gateway's ``routing.router.Router`` and the replicas' ``directory.ingest.Ingest``, does their main path in one thread:
 look up, decide, claim; publish loads with the claims that have arrived, push holdings, begin a new generation after an
 outage. A decision takes no simulated time, so that no claim meets another's; nothing is slow, refused or withdrawn.
-docs/simulation.md lists under "Simplifications" what else differs.
+docs/benchmarks/simulation.md lists under "Simplifications" what else differs.
 
 Policies whose order does not depend on estimates get none: it keeps large fleets fast.
 """

@@ -3,21 +3,7 @@
 from __future__ import annotations
 
 from aloraserve.routing.placement import Placement
-from aloraserve.telemetry.labels import OTHER
 from aloraserve.telemetry.tracing import Value
-
-FALLBACKS = {
-    "did not answer": "slow",
-    "cannot be reached": "unreachable",
-    "left alone": "left_alone",
-    "no live replica": "no_replica",
-}
-"""What the router says of a directory that did not help, and the label of it."""
-
-
-def fallback_label(cause: str) -> str:
-    """Return the label of why the directory was not used."""
-    return next((label for words, label in FALLBACKS.items() if words in cause), OTHER)
 
 
 def decision_attributes(placement: Placement) -> dict[str, Value]:
@@ -33,7 +19,7 @@ def decision_attributes(placement: Placement) -> dict[str, Value]:
         "aloraserve.claim_ms": placement.claim_s * 1000,
     }
     if placement.fallback is not None:
-        attributes["aloraserve.fallback"] = fallback_label(placement.fallback)
+        attributes["aloraserve.fallback"] = placement.fallback.value
     chosen = next((one for one in decision.estimates if one.replica == placement.replica), None)
     if chosen is not None:
         estimate = chosen._asdict()

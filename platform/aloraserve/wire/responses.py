@@ -47,7 +47,7 @@ class CachedTokensBySource(ResponsePart):
 
 
 class SavingsUsage(ResponsePart):
-    """What reuse across adapters saved one request, as its replica estimates it; ``docs/savings.md``."""
+    """What reuse across adapters saved one request, as its replica estimates it; ``docs/concepts/savings.md``."""
 
     saved_ttft_ms: float
     counterfactual_ttft_ms: float

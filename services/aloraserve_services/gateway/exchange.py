@@ -15,6 +15,7 @@ from aloraserve.directory.base import CLAIM_TTL_S
 from aloraserve.errors import OverloadedError
 from aloraserve.routing.base import Call
 from aloraserve.routing.placement import Placement
+from aloraserve.routing.receipts import Outcome
 from aloraserve.routing.router import Router
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.gateway.metrics import METRICS
@@ -42,7 +43,7 @@ class Exchange:
     Attributes:
         placement: the decision with what became of its claim.
         replica: who got the call, empty before.
-        outcome: see :class:`~aloraserve.routing.receipts.Attempt`.
+        outcome: what became of the attempt.
         cached_tokens: of the first chunk.
     """
 
@@ -57,7 +58,7 @@ class Exchange:
     ) -> None:
         self.placement = placement
         self.replica = ""
-        self.outcome = "failed"
+        self.outcome = Outcome.FAILED
         self.cached_tokens = 0
         self._router = router
         self._handle = handle
@@ -83,29 +84,29 @@ class Exchange:
                         if reply.finish_reason in CUT_SHORT:
                             raise LostError(self.replica, f"the engine ended with {reply.finish_reason!r}")
                         if not answered:
-                            answered, self.outcome, self.cached_tokens = True, "answered", reply.cached_tokens
+                            answered, self.outcome, self.cached_tokens = True, Outcome.ANSWERED, reply.cached_tokens
                     else:
-                        self.outcome = "refused"
+                        self.outcome = Outcome.REFUSED
                     yield reply
                 response = None
         except _serve_errors().overloaded as error:
-            self.outcome = "overloaded"
+            self.outcome = Outcome.OVERLOADED
             raise OverloadedError("the waiting room is full; try again") from error
         except _serve_errors().lost as error:
             if not _is_loss(error):
                 raise
-            self.outcome = "lost"
+            self.outcome = Outcome.LOST
             raise LostError(self.replica, type(error).__name__) from error
         except LostError:
-            self.outcome = "lost"
+            self.outcome = Outcome.LOST
             raise
         except asyncio.CancelledError:
-            self.outcome = "cancelled"
+            self.outcome = Outcome.CANCELLED
             raise
         except TimeoutError:
             if self.replica:
                 raise
-            self.outcome = "overloaded"
+            self.outcome = Outcome.OVERLOADED
             raise OverloadedError(f"no replica took the call within {self._patience_s(rank):g} s") from None
         finally:
             # Serve cancels only what carries its own request id, and calls here have one each.

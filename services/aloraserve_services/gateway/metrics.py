@@ -1,16 +1,16 @@
-"""What the gateway counts, in Prometheus' terms; ``docs/metrics.md`` explains each."""
+"""What the gateway counts, in Prometheus' terms; ``docs/reference/metrics.md`` explains each."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest
 
-from aloraserve.routing.placement import ClaimOutcome, Placement
+from aloraserve.routing.placement import ClaimOutcome, FallbackCause, Placement
+from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CachedBySource, CallSavings
 from aloraserve.telemetry.cached_labels import Counter, Histogram
-from aloraserve.telemetry.decision import FALLBACKS, decision_attributes, fallback_label
+from aloraserve.telemetry.decision import decision_attributes
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import BoundedNames
@@ -20,8 +20,8 @@ _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 _ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 SOURCES = tuple(item.name for item in fields(CachedBySource))
-ATTEMPT_OUTCOMES = ("answered", "lost", "refused", "overloaded", "cancelled", "failed")
-"""See :class:`~aloraserve.routing.receipts.Attempt`."""
+ATTEMPT_OUTCOMES = [outcome for outcome in Outcome if outcome is not Outcome.CUT_SHORT]
+"""What an attempt can have come to when it is counted: at its first chunk, or at its end without one."""
 
 
 class GatewayMetrics(Instruments):
@@ -169,12 +169,12 @@ class GatewayMetrics(Instruments):
 
     def _begin_at_zero(self) -> None:
         """Show what has not happened yet, so that its first time is an increase."""
-        for outcome in get_args(ClaimOutcome):
-            self.claims.labels(outcome)
-        for reason in FALLBACKS.values():
-            self.fallbacks.labels(reason)
+        for claim in ClaimOutcome:
+            self.claims.labels(claim.value)
+        for cause in FallbackCause:
+            self.fallbacks.labels(cause.value)
         for outcome in ATTEMPT_OUTCOMES:
-            self.attempts.labels(outcome)
+            self.attempts.labels(outcome.value)
         for source in SOURCES:
             self.cached_by_source.labels(source)
 
@@ -191,7 +191,7 @@ class GatewayMetrics(Instruments):
             TRACING.record("decide", now - taken_s, now, decision_attributes(placement))
         self.claims.labels(placement.claim).inc()
         if placement.fallback is not None:
-            self.fallbacks.labels(fallback_label(placement.fallback)).inc()
+            self.fallbacks.labels(placement.fallback.value).inc()
         for stage, seconds in (
             ("lookup", placement.lookup_s),
             ("policy", placement.policy_s),

@@ -13,7 +13,7 @@ import structlog
 
 from aloraserve.errors import InvalidRequestError, ReplicaLostError
 from aloraserve.routing.base import Call, Decision
-from aloraserve.routing.receipts import Attempt, Outcome, Receipt, ReceiptRing
+from aloraserve.routing.receipts import Answered, AttemptRecord, Outcome, Receipt, ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.savings.base import CallSavings
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
@@ -39,12 +39,12 @@ class Tries:
 
     left: int = MAX_ATTEMPTS
     lost: set[str] = field(default_factory=set)
-    made: list[Attempt] = field(default_factory=list)
+    made: list[AttemptRecord] = field(default_factory=list)
 
     def lose(self, replica: str) -> None:
         """Note that the replica was lost after it had begun to answer."""
         self.lost.add(replica)
-        self.made[-1] = replace(self.made[-1], outcome="cut-short")
+        self.made[-1] = replace(self.made[-1], outcome=Outcome.CUT_SHORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Sender:
             try:
                 first = await anext(replies)
             except StopAsyncIteration:
-                exchange.outcome = "failed"
+                exchange.outcome = Outcome.FAILED
                 raise ReplicaLostError("the replica ended the call without an answer") from None
             except LostError as error:
                 tries.lost |= {error.replica} - {""}
@@ -154,8 +154,8 @@ class Sender:
     def _note(self, request_id: str, call: Call, exchange: Exchange, tries: Tries, ttft_s: float) -> Receipt:
         placement, replica = exchange.placement, exchange.replica
         METRICS.attempts.labels(exchange.outcome).inc()
-        tries.made.append(Attempt(replica, placement.label(replica), placement.claim, exchange.outcome))
-        answered = Outcome(exchange.cached_tokens, ttft_s) if exchange.outcome == "answered" else None
+        tries.made.append(AttemptRecord(replica, placement.label(replica), placement.claim, exchange.outcome))
+        answered = Answered(exchange.cached_tokens, ttft_s) if exchange.outcome is Outcome.ANSWERED else None
         receipt = Receipt.of(request_id, call, placement, tuple(tries.made), answered, at_s=time.time())
         self._receipts.add(receipt)
         return receipt

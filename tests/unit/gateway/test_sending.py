@@ -44,13 +44,13 @@ class Routing:
             self.claimed[claim_id] = replica
         self.events.append(f"claim {replica}")
         labels = {name: f"engine-{name}" for name in "abc"}
-        claim: ClaimOutcome = "claimed" if replica else "none"
+        claim = ClaimOutcome.CLAIMED if replica else ClaimOutcome.NONE
         return Placement(decision, {"a": "1", "b": "1"}, replica, claim, labels=labels)
 
     async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement:
         self.claimed[claim_id] = replica
         self.events.append(f"move {replica}")
-        return replace(placement, replica=replica, claim="moved")
+        return replace(placement, replica=replica, claim=ClaimOutcome.MOVED)
 
     async def withdraw(self, call: Call, placement: Placement, claim_id: str) -> bool:
         self.withdrawn.append(claim_id)

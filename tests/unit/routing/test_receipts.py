@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aloraserve.routing.base import Call, Decision, Estimate
-from aloraserve.routing.placement import Placement
-from aloraserve.routing.receipts import MAX_CANDIDATES, Attempt, Outcome, Receipt, ReceiptRing
+from aloraserve.routing.placement import ClaimOutcome, Placement
+from aloraserve.routing.receipts import MAX_CANDIDATES, Answered, AttemptRecord, Outcome, Receipt, ReceiptRing
 
 KEY = b"secret-block-key"
 CALL = Call(64, 16, [KEY], adapter="safety", session="secret-session")
@@ -21,22 +21,23 @@ def receipt(
     left_out: int = 0,
     replica: str = "0",
     ttft_s: float | None = 0.5,
-    claim: str = "claimed",
+    claim: ClaimOutcome = ClaimOutcome.CLAIMED,
 ) -> Receipt:
     estimates = [Estimate(str(number), f"engine-{number}", 0.1 * (number + 1), 48, 0) for number in range(count)]
     placement = Placement(
         Decision("expected-ttft", "holds 48 of 64 tokens", tuple(estimates)),
         {},
         "0",
-        claim,  # type: ignore[arg-type]
+        claim,
         labels={str(number): f"engine-{number}" for number in range(count + left_out)},
         lookup_s=0.001,
         policy_s=0.002,
         claim_s=0.003,
     )
-    outcome = None if ttft_s is None else Outcome(48, ttft_s)
-    attempt = Attempt(replica, placement.label(replica), placement.claim, "lost" if ttft_s is None else "answered")
-    return Receipt.of(request_id, CALL, placement, (attempt,), outcome, at_s=1.0)
+    answered = None if ttft_s is None else Answered(48, ttft_s)
+    outcome = Outcome.LOST if answered is None else Outcome.ANSWERED
+    attempt = AttemptRecord(replica, placement.label(replica), placement.claim, outcome)
+    return Receipt.of(request_id, CALL, placement, (attempt,), answered, at_s=1.0)
 
 
 def test_it_says_what_was_decided_and_what_came_of_it() -> None:

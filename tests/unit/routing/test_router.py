@@ -16,6 +16,7 @@ from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call, Decision
 from aloraserve.routing.breaker import Breaker
 from aloraserve.routing.expected_ttft import ExpectedTtft
+from aloraserve.routing.placement import FallbackCause
 from aloraserve.routing.round_robin import RoundRobin
 from aloraserve.routing.router import Router
 
@@ -387,7 +388,8 @@ async def test_a_fallback_is_claimed_where_the_directory_takes_it(directory: Fau
     directory.before_answer = hang_once
     placement = await one.place(CALL, "c")
     assert placement.claim == "claimed"
-    assert placement.fallback == "the directory did not answer within 20 ms"
+    assert placement.fallback is FallbackCause.SLOW
+    assert placement.fallback_reason == "the directory did not answer within 20 ms"
     assert directory.claims == [("c", placement.replica, None)]
 
 

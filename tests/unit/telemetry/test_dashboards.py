@@ -13,7 +13,7 @@ import promql_parser
 import pytest
 
 OBSERVABILITY = Path(__file__).parents[3] / "deploy" / "observability"
-DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 
 
 def load(name: str) -> ModuleType:

@@ -12,11 +12,10 @@ from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call, Decision, Estimate
 from aloraserve.routing.breaker import Breaker
-from aloraserve.routing.placement import Placement
+from aloraserve.routing.placement import ClaimOutcome, FallbackCause, Placement
 from aloraserve.routing.policies import make_policy
 from aloraserve.routing.router import Router
-from aloraserve.telemetry.decision import FALLBACKS, decision_attributes, fallback_label
-from aloraserve.telemetry.labels import OTHER
+from aloraserve.telemetry.decision import decision_attributes
 
 SPACE = KeySpace("m", "t", 4)
 CALL = Call(8, 4, [b"a" * 16, b"b" * 16])
@@ -35,24 +34,20 @@ class Unhelpful(MemoryDirectory):
         return []
 
 
-@pytest.mark.parametrize("label", sorted(FALLBACKS.values()))
-async def test_every_reason_of_the_router_has_its_label(label: str) -> None:
-    """The router's words are for people; should they change, their label would be lost."""
+@pytest.mark.parametrize("cause", FallbackCause)
+async def test_every_cause_of_a_fallback_is_a_label_and_has_words(cause: FallbackCause) -> None:
     breaker = Breaker()
-    how = label
-    if label == "left_alone":
+    how = cause.value
+    if cause is FallbackCause.BREAKER_OPEN:
         while breaker.allow():
             breaker.fail()
     policy = make_policy("expected-ttft", seed=1)
     router = Router(Unhelpful(how), policy, SPACE, budget_s=0.005, known_replicas=lambda: ["a"], breaker=breaker)
     placement = await router.place(CALL, "c")
-    assert placement.fallback is not None
-    assert fallback_label(placement.fallback) == label
-    assert decision_attributes(placement)["aloraserve.fallback"] == label
-
-
-def test_another_reason_is_other() -> None:
-    assert fallback_label("something new") == OTHER
+    assert placement.fallback is cause
+    assert placement.fallback_reason == cause.message(0.005)
+    assert placement.decision.reason.startswith(f"{placement.fallback_reason}; ")
+    assert decision_attributes(placement)["aloraserve.fallback"] == cause.value
 
 
 def test_a_span_tells_who_was_chosen_and_why() -> None:
@@ -61,7 +56,7 @@ def test_a_span_tells_who_was_chosen_and_why() -> None:
         Estimate("id-b", "b", 1, 0, 0),
     )
     decision = Decision("expected-ttft", "holds 64 of 100 tokens", estimates)
-    found = decision_attributes(Placement(decision, {}, "id-a", "claimed", lookup_s=0.002))
+    found = decision_attributes(Placement(decision, {}, "id-a", ClaimOutcome.CLAIMED, lookup_s=0.002))
     assert found["aloraserve.replica"] == "engine-0"
     assert found["aloraserve.reason"] == "holds 64 of 100 tokens"
     assert found["aloraserve.estimate.overlap_tokens"] == 64

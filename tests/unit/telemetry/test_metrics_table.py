@@ -1,4 +1,4 @@
-"""``docs/metrics.md`` names every metric of the code, and no other."""
+"""``docs/reference/metrics.md`` names every metric of the code, and no other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.replica import ReplicaMetrics, ReplicaReadings
 from aloraserve_services.gateway.metrics import GatewayMetrics
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 Row = tuple[str, frozenset[str]]
 
 

@@ -1,8 +1,8 @@
 """The peers' routers, each from its published formula, one file each: they choose, the modelled engines are shared.
 
 Each file's docstring names the upstream files and versions that were read, the defaults taken, how the original keys
-prompts (salted with the adapter, or blind to it), and what could not be reproduced. ``docs/baselines.md`` has them side
-by side.
+prompts (salted with the adapter, or blind to it), and what could not be reproduced. ``docs/benchmarks/baselines.md``
+has them side by side.
 """
 
 from __future__ import annotations
