@@ -69,7 +69,7 @@ class Phase:
             raise ValueError(f"rate_per_s is {self.rate_per_s:g}; above 0 and up to 1,000 are accepted")
 
     def more_tokens(self, number: int, seed: int) -> int:
-        """Return by how many tokens the phase's copy of that number is longer than its nominal length.
+        """Return by how many tokens the phase's variant of that number is longer than its nominal length.
 
         Where a conversation ends within a block decides what an aLoRA call computes again of it. Copies of one length
         would all measure one such place; these are spread evenly over ``SPREAD_TOKENS``, from a random start.

@@ -23,8 +23,8 @@ RANDOM = (
     "Texts, questions, pauses, arrivals and the order of arms come from the seed. Prompts are up to 32 tokens shorter "
     "or longer than their nominal length, spread evenly, so that conversations end anywhere within a block. In "
     "base-adapter all arms judge one conversation, whose prompts are equal to the last token; elsewhere each arm has a "
-    "copy that differs in 16 digits of the system message, so that nothing is shared. Answers may differ between "
-    "copies."
+    "variant that differs in 16 digits of the system message, so that nothing is shared. Answers may differ between "
+    "variants."
 )
 LIMITS = (
     "The adapters are untrained twins: equal weights, rank and targets; what they cost is real, what they say is not. "

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 
 from aloraserve.settings import Settings
-from aloraserve_services.cli.bench_routing_live import replica_ids
 from aloraserve_services.fleet import APP
 from aloraserve_services.gateway.app import ENGINE
+from aloraserve_services.local.deployment import replica_ids
 from aloraserve_services.local.platform import local_platform
 
 REPLICAS, CLIENTS, FAULT_S = 4, 6, 3.0

@@ -15,7 +15,7 @@ import typer
 
 from aloraserve.engine_model.calibration import AdapterTimes, Calibration
 from aloraserve.engine_model.fitting import decode_error, fit_decode, fit_prefill, prefill_error
-from aloraserve_services.cli.client import TimedClient
+from aloraserve_services.cli.client import StreamingClient
 from aloraserve_services.cli.console import Steps, out, report_written
 from aloraserve_services.cli.engine_timer import (
     ANSWER_ROOM_TOKENS,
@@ -47,7 +47,7 @@ def calibrate(
     steps = Steps()
     plan = make_plan(settings, adapters_dir=functools.partial(demo_adapters, settings.state_dir), progress=steps)
     found = calibration(plan, name, engine_figures(plan, rounds=rounds, seed=seed, progress=steps))
-    with own_platform(settings, steps) as platform, TimedClient(platform.url, platform.headers) as client:
+    with own_platform(settings, steps) as platform, StreamingClient(platform.url, platform.headers) as client:
         overhead = overhead_s(platform.plan, client, found.prefill.model.seconds, seed)
     found = found.model_copy(update={"overhead_s": overhead})
     write_calibration(output, found)
@@ -55,7 +55,7 @@ def calibrate(
     report_written(output)
 
 
-def overhead_s(plan: FleetPlan, client: TimedClient, expected: Callable[[int, int], float], seed: int) -> float:
+def overhead_s(plan: FleetPlan, client: StreamingClient, expected: Callable[[int, int], float], seed: int) -> float:
     """Return how much longer than its engine a call's first token takes through HTTP, the median over some lengths.
 
     Args:

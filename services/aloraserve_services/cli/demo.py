@@ -17,13 +17,13 @@ def demo(
     json: Annotated[Path | None, typer.Option(help="Also write calls and summary to this file.")] = None,
 ) -> None:
     """Run a conversation with adapters on a platform of its own and show what was reused."""
-    from aloraserve_services.cli.client import TimedClient
+    from aloraserve_services.cli.client import StreamingClient
     from aloraserve_services.cli.demo_player import DemoPlayer
     from aloraserve_services.cli.demo_report import RowPrinter, print_summary, write_json
     from aloraserve_services.cli.own_platform import own_platform, own_settings
 
     settings = own_settings(chosen, json)
-    with own_platform(settings) as platform, TimedClient(platform.url, platform.headers) as client:
+    with own_platform(settings) as platform, StreamingClient(platform.url, platform.headers) as client:
         plan = platform.plan
         rows = DemoPlayer(plan, client, RowPrinter(out)).play()
         print_summary(out, rows)

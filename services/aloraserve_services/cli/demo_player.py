@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from aloraserve_services.cli.client import Timed, TimedClient
+from aloraserve.wire.answer_stream import StreamedAnswer
+from aloraserve_services.cli.client import StreamingClient
 from aloraserve_services.cli.demo_text import (
     MAX_ANSWER_TOKENS,
     Conversation,
@@ -51,7 +52,7 @@ class DemoPlayer:
     """
 
     plan: FleetPlan
-    client: TimedClient
+    client: StreamingClient
     show: Callable[[Row], None]
     rows: list[Row] = field(default_factory=list)
     _tokenizer: Any = None
@@ -92,7 +93,7 @@ class DemoPlayer:
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*ids, *(sister.invocation_ids if sister else ())]
 
-    def _note(self, conversation: str, turn: int, adapter: str, kind: str, call: Timed, state: str) -> None:
+    def _note(self, conversation: str, turn: int, adapter: str, kind: str, call: StreamedAnswer, state: str) -> None:
         row = Row(
             conversation,
             turn,
@@ -109,5 +110,5 @@ class DemoPlayer:
         self.show(row)
 
 
-def _warmth(call: Timed) -> str:
+def _warmth(call: StreamedAnswer) -> str:
     return "warm" if call.cached_tokens else "cold"

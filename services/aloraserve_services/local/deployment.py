@@ -50,6 +50,18 @@ def deploy(plan: FleetPlan, progress: Progress) -> None:
     progress(f"ready at {base_url(settings)}")
 
 
+def replica_ids() -> list[str]:
+    """Return the ids of the engine replicas that Serve has now; this process is connected to it."""
+    from ray import serve
+
+    from aloraserve_services.fleet import APP
+    from aloraserve_services.gateway.app import ENGINE
+
+    details = serve.context._get_global_client().get_serve_details()
+    replicas = details["applications"][APP]["deployments"][ENGINE]["replicas"]
+    return [replica["replica_id"] for replica in replicas]
+
+
 def _wait_until_running(app: str, timeout_s: float, progress: Progress) -> None:
     from ray import serve
 

@@ -1,28 +1,28 @@
-"""The end-to-end benchmark: TTFT through HTTP of the same prompts as aLoRA and as plain LoRA.
+"""``make bench-e2e``: TTFT through HTTP of the same prompts as aLoRA and as plain LoRA, on a platform of its own.
 
-What is random: the prompts' token ids and their length within one block, from the seed, and which of the two kinds goes
-first. What is equal: token ids, weights, rank, the engine's LoRA kernels, the warm-up, one call at a time.
+Random: the prompts' token ids and their length within one block, from the seed, and which of the two kinds goes first.
+Equal: token ids, weights, rank, the engine's LoRA kernels, the warm-up, one call at a time.
 """
 
 from __future__ import annotations
 
-import json
 import random
-import statistics
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from aloraserve_services.cli.client import Timed, TimedClient
-from aloraserve_services.cli.console import out, report_written
+from aloraserve.wire.answer_stream import StreamedAnswer
+from aloraserve_services.cli.client import StreamingClient
+from aloraserve_services.cli.console import out
 from aloraserve_services.cli.options import ChosenSettings, JsonFile, PromptSeed, prompt_lengths, takes_settings
 from aloraserve_services.models.hardware import describe_machine
 from aloraserve_services.plan import FleetPlan
+from benchmarks.harness.command import run_command
+from benchmarks.harness.report import make_table, milliseconds, write_json
+from benchmarks.harness.stats import median_of
 
 TURN_TOKENS = 100
 ALORA, LORA = "safety", "safety-lora"
@@ -41,11 +41,9 @@ def bench(
 
     settings = own_settings(chosen, json)
     wanted = prompt_lengths(lengths, settings)
-    with own_platform(settings) as platform, TimedClient(platform.url, platform.headers) as client:
+    with own_platform(settings) as platform, StreamingClient(platform.url, platform.headers) as client:
         content = run_bench(platform.plan, client, out, lengths=wanted, rounds=rounds, seed=seed)
-    if json is not None:
-        write_json(json, content)
-        report_written(json)
+    write_json(json, content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ class Bench:
         seed: of what is random.
     """
 
-    def __init__(self, plan: FleetPlan, client: TimedClient, seed: int) -> None:
+    def __init__(self, plan: FleetPlan, client: StreamingClient, seed: int) -> None:
         self._base = plan.served_name
         self._client = client
         self._chooser = random.Random(seed)  # noqa: S311
@@ -111,12 +109,12 @@ class Bench:
             alora_cached=first[ALORA].cached_tokens,
         )
 
-    def _both(self, prompt: list[int]) -> dict[str, Timed]:
+    def _both(self, prompt: list[int]) -> dict[str, StreamedAnswer]:
         kinds = [ALORA, LORA]
         self._chooser.shuffle(kinds)
         return {kind: self._call(kind, prompt + self._invocation) for kind in kinds}
 
-    def _call(self, model: str, token_ids: list[int]) -> Timed:
+    def _call(self, model: str, token_ids: list[int]) -> StreamedAnswer:
         # Two tokens: an answer of one waits until the end of its prefill is published, which is not part of TTFT.
         return self._client.complete(model, token_ids, 2)
 
@@ -140,15 +138,13 @@ class Medians:
     @classmethod
     def of(cls, rounds: list[Round]) -> Medians:
         """Return the medians; ratios are of medians, as the tables elsewhere have them."""
-
-        def median(get: Callable[[Round], float]) -> float:
-            return float(statistics.median(get(one) for one in rounds))
-
-        alora, first = median(lambda one: one.alora_s), median(lambda one: one.lora_first_s)
-        later, returning = median(lambda one: one.alora_later_s), median(lambda one: one.lora_returning_s)
+        alora = median_of(rounds, lambda measured: measured.alora_s)
+        first = median_of(rounds, lambda measured: measured.lora_first_s)
+        later = median_of(rounds, lambda measured: measured.alora_later_s)
+        returning = median_of(rounds, lambda measured: measured.lora_returning_s)
         return cls(
-            prompt_tokens=median(lambda one: one.prompt_tokens),
-            base_s=median(lambda one: one.base_s),
+            prompt_tokens=median_of(rounds, lambda measured: measured.prompt_tokens),
+            base_s=median_of(rounds, lambda measured: measured.base_s),
             alora_s=alora,
             lora_first_s=first,
             lora_first_to_alora=first / alora,
@@ -159,38 +155,33 @@ class Medians:
 
 def table(found: list[Medians], rounds: int) -> Table:
     """Return the result for people."""
-    shown = Table(title=f"TTFT through HTTP, medians of {rounds}, LoRA : aLoRA", title_justify="left")
-    for head in ("prompt", "base cold", "aLoRA", "LoRA first", "ratio", "LoRA returning", "ratio"):
-        shown.add_column(head, justify="right", no_wrap=True)
-    for one in found:
+    heads = ("prompt", "base cold", "aLoRA", "LoRA first", "ratio", "LoRA returning", "ratio")
+    shown = make_table(f"TTFT through HTTP, medians of {rounds}, LoRA : aLoRA", heads)
+    for medians in found:
         shown.add_row(
-            f"{one.prompt_tokens:,.0f}",
-            f"{one.base_s * 1000:,.0f} ms",
-            f"{one.alora_s * 1000:,.0f} ms",
-            f"{one.lora_first_s * 1000:,.0f} ms",
-            f"{one.lora_first_to_alora:.1f}x",
-            f"{one.lora_returning_s * 1000:,.0f} ms",
-            f"{one.lora_returning_to_alora:.1f}x",
+            f"{medians.prompt_tokens:,.0f}",
+            milliseconds(medians.base_s),
+            milliseconds(medians.alora_s),
+            milliseconds(medians.lora_first_s),
+            f"{medians.lora_first_to_alora:.1f}x",
+            milliseconds(medians.lora_returning_s),
+            f"{medians.lora_returning_to_alora:.1f}x",
         )
     return shown
 
 
 def run_bench(
-    plan: FleetPlan, client: TimedClient, console: Console, *, lengths: list[int], rounds: int, seed: int
+    plan: FleetPlan, client: StreamingClient, console: Console, *, lengths: list[int], rounds: int, seed: int
 ) -> dict[str, Any]:
     """Measure, print as it goes and at the end, and return everything for JSON."""
-    bench = Bench(plan, client, seed)
-    bench.warm_up()
+    rounds_runner = Bench(plan, client, seed)
+    rounds_runner.warm_up()
     measured: dict[int, list[Round]] = {length: [] for length in lengths}
     for number in range(1, rounds + 1):
         for length in lengths:
-            one = bench.round(length)
-            measured[length].append(one)
-            console.print(
-                f"round {number}/{rounds}  {one.prompt_tokens:>6,} tokens  aLoRA {one.alora_s * 1000:>6,.0f} ms  "
-                f"LoRA first {one.lora_first_s * 1000:>7,.0f} ms  returning {one.lora_returning_s * 1000:>7,.0f} ms",
-                soft_wrap=True,
-            )
+            found = rounds_runner.round(length)
+            measured[length].append(found)
+            console.print(_line(number, rounds, found), soft_wrap=True)
     medians = [Medians.of(measured[length]) for length in lengths]
     console.print(table(medians, rounds))
     fleet = f"{plan.served_name} in {plan.dtype}, {plan.settings.replicas} replicas"
@@ -201,11 +192,17 @@ def run_bench(
         "dtype": plan.dtype,
         "replicas": plan.settings.replicas,
         "seed": seed,
-        "medians": [asdict(one) for one in medians],
-        "rounds": {str(length): [asdict(one) for one in found] for length, found in measured.items()},
+        "medians": [asdict(of_length) for of_length in medians],
+        "rounds": {str(length): [asdict(found) for found in rounds_of] for length, rounds_of in measured.items()},
     }
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write the result."""
-    path.write_text(json.dumps(content, indent=2))
+def _line(number: int, rounds: int, found: Round) -> str:
+    return (
+        f"round {number}/{rounds}  {found.prompt_tokens:>6,} tokens  aLoRA {found.alora_s * 1000:>6,.0f} ms  "
+        f"LoRA first {found.lora_first_s * 1000:>7,.0f} ms  returning {found.lora_returning_s * 1000:>7,.0f} ms"
+    )
+
+
+if __name__ == "__main__":
+    run_command(bench)

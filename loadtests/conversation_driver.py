@@ -1,4 +1,4 @@
-"""One copy of a conversation in one arm: it calls, grows, and leaves samples."""
+"""Drives one variant of a conversation: it calls, grows, and leaves samples."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from dataclasses import dataclass, field
 import gevent
 from gevent.pool import Group
 
+from aloraserve.wire.answer_stream import CallFailedError, StreamedAnswer
 from loadtests.arms import ALL, ARMS
 from loadtests.plan import LoadPlan, Phase
 from loadtests.samples import Sample
 from loadtests.texts import Message, TextSource
-from loadtests.transport import Answer, CallError, Transport
+from loadtests.transport import Transport
 
 Record = Callable[[Sample], None]
-AGAIN = "The checks are done. Answer once more."
+SECOND_REQUEST = "The checks are done. Answer once more."
 NEW_TURN_WORDS = 80
 TEMPLATE_TOKENS = 50
-"""What system message, question and chat template take, about."""
+"""About what system message, question and chat template take."""
 
 
 @dataclass(slots=True)
-class Stage:
+class PhaseContext:
     """What all conversations of a phase share.
 
     Args:
         plan: of the load test.
         phase: that is played.
         texts: what they are about.
-        words_a_token: measured on the platform's own tokenizer.
+        words_per_token: measured on the platform's own tokenizer.
         base: name of the base model.
         record: takes each sample.
         started_at: on ``time.perf_counter``'s clock.
@@ -39,60 +40,63 @@ class Stage:
     plan: LoadPlan
     phase: Phase
     texts: TextSource
-    words_a_token: float
+    words_per_token: float
     base: str
     record: Record
     started_at: float = field(default_factory=time.perf_counter)
 
 
-class Talk:
+class ConversationDriver:
     """See the module's docstring.
 
     Args:
-        stage: see :class:`Stage`.
+        context: see :class:`PhaseContext`.
         transport: how to call.
         arms: names of the arms whose intrinsics judge it; base calls are theirs together.
         pipeline: for the samples.
-        copy: equal names have equal content, but for the first words, in every arm.
+        variant: equal names have equal content, but for the first words, in every arm.
         length: tokens of the first prompt, about; what samples are grouped by.
-        more: tokens that this copy has more.
+        more: tokens that this variant has more.
     """
 
     def __init__(
         self,
-        stage: Stage,
+        context: PhaseContext,
         transport: Transport,
         arms: Sequence[str],
         pipeline: str,
-        copy: str,
+        variant: str,
         length: int,
         *,
         more: int = 0,
     ) -> None:
-        self._stage = stage
+        self._context = context
         self._transport = transport
         self._arms = tuple(arms)
         self._shared = arms[0] if len(arms) == 1 else ALL
         self._pipeline = pipeline
-        self._copy = copy
+        self._variant = variant
         self._length = length
         self._turns = 0
         self._seen: set[tuple[str, str]] = set()
-        words = max(8, round((length + more - TEMPLATE_TOKENS) * stage.words_a_token))
+        words = max(8, round((length + more - TEMPLATE_TOKENS) * context.words_per_token))
         self.messages: list[Message] = [
-            stage.texts.opening(f"{stage.phase.name}/{self._shared}/{pipeline}/{copy}"),
-            {"role": "user", "content": f"{stage.texts.document(copy, words)}\n\n{stage.texts.question(copy)}"},
+            context.texts.opening(f"{context.phase.name}/{self._shared}/{pipeline}/{variant}"),
+            {
+                "role": "user",
+                "content": f"{context.texts.document(variant, words)}\n\n{context.texts.question(variant)}",
+            },
         ]
 
-    def base(self, step: str = "base") -> Answer | None:
+    def base(self, step: str = "base") -> StreamedAnswer | None:
         """Let the base model answer and append the answer; return None if it failed."""
         state = "returning" if self._turns else "first"
-        answer = self._call(self._shared, self._stage.base, step, state, self._stage.plan.answer_tokens)
+        answer = self._call(self._shared, self._context.base, step, state, self._context.plan.answer_tokens)
         if answer is not None:
             self.messages.append({"role": "assistant", "content": answer.text or "-"})
         return answer
 
-    def evaluate(self, intrinsic: str, *, append: bool = False) -> Answer | None:
+    def evaluate(self, intrinsic: str, *, append: bool = False) -> StreamedAnswer | None:
         """Let an intrinsic judge the conversation so far, in each arm; return None if one failed.
 
         Args:
@@ -101,10 +105,10 @@ class Talk:
         """
         answer = None
         for arm in self._arms:
-            model = ARMS[arm].model(intrinsic, self._stage.base)
+            model = ARMS[arm].model(intrinsic, self._context.base)
             state = "returning" if (arm, model) in self._seen else "first"
             self._seen.add((arm, model))
-            answer = self._call(arm, model, "evaluation", state, self._stage.plan.evaluation_tokens)
+            answer = self._call(arm, model, "evaluation", state, self._context.plan.evaluation_tokens)
             if answer is None:
                 return None
         if answer is not None and append:
@@ -121,27 +125,27 @@ class Talk:
     def user(self, text: str | None = None) -> None:
         """Append the user's next turn, a new one if no text is given."""
         self._turns += 1
-        name = f"{self._copy}/{self._turns}"
+        name = f"{self._variant}/{self._turns}"
         if text is None:
-            text = f"{self._stage.texts.document(name, NEW_TURN_WORDS)}\n{self._stage.texts.question(name)}"
+            text = f"{self._context.texts.document(name, NEW_TURN_WORDS)}\n{self._context.texts.question(name)}"
         self.messages.append({"role": "user", "content": text})
 
-    def whole(self, play: Callable[[Talk], None]) -> None:
+    def run_timed(self, play: Callable[[ConversationDriver], None]) -> None:
         """Play something and leave a sample of all of it."""
         started = time.perf_counter()
         play(self)
-        self._stage.record(self._sample(self._shared, "whole", "first", started, e2e_s=time.perf_counter() - started))
+        self._context.record(self._sample(self._shared, "whole", "first", started, e2e_s=time.perf_counter() - started))
 
-    def _call(self, arm: str, model: str, step: str, state: str, tokens: int) -> Answer | None:
+    def _call(self, arm: str, model: str, step: str, state: str, tokens: int) -> StreamedAnswer | None:
         started = time.perf_counter()
         try:
             answer = self._transport.chat(model, list(self.messages), tokens)
-        except CallError as error:
-            self._stage.record(
-                self._sample(arm, step, state, started, e2e_s=time.perf_counter() - started, error=str(error))
+        except CallFailedError as error:
+            self._context.record(
+                self._sample(arm, step, state, started, e2e_s=time.perf_counter() - started, error=error.message)
             )
             return None
-        self._stage.record(
+        self._context.record(
             self._sample(
                 arm,
                 step,
@@ -161,15 +165,15 @@ class Talk:
 
     def _sample(self, arm: str, step: str, state: str, started: float, **figures: object) -> Sample:
         return Sample(
-            phase=self._stage.phase.name,
+            phase=self._context.phase.name,
             pipeline=self._pipeline,
             arm=arm,
             step=step,
             state=state,
             length=self._length,
-            at_s=started - self._stage.started_at,
-            copy=self._copy,
-            rate_per_s=self._stage.phase.rate_per_s,
+            at_s=started - self._context.started_at,
+            variant=self._variant,
+            rate_per_s=self._context.phase.rate_per_s,
             **figures,  # type: ignore[arg-type]
         )
 

@@ -1,4 +1,4 @@
-"""Checks estimated savings against measured ones: an aLoRA's calls against those of its plain LoRA twin.
+"""``make bench-savings``: estimated savings against measured ones, an aLoRA's calls against its plain LoRA twin's.
 
 What an aLoRA call saved cannot be measured on the call itself. Its twin, a plain LoRA of the same rank and weights,
 is what the estimate is about: its cache is keyed by adapter and it applies to the whole prompt. So the twin's TTFT on
@@ -8,12 +8,9 @@ an equally long prompt in the same state, less the aLoRA's TTFT, is what the aLo
 from __future__ import annotations
 
 import contextlib
-import json
 import random
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,13 +18,17 @@ from rich.console import Console
 from rich.table import Table
 
 from aloraserve.errors import SettingsError
-from aloraserve_services.cli.client import CallFailedError, Timed, TimedClient
-from aloraserve_services.cli.console import EXIT_FAILED, err, out, report_written
+from aloraserve.wire.answer_stream import CallFailedError, StreamedAnswer
+from aloraserve_services.cli.client import StreamingClient
+from aloraserve_services.cli.console import EXIT_FAILED, err, out
 from aloraserve_services.cli.options import ChosenSettings, JsonFile, PromptSeed, prompt_lengths, takes_settings
 from aloraserve_services.cli.status import fetch
 from aloraserve_services.local.address import authorization, base_url
 from aloraserve_services.models.hardware import describe_machine
 from aloraserve_services.models.untrained import TWIN_SUFFIX
+from benchmarks.harness.command import run_command
+from benchmarks.harness.report import make_table, milliseconds, write_json
+from benchmarks.harness.stats import median_of
 
 TURN_TOKENS = 200
 RESERVED_TOKENS = 384
@@ -61,11 +62,9 @@ def verify_savings(
             stack.enter_context(own_platform(settings))
         address = (url or base_url(settings)).rstrip("/")
         target = Target.of(fetch(address, headers, is_elsewhere=is_elsewhere))
-        client = stack.enter_context(TimedClient(address, headers, is_elsewhere=is_elsewhere))
+        client = stack.enter_context(StreamingClient(address, headers, is_elsewhere=is_elsewhere))
         samples, verdict = run_verification(target, client, out, lengths=wanted, rounds=rounds, seed=seed)
-    if json is not None:
-        write_json(json, target, samples, verdict, seed)
-        report_written(json)
+    write_json(json, content(target, samples, verdict, seed))
     if not verdict.holds(max_error, max_bias):
         err.print(f"above {max_error:.0%} error or {max_bias:.0%} bias", style="red")
         raise typer.Exit(EXIT_FAILED)
@@ -93,12 +92,15 @@ class Target:
 
     @classmethod
     def of(cls, status: dict[str, Any]) -> Target:
-        """Return the target that ``GET /v1/replicas`` tells of.
+        """Return the target of a platform.
+
+        Args:
+            status: what ``GET /v1/replicas`` answers.
 
         Raises:
             SettingsError: no aLoRA adapter has a plain LoRA twin.
         """
-        kinds = {one["name"]: one["kind"] for one in status["adapters"]}
+        kinds = {adapter["name"]: adapter["kind"] for adapter in status["adapters"]}
         for name, kind in kinds.items():
             if kind == "alora" and kinds.get(name + TWIN_SUFFIX) == "lora":
                 replicas = len(status["replicas"])
@@ -120,8 +122,8 @@ class Sample:
         base_s: TTFT of the base model's call before, which computed what the twin's call had to but the invocation.
         alora_s: TTFT of the aLoRA call as the client saw it.
         twin_s: TTFT of the twin's.
-        estimated_s: saved TTFT as the platform told it.
-        confidence: as the platform told it.
+        estimated_s: saved TTFT as the platform reports it.
+        confidence: of that estimate, likewise.
     """
 
     length: int
@@ -161,9 +163,9 @@ class Verdict:
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Verdict:
         """Return the verdict on at least one sample."""
-        real_s = sum(one.real_s for one in samples)
-        estimated_s = sum(one.estimated_s for one in samples)
-        return cls(len(samples), statistics.median(one.error for one in samples), estimated_s / real_s - 1)
+        real_s = sum(sample.real_s for sample in samples)
+        estimated_s = sum(sample.estimated_s for sample in samples)
+        return cls(len(samples), median_of(samples, lambda sample: sample.error), estimated_s / real_s - 1)
 
     def holds(self, max_error: float, max_bias: float) -> bool:
         """Whether both errors are within their limits; a bias counts either way."""
@@ -179,7 +181,7 @@ class Verification:
         seed: of the prompts' token ids and their lengths within one block.
     """
 
-    def __init__(self, target: Target, client: TimedClient, seed: int) -> None:
+    def __init__(self, target: Target, client: StreamingClient, seed: int) -> None:
         self._target = target
         self._client = client
         self._chooser = random.Random(seed)  # noqa: S311
@@ -214,7 +216,9 @@ class Verification:
             found.append(self._sample(length, RETURNING, grown, later, twin_later))
         return found
 
-    def _sample(self, length: int, state: str, base: Timed, alora: Timed, twin: Timed) -> Sample:
+    def _sample(
+        self, length: int, state: str, base: StreamedAnswer, alora: StreamedAnswer, twin: StreamedAnswer
+    ) -> Sample:
         if alora.saved_s is None:
             raise CallFailedError("an answer has no x-aloraserve-saved-ttft-ms: the platform does not estimate savings")
         return Sample(
@@ -228,7 +232,7 @@ class Verification:
             confidence=alora.savings_confidence,
         )
 
-    def _call(self, model: str, token_ids: list[int]) -> Timed:
+    def _call(self, model: str, token_ids: list[int]) -> StreamedAnswer:
         # Two tokens: an answer of one waits until the end of its prefill is published, which is not part of TTFT.
         return self._client.complete(model, token_ids, 2)
 
@@ -238,35 +242,30 @@ class Verification:
 
 def table(samples: Sequence[Sample]) -> Table:
     """Return the medians by length and state."""
-    shown = Table(title="TTFT saved by aLoRA calls, medians", title_justify="left")
-    for head in ("length", "state", "estimated", "real", "error", "confidence"):
-        shown.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
+    heads = ("length", "state", "estimated", "real", "error", "confidence")
+    shown = make_table("TTFT saved by aLoRA calls, medians", heads, left=("state",))
     for state in (FIRST, RETURNING):
-        for length in dict.fromkeys(one.length for one in samples):
-            here = [one for one in samples if (one.length, one.state) == (length, state)]
+        for length in dict.fromkeys(sample.length for sample in samples):
+            here = [sample for sample in samples if (sample.length, sample.state) == (length, state)]
             if here:
                 shown.add_row(
-                    f"{_median(here, lambda one: one.prompt_tokens):,.0f}",
+                    f"{median_of(here, lambda sample: sample.prompt_tokens):,.0f}",
                     state,
-                    f"{_median(here, lambda one: one.estimated_s) * 1000:,.0f} ms",
-                    f"{_median(here, lambda one: one.real_s) * 1000:,.0f} ms",
-                    f"{_median(here, lambda one: one.error):.1%}",
-                    f"{_median(here, lambda one: one.confidence):.2f}",
+                    milliseconds(median_of(here, lambda sample: sample.estimated_s)),
+                    milliseconds(median_of(here, lambda sample: sample.real_s)),
+                    f"{median_of(here, lambda sample: sample.error):.1%}",
+                    f"{median_of(here, lambda sample: sample.confidence):.2f}",
                 )
     return shown
 
 
-def _median(samples: Sequence[Sample], get: Callable[[Sample], float]) -> float:
-    return float(statistics.median(get(one) for one in samples))
-
-
 def run_verification(
-    target: Target, client: TimedClient, console: Console, *, lengths: list[int], rounds: int, seed: int
+    target: Target, client: StreamingClient, console: Console, *, lengths: list[int], rounds: int, seed: int
 ) -> tuple[list[Sample], Verdict]:
     """Take the samples, print them as they come and the verdict at the end, and return both.
 
     Raises:
-        CallFailedError: a call failed, savings are not told, or the calls of every sample came apart.
+        CallFailedError: a call failed, savings are not reported, or the calls of every sample came apart.
     """
     verification = Verification(target, client, seed)
     console.print("warming up: the replicas learn how long cold prefills of the base model take", soft_wrap=True)
@@ -274,9 +273,9 @@ def run_verification(
     samples: list[Sample] = []
     for number in range(1, rounds + 1):
         for length in lengths:
-            for one in verification.sample(length):
-                samples.append(one)
-                console.print(_line(number, rounds, one), soft_wrap=True)
+            for sample in verification.sample(length):
+                samples.append(sample)
+                console.print(_line(number, rounds, sample), soft_wrap=True)
     if not samples:
         raise CallFailedError("no conversation's calls met on one replica: the platform is not idle, or has no policy")
     verdict = Verdict.of(samples)
@@ -294,21 +293,24 @@ def run_verification(
     return samples, verdict
 
 
-def _line(number: int, rounds: int, one: Sample) -> str:
+def _line(number: int, rounds: int, sample: Sample) -> str:
     return (
-        f"round {number}/{rounds}  {one.prompt_tokens:>6,} tokens  {one.state:<9}  "
-        f"aLoRA {one.alora_s * 1000:>6,.0f} ms  LoRA {one.twin_s * 1000:>7,.0f} ms  "
-        f"saved {one.real_s * 1000:>7,.0f} ms, estimated {one.estimated_s * 1000:>7,.0f} ms"
+        f"round {number}/{rounds}  {sample.prompt_tokens:>6,} tokens  {sample.state:<9}  "
+        f"aLoRA {sample.alora_s * 1000:>6,.0f} ms  LoRA {sample.twin_s * 1000:>7,.0f} ms  "
+        f"saved {sample.real_s * 1000:>7,.0f} ms, estimated {sample.estimated_s * 1000:>7,.0f} ms"
     )
 
 
-def write_json(path: Path, target: Target, samples: Sequence[Sample], verdict: Verdict, seed: int) -> None:
-    """Write everything that was measured."""
-    content = {
+def content(target: Target, samples: Sequence[Sample], verdict: Verdict, seed: int) -> dict[str, Any]:
+    """Return everything that was measured, for JSON."""
+    return {
         "machine": describe_machine(),
         "target": asdict(target),
         "seed": seed,
         "verdict": asdict(verdict),
-        "samples": [asdict(one) | {"real_s": one.real_s, "error": one.error} for one in samples],
+        "samples": [asdict(sample) | {"real_s": sample.real_s, "error": sample.error} for sample in samples],
     }
-    path.write_text(json.dumps(content, indent=2))
+
+
+if __name__ == "__main__":
+    run_command(verify_savings)

@@ -1,10 +1,10 @@
-"""Getting ready: whether the platform serves what a plan needs, and how long its tokens are."""
+"""What precedes a phase: the platform serves what the plan needs, its tokens are measured, its models are warm."""
 
 from __future__ import annotations
 
 from loadtests.arms import ARMS
+from loadtests.conversation_driver import PhaseContext, Record
 from loadtests.plan import LoadPlan, Phase
-from loadtests.talk import Record, Stage
 from loadtests.texts import TextSource, read_documents
 from loadtests.transport import Transport
 
@@ -32,11 +32,11 @@ def base_model(plan: LoadPlan, phase: Phase, served: list[str]) -> str:
     return base
 
 
-def make_stage(plan: LoadPlan, phase: Phase, transport: Transport, record: Record) -> Stage:
-    """Return what a phase's users need; makes some calls, which also warm every model up.
+def warm_up(plan: LoadPlan, phase: Phase, transport: Transport, record: Record) -> PhaseContext:
+    """Call every model once; return what a phase's users need.
 
     Raises:
-        CallError: the platform does not answer.
+        CallFailedError: the platform does not answer.
         NotServedError: it lacks an adapter.
         ValueError: the plan's data cannot be read.
     """
@@ -47,9 +47,9 @@ def make_stage(plan: LoadPlan, phase: Phase, transport: Transport, record: Recor
         for words in (PROBE_WORDS, 3 * PROBE_WORDS)
     )
     # The difference leaves out what the chat template adds to any conversation.
-    tokens_a_word = (long - short) / (2 * PROBE_WORDS)
+    tokens_per_word = (long - short) / (2 * PROBE_WORDS)
     for intrinsic in plan.intrinsics:
         for arm in phase.arms:
-            # Each adapter is called once before anything counts: a load from disk is no part of what is compared.
+            # Each adapter is called once before anything counts: a load from disk is not part of what is compared.
             transport.chat(ARMS[arm].model(intrinsic, base), [{"role": "user", "content": "Hello."}], 2)
-    return Stage(plan, phase, texts, 1 / tokens_a_word, base, record)
+    return PhaseContext(plan, phase, texts, 1 / tokens_per_word, base, record)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from aloraserve.errors import SettingsError
-from aloraserve_services.cli.client import CallFailedError, Timed, TimedClient
-from aloraserve_services.cli.verify_savings import (
+from aloraserve.wire.answer_stream import CallFailedError, StreamedAnswer
+from aloraserve_services.cli.client import StreamingClient
+from benchmarks.savings import (
     FIRST,
     RETURNING,
     TURN_TOKENS,
@@ -21,8 +21,8 @@ from aloraserve_services.cli.verify_savings import (
     Target,
     Verdict,
     Verification,
+    content,
     run_verification,
-    write_json,
 )
 
 TARGET = Target("base", "safety", "safety-lora", 32, 2, "float32")
@@ -39,15 +39,19 @@ class Recorder:
     replicas: dict[str, list[str]] = field(default_factory=dict)
     calls: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
 
-    def complete(self, model: str, token_ids: list[int], max_tokens: int) -> Timed:
+    def complete(self, model: str, token_ids: list[int], max_tokens: int) -> StreamedAnswer:
         self.calls.append((model, tuple(token_ids)))
         prompt_tokens = len(token_ids) + INVOCATION_TOKENS * (model == "safety")
         replica = (self.replicas.get(model) or ["engine-0"]).pop(0)
-        return Timed("", TTFT_S[model], prompt_tokens, 32, replica, "", self.saved_s, 0.9)
+        return StreamedAnswer(
+            *("", TTFT_S[model], TTFT_S[model], 2, prompt_tokens, 32, replica),
+            saved_s=self.saved_s,
+            savings_confidence=0.9,
+        )
 
 
 def verification(client: Recorder) -> Verification:
-    return Verification(TARGET, cast(TimedClient, client), seed=1)
+    return Verification(TARGET, cast(StreamingClient, client), seed=1)
 
 
 def test_the_twin_gets_an_equally_long_prompt_of_its_own_in_the_same_state() -> None:
@@ -86,10 +90,10 @@ def test_each_length_but_the_longest_is_warmed_up_as_often_as_there_are_replicas
     ],
 )
 def test_calls_that_came_apart_are_left_out(replicas: dict[str, list[str]], states: list[str]) -> None:
-    assert [one.state for one in verification(Recorder(replicas=replicas)).sample(100)] == states
+    assert [sample.state for sample in verification(Recorder(replicas=replicas)).sample(100)] == states
 
 
-def test_a_platform_that_tells_no_savings_is_named() -> None:
+def test_a_platform_that_reports_no_savings_is_named() -> None:
     with pytest.raises(CallFailedError, match="x-aloraserve-saved-ttft-ms"):
         verification(Recorder(saved_s=None)).sample(100)
 
@@ -123,8 +127,8 @@ def test_the_first_alora_with_a_twin_is_called() -> None:
         Target.of(status | {"adapters": adapters[:2]})
 
 
-def test_a_run_prints_each_sample_the_medians_and_the_verdict(tmp_path: Path) -> None:
-    text, client = io.StringIO(), cast(TimedClient, Recorder(replicas={"safety": ["engine-0"] * 2 + ["engine-1"]}))
+def test_a_run_prints_each_sample_the_medians_and_the_verdict() -> None:
+    text, client = io.StringIO(), cast(StreamingClient, Recorder(replicas={"safety": ["engine-0"] * 2 + ["engine-1"]}))
     samples, verdict = run_verification(
         TARGET, client, Console(file=text, width=120), lengths=[100, 200], rounds=2, seed=5
     )
@@ -132,8 +136,7 @@ def test_a_run_prints_each_sample_the_medians_and_the_verdict(tmp_path: Path) ->
     assert text.getvalue().count("round 2/2") == 4
     assert "median relative error 0.0%, bias +0.0% of 7 samples; 1 left out" in text.getvalue()
     assert "float32, 2 replicas" in text.getvalue()
-    write_json(tmp_path / "found.json", TARGET, samples, verdict, 5)
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = json.loads(json.dumps(content(TARGET, samples, verdict, 5)))
     assert found["samples"][0]["real_s"] == pytest.approx(0.5)
     assert found["verdict"]["samples"] == 7
 
@@ -142,5 +145,5 @@ def test_a_run_without_samples_fails() -> None:
     client = Recorder(replicas={"base": ["engine-0", "engine-1"] * 9, "safety": ["engine-2"] * 9})
     with pytest.raises(CallFailedError, match="no conversation's calls met on one replica"):
         run_verification(
-            TARGET, cast(TimedClient, client), Console(file=io.StringIO()), lengths=[100], rounds=1, seed=5
+            TARGET, cast(StreamingClient, client), Console(file=io.StringIO()), lengths=[100], rounds=1, seed=5
         )

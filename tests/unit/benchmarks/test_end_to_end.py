@@ -11,23 +11,25 @@ from typing import Any, cast
 from rich.console import Console
 
 from aloraserve.adapters import AdapterVersion
-from aloraserve_services.cli.bench import TURN_TOKENS, Bench, Medians, Round, run_bench
-from aloraserve_services.cli.client import Timed, TimedClient
+from aloraserve.wire.answer_stream import StreamedAnswer
+from aloraserve_services.cli.client import StreamingClient
 from aloraserve_services.plan import FleetPlan
+from benchmarks.end_to_end import TURN_TOKENS, Bench, Medians, Round, run_bench
 
 ROUND = Round(500, 1.0, 0.1, 1.0, 0.2, 0.4, 480)
 SAFETY = AdapterVersion("safety", "alora", Path("/none"), 8, ("q_proj",), (7, 8), "<s>", "digest")
 
 
 class Recorder:
-    """Stands in for a platform's client: remembers calls and answers with times that tell them apart."""
+    """Stands in for a platform's client: remembers calls and answers with times that distinguish them."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[int, ...]]] = []
 
-    def complete(self, model: str, token_ids: list[int], max_tokens: int) -> Timed:
+    def complete(self, model: str, token_ids: list[int], max_tokens: int) -> StreamedAnswer:
         self.calls.append((model, tuple(token_ids)))
-        return Timed("", {"base": 1.0, "safety": 0.1, "safety-lora": 0.8}[model], len(token_ids), 32, "engine-0", "")
+        ttft_s = {"base": 1.0, "safety": 0.1, "safety-lora": 0.8}[model]
+        return StreamedAnswer("", ttft_s, ttft_s, 2, len(token_ids), 32, "engine-0")
 
 
 def plan() -> FleetPlan:
@@ -51,7 +53,7 @@ def test_ratios_are_of_medians() -> None:
 
 def test_both_kinds_get_the_same_tokens_after_the_base_computed_them() -> None:
     client = Recorder()
-    Bench(plan(), cast(TimedClient, client), seed=1).round(500)
+    Bench(plan(), cast(StreamingClient, client), seed=1).round(500)
     models = [model for model, _ in client.calls]
     assert (models[0], models[3]) == ("base", "base")
     assert sorted(models[1:3]) == sorted(models[4:6]) == ["safety", "safety-lora"]
@@ -76,14 +78,14 @@ def test_a_run_prints_each_round_and_the_medians_and_says_what_it_ran_on() -> No
     text = io.StringIO()
     content = run_bench(
         plan(),
-        cast(TimedClient, Recorder()),
+        cast(StreamingClient, Recorder()),
         Console(file=text, width=120),
         lengths=[100, 200],
         rounds=2,
         seed=5,
     )
     assert [len(rounds) for rounds in content["rounds"].values()] == [2, 2]
-    assert [round(one["lora_first_to_alora"], 6) for one in content["medians"]] == [8.0, 8.0]
+    assert [round(medians["lora_first_to_alora"], 6) for medians in content["medians"]] == [8.0, 8.0]
     assert text.getvalue().count("round 2/2") == 2
     assert "8.0x" in text.getvalue()
     assert "float32, 2 replicas" in text.getvalue()

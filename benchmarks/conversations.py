@@ -42,7 +42,7 @@ class Conversation:
     """One conversation.
 
     Args:
-        name: the client's id of it.
+        name: the id that the client gives it.
         start_s: since the start of the run.
         document: token ids that it begins with, shared with others.
         turns: in order.
@@ -60,7 +60,7 @@ def conversations(rate_per_s: float, seed: int, count: int = CONVERSATIONS) -> l
     Equal seeds have equal content at every rate; only the starts differ.
 
     Args:
-        rate_per_s: new conversations a second.
+        rate_per_s: new conversations per second.
         seed: of everything.
         count: how many.
 
@@ -98,14 +98,14 @@ def hit_bound(made: Sequence[Conversation], block_tokens: int) -> float:
 
     Args:
         made: the conversations.
-        block_tokens: tokens a block.
+        block_tokens: tokens per block.
     """
     space = KeySpace("bound", "bound", block_tokens)
     seen: set[BlockKey] = set()
     cached = total = 0
-    for number, one in enumerate(made):
-        prompt = list(one.document)
-        for turn in one.turns:
+    for number, conversation in enumerate(made):
+        prompt = list(conversation.document)
+        for turn in conversation.turns:
             prompt += turn.token_ids
             # A second aLoRA finds what the first one found: its blocks before the activation are the base model's.
             for kind, calls in (("base", 1), ("alora", ALORA_EVALUATORS), ("lora", 1)):
@@ -117,7 +117,7 @@ def hit_bound(made: Sequence[Conversation], block_tokens: int) -> float:
                 total += calls * len(prompt)
                 seen.update(keys)
                 if kind == "base":
-                    # Any answer will do, as long as no two conversations share it.
+                    # Any answer is sufficient, as long as no two conversations share it.
                     prompt += [number] * ANSWER_TOKENS
                     seen.update(space.keys(prompt[:-1]))
     return cached / total
