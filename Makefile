@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-SOURCES := platform services benchmarks tests loadtests
+SOURCES := platform services benchmarks tests loadtests examples
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability bench-savings loadtest loadtest-full bench-plugin test test-all test-fast plugin-matrix lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability bench-savings loadtest loadtest-full bench-plugin test test-all test-fast plugin-matrix docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ test-fast: install-dev ## Run the tests that start neither an engine nor the pla
 plugin-matrix: ## Run vllm-alora's tests against each vLLM it supports (ARGS="--versions 0.31.0 -- -m 'not engine'")
 	@$(PYTHON) deploy/install/plugin_matrix.py $(ARGS)
 
+docs: install-dev ## Build the documentation into site/, every link and anchor checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 lint: install-dev ## Check style, types and the walls between rooms
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -85,5 +88,5 @@ lock: install-dev ## Pin the requirement lists anew (deploy/install/*.txt)
 	done
 
 clean: ## Delete caches and build outputs; .venv and the state folder stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build site
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

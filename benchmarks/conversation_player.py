@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from aloraserve.serving.session import SESSION_HEADER
 from aloraserve.wire.answer_stream import CallFailedError, StreamedAnswer
 from aloraserve_services.engine.simulated.answer_words import AnswerWords
-from aloraserve_services.gateway.session import SESSION_HEADER
 from aloraserve_services.models.untrained import TWIN_SUFFIX
 from aloraserve_services.plan import FleetPlan
 from benchmarks.conversations import (

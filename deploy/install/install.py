@@ -36,7 +36,9 @@ INPUTS = (
     LOCKS / "dev.txt",
     LOCKS / "cpu-nodeps.txt",
     ROOT / "pyproject.toml",
+    ROOT / "platform" / "aloraserve" / "__init__.py",
     ROOT / "platform" / "vllm-alora" / "pyproject.toml",
+    ROOT / "platform" / "vllm-alora" / "vllm_alora" / "__init__.py",
 )
 CHECK = """
 import importlib.metadata as metadata, torch
@@ -249,8 +251,8 @@ def warn_of_disk(venv: Path) -> None:
 def hint_at_gpu() -> None:
     """Name the way to the GPU build where there is an NVIDIA driver."""
     if shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
-        print('This machine has an NVIDIA GPU, and this is the CPU build; for the GPU: pip install "aloraserve[gpu]"')
-        print("in a virtual environment of its own (docs/start/install.md).")
+        print('This machine has an NVIDIA GPU, and this is the CPU build; for the GPU:')
+        print('pip install "aloraserve[gpu,demo,embedded-redis]" in a virtual environment of its own (docs/start/install.md).')
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ class Environment(Install):
 
     def digest(self) -> str:
         """Return a digest of everything that decides what is installed."""
-        files = (PLUGIN / "pyproject.toml", self.venv / "pyvenv.cfg")
+        files = (PLUGIN / "pyproject.toml", PLUGIN / "vllm_alora" / "__init__.py", self.venv / "pyvenv.cfg")
         parts = [str(ROOT).encode(), TORCH.encode(), self.requirements.encode(), *(path.read_bytes() for path in files)]
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
 

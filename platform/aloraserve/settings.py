@@ -70,7 +70,10 @@ class Settings(BaseSettings):
     max_queued: int = Field(256, ge=1, le=100_000, description="Requests that may wait for a replica; more get 429.")
     max_loras: int = Field(8, ge=1, le=64, description="Adapters that may run in one batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(64, description="Highest adapter rank accepted.")
-    policy: str = Field(ExpectedTtft.name, description=f"How replicas are chosen: {', '.join(POLICIES)}.")
+    policy: str = Field(
+        ExpectedTtft.name,
+        description=f"How replicas are chosen: {', '.join(POLICIES)}, or module:attribute of a policy of your own.",
+    )
     overflow_wait_s: float = Field(
         OVERFLOW_WAIT_S,
         ge=0,

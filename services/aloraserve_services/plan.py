@@ -16,6 +16,7 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
+from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
 CPU_BLOCK_TOKENS = 32
@@ -87,11 +88,13 @@ def make_plan(
     Raises:
         SettingsError: the model, the adapters' folder or the calibration is not there, or the engine cannot take the
             block size.
-        StartError: the packaged model cannot be converted.
+        StartError: vLLM is not installed, or the packaged model cannot be converted.
     """
     from aloraserve_services.models.model_files import resolve_model
 
     simulated = calibration.load(settings.calibration) if settings.engine == "simulated" else None
+    if simulated is None:
+        require("gpu", "the engine vllm", "vllm")
     if simulated is None and is_cpu_engine() and settings.block_tokens % CPU_BLOCK_TOKENS:
         raise SettingsError(
             f"block_tokens is {settings.block_tokens}; on a CPU vLLM's attention takes multiples of {CPU_BLOCK_TOKENS}"

@@ -38,6 +38,7 @@ class ExpectedTtftTuning:
         overflow_replicas: smaller fleets have no replica to spare for the overflow.
         overlap_steps: overlaps count as different among the equally good if they differ by one of so many parts of the
             prompt.
+        room_steps: so does the room in their KV caches, if it differs by one of so many parts of the prompt.
         spread_requests: so many more requests than the fewest are no difference among the equally good, so that
             gateways that see the same idle replica do not all choose it.
         shortlist: with more than twice as many candidates, only so many are estimated: those with the least work, by
@@ -53,6 +54,7 @@ class ExpectedTtftTuning:
     overflow_wait_s: float = OVERFLOW_WAIT_S
     overflow_replicas: int = 4
     overlap_steps: int = 8
+    room_steps: int = 4
     spread_requests: int = 1
     shortlist: int = 16
 
@@ -71,9 +73,9 @@ class ExpectedTtft:
     The score is the expected TTFT, and a share (:class:`ExpectedTtftTuning`) of what prefilling the longest overlap's
     tokens again takes: a call leaves its holder only for more than that, a fan-out of siblings with it. Of those whose
     score is within ``tie_tokens`` or ``tie_share`` of the best, the longest overlap comes first, then the fewest
-    requests, then the fewest tokens held, so that new conversations fill an idle fleet evenly, all three in coarse
-    steps; then the overlap in blocks, then a hash of the conversation: gateways that decide on the same stale state
-    send different conversations to different replicas, and each conversation to one.
+    requests, then the most room in the KV cache, so that new conversations fill an idle fleet evenly, all three in
+    coarse steps; then the overlap in blocks, then a hash of the conversation: gateways that decide on the same stale
+    state send different conversations to different replicas, and each conversation to one.
 
     In an overloaded fleet calls that have to be prefilled anyway go to the longest queue within ``overflow_share`` and
     ``overflow_wait_s``: waiting costs them no prefix, and the other replicas' queues stay short enough for the calls
@@ -182,18 +184,18 @@ class ExpectedTtft:
         return best.score_s + max(tokens_s, self._tuning.tie_share * best.score_s)
 
     def _spread(self, call: Call, tied: Sequence[_Scored]) -> list[_Scored]:
-        fewest = min(one.requests for one in tied)
-        least = min(_stored_tokens(call, one) for one in tied)
+        fewest = min(scored.requests for scored in tied)
+        most = max(_room_tokens(call, scored) for scored in tied)
         name = conversation(call)
         length = max(1, call.prompt_tokens)
 
-        def order(one: _Scored) -> tuple[bool, int, int, int, int, bytes, str]:
-            overlap, replica = one.estimate.overlap_tokens, one.estimate.replica
+        def order(scored: _Scored) -> tuple[bool, int, int, int, int, bytes, str]:
+            overlap, replica = scored.estimate.overlap_tokens, scored.estimate.replica
             return (
-                not is_published(one.candidate),
+                not is_published(scored.candidate),
                 -(overlap * self._tuning.overlap_steps // length),
-                (one.requests - fewest) // (self._tuning.spread_requests + 1),
-                (_stored_tokens(call, one) - least) // length,
+                (scored.requests - fewest) // (self._tuning.spread_requests + 1),
+                (most - _room_tokens(call, scored)) * self._tuning.room_steps // length,
                 -overlap,
                 weight(name, replica),
                 replica,
@@ -210,9 +212,13 @@ def _turnover_s(candidate: Candidate) -> float:
     return candidate.state.load.kv_tokens * candidate.state.load.prefill_s_per_token
 
 
-def _stored_tokens(call: Call, one: _Scored) -> int:
-    """Return how many tokens the replica's cache has or is about to have."""
-    return one.candidate.state.held_blocks * call.block_tokens + one.estimate.queued_tokens
+def _room_tokens(call: Call, scored: _Scored) -> int:
+    """Return how many tokens the replica's KV cache can take before it evicts; negative where its size is unknown.
+
+    What it holds, what is queued and what is claimed but not reported yet leave no room.
+    """
+    state = scored.candidate.state
+    return state.load.kv_tokens - state.held_blocks * call.block_tokens - scored.estimate.queued_tokens
 
 
 def _reason(call: Call, estimates: Sequence[Estimate]) -> str:

@@ -1,4 +1,4 @@
-"""All policies by name: what the setting ``policy`` accepts."""
+"""All policies by name: what the setting ``policy`` accepts, beside the path of one of the operator's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aloraserve.routing.cost_model import CostModel
 from aloraserve.routing.expected_ttft import ExpectedTtft, ExpectedTtftTuning
 from aloraserve.routing.least_loaded import LeastLoaded
 from aloraserve.routing.longest_prefix import LongestPrefix
+from aloraserve.routing.own_policy import is_path, load_policy
 from aloraserve.routing.power_of_two import PowerOfTwo
 from aloraserve.routing.round_robin import RoundRobin
 from aloraserve.routing.session_hash import SessionHash
@@ -45,11 +46,26 @@ def check_policy(name: str) -> str:
     """Return ``name``.
 
     Raises:
-        ValueError: no policy is called that; names all that are.
+        ValueError: no policy is called that; names all that are. Or a policy of one's own cannot be used, and why.
     """
-    if name not in POLICIES:
-        raise ValueError(f"one of {', '.join(POLICIES)} is needed")
+    if is_path(name):
+        load_policy(name, CostModel())
+    elif name not in POLICIES:
+        raise ValueError(f"one of {', '.join(POLICIES)} is needed, or module:attribute of your own")
     return name
+
+
+def policy_kind(name: str) -> PolicyKind:
+    """Return how a policy is made and what it needs.
+
+    Args:
+        name: a key of ``POLICIES``, or ``module:attribute`` of a policy of one's own, which always asks the directory.
+
+    Raises:
+        ValueError: no policy is called that.
+    """
+    check_policy(name)
+    return POLICIES.get(name) or PolicyKind(lambda costs, *_: load_policy(name, costs))
 
 
 def make_policy(
@@ -58,7 +74,7 @@ def make_policy(
     """Return a new policy.
 
     Args:
-        name: a key of ``POLICIES``.
+        name: what :func:`policy_kind` accepts.
         costs: the cost model, the default one if None.
         seed: for policies that draw.
         tuning: for ``expected-ttft``, the default ones if None.
@@ -66,4 +82,4 @@ def make_policy(
     Raises:
         ValueError: no policy is called that.
     """
-    return POLICIES[check_policy(name)].make(costs or CostModel(), seed, tuning or ExpectedTtftTuning())
+    return policy_kind(name).make(costs or CostModel(), seed, tuning or ExpectedTtftTuning())

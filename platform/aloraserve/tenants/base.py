@@ -1,9 +1,10 @@
-"""Who calls: the one object that carries a tenant through the platform, made once at the edge."""
+"""The caller of a request, made once at the edge, and the contract of whoever knows the callers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 
 class Role(StrEnum):
@@ -36,3 +37,20 @@ class Caller:
 
 UNTENANTED = Caller()
 """The caller where no tenants are configured."""
+
+
+class Tenants(Protocol):
+    """Knows who may call. No call does I/O; a key is never repeated, in an error or in a log."""
+
+    def authenticate(self, authorization: str | None, role: Role = Role.TENANT) -> Caller:
+        """Return the caller of a request.
+
+        Args:
+            authorization: the request's ``Authorization`` header or metadata.
+            role: what the request needs.
+
+        Raises:
+            AuthenticationError: there is no key, or no caller in that role or a lower one has it.
+            NotPermittedError: the caller is known and does not have that role.
+        """
+        ...

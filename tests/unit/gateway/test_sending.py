@@ -17,6 +17,7 @@ from aloraserve.routing.base import Call, Decision, Estimate
 from aloraserve.routing.placement import ClaimOutcome, Placement
 from aloraserve.routing.receipts import Receipt, ReceiptRing
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
+from aloraserve.tenants import UNTENANTED, Caller
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.gateway import exchange
 from aloraserve_services.gateway.metrics import METRICS
@@ -113,7 +114,7 @@ def _no_serve_request(monkeypatch: pytest.MonkeyPatch) -> None:
 async def send(handle: Handle, routing: Routing | None = None, receipts: ReceiptRing | None = None) -> Any:
     kept = ReceiptRing() if receipts is None else receipts
     sender = Sender(cast(Any, routing or Routing()), handle, kept)
-    return await sender.send(PROMPT, CALL, "r1", "tenant:x")
+    return await sender.send(PROMPT, CALL, "r1", Caller("x", cache_salt="tenant:x"))
 
 
 def died() -> ActorDiedError:
@@ -175,15 +176,15 @@ async def test_after_three_losses_the_call_fails() -> None:
 async def test_answers_that_were_lost_later_share_the_attempts_and_the_lost_replicas() -> None:
     handle, routing, tries = Handle((ANSWER[0], died()), (died(),), ANSWER, ANSWER), Routing(), Tries()
     sender = Sender(cast(Any, routing), handle, ReceiptRing())
-    sent = await sender.send(PROMPT, CALL, "r1", None, tries)
+    sent = await sender.send(PROMPT, CALL, "r1", UNTENANTED, tries)
     with pytest.raises(ReplicaLostError):
         [chunk async for chunk in sent.replies]
     tries.lose(sent.replica)
-    assert (await sender.send(PROMPT, CALL, "r1", None, tries)).replica == "c"
+    assert (await sender.send(PROMPT, CALL, "r1", UNTENANTED, tries)).replica == "c"
     assert handle.ranks == [["a", "b"], ["b"], []]
     assert tries.left == 0
     with pytest.raises(ReplicaLostError):
-        await sender.send(PROMPT, CALL, "r1", None, tries)
+        await sender.send(PROMPT, CALL, "r1", UNTENANTED, tries)
     assert len(handle.ranks) == 3
 
 
@@ -276,9 +277,9 @@ async def test_an_answer_leaves_a_receipt() -> None:
 async def test_a_receipt_has_all_attempts_those_lost_later_included() -> None:
     receipts, tries = ReceiptRing(), Tries()
     sender = Sender(cast(Any, Routing()), Handle((ANSWER[0], died()), (died(),), ANSWER), receipts)
-    sent = await sender.send(PROMPT, CALL, "r1", None, tries)
+    sent = await sender.send(PROMPT, CALL, "r1", UNTENANTED, tries)
     tries.lose(sent.replica)
-    await sender.send(PROMPT, CALL, "r1", None, tries)
+    await sender.send(PROMPT, CALL, "r1", UNTENANTED, tries)
     one = only(receipts)
     assert [(attempt.replica, attempt.outcome) for attempt in one.attempts] == [
         ("a", "cut-short"), ("b", "lost"), ("c", "answered"),

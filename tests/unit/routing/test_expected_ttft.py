@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -286,3 +287,55 @@ def test_a_busy_fleet_computes_less_twice() -> None:
     idle, busy = overloaded(2.0, 0.0, 0.0, 0.0, held=30), overloaded(3.3, 1.3, 1.3, 1.3, held=30)
     assert ExpectedTtft().decide(CALL, idle).rank[0] != "r0"
     assert ExpectedTtft().decide(CALL, busy).rank[0] == "r0"
+
+
+class Fleet:
+    """Idle replicas that hold what they were sent, and say so before the next call comes."""
+
+    def __init__(self, *names: str, tokens: int = 8192) -> None:
+        self._tokens = tokens
+        self._held: dict[str, set[bytes]] = {name: set() for name in names}
+
+    def send(self, tokens: Sequence[int], *, answer_tokens: int = 0, adapter: str | None = None) -> str:
+        """Send a prompt; return who got it and now holds prompt and answer."""
+        salt = b"" if adapter is None else adapter.encode()
+        keys = SPACE.extend(SPACE.root(None), tokens, salt)
+        sent = Call(len(tokens), 16, keys, adapter)
+        chosen = ExpectedTtft().decide(sent, [self._candidate(name, keys) for name in self._held]).rank[0]
+        self._held[chosen] |= set(SPACE.extend(SPACE.root(None), [*tokens, *range(answer_tokens)], salt))
+        return chosen
+
+    def _candidate(self, name: str, keys: Sequence[bytes]) -> Candidate:
+        held = self._held[name]
+        overlap = next((index for index, key in enumerate(keys) if key not in held), len(keys))
+        return candidate(name, held=overlap, blocks=len(held), kv_tokens=self._tokens)
+
+
+@pytest.mark.parametrize("run", range(20))
+def test_conversations_and_lora_twins_of_a_demo_fill_both_idle_replicas(run: int) -> None:
+    fleet = Fleet("a", "b")
+    conversation = [run, *range(1, 528)]
+    first = fleet.send(conversation, answer_tokens=48)
+    judged = [*conversation, *range(48), *[9] * 5]
+    assert fleet.send(judged) == first, "its own conversation stays"
+    twins = [fleet.send(judged, adapter=name) for name in ("uncertainty-lora", "safety-lora")]
+    assert twins[0] != first, "the other cache is empty"
+    assert [fleet.send(judged, adapter=name) for name in ("uncertainty-lora", "safety-lora")] == twins
+    emptier = fleet.send([100 + run, *range(1, 1000)])
+    assert emptier == ("a" if Counter([first, *twins])["a"] == 1 else "b")
+
+
+def test_an_idle_replica_with_a_larger_cache_gets_more_cold_prompts() -> None:
+    small, large = candidate("small", blocks=10, kv_tokens=4096), candidate("large", blocks=100, kv_tokens=16384)
+    assert {rank(small, large, call=call(number))[0] for number in range(20)} == {"large"}
+
+
+def test_what_is_claimed_and_not_reported_yet_takes_room() -> None:
+    empty, claimed = candidate("e", kv_tokens=4096), candidate("c", blocks=3, tokens=100, claims=1, kv_tokens=4096)
+    assert {rank(claimed, empty, call=call(number))[0] for number in range(20)} == {"e"}
+
+
+def test_cold_prompts_on_one_stale_state_of_equally_filled_replicas_spread_by_hash() -> None:
+    fleet = [candidate("a", blocks=40, kv_tokens=4096), candidate("b", blocks=44, kv_tokens=4096)]
+    chosen = Counter(rank(*fleet, call=call(number))[0] for number in range(100))
+    assert min(chosen["a"], chosen["b"]) > 25

@@ -1,4 +1,4 @@
-"""Access: a key names its tenant, and a refusal names nothing."""
+"""Static tenants: a key names its tenant, and a refusal names nothing."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import pytest
 from pydantic import SecretStr
 
 from aloraserve.errors import AuthenticationError, NotPermittedError
-from aloraserve_services.gateway.access import Access
+from aloraserve.tenants import UNTENANTED, Role, StaticTenants
 
 KEYS = {"acme": SecretStr("acme-key-0123456789"), "other": SecretStr("other-key-0123456789")}
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer whatever", "Basic eDp5"])
 def test_without_keys_everyone_is_the_untenanted_caller(header: str | None) -> None:
-    assert Access({}).cache_salt(header) is None
+    assert StaticTenants({}).authenticate(header) == UNTENANTED
 
 
 @pytest.mark.parametrize("tenant", list(KEYS))
 @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer  {} "])
-def test_a_key_is_its_tenant_s_salt_however_the_scheme_is_written(tenant: str, form: str) -> None:
-    salt = Access(KEYS).cache_salt(form.format(KEYS[tenant].get_secret_value()))
-    assert salt == f"tenant:{tenant}"
+def test_a_key_is_its_tenant_s_however_the_scheme_is_written(tenant: str, form: str) -> None:
+    caller = StaticTenants(KEYS).authenticate(form.format(KEYS[tenant].get_secret_value()))
+    assert (caller.tenant, caller.cache_salt, caller.is_admin) == (tenant, f"tenant:{tenant}", False)
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "acme-key-0123456789", "Basic acme-key-0123456789"])
 def test_a_call_without_a_key_is_told_how_to_send_one(header: str | None) -> None:
     with pytest.raises(AuthenticationError, match="Authorization: Bearer") as caught:
-        Access(KEYS).cache_salt(header)
+        StaticTenants(KEYS).authenticate(header)
     assert "acme" not in caught.value.message
 
 
@@ -46,7 +46,7 @@ def test_a_call_without_a_key_is_told_how_to_send_one(header: str | None) -> Non
 )
 def test_a_key_that_nobody_has_is_refused_and_never_repeated(given: str) -> None:
     with pytest.raises(AuthenticationError) as caught:
-        Access(KEYS).cache_salt(f"Bearer {given}")
+        StaticTenants(KEYS).authenticate(f"Bearer {given}")
     assert caught.value.message == "the API key is not known"
 
 
@@ -55,32 +55,32 @@ ADMINS = {"root": SecretStr("root-key-0123456789")}
 
 @pytest.mark.parametrize("header", [None, "", "Bearer whatever"])
 def test_without_any_keys_everyone_may_read_receipts(header: str | None) -> None:
-    Access({}).check_admin(header)
+    assert StaticTenants({}).authenticate(header, Role.ADMIN).is_admin
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer whatever"])
 def test_on_a_public_address_nobody_reads_receipts_without_a_key(header: str | None) -> None:
     with pytest.raises(NotPermittedError, match="admin_keys; none is set"):
-        Access({}, is_public=True).check_admin(header)
-    Access({}, ADMINS, is_public=True).check_admin("Bearer root-key-0123456789")
+        StaticTenants({}, is_public=True).authenticate(header, Role.ADMIN)
+    StaticTenants({}, ADMINS, is_public=True).authenticate("Bearer root-key-0123456789", Role.ADMIN)
 
 
 @pytest.mark.parametrize("keys", [{}, KEYS])
 def test_an_administrator_s_key_reads_receipts_and_no_other(keys: dict[str, SecretStr]) -> None:
-    access = Access(keys, ADMINS)
-    access.check_admin("Bearer root-key-0123456789")
+    tenants = StaticTenants(keys, ADMINS)
+    assert tenants.authenticate("Bearer root-key-0123456789", Role.ADMIN).is_admin
     for header in (None, "Bearer nobody-s-key-0123456789", "Basic root-key-0123456789"):
         with pytest.raises(AuthenticationError):
-            access.check_admin(header)
+            tenants.authenticate(header, Role.ADMIN)
 
 
 @pytest.mark.parametrize("admins", [{}, ADMINS])
-def test_a_tenant_is_known_but_no_administrator(admins: dict[str, SecretStr]) -> None:
-    with pytest.raises(NotPermittedError, match="admin_keys") as caught:
-        Access(KEYS, admins).check_admin("Bearer acme-key-0123456789")
+def test_a_tenant_is_known_but_not_an_administrator(admins: dict[str, SecretStr]) -> None:
+    with pytest.raises(NotPermittedError, match="a tenant key is not sufficient") as caught:
+        StaticTenants(KEYS, admins).authenticate("Bearer acme-key-0123456789", Role.ADMIN)
     assert "acme" not in caught.value.message
 
 
-def test_an_administrator_is_no_tenant() -> None:
+def test_an_administrator_is_not_a_tenant() -> None:
     with pytest.raises(AuthenticationError):
-        Access(KEYS, ADMINS).cache_salt("Bearer root-key-0123456789")
+        StaticTenants(KEYS, ADMINS).authenticate("Bearer root-key-0123456789")
