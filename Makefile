@@ -50,7 +50,7 @@ loadtest-full: install-dev ## The same with more samples, conversations, rates a
 	@$(BIN)/python -m loadtests --profile full $(ARGS)
 
 bench-plugin: install-dev ## Measure what aLoRA costs and saves in one vLLM process, with targets (ARGS="...")
-	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py $(ARGS)
+	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py --model "$$($(BIN)/python -m benchmarks.plugin_model)" $(ARGS)
 
 test: install-dev ## Run every test, real engines and the whole platform included (ARGS="...")
 	@$(BIN)/python -m pytest -q $(ARGS)
