@@ -15,8 +15,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from aloraserve.errors import SettingsError
 from aloraserve.routing.expected_ttft import OVERFLOW_WAIT_S, ExpectedTtft
 from aloraserve.routing.policies import POLICIES, check_policy
-from aloraserve.telemetry.logs import LogFormat
 
+LogFormat = Literal["auto", "json", "text"]
 MAX_FILE_BYTES = 1 << 20
 MAX_TENANTS = 1024
 MAX_ADMINS = 64

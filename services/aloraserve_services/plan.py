@@ -16,6 +16,7 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
+from aloraserve.telemetry.redis_endpoints import RedisEndpoints
 from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
@@ -58,6 +59,10 @@ class FleetPlan:
     def open_directory(self) -> RedisDirectory:
         """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""
         return RedisDirectory.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+
+    def open_endpoints(self) -> RedisEndpoints:
+        """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""
+        return RedisEndpoints.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
 
     def open_ledger(self) -> RedisLedger:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""

@@ -21,7 +21,6 @@ from aloraserve.directory.base import (
     Candidate,
     Directory,
     Holding,
-    Process,
     ReplicaLoad,
     ReplicaState,
     place,
@@ -513,41 +512,3 @@ class TestBackend:
 
     async def test_ping_answers(self, directory: Directory) -> None:
         await directory.ping()
-
-
-class TestProcesses:
-    async def test_processes_are_listed_once_by_role_and_name(self, directory: Directory) -> None:
-        engine = Process("engine", "engine-0", "10.0.0.1:9000")
-        for process in (engine, Process("gateway", "g \u00fc {x}", "10.0.0.1:9001"), engine):
-            await directory.announce(process)
-        assert await directory.announced() == [engine, Process("gateway", "g \u00fc {x}", "10.0.0.1:9001")]
-
-    async def test_a_process_that_starts_again_takes_its_own_place(self, directory: Directory) -> None:
-        await directory.announce(Process("engine", "engine-0", "10.0.0.1:9000"))
-        await directory.announce(Process("engine", "engine-0", "10.0.0.2:9000"))
-        assert await directory.announced() == [Process("engine", "engine-0", "10.0.0.2:9000")]
-
-    async def test_a_process_that_falls_silent_is_no_longer_listed(self, directory: Directory) -> None:
-        await directory.announce(Process("engine", "a", "h:1"), ttl_s=SHORT_S)
-        await directory.announce(Process("engine", "b", "h:2"))
-
-        async def only_b() -> bool:
-            return [one.name for one in await directory.announced()] == ["b"]
-
-        await eventually(only_b)
-        await directory.announce(Process("engine", "c", "h:3"), ttl_s=SHORT_S)
-        assert [one.name for one in await directory.announced()] == ["b", "c"]
-
-    async def test_there_are_no_more_processes_than_the_most(
-        self, directory: Directory, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for backend in (memory_backend, redis_backend):
-            monkeypatch.setattr(backend, "MAX_PROCESSES", 2)
-        for name in ("a", "b", "c", "a"):
-            await directory.announce(Process("engine", name, f"{name}:1"))
-        assert [one.name for one in await directory.announced()] == ["a", "b"]
-
-    async def test_an_empty_or_endless_part_is_refused(self, directory: Directory) -> None:
-        for process in (Process("", "a", "h:1"), Process("engine", "a" * 256, "h:1")):
-            with pytest.raises(ValueError, match="1 to 255 characters"):
-                await directory.announce(process)

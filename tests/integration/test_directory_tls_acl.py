@@ -18,12 +18,14 @@ from support.redis_deployments import Server, Wire, certificates, free_port, wai
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory import redis as redis_backend
-from aloraserve.directory.base import Process, ReplicaState, place
+from aloraserve.directory.base import ReplicaState, place
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.redis.client import open_client
 from aloraserve.savings.base import CachedBySource, CallSavings, SavingsEntry
 from aloraserve.savings.redis import RedisLedger
+from aloraserve.telemetry.endpoints import MetricsEndpoint
+from aloraserve.telemetry.redis_endpoints import RedisEndpoints
 
 SPACE = KeySpace("model", "tokenizer", 1)
 PROMPT = SPACE.keys(range(300))
@@ -54,8 +56,6 @@ async def exercise(directory: RedisDirectory) -> None:
     await directory.retire("b")
     assert [state.replica for state in await directory.states()] == ["a"]
     await directory.epoch()
-    await directory.announce(Process("engine", "engine-0", "localhost:1"))
-    assert [one.name for one in await directory.announced()] == ["engine-0"]
     freed, deadline = 0, time.monotonic() + 10
     while freed < 890 and time.monotonic() < deadline:
         freed += await directory.reclaim(max_fields=64)
@@ -68,9 +68,20 @@ async def exercise_ledger(ledger: RedisLedger) -> None:
     assert (await ledger.totals(60, time.time()))["safety"].calls == 1
 
 
-async def is_refused(directory: RedisDirectory, ledger: RedisLedger) -> bool:
+async def exercise_endpoints(url: str) -> None:
+    """List a process with metrics and read the list, as gateways and replicas do."""
+    registry = RedisEndpoints.from_url(url, namespace="fleet", timeout_s=2.0)
+    try:
+        await registry.register_endpoint(MetricsEndpoint("engine", "engine-0", "localhost:1"))
+        assert [endpoint.name for endpoint in await registry.endpoints()] == ["engine-0"]
+    finally:
+        await registry.close()
+
+
+async def is_refused(directory: RedisDirectory, ledger: RedisLedger, url: str) -> bool:
     try:
         await exercise(directory)
+        await exercise_endpoints(url)
         await exercise_ledger(ledger)
     except DirectoryUnavailableError:
         return True
@@ -139,6 +150,7 @@ async def test_the_documented_user_can_do_everything(
 ) -> None:
     await user.allow()
     await exercise(opened(user.url))
+    await exercise_endpoints(user.url)
     await exercise_ledger(opened_ledger(user.url))
     await opened(user.url, "fleet-ping").ping()
 
@@ -148,7 +160,7 @@ async def test_the_documented_user_needs_all_that_it_may(
 ) -> None:
     for command in set(COMMANDS) - CLUSTER_ONLY - NOT_NEEDED:
         await user.allow(command)
-        assert await is_refused(opened(user.url), opened_ledger(user.url)), f"{command} is not needed"
+        assert await is_refused(opened(user.url), opened_ledger(user.url), user.url), f"{command} is not needed"
 
 
 async def test_without_info_all_but_restarts_from_saved_data_is_noticed(
@@ -156,6 +168,7 @@ async def test_without_info_all_but_restarts_from_saved_data_is_noticed(
 ) -> None:
     await user.allow("info")
     await exercise(opened(user.url))
+    await exercise_endpoints(user.url)
 
 
 async def test_the_documented_user_sees_no_other_namespace(user: User, opened: Any) -> None:
@@ -179,6 +192,7 @@ async def test_everything_works_over_tls(
     async with Wire(redis_server.url.removeprefix("unix://"), tls=context) as wire:
         name = f"aloraserve:{quote(PASSWORD, safe='')}"
         await exercise(opened(f"rediss://{name}@127.0.0.1:{wire.port}/0?ssl_ca_certs={quote(str(authority))}"))
+        await exercise_endpoints(f"rediss://{name}@127.0.0.1:{wire.port}/0?ssl_ca_certs={quote(str(authority))}")
 
 
 async def test_a_server_that_nobody_trusted_vouches_for_gets_nothing(
@@ -234,6 +248,7 @@ async def test_a_cluster_over_tls_as_the_documented_user(
         name = f"aloraserve:{quote(PASSWORD, safe='')}"
         url = f"rediss+cluster://{name}@127.0.0.1:{wire.port}?ssl_ca_certs={quote(str(authority))}"
         await exercise(opened(url))
+        await exercise_endpoints(url)
         for command in sorted(CLUSTER_ONLY - {"asking"}):
             server.client.execute_command("ACL", "SETUSER", "aloraserve", f"-{command}")
             with pytest.raises(DirectoryUnavailableError):

@@ -35,9 +35,6 @@ NODE_TTL_S = 6 * 3600
 FORGET_S = 600.0
 MAX_APPLY_BLOCKS = 4096
 MAX_SETTLED = 4096
-ANNOUNCED_TTL_S = 30.0
-MAX_PROCESSES = 4096
-MAX_PROCESS_CHARACTERS = 255
 RUN_BLOCKS = 32
 """Blocks a run; all gateways and replicas of a fleet agree on it."""
 MAX_TIER = 200
@@ -97,6 +94,7 @@ class ReplicaLoad:
         adapter_load_s: how long loading an adapter takes that is not resident.
         service_s: how long a request keeps its slot, typically.
         step_tokens: tokens that one step computes at most.
+        prefill_samples: prefills that its model rests on.
     """
 
     running: int = 0
@@ -116,6 +114,7 @@ class ReplicaLoad:
     adapter_load_s: float = 0.0
     service_s: float = 0.0
     step_tokens: int = 0
+    prefill_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +159,6 @@ class Candidate:
     claimed_tokens: int = 0
     fast_blocks: int = 0
     claims: int = 0
-
-
-class Process(NamedTuple):
-    """A process of the fleet that serves metrics.
-
-    Args:
-        role: "gateway", "engine" or another short word.
-        name: its own among those of its role, the same after a restart.
-        address: host and port of its metrics, as the whole fleet reaches them.
-    """
-
-    role: str
-    name: str
-    address: str
 
 
 class Directory(Protocol):
@@ -288,18 +273,6 @@ class Directory(Protocol):
         """
         ...
 
-    async def announce(self, process: Process, *, ttl_s: float = ANNOUNCED_TTL_S) -> None:
-        """List a process for ``ttl_s``; another one of the same role and name makes way.
-
-        Raises:
-            ValueError: one of its parts is empty or longer than ``MAX_PROCESS_CHARACTERS``.
-        """
-        ...
-
-    async def announced(self) -> list[Process]:
-        """Return the listed processes, at most ``MAX_PROCESSES``, sorted by role and name."""
-        ...
-
     async def ping(self) -> None:
         """Raise if the backend does not answer."""
         ...
@@ -317,14 +290,7 @@ def check_apply(stored: Sequence[Holding], removed: Sequence[Holding]) -> None:
     for holdings in (stored, removed):
         for key, name, head, tier in holdings:
             if not len(key) == len(name) == len(head) == KEY_BYTES:
-                wrong = next(one for one in (key, name, head) if len(one) != KEY_BYTES)
+                wrong = next(part for part in (key, name, head) if len(part) != KEY_BYTES)
                 raise ValueError(f"block key {wrong.hex()} has {len(wrong)} bytes; {KEY_BYTES} are needed")
             if not 0 <= tier <= MAX_TIER:
                 raise ValueError(f"tier is {tier}; 0 to {MAX_TIER} are accepted")
-
-
-def check_process(process: Process) -> None:
-    """Raise ValueError unless the process is one that :meth:`Directory.announce` accepts."""
-    for part, value in zip(Process._fields, process, strict=True):
-        if not 1 <= len(value) <= MAX_PROCESS_CHARACTERS:
-            raise ValueError(f"{part} is {value[:40]!r}; 1 to {MAX_PROCESS_CHARACTERS} characters are accepted")

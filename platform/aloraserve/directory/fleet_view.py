@@ -1,4 +1,4 @@
-"""What one client knows of the fleet's replicas: it asks the server only for what changed since it last asked.
+"""One client's knowledge of the fleet's replicas: it asks the server only for what changed since it last asked.
 
 A lease counts while the server's clock says so, and no longer than its length on this process's own clock after its
 last renewal was first seen: a server's clock that jumps (a fail-over to a machine whose clock is behind) lets no dead
@@ -46,7 +46,7 @@ class KnownReplica:
 
     @property
     def published(self) -> tuple[int, int]:
-        """What tells one publication of the replica from another."""
+        """The part by which publications of the replica differ."""
         return self.version, self.expiry_ms
 
 
@@ -87,7 +87,7 @@ class FleetView:
         if any(noted):
             self._sort()
         now = self._clock()
-        found = [one for one in self._order if one.expiry_ms > now_ms and one.ends_at > now]
+        found = [known for known in self._order if known.expiry_ms > now_ms and known.ends_at > now]
         if len(found) < len(self._order):
             self._forget(now_ms, now)
         return found
@@ -95,7 +95,9 @@ class FleetView:
     def holders(self) -> bytes:
         """Return the joined bytes of the replicas that the last reply and this process's clock say are alive."""
         now = self._clock()
-        return b"".join(one.holder for one in self._order if one.expiry_ms > self._latest_ms and one.ends_at > now)
+        return b"".join(
+            known.holder for known in self._order if known.expiry_ms > self._latest_ms and known.ends_at > now
+        )
 
     def claims(self, reply: Sequence[Any]) -> dict[str, tuple[int, int]]:
         """Return the claimed tokens, and of how many claims they are, of each replica that has any."""
@@ -108,8 +110,8 @@ class FleetView:
     def _start_over(self) -> None:
         """Ask for everything next time: the server lost its latest records."""
         self.version = 0
-        for one in self._known.values():
-            one.doubtful = True
+        for known in self._known.values():
+            known.doubtful = True
 
     def _note(self, name: bytes, record: bytes | None) -> bool:
         """Take in a record; return whether it is of a replica that has no place in the order."""
@@ -144,18 +146,18 @@ class FleetView:
 
     def _forget(self, now_ms: int, now: float) -> None:
         """Drop what has lapsed; a renewed record has another version and comes again."""
-        for name, one in list(self._known.items()):
-            if one.expiry_ms <= now_ms or one.ends_at <= now:
+        for name, known in list(self._known.items()):
+            if known.expiry_ms <= now_ms or known.ends_at <= now:
                 del self._known[name]
                 self._lapsed.pop(name, None)
-                self._lapsed[name] = one.published
+                self._lapsed[name] = known.published
         for name in list(self._lapsed)[: max(0, len(self._lapsed) - MAX_LAPSED)]:
             del self._lapsed[name]
         self._sort()
 
     def _sort(self) -> None:
         by_id = sorted(self._known.items(), key=lambda item: item[1].plain.state.replica)
-        self._order = [one for _, one in by_id]
+        self._order = [known for _, known in by_id]
         self._places = {name: place for place, (name, _) in enumerate(by_id)}
 
 

@@ -1,4 +1,4 @@
-"""What a replica and its fleet have to have in common, and how a difference is told."""
+"""The handshake: a replica and its fleet have one key space, and a difference is reported."""
 
 from __future__ import annotations
 

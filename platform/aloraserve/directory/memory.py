@@ -12,22 +12,18 @@ from dataclasses import dataclass, field
 
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.directory.base import (
-    ANNOUNCED_TTL_S,
     CLAIM_TTL_S,
     FAST_TIER,
     FORGET_S,
     LEASE_TTL_S,
     MAX_LOOKUP_BLOCKS,
-    MAX_PROCESSES,
     NODE_TTL_S,
     RUN_BLOCKS,
     Candidate,
     Holding,
-    Process,
     ReplicaState,
     anchor,
     check_apply,
-    check_process,
 )
 from aloraserve.directory.handshake import check_same
 from aloraserve.directory.overlap import CLAIMED, FAST, SLOW, Overlap, OverlapWalk
@@ -101,7 +97,6 @@ class MemoryDirectory:
     def clear(self) -> None:
         """Lose everything and start a new epoch, as a backend that restarts empty does."""
         self._epoch = uuid.uuid4().hex
-        self._processes: dict[tuple[str, str], tuple[Process, float]] = {}
         self._space: tuple[KeySpace, float] | None = None
         self._leases: dict[str, _Lease] = {}
         self._order: list[str] = []
@@ -215,7 +210,7 @@ class MemoryDirectory:
         self._known = {replica: at for replica, at in self._known.items() if at > now - self._forget_s}
         kept = {(replica, lease.state.incarnation) for replica, lease in self._leases.items() if replica in self._known}
         freed = 0
-        for holder in [one for one in self._held_at if one not in kept]:
+        for holder in [known for known in self._held_at if known not in kept]:
             silent_s = now - self._applied_at.get(holder, 0.0)
             # One that has a lease under another incarnation is superseded, unless it is just filling the next one.
             if holder[0] in self._known and (silent_s < LEASE_TTL_S or holder[0] not in self._leases):
@@ -224,18 +219,6 @@ class MemoryDirectory:
             if freed >= max_fields:
                 break
         return freed
-
-    async def announce(self, process: Process, *, ttl_s: float = ANNOUNCED_TTL_S) -> None:
-        check_process(process)
-        listed = len(await self.announced())
-        key = (process.role, process.name)
-        if key in self._processes or listed < MAX_PROCESSES:
-            self._processes[key] = (process, self._clock() + ttl_s)
-
-    async def announced(self) -> list[Process]:
-        now = self._clock()
-        self._processes = {key: known for key, known in self._processes.items() if known[1] > now}
-        return sorted(process for process, _ in self._processes.values())
 
     async def ping(self) -> None:
         return None
@@ -271,11 +254,11 @@ class MemoryDirectory:
             marks = self._marks.get(keys[block])
             if marks is None and id(tiers) in cache:
                 return cache[id(tiers)]
-            ranks = {one: FAST if tier == FAST_TIER else SLOW for one, tier in tiers.items() if one in live}
+            ranks = {holder: FAST if tier == FAST_TIER else SLOW for holder, tier in tiers.items() if holder in live}
             if marks is None:
                 cache[id(tiers)] = ranks
                 return ranks
-            return {one: CLAIMED for one in marks if one in live} | ranks
+            return {holder: CLAIMED for holder in marks if holder in live} | ranks
 
         return OverlapWalk(ranks_at).run(keys)
 
@@ -303,7 +286,7 @@ class MemoryDirectory:
         if node is None or tiers is None or holder not in tiers:
             return
         if len(tiers) > 1:
-            node.blocks[holding.key] = self._intern({one: tier for one, tier in tiers.items() if one != holder})
+            node.blocks[holding.key] = self._intern({other: tier for other, tier in tiers.items() if other != holder})
             return
         del node.blocks[holding.key]
         if not node.blocks:

@@ -110,7 +110,7 @@ class Mirror:
     def snapshot(self) -> list[Holding]:
         """Return everything that is reported as held, each block after those before it."""
         found = [(held.index, key, held) for key, held in self._held.items() if held.reported is not None]
-        found.sort(key=lambda one: one[0])
+        found.sort(key=lambda entry: entry[0])
         return [_holding(key, held) for _, key, held in found]
 
     def _store(self, event: BlocksStored) -> Iterator[Holding]:
@@ -171,16 +171,16 @@ class Mirror:
         """Report a block if all before it are, and with it those that waited for it."""
         waiting = [key]
         while waiting:
-            one = waiting.pop()
-            held = self._held[one]
+            block = waiting.pop()
+            held = self._held[block]
             if held.index and not self._is_reported(held.parent):
                 continue
             was_reported, held.reported = held.reported, held.tier
             if was_reported == held.reported:
                 continue
-            yield _holding(one, held)
+            yield _holding(block, held)
             if was_reported is None:
-                waiting.extend(self._children_of(one))
+                waiting.extend(self._children_of(block))
 
     def _is_reported(self, key: BlockKey) -> bool:
         held = self._held.get(key)
@@ -229,13 +229,13 @@ class Mirror:
         """Take back the report of a block and of all that follow it."""
         waiting = [key]
         while waiting:
-            one = waiting.pop()
-            held = self._held[one]
+            block = waiting.pop()
+            held = self._held[block]
             if held.reported is None:
                 continue
-            yield _holding(one, held)
+            yield _holding(block, held)
             held.reported = None
-            waiting.extend(self._children_of(one))
+            waiting.extend(self._children_of(block))
 
     def _forget_child(self, parent: BlockKey, key: BlockKey) -> None:
         children = self._children.get(parent)

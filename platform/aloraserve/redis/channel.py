@@ -31,7 +31,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from aloraserve.redis.script_calls import Run
+from aloraserve.redis.scripts import ScriptCall
 
 _MORE = object()
 _CLOSED = "the connection was closed"
@@ -69,8 +69,8 @@ class _Line(asyncio.Protocol):
 
     Args:
         connection: connected; its server owes it nothing.
-        patience_s: a reply that is later than its deadline by that ends the connection: nothing tells a server that is
-            slow from one that is gone.
+        patience_s: a reply that is later than its deadline by that ends the connection: a server that is slow
+            cannot be distinguished from one that is gone.
         on_end: called for each ``send`` when nothing of it is under way any more.
     """
 
@@ -80,7 +80,7 @@ class _Line(asyncio.Protocol):
         # takes two turns of the loop a reply, and timers.
         writer, reader = connection._writer, connection._reader
         if writer is None or reader is None or reader.at_eof() or writer.transport.is_closing():
-            # Whom the end of the stream was told once is not told again.
+            # The end of a stream is reported once.
             raise RedisConnectionError(_CLOSED)
         self._connection = connection
         self._transport: asyncio.WriteTransport = writer.transport
@@ -96,7 +96,7 @@ class _Line(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether anything can be sent. The transport knows of an end before it tells of it."""
+        """Whether anything can be sent. The transport knows of an end before it reports it."""
         return self.ended is None and not self._transport.is_closing()
 
     def send(self, commands: Sequence[tuple[Any, ...]], deadline: float) -> asyncio.Future[list[Any]]:
@@ -120,7 +120,7 @@ class _Line(asyncio.Protocol):
         if self.ended is not None:
             return
         if self._sent:
-            # What was not sent yet is told to have failed, so it must not be done later.
+            # What was not sent yet is reported as failed, so it must not be done later.
             self._transport.abort()
         self.ended = self._loop.create_task(self._connection.disconnect(nowait=True))
         while self._sent:
@@ -157,7 +157,7 @@ class _Line(asyncio.Protocol):
             if not sent.done.done():
                 sent.done.set_result(sent.replies)
         if isinstance(reply, _ENDS):
-            # It is no primary now. Who is, Sentinels tell, or the name that a new connection is opened to.
+            # It is not a primary now. Sentinels know which server is, or the name that a new connection is opened to.
             self.close(RedisConnectionError(f"the server does not serve now: {reply}"))
 
     def _watch(self, when: float) -> None:
@@ -167,7 +167,7 @@ class _Line(asyncio.Protocol):
         self._timer, self._due = self._loop.call_at(when, self._expire), when
 
     def _expire(self) -> None:
-        """Tell those who waited long enough: one timer for all calls, set for the first of them."""
+        """End the waits that are over: one timer for all calls, set for the first of them."""
         self._timer, self._due = None, math.inf
         now = self._loop.time()
         if not self._sent:
@@ -190,7 +190,7 @@ def _error(message: str) -> RedisError:
 
 
 class RedisChannel:
-    """See :class:`~aloraserve.redis.script_calls.Calls`. Connects when first used, and again after a loss.
+    """See :class:`~aloraserve.redis.scripts.ScriptRunner`. Connects when first used, and again after a loss.
 
     Args:
         pool: makes the connections.
@@ -207,17 +207,17 @@ class RedisChannel:
         self._line: _Line | None = None
         self._opening: asyncio.Task[_Line] | None = None
 
-    async def run(self, runs: Sequence[Run]) -> list[Any]:
+    async def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """See the contract; the scripts run in their order, others' perhaps between them."""
-        if not runs:
+        if not calls:
             return []
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        commands = [("EVALSHA", run.script.digest, 1, run.prefix, *run.arguments) for run in runs]
+        commands = [("EVALSHA", call.script.digest, 1, call.prefix, *call.arguments) for call in calls]
         replies = await self._exchange(commands, deadline)
         for index, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):
-                run = runs[index]
-                command = ("EVAL", run.script.source, 1, run.prefix, *run.arguments)
+                call = calls[index]
+                command = ("EVAL", call.script.source, 1, call.prefix, *call.arguments)
                 [replies[index]] = await self._exchange([command], deadline)
         for reply in replies:
             if isinstance(reply, RedisError):

@@ -42,6 +42,22 @@ class RedisClient:
         return isinstance(self.redis, RedisCluster)
 
 
+def milliseconds(seconds: float) -> int:
+    """Return a time as servers take it, at least 1."""
+    return max(1, round(seconds * 1000))
+
+
+def fleet_prefix(namespace: str) -> str:
+    """Return what every key of a fleet begins with; its hash tag keeps them in one slot of a cluster.
+
+    Raises:
+        ValueError: the namespace is empty or has a brace.
+    """
+    if not namespace or set(namespace) & set("{}"):
+        raise ValueError(f"namespace is {namespace!r}; a non-empty string without braces is needed")
+    return f"{{aloraserve:{namespace}}}:"
+
+
 def redacted_url(url: str) -> str:
     """Return ``url`` without its passwords, for messages and logs."""
     try:
@@ -145,7 +161,7 @@ def _hosts(url: str, default_port: int) -> tuple[list[tuple[str, int]], dict[str
     place, _, query = rest.partition("?")
     authority, _, path = place.partition("/")
     user, at, listed = authority.rpartition("@")
-    hosts = [_host(one, default_port) for one in listed.split(",") if one]
+    hosts = [_host(host, default_port) for host in listed.split(",") if host]
     if not hosts:
         raise ValueError("no host")
     options = parse_url(f"{'rediss' if secure else 'redis'}://{user}{at}{listed.split(',')[0]}/?{query}")

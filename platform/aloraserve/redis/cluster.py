@@ -10,11 +10,11 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException
 
-from aloraserve.redis.script_calls import Run
+from aloraserve.redis.scripts import ScriptCall
 
 
-class ClusterCalls:
-    """See :class:`~aloraserve.redis.script_calls.Calls`.
+class ClusterScriptRunner:
+    """See :class:`~aloraserve.redis.scripts.ScriptRunner`.
 
     Args:
         redis: the client.
@@ -29,18 +29,18 @@ class ClusterCalls:
         self._commands = asyncio.Semaphore(max_calls)
         self._exchanges: set[asyncio.Task[list[Any]]] = set()
 
-    async def run(self, runs: Sequence[Run]) -> list[Any]:
+    async def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """See the contract; the scripts run side by side.
 
         What was sent is answered even if the caller gives up: a caller in a hurry would otherwise close a connection
         that is still being opened, time and again, and never get one.
         """
-        if not runs:
+        if not calls:
             return []
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         async with asyncio.timeout_at(deadline):
             await self._calls.acquire()
-        exchange = asyncio.create_task(self._exchange(runs, deadline))
+        exchange = asyncio.create_task(self._exchange(calls, deadline))
         self._exchanges.add(exchange)
         exchange.add_done_callback(self._end)
         return await asyncio.shield(exchange)
@@ -58,26 +58,26 @@ class ClusterCalls:
             # Marks it as seen: nobody waits for the error of an abandoned call.
             exchange.exception()
 
-    async def _exchange(self, runs: Sequence[Run], deadline: float) -> list[Any]:
+    async def _exchange(self, calls: Sequence[ScriptCall], deadline: float) -> list[Any]:
         async with asyncio.timeout_at(deadline):
             try:
                 # Before it knows the slots, a cluster's client asks any server.
                 await self._redis.initialize()
-                replies = await asyncio.gather(*(self._one(run) for run in runs), return_exceptions=True)
+                replies = await asyncio.gather(*(self._reply(call) for call in calls), return_exceptions=True)
                 for reply in replies:
                     if isinstance(reply, BaseException):
                         raise reply
             except (AttributeError, RedisClusterException) as error:
                 # One call that meets a lost server closes connections that others are just opening, and they stumble
-                # over it; and the client's own error is no RedisError.
+                # over it; and the client's own error is not a RedisError.
                 raise RedisConnectionError(f"the cluster is changing: {error}") from error
             return list(replies)
 
-    async def _one(self, run: Run) -> Any:
+    async def _reply(self, call: ScriptCall) -> Any:
         redis = cast(Any, self._redis)
         # A cluster's client refuses what goes beyond its connections to a server, instead of having it wait.
         async with self._commands:
             try:
-                return await redis.evalsha(run.script.digest, 1, run.prefix, *run.arguments)
+                return await redis.evalsha(call.script.digest, 1, call.prefix, *call.arguments)
             except NoScriptError:
-                return await redis.eval(run.script.source, 1, run.prefix, *run.arguments)
+                return await redis.eval(call.script.source, 1, call.prefix, *call.arguments)

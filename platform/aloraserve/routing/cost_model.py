@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
 from aloraserve.routing.base import Call, Estimate
 from aloraserve.routing.prefill_model import PrefillModel
+
+FEW_SAMPLES = 8
+"""A model that rests on fewer prefills says more of the moment they were measured in than of the engine."""
 
 
 def unpublished(replica: str) -> Candidate:
@@ -18,6 +22,35 @@ def unpublished(replica: str) -> Candidate:
 def is_published(candidate: Candidate) -> bool:
     """Return whether the candidate's load is its own word, rather than :func:`unpublished`."""
     return candidate.state.incarnation != ""
+
+
+def with_fleet_rates(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Return the candidates; one that rests its prefill rate on few samples has the fleet's best if that is better.
+
+    Engines that start side by side on one machine measure their warm-up while the other one computes. One that looks
+    slow for that reason alone would get no call in an idle fleet, and never measure again.
+    """
+    few = [candidate for candidate in candidates if 0 < candidate.state.load.prefill_samples < FEW_SAMPLES]
+    if not few:
+        return candidates
+    loads = [candidate.state.load for candidate in candidates]
+    known = [load for load in loads if load.prefill_s_per_token > 0 and not 0 < load.prefill_samples < FEW_SAMPLES]
+    best = min(known or [candidate.state.load for candidate in few], key=lambda load: load.prefill_s_per_token)
+    return [_with_rates(candidate, best) for candidate in candidates]
+
+
+def _with_rates(candidate: Candidate, best: ReplicaLoad) -> Candidate:
+    load = candidate.state.load
+    if not 0 < load.prefill_samples < FEW_SAMPLES or load.prefill_s_per_token <= best.prefill_s_per_token:
+        return candidate
+    load = replace(
+        load,
+        prefill_fixed_s=best.prefill_fixed_s,
+        prefill_s_per_token=best.prefill_s_per_token,
+        prefill_s_per_square_token=best.prefill_s_per_square_token,
+        queued_prefill_s=0.0,
+    )
+    return replace(candidate, state=replace(candidate.state, load=load))
 
 
 def requests(candidate: Candidate) -> int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision, Estimate
-from aloraserve.routing.cost_model import CostModel, is_published, overlap_tokens, requests
+from aloraserve.routing.cost_model import CostModel, is_published, overlap_tokens, requests, with_fleet_rates
 from aloraserve.routing.rendezvous import conversation, weight
 
 OVERFLOW_WAIT_S = 60.0
@@ -101,7 +101,7 @@ class ExpectedTtft:
         if pressure >= 1 and (overflow := self._overflow(call, candidates)):
             estimates = tuple(self._costs.estimate(call, one) for one in overflow)
             return Decision(self.name, "every queue is long, no prefix to lose", estimates)
-        estimated = self._shortlisted(call, candidates)
+        estimated = with_fleet_rates(self._shortlisted(call, candidates))
         scored = sorted(self._scored(call, estimated, pressure), key=_by_score)
         limit_s = self._tie_limit_s(scored[0])
         tied = [one for one in scored if one.score_s <= limit_s]

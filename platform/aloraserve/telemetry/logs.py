@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
-LogFormat = Literal["auto", "json", "text"]
+from aloraserve.settings import LogFormat
+
 MAX_FRAMES = 50
 
 

@@ -1,14 +1,14 @@
-"""What every process of the platform does to be seen: logs, traces, and a place where its metrics are."""
+"""How every process of the platform is seen: its logs, its traces, and where its metrics are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from aloraserve.directory.base import Directory, Process
 from aloraserve.settings import Settings
+from aloraserve.telemetry.endpoints import EndpointRegistry, MetricsEndpoint
 from aloraserve.telemetry.exposition import serve_metrics
 from aloraserve.telemetry.logs import configure_logs
-from aloraserve.telemetry.targets import keep_announced
+from aloraserve.telemetry.targets import keep_registered
 from aloraserve.telemetry.tracing import TRACING
 
 
@@ -17,23 +17,23 @@ class ObservedProcess:
 
     Args:
         settings: the platform's.
-        role: see :class:`~aloraserve.directory.base.Process`.
+        role: see :class:`~aloraserve.telemetry.endpoints.MetricsEndpoint`.
         name: likewise.
         node_ip: returns this node's address, as other nodes reach it.
 
     Attributes:
-        process: with its metrics' address; None with ``metrics: false``.
+        endpoint: where its metrics are; None with ``metrics: false``.
     """
 
     def __init__(self, settings: Settings, role: str, name: str, node_ip: Callable[[], str]) -> None:
         configure_logs(settings.log_format)
         TRACING.start(f"aloraserve-{role}", name, settings.otlp_endpoint)
-        self.process: Process | None = None
+        self.endpoint: MetricsEndpoint | None = None
         if settings.metrics:
             address = serve_metrics(settings.metrics_host, settings.metrics_port, node_ip())
-            self.process = Process(role, name, address)
+            self.endpoint = MetricsEndpoint(role, name, address)
 
-    async def keep_announced(self, directory: Directory) -> None:
-        """Keep this process in the directory's list of those with metrics, until cancelled."""
-        if self.process is not None:
-            await keep_announced(directory, self.process)
+    async def keep_registered(self, registry: EndpointRegistry) -> None:
+        """Keep this process in the list of those with metrics, until cancelled."""
+        if self.endpoint is not None:
+            await keep_registered(registry, self.endpoint)

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from aloraserve.directory.base import LEASE_TTL_S, Directory, ReplicaLoad, ReplicaState
 from aloraserve.directory.ingest import Ingest, IngestStats
 from aloraserve.directory.mirror import Mirror
+from aloraserve.directory.wrapper import DirectoryWrapper
 from aloraserve.telemetry.cached_labels import Counter, Histogram
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import BoundedNames
@@ -194,7 +195,7 @@ class ReplicaReadings(Collector):
         return family
 
 
-class StateWatcher:
+class StateWatcher(DirectoryWrapper):
     """A directory that shows the readings each state that is published.
 
     Args:
@@ -203,16 +204,13 @@ class StateWatcher:
     """
 
     def __init__(self, directory: Directory, readings: ReplicaReadings) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._readings = readings
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._directory, name)
-
-    async def publish(self, state: ReplicaState, **options: Any) -> None:
+    async def publish(self, state: ReplicaState, *, ttl_s: float = LEASE_TTL_S, settled: Sequence[str] = ()) -> None:
         """See the contract."""
         self._readings.publishing(state)
-        await self._directory.publish(state, **options)
+        await super().publish(state, ttl_s=ttl_s, settled=settled)
         self._readings.published()
 
 

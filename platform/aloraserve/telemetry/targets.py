@@ -1,4 +1,4 @@
-"""Who has metrics: processes list themselves in the directory, and Prometheus asks for the list."""
+"""Metrics endpoints as Prometheus reads them, and a process's own kept among them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from aloraserve.directory.base import ANNOUNCED_TTL_S, Directory, Process
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.telemetry.endpoints import ENDPOINT_TTL_S, EndpointRegistry, MetricsEndpoint
 
-ANNOUNCE_EVERY_S = ANNOUNCED_TTL_S / 6
+REGISTER_EVERY_S = ENDPOINT_TTL_S / 6
 
 
-async def keep_announced(directory: Directory, process: Process, every_s: float = ANNOUNCE_EVERY_S) -> None:
-    """Keep a process in the directory's list until cancelled; a directory that is gone is asked again."""
+async def keep_registered(
+    registry: EndpointRegistry, endpoint: MetricsEndpoint, every_s: float = REGISTER_EVERY_S
+) -> None:
+    """Keep an endpoint listed until cancelled; a registry that is gone is asked again."""
     while True:
         with contextlib.suppress(DirectoryUnavailableError):
-            await directory.announce(process)
+            await registry.register_endpoint(endpoint)
         await asyncio.sleep(every_s)
 
 
-def scrape_targets(processes: Iterable[Process]) -> list[dict[str, Any]]:
-    """Return processes as Prometheus' ``http_sd_configs`` reads them, each address once."""
-    by_address = {one.address: one for one in processes}
+def scrape_targets(endpoints: Iterable[MetricsEndpoint]) -> list[dict[str, Any]]:
+    """Return endpoints as Prometheus' ``http_sd_configs`` reads them, each address once."""
+    by_address = {endpoint.address: endpoint for endpoint in endpoints}
     return [
-        {"targets": [one.address], "labels": {"role": one.role, "process": one.name}}
-        for one in sorted(by_address.values())
+        {"targets": [endpoint.address], "labels": {"role": endpoint.role, "process": endpoint.name}}
+        for endpoint in sorted(by_address.values())
     ]

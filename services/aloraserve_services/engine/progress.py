@@ -189,6 +189,7 @@ class Progress:
             adapter_load_s=facts.adapter_load_s,
             service_s=_median(self._services_s),
             step_tokens=facts.step_tokens,
+            prefill_samples=self._learner.quality.samples,
         )
 
     @property

@@ -80,7 +80,7 @@ class EngineReplica:
         # Warming up is no call of anybody's.
         self._engine = self._telemetry.engine(self._engine)
         self._tasks += [
-            self._keep(self._announce),
+            self._keep(self._telemetry.keep_registered),
             self._keep(self._beat),
             self._keep(self._watch_residency),
             self._keep(self._close_gaps),
@@ -262,9 +262,6 @@ class EngineReplica:
             self._resident = await self._engine.resident()
             await asyncio.sleep(RESIDENCY_S)
             await self._adapter_used.wait()
-
-    async def _announce(self) -> None:
-        await self._telemetry.keep_announced(self._directory)
 
     def _lost_events(self) -> None:
         log.warning("events_lost", replica=self._label)

@@ -14,7 +14,7 @@ from aloraserve.directory.base import Directory
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
-from aloraserve.telemetry.directory import DirectoryMetrics, observed
+from aloraserve.telemetry.directory import DirectoryMetrics, ObservedDirectory
 from aloraserve.telemetry.logs import bind_request
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.replica import ReplicaMetrics, ReplicaReadings, StateWatcher
@@ -36,6 +36,7 @@ class ReplicaTelemetry:
     def __init__(self, plan: FleetPlan, label: str) -> None:
         self._kinds = {one.name: str(one.kind) for one in plan.adapters}
         self._process = ObservedProcess(plan.settings, ROLE, label, node_ip)
+        self._endpoints = plan.open_endpoints()
         self._metrics = ReplicaMetrics(REGISTRY)
         self._calls = DirectoryMetrics(REGISTRY)
         self._readings = ReplicaReadings(self._metrics)
@@ -47,7 +48,7 @@ class ReplicaTelemetry:
 
     def directory(self, directory: Directory) -> Directory:
         """Return the directory with its calls timed and what is published read."""
-        return cast(Directory, StateWatcher(observed(directory, self._calls), self._readings))
+        return StateWatcher(ObservedDirectory(directory, self._calls), self._readings)
 
     def engine(self, engine: Engine) -> Engine:
         """Return the engine with its calls timed and traced."""
@@ -57,9 +58,9 @@ class ReplicaTelemetry:
         """Show these in the metrics."""
         self._readings.watch(ingest, mirror)
 
-    async def keep_announced(self, directory: Directory) -> None:
-        """Keep this replica in the directory's list of processes with metrics, until cancelled."""
-        await self._process.keep_announced(directory)
+    async def keep_registered(self) -> None:
+        """Keep this replica in the list of processes with metrics, until cancelled."""
+        await self._process.keep_registered(self._endpoints)
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.serving.session import SESSION_HEADER, session_of
-from aloraserve.telemetry.directory import observed
+from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.telemetry.tracing import TRACING, Value
 from aloraserve.tenants import Caller, Role, StaticTenants
@@ -93,9 +93,9 @@ class Gateway:
         self._tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
         self._receipts = ReceiptRing(plan.settings.receipts)
         self._prompts = PromptMaker(plan, AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True))
-        self._directory = observed(plan.open_directory(), METRICS.directory)
+        self._directory = ObservedDirectory(plan.open_directory(), METRICS.directory)
         self._app_name = serve.get_replica_context().app_name
-        self._process = GatewayProcess(plan.settings, self._directory)
+        self._process = GatewayProcess(plan.settings, plan.open_endpoints())
         self._savings = SavingsReporter(plan)
         router = Router(
             self._directory,

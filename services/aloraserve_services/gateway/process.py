@@ -1,4 +1,4 @@
-"""The gateway's process as Prometheus finds it, and whom it tells Prometheus of."""
+"""The gateway's process as Prometheus finds it, and the list of processes that it gives Prometheus."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from ray import serve
 
-from aloraserve.directory.base import Directory
 from aloraserve.settings import Settings
+from aloraserve.telemetry.endpoints import EndpointRegistry
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.targets import scrape_targets
 from aloraserve.telemetry.tracing import TRACING
@@ -25,12 +25,12 @@ class GatewayProcess:
 
     Args:
         settings: the platform's.
-        directory: where processes with metrics are listed.
+        endpoints: where processes with metrics are listed.
     """
 
-    def __init__(self, settings: Settings, directory: Directory) -> None:
+    def __init__(self, settings: Settings, endpoints: EndpointRegistry) -> None:
         self._settings = settings
-        self._directory = directory
+        self._endpoints = endpoints
         self._observed: ObservedProcess | None = None
         if not settings.metrics:
             METRICS.turn_off()
@@ -40,19 +40,19 @@ class GatewayProcess:
         """Run beside the HTTP application ``app``."""
         name = f"{ROLE}-{serve.get_replica_context().rank.rank}"
         self._observed = ObservedProcess(self._settings, ROLE, name, node_ip)
-        announcing = asyncio.create_task(self._observed.keep_announced(self._directory), name="announce")
+        registering = asyncio.create_task(self._observed.keep_registered(self._endpoints), name="register")
         try:
             yield
         finally:
-            announcing.cancel()
+            registering.cancel()
             await asyncio.to_thread(TRACING.flush)
 
     async def targets(self) -> list[dict[str, Any]]:
-        """Return every process with metrics, this one whether the directory lists it yet or not.
+        """Return every process with metrics, this one whether it is listed yet or not.
 
         Raises:
-            DirectoryUnavailableError: it does not say; Prometheus keeps the targets that it had.
+            DirectoryUnavailableError: the list cannot be read; Prometheus keeps the targets that it had.
         """
-        listed = await self._directory.announced()
-        own = self._observed.process if self._observed else None
+        listed = await self._endpoints.endpoints()
+        own = self._observed.endpoint if self._observed else None
         return scrape_targets([*listed, *([own] if own else [])])

@@ -58,6 +58,12 @@ def test_what_is_known_of_the_engine_is_published_with_the_load(clock: Clock) ->
     assert (load.max_requests, load.kv_tokens, load.adapter_slots, load.adapter_load_s) == (8, 4096, 2, 0.5)
 
 
+def test_how_many_prefills_the_rate_rests_on_is_published(progress: Progress, clock: Clock) -> None:
+    for number in range(3):
+        assert progress.load(0.0).prefill_samples == number
+        prefill(progress, clock, 200, 0.5)
+
+
 def test_a_request_waits_until_its_first_token_and_runs_until_its_end(progress: Progress) -> None:
     progress.accept("a", 100)
     progress.accept("b", 30)

@@ -19,7 +19,7 @@ from aloraserve_services.engine import replica as replica_module
 from aloraserve_services.engine.progress import EngineFacts, Progress
 from aloraserve_services.engine.replica import EngineReplica
 from aloraserve_services.engine.simulated.events import SimulatedEvents
-from aloraserve_services.engine.simulated.faults import severable
+from aloraserve_services.engine.simulated.faults import SeverableDirectory
 from aloraserve_services.engine.simulated.replica import SimulatedEngineReplica
 
 CALL = EngineCall("r", list(range(100)), SamplingSettings(max_tokens=1))
@@ -229,7 +229,7 @@ async def test_a_replica_of_another_key_space_is_refused_before_its_engine_start
 async def test_a_replica_starts_without_the_directory() -> None:
     one = replica(Engine(), Published())
     one._plan = SimpleNamespace(keyspace=KeySpace("model", "tokenizer", 16))
-    one._directory, way = severable(MemoryDirectory())
+    one._directory = way = SeverableDirectory(MemoryDirectory())
     way.is_severed = True
     await one._join()
 
@@ -251,7 +251,7 @@ async def test_a_replica_fails_only_as_it_can() -> None:
 
 async def test_faults_begin_when_they_are_asked_for_and_all_end_together() -> None:
     one = replica(Hangable(), Published(), SimulatedEngineReplica)
-    one._directory, one._way = severable(MemoryDirectory())
+    one._directory = one._way = SeverableDirectory(MemoryDirectory())
     for kind in ("partition", "hang", "drop-events"):
         await one.fail(kind)
     with pytest.raises(DirectoryUnavailableError):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
 from aloraserve.routing.base import Call, Estimate
-from aloraserve.routing.cost_model import CostModel, overlap_tokens, unpublished
+from aloraserve.routing.cost_model import FEW_SAMPLES, CostModel, overlap_tokens, unpublished, with_fleet_rates
 from aloraserve.routing.prefill_model import PrefillModel
 
 CALL = Call(prompt_tokens=512, block_tokens=16, keys=[bytes([n]) * 16 for n in range(32)])
@@ -210,3 +210,32 @@ def test_a_longer_overlap_in_the_fast_tier_is_never_dearer(call: Call, one: Cand
     costs = CostModel()
     longer = replace(one, held_blocks=32, claimed_blocks=32, fast_blocks=32)
     assert costs.estimate(call, longer).expected_ttft_s <= costs.estimate(call, one).expected_ttft_s + 1e-9
+
+
+def measured(replica: str, s_per_token: float, samples: int) -> Candidate:
+    load = ReplicaLoad(
+        prefill_fixed_s=s_per_token,
+        prefill_s_per_token=s_per_token,
+        prefill_samples=samples,
+        queued_prefill_tokens=10,
+        queued_prefill_s=10 * s_per_token,
+    )
+    return Candidate(ReplicaState(replica, "1", load=load))
+
+
+def rates(*candidates: Candidate) -> list[float]:
+    return [one.state.load.prefill_s_per_token for one in with_fleet_rates(candidates)]
+
+
+def test_a_slow_rate_of_few_samples_counts_as_the_best_that_the_fleet_knows() -> None:
+    well, slow, fast = (measured("a", 2e-3, 100), measured("b", 9e-3, 2), measured("c", 1e-3, FEW_SAMPLES - 1))
+    assert rates(well, slow, measured("d", 3e-3, 50)) == [2e-3, 2e-3, 3e-3]
+    assert rates(slow, fast) == [1e-3, 1e-3], "of many that know little the fastest was disturbed least"
+    assert rates(well, fast) == [2e-3, 1e-3]
+    corrected = with_fleet_rates([well, slow])[1]
+    assert CostModel().queue_s(corrected) == pytest.approx(0.02), "its queue at that rate too"
+
+
+def test_rates_of_many_samples_and_those_without_a_number_count_as_they_are() -> None:
+    candidates = [measured("a", 2e-3, FEW_SAMPLES), measured("b", 9e-3, 0)]
+    assert with_fleet_rates(candidates) is candidates

@@ -339,3 +339,12 @@ def test_cold_prompts_on_one_stale_state_of_equally_filled_replicas_spread_by_ha
     fleet = [candidate("a", blocks=40, kv_tokens=4096), candidate("b", blocks=44, kv_tokens=4096)]
     chosen = Counter(rank(*fleet, call=call(number))[0] for number in range(100))
     assert min(chosen["a"], chosen["b"]) > 25
+
+
+def test_a_replica_whose_warm_up_was_disturbed_gets_calls_and_can_measure_again() -> None:
+    """Its engine started while another one computed: what it measured then is twice what it takes."""
+    used = candidate("used", blocks=40, kv_tokens=8192, prefill_s_per_token=0.7e-3, prefill_samples=20)
+    idle = candidate("idle", kv_tokens=8192, prefill_s_per_token=1.4e-3, prefill_samples=2)
+    assert {rank(used, idle, call=call(number))[0] for number in range(20)} == {"idle"}
+    slow = candidate("slow", kv_tokens=8192, prefill_s_per_token=1.4e-3, prefill_samples=20)
+    assert {rank(used, slow, call=call(number))[0] for number in range(20)} == {"used"}

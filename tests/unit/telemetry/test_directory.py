@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aloraserve.directory.base import Directory, Process, ReplicaState
+from aloraserve.blocks import KeySpace
+from aloraserve.directory.base import Directory, ReplicaState, place
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve.telemetry.directory import DirectoryMetrics, observed
+from aloraserve.telemetry.directory import DirectoryMetrics, ObservedDirectory
 
 
 class Moody(MemoryDirectory):
@@ -36,21 +38,36 @@ def count(registry: CollectorRegistry, call: str, outcome: str) -> float:
 
 
 async def test_every_call_of_the_contract_is_timed_and_answers_as_before(registry: CollectorRegistry) -> None:
-    directory = observed(MemoryDirectory(), DirectoryMetrics(registry))
+    directory = ObservedDirectory(MemoryDirectory(), DirectoryMetrics(registry))
     await directory.publish(ReplicaState("a", "1"))
-    await directory.announce(Process("engine", "a", "h:1"))
+    await directory.ping()
     assert [state.replica for state in await directory.states()] == ["a"]
     assert (await directory.lookup([]))[0].state.replica == "a"
-    for call in ("publish", "announce", "states", "lookup"):
+    for call in ("publish", "ping", "states", "lookup"):
         assert count(registry, call, "ok") == 1
 
 
 async def test_no_call_of_the_contract_is_left_out(registry: CollectorRegistry) -> None:
-    directory = observed(MemoryDirectory(), DirectoryMetrics(registry))
     contract = {name for name in vars(Directory) if not name.startswith("_")} - {"close"}
-    bare = MemoryDirectory()
-    assert [name for name in sorted(contract) if getattr(directory, name) == getattr(bare, name)] == []
-    assert {name for name in contract if getattr(directory, name).__name__ == "call"} == contract
+    directory = ObservedDirectory(MemoryDirectory(), DirectoryMetrics(registry))
+    key, holding = b"k" * 16, place([b"k" * 16])
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "join": lambda: directory.join(KeySpace("m", "t", 16)),
+        "publish": lambda: directory.publish(ReplicaState("a", "1"), ttl_s=9.0, settled=("c",)),
+        "apply": lambda: directory.apply("a", "1", stored=holding),
+        "lookup": lambda: directory.lookup([key]),
+        "claim": lambda: directory.claim("c", "a", "1", [key], tokens=16, ttl_s=9.0, unseen_from=0),
+        "withdraw": lambda: directory.withdraw("c", "a", "1", [key]),
+        "states": directory.states,
+        "epoch": directory.epoch,
+        "reclaim": lambda: directory.reclaim(max_fields=1),
+        "ping": directory.ping,
+        "retire": lambda: directory.retire("a"),
+    }
+    assert set(calls) == contract
+    for name, call in calls.items():
+        await call()
+        assert count(registry, name, "ok") == 1, name
 
 
 @pytest.mark.parametrize(
@@ -60,7 +77,7 @@ async def test_failures_count_by_what_they_are(registry: CollectorRegistry, erro
     moody = Moody()
     moody.error = error
     with pytest.raises(type(error)):
-        await observed(moody, DirectoryMetrics(registry)).lookup([])
+        await ObservedDirectory(moody, DirectoryMetrics(registry)).lookup([])
     assert count(registry, "lookup", outcome) == 1
     assert count(registry, "lookup", "ok") == 0
 
@@ -68,5 +85,5 @@ async def test_failures_count_by_what_they_are(registry: CollectorRegistry, erro
 async def test_what_the_caller_gives_up_counts_as_cancelled(registry: CollectorRegistry) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await observed(Moody(), DirectoryMetrics(registry)).lookup([])
+            await ObservedDirectory(Moody(), DirectoryMetrics(registry)).lookup([])
     assert count(registry, "lookup", "cancelled") == 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Literal, cast, get_args
+from collections.abc import Awaitable, Callable
+from typing import Literal, cast, get_args
 
 from aloraserve.directory.base import Directory
+from aloraserve.directory.wrapper import AnswerT, DirectoryWrapper
 from aloraserve.errors import DirectoryUnavailableError
 
 EventFault = Literal["hang-events", "drop-events", "lose-events", "duplicate-events", "reorder-events"]
@@ -27,7 +28,7 @@ def check_fault(kind: str) -> Fault:
     return cast(Fault, kind)
 
 
-class SeverableDirectory:
+class SeverableDirectory(DirectoryWrapper):
     """A directory that can be put out of reach: every call then fails as it does when the server is gone.
 
     Args:
@@ -35,21 +36,10 @@ class SeverableDirectory:
     """
 
     def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self.is_severed = False
 
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        method = getattr(self._directory, name)
-
-        async def call(*arguments: Any, **options: Any) -> Any:
-            if self.is_severed:
-                raise DirectoryUnavailableError("the way to the directory is cut, as a test asked")
-            return await method(*arguments, **options)
-
-        return call
-
-
-def severable(directory: Directory) -> tuple[Directory, SeverableDirectory]:
-    """Return the same directory twice: as what it is, and as what can be severed."""
-    wrapped = SeverableDirectory(directory)
-    return cast(Directory, wrapped), wrapped
+    async def _through(self, name: str, call: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
+        if self.is_severed:
+            raise DirectoryUnavailableError("the way to the directory is cut, as a test asked")
+        return await call()

@@ -9,7 +9,7 @@ from typing import Any
 from aloraserve.directory.base import Directory
 from aloraserve.errors import InvalidRequestError
 from aloraserve_services.engine.replica import EngineReplica
-from aloraserve_services.engine.simulated.faults import EVENT_FAULTS, check_fault, severable
+from aloraserve_services.engine.simulated.faults import EVENT_FAULTS, SeverableDirectory, check_fault
 
 
 class SimulatedEngineReplica(EngineReplica):
@@ -51,5 +51,5 @@ class SimulatedEngineReplica(EngineReplica):
         return list(engine.served)
 
     def _open_directory(self) -> Directory:
-        directory, self._way = severable(super()._open_directory())
-        return directory
+        self._way = SeverableDirectory(super()._open_directory())
+        return self._way

@@ -8,7 +8,7 @@ from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import ReplicaState
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve_services.engine.simulated.faults import FAULTS, check_fault, severable
+from aloraserve_services.engine.simulated.faults import FAULTS, SeverableDirectory, check_fault
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -22,12 +22,12 @@ def test_another_one_is_refused_with_all_that_there_are() -> None:
 
 
 async def test_a_severed_directory_fails_as_one_that_is_gone_and_nothing_reaches_it() -> None:
-    directory, way = severable(MemoryDirectory())
+    directory = SeverableDirectory(MemoryDirectory())
     await directory.publish(ReplicaState("a", "1"))
-    way.is_severed = True
+    directory.is_severed = True
     with pytest.raises(DirectoryUnavailableError):
         await directory.publish(ReplicaState("b", "1"))
     with pytest.raises(DirectoryUnavailableError):
         await directory.join(KeySpace("m", "t", 16))
-    way.is_severed = False
+    directory.is_severed = False
     assert [state.replica for state in await directory.states()] == ["a"]

@@ -1,0 +1,3 @@
+#!lua flags=no-writes
+-- include: head, runs, entries, overlaps
+return overlaps(ARGV[1])

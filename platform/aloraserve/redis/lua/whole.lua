@@ -1,0 +1,1 @@
+local function whole(number) return string.format('%.0f', number) end

@@ -1,0 +1,83 @@
+"""Lua scripts and the contract of their runners: :mod:`.channel` (one server) and :mod:`.cluster`.
+
+A script lies in the ``lua`` folder of the package that uses it. Its first line is Redis' own (``#!lua flags=...``); a
+second line ``-- include: head, runs`` stands for those parts, which lie in ``lua/parts`` beside the script or, for all
+packages, in ``lua`` here. ``KEYS[1]`` is a prefix that carries a hash tag, so every key that a script derives from it
+lies in one cluster slot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, NamedTuple, Protocol, Self
+
+_INCLUDE = re.compile(r"^-- include: (.+)\n", re.MULTILINE)
+
+
+class Script:
+    """Lua and the digest that servers know it by.
+
+    Args:
+        source: the whole script.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    @classmethod
+    def read(cls, package: str, name: str) -> Self:
+        """Return the script ``lua/<name>.lua`` of ``package`` with its parts in place.
+
+        Raises:
+            FileNotFoundError: the script or a part that it names is not there.
+        """
+        folder = files(package).joinpath("lua")
+        text = folder.joinpath(f"{name}.lua").read_text("utf-8")
+        return cls(_INCLUDE.sub(lambda match: _parts(folder, match[1].split(", ")), text))
+
+
+def _parts(folder: Traversable, names: Sequence[str]) -> str:
+    shared = files(__package__).joinpath("lua")
+    own = folder.joinpath("parts")
+    found = (own.joinpath(f"{name}.lua") for name in names)
+    return "".join(
+        (part if part.is_file() else shared.joinpath(part.name)).read_text("utf-8").rstrip("\n") + "\n"
+        for part in found
+    )
+
+
+class ScriptCall(NamedTuple):
+    """One call of a script.
+
+    Args:
+        script: what to run.
+        prefix: its only key.
+        arguments: its other arguments.
+    """
+
+    script: Script
+    prefix: str
+    arguments: Sequence[str | bytes | int] = ()
+
+
+class ScriptRunner(Protocol):
+    """Runs scripts, any number at once."""
+
+    async def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Return the scripts' replies. A server that does not know a script gets it.
+
+        Raises:
+            TimeoutError: the replies were not there in time, waiting for a connection included.
+            RedisError: a server answered with an error, or cannot be reached.
+            OSError: the same.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End what is under way."""
+        ...
