@@ -86,14 +86,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def _heading(options: argparse.Namespace, subject: Subject, machine: dict[str, Any]) -> str:
-    weights = f"random, r={RANK} on {', '.join(TARGETS)}" if subject.has_random_adapters else "as given"
+    is_random = subject.has_random_adapters
+    weights = f"random, r={RANK} on {', '.join(TARGETS)}" if is_random else "as given"
     model = "random weights in SmolLM2-135M's shape" if subject.has_random_model else str(subject.model)
     return "\n".join(
         [
             f"machine: {', '.join(f'{name} {value}' for name, value in machine.items())}",
             f"model: {model}, {options.dtype}; adapters {subject.alora.name}, {subject.lora.name} ({weights}), "
             "as many slots as adapters; one process, one thread",
-            f"random: every prompt token{' and the adapters' if subject.has_random_adapters else ''} (seed {options.seed}); answers "
+            f"random: every prompt token{' and the adapters' if is_random else ''} (seed {options.seed}); answers "
             "are greedy, of fixed length; medians with least and greatest unless a line says otherwise",
         ]
     )

@@ -39,6 +39,6 @@ def write_random_model(folder: Path, dtype: str, seed: int, **changes: int) -> P
     torch.manual_seed(seed)
     config = LlamaConfig(**{**SHAPE, **changes})
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(config.vocab_size)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w1", eos_token="w2").save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(config.vocab_size)}))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
     return folder

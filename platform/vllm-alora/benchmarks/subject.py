@@ -72,10 +72,7 @@ def find_subject(model: Path | None, adapters: Path | None, dtype: str, scratch:
     Raises:
         SubjectError: there is no such model or pair.
     """
-    if model is None:
-        folder = write_random_model(scratch / "random-135m", dtype, seed)
-    else:
-        folder = model.expanduser().resolve()
+    folder = model.expanduser().resolve() if model else write_random_model(scratch / "random-135m", dtype, seed)
     if not (folder / MODEL_FILE).is_file():
         raise SubjectError(f"--model {folder} has no {MODEL_FILE}; pass the folder of a model")
     pair = _write_pair(folder, scratch, seed) if adapters is None else _find_pair(adapters.expanduser().resolve())
