@@ -37,7 +37,7 @@ class EngineFigures:
         prefills: alone, medians over rounds.
         decodes: steps.
         adapter_load_s: of one adapter.
-        step_tokens: tokens a step.
+        step_tokens: tokens per step.
     """
 
     prefills: list[PrefillSample] = field(default_factory=list)
@@ -81,7 +81,7 @@ class EngineTimer:
         for cached, added in CACHED_TOKENS:
             if cached + added <= self._most:
                 figures.prefills.append(await self._prefill(cached, added))
-        adapter = next((one.name for one in self._plan.adapters if not one.invocation_ids), None)
+        adapter = next((adapter.name for adapter in self._plan.adapters if not adapter.invocation_ids), None)
         for cached, added in ADAPTER_TOKENS if adapter is not None else ():
             if cached + added <= self._most:
                 figures.prefills.append(await self._prefill(cached, added, adapter))
@@ -95,7 +95,7 @@ class EngineTimer:
 
     async def _warm_up(self) -> None:
         self._progress("warming up")
-        adapters = [one.name for one in self._plan.adapters if not one.invocation_ids][:1]
+        adapters = [adapter.name for adapter in self._plan.adapters if not adapter.invocation_ids][:1]
         for adapter in (None, None, *adapters, *adapters):
             await self._timed(self._tokens(512), 4, adapter)
 

@@ -44,7 +44,7 @@ def simulate(
     adapters: Annotated[int, typer.Option(help="Distinct adapters of each kind.")] = 4,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(help="Runs with consecutive seeds; gives 95 % intervals.")] = 1,
-    block_tokens: Annotated[int, typer.Option(help="Tokens a block; divides 512.")] = 64,
+    block_tokens: Annotated[int, typer.Option(help="Tokens per block; divides 512.")] = 64,
     calibration: Annotated[
         str, typer.Option(help="Engine times: a JSON file, h100-llama-3.1-8b or cpu-smollm2.")
     ] = "h100-llama-3.1-8b",
@@ -210,5 +210,5 @@ def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str,
             "workload": asdict(settings.workload),
             "faults": [asdict(fault) | {"end_s": min(fault.end_s, 1e12)} for fault in settings.faults],
         },
-        "policies": [one.to_json() for one in figures],
+        "policies": [of_policy.to_json() for of_policy in figures],
     }

@@ -81,7 +81,7 @@ def demo_adapters(state_dir: Path, model_path: Path) -> Path:
 
 
 def _recipe() -> str:
-    """Return a digest of what else decides an adapter's content, so that a changed recipe is written anew."""
+    """Return a digest of what else decides an adapter's content, so that a changed recipe is written again."""
     return hashlib.sha256(repr((RANK, TARGETS, B_SCALE, _INVOCATION_WORDS)).encode()).hexdigest()[:16]
 
 
