@@ -19,9 +19,9 @@ from rich.table import Table
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.calibration import load as load_calibration
 from aloraserve.errors import SettingsError
+from aloraserve.simulation.demo_replay import DemoReplay, median_error, read_calls
 from aloraserve.simulation.faults import parse_faults
 from aloraserve.simulation.plot import write_plot
-from aloraserve.simulation.replay import Replay, median_error, read_calls
 from aloraserve.simulation.router_names import chosen_names, router_factory
 from aloraserve.simulation.study import PolicyFigures, StudyProgress, StudySettings, parse_seeds, run_study
 from aloraserve.simulation.workload import WorkloadSettings
@@ -55,7 +55,10 @@ def simulate(
     requests: Annotated[int | None, typer.Option(help="Only the first so many turns.")] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="kill:3@60, restart:3@90, redis-outage@100-130, event-delay:0.5, event-loss:0.01; several."),
+        typer.Option(
+            help="kill:3@60, restart:3@90, redis-outage@100-130, redis-delay:0.005, event-delay:0.5, event-loss:0.01; "
+            "several."
+        ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the comparison to this .html or .svg file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
@@ -178,7 +181,7 @@ def _show_against(console: Console, path: Path, times: Calibration, policy: str,
     """Print a demo's TTFTs beside the model's, and the median error."""
     calls, replicas = read_calls(path)
     factory = router_factory(policy, step_tokens=times.max_num_batched_tokens)
-    replayed = Replay(calls, times, replicas, factory).run()
+    replayed = DemoReplay(calls, times, replicas, factory).run()
     table = Table(title=f"{path.name}, {replicas} replicas, {policy}, {times.name}", title_justify="left", box=SIMPLE)
     for head in ("conversation", "turn", "adapter", "prompt", "cached", "estimated", "TTFT", "estimated", "error"):
         table.add_column(head, justify="left" if head in ("conversation", "adapter") else "right", no_wrap=True)

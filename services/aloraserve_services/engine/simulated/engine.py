@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from aloraserve.adapters import AdapterVersion
@@ -131,7 +131,7 @@ class SimulatedEngine:
         """Stop."""
         self._driver.stop()
 
-    async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+    async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the answer's words when they are due, several at once where the reader was slow."""
         accepted = self._accepted(call)
         if isinstance(accepted, EngineRefusal):

@@ -20,10 +20,18 @@ from typing import cast
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
-from aloraserve.simulation.base import FleetView, Kind, ReplicaView, RouterFactory, RouterModel, SimulatedCall
-from aloraserve.simulation.events import EventQueue
+from aloraserve.simulation.base import (
+    Kind,
+    ReplicaView,
+    RouterFactory,
+    RouterModel,
+    RunContext,
+    SimulatedCall,
+    VisibleFleet,
+)
 from aloraserve.simulation.modelled_engine import ModelledEngine, ModelledRequest, StepResult
-from aloraserve.simulation.replica import ModelledReplica, ReplicaHooks
+from aloraserve.simulation.modelled_replica import ModelledReplica, ReplicaHooks
+from aloraserve.simulation.simulated_loop import SimulatedLoop
 
 ANSWER_TOKENS = 48
 JUDGEMENT_TOKENS = 4
@@ -78,7 +86,7 @@ class ReplayedCall:
 
 def median_error(replayed: Sequence[ReplayedCall]) -> float:
     """Return the median of the relative errors."""
-    return statistics.median(one.relative_error for one in replayed)
+    return statistics.median(call.relative_error for call in replayed)
 
 
 def read_calls(path: Path) -> tuple[list[RealCall], int]:
@@ -99,12 +107,12 @@ def read_calls(path: Path) -> tuple[list[RealCall], int]:
         raise SettingsError(f"{path}: calls must be a list of 1 to {MAX_CALLS}")
     if type(replicas) is not int or not 1 <= replicas <= 1000:
         raise SettingsError(f"{path}: summary.replicas is {replicas!r}; 1 to 1000 are accepted")
-    return [_real_call(one, f"{path}: call {number}") for number, one in enumerate(calls, start=1)], replicas
+    return [_real_call(content, f"{path}: call {number}") for number, content in enumerate(calls, start=1)], replicas
 
 
 def _real_call(content: object, where: str) -> RealCall:
     if not isinstance(content, dict):
-        raise SettingsError(f"{where} is no object")
+        raise SettingsError(f"{where} is not an object")
     kinds: dict[str, type | tuple[type, ...]] = {
         "conversation": str,
         "turn": int,
@@ -126,7 +134,7 @@ def _real_call(content: object, where: str) -> RealCall:
 
 
 @dataclass(slots=True)
-class Replay:
+class DemoReplay:
     """Plays real calls on a modelled fleet, one after the other.
 
     Args:
@@ -142,7 +150,7 @@ class Replay:
     replicas: int
     make_router: RouterFactory
     seed: int = 0
-    _queue: EventQueue = field(default_factory=EventQueue)
+    _loop: SimulatedLoop = field(default_factory=SimulatedLoop)
     _replayed: list[ReplayedCall] = field(default_factory=list)
     _modelled: list[ModelledReplica] = field(default_factory=list)
 
@@ -153,43 +161,46 @@ class Replay:
         blocks = self.calibration.kv_tokens // block
         times = self.calibration
         views = [ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots) for index in range(self.replicas)]
-        fleet = FleetView(views, list(range(self.replicas)), block)
-        router = self.make_router(self.seed, fleet)
-        hooks = ReplicaHooks(lambda replica, request: None, partial(self._ended, fleet, router, space))
+        fleet = VisibleFleet(views, list(range(self.replicas)), block)
+        router = self.make_router(RunContext(self.seed, fleet, self._loop))
+        hooks = ReplicaHooks(
+            lambda replica, request: replica.observer.first_token(request.call), partial(self._ended, router, space)
+        )
         chance = random.Random(self.seed)  # noqa: S311
         self._modelled = [
-            ModelledReplica(view, self._queue, router, (), chance, partial(self._engine, space), hooks)
-            for view in views
+            ModelledReplica(view, self._loop, router, (), chance, partial(self._engine, space), hooks) for view in views
         ]
-        self._queue.at(PAUSE_S, lambda: self._send(0, fleet, router, space))
-        self._queue.run()
+        self._loop.at(PAUSE_S, lambda: self._send(0, router, space))
+        self._loop.run()
+        self._loop.close()
         return self._replayed
 
     def _engine(self, space: KeySpace, on_step: Callable[[StepResult], None]) -> ModelledEngine:
         return ModelledEngine(
             self.calibration,
-            self._queue,
+            self._loop,
             on_step,
             kv_tokens=self.calibration.kv_tokens,
             block_tokens=self.calibration.block_tokens,
             answer_keys=partial(self._answer_keys, space),
-            resident=sorted({one.adapter for one in self.calls if one.kind != "base"}),
+            resident=sorted({call.adapter for call in self.calls if call.kind != "base"}),
         )
 
-    def _send(self, number: int, fleet: FleetView, router: RouterModel, space: KeySpace) -> None:
-        call = self._simulated(number, space)
-        index = router.choose(call, fleet, self._queue.now_s)
-        self._modelled[index].submit(call)
+    def _send(self, number: int, router: RouterModel, space: KeySpace) -> None:
+        self._loop.spawn(self._dispatch(self._simulated(number, space), router))
 
-    def _ended(
-        self, fleet: FleetView, router: RouterModel, space: KeySpace, replica: ModelledReplica, request: ModelledRequest
-    ) -> None:
+    async def _dispatch(self, call: SimulatedCall, router: RouterModel) -> None:
+        self._modelled[await router.place(call)].submit(call)
+
+    def _ended(self, router: RouterModel, space: KeySpace, replica: ModelledReplica, request: ModelledRequest) -> None:
         call = request.call
-        router.finished(call, replica.view.index, self._queue.now_s)
+        replica.observer.finished(call)
         ttft_s = request.first_token_s - call.arrival_s + self.calibration.overhead_s
         self._replayed.append(ReplayedCall(self.calls[call.request], request.num_cached_tokens, ttft_s))
         if call.request + 1 < len(self.calls):
-            self._queue.at(self._queue.now_s + PAUSE_S, lambda: self._send(call.request + 1, fleet, router, space))
+            self._loop.at(self._loop.now_s + PAUSE_S, lambda: self._send(call.request + 1, router, space))
+        else:
+            self._loop.stop()
 
     def _simulated(self, number: int, space: KeySpace) -> SimulatedCall:
         real = self.calls[number]
@@ -198,7 +209,7 @@ class Replay:
         keys = partial(self._keys, real, space)
         return SimulatedCall(
             request=number,
-            arrival_s=self._queue.now_s,
+            arrival_s=self._loop.now_s,
             session=real.conversation,
             adapter=adapter,
             kind=real.kind,
@@ -227,9 +238,9 @@ class Replay:
     def _activation(self, real: RealCall) -> int:
         """Return where the invocation begins in an adapter's prompt."""
         same = [
-            one.prompt_tokens
-            for one in self.calls
-            if one.kind != "base" and (one.conversation, one.turn) == (real.conversation, real.turn)
+            call.prompt_tokens
+            for call in self.calls
+            if call.kind != "base" and (call.conversation, call.turn) == (real.conversation, real.turn)
         ]
         return max(min(same) - INVOCATION_TOKENS, 0)
 
@@ -242,6 +253,6 @@ class Replay:
 
     @staticmethod
     def _stream(conversation: str, length: int) -> list[int]:
-        """Return the first tokens of a conversation; its first one tells it from others."""
+        """Return the first tokens of a conversation; its first one distinguishes it from others."""
         first = sum(conversation.encode()) * 1_000_003 % 2**30
         return [first, *range(1, length)] if length > 0 else []
