@@ -293,7 +293,7 @@ def test_what_an_aborted_prompt_did_not_compute_is_not_cached(engine: Engine, ma
     engine.advance(0.010 + 0.256)
     engine.abort(request, 0.3)
     assert engine.kv_cache_manager.cache.match(call.keys) == 16
-    event = engine.take_events()[0]
+    event = engine.advance(0.3).kv_events[0]
     assert isinstance(event, BlocksChanged)
     assert list(event.removed) == call.keys[:15:-1]
     assert list(event.stored) == []
@@ -318,19 +318,6 @@ def test_an_aborted_answers_blocks_stay_as_far_as_they_were_computed(engine: Eng
     assert engine.kv_cache_manager.cache.match(longer.keys) == 6
 
 
-def test_an_answers_blocks_are_cached_as_it_grows_if_the_driver_says_so(engine: Engine, make_call: MakeCall) -> None:
-    longer = make_call(160)
-    request = engine.submit(make_call(64, 96), 0.0, lambda: longer.keys[4:])
-    engine.advance(engine.next_event_s)
-    engine.cache_blocks(request, 16)
-    assert engine.kv_cache_manager.cache.match(longer.keys) == 4
-    engine.cache_blocks(request, 17)
-    assert engine.kv_cache_manager.cache.match(longer.keys) == 5
-    (event,) = engine.take_events()
-    assert isinstance(event, BlocksChanged)
-    assert (list(event.stored), event.first) == (longer.keys[4:5], 4)
-
-
 def test_a_reset_drops_nothing_while_requests_run(engine: Engine, make_call: MakeCall) -> None:
     call = make_call(64, 10)
     engine.submit(call, 0.0)
@@ -340,7 +327,7 @@ def test_a_reset_drops_nothing_while_requests_run(engine: Engine, make_call: Mak
     finish(engine)
     assert engine.reset_prefix_cache(5.0)
     assert len(engine.kv_cache_manager.cache) == 0
-    assert isinstance(engine.take_events()[-1], AllBlocksCleared)
+    assert isinstance(engine.advance(5.0).kv_events[-1], AllBlocksCleared)
 
 
 def test_a_preempting_reset_computes_prompt_and_answer_again(engine: Engine, make_call: MakeCall) -> None:
@@ -386,18 +373,29 @@ def test_ids_in_use_are_refused(engine: Engine, make_call: MakeCall) -> None:
         engine.submit(make_call(16, 0), 0.0)
 
 
-def test_answers_go_on_beside_prompts_where_they_are_computed_apart(
-    calibration: Calibration, make_call: MakeCall
-) -> None:
-    apart = calibration.model_copy(update={"decode_beside_prefill": True})
-    engine = Engine(apart, kv_tokens=1600, block_tokens=16)
-    first = engine.submit(make_call(64, 11), 0.0)
-    engine.advance(engine.next_event_s)
-    second = engine.submit(make_call(100, 3, stream=1), first.first_token_s + 0.005)
-    finish(engine)
+@pytest.fixture
+def apart(calibration: Calibration) -> Engine:
+    return Engine(calibration.model_copy(update={"prefill_apart": True}), kv_tokens=1600, block_tokens=16)
+
+
+def test_answers_go_on_beside_prompts_where_those_are_computed_apart(apart: Engine, make_call: MakeCall) -> None:
+    first = apart.submit(make_call(64, 11), 0.0)
+    apart.advance(apart.next_event_s)
+    second = apart.submit(make_call(100, 3, stream=1), first.first_token_s + 0.005)
+    finish(apart)
     # The prompt begins at once and pays nothing for the answer beside it; the answer does not wait for the prompt.
     assert second.first_token_s == pytest.approx(first.first_token_s + 0.005 + 0.010 + 0.100)
     joins_s = first.first_token_s + 6 * 0.021
     assert second.finished_s == pytest.approx(joins_s + 2 * 0.022)
     assert first.finished_s == pytest.approx(joins_s + 2 * 0.022 + 2 * 0.021)
-    assert engine.busy_s == pytest.approx(first.finished_s)
+    assert apart.busy_s == pytest.approx(first.finished_s)
+
+
+def test_prompts_that_are_computed_apart_come_one_after_the_other(apart: Engine, make_call: MakeCall) -> None:
+    requests = [request_of(make_call(tokens, stream=tokens), 0.0) for tokens in (300, 100, 50)]
+    for request in requests:
+        apart.add_request(request)
+    apart.schedule(0.0)
+    finish(apart)
+    ends = [2 * 0.010 + 0.300, 3 * 0.010 + 0.400, 4 * 0.010 + 0.450]
+    assert [request.first_token_s for request in requests] == pytest.approx(ends)
