@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from aloraserve.adapters import AdapterVersion, BaseShape, FolderCatalog, RefusedAdapter
+from aloraserve.adapters import AdapterReader, AdapterVersion, BaseShape, FolderRegistry, RefusedAdapter
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.engine_model import calibration
@@ -165,14 +165,14 @@ def _adapters(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
-    catalog = FolderCatalog(
-        folder,
+    reader = AdapterReader(
         base=BaseShape.read(model_path),
-        base_names=base_names,
+        base_names=tuple(base_names),
         max_rank=settings.max_lora_rank,
         decode=lambda ids: str(tokenizer.decode(list(ids))),
     )
-    return tuple(catalog.all()), tuple(catalog.refused())
+    registry = FolderRegistry(folder, reader)
+    return registry.all(), registry.refused()
 
 
 def content_digest(folder: Path, patterns: tuple[str, ...]) -> str:

@@ -1,25 +1,33 @@
-"""Adapters: what one is, how a PEFT folder becomes one, and the catalog of those served."""
+"""Adapters: what one is, how a PEFT folder becomes one, and the live registries of those served."""
 
 from aloraserve.adapters.base import (
-    AdapterCatalog,
     AdapterKind,
+    AdapterRef,
     AdapterRegistry,
     AdapterVersion,
     RefusedAdapter,
     RegistryChange,
 )
-from aloraserve.adapters.folder import FolderCatalog
+from aloraserve.adapters.folder import FolderRegistry
+from aloraserve.adapters.limits import AdapterLimits
 from aloraserve.adapters.peft_files import read_adapter
+from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.shape import BaseShape
+from aloraserve.adapters.snapshots import SnapshotStore
+from aloraserve.adapters.static import StaticRegistry
 
 __all__ = [
-    "AdapterCatalog",
     "AdapterKind",
+    "AdapterLimits",
+    "AdapterReader",
+    "AdapterRef",
     "AdapterRegistry",
     "AdapterVersion",
     "BaseShape",
-    "FolderCatalog",
+    "FolderRegistry",
     "RefusedAdapter",
     "RegistryChange",
+    "SnapshotStore",
+    "StaticRegistry",
     "read_adapter",
 ]

@@ -8,17 +8,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from aloraserve.blocks.keys import version_name
+
 AdapterKind = Literal["lora", "alora"]
 
 
+class _Identity:
+    """How engines know a version: by its name and content, not by a position."""
+
+    __slots__ = ()
+    name: str
+    digest: str
+
+    @property
+    def engine_id(self) -> int:
+        """The positive 31-bit number of this version."""
+        content = f"{self.name}\0{self.digest}".encode()
+        return 1 + int.from_bytes(hashlib.blake2b(content, digest_size=4).digest()) % (2**31 - 1)
+
+    @property
+    def engine_name(self) -> str:
+        """The name of this version, and of no other version of the same adapter."""
+        return version_name(self.name, self.digest)
+
+
 @dataclass(frozen=True, slots=True)
-class AdapterVersion:
+class AdapterRef(_Identity):
+    """An adapter version as it travels between processes: everything that identifies it, and not where its files lie.
+
+    Args:
+        name: what ``model`` calls it.
+        kind: "alora" if it has an invocation, else "lora".
+        digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
+    """
+
+    name: str
+    kind: AdapterKind
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion(_Identity):
     """A validated PEFT adapter: a name and the content that it has now.
 
     Args:
         name: what ``model`` calls it.
         kind: "alora" if it has an invocation, else "lora".
-        path: its folder.
+        path: a folder with its ``adapter_config.json`` and ``adapter_model.safetensors``.
         rank: LoRA rank.
         target_modules: names of the linears it changes, sorted.
         invocation_ids: an aLoRA's invocation tokens; empty for a plain LoRA.
@@ -38,10 +74,9 @@ class AdapterVersion:
     untrained: bool = False
 
     @property
-    def engine_id(self) -> int:
-        """The positive 31-bit number that engines know this version by: of its name and content, not of a position."""
-        content = f"{self.name}\0{self.digest}".encode()
-        return 1 + int.from_bytes(hashlib.blake2b(content, digest_size=4).digest()) % (2**31 - 1)
+    def ref(self) -> AdapterRef:
+        """This version without its files, to send to another process."""
+        return AdapterRef(self.name, self.kind, self.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +85,6 @@ class RefusedAdapter:
 
     name: str
     reason: str
-
-
-class AdapterCatalog(Protocol):
-    """Which adapters a fleet serves.
-
-    A catalog is read when the platform starts and does not change: every call answers the same until it is
-    built anew, from any thread, and none of them does I/O. One bad adapter never hides a good one: it is in
-    :meth:`refused` with the reason, and no name is in both.
-    """
-
-    def get(self, name: str) -> AdapterVersion | None:
-        """Return the adapter called ``name``, or None if none is served under it."""
-
-    def all(self) -> Sequence[AdapterVersion]:
-        """Return every served adapter, sorted by name."""
-
-    def refused(self) -> Sequence[RefusedAdapter]:
-        """Return every adapter that is not served, sorted by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +105,13 @@ class RegistryChange:
 class AdapterRegistry(Protocol):
     """Which adapters a fleet serves now.
 
-    A registry is live: adapters come, change and go while it is used. A version does not change: whoever resolved one
-    may go on with it until its request ends, also after the registry has another. :meth:`resolve`, :meth:`all` and
-    :meth:`refused` do no I/O and may be called for each request. One bad adapter never hides a good one; no name is
-    both served and refused, and an adapter that turns bad is refused, not served as it was.
+    A registry is live: while :meth:`run` runs, adapters come, change and go. A version does not change: whoever
+    resolved one may go on with it until its request ends, also after the registry has another, and its files stay as
+    they were. :meth:`resolve`, :meth:`all` and :meth:`refused` do no I/O and may be called for each request, from any
+    thread. One bad adapter never hides a good one; no name is both served and refused, and an adapter that turns bad is
+    refused, not served as it was. No two versions that may run at once have the same ``engine_id``.
+
+    When its source cannot be reached, a registry goes on with what it has.
     """
 
     def resolve(self, name: str) -> AdapterVersion:
@@ -99,6 +119,14 @@ class AdapterRegistry(Protocol):
 
         Raises:
             UnknownModelError: no adapter is served under that name; names those that are.
+        """
+        ...
+
+    async def find(self, ref: AdapterRef) -> AdapterVersion | None:
+        """Return exactly that version, served here or not any more; looks at the source if it is not known here yet.
+
+        Registries of different processes notice a change at different times: a gateway may send a version that a
+        replica has not seen. None if it cannot be had; never a version with other content.
         """
         ...
 
@@ -111,5 +139,12 @@ class AdapterRegistry(Protocol):
         ...
 
     def watch(self) -> AsyncIterator[RegistryChange]:
-        """Yield the changes from now on, as they are noticed; the first is what is served already."""
+        """Yield the changes from now on, as they are noticed; the first is what is served already.
+
+        For any number of watchers. A slow one gets several changes as one.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Follow the source until cancelled."""
         ...

@@ -1,74 +1,185 @@
-"""A folder of adapters: each subfolder is one, served under its name."""
+"""A folder of adapters: each subfolder is one, served under its name while it is there, and as it is now."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
-from aloraserve.adapters.base import AdapterVersion, RefusedAdapter
-from aloraserve.adapters.peft_files import Decode, read_adapter
-from aloraserve.adapters.shape import BaseShape
-from aloraserve.errors import InvalidAdapterError, SettingsError
+import structlog
+
+from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange
+from aloraserve.adapters.reader import AdapterReader
+from aloraserve.adapters.retired import RetiredVersions
+from aloraserve.adapters.served import Served, ServedFeed
+from aloraserve.adapters.snapshots import USE_EVERY_S
+from aloraserve.adapters.subfolder import Subfolder
+from aloraserve.errors import SettingsError
 
 MAX_ADAPTERS = 256
+MAX_SUBFOLDERS = 4 * MAX_ADAPTERS
+READ_EVERY_S = 2.0
+
+log = structlog.get_logger(__name__)
 
 
-class FolderCatalog:
+class FolderRegistry:
     """The adapters in the direct subfolders of ``root``; those whose name starts with a dot are passed over.
 
+    See :class:`~aloraserve.adapters.base.AdapterRegistry`. The folder is read when the registry is made and then by
+    :meth:`run`, on another thread; a reading in which nothing changed lists folders and opens no file. What a
+    subfolder holds counts once it has settled (:class:`~aloraserve.adapters.subfolder.Subfolder`).
+
     Args:
-        root: the folder; read once, here.
-        base: shape of the base model.
-        base_names: names that the base model is served under, which no adapter may take.
-        max_rank: the highest rank the engine has room for.
-        decode: token ids to text, for the invocations.
+        root: the folder.
+        reader: reads and checks one adapter.
+        read_every_s: seconds between readings.
+        clock: monotonic seconds.
 
     Raises:
-        SettingsError: ``root`` is no readable folder.
+        SettingsError: ``root`` is not a readable folder.
     """
 
     def __init__(
         self,
         root: Path,
+        reader: AdapterReader,
         *,
-        base: BaseShape,
-        base_names: Collection[str] = (),
-        max_rank: int = 64,
-        decode: Decode | None = None,
+        read_every_s: float = READ_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._served: dict[str, AdapterVersion] = {}
-        self._refused: list[RefusedAdapter] = []
-        for folder in _subfolders(root):
-            try:
-                self._check_room(folder.name, base_names)
-                self._served[folder.name] = read_adapter(folder, base=base, max_rank=max_rank, decode=decode)
-            except InvalidAdapterError as exc:
-                self._refused.append(RefusedAdapter(folder.name, exc.message))
+        self._root = root
+        self._reader = reader
+        self._read_every_s = read_every_s
+        self._clock = clock
+        self._subfolders: dict[str, Subfolder] = {}
+        self._retired = RetiredVersions(clock)
+        self._used_at = clock()
+        self._looking = asyncio.Lock()
+        self._missed: tuple[AdapterRef | None, float] = (None, 0.0)
+        self._feed = ServedFeed(self._look(_names(root), Served(), (), at_once=True))
 
-    def get(self, name: str) -> AdapterVersion | None:
-        """Return the adapter called ``name``, or None."""
-        return self._served.get(name)
+    def resolve(self, name: str) -> AdapterVersion:
+        """See the contract."""
+        return self._feed.current.resolve(name, self._reader.base_names)
+
+    async def find(self, ref: AdapterRef) -> AdapterVersion | None:
+        """See the contract; a version that is not known is looked for in the snapshots and in its subfolder."""
+        if (known := self._known(ref)) is not None:
+            return known
+        async with self._looking:
+            if (known := self._known(ref)) is not None or self._was_missed(ref):
+                return known
+            found = await asyncio.to_thread(self._reader.find, ref, self._root / ref.name)
+            if found is None or _clash(found, [*self.all(), *self._retired]):
+                self._missed = (ref, self._clock())
+                return None
+            self._retired.add(found)
+            return found
 
     def all(self) -> tuple[AdapterVersion, ...]:
-        """Return every served adapter, sorted by name."""
-        return tuple(self._served.values())
+        """See the contract."""
+        return tuple(self._feed.current.versions.values())
 
     def refused(self) -> tuple[RefusedAdapter, ...]:
-        """Return every adapter that is not served, sorted by name."""
-        return tuple(self._refused)
+        """See the contract."""
+        return self._feed.current.refused
 
-    def _check_room(self, name: str, base_names: Collection[str]) -> None:
-        if name in base_names:
-            raise InvalidAdapterError(f"the adapter's name {name!r} is the base model's; rename its folder")
-        if len(self._served) >= MAX_ADAPTERS:
-            raise InvalidAdapterError(f"{MAX_ADAPTERS} adapters are served already, the most that are accepted")
+    def watch(self) -> AsyncIterator[RegistryChange]:
+        """See the contract."""
+        return self._feed.watch()
+
+    async def run(self) -> None:
+        """Read the folder again and again until cancelled; once at a time."""
+        is_readable = True
+        while True:
+            await asyncio.sleep(self._read_every_s)
+            try:
+                await self.read()
+                is_readable = True
+            except SettingsError as error:
+                if is_readable:
+                    log.warning("adapters_folder_unreadable", cause=error.message)
+                is_readable = False
+
+    async def read(self) -> None:
+        """Read the folder now and serve what counts.
+
+        Raises:
+            SettingsError: the folder cannot be read; what is served stays.
+        """
+        before, retired = self._feed.current, tuple(self._retired)
+        served = await asyncio.to_thread(lambda: self._look(_names(self._root), before, retired))
+        change = served.since(before)
+        for version in change.removed:
+            self._retired.add(version)
+        for version in change.added:
+            self._retired.discard(version.ref)
+        self._feed.publish(served)
+        await self._use_snapshots()
+
+    def _look(
+        self, names: Iterable[str], before: Served, retired: Iterable[AdapterVersion], *, at_once: bool = False
+    ) -> Served:
+        """Return what is to be served after a look at every subfolder; those that were served keep their place."""
+        for name in names:
+            self._subfolders.setdefault(name, Subfolder(self._root / name, self._reader.read))
+        for subfolder in self._subfolders.values():
+            subfolder.look(at_once=at_once)
+        self._subfolders = {name: found for name, found in self._subfolders.items() if not found.is_gone}
+        running = [*before.versions.values(), *retired]
+        versions: list[AdapterVersion] = []
+        refused: list[RefusedAdapter] = []
+        for name in sorted(self._subfolders, key=lambda name: (name not in before.versions, name)):
+            match self._subfolders[name].outcome:
+                case AdapterVersion() as version:
+                    if reason := _no_room(version, versions) or _clash(version, [*versions, *running]):
+                        refused.append(RefusedAdapter(name, reason))
+                    else:
+                        versions.append(version)
+                case RefusedAdapter() as bad:
+                    refused.append(bad)
+        return Served.of(versions, refused)
+
+    def _known(self, ref: AdapterRef) -> AdapterVersion | None:
+        served = self._feed.current.versions.get(ref.name)
+        return served if served is not None and served.digest == ref.digest else self._retired.get(ref)
+
+    def _was_missed(self, ref: AdapterRef) -> bool:
+        """Whether this was the last one that was looked for in vain, a moment ago."""
+        missed, missed_at = self._missed
+        return ref == missed and self._clock() - missed_at < self._read_every_s
+
+    async def _use_snapshots(self) -> None:
+        store = self._reader.snapshots
+        if store is None or self._clock() - self._used_at < USE_EVERY_S:
+            return
+        self._used_at = self._clock()
+        await asyncio.to_thread(store.use, {version.digest for version in (*self.all(), *self._retired)})
 
 
-def _subfolders(root: Path) -> list[Path]:
+def _names(root: Path) -> list[str]:
+    """Return the names of the subfolders, at most :data:`MAX_SUBFOLDERS`, sorted."""
     try:
-        entries = sorted(root.iterdir(), key=lambda path: path.name)
-        return [path for path in entries if path.is_dir() and not path.name.startswith(".")]
-    except OSError as exc:
+        found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        cause = error.strerror or type(error).__name__
         raise SettingsError(
-            f"the adapters' folder {root} cannot be read: {exc}; an existing folder is accepted"
-        ) from exc
+            f"the adapters' folder {root} cannot be read: {cause}; an existing folder is accepted"
+        ) from error
+    return found[:MAX_SUBFOLDERS]
+
+
+def _no_room(version: AdapterVersion, served: Sequence[AdapterVersion]) -> str | None:
+    if len(served) < MAX_ADAPTERS:
+        return None
+    return f"{MAX_ADAPTERS} adapters are served already, the most that are accepted; {version.name!r} is one more"
+
+
+def _clash(version: AdapterVersion, others: Iterable[AdapterVersion]) -> str | None:
+    """Return why a version cannot run beside others: engines know versions by numbers, and two may have one."""
+    for other in others:
+        if other.engine_id == version.engine_id and other.engine_name != version.engine_name:
+            return f"its number in the engines is that of {other.name!r}; rename its folder"
+    return None

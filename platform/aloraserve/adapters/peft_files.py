@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,31 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
 Decode = Callable[[Sequence[int]], str]
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """The content of an adapter's files, read once.
+
+    Args:
+        config: ``adapter_config.json``.
+        weights: ``adapter_model.safetensors``.
+        untrained: whether ``aloraserve.json`` says so.
+    """
+
+    config: bytes
+    weights: bytes
+    untrained: bool = False
+
+    @property
+    def digest(self) -> str:
+        """The hex SHA-256 of config and weights; the config's length keeps them apart."""
+        return hashlib.sha256(len(self.config).to_bytes(8, "big") + self.config + self.weights).hexdigest()
+
+
 def read_adapter(folder: Path, *, base: BaseShape, max_rank: int, decode: Decode | None = None) -> AdapterVersion:
     """Return the adapter in ``folder``, which gives it its name.
 
     Args:
-        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``, and perhaps
-            ``aloraserve.json`` with ``{"untrained": bool, "description": str}``.
+        folder: see :func:`read_files`.
         base: shape of the base model.
         max_rank: the highest rank the engine has room for.
         decode: token ids to text, for the invocation.
@@ -59,22 +79,53 @@ def read_adapter(folder: Path, *, base: BaseShape, max_rank: int, decode: Decode
         InvalidAdapterError: names the file, the value at fault and what would be accepted.
     """
     check_name(folder.name)
-    config_bytes = _read(folder, CONFIG_FILE, MAX_CONFIG_BYTES)
-    config = _json_object(config_bytes, CONFIG_FILE)
+    return check_adapter(folder.name, folder, read_files(folder), base=base, max_rank=max_rank, decode=decode)
+
+
+def read_files(folder: Path) -> AdapterFiles:
+    """Return what is in an adapter's folder.
+
+    Args:
+        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``, and perhaps
+            ``aloraserve.json`` with ``{"untrained": bool, "description": str}``.
+
+    Raises:
+        InvalidAdapterError: a file is missing, too long, unreadable or a link out of the folder.
+    """
+    config = _read(folder, CONFIG_FILE, MAX_CONFIG_BYTES)
+    return AdapterFiles(config, _read_weights(folder), _untrained(folder))
+
+
+def check_adapter(
+    name: str, path: Path, files: AdapterFiles, *, base: BaseShape, max_rank: int, decode: Decode | None = None
+) -> AdapterVersion:
+    """Return the version that files are, once they are found to fit the base model.
+
+    Args:
+        name: what it is served under.
+        path: the folder that the files came from.
+        files: its content.
+        base: shape of the base model.
+        max_rank: the highest rank that is accepted.
+        decode: token ids to text, for the invocation.
+
+    Raises:
+        InvalidAdapterError: names the file, the value at fault and what would be accepted.
+    """
+    config = _json_object(files.config, CONFIG_FILE)
     targets = _check_config(config, base, max_rank)
     invocation = _invocation(config, base)
-    weights = _read_weights(folder)
-    check_weights(weights, base=base, rank=config["r"], targets=targets)
+    check_weights(files.weights, base=base, rank=config["r"], targets=targets)
     return AdapterVersion(
-        name=folder.name,
+        name=name,
         kind="alora" if invocation else "lora",
-        path=folder,
+        digest=files.digest,
+        path=path,
         rank=config["r"],
         target_modules=tuple(sorted(targets)),
         invocation_ids=invocation,
         invocation_text=decode(invocation) if invocation and decode else None,
-        digest=_digest(config_bytes, weights),
-        untrained=_untrained(folder),
+        untrained=files.untrained,
     )
 
 
@@ -184,8 +235,3 @@ def _untrained(folder: Path) -> bool:
     if not isinstance(untrained, bool):
         raise InvalidAdapterError(f"{SIDECAR_FILE} has untrained {untrained!r:.80}; true or false is accepted")
     return untrained
-
-
-def _digest(config: bytes, weights: bytes) -> str:
-    """Return the hex SHA-256 of both files; the config's length keeps them apart."""
-    return hashlib.sha256(len(config).to_bytes(8, "big") + config + weights).hexdigest()

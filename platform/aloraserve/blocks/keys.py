@@ -15,6 +15,7 @@ from functools import cached_property
 
 BlockKey = bytes
 KEY_BYTES = 16
+VERSION_DIGITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,32 @@ class AdapterEffect:
     activation: int
 
     @property
+    def version(self) -> str:
+        """The adapter's version, as engines name it."""
+        return version_name(self.name, self.digest)
+
+    @property
     def salt(self) -> bytes:
         """What every block key from the activation point on is mixed with."""
-        return adapter_salt(self.name, self.digest)
+        return version_salt(self.version)
+
+
+def version_name(name: str, digest: str) -> str:
+    """Return the one name of an adapter version: ``name@digest``, with 128 bits of the digest.
+
+    It stands in engines' KV events, so that blocks of two versions of one adapter are never taken for each other.
+    """
+    return f"{name}@{digest[:VERSION_DIGITS]}"
 
 
 def adapter_salt(name: str, digest: str) -> bytes:
     """Return the bytes that stand for an adapter in a block key."""
-    return b"\0adapter\0" + name.encode() + b"\0" + digest.encode()
+    return version_salt(version_name(name, digest))
+
+
+def version_salt(version: str) -> bytes:
+    """Return the bytes that stand for an adapter version (:func:`version_name`) in a block key."""
+    return b"\0adapter\0" + version.encode()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ loses its tail before its head. Two simplifications: a request gets room for its
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from aloraserve.blocks.keys import BlockKey
@@ -121,8 +121,15 @@ class BlockCache:
         request.keys.extend(keys)
         return Allocation(stored, self._evict())
 
-    def release(self, request_id: str | int) -> None:
+    def release(self, request_id: str | int, drop: Collection[BlockKey] = ()) -> list[BlockKey]:
         """End a request: its keyed blocks stay cached until their room is needed, the others are free at once.
+
+        Args:
+            request_id: running.
+            drop: keys that do not stay, unless another request has them; with a key all that follow it.
+
+        Returns:
+            The keys that were dropped, none before its descendants.
 
         Raises:
             KeyError: the request does not run.
@@ -130,13 +137,18 @@ class BlockCache:
         request = self._requests.pop(request_id)
         self._unkeyed -= request.unkeyed
         references, idle = self._references, self._idle
+        dropped: list[BlockKey] = []
         for key in reversed(request.keys):
             count = references[key]
             if count > 1:
                 references[key] = count - 1
+                continue
+            del references[key]
+            if key in drop:
+                dropped.append(key)
             else:
-                del references[key]
                 idle[key] = None
+        return dropped
 
     def clear(self) -> list[BlockKey]:
         """Drop the cached blocks that no running request uses, and return their keys.

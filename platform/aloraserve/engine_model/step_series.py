@@ -23,7 +23,17 @@ def steps_begun(first_s: float, growth_s: float, elapsed_s: float) -> int:
 
     The arguments are those of :func:`series_s`, solved for the steps.
     """
+    exact = _steps(first_s, growth_s, elapsed_s)
+    return max(math.ceil(exact - _ROUNDING * max(exact, 1.0)), 1)
+
+
+def steps_ended(first_s: float, growth_s: float, elapsed_s: float) -> int:
+    """Return how many steps have ended after ``elapsed_s``; see :func:`steps_begun`."""
+    exact = _steps(first_s, growth_s, elapsed_s)
+    return math.floor(exact + _ROUNDING * max(exact, 1.0))
+
+
+def _steps(first_s: float, growth_s: float, elapsed_s: float) -> float:
     linear = first_s - growth_s / 2
     # Written so that it does not lose its digits when the growth is tiny.
-    exact = 2 * elapsed_s / (linear + math.sqrt(linear * linear + 2 * growth_s * elapsed_s))
-    return max(math.ceil(exact - _ROUNDING * max(exact, 1.0)), 1)
+    return 2 * elapsed_s / (linear + math.sqrt(linear * linear + 2 * growth_s * elapsed_s))

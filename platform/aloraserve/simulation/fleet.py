@@ -10,12 +10,11 @@ from functools import partial
 
 from aloraserve.directory.base import LEASE_TTL_S
 from aloraserve.engine_model.calibration import Calibration
-from aloraserve.engine_model.engine import ModelledEngine
-from aloraserve.engine_model.engine_request import EngineRequest
 from aloraserve.errors import SettingsError
 from aloraserve.simulation.base import FleetView, Kind, ReplicaView, RouterFactory, SimulatedCall
 from aloraserve.simulation.events import EventQueue
 from aloraserve.simulation.faults import Fault
+from aloraserve.simulation.modelled_engine import ModelledEngine, ModelledRequest, StepResult
 from aloraserve.simulation.platform_router import PlatformRouter
 from aloraserve.simulation.replica import ModelledReplica, ReplicaHooks
 from aloraserve.simulation.workload import Workload
@@ -161,7 +160,7 @@ class ModelledFleet:
         if isinstance(self._router, PlatformRouter):
             result.fallbacks = self._router.fallbacks
         for call in self._parked:
-            self._record(call, EngineRequest(call, call.arrival_s), -1)
+            self._record(call, None, -1)
         return result
 
     def _view(self, index: int) -> ReplicaView:
@@ -169,9 +168,11 @@ class ModelledFleet:
         blocks = self._settings.kv_tokens_each // self._workload.settings.block_tokens
         return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots)
 
-    def _new_engine(self) -> ModelledEngine:
+    def _new_engine(self, on_step: Callable[[StepResult], None]) -> ModelledEngine:
         return ModelledEngine(
             self._settings.calibration,
+            self._queue,
+            on_step,
             kv_tokens=self._settings.kv_tokens_each,
             block_tokens=self._workload.settings.block_tokens,
             answer_keys=self._workload.answer_keys,
@@ -202,11 +203,11 @@ class ModelledFleet:
         view.in_flight_blocks += len(call.keys)
         self._replicas[index].submit(call)
 
-    def _first_token(self, replica: ModelledReplica, request: EngineRequest) -> None:
+    def _first_token(self, replica: ModelledReplica, request: ModelledRequest) -> None:
         replica.view.in_flight_prefill_tokens -= request.call.prompt_tokens
         self._router.first_token(request.call, replica.view.index, self._queue.now_s)
 
-    def _finished(self, replica: ModelledReplica, request: EngineRequest) -> None:
+    def _finished(self, replica: ModelledReplica, request: ModelledRequest) -> None:
         call, now_s = request.call, self._queue.now_s
         self._close(call, replica)
         self._record(call, request, replica.view.index)
@@ -230,15 +231,13 @@ class ModelledFleet:
             del self._open[call.turn]
             self._workload.end_turn(call.turn)
 
-    def _record(self, call: SimulatedCall, request: EngineRequest, replica: int) -> None:
+    def _record(self, call: SimulatedCall, request: ModelledRequest | None, replica: int) -> None:
+        """Record what became of a call; None is the request of one that no engine ever got."""
         overhead_s = self._settings.calibration.overhead_s
-        ttft_s, e2e_s = (
-            math.inf if math.isnan(at_s) else at_s - call.arrival_s + overhead_s
-            for at_s in (request.first_token_s, request.finished_s)
-        )
-        self._result.records.append(
-            CallRecord(call.kind, call.prompt_tokens, request.cached_tokens, ttft_s, e2e_s, replica)
-        )
+        ends_s = (request.first_token_s, request.finished_s) if request else (math.nan, math.nan)
+        ttft_s, e2e_s = (math.inf if math.isnan(at_s) else at_s - call.arrival_s + overhead_s for at_s in ends_s)
+        cached = request.num_cached_tokens if request else 0
+        self._result.records.append(CallRecord(call.kind, call.prompt_tokens, cached, ttft_s, e2e_s, replica))
         self._result.ended_s = self._queue.now_s
 
     def _schedule(self, fault: Fault) -> None:

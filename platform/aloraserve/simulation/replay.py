@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,10 @@ from typing import cast
 
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.engine_model.calibration import Calibration
-from aloraserve.engine_model.engine import ModelledEngine
-from aloraserve.engine_model.engine_request import EngineRequest
 from aloraserve.errors import SettingsError
 from aloraserve.simulation.base import FleetView, Kind, ReplicaView, RouterFactory, RouterModel, SimulatedCall
 from aloraserve.simulation.events import EventQueue
+from aloraserve.simulation.modelled_engine import ModelledEngine, ModelledRequest, StepResult
 from aloraserve.simulation.replica import ModelledReplica, ReplicaHooks
 
 ANSWER_TOKENS = 48
@@ -166,9 +165,11 @@ class Replay:
         self._queue.run()
         return self._replayed
 
-    def _engine(self, space: KeySpace) -> ModelledEngine:
+    def _engine(self, space: KeySpace, on_step: Callable[[StepResult], None]) -> ModelledEngine:
         return ModelledEngine(
             self.calibration,
+            self._queue,
+            on_step,
             kv_tokens=self.calibration.kv_tokens,
             block_tokens=self.calibration.block_tokens,
             answer_keys=partial(self._answer_keys, space),
@@ -181,12 +182,12 @@ class Replay:
         self._modelled[index].submit(call)
 
     def _ended(
-        self, fleet: FleetView, router: RouterModel, space: KeySpace, replica: ModelledReplica, request: EngineRequest
+        self, fleet: FleetView, router: RouterModel, space: KeySpace, replica: ModelledReplica, request: ModelledRequest
     ) -> None:
         call = request.call
         router.finished(call, replica.view.index, self._queue.now_s)
         ttft_s = request.first_token_s - call.arrival_s + self.calibration.overhead_s
-        self._replayed.append(ReplayedCall(self.calls[call.request], request.cached_tokens, ttft_s))
+        self._replayed.append(ReplayedCall(self.calls[call.request], request.num_cached_tokens, ttft_s))
         if call.request + 1 < len(self.calls):
             self._queue.at(self._queue.now_s + PAUSE_S, lambda: self._send(call.request + 1, fleet, router, space))
 

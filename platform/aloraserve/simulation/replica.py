@@ -6,18 +6,16 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from aloraserve.blocks import BlockKey
-from aloraserve.directory.base import Holding
-from aloraserve.engine_model.engine import ModelledEngine
-from aloraserve.engine_model.engine_request import EngineRequest, StepResult
 from aloraserve.simulation.base import ReplicaView, RouterModel, SimulatedCall
 from aloraserve.simulation.events import EventQueue
 from aloraserve.simulation.faults import Fault
+from aloraserve.simulation.modelled_engine import KvEvents, ModelledEngine, ModelledRequest, StepResult
 from aloraserve.simulation.platform_router import PlatformRouter
 
 HEARTBEAT_S = 0.15
 """As the replicas of the platform do."""
-KvEvents = list[tuple[list[Holding], list[BlockKey]]]
+NewEngine = Callable[[Callable[[StepResult], None]], ModelledEngine]
+"""Makes an engine from what is called with what each of its steps brought."""
 
 
 @dataclass(slots=True)
@@ -29,8 +27,8 @@ class ReplicaHooks:
         finished: called with a request whose last token is out.
     """
 
-    first_token: Callable[[ModelledReplica, EngineRequest], None]
-    finished: Callable[[ModelledReplica, EngineRequest], None]
+    first_token: Callable[[ModelledReplica, ModelledRequest], None]
+    finished: Callable[[ModelledReplica, ModelledRequest], None]
 
 
 @dataclass(eq=False)
@@ -55,7 +53,7 @@ class ModelledReplica:
     router: RouterModel
     faults: Sequence[Fault]
     chance: random.Random
-    new_engine: Callable[[], ModelledEngine]
+    new_engine: NewEngine
     hooks: ReplicaHooks
     alive: bool = True
     requests: int = 0
@@ -63,36 +61,33 @@ class ModelledReplica:
     busy_s: float = 0.0
     engine: ModelledEngine = field(init=False)
     _life: int = 0
-    _wake_s: float = -1.0
     _beat_due: bool = False
     _beaten_s: float = -HEARTBEAT_S
     _lost: KvEvents = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Start the engine and announce the replica."""
-        self.engine = self.new_engine()
+        self.engine = self.new_engine(self._stepped)
         self._beat(self._life)
 
     def submit(self, call: SimulatedCall) -> None:
         """Take in a call."""
         self.requests += 1
-        self.engine.submit(call, self.queue.now_s)
-        self._arm()
+        self.engine.submit(call)
         self.report()
 
-    def kill(self) -> list[EngineRequest]:
+    def kill(self) -> list[ModelledRequest]:
         """Die now; return the requests that die with it."""
-        lost = self.engine.requests()
+        lost = self.engine.kill()
         self._count_engine()
         self.alive = False
         self._life += 1
-        self._wake_s = -1.0
         self._lost = []
         return lost
 
     def restart(self) -> None:
         """Live again, with an empty cache."""
-        self.engine = self.new_engine()
+        self.engine = self.new_engine(self._stepped)
         self.alive = True
         self._beat_due = False
         if isinstance(self.router, PlatformRouter):
@@ -112,22 +107,11 @@ class ModelledReplica:
             self.queue.at(self._beaten_s + HEARTBEAT_S, lambda: self._beat(life))
 
     def _count_engine(self) -> None:
-        self.adapter_loads += self.engine.adapter_loads
-        self.busy_s += self.engine.busy_s
+        scheduler = self.engine.scheduler
+        self.adapter_loads += scheduler.adapter_slots.loads
+        self.busy_s += scheduler.busy_s
 
-    def _arm(self) -> None:
-        """Have the engine's step ended in time; one that a new call made shorter is armed again."""
-        wake_s, life = self.engine.next_s, self._life
-        if wake_s != self._wake_s and wake_s < float("inf"):
-            self._wake_s = wake_s
-            self.queue.at(wake_s, lambda: self._wake(wake_s, life))
-
-    def _wake(self, wake_s: float, life: int) -> None:
-        if life != self._life or wake_s != self._wake_s:
-            return
-        self._wake_s = -1.0
-        result = self.engine.end_step()
-        self._arm()
+    def _stepped(self, result: StepResult) -> None:
         self._tell(result)
         self.report()
 
@@ -171,14 +155,15 @@ class ModelledReplica:
         if life != self._life or not self.alive:
             return
         engine, view, now_s = self.engine, self.view, self.queue.now_s
+        scheduler = engine.scheduler
         self._beat_due = False
         self._beaten_s = now_s
-        view.running, view.waiting = engine.running, engine.waiting
+        view.running, view.waiting = len(scheduler.running), scheduler.num_waiting
         view.pending_prefill_tokens = engine.queued_prefill_tokens
         view.decode_blocks, view.kv_usage = engine.cache.used_blocks, engine.cache.usage
         view.adapters = frozenset(engine.resident)
         view.active_adapters = frozenset(engine.active_adapters)
         if isinstance(self.router, PlatformRouter) and self.router.needs_reports:
             self.router.beat(view.index, engine.load(), engine.resident, engine.active_adapters, now_s)
-        if engine.waiting:
+        if scheduler.num_waiting:
             self.report()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aloraserve.adapters import BaseShape, FolderCatalog
+from aloraserve.adapters import AdapterReader, BaseShape, FolderRegistry
 from aloraserve_services.models.untrained import INTRINSICS, invocation_text, write_untrained_adapters
 
 
@@ -19,12 +19,14 @@ def root(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Path:
     return root
 
 
-def test_the_catalog_serves_every_one_and_its_twin(root: Path, model_path: Path, tokenizer: Any) -> None:
-    catalog = FolderCatalog(root, base=BaseShape.read(model_path), max_rank=32, decode=tokenizer.decode)
-    assert catalog.refused() == ()
-    kinds = {adapter.name: adapter.kind for adapter in catalog.all()}
+def test_the_registry_serves_every_adapter_and_its_twin(root: Path, model_path: Path, tokenizer: Any) -> None:
+    registry = FolderRegistry(
+        root, AdapterReader(base=BaseShape.read(model_path), max_rank=32, decode=tokenizer.decode)
+    )
+    assert registry.refused() == ()
+    kinds = {adapter.name: adapter.kind for adapter in registry.all()}
     assert kinds == dict.fromkeys(INTRINSICS, "alora") | {f"{name}-lora": "lora" for name in INTRINSICS}
-    for adapter in catalog.all():
+    for adapter in registry.all():
         assert adapter.untrained
         assert adapter.invocation_text == (invocation_text(adapter.name) if adapter.kind == "alora" else None)
 

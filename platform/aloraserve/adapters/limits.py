@@ -1,0 +1,49 @@
+"""What running engines have room for: fixed when they start, whatever adapters come later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aloraserve.adapters.base import AdapterVersion
+from aloraserve.errors import InvalidAdapterError
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLimits:
+    """Linears that engines compute adapters for, and the highest rank.
+
+    A started engine wraps these linears and no other, and its slots have this rank. Each linear more costs every call
+    of an adapter time (``docs/adr/0010-live-adapters.md``).
+
+    Args:
+        modules: names of linears.
+        rank: highest rank of an adapter.
+    """
+
+    modules: frozenset[str]
+    rank: int
+
+    @classmethod
+    def around(cls, versions: Iterable[AdapterVersion], modules: Iterable[str], rank: int) -> AdapterLimits:
+        """Return limits with room for these versions, and for adapters of those modules and that rank besides."""
+        found = list(versions)
+        wanted = frozenset(modules).union(*(version.target_modules for version in found))
+        return cls(wanted, max([rank, *(version.rank for version in found)]))
+
+    def check(self, version: AdapterVersion) -> None:
+        """Pass a version that fits.
+
+        Raises:
+            InvalidAdapterError: the running engines have no room for it; says which setting makes room.
+        """
+        if missing := sorted(set(version.target_modules) - self.modules):
+            raise InvalidAdapterError(
+                f"it changes {', '.join(missing)}, but the engines were started for adapters of "
+                f"{', '.join(sorted(self.modules))}; set reserve_modules, or restart the platform with this adapter"
+            )
+        if version.rank > self.rank:
+            raise InvalidAdapterError(
+                f"its rank is {version.rank}, but the engines were started for adapters of rank {self.rank} at most; "
+                "set reserve_rank, or restart the platform with this adapter"
+            )

@@ -1,0 +1,65 @@
+"""From a folder to a version that engines can load: read, checked, and copied to where nobody edits it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aloraserve.adapters.base import AdapterRef, AdapterVersion
+from aloraserve.adapters.limits import AdapterLimits
+from aloraserve.adapters.peft_files import Decode, check_adapter, check_name, read_files
+from aloraserve.adapters.shape import BaseShape
+from aloraserve.adapters.snapshots import SnapshotStore
+from aloraserve.errors import InvalidAdapterError
+
+
+@dataclass(frozen=True)
+class AdapterReader:
+    """Reads adapters for one base model. From any thread.
+
+    Args:
+        base: shape of the base model.
+        base_names: names that the base model is served under, which no adapter may take.
+        max_rank: the highest rank that is accepted.
+        decode: token ids to text, for the invocations.
+        limits: what the engines have room for; None while none has started.
+        snapshots: where versions are copied to; without it a version's path is the folder itself.
+    """
+
+    base: BaseShape
+    base_names: Sequence[str] = ()
+    max_rank: int = 64
+    decode: Decode | None = None
+    limits: AdapterLimits | None = None
+    snapshots: SnapshotStore | None = None
+
+    def read(self, name: str, folder: Path) -> AdapterVersion:
+        """Return the version that ``folder`` holds.
+
+        Raises:
+            InvalidAdapterError: it cannot be served; says why. Its cause is an OSError if another time may do better.
+        """
+        check_name(name)
+        if name in self.base_names:
+            raise InvalidAdapterError(f"the adapter's name {name!r} is the base model's; rename its folder")
+        files = read_files(folder)
+        version = check_adapter(name, folder, files, base=self.base, max_rank=self.max_rank, decode=self.decode)
+        if self.limits is not None:
+            self.limits.check(version)
+        return version if self.snapshots is None else replace(version, path=self.snapshots.put(version.digest, files))
+
+    def find(self, ref: AdapterRef, folder: Path) -> AdapterVersion | None:
+        """Return exactly that version, from its snapshot or else from ``folder``; None if neither has that content."""
+        snapshot = self.snapshots.get(ref.digest) if self.snapshots is not None else None
+        for place in (snapshot, folder):
+            version = None if place is None else self._try(ref.name, place)
+            if version is not None and version.digest == ref.digest:
+                return version
+        return None
+
+    def _try(self, name: str, folder: Path) -> AdapterVersion | None:
+        try:
+            return self.read(name, folder)
+        except InvalidAdapterError:
+            return None

@@ -1,0 +1,82 @@
+"""What a registry serves at one moment, and what changed since another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from aloraserve.adapters.base import AdapterVersion, RefusedAdapter, RegistryChange
+from aloraserve.errors import UnknownModelError
+
+MAX_NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Served:
+    """Versions by name and refusals, both sorted by name. Never changed: a registry takes the next one whole."""
+
+    versions: dict[str, AdapterVersion] = field(default_factory=dict)
+    refused: tuple[RefusedAdapter, ...] = ()
+
+    @classmethod
+    def of(cls, versions: Iterable[AdapterVersion], refused: Iterable[RefusedAdapter] = ()) -> Served:
+        """Return these, sorted."""
+        by_name = {version.name: version for version in sorted(versions, key=lambda version: version.name)}
+        return cls(by_name, tuple(sorted(refused, key=lambda adapter: adapter.name)))
+
+    def resolve(self, name: str, base_names: Sequence[str]) -> AdapterVersion:
+        """Return the version called ``name``.
+
+        Raises:
+            UnknownModelError: there is none; names some of those that there are, the base model's first.
+        """
+        version = self.versions.get(name)
+        if version is None:
+            known = _enumerated([*base_names, *self.versions])
+            raise UnknownModelError(f"model {name[:80]!r} is not served; served are {known}", param="model")
+        return version
+
+    def since(self, before: Served) -> RegistryChange:
+        """Return what changed from ``before`` to this."""
+        old, new = set(before.versions.values()), set(self.versions.values())
+        return RegistryChange(
+            added=tuple(version for version in self.versions.values() if version not in old),
+            removed=tuple(version for version in before.versions.values() if version not in new),
+            refused=self.refused,
+        )
+
+
+class ServedFeed:
+    """The current :class:`Served` of a registry, and whoever waits for the next one. For one event loop.
+
+    :meth:`publish` may be called from any thread only before anybody watches.
+    """
+
+    def __init__(self, served: Served) -> None:
+        self.current = served
+        self._next = asyncio.Event()
+
+    def publish(self, served: Served) -> None:
+        """Serve this from now on and wake the watchers if it differs."""
+        if served == self.current:
+            return
+        self.current = served
+        woken, self._next = self._next, asyncio.Event()
+        woken.set()
+
+    async def watch(self) -> AsyncIterator[RegistryChange]:
+        """Yield what is served, then each change."""
+        seen = Served()
+        is_first = True
+        while True:
+            upcoming, current = self._next, self.current
+            if is_first or current != seen:
+                yield current.since(seen)
+            seen, is_first = current, False
+            await upcoming.wait()
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMES_SHOWN
+    return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,155 @@
+"""The answers that are being computed: each step adds a token to each of them.
+
+Until something else happens all steps are one event, because their times form an arithmetic series: contexts grow by a
+token each. Where an answer is in between is asked for when somebody wants to know.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+from aloraserve.engine_model.calibration import DecodeTimes
+from aloraserve.engine_model.request import Request, RequestId
+from aloraserve.engine_model.step_series import series_s, steps_begun, steps_ended
+
+
+class DecodeSeries:
+    """See the module's docstring. Steps run from :meth:`begin` or :meth:`begin_step` to :meth:`end`.
+
+    Args:
+        times: of a step.
+
+    Attributes:
+        next_s: when the steps end that run; infinite while none do.
+    """
+
+    def __init__(self, times: DecodeTimes) -> None:
+        self.next_s = math.inf
+        self._times = times
+        self._heap: list[tuple[int, RequestId, Request]] = []
+        self._joining: dict[RequestId, Request] = {}
+        self._left: set[RequestId] = set()
+        self._context_tokens = 0
+        self._step = 0
+        self._steps = 0
+        self._started_s = 0.0
+
+    def __len__(self) -> int:
+        """How many answers the steps compute."""
+        return len(self._heap)
+
+    @property
+    def tokens_s(self) -> float:
+        """What a token for each answer adds to a step."""
+        times = self._times
+        return times.s_per_sequence * len(self._heap) + times.s_per_context_token * self._context_tokens
+
+    @property
+    def step_s(self) -> float:
+        """How long a step takes that computes answers alone."""
+        return self._times.fixed_s + self.tokens_s
+
+    @property
+    def _growth_s(self) -> float:
+        return self._times.s_per_context_token * len(self._heap)
+
+    def add(self, request: Request, now_s: float) -> None:
+        """Take in an answer whose last token came with its prefill; it joins at the end of the step that runs."""
+        if self.next_s == math.inf:
+            self._push(request)
+        else:
+            self.cut(now_s)
+            self._joining[request.request_id] = request
+
+    def remove(self, request: Request, now_s: float) -> None:
+        """Give an answer up; the step that runs computes it to its end."""
+        if self._joining.pop(request.request_id, None) is None:
+            self._left.add(request.request_id)
+            self.cut(now_s)
+
+    def preempt_all(self, now_s: float) -> None:
+        """Give all up to be computed again later; what the step that runs computes of them is lost."""
+        for _, _, request in self._heap:
+            request.num_output_tokens = self.num_output_tokens(request, now_s)
+            request.end_step = -1
+        self.cut(now_s)
+        # Of steps without answers only the end is known.
+        self._steps = min(self._steps, 1)
+        self._heap.clear()
+        self._joining.clear()
+        self._left.clear()
+        self._context_tokens = 0
+
+    def begin(self, now_s: float) -> None:
+        """Begin as many steps as there are until the first answer ends."""
+        self._steps = self._heap[0][0] - self._step
+        self._started_s = now_s
+        self.next_s = now_s + series_s(self.step_s, self._growth_s, self._steps)
+
+    def begin_step(self, now_s: float, end_s: float) -> None:
+        """Begin one step that computes more than answers and ends at ``end_s``."""
+        self._steps = 1
+        self._started_s = now_s
+        self.next_s = end_s
+
+    def cut(self, now_s: float) -> None:
+        """Have the steps end with the one that runs."""
+        if self._steps > 1:
+            begun = steps_begun(self.step_s, self._growth_s, now_s - self._started_s)
+            self._steps = min(begun, self._steps)
+            self.next_s = self._started_s + series_s(self.step_s, self._growth_s, self._steps)
+
+    def end(self) -> list[Request]:
+        """End the steps at :attr:`next_s`; return the requests whose last token came, in the order of their ids."""
+        self._step += self._steps
+        self._context_tokens += self._steps * len(self._heap)
+        self._steps = 0
+        self.next_s = math.inf
+        if self._left:
+            self._drop_left()
+        ended: list[Request] = []
+        while self._heap and self._heap[0][0] <= self._step:
+            request = heapq.heappop(self._heap)[2]
+            self._context_tokens -= request.num_prompt_tokens + request.max_tokens
+            ended.append(request)
+        for request in self._joining.values():
+            self._push(request)
+        self._joining.clear()
+        return ended
+
+    def num_output_tokens(self, request: Request, now_s: float) -> int:
+        """Return how many tokens a request has that was added."""
+        if request.end_step < 0:
+            return request.num_output_tokens
+        return self._tokens_before(request) + self._steps_ended(now_s)
+
+    def token_s(self, request: Request, tokens: int) -> float:
+        """Return when a request that was added will have so many tokens, or when that will be known better."""
+        if request.end_step < 0 or self._steps <= 1:
+            return self.next_s
+        steps = min(tokens - self._tokens_before(request), self._steps)
+        return self._started_s + series_s(self.step_s, self._growth_s, max(steps, 0))
+
+    def _push(self, request: Request) -> None:
+        request.end_step = self._step + request.max_tokens - request.num_output_tokens
+        self._context_tokens += request.num_tokens
+        heapq.heappush(self._heap, (request.end_step, request.request_id, request))
+
+    def _drop_left(self) -> None:
+        for end_step, number, request in self._heap:
+            if number in self._left:
+                tokens = request.max_tokens - (end_step - self._step)
+                self._context_tokens -= request.num_prompt_tokens + tokens
+        self._heap = [entry for entry in self._heap if entry[1] not in self._left]
+        heapq.heapify(self._heap)
+        self._left.clear()
+
+    def _tokens_before(self, request: Request) -> int:
+        """Return how many tokens a request had when the steps began that run."""
+        return request.max_tokens - (request.end_step - self._step)
+
+    def _steps_ended(self, now_s: float) -> int:
+        if self._steps <= 1:
+            return int(self._steps == 1 and now_s >= self.next_s)
+        return min(steps_ended(self.step_s, self._growth_s, now_s - self._started_s), self._steps)

@@ -1,0 +1,223 @@
+"""One modelled engine of the fleet: a scheduler in simulated time, and the load that its replica publishes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from aloraserve.blocks import BlockKey
+from aloraserve.directory.base import Holding, ReplicaLoad, anchor
+from aloraserve.engine_model.block_cache import BlockCache
+from aloraserve.engine_model.calibration import Calibration
+from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs, KVCacheEvent
+from aloraserve.engine_model.request import Request, RequestId
+from aloraserve.engine_model.scheduler import Scheduler
+from aloraserve.simulation.base import SimulatedCall
+from aloraserve.simulation.event_queue_driver import EventQueueDriver
+from aloraserve.simulation.events import EventQueue
+
+LEAST_QUEUE_S = 1e-4
+"""Of a queue that is not empty: 0 would mean that nothing is known."""
+AnswerKeys = Callable[[SimulatedCall], list[BlockKey]]
+KvEvents = list[tuple[list[Holding], list[BlockKey]]]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ModelledRequest(Request):
+    """A simulated call in an engine.
+
+    Args:
+        call: the call.
+        queued_tokens: tokens to prefill, as expected when it came.
+        queued_s: how long that takes alone.
+    """
+
+    call: SimulatedCall
+    queued_tokens: int = 0
+    queued_s: float = 0.0
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step brought.
+
+    Args:
+        first_tokens: requests whose prefill it ended.
+        finished: requests whose answer it ended.
+        kv_events: in order, blocks that came to be cached and keys that went.
+    """
+
+    first_tokens: list[ModelledRequest]
+    finished: list[ModelledRequest]
+    kv_events: KvEvents
+
+
+def no_answer_keys(call: SimulatedCall) -> list[BlockKey]:
+    """Return no keys: those of answers that nobody goes on from."""
+    return []
+
+
+class ModelledEngine:
+    """See the module's docstring.
+
+    Args:
+        calibration: times and limits.
+        queue: simulated time.
+        on_step: called with what each step brought.
+        kv_tokens: tokens that its KV cache has room for.
+        block_tokens: tokens per block.
+        answer_keys: gives the keys of the blocks that a call's answer fills.
+        resident: adapters that are loaded from the start, as many as may be.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        queue: EventQueue,
+        on_step: Callable[[StepResult], None],
+        *,
+        kv_tokens: int,
+        block_tokens: int,
+        answer_keys: AnswerKeys = no_answer_keys,
+        resident: Sequence[str] = (),
+    ) -> None:
+        self.scheduler = Scheduler(calibration, kv_tokens=kv_tokens, block_tokens=block_tokens, resident=resident)
+        self._times = calibration
+        self._prefill = calibration.prefill.model
+        self._queue = queue
+        self._on_step = on_step
+        self._kv_tokens = kv_tokens
+        self._answer_keys = answer_keys
+        self._driver = EventQueueDriver(self.scheduler, queue, self._stepped)
+        self._requests: dict[RequestId, ModelledRequest] = {}
+        self._wanted: Counter[str] = Counter()
+        self._queued_tokens = 0
+        self._queued_s = 0.0
+        self._request_tokens = 0
+        self._service_s = 0.0
+
+    @property
+    def queued_prefill_tokens(self) -> int:
+        """Tokens to prefill of requests whose first token is not out."""
+        return self._queued_tokens
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Names of the adapters that are loaded."""
+        return self.scheduler.adapter_slots.resident
+
+    @property
+    def active_adapters(self) -> tuple[str, ...]:
+        """Names of the adapters of requests that wait or run."""
+        return tuple(self._wanted)
+
+    @property
+    def cache(self) -> BlockCache:
+        """Its blocks."""
+        return self.scheduler.kv_cache_manager.cache
+
+    def submit(self, call: SimulatedCall) -> ModelledRequest:
+        """Take in a call; it begins at the end of the step that runs, or now.
+
+        Raises:
+            ValueError: prompt and answer are longer than the whole cache.
+        """
+        request = self._request(call)
+        request.queued_tokens, request.queued_s = self._expected(request)
+        self._driver.add_requests([request])
+        self._requests[call.request] = request
+        self._queued_tokens += request.queued_tokens
+        self._queued_s += request.queued_s
+        self._request_tokens += request.num_prompt_tokens + request.max_tokens
+        if call.adapter is not None:
+            self._wanted[call.adapter] += 1
+        return request
+
+    def cancel(self, request: ModelledRequest) -> None:
+        """Give a call up; nothing happens if it has ended."""
+        if request.request_id in self._requests:
+            if math.isnan(request.first_token_s):
+                self._prefilled(request)
+            self._ended(request)
+            self._driver.abort_requests([request.request_id])
+
+    def kill(self) -> list[ModelledRequest]:
+        """Stop for good; return the requests that had not ended, by their numbers."""
+        self._driver.stop()
+        return sorted(self._requests.values(), key=lambda request: request.call.request)
+
+    def load(self) -> ReplicaLoad:
+        """Return what a replica publishes of itself; a real one learns the rates that are given here."""
+        times, scheduler = self._times, self.scheduler
+        decoding = len(scheduler.running) - scheduler.num_prefilling
+        return ReplicaLoad(
+            running=decoding,
+            waiting=scheduler.num_waiting + scheduler.num_prefilling,
+            queued_prefill_tokens=self._queued_tokens,
+            kv_usage=self.cache.usage,
+            prefill_tokens_per_s=1 / times.prefill.s_per_token,
+            max_requests=times.max_num_seqs,
+            queued_prefill_s=max(self._queued_s, LEAST_QUEUE_S) if self._queued_tokens > 0 else 0.0,
+            prefill_fixed_s=times.prefill.fixed_s,
+            prefill_s_per_token=times.prefill.s_per_token,
+            prefill_s_per_square_token=times.prefill.s_per_square_token,
+            decode_step_s=scheduler.decode_step_s,
+            kv_tokens=self._kv_tokens,
+            running_tokens=self._request_tokens,
+            adapter_slots=times.adapters.slots,
+            adapter_load_s=times.adapters.load_s,
+            service_s=self._service_s,
+        )
+
+    def _request(self, call: SimulatedCall) -> ModelledRequest:
+        return ModelledRequest(
+            request_id=call.request,
+            arrival_s=self._queue.now_s,
+            prompt_keys=call.keys,
+            num_prompt_tokens=call.prompt_tokens,
+            max_tokens=call.output_tokens,
+            adapter=call.adapter,
+            output_keys=partial(self._answer_keys, call),
+            call=call,
+        )
+
+    def _expected(self, request: ModelledRequest) -> tuple[int, float]:
+        """Return how many tokens of a prompt are to be computed, and how long that takes alone."""
+        cached = self.scheduler.kv_cache_manager.get_computed_tokens(request)
+        request.num_cached_tokens = cached
+        return request.num_prompt_tokens - cached, self._prefill.seconds(cached, request.num_prompt_tokens)
+
+    def _stepped(self, outputs: EngineCoreOutputs) -> None:
+        first_tokens = [self._requests[request.request_id] for request in outputs.first_tokens]
+        finished = [self._requests[request.request_id] for request in outputs.finished]
+        for request in first_tokens:
+            self._prefilled(request)
+        for request in finished:
+            self._ended(request)
+            self._service_s += 0.1 * (request.finished_s - request.arrival_s - self._service_s)
+        self._on_step(StepResult(first_tokens, finished, [_placed(event) for event in outputs.kv_events]))
+
+    def _prefilled(self, request: ModelledRequest) -> None:
+        self._queued_tokens -= request.queued_tokens
+        self._queued_s -= request.queued_s
+
+    def _ended(self, request: ModelledRequest) -> None:
+        del self._requests[request.request_id]
+        self._request_tokens -= request.num_prompt_tokens + request.max_tokens
+        adapter = request.adapter
+        if adapter is not None:
+            self._wanted[adapter] -= 1
+            if not self._wanted[adapter]:
+                del self._wanted[adapter]
+
+
+def _placed(event: KVCacheEvent) -> tuple[list[Holding], list[BlockKey]]:
+    """Return what an event brought, as the directory keeps it, and what it took."""
+    if not isinstance(event, BlocksChanged):
+        raise TypeError(f"{type(event).__name__} is not an event of an engine whose cache nobody empties")
+    chain = event.chain
+    placed = [Holding(chain[at], anchor(chain, at), chain[0]) for at in range(event.first, len(chain))]
+    return placed, list(event.removed)
