@@ -13,7 +13,7 @@ from aloraserve.blocks import KeySpace
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.engine_model import calibration
 from aloraserve.engine_model.calibration import Calibration
-from aloraserve.errors import SettingsError, UnknownModelError
+from aloraserve.errors import SettingsError
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
 from aloraserve.telemetry.redis_endpoints import RedisEndpoints
@@ -21,7 +21,6 @@ from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
 CPU_BLOCK_TOKENS = 32
-MAX_NAMES_SHOWN = 20
 SIMULATED = "simulated engine"
 """Stands for the plugin in a simulated fleet's key space, so that no real replica joins one."""
 _SAMPLES = 16
@@ -72,22 +71,6 @@ class FleetPlan:
     def adapter(self, name: str) -> AdapterVersion | None:
         """Return the adapter called ``name``."""
         return next((adapter for adapter in self.adapters if adapter.name == name), None)
-
-    def resolve(self, name: str) -> AdapterVersion:
-        """Return the adapter version that is served as ``name``.
-
-        Raises:
-            UnknownModelError: there is none; names some of those that there are, the base model's first.
-        """
-        adapter = self.adapter(name)
-        if adapter is None:
-            raise UnknownModelError(f"model {name[:80]!r} is not served; served are {self._names()}", param="model")
-        return adapter
-
-    def _names(self) -> str:
-        names = [self.served_name, *(adapter.name for adapter in self.adapters)]
-        more = len(names) - MAX_NAMES_SHOWN
-        return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
     def adapter_number(self, name: str) -> int:
         """Return the integer id that engines know an adapter by: its position, from 1."""

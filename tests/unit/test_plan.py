@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.character_tokenizer import adapter
 
-from aloraserve.blocks import KeySpace
-from aloraserve.errors import SettingsError, UnknownModelError
-from aloraserve.settings import Settings, load_settings
-from aloraserve_services.plan import MAX_NAMES_SHOWN, FleetPlan, content_digest, make_plan
+from aloraserve.errors import SettingsError
+from aloraserve.settings import load_settings
+from aloraserve_services.plan import content_digest, make_plan
 
 WEIGHTS = bytes(range(256)) * 16
 LARGE_BYTES = 4 << 20
@@ -122,27 +120,3 @@ def test_a_simulated_fleet_takes_any_block_size_and_no_real_replica_fits_into_it
 def test_a_calibration_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"calibration is 'nowhere'; .*live-peers"):
         make_plan(load_settings(engine="simulated", calibration="nowhere", state_dir=tmp_path))
-
-
-MODELS = ("plain", "safety", "uncertain")
-
-
-def fleet(*names: str) -> FleetPlan:
-    adapters = tuple(adapter(name) for name in names)
-    return FleetPlan(Settings(), "base", Path("/none"), "float32", KeySpace("model", "tokenizer", 8), adapters, ())
-
-
-@pytest.mark.parametrize("model", ["nobody", "Base", "safety ", "x" * 200])
-def test_an_unknown_model_is_named_with_the_served_ones(model: str) -> None:
-    with pytest.raises(UnknownModelError) as caught:
-        fleet(*MODELS).resolve(model)
-    assert caught.value.param == "model"
-    assert caught.value.message == f"model {model[:80]!r} is not served; served are base, plain, safety, uncertain"
-
-
-def test_of_many_served_names_the_first_are_shown_and_the_others_counted() -> None:
-    names = [f"n{number}" for number in range(MAX_NAMES_SHOWN + 4)]
-    with pytest.raises(UnknownModelError) as caught:
-        fleet(*names).resolve("x")
-    shown = ", ".join(["base", *names[: MAX_NAMES_SHOWN - 1]])
-    assert caught.value.message.endswith(f"served are {shown} and 5 more")

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from aloraserve.adapters import AdapterRegistry
 from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownReceiptError
 from aloraserve.routing.receipts import ReceiptRing
@@ -29,6 +30,7 @@ class AdminRoutes:
         plan: of the fleet.
         tenants: know who may ask.
         directory: of the fleet.
+        adapters: that are served now, and that are refused.
         replicas: returns ids of the replicas that can be reached.
         receipts: of this gateway.
         savings: of the fleet.
@@ -41,6 +43,7 @@ class AdminRoutes:
         plan: FleetPlan,
         tenants: Tenants,
         directory: Directory,
+        adapters: AdapterRegistry,
         *,
         replicas: Callable[[], Sequence[str]],
         receipts: ReceiptRing,
@@ -51,6 +54,7 @@ class AdminRoutes:
         self._plan = plan
         self._tenants = tenants
         self._directory = directory
+        self._adapters = adapters
         self._replicas = replicas
         self._receipts = receipts
         self._savings = savings
@@ -83,9 +87,9 @@ class AdminRoutes:
             "replicas": states,
             "adapters": [
                 {"name": adapter.name, "kind": adapter.kind, "rank": adapter.rank, "untrained": adapter.untrained}
-                for adapter in self._plan.adapters
+                for adapter in self._adapters.all()
             ],
-            "refused": [asdict(adapter) for adapter in self._plan.refused],
+            "refused": [asdict(adapter) for adapter in self._adapters.refused()],
         }
         return _json(content)
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 
+from aloraserve.adapters import StaticRegistry
 from aloraserve.directory.base import Directory
 from aloraserve.routing.expected_ttft import ExpectedTtftTuning
 from aloraserve.routing.policies import make_policy, policy_kind
@@ -56,12 +57,13 @@ class Gateway:
         if not settings.metrics:
             self._metrics.turn_off()
         self._tracing = Tracing()
+        adapters = StaticRegistry(plan.adapters, plan.refused, base_names=(plan.served_name,))
         directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
-            plan.resolve,
+            adapters.resolve,
             hour_price=settings.accelerator_hour_price,
             on_failure=self._metrics.ledger_failures.inc,
         )
@@ -73,14 +75,14 @@ class Gateway:
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=settings.max_model_len,
-            resolve=plan.resolve,
+            resolve=adapters.resolve,
         )
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
             Dispatcher(self._router(plan, directory), ServePool(engines), observers),
             base_model=plan.served_name,
-            adapters=lambda: plan.adapters,
+            adapters=adapters,
             replicas=self._replicas,
             max_model_len=settings.max_model_len,
         )
@@ -88,6 +90,7 @@ class Gateway:
             plan,
             tenants,
             directory,
+            adapters,
             replicas=self._replicas,
             receipts=receipts,
             savings=self._savings,
