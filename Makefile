@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-SOURCES := platform services tests loadtests examples
+SOURCES := platform services tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability loadtest loadtest-full bench-plugin test test-all test-fast plugin-matrix docs lint format lock clean

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,11 +16,13 @@ from aloraserve.settings import Settings
 from aloraserve_services.cli.main import app
 
 ROOT = Path(__file__).parents[2]
+README_WORDS = 800
 EXAMPLE_LINES = 60
 LINK = re.compile(r"\]\((?![a-z]+:)([^)\s]*)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|[`/]|\$ )aloraserve ([a-z][^`\n|#;&)]*)", re.MULTILINE)
+FILE = re.compile(r"`([a-z_][\w./-]*/[\w.-]*\.(?:py|lua|md|ya?ml|json|txt|ini))`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
@@ -52,6 +56,40 @@ def test_links_lead_to_files_and_headings(document: Path) -> None:
         target = (document.parent / path).resolve() if path else document
         assert target.is_file(), f"{link} leads to no file"
         assert not anchor or anchor in anchors(target), f"{link} leads to no heading"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [document for document in DOCUMENTS if "adr" not in document.parts],
+    ids=lambda document: str(document.relative_to(ROOT)),
+)
+def test_files_that_are_named_exist(document: Path) -> None:
+    rooms = (
+        "",
+        "platform/aloraserve",
+        "services/aloraserve_services",
+        "platform/vllm-alora",
+        "platform/vllm-alora/vllm_alora",
+    )
+    places = [document.parent, ROOT / "deploy" / "observability", *(ROOT / room for room in rooms)]
+    for name in FILE.findall(document.read_text("utf-8")):
+        assert any((place / name).exists() for place in places), f"{name} does not exist"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) < README_WORDS
+
+
+def test_pictures_are_what_their_scripts_draw() -> None:
+    images = ROOT / "docs" / "images"
+    bars, blocks, path = (
+        runpy.run_path(str(images / f"draw_{name}.py")) for name in ("ttft", "blocks", "request_path")
+    )
+    assert bars["draw"](json.loads((images / "ttft.json").read_text("utf-8"))) == (images / "ttft.svg").read_text(
+        "utf-8"
+    )
+    assert blocks["draw"]() == (images / "activated-lora.svg").read_text("utf-8")
+    assert path["draw"]() == (images / "request-path.svg").read_text("utf-8")
 
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.*")), ids=lambda example: example.name)

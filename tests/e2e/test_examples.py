@@ -1,0 +1,88 @@
+"""Each example does what its first lines say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from support.redis_deployments import Server
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+JUDGES = ("uncertainty", "safety", "hallucination")
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own on a port, as the example's file has one."""
+    server = Server(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield f"redis://127.0.0.1:{server.port}/0"
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any], redis_url: str) -> Iterator[Any]:
+    """Two simulated engines with the example's Redis settings and the example's policy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        patch.setenv("PYTHONPATH", str(EXAMPLES), prepend=":")
+        flags = ("--config", str(EXAMPLES / "external_redis.yaml"), "--redis-url", redis_url)
+        with start("--engine", "simulated", "--policy", "own_policy:WarmOrShortest", *flags, own_state=True) as running:
+            yield running
+
+
+def run(example: str, *arguments: str) -> str:
+    """Run an example to its end and return what it printed."""
+    command = [sys.executable, str(EXAMPLES / example), *arguments]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    done = subprocess.run(command, text=True, capture_output=True, timeout=400, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_openai_client_reuses_the_base_model_s_blocks(fleet: Any) -> None:
+    printed = run("openai_client.py", fleet.url)
+    found = re.search(r"reused (\d+) of (\d+) prompt tokens on engine-\d: holds \d+ tokens", printed)
+    assert found, printed
+    assert int(found[1]) > 0.7 * int(found[2])
+
+
+def test_every_intrinsic_of_the_rag_pipeline_continues_from_the_answer(fleet: Any) -> None:
+    printed = run("rag_intrinsics.py", fleet.url)
+    for judge in JUDGES:
+        reused = [int(tokens) for tokens in re.findall(rf"{judge} +(\d+) tokens reused", printed)]
+        assert len(reused) == 2, printed
+        assert min(reused) >= 64, printed
+
+
+def test_the_external_redis_holds_the_fleet_s_directory(fleet: Any, redis_url: str) -> None:
+    fleet.chat(JUDGES[0], [{"role": "user", "content": "Does the ferry leave today? " * 20}])
+    with Redis.from_url(redis_url) as client:
+        assert client.exists("{aloraserve:example}:replicas")
+
+
+def test_the_policy_of_one_s_own_decides(fleet: Any) -> None:
+    conversation = [{"role": "user", "content": "Tell me about the old pier. " * 30}]
+    first = fleet.chat(JUDGES[1], conversation)
+    assert (first.policy, first.reason) == ("warm-or-shortest", "has the shortest queue")
+    fleet.settle()
+    second = fleet.chat(JUDGES[1], conversation)
+    assert second.replica == first.replica
+    assert second.reason.startswith("holds "), second.reason
+
+
+def test_plain_vllm_with_the_plugin_reuses_the_base_model_s_blocks(model_path: Path, adapters_dir: Path) -> None:
+    flags = ("--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "1024")
+    printed = run("plain_vllm.py", str(model_path), str(adapters_dir / "safety"), *flags)
+    found = re.search(r"^judge: (\d+) of (\d+) tokens reused", printed, re.MULTILINE)
+    assert found, printed
+    assert int(found[1]) > 0.7 * int(found[2])
