@@ -15,11 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Generic, Protocol
 
-from aloraserve.blocks import BlockKey, EventBatch
+from typing_extensions import TypeVar
+
+from aloraserve.blocks import BlockKey, EngineEvent, KeySpace
 from aloraserve.directory.base import FORGET_S, LEASE_TTL_S, NODE_TTL_S, Directory, Holding, ReplicaState
-from aloraserve.directory.mirror import Delta, Mirror
+from aloraserve.directory.mirror import Delta
 from aloraserve.errors import DirectoryUnavailableError
+
+EventT = TypeVar("EventT", default=EngineEvent)
+BatchT = TypeVar("BatchT", covariant=True)
+MirroredT = TypeVar("MirroredT", contravariant=True)
 
 STUCK_PUSH_S = 1.0
 """A push that takes longer may be lost in a connection that is gone; a heartbeat that gets through beside it must not
@@ -40,11 +47,44 @@ class IngestStats:
     reclaimed: int = 0
 
 
-class Ingest:
+class Batch(Protocol[BatchT]):
+    """Events of one engine step, in order; ``sequence`` counts batches from 0 without a gap."""
+
+    @property
+    def sequence(self) -> int: ...
+
+    @property
+    def events(self) -> Sequence[BatchT]: ...
+
+
+class EngineMirror(Protocol[MirroredT]):
+    """What an engine holds, by its events; :class:`~aloraserve.directory.mirror.Mirror` is that of vLLM's."""
+
+    @property
+    def keyspace(self) -> KeySpace: ...
+
+    def __len__(self) -> int:
+        """How many keys are held."""
+        ...
+
+    def apply(self, event: MirroredT) -> Delta:
+        """Take in one event and return what changed."""
+        ...
+
+    def clear(self) -> object:
+        """Forget everything."""
+        ...
+
+    def snapshot(self) -> Sequence[Holding]:
+        """Return everything that is held, each block after those before it."""
+        ...
+
+
+class Ingest(Generic[EventT]):
     """Keeps a replica's holdings and lease in the directory.
 
-    Every method is called on one event loop. One task runs :meth:`run`; another calls :meth:`heartbeat`
-    several times a second.
+    Every method is called on one event loop, whose time its waits go by. One task runs :meth:`run`; another calls
+    :meth:`heartbeat` several times a second.
 
     Args:
         directory: where to.
@@ -61,6 +101,8 @@ class Ingest:
             so that replicas that started together do not all do it at once.
         check_every_s: how often a heartbeat also looks whether the directory lost its content.
         keep_every_s: how often one also renews the key space's handshake and frees what others left.
+        clock: seconds that never go back.
+        chance: draws how replicas spread their work over time; this process's own if None.
     """
 
     def __init__(
@@ -68,7 +110,7 @@ class Ingest:
         directory: Directory,
         replica: str,
         incarnation: str,
-        mirror: Mirror,
+        mirror: EngineMirror[EventT],
         *,
         on_gap: Callable[[], None] = lambda: None,
         max_pending: int = 65_536,
@@ -78,6 +120,7 @@ class Ingest:
         check_every_s: float = 0.5,
         keep_every_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
+        chance: random.Random | None = None,
     ) -> None:
         self.stats = IngestStats()
         self._directory = directory
@@ -88,7 +131,8 @@ class Ingest:
         self._max_pending = max_pending
         self._chunk = chunk
         self._max_backoff_s = max_backoff_s
-        self._republish_every_s = republish_every_s or _drawn_period_s()
+        self._chance = chance or random.Random()  # noqa: S311 - no secret
+        self._republish_every_s = republish_every_s or NODE_TTL_S / 2 * self._chance.uniform(5 / 6, 1.0)
         self._check_every_s = check_every_s
         self._keep_every_s = keep_every_s
         self._clock = clock
@@ -114,7 +158,7 @@ class Ingest:
         """How many changes wait to be pushed."""
         return len(self._pending)
 
-    def offer(self, batch: EventBatch) -> None:
+    def offer(self, batch: Batch[EventT]) -> None:
         """Take in a batch: into the mirror at once, into the directory soon. Never blocks, never raises."""
         if batch.sequence != self._next_sequence:
             self._lose()
@@ -260,10 +304,4 @@ class Ingest:
 
     def _backoff_s(self, failures: int) -> float:
         longest = min(self._max_backoff_s, 0.05 * 2.0 ** min(failures, 10))
-        share: float = random.uniform(0.5, 1.0)  # noqa: S311
-        return longest * share
-
-
-def _drawn_period_s() -> float:
-    share: float = random.uniform(5 / 6, 1.0)  # noqa: S311
-    return NODE_TTL_S / 2 * share
+        return longest * self._chance.uniform(0.5, 1.0)

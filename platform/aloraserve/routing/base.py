@@ -24,7 +24,7 @@ class Call:
 
     Args:
         prompt_tokens: length of the prompt.
-        block_tokens: tokens a block.
+        block_tokens: tokens per block.
         keys: the prompt's block keys, exact: base before the activation point, the adapter's after it.
         adapter: name of the adapter, None for the base model.
         session: the client's own id of the conversation, where it sends one.

@@ -1,4 +1,4 @@
-"""A bound on a wait that tells a slow answer from a process that was itself held up."""
+"""A bound on a wait that distinguishes a slow answer from a process that was itself held up."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ class Budget:
     """Ends a block with a TimeoutError when its budget is over, as :func:`asyncio.timeout` does.
 
     Something that held this process up may have used the budget while the answer lay unread in the socket. A wait that
-    took much longer than it was to take is no word of who was asked, and is made again, a few times.
+    took much longer than it was to take says nothing of the other side, and is made again, a few times.
 
     Args:
         seconds: the budget.
         clock: seconds that never go back.
-        again: how many waits are made again at most.
+        repeats: how many waits are made again at most.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float], again: int) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float], repeats: int) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._again = again
+        self._repeats = repeats
         self._is_over = False
 
     async def __aenter__(self) -> Self:
@@ -49,8 +49,8 @@ class Budget:
         self._timer = self._loop.call_later(self._seconds, self._end)
 
     def _end(self) -> None:
-        if self._again and self._clock() - self._started > 2 * self._seconds:
-            self._again -= 1
+        if self._repeats and self._clock() - self._started > 2 * self._seconds:
+            self._repeats -= 1
             self._wait()
         else:
             self._is_over = True

@@ -122,7 +122,7 @@ class CostModel:
         """Return the replica's own model, else its rate, else the default rate."""
         if load.prefill_s_per_token > 0:
             return _learned(load.prefill_fixed_s, load.prefill_s_per_token, load.prefill_s_per_square_token)
-        # Slower than a token a second is no engine.
+        # An engine computes more than a token per second.
         rate = load.prefill_tokens_per_s if load.prefill_tokens_per_s >= 1 else self.default_tokens_per_s
         return _linear(rate)
 

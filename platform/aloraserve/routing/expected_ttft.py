@@ -19,11 +19,11 @@ OVERFLOW_WAIT_S = 60.0
 class ExpectedTtftTuning:
     """When two candidates are equally good, what a second prefill costs the fleet, and when it is overloaded.
 
-    A replica's *turnover* is the time in which it could fill its whole KV cache anew. Calls that wait for a good part
+    A replica's *turnover* is the time in which it could fill its whole KV cache again. Calls that wait for a good part
     of it find that their prefix was evicted meanwhile.
 
     Args:
-        tie_tokens: the time to prefill so many tokens is no difference; fewer than a block, or a held block would not
+        tie_tokens: the time to prefill so many tokens makes no difference; less than a block, or a held one would not
             count.
         tie_share: nor is this share of the best's score: the rates that equal machines measure differ that much, also
             with the lengths of the prompts that they happened to get.
@@ -39,7 +39,7 @@ class ExpectedTtftTuning:
         overlap_steps: overlaps count as different among the equally good if they differ by one of so many parts of the
             prompt.
         room_steps: so does the room in their KV caches, if it differs by one of so many parts of the prompt.
-        spread_requests: so many more requests than the fewest are no difference among the equally good, so that
+        spread_requests: so many more requests than the fewest make no difference among the equally good, so that
             gateways that see the same idle replica do not all choose it.
         shortlist: with more than twice as many candidates, only so many are estimated: those with the least work, by
             the main terms of the estimate.
@@ -99,15 +99,15 @@ class ExpectedTtft:
             return Decision(self.name, "no replica is known", ())
         pressure = self._pressure(candidates)
         if pressure >= 1 and (overflow := self._overflow(call, candidates)):
-            estimates = tuple(self._costs.estimate(call, one) for one in overflow)
+            estimates = tuple(self._costs.estimate(call, candidate) for candidate in overflow)
             return Decision(self.name, "every queue is long, no prefix to lose", estimates)
         estimated = with_fleet_rates(self._shortlisted(call, candidates))
         scored = sorted(self._scored(call, estimated, pressure), key=_by_score)
         limit_s = self._tie_limit_s(scored[0])
-        tied = [one for one in scored if one.score_s <= limit_s]
+        tied = [option for option in scored if option.score_s <= limit_s]
         if len(tied) > 1:
             scored[: len(tied)] = self._spread(call, tied)
-        estimates = tuple(one.estimate for one in scored)
+        estimates = tuple(option.estimate for option in scored)
         return Decision(self.name, _reason(call, estimates), estimates)
 
     def _shortlisted(self, call: Call, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
@@ -117,26 +117,30 @@ class ExpectedTtft:
         adapter, prompt_tokens, block_tokens = call.adapter, call.prompt_tokens, call.block_tokens
         default_s = 1 / self._costs.default_tokens_per_s
 
-        def work_s(one: Candidate) -> tuple[float, int, int]:
-            load = one.state.load
+        def work_s(candidate: Candidate) -> tuple[float, int, int]:
+            load = candidate.state.load
             token_s = load.prefill_s_per_token or default_s
-            tokens = one.claimed_tokens + prompt_tokens - max(one.held_blocks, one.claimed_blocks) * block_tokens
+            tokens = (
+                candidate.claimed_tokens
+                + prompt_tokens
+                - max(candidate.held_blocks, candidate.claimed_blocks) * block_tokens
+            )
             seconds = (load.queued_prefill_s or load.queued_prefill_tokens * token_s) + tokens * token_s
-            if adapter is not None and adapter not in one.state.resident:
+            if adapter is not None and adapter not in candidate.state.resident:
                 seconds += load.adapter_load_s
-            if not is_published(one):
+            if not is_published(candidate):
                 seconds += self._costs.unpublished_s
-            return seconds, load.running + load.waiting, one.state.held_blocks
+            return seconds, load.running + load.waiting, candidate.state.held_blocks
 
         return heapq.nsmallest(self._tuning.shortlist, candidates, key=work_s)
 
     def _pressure(self, candidates: Sequence[Candidate]) -> float:
         """Return the mean queue as a share of the one that counts as overload, at most 1."""
         queued = turnover = 0.0
-        for one in candidates:
-            load = one.state.load
-            queued += load.queued_prefill_s + one.claimed_tokens * load.prefill_s_per_token
-            turnover += _turnover_s(one)
+        for candidate in candidates:
+            load = candidate.state.load
+            queued += load.queued_prefill_s + candidate.claimed_tokens * load.prefill_s_per_token
+            turnover += _turnover_s(candidate)
         return min(1.0, queued / (self._tuning.overload_share * turnover)) if turnover > 0 else 0.0
 
     def _overflow(self, call: Call, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -147,24 +151,24 @@ class ExpectedTtft:
         tuning = self._tuning
         if len(candidates) < tuning.overflow_replicas or not tuning.overflow_wait_s:
             return []
-        if 2 * max(overlap_tokens(call, one) for one in candidates) >= call.prompt_tokens:
+        if 2 * max(overlap_tokens(call, candidate) for candidate in candidates) >= call.prompt_tokens:
             return []
-        queues = [self._costs.queue_s(one) for one in candidates]
+        queues = [self._costs.queue_s(candidate) for candidate in candidates]
         pairs = list(zip(queues, candidates, strict=True))
-        if any(queue_s <= tuning.overload_share * _turnover_s(one) for queue_s, one in pairs):
+        if any(queue_s <= tuning.overload_share * _turnover_s(candidate) for queue_s, candidate in pairs):
             return []
         longest_s = min(queues) + tuning.overflow_wait_s
 
         def order(pair: tuple[float, Candidate]) -> tuple[bool, float, str]:
-            queue_s, one = pair
-            is_full = queue_s > min(tuning.overflow_share * _turnover_s(one), longest_s)
-            return is_full, queue_s if is_full else -queue_s, one.state.replica
+            queue_s, candidate = pair
+            is_full = queue_s > min(tuning.overflow_share * _turnover_s(candidate), longest_s)
+            return is_full, queue_s if is_full else -queue_s, candidate.state.replica
 
         few = len(pairs) if len(pairs) <= 2 * tuning.shortlist else tuning.shortlist
-        return [one for _, one in heapq.nsmallest(few, pairs, key=order)]
+        return [candidate for _, candidate in heapq.nsmallest(few, pairs, key=order)]
 
     def _scored(self, call: Call, candidates: Sequence[Candidate], pressure: float) -> list[_Scored]:
-        estimates = [self._costs.estimate(call, one) for one in candidates]
+        estimates = [self._costs.estimate(call, candidate) for candidate in candidates]
         longest = max(estimate.overlap_tokens for estimate in estimates)
         share = self._tuning.duplicate_share + self._tuning.busy_share * pressure
         return [
@@ -204,8 +208,8 @@ class ExpectedTtft:
         return sorted(tied, key=order)
 
 
-def _by_score(one: _Scored) -> tuple[float, int, str]:
-    return one[0], one[1], one[2][0]
+def _by_score(option: _Scored) -> tuple[float, int, str]:
+    return option[0], option[1], option[2][0]
 
 
 def _turnover_s(candidate: Candidate) -> float:

@@ -27,7 +27,7 @@ class LeastLoaded:
         if not candidates:
             return Decision(self.name, "no replica is known", ())
         ordered = sorted(candidates, key=by_load)
-        estimates = tuple(self._costs.estimate(call, one) for one in ordered)
+        estimates = tuple(self._costs.estimate(call, candidate) for candidate in ordered)
         return Decision(self.name, f"has {requests(ordered[0]):,} requests, the fewest", estimates)
 
 

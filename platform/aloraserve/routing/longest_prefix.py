@@ -25,6 +25,9 @@ class LongestPrefix:
         """Order ``candidates`` by overlap."""
         if not candidates:
             return Decision(self.name, "no replica is known", ())
-        ordered = sorted(candidates, key=lambda one: (-overlap_tokens(call, one), requests(one), one.state.replica))
-        estimates = tuple(self._costs.estimate(call, one) for one in ordered)
+        ordered = sorted(
+            candidates,
+            key=lambda candidate: (-overlap_tokens(call, candidate), requests(candidate), candidate.state.replica),
+        )
+        estimates = tuple(self._costs.estimate(call, candidate) for candidate in ordered)
         return Decision(self.name, f"holds {estimates[0].overlap_tokens:,} tokens, the most", estimates)

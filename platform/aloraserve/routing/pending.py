@@ -51,30 +51,30 @@ class PendingClaims:
         self._claims.pop(claim_id, None)
 
     def added_to(
-        self, candidates: Sequence[Candidate], keys: Sequence[BlockKey], *, asked_at: float, now: float
+        self, candidates: Sequence[Candidate], keys: Sequence[BlockKey], *, looked_up_at: float, now: float
     ) -> list[Candidate]:
         """Return what a lookup of ``keys`` found, with the claims that it may lack.
 
         Args:
             candidates: found.
             keys: looked up.
-            asked_at: when the lookup began.
+            looked_up_at: when the lookup began.
             now: on the same clock.
         """
         self._forget(now)
-        unseen = [one for one in self._claims.values() if one.done_at is None or one.done_at > asked_at]
+        unseen = [claim for claim in self._claims.values() if claim.done_at is None or claim.done_at > looked_up_at]
         if not unseen:
             return list(candidates)
         by_replica: dict[str, list[_Claim]] = {}
         for claim in unseen:
             by_replica.setdefault(claim.replica, []).append(claim)
-        return [_with(one, by_replica.get(one.state.replica, ()), keys) for one in candidates]
+        return [_with(candidate, by_replica.get(candidate.state.replica, ()), keys) for candidate in candidates]
 
     def _forget(self, now: float) -> None:
         old = [
             claim_id
-            for claim_id, one in self._claims.items()
-            if one.done_at is not None and now - one.done_at > self._keep_s
+            for claim_id, claim in self._claims.items()
+            if claim.done_at is not None and now - claim.done_at > self._keep_s
         ]
         for claim_id in old:
             del self._claims[claim_id]
@@ -85,8 +85,8 @@ def _with(candidate: Candidate, claims: Sequence[_Claim], keys: Sequence[BlockKe
         return candidate
     return replace(
         candidate,
-        claimed_blocks=max(candidate.claimed_blocks, *(common_blocks(keys, one.keys) for one in claims)),
-        claimed_tokens=candidate.claimed_tokens + sum(one.tokens for one in claims),
+        claimed_blocks=max(candidate.claimed_blocks, *(common_blocks(keys, claim.keys) for claim in claims)),
+        claimed_tokens=candidate.claimed_tokens + sum(claim.tokens for claim in claims),
         claims=candidate.claims + len(claims),
     )
 

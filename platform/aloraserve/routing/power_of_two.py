@@ -31,8 +31,8 @@ class PowerOfTwo:
         if not candidates:
             return Decision(self.name, "no replica is known", ())
         sample = self._random.sample(range(len(candidates)), min(2, len(candidates)))
-        known = sorted(candidates, key=lambda one: one.state.replica)
+        known = sorted(candidates, key=lambda candidate: candidate.state.replica)
         drawn = {known[index].state.replica for index in sample}
-        ordered = sorted(known, key=lambda one: (one.state.replica not in drawn, by_load(one)))
-        estimates = tuple(self._costs.estimate(call, one) for one in ordered)
+        ordered = sorted(known, key=lambda candidate: (candidate.state.replica not in drawn, by_load(candidate)))
+        estimates = tuple(self._costs.estimate(call, candidate) for candidate in ordered)
         return Decision(self.name, f"has {requests(ordered[0]):,} requests, fewer than another drawn", estimates)

@@ -16,7 +16,7 @@ MAX_STRATA = 64
 SAMPLES_A_STRATUM = 16
 HALF_LIFE_SAMPLES = 512
 MIN_SECONDS, MAX_SECONDS = 1e-9, 86_400.0
-"""Of a sample: no clock tells less, and nothing that took a day was a prefill."""
+"""Of a sample: no clock is finer, and nothing that took a day was a prefill."""
 MIN_SAMPLES = 8
 MIN_SPREAD = 1.5
 ROUNDS = 24
@@ -97,7 +97,7 @@ class PrefillLearner:
     def model(self) -> PrefillModel | None:
         """Return the model, None before the first sample. Cheap unless samples came since the last call."""
         if self._stale and (self._count <= 2 * MIN_SAMPLES or self._count - self._fitted_at >= MIN_SAMPLES // 2):
-            samples = [one for stratum in self._strata.values() for one in stratum]
+            samples = [sample for stratum in self._strata.values() for sample in stratum]
             self._model = _fit(samples, self._count)
             self.quality = _quality(self._model, samples)
             self._stale = False
@@ -116,17 +116,17 @@ class PrefillLearner:
 
 def _fit(samples: Sequence[_Sample], now: int) -> PrefillModel:
     """Return the model of ``samples``; ``now`` is the number of the last one."""
-    tokens = np.array([one.tokens for one in samples], dtype=float)
-    seconds = np.array([one.seconds for one in samples])
-    features = np.column_stack((np.ones(len(samples)), tokens, np.array([one.square for one in samples])))
-    weights = 0.5 ** ((now - np.array([one.number for one in samples])) / HALF_LIFE_SAMPLES)
+    tokens = np.array([sample.tokens for sample in samples], dtype=float)
+    seconds = np.array([sample.seconds for sample in samples])
+    features = np.column_stack((np.ones(len(samples)), tokens, np.array([sample.square for sample in samples])))
+    weights = 0.5 ** ((now - np.array([sample.number for sample in samples])) / HALF_LIFE_SAMPLES)
     rate = _weighted_median(seconds / tokens, weights)
     found = [np.array([0.0, rate, 0.0])]
     if len(samples) >= MIN_SAMPLES:
         fitted = (
             _least_absolute(features, columns, seconds, weights, rate)
             for columns in COMBINATIONS
-            if _told_apart(features, columns)
+            if _are_distinct(features, columns)
         )
         found += [parts for parts in fitted if parts is not None]
     best = _best(found, features, seconds, weights)
@@ -134,9 +134,9 @@ def _fit(samples: Sequence[_Sample], now: int) -> PrefillModel:
 
 
 def _quality(model: PrefillModel, samples: Sequence[_Sample]) -> PrefillQuality:
-    tokens = np.array([one.tokens for one in samples], dtype=float)
-    seconds = np.array([one.seconds for one in samples])
-    squares = np.array([one.square for one in samples])
+    tokens = np.array([sample.tokens for sample in samples], dtype=float)
+    seconds = np.array([sample.seconds for sample in samples])
+    squares = np.array([sample.square for sample in samples])
     expected = model.fixed_s + model.s_per_token * tokens + model.s_per_square_token * squares
     return PrefillQuality(len(samples), float(np.median(np.abs(expected - seconds) / seconds)), int(tokens.max()))
 
@@ -157,7 +157,7 @@ def _best(found: Sequence[Floats], features: Floats, seconds: Floats, weights: F
     return found[min(range(len(found)), key=criterion)]
 
 
-def _told_apart(features: Floats, columns: tuple[int, ...]) -> bool:
+def _are_distinct(features: Floats, columns: tuple[int, ...]) -> bool:
     """Whether the samples differ enough in each further part's share of the linear one."""
     further = [column for column in columns if column != 1]
     ratios = [features[:, column] / features[:, 1] for column in further]

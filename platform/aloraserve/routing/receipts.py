@@ -1,4 +1,4 @@
-"""What can be told of a decision afterwards: why, what it promised, and what came of it."""
+"""What is known of a decision afterwards: why, what it promised, and what came of it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Receipt:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it in JSON's types."""
-        return asdict(self) | {"candidates": [one._asdict() for one in self.candidates]}
+        return asdict(self) | {"candidates": [candidate._asdict() for candidate in self.candidates]}
 
     @classmethod
     def of(
@@ -164,12 +164,12 @@ class Receipt:
 
 
 def _shown(estimates: tuple[Estimate, ...], replica: str) -> tuple[Estimate, ...]:
-    chosen = tuple(one for one in estimates[MAX_CANDIDATES:] if one.replica == replica)
+    chosen = tuple(estimate for estimate in estimates[MAX_CANDIDATES:] if estimate.replica == replica)
     return estimates[:MAX_CANDIDATES] + chosen
 
 
 def _regret_s(estimates: tuple[Estimate, ...], replica: str, answered: Answered | None) -> float | None:
-    others = [one.expected_ttft_s for one in estimates if one.replica != replica]
+    others = [estimate.expected_ttft_s for estimate in estimates if estimate.replica != replica]
     if answered is None or not others:
         return None
     return max(0.0, answered.ttft_s - min(others))

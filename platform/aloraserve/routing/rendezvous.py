@@ -55,16 +55,16 @@ class Rendezvous:
         busy = self._busy(candidates)
         ordered = sorted(
             candidates,
-            key=lambda one: (
-                one.state.replica in busy,
-                weight(name, one.state.replica),
-                one.state.replica,
+            key=lambda candidate: (
+                candidate.state.replica in busy,
+                weight(name, candidate.state.replica),
+                candidate.state.replica,
             ),
         )
-        estimates = tuple(self._costs.estimate(call, one) for one in ordered)
+        estimates = tuple(self._costs.estimate(call, candidate) for candidate in ordered)
         return Decision(self.name, "by hash of the conversation's first blocks", estimates)
 
     def _busy(self, candidates: Sequence[Candidate]) -> set[str]:
-        loads = {one.state.replica: requests(one) for one in candidates if is_published(one)}
+        loads = {candidate.state.replica: requests(candidate) for candidate in candidates if is_published(candidate)}
         limit = self._slack * sum(loads.values()) / len(loads) + 1 if loads else 0
         return {replica for replica, load in loads.items() if load > limit}

@@ -25,5 +25,5 @@ class RoundRobin:
         ordered = sorted(candidates, key=lambda candidate: candidate.state.replica)
         first = self._turn % len(ordered)
         self._turn += 1
-        estimates = tuple(self._costs.estimate(call, one) for one in ordered[first:] + ordered[:first])
+        estimates = tuple(self._costs.estimate(call, candidate) for candidate in ordered[first:] + ordered[:first])
         return Decision(self.name, "next in turn, whatever anyone holds", estimates)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import LEASE_TTL_S, MAX_LOOKUP_BLOCKS, Candidate, Directory, ReplicaLoad
@@ -14,8 +12,8 @@ from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call, Decision, Policy
 from aloraserve.routing.breaker import Breaker
 from aloraserve.routing.budget import Budget
-from aloraserve.routing.cost_model import is_published, unpublished
-from aloraserve.routing.pending import PendingClaims
+from aloraserve.routing.claims import Claim, Claims
+from aloraserve.routing.cost_model import unpublished
 from aloraserve.routing.placement import ClaimOutcome, FallbackCause, Placement
 from aloraserve.routing.rendezvous import Rendezvous
 
@@ -35,7 +33,8 @@ class _Found:
 class Router:
     """Asks the directory and the policy, and claims; falls back to a rendezvous hash when the directory does not help.
 
-    No method raises for the directory's sake. A lookup that misses its budget is cancelled.
+    No method raises for the directory's sake. A lookup that misses its budget is cancelled. Deadlines are the running
+    event loop's, so that the simulator has them in its own time.
 
     Args:
         directory: who holds what.
@@ -70,11 +69,11 @@ class Router:
         self._budget_s = budget_s
         self._known_replicas = known_replicas
         self._use_directory = use_directory
-        self._breaker = breaker or Breaker()
+        self._breaker = breaker or Breaker(clock=clock)
         self._claim_budget_s = claim_budget_s
         self._clock = clock
         self._fallback = Rendezvous()
-        self._pending = PendingClaims(keep_s=2 * budget_s)
+        self._claims = Claims(directory, self._breaker, budget_s=claim_budget_s, keep_s=2 * budget_s, clock=clock)
         self._last: Sequence[Candidate] = ()
         self._last_at = clock()
 
@@ -103,38 +102,35 @@ class Router:
         """
         placement, unseen_from = await self._decided(call, avoid)
         started = self._clock()
-        recorded = await self._claimed(call, placement, claim_id, unseen_from, self._claim_budget_s)
-        if recorded is not False:
-            return replace(placement, claim=recorded or ClaimOutcome.NONE, claim_s=self._clock() - started)
-        again, _ = await self._decided(call, avoid)
-        left_s = self._claim_budget_s - (self._clock() - started - again.lookup_s)
-        recorded = await self._claimed(call, again, claim_id, None, left_s)
-        is_recorded = recorded is ClaimOutcome.CLAIMED
-        outcome = ClaimOutcome.CONFLICT if is_recorded else recorded or ClaimOutcome.NONE
-        looked_s, thought_s = placement.lookup_s + again.lookup_s, placement.policy_s + again.policy_s
-        claim_s = self._clock() - started - again.lookup_s - again.policy_s
-        return replace(again, claim=outcome, lookup_s=looked_s, policy_s=thought_s, claim_s=claim_s)
+        outcome = await self._claimed(call, placement, claim_id, unseen_from, self._claim_budget_s)
+        if outcome is not ClaimOutcome.CONFLICT:
+            return replace(placement, claim=outcome, claim_s=self._clock() - started)
+        second, _ = await self._decided(call, avoid)
+        left_s = self._claim_budget_s - (self._clock() - started - second.lookup_s)
+        outcome = await self._claimed(call, second, claim_id, None, left_s)
+        return replace(
+            second,
+            claim=ClaimOutcome.CONFLICT if outcome is ClaimOutcome.CLAIMED else outcome,
+            lookup_s=placement.lookup_s + second.lookup_s,
+            policy_s=placement.policy_s + second.policy_s,
+            claim_s=self._clock() - started - second.lookup_s - second.policy_s,
+        )
 
     async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement:
         """Claim the call for ``replica``, which got it, instead of the one in ``placement``; or for the same again."""
         if placement.replica != replica:
             await self.withdraw(call, placement, claim_id)
         moved = replace(placement, replica=replica)
-        recorded = await self._claimed(call, moved, claim_id, None, self._claim_budget_s)
-        is_recorded = recorded is ClaimOutcome.CLAIMED
-        return replace(moved, claim=ClaimOutcome.MOVED if is_recorded else recorded or ClaimOutcome.NONE)
+        outcome = await self._claimed(call, moved, claim_id, None, self._claim_budget_s)
+        return replace(moved, claim=ClaimOutcome.MOVED if outcome is ClaimOutcome.CLAIMED else outcome)
 
     async def withdraw(self, call: Call, placement: Placement, claim_id: str) -> bool:
-        """Take a claim back; return whether the directory was told. It expires by itself otherwise."""
-        self._pending.drop(claim_id)
+        """Take a claim back; return whether the directory acknowledged it. It expires by itself otherwise."""
         incarnation = placement.incarnations.get(placement.replica)
         if placement.claim is ClaimOutcome.NONE or not incarnation:
+            self._claims.forget(claim_id)
             return False
-
-        async def send() -> None:
-            await self._directory.withdraw(claim_id, placement.replica, incarnation, call.keys)
-
-        return await self._tell(send, self._claim_budget_s)
+        return await self._claims.withdraw(Claim(claim_id, placement.replica, incarnation, call.keys))
 
     async def _decided(self, call: Call, avoid: Collection[str] = ()) -> tuple[Placement, int | None]:
         """Return a decision that claims nothing yet, and the first block that nobody has, None if that is unknown."""
@@ -142,21 +138,21 @@ class Router:
             raise ValueError(f"block_tokens is {call.block_tokens}; the fleet's is {self._keyspace.block_tokens}")
         started = self._clock()
         found = await self._candidates(call)
-        asked = self._clock()
+        looked_up_at = self._clock()
         decision = (self._fallback if found.cause else self._policy).decide(call, found.candidates)
         message = found.cause.message(self._budget_s) if found.cause else None
         if message:
             decision = replace(decision, policy="fallback", reason=f"{message}; {decision.reason}")
-        replica = next((one.replica for one in decision.estimates if one.replica not in avoid), "")
+        states = [candidate.state for candidate in found.candidates]
         placement = Placement(
             decision,
-            {one.state.replica: one.state.incarnation for one in found.candidates if is_published(one)},
-            replica,
+            {state.replica: state.incarnation for state in states if state.incarnation},
+            next((estimate.replica for estimate in decision.estimates if estimate.replica not in avoid), ""),
             fallback=found.cause,
             fallback_reason=message,
-            labels={one.state.replica: one.state.label or one.state.replica for one in found.candidates},
-            lookup_s=asked - started,
-            policy_s=self._clock() - asked,
+            labels={state.replica: state.label or state.replica for state in states},
+            lookup_s=looked_up_at - started,
+            policy_s=self._clock() - looked_up_at,
         )
         return placement, found.unseen_from
 
@@ -164,59 +160,36 @@ class Router:
         known = self._known_replicas()
         if not self._use_directory:
             return _Found([unpublished(replica) for replica in dict.fromkeys(known)])
-        asked_at = self._clock()
+        looked_up_at = self._clock()
         found = await self._lookup(call)
         if isinstance(found, FallbackCause):
             return _Found(self._fallback_candidates(known), cause=found)
-        found = self._pending.added_to(found, call.keys, asked_at=asked_at, now=self._clock())
+        found = self._claims.added_to(found, call.keys, looked_up_at)
         reachable = set(known)
-        live = [one for one in found if not known or one.state.replica in reachable]
+        live = [candidate for candidate in found if not known or candidate.state.replica in reachable]
         if not live:
             return _Found(self._fallback_candidates(known), cause=FallbackCause.NO_REPLICA)
-        return _Found(live + _missing(known, live), max(one.claimed_blocks for one in found))
+        if len(live) < len(reachable):
+            live += _missing(known, live)
+        return _Found(live, max(candidate.claimed_blocks for candidate in found))
 
     async def _claimed(
         self, call: Call, placement: Placement, claim_id: str, unseen_from: int | None, budget_s: float
-    ) -> ClaimOutcome | Literal[False] | None:
-        """Return what became of a claim: False where another came first, None where there is nothing to claim."""
+    ) -> ClaimOutcome:
+        """Claim the call for the placement's replica; return ``CONFLICT`` if nothing is recorded for that reason."""
         replica, incarnation = placement.replica, placement.incarnations.get(placement.replica)
         if not self._use_directory or not incarnation:
-            return None
+            return ClaimOutcome.NONE
         # A policy may leave candidates out, and Serve may give one of them when those in rank are full.
-        overlaps = {one.replica: one.overlap_tokens for one in placement.decision.estimates}
+        overlaps = {estimate.replica: estimate.overlap_tokens for estimate in placement.decision.estimates}
         tokens = max(0, call.prompt_tokens - overlaps.get(replica, 0))
         if unseen_from is not None and unseen_from >= min(len(call.keys), MAX_LOOKUP_BLOCKS):
             unseen_from = None
-        is_first = True
-        claiming: asyncio.Future[bool] | None = None
-
-        async def send() -> None:
-            nonlocal is_first, claiming
-            claiming = asyncio.ensure_future(
-                self._directory.claim(claim_id, replica, incarnation, call.keys, tokens=tokens, unseen_from=unseen_from)
-            )
-            is_first = await asyncio.shield(claiming)
-
-        self._pending.add(claim_id, replica, call.keys, tokens)
-        try:
-            told = await self._tell(send, budget_s)
-        except asyncio.CancelledError:
-            if claiming is not None:
-                # A withdrawal that overtakes its claim would leave it standing until it expires.
-                await asyncio.wait({claiming}, timeout=self._claim_budget_s)
-            await self.withdraw(call, replace(placement, claim=ClaimOutcome.FAILED), claim_id)
-            raise
-        except BaseException:
-            self._pending.drop(claim_id)
-            raise
-        finally:
-            if claiming is not None:
-                _abandon(claiming)
-        if told and is_first:
-            self._pending.done(claim_id, self._clock())
-            return ClaimOutcome.CLAIMED
-        self._pending.drop(claim_id)
-        return ClaimOutcome.FAILED if is_first else False
+        claim = Claim(claim_id, replica, incarnation, call.keys, tokens, unseen_from)
+        is_recorded = await self._claims.record(claim, budget_s)
+        if is_recorded is None:
+            return ClaimOutcome.FAILED
+        return ClaimOutcome.CLAIMED if is_recorded else ClaimOutcome.CONFLICT
 
     async def _lookup(self, call: Call) -> list[Candidate] | FallbackCause:
         """Return what the directory knows, or why it does not say."""
@@ -224,7 +197,8 @@ class Router:
             return FallbackCause.BREAKER_OPEN
         started = self._clock()
         try:
-            found = await self._asked(call)
+            async with Budget(self._budget_s, self._clock, WAITS_TO_CATCH_UP):
+                found = await self._directory.lookup(call.keys)
         except TimeoutError:
             # A gateway that was busy itself says nothing of the directory.
             if not self._lagged(started):
@@ -237,11 +211,6 @@ class Router:
         self._last, self._last_at = found, self._clock()
         return found
 
-    async def _asked(self, call: Call) -> list[Candidate]:
-        """Return the directory's answer; raise TimeoutError if it is not there when the budget is over."""
-        async with Budget(self._budget_s, self._clock, WAITS_TO_CATCH_UP):
-            return await self._directory.lookup(call.keys)
-
     def _lagged(self, started: float) -> bool:
         return self._clock() - started > 2 * self._budget_s
 
@@ -253,26 +222,12 @@ class Router:
     def _last_known(self) -> dict[str, Candidate]:
         """Return the last states seen, without their loads once those are too old to mean anything."""
         is_fresh = self._clock() - self._last_at <= LEASE_TTL_S
-        states = [one.state if is_fresh else replace(one.state, load=ReplicaLoad()) for one in self._last]
-        return {one.replica: Candidate(one) for one in states}
-
-    async def _tell(self, send: Callable[[], Awaitable[None]], budget_s: float) -> bool:
-        if not self._use_directory or not self._breaker.closed or budget_s <= 0:
-            return False
-        try:
-            async with asyncio.timeout(budget_s):
-                await send()
-        except (TimeoutError, DirectoryUnavailableError):
-            return False
-        return True
-
-
-def _abandon(work: asyncio.Future[bool]) -> None:
-    """End what nobody waits for any more; its error is nobody's."""
-    if not work.cancel() and not work.cancelled():
-        work.exception()
+        states = [
+            candidate.state if is_fresh else replace(candidate.state, load=ReplicaLoad()) for candidate in self._last
+        ]
+        return {state.replica: Candidate(state) for state in states}
 
 
 def _missing(known: Sequence[str], live: Sequence[Candidate]) -> list[Candidate]:
-    present = {one.state.replica for one in live}
+    present = {candidate.state.replica for candidate in live}
     return [unpublished(replica) for replica in dict.fromkeys(known) if replica not in present]

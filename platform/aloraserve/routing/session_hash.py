@@ -29,7 +29,9 @@ class SessionHash:
         if not candidates:
             return Decision(self.name, "no replica is known", ())
         name = conversation(call) if call.session is None else call.session.encode("utf-8", "surrogatepass")
-        ordered = sorted(candidates, key=lambda one: (weight(name, one.state.replica), one.state.replica))
-        estimates = tuple(self._costs.estimate(call, one) for one in ordered)
+        ordered = sorted(
+            candidates, key=lambda candidate: (weight(name, candidate.state.replica), candidate.state.replica)
+        )
+        estimates = tuple(self._costs.estimate(call, candidate) for candidate in ordered)
         named_by = "the conversation's first blocks" if call.session is None else "the session"
         return Decision(self.name, f"by hash of {named_by}", estimates)

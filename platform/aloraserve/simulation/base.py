@@ -5,16 +5,20 @@ point, the adapter's after it); only the choice differs. A router keys prompts a
 three chains of block keys.
 
 Invariants: a router is deterministic by its seed; it chooses among ``fleet.alive`` and raises nothing; its memory is
-bounded. All calls come from one thread, in the order of simulated time.
+bounded. All calls come from one thread, in the order of simulated time. What a router hears of a replica comes through
+the observer that it made for it, whatever kind of router it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from aloraserve.blocks import BlockKey
+from aloraserve.directory.base import Holding, ReplicaLoad
+from aloraserve.simulation.faults import Fault
+from aloraserve.simulation.simulated_loop import SimulatedLoop
 
 Kind = Literal["base", "lora", "alora"]
 KeySource = Callable[[], list[BlockKey]]
@@ -32,7 +36,7 @@ class SimulatedCall:
         kind: the adapter's kind.
         prompt_tokens: length of the prompt.
         output_tokens: length of the answer, at least 1.
-        block_tokens: tokens a block.
+        block_tokens: tokens per block.
         key_source: makes :attr:`keys`.
         content_source: makes :attr:`content_keys`.
         salted_source: makes :attr:`salted_keys`.
@@ -122,13 +126,13 @@ class ReplicaView:
 
 
 @dataclass(slots=True)
-class FleetView:
+class VisibleFleet:
     """The fleet as a router sees it.
 
     Args:
-        replicas: one view a replica, by its number, dead ones too.
-        alive: numbers of those that can be sent to, ascending; never empty when a router is asked.
-        block_tokens: tokens a block.
+        replicas: one view per replica, by its number, dead ones too.
+        alive: numbers of those that can be sent to, ascending.
+        block_tokens: tokens per block.
     """
 
     replicas: list[ReplicaView]
@@ -136,35 +140,123 @@ class FleetView:
     block_tokens: int
 
 
-class RouterModel(Protocol):
-    """See the module's docstring. ``name`` is what ``--policy`` takes."""
+class KvEvent(NamedTuple):
+    """A change of an engine's KV cache: first blocks that went, then blocks that came.
 
-    name: str
+    Args:
+        stored: placed in their chain, each after its parent.
+        removed: exact keys.
+    """
 
-    def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
-        """Return the number of the replica that gets ``call``; a member of ``fleet.alive``."""
+    stored: Sequence[Holding]
+    removed: Sequence[BlockKey]
+
+
+@dataclass(frozen=True, slots=True)
+class KvBatch:
+    """The KV events of one step of an engine.
+
+    Args:
+        sequence: counts batches from 0 without a gap, so that a gap shows which were lost on their way.
+        events: in order.
+    """
+
+    sequence: int
+    events: Sequence[KvEvent]
+
+
+class ObservedReplica(Protocol):
+    """What a replica says of itself when it is asked."""
+
+    @property
+    def view(self) -> ReplicaView:
+        """What routers can see of it."""
         ...
 
-    def observe(self, replica: int, stored: Sequence[BlockKey], removed: Sequence[BlockKey], now_s: float) -> None:
-        """Take in a replica's KV events: exact keys (:attr:`SimulatedCall.keys`) that came and that went.
-
-        Stored keys are in chain order, each after its parent. Delayed and lost as the run's faults say. A router that
-        salts or ignores adapters learns what its own key scheme makes of it from :meth:`first_token`.
-        """
+    def load(self) -> ReplicaLoad:
+        """Return its engine's load now."""
         ...
 
-    def first_token(self, call: SimulatedCall, replica: int, now_s: float) -> None:
+    def resident(self) -> tuple[str, ...]:
+        """Return the names of the adapters that are loaded."""
+        ...
+
+    def active_adapters(self) -> tuple[str, ...]:
+        """Return the names of the adapters of requests that wait or run."""
+        ...
+
+    def replay(self, first: int, end: int) -> Sequence[KvBatch]:
+        """Return the lost batches from number ``first`` to before ``end``, as far as they are still there."""
+        ...
+
+
+class ReplicaObserver(Protocol):
+    """What a router hears of one replica, from its start to its death."""
+
+    def accepted(self, call: SimulatedCall) -> None:
+        """Learn that a call has reached the replica."""
+        ...
+
+    def first_token(self, call: SimulatedCall) -> None:
         """Learn that the call's prefill is over: its whole prompt is in the replica's cache now."""
         ...
 
-    def finished(self, call: SimulatedCall, replica: int, now_s: float) -> None:
-        """Learn that the call ended, or failed with its replica."""
+    def finished(self, call: SimulatedCall) -> None:
+        """Learn that a call ended that had a first token."""
         ...
 
-    def lost(self, replica: int, now_s: float) -> None:
-        """Learn that a replica is gone and with it everything it had cached."""
+    def arrived(self, batch: KvBatch) -> None:
+        """Take in KV events; delayed and lost as the run's faults say, in their order."""
+        ...
+
+    def stepped(self, *, is_prefilled: bool) -> None:
+        """Learn that the engine ended a step, and whether a prefill with it."""
+        ...
+
+    def died(self) -> None:
+        """Learn that the replica is gone and with it everything it had cached."""
         ...
 
 
-RouterFactory = Callable[[int, FleetView], RouterModel]
-"""Makes a router from a seed and the fleet as it starts."""
+class RouterModel(Protocol):
+    """See the module's docstring.
+
+    Attributes:
+        name: what ``--policy`` takes.
+        fallbacks: decisions that had to do without the router's directory.
+    """
+
+    name: str
+    fallbacks: int
+
+    async def place(self, call: SimulatedCall) -> int:
+        """Return the number of the replica that gets ``call``; it may die while the router thinks."""
+        ...
+
+    async def lost(self, call: SimulatedCall, replica: int) -> None:
+        """Learn that a call that was placed will have no first token from that replica."""
+        ...
+
+    def watch(self, replica: ObservedReplica) -> ReplicaObserver:
+        """Return the observer of a replica that starts now, for the first time or again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What a router is made for.
+
+    Args:
+        seed: for routers that draw.
+        fleet: as it starts; kept up by the run.
+        loop: simulated time.
+        faults: of the run.
+    """
+
+    seed: int
+    fleet: VisibleFleet
+    loop: SimulatedLoop
+    faults: Sequence[Fault] = ()
+
+
+RouterFactory = Callable[[RunContext], RouterModel]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from aloraserve.engine_model.outputs import EngineCoreOutputs
 from aloraserve.engine_model.request import Request, RequestId
 from aloraserve.engine_model.scheduler import Scheduler
-from aloraserve.simulation.events import EventQueue
+from aloraserve.simulation.simulated_loop import SimulatedLoop
 
 
 class EventQueueDriver:
@@ -16,15 +16,15 @@ class EventQueueDriver:
 
     Args:
         scheduler: to drive.
-        queue: simulated time.
+        loop: simulated time.
         on_outputs: called with what each event brought.
     """
 
     def __init__(
-        self, scheduler: Scheduler, queue: EventQueue, on_outputs: Callable[[EngineCoreOutputs], None]
+        self, scheduler: Scheduler, loop: SimulatedLoop, on_outputs: Callable[[EngineCoreOutputs], None]
     ) -> None:
         self._scheduler = scheduler
-        self._queue = queue
+        self._loop = loop
         self._on_outputs = on_outputs
         self._wake_s = math.inf
 
@@ -36,7 +36,7 @@ class EventQueueDriver:
 
     def abort_requests(self, request_ids: Sequence[RequestId]) -> None:
         """Give requests up."""
-        self._scheduler.abort_requests(request_ids, self._queue.now_s)
+        self._scheduler.abort_requests(request_ids, self._loop.now_s)
         self._schedule()
 
     def stop(self) -> None:
@@ -44,7 +44,7 @@ class EventQueueDriver:
         self._wake_s = math.inf
 
     def _schedule(self) -> None:
-        self._scheduler.schedule(self._queue.now_s)
+        self._scheduler.schedule(self._loop.now_s)
         self._arm()
 
     def _arm(self) -> None:
@@ -53,7 +53,7 @@ class EventQueueDriver:
         if wake_s != self._wake_s:
             self._wake_s = wake_s
             if wake_s < math.inf:
-                self._queue.at(wake_s, lambda: self._wake(wake_s))
+                self._loop.at(wake_s, lambda: self._wake(wake_s))
 
     def _wake(self, wake_s: float) -> None:
         if wake_s == self._wake_s:

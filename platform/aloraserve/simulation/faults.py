@@ -10,10 +10,11 @@ from typing import Literal
 
 from aloraserve.errors import SettingsError
 
-FaultKind = Literal["kill", "restart", "redis-outage", "event-delay", "event-loss"]
+FaultKind = Literal["kill", "restart", "redis-outage", "redis-delay", "event-delay", "event-loss"]
 MAX_FAULTS = 1000
 ACCEPTED = (
-    "kill:REPLICA@S, restart:REPLICA@S, redis-outage@S-S, event-delay:S[@S-S] and event-loss:SHARE[@S-S] are accepted"
+    "kill:REPLICA@S, restart:REPLICA@S, redis-outage@S-S, redis-delay:S[@S-S], event-delay:S[@S-S] and "
+    "event-loss:SHARE[@S-S] are accepted"
 )
 _NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
 _SPAN = rf"(?P<start>{_NUMBER})-(?P<end>{_NUMBER})"
@@ -21,6 +22,7 @@ _FORMS: dict[FaultKind, re.Pattern[str]] = {
     "kill": re.compile(rf"kill:(?P<value>\d{{1,6}})@(?P<start>{_NUMBER})"),
     "restart": re.compile(rf"restart:(?P<value>\d{{1,6}})@(?P<start>{_NUMBER})"),
     "redis-outage": re.compile(rf"redis-outage@{_SPAN}"),
+    "redis-delay": re.compile(rf"redis-delay:(?P<value>{_NUMBER})(?:@{_SPAN})?"),
     "event-delay": re.compile(rf"event-delay:(?P<value>{_NUMBER})(?:@{_SPAN})?"),
     "event-loss": re.compile(rf"event-loss:(?P<value>{_NUMBER})(?:@{_SPAN})?"),
 }

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from aloraserve.directory.base import LEASE_TTL_S
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
-from aloraserve.simulation.base import FleetView, Kind, ReplicaView, RouterFactory, SimulatedCall
-from aloraserve.simulation.events import EventQueue
+from aloraserve.simulation.base import Kind, ReplicaView, RouterFactory, RunContext, SimulatedCall, VisibleFleet
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.modelled_engine import ModelledEngine, ModelledRequest, StepResult
-from aloraserve.simulation.platform_router import PlatformRouter
-from aloraserve.simulation.replica import ModelledReplica, ReplicaHooks
+from aloraserve.simulation.modelled_replica import ModelledReplica, ReplicaHooks
+from aloraserve.simulation.simulated_loop import SimulatedLoop
 from aloraserve.simulation.workload import Workload
 
 MAX_REPLICAS = 10_000
+SETTLE_S = LEASE_TTL_S
+"""After the last call: what it changed has reached everyone by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +125,20 @@ class ModelledFleet:
         self._settings = settings
         self._workload = workload
         self._on_progress = on_progress
-        self._queue = EventQueue()
+        self._loop = SimulatedLoop()
         self._base_calls: Iterator[SimulatedCall] = workload.base_calls()
+        self._has_more = True
         self._sent = 0
         self._open: dict[int, int] = {}
         self._parked: list[SimulatedCall] = []
         views = [self._view(index) for index in range(settings.replicas)]
-        self._fleet = FleetView(views, list(range(settings.replicas)), workload.settings.block_tokens)
-        self._router = make_router(settings.seed, self._fleet)
+        self._fleet = VisibleFleet(views, list(range(settings.replicas)), workload.settings.block_tokens)
+        self._router = make_router(RunContext(settings.seed, self._fleet, self._loop, settings.faults))
         self._result = RunResult(self._router.name)
         chance = random.Random(f"events {settings.seed}")  # noqa: S311
         hooks = ReplicaHooks(self._first_token, self._finished)
         self._replicas = [
-            ModelledReplica(view, self._queue, self._router, settings.faults, chance, self._new_engine, hooks)
+            ModelledReplica(view, self._loop, self._router, settings.faults, chance, self._new_engine, hooks)
             for view in views
         ]
 
@@ -150,15 +152,15 @@ class ModelledFleet:
         for fault in self._settings.faults:
             self._schedule(fault)
         self._next_base_call()
-        self._queue.run()
+        self._loop.run()
+        self._loop.close()
         result = self._result
         for replica in self._replicas:
             replica.end()
-        result.requests = [one.requests for one in self._replicas]
-        result.busy_s = [one.busy_s for one in self._replicas]
-        result.adapter_loads = sum(one.adapter_loads for one in self._replicas)
-        if isinstance(self._router, PlatformRouter):
-            result.fallbacks = self._router.fallbacks
+        result.requests = [replica.requests for replica in self._replicas]
+        result.busy_s = [replica.busy_s for replica in self._replicas]
+        result.adapter_loads = sum(replica.adapter_loads for replica in self._replicas)
+        result.fallbacks = self._router.fallbacks
         for call in self._parked:
             self._record(call, None, -1)
         return result
@@ -171,7 +173,7 @@ class ModelledFleet:
     def _new_engine(self, on_step: Callable[[StepResult], None]) -> ModelledEngine:
         return ModelledEngine(
             self._settings.calibration,
-            self._queue,
+            self._loop,
             on_step,
             kv_tokens=self._settings.kv_tokens_each,
             block_tokens=self._workload.settings.block_tokens,
@@ -180,8 +182,9 @@ class ModelledFleet:
 
     def _next_base_call(self) -> None:
         call = next(self._base_calls, None)
+        self._has_more = call is not None
         if call is not None:
-            self._queue.at(call.arrival_s, lambda: self._arrive(call))
+            self._loop.at(call.arrival_s, lambda: self._arrive(call))
 
     def _arrive(self, call: SimulatedCall) -> None:
         self._sent += 1
@@ -192,11 +195,19 @@ class ModelledFleet:
         self._next_base_call()
 
     def _send(self, call: SimulatedCall) -> None:
+        self._loop.spawn(self._dispatch(call))
+
+    async def _dispatch(self, call: SimulatedCall) -> None:
         """Have the router choose and send; with nobody alive the call waits for a restart."""
-        if not self._fleet.alive:
-            self._parked.append(call)
-            return
-        index = self._router.choose(call, self._fleet, self._queue.now_s)
+        while self._fleet.alive:
+            index = await self._router.place(call)
+            if index in self._fleet.alive:
+                self._submit(call, index)
+                return
+            await self._router.lost(call, index)
+        self._parked.append(call)
+
+    def _submit(self, call: SimulatedCall, index: int) -> None:
         view = self._fleet.replicas[index]
         view.in_flight += 1
         view.in_flight_prefill_tokens += call.prompt_tokens
@@ -205,24 +216,24 @@ class ModelledFleet:
 
     def _first_token(self, replica: ModelledReplica, request: ModelledRequest) -> None:
         replica.view.in_flight_prefill_tokens -= request.call.prompt_tokens
-        self._router.first_token(request.call, replica.view.index, self._queue.now_s)
+        replica.observer.first_token(request.call)
 
     def _finished(self, replica: ModelledReplica, request: ModelledRequest) -> None:
-        call, now_s = request.call, self._queue.now_s
+        call, now_s = request.call, self._loop.now_s
         self._close(call, replica)
+        replica.observer.finished(call)
         self._record(call, request, replica.view.index)
         if call.kind == "base":
             evaluations = self._workload.evaluations(call, now_s)
             self._open[call.turn] += len(evaluations)
             for evaluation in evaluations:
-                self._queue.at(now_s, partial(self._send, evaluation))
+                self._loop.at(now_s, partial(self._send, evaluation))
         self._end(call)
 
     def _close(self, call: SimulatedCall, replica: ModelledReplica) -> None:
         view = replica.view
         view.in_flight -= 1
         view.in_flight_blocks -= len(call.keys)
-        self._router.finished(call, view.index, self._queue.now_s)
 
     def _end(self, call: SimulatedCall) -> None:
         call.forget_keys()
@@ -230,6 +241,8 @@ class ModelledFleet:
         if not self._open[call.turn]:
             del self._open[call.turn]
             self._workload.end_turn(call.turn)
+        if not self._open and not self._has_more:
+            self._loop.at(self._loop.now_s + SETTLE_S, self._loop.stop)
 
     def _record(self, call: SimulatedCall, request: ModelledRequest | None, replica: int) -> None:
         """Record what became of a call; None is the request of one that no engine ever got."""
@@ -238,43 +251,36 @@ class ModelledFleet:
         ttft_s, e2e_s = (math.inf if math.isnan(at_s) else at_s - call.arrival_s + overhead_s for at_s in ends_s)
         cached = request.num_cached_tokens if request else 0
         self._result.records.append(CallRecord(call.kind, call.prompt_tokens, cached, ttft_s, e2e_s, replica))
-        self._result.ended_s = self._queue.now_s
+        self._result.ended_s = self._loop.now_s
 
     def _schedule(self, fault: Fault) -> None:
         if fault.kind == "kill":
-            self._queue.at(fault.start_s, lambda: self._kill(int(fault.value)))
+            self._loop.at(fault.start_s, lambda: self._kill(int(fault.value)))
         elif fault.kind == "restart":
-            self._queue.at(fault.start_s, lambda: self._restart(int(fault.value)))
-        elif fault.kind == "redis-outage" and isinstance(self._router, PlatformRouter):
-            self._queue.at(fault.start_s, lambda: self._set_outage(True))
-            self._queue.at(fault.end_s, lambda: self._set_outage(False))
+            self._loop.at(fault.start_s, lambda: self._restart(int(fault.value)))
 
     def _kill(self, index: int) -> None:
         """Kill a replica: what had not streamed is sent again at once, what had is cut."""
         replica = self._replicas[index]
         if not replica.alive:
             return
-        lost = replica.kill()
         self._fleet.alive.remove(index)
-        now_s = self._queue.now_s
-        if isinstance(self._router, PlatformRouter):
-            self._queue.at(now_s + LEASE_TTL_S, lambda: self._lapse(replica))
-        else:
-            self._router.lost(index, now_s)
-        for request in lost:
-            self._close(request.call, replica)
+        self._loop.spawn(self._fail(replica, replica.kill()))
+
+    async def _fail(self, replica: ModelledReplica, requests: Sequence[ModelledRequest]) -> None:
+        for request in requests:
+            call = request.call
+            self._close(call, replica)
             if math.isnan(request.first_token_s):
-                replica.view.in_flight_prefill_tokens -= request.call.prompt_tokens
+                replica.view.in_flight_prefill_tokens -= call.prompt_tokens
                 self._result.resent += 1
-                self._send(request.call)
+                await self._router.lost(call, replica.view.index)
+                await self._dispatch(call)
             else:
                 self._result.cut += 1
-                self._record(request.call, request, index)
-                self._end(request.call)
-
-    def _lapse(self, replica: ModelledReplica) -> None:
-        if not replica.alive:
-            self._router.lost(replica.view.index, self._queue.now_s)
+                replica.observer.finished(call)
+                self._record(call, request, replica.view.index)
+                self._end(call)
 
     def _restart(self, index: int) -> None:
         replica = self._replicas[index]
@@ -286,12 +292,6 @@ class ModelledFleet:
         parked, self._parked = self._parked, []
         for call in parked:
             self._send(call)
-
-    def _set_outage(self, is_out: bool) -> None:
-        if isinstance(self._router, PlatformRouter):
-            self._router.set_outage(is_out, self._queue.now_s)
-            for replica in self._replicas:
-                replica.report()
 
 
 def check_fits(workload: Workload, kv_tokens: int) -> None:

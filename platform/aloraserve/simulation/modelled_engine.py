@@ -17,7 +17,7 @@ from aloraserve.engine_model.request import Request, RequestId
 from aloraserve.engine_model.scheduler import Scheduler
 from aloraserve.simulation.base import SimulatedCall
 from aloraserve.simulation.event_queue_driver import EventQueueDriver
-from aloraserve.simulation.events import EventQueue
+from aloraserve.simulation.simulated_loop import SimulatedLoop
 
 LEAST_QUEUE_S = 1e-4
 """Of a queue that is not empty: 0 would mean that nothing is known."""
@@ -65,7 +65,7 @@ class ModelledEngine:
 
     Args:
         calibration: times and limits.
-        queue: simulated time.
+        loop: simulated time.
         on_step: called with what each step brought.
         kv_tokens: tokens that its KV cache has room for.
         block_tokens: tokens per block.
@@ -76,7 +76,7 @@ class ModelledEngine:
     def __init__(
         self,
         calibration: Calibration,
-        queue: EventQueue,
+        loop: SimulatedLoop,
         on_step: Callable[[StepResult], None],
         *,
         kv_tokens: int,
@@ -87,22 +87,22 @@ class ModelledEngine:
         self.scheduler = Scheduler(calibration, kv_tokens=kv_tokens, block_tokens=block_tokens, resident=resident)
         self._times = calibration
         self._prefill = calibration.prefill.model
-        self._queue = queue
+        self._loop = loop
         self._on_step = on_step
         self._kv_tokens = kv_tokens
         self._answer_keys = answer_keys
-        self._driver = EventQueueDriver(self.scheduler, queue, self._stepped)
+        self._driver = EventQueueDriver(self.scheduler, loop, self._stepped)
         self._requests: dict[RequestId, ModelledRequest] = {}
         self._wanted: Counter[str] = Counter()
-        self._queued_tokens = 0
-        self._queued_s = 0.0
+        self._loopd_tokens = 0
+        self._loopd_s = 0.0
         self._request_tokens = 0
         self._service_s = 0.0
 
     @property
     def queued_prefill_tokens(self) -> int:
         """Tokens to prefill of requests whose first token is not out."""
-        return self._queued_tokens
+        return self._loopd_tokens
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -129,8 +129,8 @@ class ModelledEngine:
         request.queued_tokens, request.queued_s = self._expected(request)
         self._driver.add_requests([request])
         self._requests[call.request] = request
-        self._queued_tokens += request.queued_tokens
-        self._queued_s += request.queued_s
+        self._loopd_tokens += request.queued_tokens
+        self._loopd_s += request.queued_s
         self._request_tokens += request.num_prompt_tokens + request.max_tokens
         if call.adapter is not None:
             self._wanted[call.adapter] += 1
@@ -156,11 +156,11 @@ class ModelledEngine:
         return ReplicaLoad(
             running=decoding,
             waiting=scheduler.num_waiting + scheduler.num_prefilling,
-            queued_prefill_tokens=self._queued_tokens,
+            queued_prefill_tokens=self._loopd_tokens,
             kv_usage=self.cache.usage,
             prefill_tokens_per_s=1 / times.prefill.s_per_token,
             max_requests=times.max_num_seqs,
-            queued_prefill_s=max(self._queued_s, LEAST_QUEUE_S) if self._queued_tokens > 0 else 0.0,
+            queued_prefill_s=max(self._loopd_s, LEAST_QUEUE_S) if self._loopd_tokens > 0 else 0.0,
             prefill_fixed_s=times.prefill.fixed_s,
             prefill_s_per_token=times.prefill.s_per_token,
             prefill_s_per_square_token=times.prefill.s_per_square_token,
@@ -175,7 +175,7 @@ class ModelledEngine:
     def _request(self, call: SimulatedCall) -> ModelledRequest:
         return ModelledRequest(
             request_id=call.request,
-            arrival_s=self._queue.now_s,
+            arrival_s=self._loop.now_s,
             prompt_keys=call.keys,
             num_prompt_tokens=call.prompt_tokens,
             max_tokens=call.output_tokens,
@@ -201,8 +201,8 @@ class ModelledEngine:
         self._on_step(StepResult(first_tokens, finished, [_placed(event) for event in outputs.kv_events]))
 
     def _prefilled(self, request: ModelledRequest) -> None:
-        self._queued_tokens -= request.queued_tokens
-        self._queued_s -= request.queued_s
+        self._loopd_tokens -= request.queued_tokens
+        self._loopd_s -= request.queued_s
 
     def _ended(self, request: ModelledRequest) -> None:
         del self._requests[request.request_id]

@@ -36,25 +36,27 @@ def draw(figures: Sequence[PolicyFigures], title: str) -> str:
 
 
 def _ttft_panel(figures: Sequence[PolicyFigures], top: int) -> list[str]:
-    most = max((_figure(one, "ttft_p99_s") for one in figures), default=0.0) or 1.0
+    most = max((_figure(router, "ttft_p99_s") for router in figures), default=0.0) or 1.0
     scale = (_WIDTH - _LEFT - 90) / most**0.5
     parts = [_text(10, top + 18, "TTFT in seconds (square-root scale): p50, p90 with its 95 % interval, p99", 13)]
-    for number, one in enumerate(figures):
+    for number, router in enumerate(figures):
         y = top + _HEAD - 14 + number * (_BAR + _GAP)
-        parts.append(_text(10, y + 14, one.policy, 12))
+        parts.append(_text(10, y + 14, router.policy, 12))
         for name in ("ttft_p99_s", "ttft_p90_s", "ttft_p50_s"):
-            width = _figure(one, name) ** 0.5 * scale
-            parts.append(_rectangle(_LEFT, y, width, _SHADES[name], f"{one.policy} {name}: {_figure(one, name):.3f} s"))
-        half = one.intervals.get("ttft_p90_s", 0.0)
+            width = _figure(router, name) ** 0.5 * scale
+            parts.append(
+                _rectangle(_LEFT, y, width, _SHADES[name], f"{router.policy} {name}: {_figure(router, name):.3f} s")
+            )
+        half = router.intervals.get("ttft_p90_s", 0.0)
         if half > 0:
-            p90 = _figure(one, "ttft_p90_s")
+            p90 = _figure(router, "ttft_p90_s")
             ends = [_LEFT + max(value, 0.0) ** 0.5 * scale for value in (p90 - half, p90 + half)]
             parts.append(
                 f'<line x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y + _BAR / 2}" y2="{y + _BAR / 2}" '
                 'stroke="#d62728" stroke-width="2"/>'
             )
-        end = _LEFT + _figure(one, "ttft_p99_s") ** 0.5 * scale
-        parts.append(_text(end + 6, y + 14, f"p90 {_figure(one, 'ttft_p90_s'):.3f}", 11))
+        end = _LEFT + _figure(router, "ttft_p99_s") ** 0.5 * scale
+        parts.append(_text(end + 6, y + 14, f"p90 {_figure(router, 'ttft_p90_s'):.3f}", 11))
     return parts
 
 
@@ -62,11 +64,11 @@ def _hits_panel(figures: Sequence[PolicyFigures], top: int) -> list[str]:
     scale = _WIDTH - _LEFT - 90
     heading = "share of prompt tokens not computed; dashed: one cache of the fleet's size, and an infinite one"
     parts = [_text(10, top + 18, heading, 13)]
-    for number, one in enumerate(figures):
+    for number, router in enumerate(figures):
         y = top + _HEAD - 14 + number * (_BAR + _GAP)
-        hits = _figure(one, "hit_rate")
-        parts.append(_text(10, y + 14, one.policy, 12))
-        parts.append(_rectangle(_LEFT, y, hits * scale, "#74c476", f"{one.policy} hits: {hits:.3f}"))
+        hits = _figure(router, "hit_rate")
+        parts.append(_text(10, y + 14, router.policy, 12))
+        parts.append(_rectangle(_LEFT, y, hits * scale, "#74c476", f"{router.policy} hits: {hits:.3f}"))
         parts.append(_text(_LEFT + hits * scale - 42, y + 14, f"{hits:.3f}", 11))
     bottom = top + _HEAD - 14 + len(figures) * (_BAR + _GAP)
     for name in ("pooled_hit_rate", "oracle_hit_rate"):
@@ -78,8 +80,8 @@ def _hits_panel(figures: Sequence[PolicyFigures], top: int) -> list[str]:
     return parts
 
 
-def _figure(one: PolicyFigures, name: str) -> float:
-    value = one.means.get(name, 0.0)
+def _figure(router: PolicyFigures, name: str) -> float:
+    value = router.means.get(name, 0.0)
     return value if 0.0 <= value < float("inf") else 0.0
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from aloraserve.errors import SettingsError
 from aloraserve.routing.policies import POLICIES
-from aloraserve.simulation.base import FleetView, RouterFactory, RouterModel
+from aloraserve.simulation.base import RouterFactory
 from aloraserve.simulation.platform_router import PlatformRouter
 from aloraserve.simulation.routers import BASELINES
+from aloraserve.simulation.routers.formula import FormulaRouter
 
 ALL = "all"
 
@@ -41,12 +43,8 @@ def router_factory(name: str, *, step_tokens: int) -> RouterFactory:
 
     Args:
         name: one of :func:`router_names`.
-        step_tokens: tokens a step of the engines, which the platform's cost model is told.
+        step_tokens: tokens per step of the engines, for the platform's cost model.
     """
     if name in BASELINES:
-        return BASELINES[name]
-
-    def make(seed: int, fleet: FleetView) -> RouterModel:
-        return PlatformRouter(name, seed, fleet, step_tokens=step_tokens)
-
-    return make
+        return partial(FormulaRouter, BASELINES[name])
+    return partial(PlatformRouter, name, step_tokens=step_tokens)

@@ -130,7 +130,7 @@ def run_study(
 
     Args:
         settings: what to compare.
-        on_progress: told now and then.
+        on_progress: called now and then.
         processes: at most so many; the number of cores if None.
 
     Raises:
@@ -143,21 +143,21 @@ def run_study(
     total = jobs + len(settings.seeds) * 0.2
     done = 0.0
 
-    def tell(label: str, share: float = 0.0) -> None:
+    def report(label: str, share: float = 0.0) -> None:
         on_progress(StudyProgress(label, min((done + share) / total, 1.0)))
 
     bounds: dict[int, Bounds] = {}
     runs: dict[tuple[str, int], dict[str, float]] = {}
     with _Workers(workers) as pool:
-        for job, found in pool.run(_bounds, [(settings, seed) for seed in settings.seeds], tell):
+        for job, found in pool.run(_bounds, [(settings, seed) for seed in settings.seeds], report):
             bounds[job[1]] = found
             done += 0.2
-            tell(f"bounds, seed {job[1]}")
+            report(f"bounds, seed {job[1]}")
         each = [(settings, name, seed, bounds[seed]) for name in settings.policies for seed in settings.seeds]
-        for job, figures in pool.run(_run, each, tell):
+        for job, figures in pool.run(_run, each, report):
             runs[job[1], job[2]] = figures
             done += 1
-            tell(f"{job[1]}, seed {job[2]}")
+            report(f"{job[1]}, seed {job[2]}")
     return [_figures(name, [runs[name, seed] for seed in settings.seeds]) for name in settings.policies]
 
 
@@ -166,18 +166,18 @@ def _figures(name: str, runs: list[dict[str, float]]) -> PolicyFigures:
     return PolicyFigures(name, means, intervals, runs)
 
 
-def _bounds(job: _Job, tell: Callable[[str, float], None]) -> Bounds:
+def _bounds(job: _Job, report: Callable[[str, float], None]) -> Bounds:
     settings, seed = job
     workload = settings.workload_of(seed, 1.0)
     fleet = settings.fleet(seed)
-    tell(f"bounds, seed {seed}", 0.0)
+    report(f"bounds, seed {seed}", 0.0)
     pooled = one_cache(workload, settings.calibration, fleet.kv_tokens_each * settings.replicas)
     # A cache that never had too little room did what an infinite one does.
     oracle = one_cache(workload, settings.calibration, None) if pooled.evicted else pooled
     return Bounds(oracle, pooled)
 
 
-def _run(job: _Job, tell: Callable[[str, float], None]) -> dict[str, float]:
+def _run(job: _Job, report: Callable[[str, float], None]) -> dict[str, float]:
     settings, name, seed, bounds = job
     rate_scale = settings.workload.rate_scale
     if settings.load is not None:
@@ -187,7 +187,7 @@ def _run(job: _Job, tell: Callable[[str, float], None]) -> dict[str, float]:
     make = router_factory(name, step_tokens=settings.calibration.max_num_batched_tokens)
     label = f"{name}, seed {seed}"
     fleet = ModelledFleet(
-        settings.fleet(seed), workload, make, on_progress=lambda sent: tell(label, sent / len(workload.rows))
+        settings.fleet(seed), workload, make, on_progress=lambda sent: report(label, sent / len(workload.rows))
     )
     with _no_collector():
         return summarize(fleet.run(), bounds, rate_scale)
@@ -224,12 +224,12 @@ class _Workers:
         self,
         work: Callable[[_Job, Callable[[str, float], None]], ResultT],
         jobs: Sequence[_Job],
-        tell: Callable[[str, float], None],
+        report: Callable[[str, float], None],
     ) -> Iterator[tuple[_Job, ResultT]]:
         """Yield each job with its result, in the order in which they end."""
         if self._pool is None:
             for job in jobs:
-                yield job, work(job, tell)
+                yield job, work(job, report)
             return
         futures = {self._pool.submit(work, job, _silent): job for job in jobs}
         for future in as_completed(futures):

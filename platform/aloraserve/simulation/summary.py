@@ -62,19 +62,22 @@ def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str,
     tokens that a replica computed, by their mean over the replicas.
     """
     records = result.records
-    answered = [one for one in records if one.e2e_s < math.inf]
+    answered = [record for record in records if record.e2e_s < math.inf]
     figures: dict[str, float] = {}
-    for name, times in (("ttft", [one.ttft_s for one in answered]), ("e2e", [one.e2e_s for one in answered])):
+    for name, times in (
+        ("ttft", [record.ttft_s for record in answered]),
+        ("e2e", [record.e2e_s for record in answered]),
+    ):
         ordered = sorted(times)
         figures[f"{name}_mean_s"] = statistics.fmean(ordered) if ordered else math.nan
         for percent in (50, 90, 99):
             figures[f"{name}_p{percent}_s"] = percentile(ordered, percent / 100)
     for kind in ("base", "alora", "lora"):
-        ordered = sorted(one.ttft_s for one in answered if one.kind == kind)
+        ordered = sorted(record.ttft_s for record in answered if record.kind == kind)
         if ordered:
             figures[f"{kind}_ttft_p90_s"] = percentile(ordered, 0.9)
-            figures[f"{kind}_hit_rate"] = _hit_rate([one for one in answered if one.kind == kind])
-    cold = sorted(one.ttft_s for one in answered if 2 * one.cached_tokens < one.prompt_tokens)
+            figures[f"{kind}_hit_rate"] = _hit_rate([record for record in answered if record.kind == kind])
+    cold = sorted(record.ttft_s for record in answered if 2 * record.cached_tokens < record.prompt_tokens)
     for percent in (90, 99):
         figures[f"cold_ttft_p{percent}_s"] = percentile(cold, percent / 100)
     figures |= {
@@ -111,13 +114,13 @@ def over_seeds(runs: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict
 
 
 def _hit_rate(records: Sequence[CallRecord]) -> float:
-    prompts = sum(one.prompt_tokens for one in records)
-    return sum(one.cached_tokens for one in records) / prompts if prompts else 0.0
+    prompts = sum(record.prompt_tokens for record in records)
+    return sum(record.cached_tokens for record in records) / prompts if prompts else 0.0
 
 
 def _imbalance(records: Sequence[CallRecord], replicas: int) -> float:
     computed = [0] * replicas
-    for one in records:
-        computed[one.replica] += one.prompt_tokens - one.cached_tokens
+    for record in records:
+        computed[record.replica] += record.prompt_tokens - record.cached_tokens
     total = sum(computed)
     return max(computed) * replicas / total if total else 1.0

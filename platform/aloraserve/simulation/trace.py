@@ -76,7 +76,11 @@ def _row(line: str, where: str) -> TraceRow:
     prompt = content["input_length"]
     ids = content.get("hash_ids")
     needed = -(-prompt // ID_TOKENS)
-    if not isinstance(ids, list) or len(ids) != needed or not all(type(one) is int and 0 <= one < 2**63 for one in ids):
+    if (
+        not isinstance(ids, list)
+        or len(ids) != needed
+        or not all(type(block_id) is int and 0 <= block_id < 2**63 for block_id in ids)
+    ):
         raise SettingsError(
             f"trace {where}: hash_ids must be {needed} whole numbers, one for each {ID_TOKENS} of {prompt} tokens"
         )
@@ -96,9 +100,9 @@ def with_sessions(rows: Iterable[TraceRow]) -> list[TraceRow]:
         session, shared = f"s{number}", 0
         parent = ""
         places: list[tuple[str, int]] = []
-        for one in row.ids:
-            places.append((parent, one))
-            parent = str(one)
+        for block_id in row.ids:
+            places.append((parent, block_id))
+            parent = str(block_id)
         while shared < len(places) and places[shared] in owners:
             shared += 1
         if shared >= 2:

@@ -28,7 +28,7 @@ class WorkloadSettings:
         evaluators: calls after each answer.
         lora_share: share of them that are plain LoRA, 0 to 1.
         adapters: distinct adapters of each kind.
-        block_tokens: tokens a block; divides 512.
+        block_tokens: tokens per block; divides 512.
         rate_scale: how much faster than the trace its turns come.
         invocation_tokens: added to the conversation for an evaluator.
         evaluation_tokens: length of an evaluator's answer.
@@ -148,8 +148,8 @@ class Workload:
         keys: list[BlockKey] = []
         parent = self._root(adapter)
         left = row.input_tokens // block
-        for one in row.ids:
-            part = _digest(parent, one.to_bytes(8, "big"), min(each, left))
+        for block_id in row.ids:
+            part = _digest(parent, block_id.to_bytes(8, "big"), min(each, left))
             keys += part
             parent = part[-1] if part else parent
             left -= len(part)

@@ -14,7 +14,7 @@ from aloraserve.telemetry.endpoints import EndpointRegistry
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.targets import scrape_targets
 from aloraserve.telemetry.tracing import Tracing
-from aloraserve_services.engine.replica_telemetry import node_ip
+from aloraserve_services.node import node_ip
 
 ROLE = "gateway"
 

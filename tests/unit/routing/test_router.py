@@ -428,7 +428,7 @@ async def test_a_claim_that_fails_unforeseen_is_forgotten(directory: FaultyDirec
     directory.before_claim = break_down
     with pytest.raises(KeyError):
         await one.place(CALL, "c")
-    assert not one._pending._claims
+    assert not one._claims._pending._claims
 
 
 async def test_a_placement_says_where_its_time_went(directory: FaultyDirectory) -> None:

@@ -16,6 +16,7 @@ from aloraserve.simulation.faults import Fault, parse_fault, parse_faults
         ("kill:3@60", Fault("kill", 3, 60, math.inf)),
         ("restart:0@90.5", Fault("restart", 0, 90.5, math.inf)),
         ("redis-outage@100-130", Fault("redis-outage", 0, 100, 130)),
+        ("redis-delay:0.005@10-20", Fault("redis-delay", 0.005, 10, 20)),
         ("event-delay:0.5", Fault("event-delay", 0.5, 0, math.inf)),
         ("event-loss:0.01@5-10", Fault("event-loss", 0.01, 5, 10)),
     ],
@@ -27,7 +28,8 @@ def test_faults_are_read(text: str, fault: Fault) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "kill", "kill:3", "kill:8@1", "kill:1.5@1", "kill:1@1-2", "redis-outage", "redis-outage@9", "redis-outage@9-9",
-     "redis-outage:1@1-2", "event-loss:2", "event-loss", "event-delay:-1", "event-delay:1@5", "flood:1@2"],
+     "redis-outage:1@1-2",
+     "event-loss:2", "event-loss", "redis-delay", "event-delay:-1", "event-delay:1@5", "flood:1@2"],
 )  # fmt: skip
 def test_what_is_no_fault_is_refused_with_what_is_accepted(text: str) -> None:
     with pytest.raises(SettingsError, match=r"accepted|numbered|end after"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 
@@ -9,12 +10,13 @@ import pytest
 
 from aloraserve.engine_model.calibration import load
 from aloraserve.errors import SettingsError
-from aloraserve.simulation.base import FleetView, RouterFactory, SimulatedCall
+from aloraserve.simulation.base import RouterFactory, RunContext, SimulatedCall, VisibleFleet
 from aloraserve.simulation.bounds import one_cache, rate_scale_at, work
 from aloraserve.simulation.faults import parse_faults
 from aloraserve.simulation.fleet import CallRecord, FleetSettings, ModelledFleet, RunResult
-from aloraserve.simulation.platform_router import PlatformRouter, drive
+from aloraserve.simulation.platform_router import PlatformRouter
 from aloraserve.simulation.router_names import router_factory, router_names
+from aloraserve.simulation.simulated_loop import SimulatedLoop
 from aloraserve.simulation.summary import Bounds, summarize
 from aloraserve.simulation.trace import GeneratedTrace
 from aloraserve.simulation.workload import Workload, WorkloadSettings
@@ -95,13 +97,13 @@ def test_a_dead_replica_gets_nothing_until_it_is_back() -> None:
     sent: list[tuple[float, int]] = []
 
     class Watched(PlatformRouter):
-        def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
-            index = super().choose(call, fleet, now_s)
-            sent.append((now_s, index))
+        async def place(self, call: SimulatedCall) -> int:
+            index = await super().place(call)
+            sent.append((self._loop.now_s, index))
             return index
 
-    def make(seed: int, fleet: FleetView) -> Watched:
-        return Watched("expected-ttft", seed, fleet)
+    def make(context: RunContext) -> Watched:
+        return Watched("expected-ttft", context)
 
     fleet = replace(FLEET, faults=parse_faults(["kill:0@20", "restart:0@60"], 3))
     ModelledFleet(fleet, Workload(ROWS, WORKLOAD), make).run()
@@ -124,22 +126,34 @@ def test_without_the_directory_calls_are_answered_by_the_fallback() -> None:
     assert len([one for one in result.records if one.e2e_s < math.inf]) == 240
 
 
-def test_after_an_outage_the_directory_is_right_again() -> None:
-    outage_s = (20.0, 25.0)
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ["redis-outage@20-25"],
+        ["redis-outage@20-20.2"],
+        ["redis-delay:0.02@20-25"],
+        ["event-delay:5@50-60"],
+        ["event-loss:0.3@20-70"],
+        ["kill:0@20", "restart:0@30"],
+    ],
+    ids=lambda faults: faults[0],
+)
+def test_after_a_fault_the_directory_is_right_again(faults: list[str]) -> None:
     routers: list[PlatformRouter] = []
 
-    def make(seed: int, fleet: FleetView) -> PlatformRouter:
-        routers.append(PlatformRouter("expected-ttft", seed, fleet))
+    def make(context: RunContext) -> PlatformRouter:
+        routers.append(PlatformRouter("expected-ttft", context))
         return routers[-1]
 
-    fleet = replace(FLEET, faults=parse_faults([f"redis-outage@{outage_s[0]}-{outage_s[1]}"], 3))
+    fleet = replace(FLEET, faults=parse_faults(faults, 3))
     modelled = ModelledFleet(fleet, Workload(ROWS, WORKLOAD), make)
     modelled.run()
     checked = 0
     for turn, row in enumerate(ROWS):
         keys = next(Workload(ROWS[turn : turn + 1], WORKLOAD).base_calls()).keys
         assert len(keys) == row.input_tokens // 128
-        for replica, candidate in zip(modelled.replicas, drive(routers[0].directory.lookup(keys)), strict=True):
+        found = asyncio.run(routers[0].directory.lookup(keys))
+        for replica, candidate in zip(modelled.replicas, found, strict=True):
             assert candidate.held_blocks == replica.engine.cache.match(keys)
             checked += candidate.held_blocks > 0
     assert checked > 10
@@ -190,6 +204,6 @@ def test_without_cold_calls_their_figures_are_missing() -> None:
 
 
 def test_factories_make_what_they_are_named_for() -> None:
-    fleet = FleetView([], [], 16)
+    context = RunContext(0, VisibleFleet([], [], 16), SimulatedLoop())
     makers: dict[str, RouterFactory] = {name: router_factory(name, step_tokens=8192) for name in router_names()}
-    assert {name: make(0, fleet).name for name, make in makers.items()} == {name: name for name in makers}
+    assert {name: make(context).name for name, make in makers.items()} == {name: name for name in makers}

@@ -9,8 +9,8 @@ import pytest
 from aloraserve.directory.base import Holding, anchor
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.simulation.base import SimulatedCall
-from aloraserve.simulation.events import EventQueue
 from aloraserve.simulation.modelled_engine import ModelledEngine, StepResult
+from aloraserve.simulation.simulated_loop import SimulatedLoop
 
 MakeCall = Callable[..., SimulatedCall]
 
@@ -19,7 +19,7 @@ class Fixture:
     """An engine on a queue of its own, and what its steps brought."""
 
     def __init__(self, calibration: Calibration) -> None:
-        self.queue = EventQueue()
+        self.queue = SimulatedLoop()
         self.steps: list[StepResult] = []
         self.engine = ModelledEngine(
             calibration, self.queue, self.steps.append, kv_tokens=calibration.kv_tokens, block_tokens=16

@@ -11,10 +11,11 @@ from itertools import count
 import pytest
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.base import FleetView, ReplicaView, RouterModel, SimulatedCall
+from aloraserve.simulation.base import ReplicaView, SimulatedCall, VisibleFleet
 from aloraserve.simulation.routers import BASELINES, SALTED
 from aloraserve.simulation.routers.aibrix import AIBrix
 from aloraserve.simulation.routers.dynamo import Dynamo
+from aloraserve.simulation.routers.formula import Formula
 from aloraserve.simulation.routers.llm_d import LlmD
 from aloraserve.simulation.routers.llm_d_sticky import LlmDSticky
 from aloraserve.simulation.routers.ray_prefix_affinity import RayPrefixAffinity
@@ -54,12 +55,12 @@ def call(
     )
 
 
-def fleet(in_flight: Sequence[int], *, capacity_blocks: int = 1000) -> FleetView:
+def fleet(in_flight: Sequence[int], *, capacity_blocks: int = 1000) -> VisibleFleet:
     views = [ReplicaView(i, capacity_blocks, 256, 2, in_flight=load) for i, load in enumerate(in_flight)]
-    return FleetView(views, list(range(len(views))), BLOCK_TOKENS)
+    return VisibleFleet(views, list(range(len(views))), BLOCK_TOKENS)
 
 
-def run(router: RouterModel, one: SimulatedCall, replica: int, *, answer: Sequence[BlockKey] = ()) -> None:
+def run(router: Formula, one: SimulatedCall, replica: int, *, answer: Sequence[BlockKey] = ()) -> None:
     """Let a call that was chosen for ``replica`` run there to its end, with the KV events that belong to it."""
     router.observe(replica, one.keys, (), 0.0)
     router.first_token(one, replica, 0.0)
@@ -67,7 +68,7 @@ def run(router: RouterModel, one: SimulatedCall, replica: int, *, answer: Sequen
     router.finished(one, replica, 0.0)
 
 
-def settle(router: RouterModel, one: SimulatedCall, view: FleetView, replica: int) -> None:
+def settle(router: Formula, one: SimulatedCall, view: VisibleFleet, replica: int) -> None:
     """Make the router send a call to ``replica`` and run it there: nothing else is alive meanwhile."""
     alive, view.alive = view.alive, [replica]
     router.choose(one, view, 0.0)

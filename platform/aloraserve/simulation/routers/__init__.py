@@ -7,15 +7,15 @@ has them side by side.
 
 from __future__ import annotations
 
-from aloraserve.simulation.base import RouterFactory
 from aloraserve.simulation.routers.aibrix import AIBrix
 from aloraserve.simulation.routers.dynamo import Dynamo
+from aloraserve.simulation.routers.formula import FormulaFactory
 from aloraserve.simulation.routers.llm_d import LlmD
 from aloraserve.simulation.routers.llm_d_sticky import LlmDSticky
 from aloraserve.simulation.routers.ray_prefix_affinity import RayPrefixAffinity
 from aloraserve.simulation.routers.sglang import SGLang
 
-BASELINES: dict[str, RouterFactory] = {
+BASELINES: dict[str, FormulaFactory] = {
     RayPrefixAffinity.name: RayPrefixAffinity,
     Dynamo.name: Dynamo,
     LlmD.name: LlmD,
@@ -23,7 +23,7 @@ BASELINES: dict[str, RouterFactory] = {
     AIBrix.name: AIBrix,
     SGLang.name: SGLang,
 }
-"""What makes each router, by its name on the command line."""
+"""What makes each formula, by its name on the command line."""
 
 SALTED = frozenset({Dynamo.name, LlmD.name, LlmDSticky.name, AIBrix.name})
 """Those that put the adapter in every key; the others do not look at it."""

@@ -32,7 +32,7 @@ import statistics
 from collections.abc import Sequence
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.base import FleetView, SimulatedCall
+from aloraserve.simulation.base import SimulatedCall, VisibleFleet
 from aloraserve.simulation.routers.prefix_index import PrefixIndex
 
 MAX_BLOCKS = 200_000
@@ -40,7 +40,7 @@ MAX_AGE_S = 20 * 60.0
 
 
 class AIBrix:
-    """See the module's docstring and :class:`~aloraserve.simulation.base.RouterModel`.
+    """See the module's docstring and :class:`~aloraserve.simulation.routers.formula.Formula`.
 
     Args:
         seed: of the lots.
@@ -55,7 +55,7 @@ class AIBrix:
     def __init__(
         self,
         seed: int,
-        fleet: FleetView,
+        fleet: VisibleFleet,
         *,
         imbalance_factor: float = 2.0,
         imbalance_min_gap: int = 8,
@@ -67,7 +67,7 @@ class AIBrix:
         self._deviation_factor = deviation_factor
         self._table = PrefixIndex(len(fleet.replicas), MAX_BLOCKS, max_age_s=MAX_AGE_S)
 
-    def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
+    def choose(self, call: SimulatedCall, fleet: VisibleFleet, now_s: float) -> int:
         """Return the replica that the module's formula names, and remember the prompt as sent to it."""
         keys = call.salted_keys
         loads = [fleet.replicas[replica].in_flight for replica in fleet.alive]
@@ -103,7 +103,7 @@ class AIBrix:
         self,
         keys: Sequence[BlockKey],
         allowed: Sequence[int],
-        fleet: FleetView,
+        fleet: VisibleFleet,
         loads: Sequence[int],
         now_s: float,
     ) -> int | None:

@@ -35,13 +35,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.base import FleetView, SimulatedCall
+from aloraserve.simulation.base import SimulatedCall, VisibleFleet
 from aloraserve.simulation.routers.prefix_index import leading_blocks
 from aloraserve.simulation.routers.salted_holdings import SaltedHoldings
 
 
 class Dynamo:
-    """See the module's docstring and :class:`~aloraserve.simulation.base.RouterModel`.
+    """See the module's docstring and :class:`~aloraserve.simulation.routers.formula.Formula`.
 
     Args:
         seed: of the lots.
@@ -56,7 +56,7 @@ class Dynamo:
     def __init__(
         self,
         seed: int,
-        fleet: FleetView,
+        fleet: VisibleFleet,
         *,
         prefill_load_scale: float = 1.0,
         overlap_score_credit: float = 1.0,
@@ -70,7 +70,7 @@ class Dynamo:
         self._active = [_Active() for _ in fleet.replicas]
         self._calls: dict[int, _Sent] = {}
 
-    def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
+    def choose(self, call: SimulatedCall, fleet: VisibleFleet, now_s: float) -> int:
         """Return the replica that the module's formula names, and count the call as active there."""
         self._free(call.request)
         keys, block_tokens = call.salted_keys, fleet.block_tokens

@@ -21,7 +21,7 @@ Formula: the highest sum wins, equal ones take turns. Each score is 0 to 1, time
 Adapters: a block's hash starts from the model's name, which for an adapter is its own; events are filed under their
 LoRA's name: *salted*.
 
-Not reproduced: 64 tokens a block (the engine's here); speculative entries end after one to two of their lives of 2 s;
+Not reproduced: 64 tokens per block (the engine's here); speculative entries end after one to two of their lives of 2 s;
 the middle score of ``lora-affinity`` (0.6: in the engine's queue of adapters to load, which no report here has); two
 pickers with an index each.
 """
@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.base import FleetView, ReplicaView, SimulatedCall
+from aloraserve.simulation.base import ReplicaView, SimulatedCall, VisibleFleet
 from aloraserve.simulation.routers.prefix_index import PrefixIndex, tree_blocks
 from aloraserve.simulation.routers.salted_holdings import SaltedHoldings
 
@@ -45,7 +45,7 @@ class PreciseIndex:
         fleet: as it starts.
     """
 
-    def __init__(self, fleet: FleetView) -> None:
+    def __init__(self, fleet: VisibleFleet) -> None:
         self.holdings = SaltedHoldings(fleet)
         self._speculative = PrefixIndex(len(fleet.replicas), tree_blocks(fleet), max_age_s=SPECULATIVE_S)
 
@@ -83,7 +83,7 @@ class Turns:
 
 
 class LlmD:
-    """See the module's docstring and :class:`~aloraserve.simulation.base.RouterModel`.
+    """See the module's docstring and :class:`~aloraserve.simulation.routers.formula.Formula`.
 
     Args:
         seed: unused; equal scores take turns.
@@ -100,7 +100,7 @@ class LlmD:
     def __init__(
         self,
         seed: int,
-        fleet: FleetView,
+        fleet: VisibleFleet,
         *,
         kv_usage_weight: float = 2.0,
         queue_weight: float = 2.0,
@@ -117,7 +117,7 @@ class LlmD:
         self._turns = Turns()
         self._cold: dict[int, None] = {}
 
-    def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
+    def choose(self, call: SimulatedCall, fleet: VisibleFleet, now_s: float) -> int:
         """Return the replica that the module's formula names, and count its blocks as held speculatively."""
         alive = fleet.alive
         views = [fleet.replicas[replica] for replica in alive]

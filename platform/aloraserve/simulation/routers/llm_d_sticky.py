@@ -26,14 +26,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.base import FleetView, SimulatedCall
+from aloraserve.simulation.base import SimulatedCall, VisibleFleet
 from aloraserve.simulation.routers.llm_d import PreciseIndex, Turns
 
 MAX_LOAD_TOKENS = 4_194_304
 
 
 class LlmDSticky:
-    """See the module's docstring and :class:`~aloraserve.simulation.base.RouterModel`.
+    """See the module's docstring and :class:`~aloraserve.simulation.routers.formula.Formula`.
 
     Args:
         seed: unused; equal scores take turns.
@@ -48,7 +48,7 @@ class LlmDSticky:
     def __init__(
         self,
         seed: int,
-        fleet: FleetView,
+        fleet: VisibleFleet,
         *,
         affinity_threshold: float = 0.8,
         max_penalty_s: float = 18.0,
@@ -61,7 +61,7 @@ class LlmDSticky:
         self._load_tokens = [0] * len(fleet.replicas)
         self._calls: dict[int, _Sent] = {}
 
-    def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
+    def choose(self, call: SimulatedCall, fleet: VisibleFleet, now_s: float) -> int:
         """Return the replica that the module's formula names, and count the call's prefill as its load."""
         self._release(call.request)
         alive = fleet.alive
@@ -71,7 +71,9 @@ class LlmDSticky:
             for replica, depth in zip(alive, depths, strict=True)
         }
         candidates = self._candidates(alive, depths, max(1, len(call.salted_keys)))
-        scores = [1 - min(1.0, (self._load_tokens[one] + uncached[one]) / MAX_LOAD_TOKENS) for one in candidates]
+        scores = [
+            1 - min(1.0, (self._load_tokens[replica] + uncached[replica]) / MAX_LOAD_TOKENS) for replica in candidates
+        ]
         chosen = self._turns.best(candidates, scores)
         self._load_tokens[chosen] += uncached[chosen]
         self._calls[call.request] = _Sent(chosen, uncached[chosen])
@@ -106,7 +108,11 @@ class LlmDSticky:
         if not sticky:
             return alive
         load = self._load_tokens
-        if others and min(load[one] for one in sticky) - min(load[one] for one in others) > self._max_penalty_tokens:
+        if (
+            others
+            and min(load[replica] for replica in sticky) - min(load[replica] for replica in others)
+            > self._max_penalty_tokens
+        ):
             return alive
         return sticky
 

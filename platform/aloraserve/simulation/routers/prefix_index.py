@@ -7,13 +7,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.base import FleetView
+from aloraserve.simulation.base import VisibleFleet
 
 CAPACITIES = 3
 MAX_TREE_BLOCKS = 4_194_304
 
 
-def tree_blocks(fleet: FleetView) -> int:
+def tree_blocks(fleet: VisibleFleet) -> int:
     """Return the bound of a tree whose original has none, or one that no run reaches.
 
     It is three times what the fleet's KV caches hold: what was sent before that is in no cache any more. Large fleets

@@ -27,12 +27,12 @@ import random
 from collections.abc import Sequence
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.base import FleetView, SimulatedCall
+from aloraserve.simulation.base import SimulatedCall, VisibleFleet
 from aloraserve.simulation.routers.prefix_index import PrefixIndex, tree_blocks
 
 
 class RayPrefixAffinity:
-    """See the module's docstring and :class:`~aloraserve.simulation.base.RouterModel`.
+    """See the module's docstring and :class:`~aloraserve.simulation.routers.formula.Formula`.
 
     Args:
         seed: of the power of two choices.
@@ -46,7 +46,7 @@ class RayPrefixAffinity:
     def __init__(
         self,
         seed: int,
-        fleet: FleetView,
+        fleet: VisibleFleet,
         *,
         imbalanced_threshold: float = math.inf,
         match_rate_threshold: float = 0.1,
@@ -56,7 +56,7 @@ class RayPrefixAffinity:
         self._match_rate_threshold = match_rate_threshold
         self._tree = PrefixIndex(len(fleet.replicas), tree_blocks(fleet))
 
-    def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
+    def choose(self, call: SimulatedCall, fleet: VisibleFleet, now_s: float) -> int:
         """Return the replica that the module's formula names, and remember the prompt as sent to it."""
         candidates = _multiplexed(call, fleet)
         queues = [fleet.replicas[replica].in_flight for replica in candidates]
@@ -81,7 +81,7 @@ class RayPrefixAffinity:
         """Drop the replica from the tree."""
         self._tree.drop(replica)
 
-    def _matching(self, keys: Sequence[BlockKey], candidates: Sequence[int], fleet: FleetView) -> list[int]:
+    def _matching(self, keys: Sequence[BlockKey], candidates: Sequence[int], fleet: VisibleFleet) -> list[int]:
         depths = self._tree.depths(keys, candidates)
         longest = max(depths)
         if keys and longest / len(keys) >= self._match_rate_threshold:
@@ -91,7 +91,7 @@ class RayPrefixAffinity:
         return [replica for replica in fleet.alive if sizes[replica] == smallest]
 
 
-def _multiplexed(call: SimulatedCall, fleet: FleetView) -> list[int]:
+def _multiplexed(call: SimulatedCall, fleet: VisibleFleet) -> list[int]:
     if call.adapter is None:
         return fleet.alive
     loaded = {replica: len(fleet.replicas[replica].adapters) for replica in fleet.alive}

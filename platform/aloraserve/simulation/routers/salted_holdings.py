@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.base import FleetView, SimulatedCall
+from aloraserve.simulation.base import SimulatedCall, VisibleFleet
 from aloraserve.simulation.routers.prefix_index import PrefixIndex, leading_blocks, tree_blocks
 
 MAX_ANSWERS = 4096
@@ -29,7 +29,7 @@ class SaltedHoldings:
         fleet: as it starts.
     """
 
-    def __init__(self, fleet: FleetView) -> None:
+    def __init__(self, fleet: VisibleFleet) -> None:
         self._prompts = PrefixIndex(len(fleet.replicas), tree_blocks(fleet))
         self._held: list[dict[BlockKey, None]] = [{} for _ in fleet.replicas]
         self._answers: list[dict[BlockKey, int]] = [{} for _ in fleet.replicas]

@@ -27,12 +27,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aloraserve.blocks import BlockKey
-from aloraserve.simulation.base import FleetView, SimulatedCall
+from aloraserve.simulation.base import SimulatedCall, VisibleFleet
 from aloraserve.simulation.routers.prefix_index import leading_blocks, tree_blocks
 
 
 class SGLang:
-    """See the module's docstring and :class:`~aloraserve.simulation.base.RouterModel`.
+    """See the module's docstring and :class:`~aloraserve.simulation.routers.formula.Formula`.
 
     Args:
         seed: unused; the original draws no lots while a tree exists.
@@ -47,7 +47,7 @@ class SGLang:
     def __init__(
         self,
         seed: int,
-        fleet: FleetView,
+        fleet: VisibleFleet,
         *,
         cache_threshold: float = 0.3,
         balance_abs_threshold: int = 64,
@@ -58,7 +58,7 @@ class SGLang:
         self._balance_rel_threshold = balance_rel_threshold
         self._tree = _Tree(len(fleet.replicas), tree_blocks(fleet))
 
-    def choose(self, call: SimulatedCall, fleet: FleetView, now_s: float) -> int:
+    def choose(self, call: SimulatedCall, fleet: VisibleFleet, now_s: float) -> int:
         """Return the replica that the module's formula names, and put the prompt into the tree for it."""
         keys = call.content_keys
         loads = [fleet.replicas[replica].in_flight for replica in fleet.alive]
