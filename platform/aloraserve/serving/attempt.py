@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
 from aloraserve.directory.base import CLAIM_TTL_S
-from aloraserve.errors import OverloadedError
+from aloraserve.errors import OverloadedError, ReplicaLostError
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import Router
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineUnavailable
 from aloraserve.serving.observers import CallObserver
-from aloraserve.serving.replica_pool import ReplicaPool, Replies
+from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
 from aloraserve.serving.request import GenerationRequest
 
 RESERVE_TIMEOUT_S = 600.0
@@ -23,17 +23,24 @@ NO_REPLICA_TIMEOUT_S = 5.0
 CUT_SHORT = ("abort", "error")
 """How an engine ends an answer that is not whole."""
 
-log = structlog.get_logger(__name__)
-
 Answer = EngineChunk | EngineRefusal
 """What a replica that serves the call replies."""
 
+log = structlog.get_logger(__name__)
 
-class LostError(Exception):
-    """Raised when the replica could not be reached, died, or cannot have the adapter's version."""
+
+class LostError(ReplicaLostError):
+    """Raised when the replica could not be reached, died, or does not have the adapter's version.
+
+    It reaches a client that has seen a part of the answer.
+
+    Args:
+        replica: its id, empty if none took the call.
+        cause: for the log.
+    """
 
     def __init__(self, replica: str, cause: str) -> None:
-        super().__init__(f"replica {replica} lost: {cause}")
+        super().__init__("the replica was lost while it answered; the answer is incomplete")
         self.replica = replica
         self.cause = cause
 
@@ -80,10 +87,10 @@ class Attempt:
         self._rank = rank
         self._earlier = earlier
         self._placed_at = time.perf_counter()
-        self._reservation = contextlib.AsyncExitStack()
+        self._held: AbstractAsyncContextManager[Reservation] | None = None
         self._replies: Replies | None = None
         self._moving: asyncio.Task[None] | None = None
-        self._is_claimed = True
+        self._is_answered = False
 
     @property
     def records(self) -> tuple[AttemptRecord, ...]:
@@ -101,70 +108,29 @@ class Attempt:
         """
         try:
             await self._reserve()
-            reply = await self._next()
         except asyncio.CancelledError:
             self.outcome = Outcome.CANCELLED
             raise
-        if isinstance(reply, EngineChunk):
-            self.outcome = Outcome.ANSWERED
-            # From now on the replica's own state shows the call, and the claim ends by itself.
-            self._is_claimed = False
-        else:
-            self.outcome = Outcome.REFUSED
+        reply = await self.next_reply()
+        self._is_answered = isinstance(reply, EngineChunk)
+        self.outcome = Outcome.ANSWERED if self._is_answered else Outcome.REFUSED
         return reply
 
-    async def more(self) -> Answer:
+    async def next_reply(self) -> Answer:
         """Return the next reply.
 
         Raises:
             LostError: the replica was lost; the answer is not whole.
-            StopAsyncIteration: there is none; the answer is whole.
+            StopAsyncIteration: there is none.
         """
-        try:
-            return await self._next()
-        except LostError:
-            self.outcome = Outcome.CUT_SHORT
-            raise
-        except asyncio.CancelledError:
-            self.outcome = Outcome.CANCELLED
-            raise
-
-    async def close(self) -> None:
-        """End the attempt: cancel what the replica still does, and withdraw the claim of a call without an answer."""
-        try:
-            await self._reservation.aclose()
-        finally:
-            # Serve cancels only what carries its own request id, and calls here have one each.
-            if self._replies is not None:
-                self._replies.cancel()
-            if self._moving is not None:
-                await self._moved(self._moving)
-            if self._is_claimed:
-                self._is_claimed = False
-                await self._router.withdraw(self.request.call, self.placement, self._engine_call.request_id)
-
-    async def _reserve(self) -> None:
-        """Hold a place on a replica and send it the call."""
-        patience_s = RESERVE_TIMEOUT_S if self._rank else NO_REPLICA_TIMEOUT_S
-        try:
-            async with asyncio.timeout(patience_s):
-                held = await self._reservation.enter_async_context(self._pool.reserve(self._rank))
-        except TimeoutError:
-            self.outcome = Outcome.OVERLOADED
-            raise OverloadedError(f"no replica took the call within {patience_s:g} s; retry later") from None
-        except Exception as error:
-            self._raise_meaning(error)
-            raise
-        self.replica = held.replica
-        self._follow()
-        self._replies = held.send(self._engine_call)
-
-    async def _next(self) -> Answer:
         assert self._replies is not None, "the call was not sent"
         try:
             reply = await self._replies.__anext__()
         except StopAsyncIteration:
             self._replies = None
+            raise
+        except asyncio.CancelledError:
+            self.outcome = Outcome.CANCELLED
             raise
         except Exception as error:
             self._raise_meaning(error)
@@ -173,17 +139,54 @@ class Attempt:
             self.outcome = Outcome.UNAVAILABLE
             raise LostError(self.replica, reply.message)
         if isinstance(reply, EngineChunk) and reply.finish_reason in CUT_SHORT:
-            self.outcome = Outcome.LOST
-            raise LostError(self.replica, f"the engine ended with {reply.finish_reason!r}")
+            raise self._lost(f"the engine ended with {reply.finish_reason!r}")
         return reply
+
+    async def close(self) -> None:
+        """End the attempt: cancel what the replica still does, and withdraw the claim of a call without an answer."""
+        held, self._held = self._held, None
+        try:
+            if held is not None:
+                await held.__aexit__(None, None, None)
+        finally:
+            # Serve cancels only what carries its own request id, and calls here have one each.
+            if self._replies is not None:
+                self._replies.cancel()
+            if self._moving is not None:
+                await self._moved(self._moving)
+            if not self._is_answered:
+                # Of a call that is answered the replica's own state shows what the claim did.
+                await self._router.withdraw(self.request.call, self.placement, self._engine_call.request_id)
+
+    async def _reserve(self) -> None:
+        """Hold a place on a replica and send it the call."""
+        patience_s = RESERVE_TIMEOUT_S if self._rank else NO_REPLICA_TIMEOUT_S
+        held = self._pool.reserve(self._rank)
+        try:
+            async with asyncio.timeout(patience_s):
+                reservation = await held.__aenter__()
+        except TimeoutError:
+            self.outcome = Outcome.OVERLOADED
+            raise OverloadedError(f"no replica took the call within {patience_s:g} s; retry later") from None
+        except Exception as error:
+            self._raise_meaning(error)
+            raise
+        self._held = held
+        self.replica = reservation.replica
+        self._follow()
+        self._replies = reservation.send(self._engine_call)
 
     def _raise_meaning(self, error: Exception) -> None:
         """Raise what the loop or the client is to meet in place of an error of the pool's, if not that error itself."""
         self.outcome = self._pool.outcome_of(error)
         if self.outcome is Outcome.LOST:
-            raise LostError(self.replica, type(error).__name__) from error
+            raise self._lost(type(error).__name__) from error
         if self.outcome is Outcome.OVERLOADED:
             raise OverloadedError("too many requests are queued; retry later") from error
+
+    def _lost(self, cause: str) -> LostError:
+        self.outcome = Outcome.CUT_SHORT if self._is_answered else Outcome.LOST
+        return LostError(self.replica, cause)
 
     def _follow(self) -> None:
         """Claim for the replica that took the call, if that is another one or the claim has expired meanwhile.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from aloraserve.errors import InvalidRequestError, ReplicaLostError
+from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Decision
 from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CallSavings
-from aloraserve.serving.attempt import Attempt, LostError
+from aloraserve.serving.attempt import Attempt
 from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.request import GenerationRequest
@@ -28,11 +28,13 @@ class Generation:
         observer: learns of tokens and of the end.
 
     Attributes:
+        request: that is answered.
         ttft_s: from the acceptance of the call to its first chunk, earlier attempts included.
         tokens: generated so far, of all choices.
     """
 
     def __init__(self, attempt: Attempt, first: EngineChunk, ttft_s: float, observer: CallObserver) -> None:
+        self.request: GenerationRequest = attempt.request
         self.ttft_s = ttft_s
         self.tokens = first.tokens
         self._attempt = attempt
@@ -46,11 +48,6 @@ class Generation:
     def attempt(self) -> Attempt:
         """The attempt that is answered."""
         return self._attempt
-
-    @property
-    def request(self) -> GenerationRequest:
-        """What is answered."""
-        return self._attempt.request
 
     @property
     def replica(self) -> str:
@@ -108,33 +105,10 @@ class Generation:
         """
         if self._ready:
             return self._ready.popleft()
-        try:
-            return await self._read()
-        except LostError as error:
-            raise ReplicaLostError("the replica was lost while it answered; the answer is incomplete") from error
-
-    async def read_all(self) -> None:
-        """Wait until the answer is whole; its chunks are kept to be read.
-
-        Raises:
-            LostError: the replica was lost before.
-        """
-        try:
-            while True:
-                self._ready.append(await self._read())
-        except StopAsyncIteration:
-            return
-
-    async def aclose(self) -> None:
-        """Abort the call, if it has not ended."""
-        self._attempt.outcome = Outcome.CANCELLED if self._is_open else self._attempt.outcome
-        await self._end()
-
-    async def _read(self) -> EngineChunk:
         if not self._is_open:
             raise StopAsyncIteration
         try:
-            reply = await self._attempt.more()
+            reply = await self._attempt.next_reply()
             if isinstance(reply, EngineRefusal):
                 raise InvalidRequestError(reply.message, param=reply.param)
         except BaseException:
@@ -142,6 +116,19 @@ class Generation:
             raise
         self._note(reply)
         return reply
+
+    async def read_all(self) -> None:
+        """Wait until the answer is whole; its chunks are kept to be read.
+
+        Raises:
+            LostError: the replica was lost before.
+        """
+        self._ready = deque([chunk async for chunk in self])
+
+    async def aclose(self) -> None:
+        """Abort the call, if it has not ended."""
+        self._attempt.outcome = Outcome.CANCELLED if self._is_open else self._attempt.outcome
+        await self._end()
 
     def _note(self, chunk: EngineChunk) -> None:
         self.tokens += chunk.tokens

@@ -28,9 +28,9 @@ class AdminRoutes:
 
     Args:
         plan: of the fleet.
-        registry: of its adapters.
         tenants: know who may ask.
         directory: of the fleet.
+        adapters: that are served now, and that are refused.
         replicas: returns ids of the replicas that can be reached.
         receipts: of this gateway.
         savings: of the fleet.
@@ -41,9 +41,9 @@ class AdminRoutes:
     def __init__(
         self,
         plan: FleetPlan,
-        registry: AdapterRegistry,
         tenants: Tenants,
         directory: Directory,
+        adapters: AdapterRegistry,
         *,
         replicas: Callable[[], Sequence[str]],
         receipts: ReceiptRing,
@@ -52,9 +52,9 @@ class AdminRoutes:
         targets: Callable[[], Awaitable[list[dict[str, Any]]]],
     ) -> None:
         self._plan = plan
-        self._registry = registry
         self._tenants = tenants
         self._directory = directory
+        self._adapters = adapters
         self._replicas = replicas
         self._receipts = receipts
         self._savings = savings
@@ -93,9 +93,9 @@ class AdminRoutes:
                     "digest": adapter.digest,
                     "untrained": adapter.untrained,
                 }
-                for adapter in self._registry.all()
+                for adapter in self._adapters.all()
             ],
-            "refused": [asdict(adapter) for adapter in self._registry.refused()],
+            "refused": [asdict(adapter) for adapter in self._adapters.refused()],
         }
         return _json(content)
 

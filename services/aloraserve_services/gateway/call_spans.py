@@ -22,6 +22,8 @@ class CallSpans(CallObserver):
 
     def accepted(self, request: GenerationRequest) -> None:
         """Say what was asked for."""
+        if not self._tracing.is_on:
+            return
         self._tracing.annotate(
             {
                 "aloraserve.kind": request.kind,
@@ -39,6 +41,8 @@ class CallSpans(CallObserver):
 
     def answered(self, generation: Generation) -> None:
         """Say how it was served."""
+        if not self._tracing.is_on:
+            return
         self._tracing.annotate(
             {
                 "aloraserve.replica": generation.label,

@@ -57,13 +57,13 @@ class Gateway:
         if not settings.metrics:
             self._metrics.turn_off()
         self._tracing = Tracing()
+        self._adapters = plan.open_registry()
         directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
-        self._registry = plan.open_registry()
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
-            self._registry.resolve,
+            self._adapters.resolve,
             hour_price=settings.accelerator_hour_price,
             on_failure=self._metrics.ledger_failures.inc,
         )
@@ -75,22 +75,22 @@ class Gateway:
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=settings.max_model_len,
-            resolve=self._registry.resolve,
+            resolve=self._adapters.resolve,
         )
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
             Dispatcher(self._router(plan, directory), ServePool(engines), observers),
             base_model=plan.served_name,
-            adapters=self._registry.all,
+            adapters=self._adapters,
             replicas=self._replicas,
             max_model_len=settings.max_model_len,
         )
         self._admin = AdminRoutes(
             plan,
-            self._registry,
             tenants,
             directory,
+            self._adapters,
             replicas=self._replicas,
             receipts=receipts,
             savings=self._savings,
@@ -109,7 +109,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        async with self._process.lifespan(app), self._savings.flushing(), following(self._registry):
+        async with self._process.lifespan(app), self._savings.flushing(), following(self._adapters):
             yield
 
     def _router(self, plan: FleetPlan, directory: Directory) -> Router:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Send
 
-from aloraserve.adapters import AdapterVersion
+from aloraserve.adapters import AdapterRegistry
 from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.generation import Generation
@@ -38,7 +38,7 @@ class OpenAIRoutes:
         prompts: makes requests of bodies.
         dispatcher: has them answered.
         base_model: its served name.
-        adapters: returns the served versions, sorted by name.
+        adapters: that are served now.
         replicas: returns ids of the replicas that can be reached.
         max_model_len: tokens of a prompt and its answer together.
     """
@@ -50,7 +50,7 @@ class OpenAIRoutes:
         dispatcher: Dispatcher,
         *,
         base_model: str,
-        adapters: Callable[[], Sequence[AdapterVersion]],
+        adapters: AdapterRegistry,
         replicas: Callable[[], Sequence[str]],
         max_model_len: int,
     ) -> None:
@@ -89,7 +89,7 @@ class OpenAIRoutes:
         self._tenants.authenticate(request.headers.get("authorization"))
         base, created = self._base_model, self._created
         entries = [ModelEntry(id=base, created=created, root=base)]
-        for adapter in self._adapters():
+        for adapter in self._adapters.all():
             entries.append(
                 ModelEntry(id=adapter.name, created=created, root=adapter.name, parent=base, kind=adapter.kind)
             )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self, cast
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve import context
@@ -20,26 +19,35 @@ _DEAD_ENGINE = ("EngineDeadError", "EngineGenerateError")
 """Names of vLLM's errors, which this process does not import."""
 
 
-@dataclass(frozen=True, slots=True)
 class ServeReservation:
-    """See :class:`~aloraserve.serving.replica_pool.Reservation`.
+    """See :class:`~aloraserve.serving.replica_pool.Reservation`; a context that holds the place.
 
     Args:
         handle: of the engine deployment.
-        selection: of a replica, as Serve gave it.
+        rank: ids of replicas, best first.
     """
 
-    handle: Any
-    selection: Any
+    def __init__(self, handle: Any, rank: Sequence[str]) -> None:
+        self._handle = handle
+        self._choosing = handle.choose_replica(rank=list(rank))
+        self._selection: Any = None
+
+    async def __aenter__(self) -> Self:
+        own_request_id()
+        self._selection = await self._choosing.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._choosing.__aexit__(*error)
 
     @property
     def replica(self) -> str:
         """See the contract."""
-        return str(self.selection.replica_id)
+        return str(self._selection.replica_id)
 
     def send(self, call: EngineCall) -> Replies:
         """See the contract; this is Serve's own iterator."""
-        return cast(Replies, self.handle.dispatch(self.selection, call))
+        return cast(Replies, self._handle.dispatch(self._selection, call))
 
 
 class ServePool:
@@ -52,12 +60,9 @@ class ServePool:
     def __init__(self, engines: Any) -> None:
         self._handle = engines.options(method_name="generate", stream=True)
 
-    @contextlib.asynccontextmanager
-    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[ServeReservation]:
+    def reserve(self, rank: Sequence[str]) -> ServeReservation:
         """See the contract."""
-        own_request_id()
-        async with self._handle.choose_replica(rank=list(rank)) as selection:
-            yield ServeReservation(self._handle, selection)
+        return ServeReservation(self._handle, rank)
 
     def outcome_of(self, error: Exception) -> Outcome:
         """See the contract."""
