@@ -29,7 +29,7 @@ from aloraserve.engine_model.adapter_slots import AdapterSlots
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.decode_series import DecodeSeries
 from aloraserve.engine_model.kv_cache_manager import KVCacheManager
-from aloraserve.engine_model.outputs import EngineCoreOutputs
+from aloraserve.engine_model.outputs import EngineCoreOutputs, KVCacheEvent
 from aloraserve.engine_model.request import Request, RequestId, RequestStatus
 
 
@@ -134,12 +134,20 @@ class Scheduler:
             self._answers.cut(now_s)
 
     def advance(self, now_s: float) -> EngineCoreOutputs:
-        """End the steps that end until then, begin those that follow, and return what came of it."""
+        """End the steps that end until then, begin those that follow, and return what came of it.
+
+        Events of a step that has begun are kept until it ends, as vLLM does.
+        """
         outputs = EngineCoreOutputs()
         while (event_s := self.next_event_s) <= now_s:
             self._end_step(event_s, outputs)
-        outputs.kv_events = self.kv_cache_manager.take_events()
+            outputs.kv_events += self.take_events()
+            self._begin_step(event_s)
         return outputs
+
+    def take_events(self) -> list[KVCacheEvent]:
+        """Return the changes of the cache that nobody was told of, those of the step that runs too."""
+        return self.kv_cache_manager.take_events()
 
     def num_output_tokens(self, request: Request, now_s: float) -> int:
         """Return how many tokens of a request's answer are out; ``now_s`` is not later than :attr:`next_event_s`."""
@@ -181,7 +189,6 @@ class Scheduler:
                 self.kv_cache_manager.set_computed(request)
                 if request.num_computed_tokens >= request.num_tokens:
                     self._end_prefill(request, now_s, outputs)
-        self._begin_step(now_s)
 
     def _begin_step(self, now_s: float) -> None:
         """Begin a step with prompts unless one runs, and steps of answers unless they run."""

@@ -100,7 +100,8 @@ async def test_savings_follow_the_engines_cache_when_it_is_emptied(
 ) -> None:
     async with started_host(directory) as started:
         first = await started.answer(engine_call("first"))
-        other = started.host.generate(engine_call("other", tokens=9, max_tokens=2))
+        # Runs for 64 ms and more.
+        other = started.host.generate(engine_call("other", tokens=9, max_tokens=400))
         await anext(other)
         assert await started.host.empty_cache(preempt=is_emptied) == is_emptied
         second = await started.answer(engine_call("second"))

@@ -293,7 +293,7 @@ def test_what_an_aborted_prompt_did_not_compute_is_not_cached(engine: Engine, ma
     engine.advance(0.010 + 0.256)
     engine.abort(request, 0.3)
     assert engine.kv_cache_manager.cache.match(call.keys) == 16
-    event = engine.advance(0.3).kv_events[0]
+    event = engine.take_events()[0]
     assert isinstance(event, BlocksChanged)
     assert list(event.removed) == call.keys[:15:-1]
     assert list(event.stored) == []
@@ -327,7 +327,7 @@ def test_a_reset_drops_nothing_while_requests_run(engine: Engine, make_call: Mak
     finish(engine)
     assert engine.reset_prefix_cache(5.0)
     assert len(engine.kv_cache_manager.cache) == 0
-    assert isinstance(engine.advance(5.0).kv_events[-1], AllBlocksCleared)
+    assert isinstance(engine.take_events()[-1], AllBlocksCleared)
 
 
 def test_a_preempting_reset_computes_prompt_and_answer_again(engine: Engine, make_call: MakeCall) -> None:

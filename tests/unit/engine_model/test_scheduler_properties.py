@@ -95,7 +95,7 @@ class Play:
     def check(self) -> None:
         scheduler = self.scheduler
         cache = scheduler.kv_cache_manager.cache
-        self._read(scheduler.kv_cache_manager.take_events())
+        self._read(scheduler.take_events())
         assert self.cached == {*cache._references, *cache._idle}
         assert len(self.cached) + cache._unkeyed <= CAPACITY
         assert set(cache._requests) == set(scheduler.running)

@@ -73,12 +73,13 @@ class AsyncioDriver:
         self.catch_up()
         self._scheduler.abort_requests(request_ids, self._now_s)
         self._schedule()
+        self._publish()
 
     def reset_prefix_cache(self, *, reset_running_requests: bool) -> bool:
         """See :meth:`~aloraserve.engine_model.scheduler.Scheduler.reset_prefix_cache`."""
         self.catch_up()
         is_done = self._scheduler.reset_prefix_cache(self._now_s, reset_running_requests=reset_running_requests)
-        self._take_in()
+        self._publish()
         return is_done
 
     def num_output_tokens(self, request: Request) -> int:
@@ -100,6 +101,10 @@ class AsyncioDriver:
     def _schedule(self) -> None:
         self._scheduler.schedule(self._now_s)
         self._take_in()
+
+    def _publish(self) -> None:
+        """Have what changed known at once, before the step ends that runs."""
+        self._on_outputs(EngineCoreOutputs(kv_events=self._scheduler.take_events()))
 
     def _take_in(self) -> None:
         self._on_outputs(self._scheduler.advance(self._now_s))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aloraserve.simulation.events import EventQueue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.virtual_time import VirtualTime
@@ -24,6 +23,7 @@ from aloraserve.engine_model.request import Request, choice_ids
 from aloraserve.engine_model.scheduler import Scheduler
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.simulation.event_queue_driver import EventQueueDriver
+from aloraserve.simulation.simulated_loop import SimulatedLoop
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.simulated.answer_words import AnswerWords, Word
 from aloraserve_services.engine.simulated.engine import SimulatedEngine
@@ -129,15 +129,15 @@ def calibration(**parts: Any) -> Calibration:
 
 def by_event_queue(times: Calibration, calls: Sequence[TracedCall]) -> Played:
     """Play a trace in simulated time."""
-    played, queue = Played(), EventQueue()
+    played, loop = Played(), SimulatedLoop()
     scheduler = Scheduler(times, kv_tokens=times.kv_tokens, block_tokens=SPACE.block_tokens)
-    driver = EventQueueDriver(scheduler, queue, played.take)
+    driver = EventQueueDriver(scheduler, loop, played.take)
 
     def add(number: int, call: TracedCall) -> None:
         ids = choice_ids(f"call-{number}", call.choices)
-        driver.add_requests([request_of(call, choice, ids[choice], queue.now_s) for choice in range(call.choices)])
+        driver.add_requests([request_of(call, choice, ids[choice], loop.now_s) for choice in range(call.choices)])
         if call.given_up_after_s < math.inf:
-            queue.at(queue.now_s + call.given_up_after_s, lambda: driver.abort_requests(ids))
+            loop.at(loop.now_s + call.given_up_after_s, lambda: driver.abort_requests(ids))
 
     def request_of(call: TracedCall, choice: int, request_id: str, now_s: float) -> Request:
         keys = call.keys()
@@ -152,8 +152,8 @@ def by_event_queue(times: Calibration, calls: Sequence[TracedCall]) -> Played:
         )
 
     for number, call in enumerate(calls):
-        queue.at(call.at_s, lambda number=number, call=call: add(number, call))  # type: ignore[misc]
-    queue.run()
+        loop.at(call.at_s, lambda number=number, call=call: add(number, call))  # type: ignore[misc]
+    loop.run()
     return played
 
 
