@@ -3,8 +3,9 @@
     python tests/lanes.py [--all] [PYTEST ARGUMENT ...]
 
 Starting a platform leaves a core idle most of the time, and a test of one engine uses one core. The second lane takes
-what the first leaves: its processes have a low priority, so times in the first lane are nearly those of a machine of its
-own. The first lane's output is shown as it comes, the second's when it ends. ``--all`` adds the plugin's slow tests.
+what the first leaves: its processes have a low priority, so times in the first lane are nearly those of a machine of
+its own. The first lane's output is shown as it comes, the second's when it ends. ``--all`` adds the plugin's slow tests.
+Arguments are for the platform's tests.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Lane:
             stderr=subprocess.STDOUT if self.output else None,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: os.nice(self._niceness),  # noqa: PLW1509 - nothing else runs in this process
+            preexec_fn=lambda: os.nice(self._niceness),
         )
         return None
 
