@@ -4,8 +4,8 @@
 
 Starting a platform leaves a core idle most of the time, and a test of one engine uses one core. The second lane takes
 what the first leaves: its processes have a low priority, so times in the first lane are nearly those of a machine of
-its own. The first lane's output is shown as it comes, the second's when it ends. ``--all`` adds the plugin's slow tests.
-Arguments are for the platform's tests.
+its own. The first lane's output is shown as it comes, the second's when it ends. ``--all`` adds the plugin's slow
+tests. Other arguments are for the platform's tests alone.
 """
 
 from __future__ import annotations
