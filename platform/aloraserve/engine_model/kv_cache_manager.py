@@ -84,7 +84,6 @@ class KVCacheManager:
     def reset_prefix_cache(self) -> None:
         """Drop every block; no request may run."""
         self.cache.clear()
-        self._uncomputed.clear()
         self._events.append(AllBlocksCleared())
 
     def take_events(self) -> list[KVCacheEvent]:

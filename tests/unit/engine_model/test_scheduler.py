@@ -196,6 +196,17 @@ def test_kv_events_name_blocks_by_their_chains_and_tails_go_first(engine: Engine
     assert removed.removed == call.keys[-1:-3:-1][: len(removed.removed)]
 
 
+def test_a_steps_events_are_out_when_it_ends(engine: Engine, make_call: MakeCall) -> None:
+    first = engine.submit(make_call(64), 0.0)
+    second = engine.submit(make_call(64, stream=1), 0.0)
+    assert engine.advance(0.05).kv_events == []
+    for request in (first, second):
+        (event,) = engine.end_step()
+        assert isinstance(event, BlocksChanged)
+        assert event.request is request
+    assert engine.take_events() == []
+
+
 def test_an_answer_is_found_by_who_goes_on_from_it(engine: Engine, make_call: MakeCall) -> None:
     longer = make_call(112)
     engine.submit(make_call(64, 40), 0.0, lambda: longer.keys[4:6])
