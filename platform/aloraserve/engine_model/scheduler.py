@@ -154,13 +154,13 @@ class Scheduler:
         return self._answers.num_output_tokens(request, now_s) if request.end_step >= 0 else request.num_output_tokens
 
     def token_s(self, request: Request, tokens: int) -> float:
-        """Return when a request that is not finished will have so many tokens, or when that will be known better.
+        """Return when a request will have so many tokens, or the first moment at which it may have.
 
         Args:
             request: not finished.
             tokens: more than it has.
         """
-        return self._answers.token_s(request, tokens) if request.end_step >= 0 else self.next_event_s
+        return self._answers.token_s(request, tokens) if request in self._answers else self.next_event_s
 
     def reset_prefix_cache(self, now_s: float, *, reset_running_requests: bool = False) -> bool:
         """Drop every cached block; return whether that was done.

@@ -263,6 +263,16 @@ def test_an_answers_tokens_are_known_at_any_time(engine: Engine, make_call: Make
     assert engine.num_output_tokens(request, 50.0) == 11
 
 
+def test_when_a_token_comes_is_never_said_too_late(engine: Engine, make_call: MakeCall) -> None:
+    """Also of one beyond the steps that run: whoever waits for it looks again, at most once a step."""
+    first, second = (engine.submit(make_call(64, tokens, stream=tokens), 0.0) for tokens in (5, 40))
+    engine.advance(0.2)
+    said_s = engine.token_s(second, 30)
+    assert said_s > first.first_token_s + 28 * 0.020
+    engine.advance(said_s)
+    assert 20 < engine.num_output_tokens(second, said_s) <= 30
+
+
 def test_an_aborted_answer_frees_its_blocks_and_slots_at_once(engine: Engine, make_call: MakeCall) -> None:
     request = engine.submit(make_call(64, 100, adapter="a", kind="lora"), 0.0)
     stays = engine.submit(make_call(64, 20, stream=1), 0.0)
