@@ -43,7 +43,7 @@ bench-observability: install ## Measure what metrics cost the gateway, interleav
 bench-savings: install ## Check estimated savings against measured ones (ARGS="--url URL" for a running platform)
 	@$(BIN)/python -m benchmarks.savings $(ARGS)
 
-loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform, with a report (ARGS="...")
+loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform in ten minutes, with a report (ARGS="--minutes 30")
 	@$(BIN)/python -m loadtests $(ARGS)
 
 loadtest-full: install-dev ## The same with more samples, conversations, rates and a full KV cache (an hour or more)

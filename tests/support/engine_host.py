@@ -116,7 +116,7 @@ def engine_call(
 ) -> EngineCall:
     """Return a call of so many tokens, with its block keys."""
     token_ids = list(range(tokens))
-    sampling = SamplingSettings(max_tokens=max_tokens)
+    sampling = SamplingSettings(max_tokens=max_tokens, ignore_eos=True)
     return EngineCall(name, token_ids, sampling, adapter=adapter and adapter.name, keys=SPACE.keys(token_ids))
 
 
