@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-SOURCES := platform services tests loadtests examples docs deploy/site
+SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability loadtest loadtest-full bench-plugin test test-all test-fast plugin-matrix docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability bench-savings loadtest loadtest-full bench-plugin test test-all test-fast plugin-matrix docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -29,16 +29,19 @@ down: install ## Stop the platform
 	@$(BIN)/aloraserve down $(ARGS)
 
 bench-e2e: install ## Measure TTFT of aLoRA and LoRA through HTTP, 500 and 2,000 tokens (ARGS="...")
-	@$(BIN)/aloraserve bench $(ARGS)
+	@$(BIN)/python -m benchmarks.end_to_end $(ARGS)
 
 bench-routing: install ## Measure block keys, lookups, ingest and memory of the directory (ARGS="...")
-	@$(BIN)/aloraserve bench-routing $(ARGS)
+	@$(BIN)/python -m benchmarks.directory $(ARGS)
 
 bench-routing-live: install ## Compare policies on six simulated engines behind the real gateway (ARGS="...")
-	@$(BIN)/aloraserve bench-routing-live $(ARGS)
+	@$(BIN)/python -m benchmarks.routing_live $(ARGS)
 
 bench-observability: install ## Measure what metrics cost the gateway, interleaved pairs, 15 min (ARGS="--otlp-endpoint URL")
-	@$(BIN)/python -m aloraserve_services.cli.bench_observability $(ARGS)
+	@$(BIN)/python -m benchmarks.observability $(ARGS)
+
+bench-savings: install ## Check estimated savings against measured ones (ARGS="--url URL" for a running platform)
+	@$(BIN)/python -m benchmarks.savings $(ARGS)
 
 loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform, with a report (ARGS="...")
 	@$(BIN)/python -m loadtests $(ARGS)
@@ -47,7 +50,7 @@ loadtest-full: install-dev ## The same with more samples, conversations, rates a
 	@$(BIN)/python -m loadtests --profile full $(ARGS)
 
 bench-plugin: install-dev ## Measure what aLoRA costs and saves in one vLLM process, with targets (ARGS="...")
-	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py $(ARGS)
+	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py --model "$$($(BIN)/python -m benchmarks.plugin_model)" $(ARGS)
 
 test: install-dev ## Run every test, real engines and the whole platform included (ARGS="...")
 	@$(BIN)/python -m pytest -q $(ARGS)

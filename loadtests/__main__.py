@@ -14,16 +14,20 @@ import locust  # noqa: F401
 import typer
 from rich.console import Console
 
+from aloraserve.errors import StartError
+from aloraserve.settings import default_state_dir
+from aloraserve.wire.answer_stream import CallFailedError
+from aloraserve_services.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SETTINGS, EXIT_START
+from aloraserve_services.models.hardware import describe_machine
+from benchmarks.harness.report import make_table
 from loadtests import report
-from loadtests.local import PlatformError, local_platform
+from loadtests.local import loadtest_platform
 from loadtests.plan import LoadPlan, Phase, api_key, full_phases, quick_phases
 from loadtests.runner import play_phase
 from loadtests.samples import Samples
-from loadtests.stage import NotServedError
-from loadtests.transport import CallError
-from loadtests.transport.http import HttpTransport
+from loadtests.transport import open_transport
+from loadtests.warm_up import NotServedError
 
-EXIT_FAILED, EXIT_FLAGS, EXIT_START, EXIT_INTERRUPTED = 1, 2, 3, 130
 UNROUTED_POLICY = "round-robin"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 out = Console(highlight=False, width=max(Console().width, 110))
@@ -47,7 +51,7 @@ def main(
     arm: Annotated[list[str] | None, typer.Option(help="Only these arms.")] = None,
     length: Annotated[list[int] | None, typer.Option(help="These prompt lengths instead.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="So many samples instead.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is random.")] = 0,
     data: Annotated[Path | None, typer.Option(help="MTRAG-UN tasks to take documents from.")] = None,
     trace: Annotated[Path | None, typer.Option(help="A Mooncake trace; default: a generated one.")] = None,
     trace_rows: Annotated[int, typer.Option(min=1, max=100_000, help="Base calls of the trace.")] = 40,
@@ -65,10 +69,10 @@ def main(
         plan = LoadPlan(phases, seed, data=data, trace=trace, trace_rows=trace_rows, rate_scale=rate_scale)
         for is_routed in (True, False):
             given = url if is_routed else unrouted_url
-            _play(plan, is_routed, given, bool(url), samples, (engine, replicas, state_dir or _state_dir()))
+            _play(plan, is_routed, given, bool(url), samples, (engine, replicas, state_dir or default_state_dir()))
     except (ValueError, NotServedError) as error:
-        code, facts["ended early"] = EXIT_FLAGS, f"error: {error}"
-    except (PlatformError, CallError) as error:
+        code, facts["ended early"] = EXIT_SETTINGS, f"error: {error}"
+    except (StartError, CallFailedError) as error:
         code, facts["ended early"] = EXIT_START, f"error: {error}"
     except KeyboardInterrupt:
         code, facts["ended early"] = EXIT_INTERRUPTED, "interrupted"
@@ -76,8 +80,8 @@ def main(
         say(facts["ended early"])
     if samples or not code:
         content = report.write(folder, plan, samples, facts)
-        _tell(content, folder)
-        if check and not code and not all(one["met"] for one in content["checks"]):
+        _show(content, folder)
+        if check and not code and not all(check["met"] for check in content["checks"]):
             code = EXIT_FAILED
     raise typer.Exit(code)
 
@@ -93,12 +97,13 @@ def _phases(
     if profile not in profiles:
         raise ValueError(f"profile is {profile!r}; {', '.join(profiles)} are accepted")
     found = []
-    for one in profiles[profile]():
-        if names and one.name not in names:
+    for phase in profiles[profile]():
+        if names and phase.name not in names:
             continue
-        kept = tuple(arm for arm in one.arms if not arms or arm in arms)
+        kept = tuple(arm for arm in phase.arms if not arms or arm in arms)
         if kept:
-            found.append(replace(one, arms=kept, lengths=tuple(lengths or one.lengths), count=count or one.count))
+            lengths_played, count_played = tuple(lengths or phase.lengths), count or phase.count
+            found.append(replace(phase, arms=kept, lengths=lengths_played, count=count_played))
     if not found:
         raise ValueError("no phase is left: look at --phase and --arm")
     return tuple(found)
@@ -113,7 +118,7 @@ def _play(
     own: tuple[str, int, Path],
 ) -> None:
     """Play the phases that need a platform of one kind, on a given one or on ones that are started for it."""
-    parts = [one for phase in plan.phases if (one := phase.routed if is_routed else phase.unrouted)]
+    parts = [part for phase in plan.phases if (part := phase.routed if is_routed else phase.unrouted)]
     if given:
         _play_on(plan, parts, given, samples)
         return
@@ -122,54 +127,43 @@ def _play(
             say("alora-no-router is left out: it needs --unrouted-url, a platform with --policy round-robin")
         return
     engine, replicas, state_dir = own
-    for kv_cache_gib in dict.fromkeys(one.kv_cache_gib for one in parts):
+    for kv_cache_gib in dict.fromkeys(part.kv_cache_gib for part in parts):
         policy = "expected-ttft" if is_routed else UNROUTED_POLICY
         say(
             f"starting {replicas} {engine} replicas, policy {policy}"
             + (f", {kv_cache_gib} GiB KV" if kv_cache_gib else "")
         )
-        with local_platform(
+        with loadtest_platform(
             engine=engine, replicas=replicas, policy=policy, state_dir=state_dir, kv_cache_gib=kv_cache_gib
         ) as url:
-            _play_on(plan, [one for one in parts if one.kv_cache_gib == kv_cache_gib], url, samples)
+            _play_on(plan, [part for part in parts if part.kv_cache_gib == kv_cache_gib], url, samples)
 
 
 def _play_on(plan: LoadPlan, phases: list[Phase], url: str, samples: Samples) -> None:
-    transport = HttpTransport(url, api_key())
+    transport = open_transport(url, api_key())
     try:
-        for one in phases:
-            play_phase(plan, one, transport, samples, say)
+        for phase in phases:
+            play_phase(plan, phase, transport, samples, say)
     finally:
         transport.close()
 
 
-def _state_dir() -> Path:
-    from aloraserve.settings import default_state_dir
-
-    return default_state_dir()
-
-
 def _facts(engine: str, replicas: int, url: str | None) -> dict[str, str]:
-    from aloraserve_services.cli.bench import machine
-
     what = f"a running platform ({machine_facts.system()} client)" if url else f"{replicas} {engine} replicas"
     return {
         "platform": what,
         "model": "SmolLM2-135M-Instruct" if not url else "the platform's own",
-        "machine": machine(),
+        "machine": describe_machine(),
     }
 
 
-def _tell(content: dict[str, object], folder: Path) -> None:
-    from rich.table import Table
-
-    table = Table(title="LoRA : aLoRA", title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for head in ("pipeline", "step", "state", "tokens", "n", "TTFT", "E2E"):
-        table.add_column(head, justify="left" if head in ("pipeline", "step", "state") else "right", no_wrap=True)
+def _show(content: dict[str, object], folder: Path) -> None:
+    heads, left = ("pipeline", "step", "state", "tokens", "n", "TTFT", "E2E"), ("pipeline", "step", "state")
+    table = make_table("LoRA : aLoRA", heads, left=left, box=None, padding=(0, 1, 0, 0))
     ratios: list[dict[str, object]] = content["ratios"]  # type: ignore[assignment]
-    for one in ratios:
-        shown = [str(one[name]) for name in ("pipeline", "step", "state", "prompt_tokens", "n")]
-        table.add_row(*shown, report.spread(one["ttft"]), report.spread(one["e2e"]))
+    for ratio in ratios:
+        shown = [str(ratio[name]) for name in ("pipeline", "step", "state", "prompt_tokens", "n")]
+        table.add_row(*shown, report.spread(ratio["ttft"]), report.spread(ratio["e2e"]))
     out.print(table)
     checks: list[dict[str, object]] = content["checks"]  # type: ignore[assignment]
     for check in checks:

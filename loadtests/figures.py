@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.harness.stats import Interval, median_interval, percentile
 from loadtests.samples import Sample
 
-RESAMPLES = 2000
 Key = tuple[Any, ...]
 TTFT_WANTED = {500: 8.0, 2000: 30.0, 7500: 100.0}
 """Least TTFT ratios of a LoRA's first call and the aLoRA's, ``base-adapter``, by length."""
@@ -20,50 +18,36 @@ HITS_WANTED = 0.95
 COMPARED = ("evaluation", "whole", "after-adapter")
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """A median and its 95 % interval from resampling; both ends are the median for fewer than three values."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread | None:
-        """Return the spread of some values, None of none."""
-        if not values:
-            return None
-        median = statistics.median(values)
-        if len(values) < 3:
-            return cls(median, median, median)
-        chooser = random.Random(0)  # noqa: S311
-        medians = sorted(statistics.median(chooser.choices(values, k=len(values))) for _ in range(RESAMPLES))
-        return cls(median, medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1])
-
-    def to_json(self) -> dict[str, float]:
-        """Return it as the report has it."""
-        return {"p50": round(self.median, 4), "low": round(self.low, 4), "high": round(self.high, 4)}
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """Return the nearest-rank percentile, None of no values."""
-    ordered = sorted(values)
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
+def interval_json(interval: Interval) -> dict[str, float]:
+    """Return a median and its interval as the report has them."""
+    return {
+        "p50": round(interval.middle, 4),
+        "low": round(interval.low, 4),
+        "high": round(interval.high, 4),
+    }
 
 
 def rows(samples: Iterable[Sample]) -> list[dict[str, Any]]:
     """Return one row for each phase, pipeline, arm, step, state, length and rate."""
     groups: dict[Key, list[Sample]] = defaultdict(list)
-    for one in samples:
-        groups[one.phase, one.pipeline, one.arm, one.step, one.state, one.length, one.rate_per_s].append(one)
+    for sample in samples:
+        groups[_row_key(sample)].append(sample)
     return [_row(key, group) for key, group in sorted(groups.items(), key=lambda pair: tuple(map(str, pair[0])))]
+
+
+def _row_key(sample: Sample) -> Key:
+    return (
+        *(sample.phase, sample.pipeline, sample.arm, sample.step),
+        *(sample.state, sample.length, sample.rate_per_s),
+    )
 
 
 def _row(key: Key, group: list[Sample]) -> dict[str, Any]:
     phase, pipeline, arm, step, state, length, rate = key
-    good = [one for one in group if not one.error]
-    prompt = sum(one.prompt_tokens for one in good)
-    ttft, e2e = [one.ttft_s for one in good if step != "whole"], [one.e2e_s for one in good]
+    good = [sample for sample in group if not sample.error]
+    prompt = sum(sample.prompt_tokens for sample in good)
+    calls = good if step != "whole" else []
+    ttft, e2e = [call.ttft_s for call in calls], [sample.e2e_s for sample in good]
     return {
         "phase": phase,
         "pipeline": pipeline,
@@ -72,29 +56,33 @@ def _row(key: Key, group: list[Sample]) -> dict[str, Any]:
         "state": state,
         "length": length,
         "rate_per_s": rate,
-        "prompt_tokens": round(statistics.median([one.prompt_tokens for one in good])) if good else 0,
+        "prompt_tokens": round(statistics.median([sample.prompt_tokens for sample in good])) if good else 0,
         "n": len(good),
         "failed": len(group) - len(good),
-        "ttft_p50_s": _rounded(percentile(ttft, 0.5)),
-        "ttft_p90_s": _rounded(percentile(ttft, 0.9)),
+        "ttft_p50_s": _percentile(ttft, 0.5),
+        "ttft_p90_s": _percentile(ttft, 0.9),
         "ttft_interval_s": _interval(ttft),
-        "queue_p50_s": _rounded(percentile([one.queue_s for one in good if one.queue_s is not None], 0.5)),
-        "prefill_p50_s": _rounded(percentile([one.prefill_s for one in good if one.prefill_s is not None], 0.5)),
-        "decode_p50_s": _rounded(percentile([one.decode_s for one in good if step != "whole"], 0.5)),
-        "itl_p50_s": _rounded(percentile([one.itl_s for one in good if one.itl_s is not None], 0.5)),
-        "e2e_p50_s": _rounded(percentile(e2e, 0.5)),
+        "queue_p50_s": _percentile((sample.queue_s for sample in good), 0.5),
+        "prefill_p50_s": _percentile((sample.prefill_s for sample in good), 0.5),
+        "decode_p50_s": _percentile((call.decode_s for call in calls), 0.5),
+        "itl_p50_s": _percentile((sample.itl_s for sample in good), 0.5),
+        "e2e_p50_s": _percentile(e2e, 0.5),
         "e2e_interval_s": _interval(e2e),
-        "cached_share": round(sum(one.cached_tokens for one in good) / prompt, 4) if prompt else None,
+        "cached_share": round(sum(sample.cached_tokens for sample in good) / prompt, 4) if prompt else None,
     }
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:
-    spread = Spread.of(values)
-    return [round(spread.low, 6), round(spread.high, 6)] if spread else None
+    if not values:
+        return None
+    interval = median_interval(values)
+    return [round(interval.low, 6), round(interval.high, 6)]
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
+def _percentile(values: Iterable[float | None], share: float) -> float | None:
+    """Return the percentile of the values that are known, None of none."""
+    known = [value for value in values if value is not None]
+    return round(percentile(known, share), 6) if known else None
 
 
 def ratios(samples: Iterable[Sample]) -> list[dict[str, Any]]:
@@ -104,7 +92,6 @@ def ratios(samples: Iterable[Sample]) -> list[dict[str, Any]]:
         groups[lora.phase, lora.pipeline, lora.step, lora.state, lora.length].append((lora, alora))
     found = []
     for (phase, pipeline, step, state, length), group in sorted(groups.items()):
-        ttft = None if step == "whole" else _ratio(group, lambda one: one.ttft_s)
         found.append(
             {
                 "phase": phase,
@@ -114,24 +101,25 @@ def ratios(samples: Iterable[Sample]) -> list[dict[str, Any]]:
                 "length": length,
                 "prompt_tokens": round(statistics.median([lora.prompt_tokens for lora, _ in group])),
                 "n": len(group),
-                "ttft": ttft.to_json() if ttft else None,
-                "e2e": spread.to_json() if (spread := _ratio(group, lambda one: one.e2e_s)) else None,
+                "ttft": None if step == "whole" else _ratio(group, lambda call: call.ttft_s),
+                "e2e": _ratio(group, lambda call: call.e2e_s),
             }
         )
     return found
 
 
-def _ratio(group: Sequence[tuple[Sample, Sample]], of: Callable[[Sample], float]) -> Spread | None:
-    return Spread.of([of(lora) / of(alora) for lora, alora in group if of(alora) > 0])
+def _ratio(group: Sequence[tuple[Sample, Sample]], figure: Callable[[Sample], float]) -> dict[str, float] | None:
+    found = [figure(lora) / figure(alora) for lora, alora in group if figure(alora) > 0]
+    return interval_json(median_interval(found)) if found else None
 
 
 def pairs(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
     """Return the calls that both arms made on equal content, several of one kind in their order."""
     arms: dict[str, dict[Key, list[Sample]]] = {"lora": defaultdict(list), "alora": defaultdict(list)}
-    for one in sorted(samples, key=lambda sample: sample.at_s):
-        if one.arm in arms and not one.error and one.step in COMPARED:
-            key = (one.phase, one.pipeline, one.step, one.state, one.length, one.copy, one.rate_per_s)
-            arms[one.arm][key].append(one)
+    for sample in sorted(samples, key=lambda sample: sample.at_s):
+        if sample.arm in arms and not sample.error and sample.step in COMPARED:
+            place = (sample.phase, sample.pipeline, sample.step, sample.state, sample.length)
+            arms[sample.arm][*place, sample.variant, sample.rate_per_s].append(sample)
     return [
         pair for key, group in arms["lora"].items() for pair in zip(group, arms["alora"].get(key, ()), strict=False)
     ]
@@ -140,7 +128,7 @@ def pairs(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
 def pairs_alone(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
     """Return the pairs of evaluation calls that were made one at a time.
 
-    Several at once wait for each other: that is no call's own saving, and no estimate has it.
+    Several at once wait for each other: that is not a call's own saving, and no estimate has it.
     """
     return [
         (lora, alora)
@@ -152,11 +140,13 @@ def pairs_alone(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
 def savings(samples: Iterable[Sample]) -> dict[str, Any]:
     """Return the TTFT that the platform says aLoRA calls saved, against that of their LoRA twins less theirs."""
     equal = pairs_alone(samples)
-    told = [(lora, alora) for lora, alora in equal if alora.saved_s is not None]
+    estimated = [(lora, alora) for lora, alora in equal if alora.saved_s is not None]
     return {
         "pairs": len(equal),
-        "estimated_s": round(sum(alora.saved_s or 0.0 for _, alora in told), 4) if told else None,
-        "measured_s": round(sum(lora.ttft_s - alora.ttft_s for lora, alora in (told or equal)), 4) if equal else None,
+        "estimated_s": round(sum(alora.saved_s or 0.0 for _, alora in estimated), 4) if estimated else None,
+        "measured_s": round(sum(lora.ttft_s - alora.ttft_s for lora, alora in (estimated or equal)), 4)
+        if equal
+        else None,
     }
 
 
@@ -165,31 +155,32 @@ def checks(samples: Sequence[Sample], overflowing: Container[str] = ()) -> list[
 
     Args:
         samples: of all phases.
-        overflowing: names of phases that are played to fill the KV cache, whose evictions are no miss of the router.
+        overflowing: names of phases that are played to fill the KV cache, whose evictions are not a miss of the router.
     """
     found = []
-    for one in ratios(samples):
-        if (one["pipeline"], one["step"], one["state"]) != ("base-adapter", "evaluation", "first"):
+    for ratio in ratios(samples):
+        if (ratio["pipeline"], ratio["step"], ratio["state"]) != ("base-adapter", "evaluation", "first"):
             continue
+        length = ratio["length"]
         for what, by_length in (("ttft", TTFT_WANTED), ("e2e", E2E_WANTED)):
-            if one["length"] in by_length and one[what]:
-                name = f"{what.upper()} LoRA (first) : aLoRA at {one['length']:,} tokens"
-                found.append(_check(name, one[what]["p50"], by_length[one["length"]]))
+            if length in by_length and ratio[what]:
+                name = f"{what.upper()} LoRA (first) : aLoRA at {length:,} tokens"
+                found.append(_check(name, ratio[what]["p50"], by_length[length]))
     for arm, wanted in (("alora", HITS_WANTED), ("alora-no-router", 0.0)):
         # In adapter-base the intrinsic comes first: there is nothing to hit.
         calls = [
-            one
-            for one in samples
-            if one.arm == arm
-            and one.step == "evaluation"
-            and one.pipeline != "adapter-base"
-            and one.phase not in overflowing
+            sample
+            for sample in samples
+            if sample.arm == arm
+            and sample.step == "evaluation"
+            and sample.pipeline != "adapter-base"
+            and sample.phase not in overflowing
         ]
-        tokens = sum(one.prompt_tokens for one in calls)
+        tokens = sum(call.prompt_tokens for call in calls)
         if tokens:
-            share = sum(one.cached_tokens for one in calls) / tokens
+            share = sum(call.cached_tokens for call in calls) / tokens
             found.append(_check(f"cached share of evaluation calls, {arm}", share, wanted))
-    failed = sum(1 for one in samples if one.error)
+    failed = sum(1 for sample in samples if sample.error)
     found.append({"name": "failed calls", "found": failed, "wanted": 0, "met": failed == 0})
     return found
 

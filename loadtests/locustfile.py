@@ -2,7 +2,7 @@
 
     locust -f loadtests/locustfile.py --host http://127.0.0.1:8000 --loadtest-mode closed --loadtest-arm alora
 
-With ``--master`` and ``--worker`` every worker plays the phase with copies of its own; the master writes the report.
+With ``--master`` and ``--worker`` every worker plays the phase with variants of its own; the master writes the report.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from loadtests import report
 from loadtests.plan import LoadPlan, Phase, api_key
 from loadtests.runner import prepare
 from loadtests.samples import Sample, Samples
-from loadtests.transport.http import HttpTransport
+from loadtests.transport import open_transport
 from loadtests.users import USERS, ConversationUser, PoissonUser, SyncUser, TraceUser
 
 __all__ = ["ConversationUser", "PoissonUser", "SyncUser", "TraceUser"]
@@ -44,8 +44,8 @@ def add_arguments(parser: LocustArgumentParser) -> None:
     group.add_argument("--loadtest-arm", default="alora", help="lora, alora, base or alora-no-router.")
     group.add_argument("--loadtest-length", type=int, default=500, help="Tokens of a conversation's first prompt.")
     group.add_argument("--loadtest-count", type=int, default=20, help="Conversations of each worker.")
-    group.add_argument("--loadtest-rate", type=float, default=0.5, help="New conversations a second, for poisson.")
-    group.add_argument("--loadtest-seed", type=int, default=0, help="Of everything that is random.")
+    group.add_argument("--loadtest-rate", type=float, default=0.5, help="New conversations per second, for poisson.")
+    group.add_argument("--loadtest-seed", type=int, default=0, help="Seed of everything that is random.")
     group.add_argument("--loadtest-out", default="loadtest-report", help="Where the report goes.")
 
 
@@ -55,7 +55,7 @@ def start(environment: Environment, **_: Any) -> None:
     given: Any = environment.parsed_options
     players = max(1, environment.runner.worker_count) if isinstance(environment.runner, MasterRunner) else 1
     for user in environment.user_classes:
-        # Anew for each start: the mode can be changed on the web page. A master decides what its workers spawn.
+        # Again for each start: the mode can be changed on the web page. A master decides what its workers spawn.
         is_played = user is USERS[given.loadtest_mode]
         user.weight = int(is_played)
         user.fixed_count = players * FIXED_COUNTS[user] if is_played else 0
@@ -71,7 +71,7 @@ def start(environment: Environment, **_: Any) -> None:
         users=max(1, given.num_users or 1),
         rate_per_s=given.loadtest_rate if given.loadtest_mode == "poisson" else 0.0,
     )
-    transport = HttpTransport(environment.host or "", api_key())
+    transport = open_transport(environment.host or "", api_key())
     prepare(environment, LoadPlan((phase,), given.loadtest_seed), phase, transport, SAMPLES, _finish(environment))
 
 
@@ -90,7 +90,7 @@ def listen(environment: Environment, runner: Runner | None, **_: Any) -> None:
 
     def note(msg: Message, **_: Any) -> None:
         played.add(msg.node_id)
-        if played >= {one.id for one in (*runner.clients.spawning, *runner.clients.running)}:
+        if played >= {worker.id for worker in (*runner.clients.spawning, *runner.clients.running)}:
             played.clear()
             # By another greenlet: this one is among those that it stops.
             gevent.spawn(runner.stop if environment.web_ui else runner.quit)
@@ -102,14 +102,14 @@ def listen(environment: Environment, runner: Runner | None, **_: Any) -> None:
 @events.report_to_master.add_listener
 def send(client_id: str, data: dict[str, Any]) -> None:
     """Send a worker's new samples along with its statistics."""
-    data["samples"] = [asdict(one) for one in SAMPLES.take()]
+    data["samples"] = [asdict(sample) for sample in SAMPLES.take()]
 
 
 @events.worker_report.add_listener
 def receive(client_id: str, data: dict[str, Any]) -> None:
     """Keep what a worker sent."""
-    for one in data.get("samples", ()):
-        SAMPLES.add(Sample(**one))
+    for fields in data.get("samples", ()):
+        SAMPLES.add(Sample(**fields))
 
 
 @events.quitting.add_listener
@@ -119,6 +119,6 @@ def write(environment: Environment, **_: Any) -> None:
         return
     given: Any = environment.parsed_options
     content = report.write(Path(given.loadtest_out), LoadPlan((), given.loadtest_seed), SAMPLES, {"host": "as given"})
-    if any(one.error for one in SAMPLES):
+    if any(sample.error for sample in SAMPLES):
         environment.process_exit_code = 1
     print(f"report: {Path(given.loadtest_out) / 'report.html'}, {len(content['rows'])} rows")

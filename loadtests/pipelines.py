@@ -8,45 +8,45 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from loadtests.conversation_driver import SECOND_REQUEST, ConversationDriver
 from loadtests.plan import LoadPlan
-from loadtests.talk import AGAIN, Talk
 
-Pipeline = Callable[[Talk, LoadPlan, int], None]
+Pipeline = Callable[[ConversationDriver, LoadPlan, int], None]
 
 
-def base_adapter(talk: Talk, plan: LoadPlan, turns: int) -> None:
+def base_adapter(driver: ConversationDriver, plan: LoadPlan, turns: int) -> None:
     """The base model answers, an intrinsic judges; then the conversation grows by a turn, and so on."""
     for turn in range(turns):
         if turn:
-            talk.user()
-        if talk.base() is None:
+            driver.user()
+        if driver.base() is None:
             return
-        talk.evaluate(plan.intrinsics[0])
+        driver.evaluate(plan.intrinsics[0])
 
 
-def adapter_base(talk: Talk, plan: LoadPlan, turns: int) -> None:
+def adapter_base(driver: ConversationDriver, plan: LoadPlan, turns: int) -> None:
     """An intrinsic reads a new document first; the base model answers on what it computed."""
-    if talk.evaluate(plan.intrinsics[0], append=True) is None:
+    if driver.evaluate(plan.intrinsics[0], append=True) is None:
         return
-    talk.user(AGAIN)
-    talk.base("after-adapter")
+    driver.user(SECOND_REQUEST)
+    driver.base("after-adapter")
 
 
-def base_adapter_base(talk: Talk, plan: LoadPlan, turns: int) -> None:
+def base_adapter_base(driver: ConversationDriver, plan: LoadPlan, turns: int) -> None:
     """The base model answers, an intrinsic judges, the base model answers again."""
-    if talk.base() is None or talk.evaluate(plan.intrinsics[0]) is None:
+    if driver.base() is None or driver.evaluate(plan.intrinsics[0]) is None:
         return
-    talk.user(AGAIN)
-    talk.base("after-adapter")
+    driver.user(SECOND_REQUEST)
+    driver.base("after-adapter")
 
 
-def multi_adapter(talk: Talk, plan: LoadPlan, turns: int) -> None:
+def multi_adapter(driver: ConversationDriver, plan: LoadPlan, turns: int) -> None:
     """The base model answers, five intrinsics judge at once, the base model answers again."""
-    if talk.base() is None:
+    if driver.base() is None:
         return
-    talk.evaluate_all(plan.intrinsics[:5])
-    talk.user(AGAIN)
-    talk.base("after-adapter")
+    driver.evaluate_all(plan.intrinsics[:5])
+    driver.user(SECOND_REQUEST)
+    driver.base("after-adapter")
 
 
 PLAYS: Mapping[str, Pipeline] = MappingProxyType(
@@ -64,6 +64,6 @@ SHARED = frozenset({"base-adapter"})
 calls are made once and the prompts that are compared are the same to the last token."""
 
 
-def play(talk: Talk, name: str, plan: LoadPlan, turns: int) -> None:
+def play(driver: ConversationDriver, name: str, plan: LoadPlan, turns: int) -> None:
     """Play a pipeline and leave a sample of the whole."""
-    talk.whole(lambda one: PLAYS[name](one, plan, turns))
+    driver.run_timed(lambda driver: PLAYS[name](driver, plan, turns))

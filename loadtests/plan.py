@@ -69,10 +69,10 @@ class Phase:
             raise ValueError(f"rate_per_s is {self.rate_per_s:g}; above 0 and up to 1,000 are accepted")
 
     def more_tokens(self, number: int, seed: int) -> int:
-        """Return by how many tokens the phase's copy of that number is longer than its nominal length.
+        """Return by how many tokens the phase's variant of that number is longer than its nominal length.
 
-        Where a conversation ends within a block decides what an aLoRA call computes again of it. Copies of one length
-        would all measure one such place; these are spread evenly over ``SPREAD_TOKENS``, from a random start.
+        Where a conversation ends within a block decides what an aLoRA call computes again of it. Variants of one
+        length would all measure one such place; these are spread evenly over ``SPREAD_TOKENS``, from a random start.
         """
         start = random.Random(f"{seed}/spread/{self.name}").random()  # noqa: S311
         place = (number % self.count + start) / self.count

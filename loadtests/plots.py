@@ -13,7 +13,7 @@ from loadtests.samples import Sample
 
 COLORS = {"lora": "#d95f02", "alora": "#1b9e77", "base": "#7570b3", "alora-no-router": "#e6ab02", "all": "#999999"}
 MARKERS = {"lora": "o", "alora": "s", "base": "^", "alora-no-router": "x", "all": "."}
-"""Arms that ignore what the others use lie on one line: only their marks tell them apart."""
+"""Arms that ignore what the others use lie on one line: only their marks distinguish them."""
 TIMELINE_SAMPLES = 5000
 UNDER_LOAD = ("conversation", "trace")
 """Pipelines of which many run at once; each phase of them is a load of its own."""
@@ -40,13 +40,13 @@ def _draw(paint: Callable[[Any], bool], *, width: float = 8.0, height: float = 3
 
 
 def _evaluations(rows: Sequence[dict[str, Any]], pipelines: Container[str]) -> list[dict[str, Any]]:
-    return [one for one in rows if one["step"] == "evaluation" and one["n"] and one["pipeline"] in pipelines]
+    return [row for row in rows if row["step"] == "evaluation" and row["n"] and row["pipeline"] in pipelines]
 
 
 def _medians(group: Sequence[dict[str, Any]], what: str) -> tuple[list[float], tuple[list[float], list[float]]]:
     """Return the rows' medians of a time, and how far below and above them their intervals reach."""
-    middle: list[float] = [one[f"{what}_p50_s"] for one in group]
-    ends = [one[f"{what}_interval_s"] for one in group]
+    middle: list[float] = [row[f"{what}_p50_s"] for row in group]
+    ends = [row[f"{what}_interval_s"] for row in group]
     low = [max(0.0, mid - end[0]) for mid, end in zip(middle, ends, strict=True)]
     high = [max(0.0, end[1] - mid) for mid, end in zip(middle, ends, strict=True)]
     return middle, (low, high)
@@ -57,13 +57,13 @@ def by_length(rows: Sequence[dict[str, Any]], what: str, title: str) -> str:
 
     def paint(axes: Any) -> bool:
         lines: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-        for one in _evaluations(rows, ("base-adapter",)):
-            lines[one["arm"], one["state"]].append(one)
+        for row in _evaluations(rows, ("base-adapter",)):
+            lines[row["arm"], row["state"]].append(row)
         for (arm, state), group in sorted(lines.items()):
-            group.sort(key=lambda one: one["prompt_tokens"])
+            group.sort(key=lambda row: row["prompt_tokens"])
             middle, reach = _medians(group, what)
             axes.errorbar(
-                [one["prompt_tokens"] for one in group],
+                [row["prompt_tokens"] for row in group],
                 middle,
                 yerr=reach,
                 label=f"{arm}, {state}",
@@ -91,13 +91,13 @@ def by_load(rows: Sequence[dict[str, Any]], what: str, title: str) -> str:
 
     def paint(axes: Any) -> bool:
         played = _evaluations(rows, UNDER_LOAD)
-        phases = sorted({one["phase"] for one in played}, key=_in_order)
-        arms = sorted({(one["arm"], one["state"]) for one in played})
+        phases = sorted({row["phase"] for row in played}, key=_in_order)
+        arms = sorted({(row["arm"], row["state"]) for row in played})
         for number, (arm, state) in enumerate(arms):
-            group = [one for one in played if (one["arm"], one["state"]) == (arm, state)]
+            group = [row for row in played if (row["arm"], row["state"]) == (arm, state)]
             middle, reach = _medians(group, what)
             axes.errorbar(
-                [phases.index(one["phase"]) + 0.6 * (number + 0.5) / len(arms) - 0.3 for one in group],
+                [phases.index(row["phase"]) + 0.6 * (number + 0.5) / len(arms) - 0.3 for row in group],
                 middle,
                 yerr=reach,
                 label=f"{arm}, {state}",
@@ -129,13 +129,14 @@ def ratio_curve(ratios: Sequence[dict[str, Any]]) -> str:
     """Draw LoRA : aLoRA by prompt length."""
 
     def paint(axes: Any) -> bool:
-        fresh = [one for one in ratios if one["pipeline"] == "base-adapter" and one["step"] == "evaluation"]
+        fresh = [ratio for ratio in ratios if ratio["pipeline"] == "base-adapter" and ratio["step"] == "evaluation"]
         for state, what in itertools.product(("first", "returning"), ("ttft", "e2e")):
-            group = sorted((one for one in fresh if one["state"] == state and one[what]), key=lambda one: one["length"])
+            known = [ratio for ratio in fresh if ratio["state"] == state and ratio[what]]
+            group = sorted(known, key=lambda ratio: int(ratio["length"]))
             if group:
                 axes.plot(
-                    [one["prompt_tokens"] for one in group],
-                    [one[what]["p50"] for one in group],
+                    [ratio["prompt_tokens"] for ratio in group],
+                    [ratio[what]["p50"] for ratio in group],
                     marker="o",
                     label=f"{what.upper()}, LoRA {state}",
                 )
@@ -153,10 +154,10 @@ def cached_shares(rows: Sequence[dict[str, Any]]) -> str:
 
     def paint(axes: Any) -> bool:
         shares: dict[tuple[tuple[str, str], str], list[float]] = defaultdict(list)
-        for one in rows:
-            if one["step"] in ("evaluation", "after-adapter") and one["cached_share"] is not None:
-                name = one["phase"] if one["pipeline"] in UNDER_LOAD else one["pipeline"]
-                shares[(name, one["state"]), one["arm"]].append(one["cached_share"])
+        for row in rows:
+            if row["step"] in ("evaluation", "after-adapter") and row["cached_share"] is not None:
+                name = row["phase"] if row["pipeline"] in UNDER_LOAD else row["pipeline"]
+                shares[(name, row["state"]), row["arm"]].append(row["cached_share"])
         groups = sorted({group for group, _ in shares}, key=lambda group: (_in_order(group[0]), group))
         arms = sorted({arm for _, arm in shares})
         for number, arm in enumerate(arms):
@@ -178,44 +179,44 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def throughput(samples: Sequence[Sample]) -> str:
-    """Draw answered calls a second of each phase and arm, over the time that its calls took up."""
+    """Draw answered calls per second of each phase and arm, over the time that its calls took up."""
 
     def paint(axes: Any) -> bool:
         groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-        for one in samples:
-            if not one.error and one.step != "whole":
-                groups[one.phase, one.arm].append(one)
+        for sample in samples:
+            if not sample.error and sample.step != "whole":
+                groups[sample.phase, sample.arm].append(sample)
         # The first at the top.
         keys = sorted(groups, key=lambda key: (_in_order(key[0]), key[1]), reverse=True)
         rates = []
         for key in keys:
             calls = groups[key]
-            begin, end = min(one.at_s for one in calls), max(one.at_s + one.e2e_s for one in calls)
+            begin, end = min(sample.at_s for sample in calls), max(sample.at_s + sample.e2e_s for sample in calls)
             rates.append(len(calls) / max(end - begin, 1e-9))
         colors = [COLORS.get(arm, "#4c72b0") for _, arm in keys]
         axes.barh([f"{phase} {arm}" for phase, arm in keys], rates, color=colors)
         axes.tick_params(axis="y", labelsize=7)
-        axes.set(xlabel="calls a second")
+        axes.set(xlabel="calls per second")
         return bool(keys)
 
-    return _draw(paint, height=max(2.0, 0.3 * len({(one.phase, one.arm) for one in samples}) + 1))
+    return _draw(paint, height=max(2.0, 0.3 * len({(sample.phase, sample.arm) for sample in samples}) + 1))
 
 
 def timeline(samples: Sequence[Sample]) -> str:
-    """Draw each call's TTFT over time, the phases one after the other; arms of one lie over each other."""
+    """Draw each call's TTFT over time, the phases one after the other; arms of one phase lie over each other."""
 
     def paint(axes: Any) -> bool:
-        calls = [one for one in samples if not one.error and one.step != "whole"][:TIMELINE_SAMPLES]
+        calls = [sample for sample in samples if not sample.error and sample.step != "whole"][:TIMELINE_SAMPLES]
         starts, last = dict[str, float](), 0.0
-        for one in calls:
-            if one.phase not in starts:
-                starts[one.phase] = last
-            last = max(last, starts[one.phase] + one.at_s + one.e2e_s)
-        for arm in sorted({one.arm for one in calls}):
-            mine = [one for one in calls if one.arm == arm]
+        for sample in calls:
+            if sample.phase not in starts:
+                starts[sample.phase] = last
+            last = max(last, starts[sample.phase] + sample.at_s + sample.e2e_s)
+        for arm in sorted({sample.arm for sample in calls}):
+            mine = [sample for sample in calls if sample.arm == arm]
             axes.scatter(
-                [starts[one.phase] + one.at_s for one in mine],
-                [one.ttft_s for one in mine],
+                [starts[sample.phase] + sample.at_s for sample in mine],
+                [sample.ttft_s for sample in mine],
                 s=8,
                 marker=MARKERS.get(arm, "o"),
                 label=arm,
@@ -230,21 +231,21 @@ def timeline(samples: Sequence[Sample]) -> str:
 
 
 def savings(samples: Sequence[Sample]) -> str:
-    """Draw what the platform says that each aLoRA call, made alone, saved against what its LoRA twin took longer."""
+    """Draw each aLoRA call's estimated saving, of calls made alone, against what its LoRA twin took longer."""
 
     def paint(axes: Any) -> bool:
-        told = [pair for pair in pairs_alone(samples) if pair[1].saved_s is not None]
-        if not told:
+        estimated = [pair for pair in pairs_alone(samples) if pair[1].saved_s is not None]
+        if not estimated:
             return False
         for state in ("first", "returning"):
-            mine = [(lora, alora) for lora, alora in told if alora.state == state]
+            mine = [(lora, alora) for lora, alora in estimated if alora.state == state]
             axes.scatter(
                 [lora.ttft_s - alora.ttft_s for lora, alora in mine],
                 [alora.saved_s for _, alora in mine],
                 s=12,
                 label=state,
             )
-        top = max(max(lora.ttft_s, alora.saved_s or 0.0) for lora, alora in told)
+        top = max(max(lora.ttft_s, alora.saved_s or 0.0) for lora, alora in estimated)
         axes.plot([0, top], [0, top], color="#999999", linewidth=0.8)
         axes.set(xlabel="measured: TTFT of LoRA less aLoRA, s", ylabel="estimated, s")
         axes.legend(fontsize=8)

@@ -23,16 +23,16 @@ class ReplayRow:
     input_tokens: int
     ids: tuple[int, ...]
 
-    def messages(self, texts: TextSource, words_a_token: float, max_tokens: int) -> list[Message]:
+    def messages(self, texts: TextSource, words_per_token: float, max_tokens: int) -> list[Message]:
         """Return a prompt of about the row's length: rows that share leading ids share leading text."""
         left = min(self.input_tokens, max_tokens)
         parts = []
-        for one in self.ids:
+        for block_id in self.ids:
             if left <= 0:
                 break
             # A whole block's text always, so that a shared id is shared text; only the last is cut.
-            words = round(min(ID_TOKENS, left) * words_a_token)
-            parts.append(" ".join(texts.document(f"id-{one}", round(ID_TOKENS * words_a_token)).split()[:words]))
+            words = round(min(ID_TOKENS, left) * words_per_token)
+            parts.append(" ".join(texts.document(f"id-{block_id}", round(ID_TOKENS * words_per_token)).split()[:words]))
             left -= ID_TOKENS
         return [{"role": "user", "content": " ".join(parts)}]
 
@@ -41,7 +41,7 @@ def conversation_rows(plan: LoadPlan) -> list[ReplayRow]:
     """Return the trace's first rows, generated ones if the plan has no file.
 
     Raises:
-        SettingsError: the file is no trace.
+        SettingsError: the file is not a trace.
     """
     if plan.trace is None:
         rows = GeneratedTrace().rows(plan.trace_rows, plan.seed)

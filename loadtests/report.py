@@ -23,8 +23,8 @@ RANDOM = (
     "Texts, questions, pauses, arrivals and the order of arms come from the seed. Prompts are up to 32 tokens shorter "
     "or longer than their nominal length, spread evenly, so that conversations end anywhere within a block. In "
     "base-adapter all arms judge one conversation, whose prompts are equal to the last token; elsewhere each arm has a "
-    "copy that differs in 16 digits of the system message, so that nothing is shared. Answers may differ between "
-    "copies."
+    "variant that differs in 16 digits of the system message, so that nothing is shared. Answers may differ between "
+    "variants."
 )
 LIMITS = (
     "The adapters are untrained twins: equal weights, rank and targets; what they cost is real, what they say is not. "
@@ -56,7 +56,7 @@ def write(folder: Path, plan: LoadPlan, samples: Samples, facts: dict[str, Any])
         "rows": figures.rows(kept),
         "ratios": figures.ratios(kept),
         "savings": figures.savings(kept),
-        "checks": figures.checks(kept, {one.name for one in plan.phases if one.kv_cache_gib is not None}),
+        "checks": figures.checks(kept, {phase.name for phase in plan.phases if phase.kv_cache_gib is not None}),
         "dropped_samples": samples.dropped,
     }
     (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
@@ -107,7 +107,7 @@ def _page(content: dict[str, Any], samples: Sequence[Sample]) -> str:
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     cells = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(one)}</td>" for one in line) + "</tr>" for line in lines)
+    body = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in line) + "</tr>" for line in lines)
     return f"<table><tr>{cells}</tr>{body}</table>"
 
 
@@ -119,9 +119,9 @@ def _cell(value: Any) -> str:
 
 def _checks(checks: Sequence[dict[str, Any]]) -> str:
     lines = "".join(
-        f'<tr class="{"" if one["met"] else "missed"}"><td>{html.escape(one["name"])}</td><td>{one["found"]:g}</td>'
-        f"<td>{one['wanted']:g}</td><td>{'met' if one['met'] else 'missed'}</td></tr>"
-        for one in checks
+        f'<tr class="{"" if check["met"] else "missed"}"><td>{html.escape(check["name"])}</td>'
+        f"<td>{check['found']:g}</td><td>{check['wanted']:g}</td><td>{'met' if check['met'] else 'missed'}</td></tr>"
+        for check in checks
     )
     return f"<table><tr><th>figure</th><th>found</th><th>wanted</th><th></th></tr>{lines}</table>"
 
@@ -134,12 +134,14 @@ def spread(found: Any) -> str:
 def _ratios(ratios: Sequence[dict[str, Any]]) -> str:
     heads = ("phase", "pipeline", "step", "LoRA's state", "length", "tokens", "n", "TTFT", "E2E")
     names = ("phase", "pipeline", "step", "state", "length", "prompt_tokens", "n")
-    return _table(heads, [[*(one[name] for name in names), spread(one["ttft"]), spread(one["e2e"])] for one in ratios])
+    times = ("ttft", "e2e")
+    lines = [[*(ratio[name] for name in names), *(spread(ratio[name]) for name in times)] for ratio in ratios]
+    return _table(heads, lines)
 
 
 def _rows(rows: Sequence[dict[str, Any]]) -> str:
     heads = [name for name in rows[0] if not name.endswith("interval_s")] if rows else []
-    return _table(heads, [[one[name] for name in heads] for one in rows])
+    return _table(heads, [[row[name] for name in heads] for row in rows])
 
 
 def _savings(found: dict[str, Any]) -> str:
@@ -153,13 +155,14 @@ def _savings(found: dict[str, Any]) -> str:
 
 def _paper(ratios: Sequence[dict[str, Any]]) -> str:
     fresh = [
-        one
-        for one in ratios
-        if (one["pipeline"], one["step"], one["state"]) == ("base-adapter", "evaluation", "first") and one["ttft"]
+        ratio
+        for ratio in ratios
+        if ratio["ttft"]
+        and (ratio["pipeline"], ratio["step"], ratio["state"]) == ("base-adapter", "evaluation", "first")
     ]
     if not fresh:
         return "<p>No fresh prompts were measured.</p>"
-    longest = max(fresh, key=lambda one: int(one["length"]))
+    longest = max(fresh, key=lambda ratio: int(ratio["length"]))
     here = (spread(longest["e2e"]), spread(longest["ttft"]))
     lines = [
         (name, f"{ours} at {longest['prompt_tokens']:,} tokens", paper)

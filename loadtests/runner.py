@@ -14,9 +14,9 @@ from locust.env import Environment
 from loadtests.pipelines import SHARED
 from loadtests.plan import LoadPlan, Phase
 from loadtests.samples import Sample, Samples
-from loadtests.stage import make_stage
 from loadtests.transport import Transport
 from loadtests.users import USERS
+from loadtests.warm_up import warm_up
 
 Progress = Callable[[str], None]
 
@@ -44,11 +44,11 @@ def prepare(
     def record(sample: Sample) -> None:
         samples.add(sample)
         if sample.step != "whole":
-            _tell(environment, sample)
+            _report(environment, sample)
 
     numbers = itertools.count()
     found.transport = transport
-    found.stage = make_stage(plan, phase, transport, record)
+    found.phase_context = warm_up(plan, phase, transport, record)
     found.tasks_left = phase.count if phase.mode == "closed" else 1
     found.finish = finish or (lambda: found.runner.quit())
 
@@ -59,7 +59,7 @@ def prepare(
     found.next_conversation = next_conversation
 
 
-def _tell(environment: Environment, sample: Sample) -> None:
+def _report(environment: Environment, sample: Sample) -> None:
     """Make a call one of locust's requests, and its time to the first token another."""
     name = f"{sample.phase} {sample.pipeline} {sample.step} {sample.state}"
     error = RuntimeError(sample.error) if sample.error else None
@@ -82,7 +82,7 @@ def play_phase(plan: LoadPlan, phase: Phase, transport: Transport, samples: Samp
         watch = _Watch(part, samples, before, progress)
         try:
             while not runner.greenlet.join(timeout=2):
-                watch.tell()
+                watch.report()
         except KeyboardInterrupt:
             # What is under way would be noted as failed once its platform stops.
             samples.close()
@@ -90,27 +90,27 @@ def play_phase(plan: LoadPlan, phase: Phase, transport: Transport, samples: Samp
             raise
         progress(
             f"{part.name} ({', '.join(part.arms)}): {len(samples) - before} samples in "
-            f"{time.perf_counter() - began:.0f} s, {sum(1 for one in samples if one.error)} failed so far"
+            f"{time.perf_counter() - began:.0f} s, {sum(1 for sample in samples if sample.error)} failed so far"
         )
 
 
 class _Watch:
-    """Says every few seconds how far a phase is."""
+    """Reports every few seconds how far a phase is."""
 
     def __init__(self, phase: Phase, samples: Samples, before: int, progress: Progress) -> None:
         self._phase, self._samples, self._before, self._progress = phase, samples, before, progress
-        self._told_at = time.perf_counter()
+        self._reported_at = time.perf_counter()
 
-    def tell(self) -> None:
+    def report(self) -> None:
         now = time.perf_counter()
-        if now - self._told_at < 15:
+        if now - self._reported_at < 15:
             return
-        self._told_at = now
+        self._reported_at = now
         done = len(self._samples) - self._before
         if self._phase.mode == "sync":
-            whole = sum(1 for one in itertools.islice(self._samples, self._before, None) if one.step == "whole")
-            talks = sum(1 if one in SHARED else len(self._phase.arms) for one in self._phase.pipelines)
-            count = self._phase.count * talks * len(self._phase.lengths)
+            whole = sum(sample.step == "whole" for sample in itertools.islice(self._samples, self._before, None))
+            variants = sum(1 if name in SHARED else len(self._phase.arms) for name in self._phase.pipelines)
+            count = self._phase.count * variants * len(self._phase.lengths)
             self._progress(f"{self._phase.name}: {whole} of {count} pipelines")
         else:
             self._progress(f"{self._phase.name} ({self._phase.arms[0]}): {done} calls")

@@ -1,4 +1,4 @@
-"""What was measured: one record a call of interest, and the record of all."""
+"""What was measured: one sample per call of interest, and all of them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Sample:
         at_s: when it began, since the phase began.
         prompt_tokens: of the prompt.
         cached_tokens: of those, not prefilled.
-        ttft_s: see :class:`~loadtests.transport.base.Answer`, like the next ones.
+        ttft_s: see :class:`~aloraserve.wire.answer_stream.StreamedAnswer`, like the next ones.
         e2e_s: likewise.
         itl_s: likewise.
         prefill_s: likewise.
         saved_s: likewise.
-        replica: who answered.
-        copy: which conversation: equal names in two arms have equal content.
+        replica: label of the replica that answered.
+        variant: which conversation: equal names in two arms have equal content.
         error: why it failed, empty if it did not.
-        rate_per_s: new conversations a second, 0 where they are not Poisson.
+        rate_per_s: new conversations per second, 0 where they are not Poisson.
     """
 
     phase: str
@@ -51,13 +51,13 @@ class Sample:
     prefill_s: float | None = None
     saved_s: float | None = None
     replica: str = ""
-    copy: str = ""
+    variant: str = ""
     error: str = ""
     rate_per_s: float = 0.0
 
     @property
     def queue_s(self) -> float | None:
-        """What of the TTFT was no prefill: gateway, network and waiting."""
+        """Part of the TTFT that was not prefill: gateway, network and waiting."""
         return None if self.prefill_s is None else max(0.0, self.ttft_s - self.prefill_s)
 
     @property
@@ -102,8 +102,8 @@ class Samples:
         return taken
 
     def write_csv(self, path: Path) -> None:
-        """Write one line a sample."""
+        """Write one line per sample."""
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
-            writer.writerows(asdict(one) for one in self._samples)
+            writer.writerows(asdict(sample) for sample in self._samples)

@@ -53,21 +53,21 @@ class TextSource:
         chooser = random.Random(f"{self._seed}/question/{name}")  # noqa: S311
         return f"What does it say about {chooser.choice(_WORDS)} and {chooser.choice(_WORDS)}?"
 
-    def opening(self, copy: str) -> Message:
-        """Return the system message of one copy of a conversation.
+    def opening(self, variant: str) -> Message:
+        """Return the system message of one variant of a conversation.
 
-        Its first words differ from every other copy's, so that no two copies share a block; its length does not.
+        Its first words differ from every other variant's, so that no two variants share a block; its length does not.
         """
-        chooser = random.Random(f"{self._seed}/opening/{copy}")  # noqa: S311
+        chooser = random.Random(f"{self._seed}/opening/{variant}")  # noqa: S311
         mark = "".join(chooser.choice("0123456789") for _ in range(16))
         return {"role": "system", "content": f"{mark} Answer briefly."}
 
 
 def read_documents(path: Path) -> list[str]:
-    """Return the contexts' texts of MTRAG-UN tasks, one JSON object a line.
+    """Return the contexts' texts of MTRAG-UN tasks, one JSON object per line.
 
     Raises:
-        ValueError: the file cannot be read, or a line is no task; names it.
+        ValueError: the file cannot be read, or a line is not a task; names it.
     """
     found: dict[str, None] = {}
     try:
@@ -98,5 +98,5 @@ def _tasks(lines: Any) -> Iterator[tuple[int, dict[str, Any]]]:
             except ValueError:
                 raise ValueError(f"line {number} is not JSON") from None
             if not isinstance(task, dict):
-                raise ValueError(f"line {number} is no object")
+                raise ValueError(f"line {number} is not an object")
             yield number, task

@@ -1,4 +1,4 @@
-"""locust's users: they play what the environment's stage says, and tell locust of every call."""
+"""locust's users: they play the phase of their environment."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from gevent.pool import Pool
 from locust import User, task
 
 from loadtests import pipelines
+from loadtests.conversation_driver import ConversationDriver, PhaseContext, pause
 from loadtests.plan import Phase
 from loadtests.replay import conversation_rows
-from loadtests.talk import Stage, Talk, pause
 from loadtests.transport import Transport
 
 MAX_AT_ONCE = 512
 
 
 class PlatformUser(User):
-    """Base of the users: what it needs is ``environment.stage`` and ``environment.transport``."""
+    """Base of the users: it needs ``environment.phase_context`` and ``environment.transport``."""
 
     abstract = True
 
     @property
-    def stage(self) -> Stage:
-        """What is played."""
-        stage: Stage = self.environment.stage
-        return stage
+    def phase_context(self) -> PhaseContext:
+        """What all conversations of the phase share."""
+        context: PhaseContext = self.environment.phase_context
+        return context
 
     @property
     def transport(self) -> Transport:
@@ -38,7 +38,7 @@ class PlatformUser(User):
     @property
     def phase(self) -> Phase:
         """The phase that is played."""
-        return self.stage.phase
+        return self.phase_context.phase
 
     def done(self) -> None:
         """Note that one of the phase's tasks is done; the last one ends it."""
@@ -53,27 +53,27 @@ class PlatformUser(User):
         while True:
             pause(1)
 
-    def converse(self, copy: str, arm: str, number: int) -> None:
+    def converse(self, variant: str, arm: str, number: int) -> None:
         """Hold a conversation: turns with pauses, several intrinsics after each answer."""
-        plan = self.stage.plan
-        chooser = random.Random(f"{plan.seed}/think/{copy}")  # noqa: S311
+        plan = self.phase_context.plan
+        chooser = random.Random(f"{plan.seed}/think/{variant}")  # noqa: S311
         length = self.phase.lengths[number % len(self.phase.lengths)]
-        talk = Talk(
-            self.stage,
+        driver = ConversationDriver(
+            self.phase_context,
             self.transport,
             (arm,),
             "conversation",
-            copy,
+            variant,
             length,
             more=self.phase.more_tokens(number, plan.seed),
         )
         for turn in range(self.phase.turns):
             if turn:
                 pause(chooser.expovariate(1 / plan.think_s) if plan.think_s else 0.0)
-                talk.user()
-            if talk.base() is None:
+                driver.user()
+            if driver.base() is None:
                 return
-            talk.evaluate_all(plan.intrinsics[: plan.evaluators])
+            driver.evaluate_all(plan.intrinsics[: plan.evaluators])
 
 
 class SyncUser(PlatformUser):
@@ -84,7 +84,7 @@ class SyncUser(PlatformUser):
     @task
     def play(self) -> None:
         """Play the whole phase."""
-        phase, plan = self.phase, self.stage.plan
+        phase, plan = self.phase, self.phase_context.plan
         chooser = random.Random(f"{plan.seed}/order/{phase.name}")  # noqa: S311
         for number in range(phase.count):
             for pipeline in phase.pipelines:
@@ -92,11 +92,16 @@ class SyncUser(PlatformUser):
                     arms = list(phase.arms)
                     chooser.shuffle(arms)
                     for together in [arms] if pipeline in pipelines.SHARED else [[arm] for arm in arms]:
-                        copy, more = f"{length}-{number}", phase.more_tokens(number, plan.seed)
-                        talk = Talk(self.stage, self.transport, together, pipeline, copy, length, more=more)
-                        pipelines.play(talk, pipeline, plan, phase.turns)
+                        self._play(together, pipeline, length, number)
         self.done()
         self.rest()
+
+    def _play(self, arms: list[str], pipeline: str, length: int, number: int) -> None:
+        """Play one sample of a pipeline in arms that share their base calls."""
+        context = self.phase_context
+        variant, more = f"{length}-{number}", self.phase.more_tokens(number, context.plan.seed)
+        driver = ConversationDriver(context, self.transport, arms, pipeline, variant, length, more=more)
+        pipelines.play(driver, pipeline, context.plan, self.phase.turns)
 
 
 class ConversationUser(PlatformUser):
@@ -121,7 +126,7 @@ class PoissonUser(PlatformUser):
     def play(self) -> None:
         """Start all conversations and wait for their ends."""
         phase, pool = self.phase, Pool(MAX_AT_ONCE)
-        chooser = random.Random(f"{self.stage.plan.seed}/arrivals/{phase.rate_per_s:g}")  # noqa: S311
+        chooser = random.Random(f"{self.phase_context.plan.seed}/arrivals/{phase.rate_per_s:g}")  # noqa: S311
         for number in range(phase.count):
             pause(chooser.expovariate(phase.rate_per_s))
             pool.spawn(self.converse, f"p{number}", phase.arms[0], number)
@@ -138,7 +143,7 @@ class TraceUser(PlatformUser):
     @task
     def play(self) -> None:
         """Replay the trace and wait for the last answer."""
-        plan, pool = self.stage.plan, Pool(MAX_AT_ONCE)
+        plan, pool = self.phase_context.plan, Pool(MAX_AT_ONCE)
         at_s = 0.0
         for row in conversation_rows(plan):
             pause(max(0.0, row.arrival_s / plan.rate_scale - at_s))
@@ -149,13 +154,13 @@ class TraceUser(PlatformUser):
         self.rest()
 
     def _replay(self, row: Any) -> None:
-        stage, plan = self.stage, self.stage.plan
-        talk = Talk(stage, self.transport, self.phase.arms, "trace", f"t{row.ids[0]}", 0)
+        context, plan = self.phase_context, self.phase_context.plan
+        driver = ConversationDriver(context, self.transport, self.phase.arms, "trace", f"t{row.ids[0]}", 0)
         # Rows share what their ids say, and arms nothing.
-        opening = stage.texts.opening(f"{self.phase.name}/{self.phase.arms[0]}")
-        talk.messages = [opening, *row.messages(stage.texts, stage.words_a_token, plan.max_prompt_tokens)]
-        if talk.base() is not None:
-            talk.evaluate_all(plan.intrinsics[: plan.evaluators])
+        opening = context.texts.opening(f"{self.phase.name}/{self.phase.arms[0]}")
+        driver.messages = [opening, *row.messages(context.texts, context.words_per_token, plan.max_prompt_tokens)]
+        if driver.base() is not None:
+            driver.evaluate_all(plan.intrinsics[: plan.evaluators])
 
 
 USERS = {"sync": SyncUser, "closed": ConversationUser, "poisson": PoissonUser, "trace": TraceUser}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.arms import ARMS
-from loadtests.local import local_platform
+from loadtests.local import loadtest_platform
 from loadtests.plan import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def loadtests(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedPr
 @pytest.fixture(scope="module")
 def simulated_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     state_dir = tmp_path_factory.mktemp("state")
-    with local_platform(engine="simulated", replicas=2, policy="expected-ttft", state_dir=state_dir) as url:
+    with loadtest_platform(engine="simulated", replicas=2, policy="expected-ttft", state_dir=state_dir) as url:
         yield url
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 
 from aloraserve.settings import Settings
-from aloraserve_services.cli.bench_routing_live import replica_ids
 from aloraserve_services.fleet import APP
 from aloraserve_services.gateway.app import ENGINE
-from aloraserve_services.local.platform import base_url, local_platform
+from aloraserve_services.local.deployment import replica_ids
+from aloraserve_services.local.platform import local_platform
 
 REPLICAS, CLIENTS, FAULT_S = 4, 6, 3.0
 FAULTS = (
@@ -131,15 +131,15 @@ def main(state_dir: str, adapters_dir: str, port: str, out: str) -> None:
         dtype="float32",
         lookup_budget_ms=500,
     )
-    with local_platform(settings, progress=lambda text: print(text, file=sys.stderr)) as plan:
+    with local_platform(settings, progress=lambda text: print(text, file=sys.stderr)) as platform:
         from ray import serve
 
         handle = serve.get_deployment_handle(ENGINE, APP)
         handle._init(_run_router_in_separate_loop=True)
         handle = handle.options(method_name="fail")
         found: dict[str, Any] = {}
-        with httpx.Client(base_url=base_url(settings), timeout=60, trust_env=False) as http:
-            clients = Clients(http, plan.served_name)
+        with httpx.Client(base_url=platform.url, timeout=60, trust_env=False) as http:
+            clients = Clients(http, platform.plan.served_name)
             for fault in FAULTS:
                 found[fault] = play(handle, clients, fault)
                 print(fault, found[fault], file=sys.stderr)

@@ -10,12 +10,12 @@ import pytest
 
 from aloraserve.errors import StartError
 from aloraserve.settings import Settings
-from aloraserve_services.cli.bench_routing import bench_server
 from aloraserve_services.extras import require
 from aloraserve_services.local.redis_server import embedded_redis
 from aloraserve_services.models.model_files import ensure_smollm2
 from aloraserve_services.models.untrained import write_untrained_adapters
 from aloraserve_services.plan import make_plan
+from benchmarks.harness.redis_server import bench_server
 
 
 def test_what_is_installed_passes() -> None:

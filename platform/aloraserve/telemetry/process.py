@@ -9,7 +9,7 @@ from aloraserve.telemetry.endpoints import EndpointRegistry, MetricsEndpoint
 from aloraserve.telemetry.exposition import serve_metrics
 from aloraserve.telemetry.logs import configure_logs
 from aloraserve.telemetry.targets import keep_registered
-from aloraserve.telemetry.tracing import TRACING
+from aloraserve.telemetry.tracing import Tracing
 
 
 class ObservedProcess:
@@ -20,14 +20,15 @@ class ObservedProcess:
         role: see :class:`~aloraserve.telemetry.endpoints.MetricsEndpoint`.
         name: likewise.
         node_ip: returns this node's address, as other nodes reach it.
+        tracing: of this process; it begins here.
 
     Attributes:
         endpoint: where its metrics are; None with ``metrics: false``.
     """
 
-    def __init__(self, settings: Settings, role: str, name: str, node_ip: Callable[[], str]) -> None:
+    def __init__(self, settings: Settings, role: str, name: str, node_ip: Callable[[], str], tracing: Tracing) -> None:
         configure_logs(settings.log_format)
-        TRACING.start(f"aloraserve-{role}", name, settings.otlp_endpoint)
+        tracing.start(f"aloraserve-{role}", name, settings.otlp_endpoint)
         self.endpoint: MetricsEndpoint | None = None
         if settings.metrics:
             address = serve_metrics(settings.metrics_host, settings.metrics_port, node_ip())

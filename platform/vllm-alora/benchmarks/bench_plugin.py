@@ -3,7 +3,7 @@
 make bench-plugin                                    # everything, some 30 minutes on two cores
 make bench-plugin ARGS="--quick"                     # 512 and 2,048 tokens, 3 rounds
 make bench-plugin ARGS="--json out.json --plot docs/images/plugin-ttft.svg"
-python bench_plugin.py --model PATH --adapters DIR   # without aloraserve: any Llama-like model
+python bench_plugin.py --model PATH --adapters DIR   # any Llama-like model; without them: random weights
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, help="folder of a model (default: SmolLM2-135M through aloraserve)")
+    parser.add_argument(
+        "--model", type=Path, help="folder of a model (default: random weights in SmolLM2-135M's shape)"
+    )
     parser.add_argument("--adapters", type=Path, help="folder of an aLoRA and a plain LoRA (default: random weights)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16")
     parser.add_argument("--rounds", type=int, help="of everything timed (default: 5; 3 with --quick)")
@@ -84,13 +86,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def _heading(options: argparse.Namespace, subject: Subject, machine: dict[str, Any]) -> str:
-    weights = f"random, r={RANK} on {', '.join(TARGETS)}" if subject.made else "as given"
+    is_random = subject.has_random_adapters
+    weights = f"random, r={RANK} on {', '.join(TARGETS)}" if is_random else "as given"
+    model = "random weights in SmolLM2-135M's shape" if subject.has_random_model else str(subject.model)
     return "\n".join(
         [
             f"machine: {', '.join(f'{name} {value}' for name, value in machine.items())}",
-            f"model: {subject.model}, {options.dtype}; adapters {subject.alora.name}, {subject.lora.name} ({weights}), "
+            f"model: {model}, {options.dtype}; adapters {subject.alora.name}, {subject.lora.name} ({weights}), "
             "as many slots as adapters; one process, one thread",
-            f"random: every prompt token{' and the adapters' if subject.made else ''} (seed {options.seed}); answers "
+            f"random: every prompt token{' and the adapters' if is_random else ''} (seed {options.seed}); answers "
             "are greedy, of fixed length; medians with least and greatest unless a line says otherwise",
         ]
     )
@@ -113,7 +117,7 @@ def _measure(options: argparse.Namespace, subject: Subject) -> Results:
     print(f"  {engine.settings}; LoRA on {prepared}", flush=True)
     _warm_up(engine, subject, generator)
     if "mask" in options.only:
-        _say("the plugin's work a step and a request")
+        _say("the plugin's work per step and per request")
         measure_mask(results)
         measure_activation(subject, engine, generator, results)
     if "reuse" in options.only:
@@ -129,7 +133,7 @@ def _measure(options: argparse.Namespace, subject: Subject) -> Results:
     if "ttft" in options.only:
         _say("time to first token")
         targets = [length for length in TARGET_LENGTHS if length in lengths]
-        rounds = {one: options.rounds if one in targets else (options.rounds + 1) // 2 for one in lengths}
+        rounds = {length: options.rounds if length in targets else (options.rounds + 1) // 2 for length in lengths}
         measure_ttft(engine, subject, rounds, targets, options.turn, generator, results)
     if "profile" in options.only:
         _say("profile of decode")
@@ -161,7 +165,7 @@ def _report(results: Results, seconds: float) -> None:
 
 
 def _title(options: argparse.Namespace, subject: Subject, machine: dict[str, Any]) -> str:
-    name = "SmolLM2-135M" if options.model is None else subject.model.name
+    name = "random weights in SmolLM2-135M's shape" if subject.has_random_model else subject.model.name
     kind = "bf16" if options.dtype == "bfloat16" else "fp32"
     uncached = options.turn + len(subject.alora.invocation)
     return (

@@ -1,4 +1,4 @@
-"""Decode: aLoRA against plain LoRA a token, and what a decode step consists of."""
+"""Decode: aLoRA against plain LoRA per token, and what a decode step consists of."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def measure_decode(engine: Engine, subject: Subject, pairs: int, generator: rand
         order = ((subject.alora, activated), (subject.lora, plain))
         for adapter, samples in order[::-1] if number % 2 else order:
             samples.append(engine.call(prompt, adapter, NEW_TOKENS).decode_s * 1e3)
-        print(f"  pair {number + 1}: aLoRA {activated[-1]:.2f}, LoRA {plain[-1]:.2f} ms a token", flush=True)
+        print(f"  pair {number + 1}: aLoRA {activated[-1]:.2f}, LoRA {plain[-1]:.2f} ms per token", flush=True)
     results.add(
         Row(
-            "decode time a token, aLoRA : LoRA",
+            "decode time per token, aLoRA : LoRA",
             mean_ratio(activated, plain),
             target=Target(interval_within=(0.97, 1.03)),
             note=f"{median_of(activated).value:.2f} : {median_of(plain).value:.2f} ms, context of {CONTEXT_TOKENS}, "
@@ -63,7 +63,7 @@ def profile_decode(engine: Engine, subject: Subject, length: int, generator: ran
     spent = [(event.key, event.self_cpu_time_total / 1e3 / steps, event.count / steps) for event in events]
     operators_ms = sum(ms for _, ms, _ in spent)
     results.profile = [
-        {"operator": name, "ms_a_step": ms, "calls_a_step": calls, "share_of_operators": ms / operators_ms}
+        {"operator": name, "ms_per_step": ms, "calls_per_step": calls, "share_of_operators": ms / operators_ms}
         for name, ms, calls in spent[:TOP]
     ]
     weights_mb = sum(path.stat().st_size for path in subject.model.glob("*.safetensors")) / 1e6
@@ -74,7 +74,7 @@ def _finding(spent: list[tuple[str, float, float]], step_ms: float, length: int,
     """Say what a step consists of and what bounds it.
 
     Args:
-        spent: operator, ms a step, calls a step.
+        spent: operator, ms per step, calls per step.
         step_ms: a step's whole time, measured without the profiler.
         length: of the context.
         weights_mb: of the model's weights, which every step reads.
@@ -90,7 +90,7 @@ def _finding(spent: list[tuple[str, float, float]], step_ms: float, length: int,
     reading = f", {weights_mb:,.0f} MB of weights at {weights_mb / products:.0f} GB/s" if products else ""
     bound = parts[0][0]
     return (
-        f"Decode at {length:,} tokens takes {step_ms:.1f} ms a token: {text}, and about {rest:.1f} ms "
+        f"Decode at {length:,} tokens takes {step_ms:.1f} ms per token: {text}, and about {rest:.1f} ms "
         f"({rest / step_ms:.0%}) of Python between the operators. "
         f"It is bound by {bound}{reading if bound == PRODUCTS else ''}."
     )
@@ -98,10 +98,10 @@ def _finding(spent: list[tuple[str, float, float]], step_ms: float, length: int,
 
 def profile_table(profile: list[dict[str, Any]]) -> str:
     """Return the top operators as a plain table."""
-    lines = [f"{'operator':44} {'ms a step':>10} {'calls a step':>13} {'share':>7}"]
+    lines = [f"{'operator':44} {'ms per step':>11} {'calls per step':>15} {'share':>7}"]
     lines += [
-        f"{one['operator'][:44]:44} {one['ms_a_step']:10.2f} {one['calls_a_step']:13.1f} "
-        f"{one['share_of_operators']:7.1%}"
-        for one in profile
+        f"{entry['operator'][:44]:44} {entry['ms_per_step']:11.2f} {entry['calls_per_step']:15.1f} "
+        f"{entry['share_of_operators']:7.1%}"
+        for entry in profile
     ]
     return "\n".join(lines)

@@ -52,7 +52,7 @@ class Call:
 
     @property
     def decode_s(self) -> float:
-        """Time a token after the first; needs two tokens or more."""
+        """Time per token after the first; needs two tokens or more."""
         return (self.total_s - self.ttft_s) / (self.tokens - 1)
 
 
@@ -80,7 +80,7 @@ class Engine:
                 "max_lora_rank": max(int(config["r"]) for config in configs),
             }
             if not all_linears:
-                lora["lora_target_modules"] = sorted({name for one in configs for name in one["target_modules"]})
+                lora["lora_target_modules"] = sorted({name for config in configs for name in config["target_modules"]})
         self._ids = {adapter: number for number, adapter in enumerate(adapters, start=1)}
         self._llm = LLM(
             str(model),
@@ -119,7 +119,7 @@ class Engine:
         return Call(first, times[-1][0], times[-1][1], cached)
 
     def decode_under(self, context: Any, prompt: Sequence[int], adapter: Adapter | None, tokens: int) -> float:
-        """Run one request, with all steps after the first token inside ``context``; return their time a token."""
+        """Run one request, with all steps after the first token inside ``context``; return their time per token."""
         engine = self._llm.llm_engine
         self._add(prompt, adapter, tokens)
         while not any(output.outputs[0].token_ids for output in engine.step()):

@@ -32,7 +32,7 @@ def measure_mask(results: Results) -> None:
             spread, whole, own = _added_us(batch, scheduled)
             results.add(
                 Row(
-                    f"mask a step, {REQUESTS} requests, {name}, prompts of {length:,}",
+                    f"mask per step, {REQUESTS} requests, {name}, prompts of {length:,}",
                     spread,
                     "us",
                     Target(at_most=LIMIT_US),
@@ -127,7 +127,7 @@ def measure_activation(subject: Subject, engine: Engine, generator: random.Rando
         prompt = subject.tokens(length, generator) + list(subject.alora.invocation)
         taken = _times_us(lambda prompt=prompt: find_activation(prompt, subject.alora.invocation))
         results.add(
-            Row(f"activation search a request, {length:,} tokens", median_of(taken), "us", note="found at the end")
+            Row(f"activation search per request, {length:,} tokens", median_of(taken), "us", note="found at the end")
         )
     calls = _count_searches(subject, engine, generator)
     results.add(Row("activation searches of a request with 16 answer tokens", median_of([calls]), "", Target(1, 1)))

@@ -8,6 +8,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from random_model import write_random_model
+
 RANK = 32
 TARGETS = ("q_proj", "k_proj", "v_proj")
 B_SCALE = 0.02
@@ -38,14 +40,16 @@ class Subject:
         model: its folder.
         alora: the aLoRA adapter.
         lora: the plain LoRA that it is compared with.
-        made: whether the pair was made for this run, with random weights.
+        has_random_model: whether the model was made for this run, with random weights.
+        has_random_adapters: whether the pair was.
         vocabulary: how many tokens the model knows.
     """
 
     model: Path
     alora: Adapter
     lora: Adapter
-    made: bool
+    has_random_model: bool
+    has_random_adapters: bool
     vocabulary: int
 
     def tokens(self, count: int, generator: random.Random) -> list[int]:
@@ -59,34 +63,21 @@ def find_subject(model: Path | None, adapters: Path | None, dtype: str, scratch:
     """Return the model and adapters that were asked for; make what was not.
 
     Args:
-        model: a folder that vLLM can load; None for SmolLM2-135M, converted through aloraserve if that is installed.
+        model: a folder that vLLM can load; None for random weights in SmolLM2-135M's shape.
         adapters: a folder of adapter folders with an aLoRA and a plain LoRA; None for a pair of random weights.
-        dtype: of the converted model.
-        scratch: where the random pair is written.
+        dtype: of the random model.
+        scratch: where random weights are written.
         seed: of the random weights.
 
     Raises:
         SubjectError: there is no such model or pair.
     """
-    folder = _converted(dtype) if model is None else model.expanduser().resolve()
+    folder = model.expanduser().resolve() if model else write_random_model(scratch / "random-135m", dtype, seed)
     if not (folder / MODEL_FILE).is_file():
         raise SubjectError(f"--model {folder} has no {MODEL_FILE}; pass the folder of a model")
-    made = adapters is None
     pair = _write_pair(folder, scratch, seed) if adapters is None else _find_pair(adapters.expanduser().resolve())
-    return Subject(folder, *pair, made, int(json.loads((folder / MODEL_FILE).read_text())["vocab_size"]))
-
-
-def _converted(dtype: str) -> Path:
-    """Return SmolLM2's folder. aloraserve converts it; the plugin must not depend on that, so it may be missing."""
-    try:
-        from aloraserve.settings import default_state_dir
-        from aloraserve_services.models.model_files import ensure_smollm2
-    except ImportError as exc:
-        raise SubjectError(
-            "no model: pass --model PATH, a folder with config.json and safetensors "
-            f"(aloraserve, which would convert SmolLM2-135M, is not installed: {exc})"
-        ) from exc
-    return Path(ensure_smollm2(default_state_dir(), dtype=dtype, progress=print))
+    vocabulary = int(json.loads((folder / MODEL_FILE).read_text())["vocab_size"])
+    return Subject(folder, *pair, model is None, adapters is None, vocabulary)
 
 
 def _find_pair(root: Path) -> tuple[Adapter, Adapter]:

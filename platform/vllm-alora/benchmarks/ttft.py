@@ -131,7 +131,7 @@ def _add_rows(samples: Samples, length: int, uncached: int, results: Results) ->
     results.add(
         Row(
             f"TTFT LoRA (first call) : aLoRA at {length:,}",
-            median_of([one / middle for one in lora]),
+            median_of([sample / middle for sample in lora]),
             note=f"{median_of(lora).value:,.0f} : {middle:.1f} ms",
         )
     )
@@ -140,7 +140,7 @@ def _add_rows(samples: Samples, length: int, uncached: int, results: Results) ->
     results.add(
         Row(
             f"E2E, {E2E_TOKENS} tokens, LoRA (first call) : aLoRA at {length:,}",
-            median_of([one / middle for one in lora_total]),
+            median_of([sample / middle for sample in lora_total]),
             target=Target(at_least=17) if length == 8000 else None,
             note=f"{median_of(lora_total).value:,.0f} : {middle:,.0f} ms",
         )

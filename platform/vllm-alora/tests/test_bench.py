@@ -1,18 +1,22 @@
-"""The pure parts of ``benchmarks/``: ratios, intervals, verdicts."""
+"""The parts of ``benchmarks/`` that need no engine: figures, the random model, and what is imported."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
 
 def _load(name: str) -> ModuleType:
-    """Import a file of ``benchmarks/``, which is no package: its folder is not on the path of a wheel's user."""
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    """Import a file of ``benchmarks/``, which is not a package: its folder is not on the path of a wheel's user."""
+    path = BENCHMARKS / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"vllm_alora_bench_{name}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -23,6 +27,32 @@ def _load(name: str) -> ModuleType:
 
 
 figures = _load("figures")
+random_model = _load("random_model")
+
+
+def _imported(path: Path) -> set[str]:
+    """Return the top-level modules that a file imports anywhere."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in plain | named}
+
+
+def test_benchmarks_and_tests_need_nothing_of_the_platform() -> None:
+    files = [*BENCHMARKS.glob("*.py"), *Path(__file__).parent.glob("*.py")]
+    assert len(files) > 20
+    assert [path.name for path in files if {"aloraserve", "aloraserve_services"} & _imported(path)] == []
+
+
+def test_a_random_model_has_the_shape_and_the_type_that_were_asked_for(tmp_path: Path) -> None:
+    folder = random_model.write_random_model(
+        tmp_path / "model", "bfloat16", 0, vocab_size=64, num_hidden_layers=1, hidden_size=18, intermediate_size=16
+    )
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model_type"], config["vocab_size"], config["num_hidden_layers"]) == ("llama", 64, 1)
+    assert config["num_key_value_heads"] == random_model.SHAPE["num_key_value_heads"]
+    assert config["dtype"] == "bfloat16"
+    assert {"model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -41,8 +71,8 @@ def test_interval_of_the_mean_ratio_is_the_one_worked_by_hand() -> None:
 
 
 def test_swapping_the_sides_inverts_the_interval() -> None:
-    one, other = [3.0, 4.0, 5.5, 4.2], [2.0, 2.5, 2.9, 2.2]
-    there, back = figures.mean_ratio(one, other), figures.mean_ratio(other, one)
+    slow, fast = [3.0, 4.0, 5.5, 4.2], [2.0, 2.5, 2.9, 2.2]
+    there, back = figures.mean_ratio(slow, fast), figures.mean_ratio(fast, slow)
     assert (there.value, there.low, there.high) == pytest.approx((1 / back.value, 1 / back.high, 1 / back.low))
 
 

@@ -1,4 +1,4 @@
-"""How the demo shows itself: a row a call as it comes, then the summary."""
+"""Report of the demo: one row per call as it comes, then the summary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from aloraserve_services.cli.demo import Comparison, Row, comparisons, summary
+from aloraserve_services.cli.demo_figures import Comparison, comparisons, summary
+from aloraserve_services.cli.demo_player import Row
 
 _WIDTHS = (5, 18, 5, 9, 6, 6, 9, 9)
 _HEADS = ("turn", "adapter", "kind", "replica", "prompt", "cached", "TTFT", "state")
@@ -88,14 +89,14 @@ def _ttft_table(found: list[Comparison]) -> Table:
     table = Table(title="TTFT by prompt tokens (medians), LoRA : aLoRA", title_justify="left")
     for head in ("prompt", "aLoRA", "LoRA first", "ratio", "LoRA returning", "ratio"):
         table.add_column(head, justify="right", no_wrap=True)
-    for one in found:
+    for compared in found:
         table.add_row(
-            f"{one.prompt_tokens:,}",
-            _ms(one.alora_s),
-            _ms(one.lora_first_s),
-            _times(one.first_ratio),
-            _ms(one.lora_returning_s),
-            _times(one.returning_ratio),
+            f"{compared.prompt_tokens:,}",
+            _ms(compared.alora_s),
+            _ms(compared.lora_first_s),
+            _times(compared.first_ratio),
+            _ms(compared.lora_returning_s),
+            _times(compared.returning_ratio),
         )
     return table
 

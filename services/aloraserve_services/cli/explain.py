@@ -1,18 +1,39 @@
-"""What ``aloraserve explain`` shows: why one request went where it went."""
+"""``aloraserve explain``: why one request went where it went."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from aloraserve.errors import AloraserveError, StartError
 from aloraserve.settings import Settings
+from aloraserve_services.cli.console import out
+from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
+from aloraserve_services.local import run_file
 
 PARTS = ("queue_s", "prefill_s", "decode_s", "slot_s", "adapter_s", "memory_s", "unknown_s")
+
+
+@takes_settings("state_dir")
+def explain(
+    chosen: ChosenSettings,
+    request_id: Annotated[str, typer.Argument(help="The answer's x-request-id header.")],
+    url: PlatformUrl = None,
+    json: PrintJson = False,
+) -> None:
+    """Show why a request went to its replica: the candidates, what was expected of each, and what came of it."""
+    settings = chosen.load()
+    address = (url or run_file.url_of(settings.state_dir)).rstrip("/")
+    receipt = fetch_receipt(address, request_id, admin_authorization(settings), is_elsewhere=url is not None)
+    if json:
+        out.print_json(data=receipt)
+    else:
+        show_receipt(out, receipt)
 
 
 class ReceiptRefusedError(AloraserveError):
@@ -31,7 +52,7 @@ def fetch_receipt(url: str, request_id: str, headers: dict[str, str], *, is_else
 
     Args:
         url: of the platform's HTTP API.
-        request_id: as the answer's ``x-request-id`` header said.
+        request_id: from the answer's ``x-request-id`` header.
         headers: with the key, if there is one.
         is_elsewhere: the environment's proxy may be needed to reach it; never for this machine's own platform.
 
@@ -50,7 +71,7 @@ def fetch_receipt(url: str, request_id: str, headers: dict[str, str], *, is_else
             return dict(content)
         raise ReceiptRefusedError(str(content["error"]["message"]))
     except (ValueError, TypeError, KeyError):
-        message = f"{url} is no aloraserve: it answered {answer.status_code} {answer.text[:80]!r}"
+        message = f"{url} is not an aloraserve platform: it answered {answer.status_code} {answer.text[:80]!r}"
         raise StartError(message) from None
 
 
@@ -87,16 +108,16 @@ def _answer(receipt: dict[str, Any]) -> str:
 def _candidates(receipt: dict[str, Any]) -> Table:
     shown, total = receipt["candidates"], receipt["candidate_count"]
     table = Table(title=f"candidates, {len(shown)} of {total}, best first (times in ms)", title_justify="left")
-    used = [part for part in PARTS if any(one[part] for one in shown)]
+    used = [part for part in PARTS if any(candidate[part] for candidate in shown)]
     for head in ("replica", "overlap", "queued", "TTFT", *(part.removesuffix("_s") for part in used)):
         table.add_column(head, justify="left" if head == "replica" else "right", no_wrap=True)
-    for one in shown:
-        name = f"{one['label']} *" if one["replica"] == receipt["replica"] else one["label"]
-        figures = [one["expected_ttft_s"], *(one[part] for part in used)]
+    for candidate in shown:
+        name = f"{candidate['label']} *" if candidate["replica"] == receipt["replica"] else candidate["label"]
+        figures = [candidate["expected_ttft_s"], *(candidate[part] for part in used)]
         table.add_row(
             name,
-            f"{one['overlap_tokens']:,}",
-            f"{one['queued_tokens']:,}",
+            f"{candidate['overlap_tokens']:,}",
+            f"{candidate['queued_tokens']:,}",
             *(f"{figure * 1000:,.1f}" for figure in figures),
         )
     return table

@@ -26,7 +26,6 @@ from aloraserve.simulation.router_names import chosen_names, router_factory
 from aloraserve.simulation.study import PolicyFigures, StudyProgress, StudySettings, parse_seeds, run_study
 from aloraserve.simulation.workload import WorkloadSettings
 
-DEFAULT_TRACE = Path("../shared/data/mooncake/conversation_trace.jsonl")
 GENERATED = "generated"
 DEFAULT_POLICY = "expected-ttft"
 TABLE_WIDTH = 150
@@ -34,10 +33,7 @@ _PLAIN_EVERY_S = 10.0
 
 
 def simulate(
-    trace: Annotated[
-        str | None,
-        typer.Option(help=f'Mooncake-format JSONL, or "{GENERATED}"; default: {DEFAULT_TRACE} if it exists.'),
-    ] = None,
+    trace: Annotated[str, typer.Option(help=f'Mooncake-format JSONL, or "{GENERATED}".')] = GENERATED,
     replicas: Annotated[int, typer.Option(help="Modelled engines.")] = 8,
     kv_tokens: Annotated[int | None, typer.Option(help="KV cache of each; default: the calibration's.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help='Routers, several or separated by commas, or "all".')] = None,
@@ -48,7 +44,7 @@ def simulate(
     adapters: Annotated[int, typer.Option(help="Distinct adapters of each kind.")] = 4,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(help="Runs with consecutive seeds; gives 95 % intervals.")] = 1,
-    block_tokens: Annotated[int, typer.Option(help="Tokens a block; divides 512.")] = 64,
+    block_tokens: Annotated[int, typer.Option(help="Tokens per block; divides 512.")] = 64,
     calibration: Annotated[
         str, typer.Option(help="Engine times: a JSON file, h100-llama-3.1-8b or cpu-smollm2.")
     ] = "h100-llama-3.1-8b",
@@ -73,7 +69,7 @@ def simulate(
     if plot is not None and plot.suffix not in (".html", ".svg"):
         raise SettingsError(f"plot is {str(plot)!r}; a name that ends in .html or .svg is accepted")
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-    # A table is of no use folded: without a terminal, or on a narrow one, its lines are longer.
+    # A folded table is not readable: without a terminal, or on a narrow one, its lines are longer.
     out.width = max(out.width, TABLE_WIDTH)
     times = load_calibration(calibration)
     if against is not None:
@@ -84,7 +80,7 @@ def simulate(
     settings = StudySettings(
         policies=tuple(chosen_names(policy or [DEFAULT_POLICY])),
         calibration=times,
-        trace=_trace(trace),
+        trace=None if trace == GENERATED else Path(trace),
         requests=requests,
         replicas=replicas,
         kv_tokens=kv_tokens,
@@ -110,14 +106,6 @@ def simulate(
     if plot is not None:
         write_plot(plot, figures, title(settings, figures))
         out.print(f"drawn to {plot}")
-
-
-def _trace(given: str | None) -> Path | None:
-    if given == GENERATED:
-        return None
-    if given is None:
-        return DEFAULT_TRACE if DEFAULT_TRACE.is_file() else None
-    return Path(given)
 
 
 @contextlib.contextmanager
@@ -155,12 +143,12 @@ def _show(console: Console, settings: StudySettings, figures: list[PolicyFigures
     table = Table(title=title(settings, figures), title_justify="left", box=SIMPLE)
     for head in ("policy", "TTFT mean", "p50", "p90", "p99", "E2E p50", "p90", "p99", "hits", "imbalance", "loads"):
         table.add_column(head, justify="left" if head == "policy" else "right", no_wrap=True)
-    best = min(one.means["ttft_p90_s"] for one in figures)
-    for one in figures:
-        means = one.means
-        cells = [one.policy]
-        cells += [_seconds(one, f"ttft_{which}_s") for which in ("mean", "p50", "p90", "p99")]
-        cells += [_seconds(one, f"e2e_{which}_s") for which in ("p50", "p90", "p99")]
+    best = min(of_policy.means["ttft_p90_s"] for of_policy in figures)
+    for of_policy in figures:
+        means = of_policy.means
+        cells = [of_policy.policy]
+        cells += [_seconds(of_policy, f"ttft_{which}_s") for which in ("mean", "p50", "p90", "p99")]
+        cells += [_seconds(of_policy, f"e2e_{which}_s") for which in ("p50", "p90", "p99")]
         cells += [f"{means['hit_rate']:.3f}", f"{means['imbalance']:.2f}", f"{means['adapter_loads']:,.0f}"]
         table.add_row(*cells, style="bold" if means["ttft_p90_s"] == best else None)
     console.print(table)
@@ -170,11 +158,11 @@ def _show(console: Console, settings: StudySettings, figures: list[PolicyFigures
         f"{means['pooled_hit_rate']:.3f}. {len(settings.seeds)} seed(s), {took_s:.0f} s.",
         soft_wrap=True,
     )
-    for one in figures:
-        names = [name for name in ("failed", "cut", "resent", "fallbacks") if one.means[name]]
-        lost = [f"{one.means[name]:,.0f} {name}" for name in names]
+    for of_policy in figures:
+        names = [name for name in ("failed", "cut", "resent", "fallbacks") if of_policy.means[name]]
+        lost = [f"{of_policy.means[name]:,.0f} {name}" for name in names]
         if lost:
-            console.print(f"{one.policy}: {', '.join(lost)}", soft_wrap=True)
+            console.print(f"{of_policy.policy}: {', '.join(lost)}", soft_wrap=True)
 
 
 def _show_against(console: Console, path: Path, times: Calibration, policy: str, json: Path | None) -> None:
@@ -185,31 +173,31 @@ def _show_against(console: Console, path: Path, times: Calibration, policy: str,
     table = Table(title=f"{path.name}, {replicas} replicas, {policy}, {times.name}", title_justify="left", box=SIMPLE)
     for head in ("conversation", "turn", "adapter", "prompt", "cached", "estimated", "TTFT", "estimated", "error"):
         table.add_column(head, justify="left" if head in ("conversation", "adapter") else "right", no_wrap=True)
-    for one in replayed:
-        real = one.real
+    for call in replayed:
+        real = call.real
         table.add_row(
             real.conversation,
             str(real.turn),
             real.adapter,
             f"{real.prompt_tokens:,}",
             f"{real.cached_tokens:,}",
-            f"{one.cached_tokens:,}",
+            f"{call.cached_tokens:,}",
             f"{real.ttft_s * 1000:,.0f} ms",
-            f"{one.ttft_s * 1000:,.0f} ms",
-            f"{one.relative_error:.0%}",
+            f"{call.ttft_s * 1000:,.0f} ms",
+            f"{call.relative_error:.0%}",
         )
     console.print(table)
     error = median_error(replayed)
     console.print(f"median error {error:.1%} over {len(replayed)} calls")
     if json is not None:
-        rows = [asdict(one) | {"relative_error": one.relative_error} for one in replayed]
+        rows = [asdict(call) | {"relative_error": call.relative_error} for call in replayed]
         json.write_text(jsons.dumps({"median_relative_error": error, "calls": rows}, indent=2))
         console.print(f"written to {json}")
 
 
-def _seconds(one: PolicyFigures, name: str) -> str:
-    half = one.intervals.get(name)
-    return f"{one.means[name]:.3f}" + ("" if half is None else f"±{half:.3f}")
+def _seconds(figures: PolicyFigures, name: str) -> str:
+    half = figures.intervals.get(name)
+    return f"{figures.means[name]:.3f}" + ("" if half is None else f"±{half:.3f}")
 
 
 def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str, Any]:
@@ -225,5 +213,5 @@ def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str,
             "workload": asdict(settings.workload),
             "faults": [asdict(fault) | {"end_s": min(fault.end_s, 1e12)} for fault in settings.faults],
         },
-        "policies": [one.to_json() for one in figures],
+        "policies": [of_policy.to_json() for of_policy in figures],
     }

@@ -1,4 +1,4 @@
-"""What ``aloraserve status`` shows."""
+"""``aloraserve status``: the replicas, the adapters and the savings of a running platform."""
 
 from __future__ import annotations
 
@@ -9,10 +9,30 @@ from rich.console import Console
 from rich.table import Table
 
 from aloraserve.errors import StartError
+from aloraserve_services.cli.console import out
+from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
+from aloraserve_services.local import run_file
+from aloraserve_services.local.address import authorization
+
+
+@takes_settings("state_dir")
+def status(chosen: ChosenSettings, url: PlatformUrl = None, json: PrintJson = False) -> None:
+    """Show the replicas, what each holds and has resident, and what reuse across adapters saved in the last hour."""
+    settings = chosen.load()
+    address = (url or run_file.url_of(settings.state_dir)).rstrip("/")
+    headers, is_elsewhere = authorization(settings), url is not None
+    content = fetch(address, headers, is_elsewhere=is_elsewhere)
+    savings = fetch_savings(address, headers, is_elsewhere=is_elsewhere)
+    if json:
+        out.print_json(data=content if savings is None else content | {"savings": savings})
+        return
+    show(out, address, content)
+    if savings is not None:
+        show_savings(out, savings)
 
 
 def fetch(url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> dict[str, Any]:
-    """Return what the platform says of its replicas.
+    """Return the state of the replicas.
 
     Args:
         url: of its HTTP API.
@@ -31,12 +51,12 @@ def fetch(url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> d
     try:
         content: dict[str, Any] = answer.json()
     except ValueError:
-        raise StartError(f"{url} is no aloraserve: it answered {answer.text[:80]!r}") from None
+        raise StartError(f"{url} is not an aloraserve platform: it answered {answer.text[:80]!r}") from None
     return content
 
 
 def fetch_savings(url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> dict[str, Any] | None:
-    """Return what reuse across adapters saved in the last hour, None if the platform does not tell.
+    """Return what reuse across adapters saved in the last hour, None if the platform does not report it.
 
     Args:
         url: of its HTTP API.
@@ -52,13 +72,13 @@ def fetch_savings(url: str, headers: dict[str, str], *, is_elsewhere: bool = Fal
 
 
 def show_savings(console: Console, content: dict[str, Any]) -> None:
-    """Print the savings of the last hour: a line for all, and one an adapter."""
+    """Print the savings of the last hour: a line for all, and one per adapter."""
     if content["ledger"] != "ok":
         console.print(f"saved in the last hour: unknown, the ledger {content['ledger']}", markup=False, soft_wrap=True)
         return
     console.print(f"saved in the last hour: {_saved(content['total'])}", markup=False, soft_wrap=True)
-    for one in content["adapters"]:
-        console.print(f"  {one['name']} ({one['kind']}): {_saved(one)}", markup=False, soft_wrap=True)
+    for adapter in content["adapters"]:
+        console.print(f"  {adapter['name']} ({adapter['kind']}): {_saved(adapter)}", markup=False, soft_wrap=True)
 
 
 def _saved(figures: dict[str, Any]) -> str:
@@ -86,8 +106,8 @@ def show(console: Console, url: str, content: dict[str, Any]) -> None:
             soft_wrap=True,
         )
     console.print(_adapters(content))
-    for one in content["refused"]:
-        console.print(f"refused: {one['name']}: {one['reason']}", style="red", markup=False)
+    for refused in content["refused"]:
+        console.print(f"refused: {refused['name']}: {refused['reason']}", style="red", markup=False)
 
 
 def _replicas(replicas: list[dict[str, Any]], block_tokens: int) -> Table:
@@ -113,6 +133,7 @@ def _adapters(content: dict[str, Any]) -> Table:
     table = Table(title="adapters", title_justify="left")
     for head in ("adapter", "kind", "rank", "weights"):
         table.add_column(head)
-    for one in content["adapters"]:
-        table.add_row(one["name"], one["kind"], str(one["rank"]), "untrained" if one["untrained"] else "trained")
+    for adapter in content["adapters"]:
+        weights = "untrained" if adapter["untrained"] else "trained"
+        table.add_row(adapter["name"], adapter["kind"], str(adapter["rank"]), weights)
     return table

@@ -15,7 +15,7 @@ All methods are called on one event loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple, Protocol
 
 from aloraserve.blocks import EventBatch
@@ -50,7 +50,7 @@ class Engine(Protocol):
         """Whether the engine has ended or failed and will answer nothing more."""
         ...
 
-    def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+    def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield what the engine generates, as it comes; a call that it refuses yields one refusal.
 
         Raises:

@@ -1,28 +1,26 @@
-"""Which engine a plan asks for."""
+"""The engine that a plan asks for. Only what it needs is imported: a simulated one needs neither vLLM nor torch."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aloraserve.errors import StartError
 from aloraserve_services.engine.base import EngineParts
 from aloraserve_services.plan import FleetPlan
+
+if TYPE_CHECKING:
+    from aloraserve_services.engine.simulated.engine import SimulatedEngine
+    from aloraserve_services.engine.simulated.events import SimulatedEvents
 
 STREAM_TOKENS = 8
 """Of a simulated engine: a chunk costs engine, gateway and proxy 2 ms of CPU together, whatever it holds, and the fleet
 has two cores."""
 
 
-def open_engine(plan: FleetPlan) -> EngineParts:
-    """Start the engine that the plan asks for, on the running event loop.
-
-    Only what that engine needs is imported: a simulated one needs neither vLLM nor torch.
-    """
-    return _simulated(plan) if plan.calibration is not None else _vllm(plan)
-
-
-def _vllm(plan: FleetPlan) -> EngineParts:
+def open_vllm(plan: FleetPlan) -> EngineParts:
+    """Start vLLM's engine on the running event loop."""
     from aloraserve_services.engine.vllm.engine import VllmEngine, prepare_environment
     from aloraserve_services.engine.vllm.event_stream import EventStream
 
@@ -31,7 +29,12 @@ def _vllm(plan: FleetPlan) -> EngineParts:
     return EngineParts(VllmEngine(plan, events.endpoint, events.replay_endpoint), events)
 
 
-def _simulated(plan: FleetPlan) -> EngineParts:
+def open_simulated(plan: FleetPlan) -> tuple[SimulatedEngine, SimulatedEvents]:
+    """Start a simulated engine on the running event loop.
+
+    Raises:
+        StartError: the plan is for vLLM's engine.
+    """
     from aloraserve_services.engine.simulated.answer_words import AnswerWords
     from aloraserve_services.engine.simulated.engine import SimulatedEngine
     from aloraserve_services.engine.simulated.events import SimulatedEvents
@@ -42,4 +45,4 @@ def _simulated(plan: FleetPlan) -> EngineParts:
     adapters = {adapter.name: adapter for adapter in plan.adapters}
     words = AnswerWords.read(plan.model_path)
     engine = SimulatedEngine(plan.calibration, plan.keyspace, adapters, words, events, stream_tokens=STREAM_TOKENS)
-    return EngineParts(engine, events)
+    return engine, events

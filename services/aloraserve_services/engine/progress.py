@@ -1,4 +1,4 @@
-"""What an engine has to do and how fast it is: the load that a replica publishes."""
+"""The work that an engine has and how fast it is: the load that a replica publishes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REMEMBERED = 9
 REMEMBERED_STEPS = 33
 REMEMBERED_REQUESTS = 33
 SETTLED_FOR_S = 1.0
-"""How long a call's claim is told of as settled: the claim of one that moved, or that its gateway made late, may reach
+"""How long a call's claim is reported as settled: the claim of one that moved, or that its gateway made late, may reach
 the directory after the call reached the engine."""
 LEAST_QUEUE_S = 1e-4
 FIT_EVERY_S = 1.0
@@ -30,7 +30,7 @@ FITTED_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What does not change about an engine.
+    """Facts of an engine that do not change.
 
     Args:
         max_requests: how many it runs at once.
@@ -68,7 +68,7 @@ class Progress:
     Everything that it remembers of past requests is bounded; of running ones it is what Serve lets in.
 
     Args:
-        facts: the engine's.
+        facts: of the engine.
         clock: monotonic seconds.
     """
 
@@ -102,7 +102,7 @@ class Progress:
             prompt_tokens: its prompt's length.
             held_tokens: of those, expected to be cached; at least one token is always computed.
             adapter: the name of its adapter.
-            is_resident: whether the adapter is loaded: the time to the first token is no prefill's alone otherwise.
+            is_resident: whether the adapter is loaded; if not, the time to the first token is not the prefill's alone.
         """
         for other in self._running.values():
             other.teaches = False
@@ -152,19 +152,19 @@ class Progress:
         """
         return tuple(self._settled)
 
-    def told(self, settled: Sequence[str]) -> None:
-        """Note that a heartbeat has carried ids to the directory; they are told again for ``SETTLED_FOR_S``."""
+    def acknowledged(self, settled: Sequence[str]) -> None:
+        """Note that a heartbeat has carried ids to the directory; they are reported again for ``SETTLED_FOR_S``."""
         now = self._clock()
         for request_id in settled:
-            told_at = self._settled.get(request_id, now)
-            if told_at == math.inf:
+            reported_at = self._settled.get(request_id, now)
+            if reported_at == math.inf:
                 self._settled[request_id] = now
-            elif now - told_at >= SETTLED_FOR_S:
+            elif now - reported_at >= SETTLED_FOR_S:
                 self._settled.pop(request_id, None)
 
     def active_adapters(self) -> tuple[str, ...]:
         """Return the names of the adapters of accepted requests, sorted."""
-        return tuple(sorted({one.adapter for one in self._running.values() if one.adapter is not None}))
+        return tuple(sorted({running.adapter for running in self._running.values() if running.adapter is not None}))
 
     def load(self, kv_usage: float) -> ReplicaLoad:
         """Return the load to publish; ``kv_usage`` is the engine's own share, 0 to 1."""
@@ -174,7 +174,7 @@ class Progress:
         return ReplicaLoad(
             running=len(self._running) - len(waiting),
             waiting=len(waiting),
-            queued_prefill_tokens=sum(one.prompt_tokens - one.held_tokens for one in waiting),
+            queued_prefill_tokens=sum(request.prompt_tokens - request.held_tokens for request in waiting),
             kv_usage=kv_usage,
             prefill_tokens_per_s=_median(self._rates),
             max_requests=facts.max_requests,
@@ -184,7 +184,7 @@ class Progress:
             prefill_s_per_square_token=model.s_per_square_token if model else 0.0,
             decode_step_s=_median(self._steps_s),
             kv_tokens=facts.kv_tokens,
-            running_tokens=sum(one.prompt_tokens + one.generated for one in self._running.values()),
+            running_tokens=sum(request.prompt_tokens + request.generated for request in self._running.values()),
             adapter_slots=facts.adapter_slots,
             adapter_load_s=facts.adapter_load_s,
             service_s=_median(self._services_s),
@@ -212,7 +212,7 @@ class Progress:
         model = self._prefill_model()
         if model is None or not waiting:
             return 0.0
-        each_s = [model.seconds(one.held_tokens, one.prompt_tokens) for one in waiting]
+        each_s = [model.seconds(request.held_tokens, request.prompt_tokens) for request in waiting]
         begun_at = max(waiting[0].accepted_at, self._prefilled_at)
         return max(LEAST_QUEUE_S, sum(each_s) - min(each_s[0], max(self._clock() - begun_at, 0.0)))
 

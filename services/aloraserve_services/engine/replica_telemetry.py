@@ -1,47 +1,59 @@
-"""A replica as it is seen from outside: metrics and spans around its engine and its directory."""
+"""A replica as it is seen from outside: metrics and spans of its calls and of its directory."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Mapping
 
-from prometheus_client import REGISTRY
+from prometheus_client import CollectorRegistry
 
 from aloraserve.directory.base import Directory
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
-from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk
+from aloraserve.settings import Settings
 from aloraserve.telemetry.directory import DirectoryMetrics, ObservedDirectory
+from aloraserve.telemetry.endpoints import EndpointRegistry
 from aloraserve.telemetry.logs import bind_request
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.replica import ReplicaMetrics, ReplicaReadings, StateWatcher
-from aloraserve.telemetry.tracing import TRACING, Value, now_s, trace_id
-from aloraserve_services.engine.base import Engine
-from aloraserve_services.plan import FleetPlan
+from aloraserve.telemetry.tracing import Tracing, Value, now_s, trace_id
 
 ROLE = "engine"
 
 
 class ReplicaTelemetry:
-    """What a replica wraps its parts in.
+    """What a replica is followed with.
 
     Args:
-        plan: the fleet's.
+        settings: of the platform.
         label: the replica's short name.
+        node_ip: returns this node's address, as other nodes reach it.
+        kinds: each adapter's kind by its name.
+        endpoints: where processes with metrics are listed.
+        registry: where the replica's metrics are registered.
+        tracing: of this process.
     """
 
-    def __init__(self, plan: FleetPlan, label: str) -> None:
-        self._kinds = {one.name: str(one.kind) for one in plan.adapters}
-        self._process = ObservedProcess(plan.settings, ROLE, label, node_ip)
-        self._endpoints = plan.open_endpoints()
-        self._metrics = ReplicaMetrics(REGISTRY)
-        self._calls = DirectoryMetrics(REGISTRY)
+    def __init__(
+        self,
+        settings: Settings,
+        label: str,
+        node_ip: Callable[[], str],
+        kinds: Mapping[str, str],
+        endpoints: EndpointRegistry,
+        registry: CollectorRegistry,
+        tracing: Tracing,
+    ) -> None:
+        self._kinds = kinds
+        self._tracing = tracing
+        self._endpoints = endpoints
+        self._process = ObservedProcess(settings, ROLE, label, node_ip, tracing)
+        self._metrics = ReplicaMetrics(registry)
+        self._calls = DirectoryMetrics(registry)
         self._readings = ReplicaReadings(self._metrics)
-        if plan.settings.metrics:
-            REGISTRY.register(self._readings)
+        if settings.metrics:
+            registry.register(self._readings)
         else:
             self._metrics.turn_off()
             self._calls.turn_off()
@@ -50,9 +62,10 @@ class ReplicaTelemetry:
         """Return the directory with its calls timed and what is published read."""
         return StateWatcher(ObservedDirectory(directory, self._calls), self._readings)
 
-    def engine(self, engine: Engine) -> Engine:
-        """Return the engine with its calls timed and traced."""
-        return cast(Engine, ObservedEngine(engine, self._metrics, self._kinds))
+    def begin_call(self, call: EngineCall) -> CallTimes:
+        """Follow a call that has just arrived."""
+        kind = "base" if call.adapter is None else self._kinds.get(call.adapter, "other")
+        return CallTimes(call, kind, self._metrics, self._tracing)
 
     def watch(self, ingest: Ingest, mirror: Mirror) -> None:
         """Show these in the metrics."""
@@ -63,97 +76,75 @@ class ReplicaTelemetry:
         await self._process.keep_registered(self._endpoints)
 
 
-@dataclass(slots=True)
-class _Times:
-    """When a call came, on two clocks, and how far it got."""
-
-    arrived_at: float
-    arrived_s: float
-    queue_s: float = 0.0
-    first_s: float = 0.0
-    last_s: float = 0.0
-    tokens: int = 0
-    finish: str = "cancelled"
-
-    def since(self) -> float:
-        return time.perf_counter() - self.arrived_at
-
-
-class ObservedEngine:
-    """See :class:`~aloraserve_services.engine.base.Engine`; each call leaves its times behind.
+class CallTimes:
+    """When a call came, on two clocks, and how far it got; see :class:`~aloraserve_services.engine.host.ObservedCall`.
 
     Args:
-        engine: that generates.
-        metrics: the replica's.
-        kinds: of each adapter.
+        call: just arrived.
+        kind: "base", "lora" or "alora".
+        metrics: of the replica.
+        tracing: of this process.
+        clock: seconds that never go back.
+        date: seconds since 1970.
     """
 
-    def __init__(self, engine: Engine, metrics: ReplicaMetrics, kinds: dict[str, str]) -> None:
-        self._engine = engine
-        self._metrics = metrics
-        self._kinds = kinds
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
-        """See the contract."""
+    def __init__(
+        self,
+        call: EngineCall,
+        kind: str,
+        metrics: ReplicaMetrics,
+        tracing: Tracing,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        date: Callable[[], float] = now_s,
+    ) -> None:
         bind_request(call.request_id, trace_id(call.traceparent))
-        times = _Times(time.perf_counter(), now_s())
-        replies = cast("AsyncGenerator[EngineReply]", self._engine.generate(call))
-        try:
-            async with contextlib.aclosing(replies):
-                async for reply in replies:
-                    if isinstance(reply, EngineChunk):
-                        self._note(call, times, reply)
-                    yield reply
-        finally:
-            if times.tokens:
-                self._ended(call, times)
+        self._call = call
+        self._kind = kind
+        self._metrics = metrics
+        self._tracing = tracing
+        self._clock = clock
+        self._arrived_at, self._arrived_s = clock(), date()
+        self._queue_s = self._first_s = self._last_s = 0.0
+        self._tokens = 0
+        self._finish = "cancelled"
 
-    def _note(self, call: EngineCall, times: _Times, chunk: EngineChunk) -> None:
-        times.last_s = times.since()
-        if not times.tokens:
-            times.first_s = times.last_s
-            # On the way to the engine and back a call waits as well.
-            times.queue_s = max(0.0, times.first_s - chunk.prefill_s)
-            kind = self._kind(call)
-            self._metrics.queue.labels(kind).observe(times.queue_s)
-            self._metrics.prefill.labels(kind).observe(times.first_s - times.queue_s)
-            self._trace_prefill(call, times, chunk)
-        times.tokens += max(chunk.tokens, 1)
-        times.finish = chunk.finish_reason or times.finish
+    def chunk(self, chunk: EngineChunk) -> None:
+        """Note a chunk; the first one ends the prefill."""
+        self._last_s = self._clock() - self._arrived_at
+        if not self._tokens:
+            self._prefilled(chunk)
+        self._tokens += max(chunk.tokens, 1)
+        self._finish = chunk.finish_reason or self._finish
 
-    def _ended(self, call: EngineCall, times: _Times) -> None:
-        self._metrics.decode.labels(self._kind(call)).observe(times.last_s - times.first_s)
-        if call.traceparent is not None:
-            TRACING.record(
-                "decode",
-                times.arrived_s + times.first_s,
-                times.arrived_s + times.last_s,
-                {"aloraserve.generated_tokens": times.tokens, "aloraserve.finish_reason": times.finish},
-                call.traceparent,
-            )
-
-    def _trace_prefill(self, call: EngineCall, times: _Times, chunk: EngineChunk) -> None:
-        if call.traceparent is None:
+    def end(self) -> None:
+        """Note the end, however it came; a call without a token leaves nothing behind."""
+        if not self._tokens:
             return
-        begun_s = times.arrived_s + times.queue_s
-        TRACING.record("queue", times.arrived_s, begun_s, {}, call.traceparent)
+        self._metrics.decode.labels(self._kind).observe(self._last_s - self._first_s)
         tokens: dict[str, Value] = {
-            "aloraserve.prompt_tokens": len(call.token_ids),
-            "aloraserve.cached_tokens": chunk.cached_tokens,
-            "aloraserve.kind": self._kind(call),
-            "aloraserve.adapter": call.adapter or "",
+            "aloraserve.generated_tokens": self._tokens,
+            "aloraserve.finish_reason": self._finish,
         }
-        TRACING.record("prefill", begun_s, times.arrived_s + times.first_s, tokens, call.traceparent)
+        self._span("decode", self._first_s, self._last_s, tokens)
 
-    def _kind(self, call: EngineCall) -> str:
-        return "base" if call.adapter is None else self._kinds.get(call.adapter, "other")
+    def _prefilled(self, chunk: EngineChunk) -> None:
+        self._first_s = self._last_s
+        # On the way to the engine and back a call waits as well.
+        self._queue_s = max(0.0, self._first_s - chunk.prefill_s)
+        self._metrics.queue.labels(self._kind).observe(self._queue_s)
+        self._metrics.prefill.labels(self._kind).observe(self._first_s - self._queue_s)
+        tokens: dict[str, Value] = {
+            "aloraserve.prompt_tokens": len(self._call.token_ids),
+            "aloraserve.cached_tokens": chunk.cached_tokens,
+            "aloraserve.kind": self._kind,
+            "aloraserve.adapter": self._call.adapter or "",
+        }
+        self._span("queue", 0.0, self._queue_s, {})
+        self._span("prefill", self._queue_s, self._first_s, tokens)
 
-
-def node_ip() -> str:
-    """Return this node's address, as Ray knows it."""
-    from ray.util import get_node_ip_address
-
-    return str(get_node_ip_address())
+    def _span(self, name: str, begin_s: float, end_s: float, attributes: Mapping[str, Value]) -> None:
+        """Leave a span, if the call is traced; both times are seconds from its arrival."""
+        traceparent = self._call.traceparent
+        if traceparent is not None:
+            self._tracing.record(name, self._arrived_s + begin_s, self._arrived_s + end_s, attributes, traceparent)

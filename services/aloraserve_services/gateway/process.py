@@ -14,8 +14,8 @@ from aloraserve.telemetry.endpoints import EndpointRegistry
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.targets import scrape_targets
 from aloraserve.telemetry.tracing import TRACING
-from aloraserve_services.engine.replica_telemetry import node_ip
 from aloraserve_services.gateway.metrics import METRICS
+from aloraserve_services.node import node_ip
 
 ROLE = "gateway"
 
@@ -39,7 +39,7 @@ class GatewayProcess:
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
         """Run beside the HTTP application ``app``."""
         name = f"{ROLE}-{serve.get_replica_context().rank.rank}"
-        self._observed = ObservedProcess(self._settings, ROLE, name, node_ip)
+        self._observed = ObservedProcess(self._settings, ROLE, name, node_ip, TRACING)
         registering = asyncio.create_task(self._observed.keep_registered(self._endpoints), name="register")
         try:
             yield

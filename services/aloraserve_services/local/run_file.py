@@ -55,6 +55,18 @@ def read(state_dir: Path) -> Running | None:
     return running if running.process() else None
 
 
+def url_of(state_dir: Path) -> str:
+    """Return the address of the platform that runs in ``state_dir``.
+
+    Raises:
+        StartError: none runs there.
+    """
+    running = read(state_dir)
+    if running is None:
+        raise StartError(f"no platform runs in {state_dir}: start one with `aloraserve up`")
+    return running.url
+
+
 @contextlib.contextmanager
 def held(state_dir: Path, url: str) -> Iterator[None]:
     """Own the run file for the time of the context; :func:`mark_ready` says when calls can come.

@@ -1,8 +1,10 @@
-"""What this machine multiplies well."""
+"""This machine: what it multiplies well, and its description."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import platform
 import re
 from pathlib import Path
 from typing import Literal
@@ -33,3 +35,16 @@ def preferred_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Dtype:
     except OSError:
         return "float32"
     return "bfloat16" if lines and _NATIVE_BF16 & set(lines[0].split()) else "float32"
+
+
+def describe_machine() -> str:
+    """Return this machine's processor and cores, without its name."""
+    model = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{model}, {os.cpu_count()} cores"

@@ -42,7 +42,7 @@ def resolve_model(
             returned as it is for the engine to fetch, unless ``HF_HUB_OFFLINE`` is 1.
         state_dir: where a converted model is kept.
         dtype: of the converted model.
-        progress: told what is going on, in sentences.
+        progress: called with what happens, in sentences.
 
     Raises:
         SettingsError: it is none of these.
@@ -73,7 +73,7 @@ def ensure_smollm2(state_dir: Path, *, dtype: ModelDtype, progress: Progress | N
     Args:
         state_dir: the folder is ``<state_dir>/models/smollm2-135m-instruct-<dtype>-<package version>``.
         dtype: of the weights; the conversion itself is in float32.
-        progress: told what is going on, in sentences.
+        progress: called with what happens, in sentences.
 
     Raises:
         StartError: the extra ``demo`` is not installed, or the conversion fails.

@@ -73,8 +73,15 @@ def write_untrained_adapters(
     return folders
 
 
+def demo_adapters(state_dir: Path, model_path: Path) -> Path:
+    """Write the untrained adapters for a model into the state folder, unless they are there; return their folder."""
+    folder = state_dir / "demo-adapters" / model_path.name
+    write_untrained_adapters(folder, model_path)
+    return folder
+
+
 def _recipe() -> str:
-    """Return a digest of what else decides an adapter's content, so that a changed recipe is written anew."""
+    """Return a digest of what else decides an adapter's content, so that a changed recipe is written again."""
     return hashlib.sha256(repr((RANK, TARGETS, B_SCALE, _INVOCATION_WORDS)).encode()).hexdigest()[:16]
 
 

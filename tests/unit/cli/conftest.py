@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aloraserve_services.cli.demo import Row
+from aloraserve_services.cli.demo_player import Row
 
 
 def made_row(

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aloraserve_services.cli.demo import Row, summary
+from aloraserve_services.cli.demo_figures import summary
+from aloraserve_services.cli.demo_player import Row
 from aloraserve_services.cli.demo_report import RowPrinter, print_summary, write_json
 
 Make = Callable[..., Row]

@@ -19,8 +19,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import aloraserve
-from aloraserve_services.cli import verify_savings
-from aloraserve_services.cli.main import EXIT_SETTINGS, EXIT_START, app
+from aloraserve_services.cli.console import EXIT_SETTINGS, EXIT_START
+from aloraserve_services.cli.main import app
 from aloraserve_services.local import run_file
 
 KEY = "hunter2-hunter2-hunter2"
@@ -359,22 +359,6 @@ def test_status_of_a_platform_that_knows_no_savings_has_no_line_of_them(run: Run
     shown = run("status", "--url", platform_url, "--config", acme)
     assert shown.exit_code == 0
     assert "saved" not in shown.stdout
-
-
-@pytest.mark.parametrize(("flags", "code"), [((), 1), (("--max-error", "0.3"), 0), (("--max-bias", "1"), 1)])
-def test_savings_that_are_told_wrong_fail_the_check(
-    run: Run, platform_url: str, acme: str, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], code: int
-) -> None:
-    monkeypatch.setattr(verify_savings.Target, "of", lambda status: status)
-    monkeypatch.setattr(verify_savings, "run_verification", lambda *_, **__: ([], verify_savings.Verdict(3, 0.2, 0.0)))
-    result = run("verify-savings", "--url", platform_url, "--config", acme, *flags)
-    assert result.exit_code == code, result.output
-
-
-def test_lengths_that_leave_no_room_for_a_turn_are_refused(run: Run, acme: str) -> None:
-    result = run("verify-savings", "--config", acme, "--lengths", "8000")
-    assert result.exit_code == EXIT_SETTINGS
-    assert "integers from 1 to 7808" in one_line(result.stderr)
 
 
 def test_status_that_is_refused_says_why(run: Run, platform_url: str) -> None:

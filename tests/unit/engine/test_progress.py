@@ -241,18 +241,18 @@ def test_the_active_adapters_are_those_of_accepted_requests(progress: Progress) 
     assert progress.active_adapters() == ("safety",)
 
 
-def test_settled_calls_are_told_of_until_they_are_known_and_a_moment_longer(progress: Progress, clock: Clock) -> None:
+def test_settled_calls_are_reported_until_they_are_known_and_a_moment_longer(progress: Progress, clock: Clock) -> None:
     progress.accept("a", 10)
     progress.accept("b", 10)
     progress.end("a")
-    told = progress.settled()
-    assert told == ("a", "b")
+    reported = progress.settled()
+    assert reported == ("a", "b")
     progress.accept("c", 10)
     assert progress.settled() == ("a", "b", "c"), "no heartbeat has succeeded"
-    progress.told(told)
+    progress.acknowledged(reported)
     assert progress.settled() == ("a", "b", "c"), "their claims may be on their way"
     clock.now_s += SETTLED_FOR_S
-    progress.told(told)
+    progress.acknowledged(reported)
     assert progress.settled() == ("c",)
 
 

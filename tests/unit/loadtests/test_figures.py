@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.stats import Interval, median_interval
 from loadtests import figures, report
 from loadtests.plan import LoadPlan, Phase
 from loadtests.samples import FIELDS, Sample, Samples
 
 
-def sample(arm: str, ttft_s: float, copy: str = "0", **given: Any) -> Sample:
+def sample(arm: str, ttft_s: float, variant: str = "0", **given: Any) -> Sample:
     common: dict[str, Any] = {
         "phase": "sync",
         "pipeline": "base-adapter",
@@ -25,7 +26,7 @@ def sample(arm: str, ttft_s: float, copy: str = "0", **given: Any) -> Sample:
         "cached_tokens": 0 if arm == "lora" else 512,
         "ttft_s": ttft_s,
         "e2e_s": ttft_s + 0.2,
-        "copy": copy,
+        "variant": variant,
         "saved_s": 0.9 if arm == "alora" else None,
     }
     return Sample(**common | given)
@@ -33,7 +34,7 @@ def sample(arm: str, ttft_s: float, copy: str = "0", **given: Any) -> Sample:
 
 def pairs(count: int = 5) -> list[Sample]:
     return [
-        one for number in range(count) for one in (sample("lora", 1.0, str(number)), sample("alora", 0.1, str(number)))
+        sample(arm, ttft_s, str(number)) for number in range(count) for arm, ttft_s in (("lora", 1.0), ("alora", 0.1))
     ]
 
 
@@ -46,12 +47,10 @@ def test_ratios_are_of_calls_with_equal_content() -> None:
 
 
 def test_an_interval_holds_the_median_and_shows_how_sure_it_is() -> None:
-    spread = figures.Spread.of([1.0, 2.0, 3.0, 4.0, 100.0])
-    assert spread is not None
-    assert spread.low <= 3.0 == spread.median <= spread.high
-    assert (spread.low, spread.high) == (1.0, 100.0) or spread.high > spread.low
-    assert figures.Spread.of([]) is None
-    assert figures.Spread.of([1.0, 3.0]) == figures.Spread(2.0, 2.0, 2.0)
+    found = median_interval([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert found.low <= 3.0 == found.middle <= found.high
+    assert (found.low, found.high) == (1.0, 100.0) or found.high > found.low
+    assert median_interval([1.0, 3.0]) == Interval(2.0, 2.0, 2.0)
 
 
 def test_a_row_says_where_the_time_went() -> None:
@@ -72,15 +71,15 @@ def test_savings_are_estimated_against_measured_on_the_same_pairs() -> None:
     assert figures.savings(untold) == {"pairs": 1, "estimated_s": None, "measured_s": pytest.approx(0.9)}
 
 
-def test_checks_tell_what_was_missed() -> None:
-    found = {one["name"]: one["met"] for one in figures.checks(pairs())}
+def test_checks_report_what_was_missed() -> None:
+    found = {check["name"]: check["met"] for check in figures.checks(pairs())}
     assert found == {
         "TTFT LoRA (first) : aLoRA at 500 tokens": True,
         "cached share of evaluation calls, alora": True,
         "failed calls": True,
     }
     slow = [sample("lora", 0.5), sample("alora", 0.1, cached_tokens=100), sample("base", 0.1, error="answered 503")]
-    assert not any(one["met"] for one in figures.checks(slow))
+    assert not any(check["met"] for check in figures.checks(slow))
 
 
 def test_evictions_of_a_phase_that_fills_the_cache_are_no_miss() -> None:

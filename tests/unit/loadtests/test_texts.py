@@ -10,12 +10,12 @@ from loadtests.replay import conversation_rows
 from loadtests.texts import TextSource, read_documents
 
 
-def test_equal_names_have_equal_texts_and_copies_share_no_beginning() -> None:
+def test_equal_names_have_equal_texts_and_variants_share_no_beginning() -> None:
     texts = TextSource(3)
     assert texts.document("a", 50) == TextSource(3).document("a", 50)
     assert texts.document("a", 50) != texts.document("b", 50)
     assert texts.document("a", 50) != TextSource(4).document("a", 50)
-    openings = [texts.opening(f"copy {number}")["content"] for number in range(50)]
+    openings = [texts.opening(f"variant {number}")["content"] for number in range(50)]
     assert len({text[:8] for text in openings}) == 50
     assert len({len(text) for text in openings}) == 1
 
@@ -31,9 +31,9 @@ def test_real_documents_are_read_and_long_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "is not JSON"), ("[]", "no object"), ('{"contexts": [{}]}', "without a text"), ("{}", "no documents")],
+    [("{", "is not JSON"), ("[]", "not an object"), ('{"contexts": [{}]}', "without a text"), ("{}", "no documents")],
 )
-def test_what_is_no_task_is_refused_with_its_place(tmp_path: Path, line: str, message: str) -> None:
+def test_what_is_not_a_task_is_refused_with_its_place(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "tasks.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(ValueError, match=message):

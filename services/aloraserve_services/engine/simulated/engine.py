@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from aloraserve.adapters import AdapterVersion
@@ -198,7 +198,7 @@ class SimulatedEngine:
             with contextlib.suppress(RuntimeError):
                 self._prefilling.cancel()
 
-    async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+    async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the answer's words when they are due, several at once where the reader was slow."""
         run = self._accepted(call)
         if isinstance(run, EngineRefusal):

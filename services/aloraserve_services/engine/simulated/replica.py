@@ -1,15 +1,16 @@
-"""A replica with a simulated engine, which fails when a test asks and tells what its model said of each call."""
+"""A replica with a simulated engine, which fails when a test asks and says what its model said of each call."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import Any
 
 from aloraserve.directory.base import Directory
-from aloraserve.errors import InvalidRequestError
+from aloraserve_services.engine.base import EngineParts
+from aloraserve_services.engine.opening import open_simulated
 from aloraserve_services.engine.replica import EngineReplica
-from aloraserve_services.engine.simulated.faults import EVENT_FAULTS, SeverableDirectory, check_fault
+from aloraserve_services.engine.simulated.fault_injector import FaultInjector
+from aloraserve_services.engine.simulated.faults import SeverableDirectory
+from aloraserve_services.plan import FleetPlan
 
 
 class SimulatedEngineReplica(EngineReplica):
@@ -21,35 +22,26 @@ class SimulatedEngineReplica(EngineReplica):
         Args:
             kind: one of :data:`~aloraserve_services.engine.simulated.faults.FAULTS`; "heal" ends all that do not
                 end the process.
-            rank: whom the call is for; the request router reads it.
+            rank: which replica the call is for; the request router reads it.
 
         Raises:
             InvalidRequestError: there is no such fault.
         """
-        try:
-            fault = check_fault(kind)
-        except ValueError as error:
-            raise InvalidRequestError(str(error)) from None
-        if fault == "die":
-            os._exit(1)
-        engine: Any = self._engine
-        events: Any = self._events
-        if fault in (*EVENT_FAULTS, "heal"):
-            events.inject(None if fault == "heal" else fault)
-        if fault in ("hang", "heal"):
-            engine.hang(fault == "hang")
-        if fault in ("partition", "heal"):
-            self._way.is_severed = fault == "partition"
+        self._faults.inject(kind)
 
     async def served(self, rank: Sequence[str] = ()) -> list[tuple[str, float]]:
         """Return the last calls: their ids and the model's own TTFT in seconds.
 
         Args:
-            rank: whom the call is for; the request router reads it.
+            rank: which replica the call is for; the request router reads it.
         """
-        engine: Any = self._engine
-        return list(engine.served)
+        return list(self._engine.served)
 
-    def _open_directory(self) -> Directory:
-        self._way = SeverableDirectory(super()._open_directory())
+    def _open_directory(self, plan: FleetPlan) -> Directory:
+        self._way = SeverableDirectory(super()._open_directory(plan))
         return self._way
+
+    def _open_engine(self, plan: FleetPlan) -> EngineParts:
+        self._engine, events = open_simulated(plan)
+        self._faults = FaultInjector(self._engine, events, self._way)
+        return EngineParts(self._engine, events)

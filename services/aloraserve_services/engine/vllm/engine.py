@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from aloraserve.serving.engine_messages import (
@@ -203,7 +203,7 @@ class VllmEngine:
         """Stop the engine and its processes."""
         self._llm.shutdown()
 
-    async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+    async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield what the engine generates, as it comes; a call that it refuses yields one refusal.
 
         Closing the iterator aborts the request in the engine.

@@ -1,0 +1,251 @@
+"""``make bench-routing``: cost of the directory and of a decision on a real server.
+
+Measured are block keys, lookups at a rate, ingest, and memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
+
+import typer
+import uvloop
+
+from aloraserve.blocks import BlocksStored, EventBatch
+from aloraserve.directory.ingest import Ingest
+from aloraserve.directory.mirror import Mirror
+from aloraserve.directory.redis import RedisDirectory
+from aloraserve.routing.base import Call
+from aloraserve.routing.policies import make_policy
+from aloraserve.routing.router import Router
+from aloraserve_services.cli.console import Steps, clearly, out
+from aloraserve_services.cli.options import JsonFile
+from benchmarks.harness.arrivals import at_rate
+from benchmarks.harness.command import run_command
+from benchmarks.harness.redis_server import bench_server
+from benchmarks.harness.report import Figure, figures_json, show_figures, write_json
+from benchmarks.harness.stats import percentile
+from benchmarks.synthetic_fleet import (
+    BLOCK_TOKENS,
+    LEASE_S,
+    SPACE,
+    chain,
+    heartbeats,
+    open_directory,
+    replica_name,
+    replica_state,
+    store,
+)
+
+SHARED_BLOCKS = 128
+PROMPT_BLOCKS = 512
+LONG_BLOCKS = 8192
+DOCUMENTS = 64
+
+
+@clearly
+def bench_routing(
+    replicas: Annotated[int, typer.Option(min=1, max=512, help="Replicas in the directory.")] = 64,
+    blocks: Annotated[int, typer.Option(min=10_000, max=20_000_000, help="Distinct blocks in it.")] = 1_000_000,
+    rate: Annotated[float, typer.Option(min=1, max=5000, help="Lookups per second.")] = 200.0,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="How long lookups are measured.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Seed of the conversations and of what is looked up.")] = 0,
+    redis_url: Annotated[str | None, typer.Option(help="Empty Redis or Valkey; default: one of its own.")] = None,
+    json: JsonFile = None,
+) -> None:
+    """Measure block keys, lookups, ingest and memory of the directory on a real server (needs no engine)."""
+    with contextlib.nullcontext(redis_url) if redis_url else bench_server() as url:
+        bench = DirectoryBench(str(url), replicas, blocks, rate, seconds, seed, Steps())
+        # As a gateway: Ray runs its workers on uvloop.
+        figures = uvloop.run(bench.run())
+    show_figures(out, "directory and decision", figures)
+    write_json(json, figures_json(figures))
+
+
+@dataclass(slots=True)
+class DirectoryBench:
+    """Runs all measurements on one server.
+
+    Args:
+        url: of an empty server.
+        replicas: in the fleet.
+        blocks: distinct blocks in the directory.
+        rate_per_s: lookups per second, at exponentially distributed intervals.
+        seconds: how long lookups are measured for each length.
+        seed: of the conversations and of what is looked up when.
+        progress: called with what happens.
+    """
+
+    url: str
+    replicas: int
+    blocks: int
+    rate_per_s: float
+    seconds: float
+    seed: int
+    progress: Callable[[str], None]
+    figures: list[Figure] = field(default_factory=list)
+    _prompts: list[list[bytes]] = field(default_factory=list)
+    _owners: list[int] = field(default_factory=list)
+    _long: list[bytes] = field(default_factory=list)
+
+    async def run(self) -> list[Figure]:
+        """Return the figures."""
+        self._keys()
+        directory = open_directory(self.url)
+        try:
+            for number in range(self.replicas):
+                await directory.publish(replica_state(number), ttl_s=LEASE_S)
+            await self._fill(directory)
+            await self._ingest(directory)
+            # The bench's own million keys are not part of a gateway's heap.
+            gc.collect()
+            gc.freeze()
+            with heartbeats(self.url, self.replicas):
+                await self._least(directory)
+                await self._lookups(directory, f"{self.replicas} replicas, 8k tokens", self._prompts, 0.8, 2.5)
+                await self._lookups(directory, "128k tokens", [self._long], None, 8.0)
+        finally:
+            await directory.close()
+        return self.figures
+
+    def _generator(self) -> random.Random:
+        return random.Random(self.seed)  # noqa: S311
+
+    def _keys(self) -> None:
+        generator = self._generator()
+        tokens = [generator.randrange(50_000) for _ in range(PROMPT_BLOCKS * BLOCK_TOKENS)]
+        times = []
+        for _ in range(50):
+            started = time.perf_counter()
+            SPACE.keys(tokens)
+            times.append(time.perf_counter() - started)
+        self.figures.append(Figure("block keys of 8,192 tokens", statistics.median(times) * 1000, "ms", 1.0))
+
+    async def _fill(self, directory: RedisDirectory) -> None:
+        """Store conversations that share documents, each on one replica, until there are enough blocks."""
+        before = await _used_memory(directory)
+        started = time.perf_counter()
+        holdings = await self._store_conversations(directory)
+        rate = holdings / (time.perf_counter() - started)
+        after = await _used_memory(directory)
+        blocks = self._stored_blocks + DOCUMENTS * SHARED_BLOCKS
+        self.figures.append(Figure("applies, blocks per second", rate, "blocks/s", 50_000, at_least=True))
+        self.figures.append(Figure(f"memory, {blocks:,} blocks", (after - before) / blocks, "bytes/block", 120))
+        second = 0
+        for prompt, owner in list(zip(self._prompts, self._owners, strict=True))[: len(self._owners) // 4]:
+            second += await store(directory, (owner + 1) % self.replicas, prompt, SHARED_BLOCKS)
+        further = (await _used_memory(directory) - after) / max(second, 1)
+        self.figures.append(Figure("memory, each further holder", further, "bytes/block", 24))
+        self._long = chain("long", LONG_BLOCKS)
+        for owner in range(min(3, self.replicas)):
+            await store(directory, owner, self._long, 0)
+
+    @property
+    def _stored_blocks(self) -> int:
+        """Blocks of the conversations that are stored, without those of the documents."""
+        return len(self._owners) * (PROMPT_BLOCKS - SHARED_BLOCKS)
+
+    async def _store_conversations(self, directory: RedisDirectory) -> int:
+        """Store them; return how many holdings that made."""
+        generator, holdings = self._generator(), 0
+        documents = [chain(f"document {number}", SHARED_BLOCKS) for number in range(DOCUMENTS)]
+        placed: set[tuple[int, int]] = set()
+        while self._stored_blocks < self.blocks - DOCUMENTS * SHARED_BLOCKS:
+            document, owner = generator.randrange(DOCUMENTS), generator.randrange(self.replicas)
+            shared = documents[document]
+            own = chain(f"conversation {len(self._owners)}", PROMPT_BLOCKS - SHARED_BLOCKS, shared[-1])
+            known = (document, owner) in placed
+            placed.add((document, owner))
+            holdings += await store(directory, owner, [*shared, *own], SHARED_BLOCKS if known else 0)
+            self._prompts.append([*shared, *own])
+            self._owners.append(owner)
+            if len(self._owners) % 400 == 0:
+                self.progress(f"{self._stored_blocks:,} blocks stored")
+        return holdings
+
+    async def _ingest(self, directory: RedisDirectory) -> None:
+        """Push events through a mirror and an ingest, as a replica does, until all of them are in the directory."""
+        ingest = Ingest(directory, replica_name(0), "ingest", Mirror(SPACE, lambda _: None))
+        pushing = asyncio.create_task(ingest.run())
+        generator = self._generator()
+        chains = [[generator.randrange(50_000) for _ in range(PROMPT_BLOCKS * BLOCK_TOKENS)] for _ in range(100)]
+        started = time.perf_counter()
+        for number, tokens in enumerate(chains):
+            hashes = tuple(range(number * PROMPT_BLOCKS, (number + 1) * PROMPT_BLOCKS))
+            ingest.offer(EventBatch(number, (BlocksStored(hashes, None, tuple(tokens)),)))
+            await asyncio.sleep(0)
+        await ingest.drain(60)
+        rate = len(chains) * PROMPT_BLOCKS / (time.perf_counter() - started)
+        pushing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await pushing
+        self.figures.append(Figure("ingest, events to directory", rate, "blocks/s", 50_000, at_least=True))
+
+    async def _lookups(
+        self,
+        directory: RedisDirectory,
+        name: str,
+        prompts: Sequence[list[bytes]],
+        p50_ms: float | None,
+        p99_ms: float,
+    ) -> None:
+        known = [replica_name(number) for number in range(self.replicas)]
+        policy = make_policy("expected-ttft")
+        router = Router(directory, policy, SPACE, budget_s=10.0, known_replicas=lambda: known)
+        calls = [Call(len(prompt) * BLOCK_TOKENS + 5, BLOCK_TOKENS, prompt) for prompt in prompts]
+        generator = self._generator()
+
+        async def decide() -> None:
+            decision = await router.decide(generator.choice(calls))
+            if not decision.estimates[0].overlap_tokens:
+                raise RuntimeError("a stored prompt was not found")
+
+        self.progress(f"lookups: {name}")
+        await self._server_time(directory, calls, generator, name)
+        times = await at_rate(decide, self.rate_per_s, self.seconds, generator)
+        for percent, target_ms in ((50, p50_ms), (99, p99_ms)):
+            found_ms = percentile(times, percent / 100) * 1000
+            self.figures.append(Figure(f"keys to ranked replicas, {name}, p{percent}", found_ms, "ms", target_ms))
+
+    async def _server_time(
+        self, directory: RedisDirectory, calls: Sequence[Call], generator: random.Random, name: str
+    ) -> None:
+        """Note the server's own time for a script, as it counts it: mostly lookups, and the heartbeats beside them."""
+        before = await _evalsha_us(directory)
+        for _ in range(100):
+            await directory.lookup(generator.choice(calls).keys)
+        after = await _evalsha_us(directory)
+        mean_ms = (after[1] - before[1]) / max(after[0] - before[0], 1) / 1000
+        self.figures.append(Figure(f"{name}: the server's part, mean", mean_ms, "ms"))
+
+    async def _least(self, directory: RedisDirectory) -> None:
+        """Time the least question to the server through the same client, at the same rate."""
+
+        async def ping() -> None:
+            await directory.ping()
+
+        times = await at_rate(ping, self.rate_per_s, self.seconds / 4, self._generator())
+        found_ms = percentile(times, 0.5) * 1000
+        self.figures.append(Figure("the least question at the same rate, p50", found_ms, "ms"))
+
+
+async def _evalsha_us(directory: RedisDirectory) -> tuple[int, int]:
+    """Return how many scripts the server ran, and for how many microseconds."""
+    stats = (await cast(Any, directory.client).info("commandstats")).get("cmdstat_evalsha", {})
+    return int(stats.get("calls", 0)), int(stats.get("usec", 0))
+
+
+async def _used_memory(directory: RedisDirectory) -> int:
+    info = await cast(Any, directory.client).info("memory")
+    return int(info["used_memory"])
+
+
+if __name__ == "__main__":
+    run_command(bench_routing)

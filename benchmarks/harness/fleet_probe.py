@@ -1,0 +1,47 @@
+"""What the process that started a platform can see of it: its calls' times, CPU time of each part."""
+
+from __future__ import annotations
+
+import contextlib
+
+import psutil
+
+from aloraserve_services.local.deployment import replica_ids
+
+SERVED_TIMEOUT_S = 60
+_PARTS = {
+    "ServeReplica:aloraserve:engine": "engines",
+    "ServeReplica:aloraserve:gateway": "gateway",
+    "ProxyActor": "proxy",
+    "valkey": "redis",
+}
+
+
+def served_ttft_s() -> dict[str, float]:
+    """Return each call's TTFT in its simulated engine, by the id that the client gave it."""
+    from ray import serve
+
+    from aloraserve_services.fleet import APP
+    from aloraserve_services.gateway.app import ENGINE
+
+    handle = serve.get_deployment_handle(ENGINE, APP)
+    # No event loop runs here for its router.
+    handle._init(_run_router_in_separate_loop=True)
+    handle = handle.options(method_name="served")
+    found: dict[str, float] = {}
+    for replica in replica_ids():
+        for request_id, ttft_s in handle.remote(rank=[replica]).result(timeout_s=SERVED_TIMEOUT_S):
+            # The gateway appends an id of the attempt; of several the last one answered.
+            found[request_id.rpartition("-")[0]] = ttft_s
+    return found
+
+
+def cpu_s() -> dict[str, float]:
+    """Return the CPU time that each part has used so far, "client" this process."""
+    found: dict[str, float] = {"client": sum(psutil.Process().cpu_times()[:2])}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = " ".join(process.cmdline())
+            part = next((part for sign, part in _PARTS.items() if sign in command), "ray")
+            found[part] = found.get(part, 0.0) + sum(process.cpu_times()[:2])
+    return found

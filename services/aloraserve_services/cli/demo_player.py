@@ -1,0 +1,114 @@
+"""The demo: a conversation over documents, judged after each answer by adapters of both kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aloraserve.wire.answer_stream import StreamedAnswer
+from aloraserve_services.cli.client import StreamingClient
+from aloraserve_services.cli.demo_text import (
+    MAX_ANSWER_TOKENS,
+    Conversation,
+    Turn,
+    ferry_conversation,
+    glasshouse_conversation,
+)
+from aloraserve_services.models.untrained import INTRINSICS, TWIN_SUFFIX
+from aloraserve_services.plan import FleetPlan
+
+JUDGEMENT_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One call of the demo.
+
+    ``state`` of a LoRA call is "first" (that adapter's first on this conversation) or "returning" (its own earlier
+    blocks are cached); of a base or aLoRA call "warm" if any of its prompt was cached, else "cold".
+    """
+
+    conversation: str
+    turn: int
+    adapter: str
+    kind: str
+    replica: str
+    prompt_tokens: int
+    cached_tokens: int
+    ttft_s: float
+    state: str
+    reason: str
+
+
+@dataclass
+class DemoPlayer:
+    """Plays the demo's conversations against a running platform.
+
+    Args:
+        plan: of that platform.
+        client: for its HTTP API.
+        show: called with each row as it comes.
+    """
+
+    plan: FleetPlan
+    client: StreamingClient
+    show: Callable[[Row], None]
+    rows: list[Row] = field(default_factory=list)
+    _tokenizer: Any = None
+
+    def play(self) -> list[Row]:
+        """Play the long conversation with adapters, then the short one that shares nothing with it."""
+        self._play("ferry", ferry_conversation())
+        self._play("glasshouse", glasshouse_conversation())
+        return self.rows
+
+    def _play(self, name: str, conversation: Conversation) -> None:
+        messages = [{"role": "system", "content": conversation.system}]
+        called: set[str] = set()
+        for number, turn in enumerate(conversation.turns, start=1):
+            messages.append({"role": "user", "content": turn.user})
+            answer = self.client.chat(self.plan.served_name, messages, MAX_ANSWER_TOKENS)
+            self._note(name, number, "base", "base", answer, _warmth(answer))
+            messages.append({"role": "assistant", "content": answer.text})
+            self._judge(name, number, turn, messages, called)
+
+    def _judge(self, name: str, number: int, turn: Turn, messages: list[dict[str, str]], called: set[str]) -> None:
+        for adapter in INTRINSICS:
+            judged = self.client.chat(adapter, messages, JUDGEMENT_TOKENS)
+            self._note(name, number, adapter, "alora", judged, _warmth(judged))
+        for twin in turn.twins:
+            judged = self.client.complete(twin, self._token_ids(messages, twin), JUDGEMENT_TOKENS)
+            self._note(name, number, twin, "lora", judged, "returning" if twin in called else "first")
+            called.add(twin)
+
+    def _token_ids(self, messages: list[dict[str, str]], twin: str) -> list[int]:
+        """Return exactly the prompt that the twin's aLoRA sister had."""
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(str(self.plan.model_path), local_files_only=True)
+        sister = self.plan.adapter(twin.removesuffix(TWIN_SUFFIX))
+        text = self._tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, *(sister.invocation_ids if sister else ())]
+
+    def _note(self, conversation: str, turn: int, adapter: str, kind: str, call: StreamedAnswer, state: str) -> None:
+        row = Row(
+            conversation,
+            turn,
+            adapter,
+            kind,
+            call.replica,
+            call.prompt_tokens,
+            call.cached_tokens,
+            call.ttft_s,
+            state,
+            call.reason,
+        )
+        self.rows.append(row)
+        self.show(row)
+
+
+def _warmth(call: StreamedAnswer) -> str:
+    return "warm" if call.cached_tokens else "cold"

@@ -1,0 +1,104 @@
+"""``aloraserve up``: the platform on this machine, in the foreground or detached."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from aloraserve.errors import SettingsError, StartError
+from aloraserve.settings import Settings
+from aloraserve_services.cli.console import EXIT_SETTINGS, Steps, err, out
+from aloraserve_services.cli.options import ChosenSettings, takes_settings
+from aloraserve_services.local import run_file
+from aloraserve_services.local.address import base_url, check_port
+from aloraserve_services.local.processes import reap_orphans
+
+LOG_FILE = "up.log"
+STOP_TIMEOUT_S = 60
+POLL_S = 0.25
+
+
+@takes_settings(
+    *("model", "replicas", "host", "port", "redis_url", "adapters_dir", "state_dir", "dtype", "policy"),
+    *("engine", "calibration"),
+)
+def up(
+    chosen: ChosenSettings,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once it is ready; it runs on.")] = False,
+) -> None:
+    """Start the platform and keep it running, until Ctrl-C or `aloraserve down`."""
+    settings = chosen.load()
+    if detach:
+        _start_detached(settings)
+    else:
+        _run(settings)
+
+
+def _run(settings: Settings) -> None:
+    from aloraserve_services.local.platform import local_platform
+    from aloraserve_services.models.untrained import demo_adapters
+
+    url = base_url(settings)
+    # Adapters of a simulated engine have no effect but on what is reused, so untrained ones are sufficient.
+    adapters_dir = functools.partial(demo_adapters, settings.state_dir) if settings.engine == "simulated" else None
+    running = local_platform(settings, adapters_dir=adapters_dir, progress=Steps())
+    with run_file.held(settings.state_dir, url), running as platform:
+        plan = platform.plan
+        for refused in plan.refused:
+            err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
+        names = ", ".join(adapter.name for adapter in plan.adapters) or "no adapters"
+        run_file.mark_ready(settings.state_dir, url)
+        out.print(f"serving {plan.served_name} and {names}; stop with Ctrl-C or `aloraserve down`")
+        while True:
+            reap_orphans()
+            time.sleep(1)
+
+
+def _start_detached(settings: Settings) -> None:
+    other = run_file.read(settings.state_dir)
+    if other is not None:
+        raise StartError(f"a platform runs already (pid {other.pid}, {other.url}): stop it with `aloraserve down`")
+    check_port(settings.host, settings.port)
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    log_path = settings.state_dir / LOG_FILE
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]
+    with log_path.open("wb") as log:
+        child = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "aloraserve_services.cli.main", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    out.print(f"starting (pid {child.pid}), log in {log_path}")
+    try:
+        _wait_for(child, settings)
+    except KeyboardInterrupt:
+        _stop(child)
+        raise
+
+
+def _wait_for(child: subprocess.Popen[bytes], settings: Settings) -> None:
+    """Return once the detached platform is ready."""
+    while child.poll() is None:
+        running = run_file.read(settings.state_dir)
+        if running is not None and running.ready:
+            out.print(f"ready at {base_url(settings)}")
+            return
+        time.sleep(POLL_S)
+    tail = (settings.state_dir / LOG_FILE).read_text("utf-8", "replace").strip().splitlines()[-5:]
+    message = "it did not start: " + " | ".join(tail)
+    raise SettingsError(message) if child.returncode == EXIT_SETTINGS else StartError(message)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise StartError(f"process {child.pid} did not end within {STOP_TIMEOUT_S} s") from None

@@ -1,0 +1,255 @@
+"""One engine in a fleet: it generates, and it keeps the directory true about itself. Neither Serve nor Ray is here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import structlog
+
+from aloraserve.blocks import KeySpace
+from aloraserve.directory.base import Directory, ReplicaState
+from aloraserve.directory.ingest import Ingest
+from aloraserve.directory.mirror import Mirror
+from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.savings.base import CallSavings
+from aloraserve.savings.meter import SavingsMeter
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
+from aloraserve_services.engine.base import Engine, EngineParts
+from aloraserve_services.engine.gaps import GapCloser
+from aloraserve_services.engine.heartbeat import ANSWER_HELD_S, Heartbeat
+from aloraserve_services.engine.progress import EngineFacts, Progress
+from aloraserve_services.engine.residency import Residency
+from aloraserve_services.engine.warm_up import WarmUp
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaIdentity:
+    """Who a replica is.
+
+    Args:
+        replica: its id in the fleet.
+        label: a short name for people.
+        incarnation: its start number; another one at each start.
+    """
+
+    replica: str
+    label: str
+    incarnation: str
+
+
+class ObservedCall(Protocol):
+    """A call as somebody outside follows it."""
+
+    def chunk(self, chunk: EngineChunk) -> None:
+        """Note a chunk, as the engine gave it."""
+        ...
+
+    def end(self) -> None:
+        """Note the end, however it came."""
+        ...
+
+
+class _UnobservedCall:
+    """A call that nobody follows."""
+
+    def chunk(self, chunk: EngineChunk) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+
+_UNOBSERVED = _UnobservedCall()
+
+
+async def join_fleet(directory: Directory, keyspace: KeySpace, label: str) -> None:
+    """Refuse to start in a fleet with another key space, before an engine takes its time to start for it.
+
+    Raises:
+        KeySpaceMismatchError: the fleet's key space is another one.
+    """
+    try:
+        await directory.join(keyspace)
+    except DirectoryUnavailableError:
+        # The directory is advisory; the heartbeats join once it is there.
+        log.warning("directory_unavailable", replica=label)
+
+
+async def load_adapters(engine: Engine, max_requests: int) -> EngineFacts:
+    """Load an engine's first adapters; return what is then known of it.
+
+    Args:
+        engine: just started.
+        max_requests: how many requests it runs at once.
+    """
+    started = time.perf_counter()
+    count = await engine.load_adapters()
+    return EngineFacts(
+        max_requests,
+        kv_tokens=engine.kv_tokens,
+        adapter_slots=engine.adapter_slots,
+        adapter_load_s=(time.perf_counter() - started) / count if count else 0.0,
+        step_tokens=engine.step_tokens,
+    )
+
+
+class EngineHost:
+    """An engine, the mirror of what it holds, and the tasks that publish both.
+
+    Args:
+        identity: who this replica is.
+        keyspace: what block keys belong to.
+        directory: where holdings and load go.
+        parts: the engine and its events.
+        facts: of the engine.
+        adapter_salts: an adapter's salt (:func:`~aloraserve.blocks.keys.adapter_salt`) by name, None if unknown.
+        answer_held_s: see :data:`~aloraserve_services.engine.heartbeat.ANSWER_HELD_S`.
+
+    Attributes:
+        mirror: what the engine holds.
+        ingest: its way into the directory.
+    """
+
+    def __init__(
+        self,
+        identity: ReplicaIdentity,
+        keyspace: KeySpace,
+        directory: Directory,
+        parts: EngineParts,
+        facts: EngineFacts,
+        adapter_salts: Callable[[str], bytes | None],
+        *,
+        answer_held_s: float = ANSWER_HELD_S,
+    ) -> None:
+        self._identity = identity
+        self._block_tokens = keyspace.block_tokens
+        self._directory = directory
+        self._engine, self._events = parts
+        self.mirror = Mirror(keyspace, adapter_salts)
+        self.ingest = Ingest(
+            directory, identity.replica, identity.incarnation, self.mirror, on_gap=self._on_events_lost
+        )
+        self._progress = Progress(facts)
+        self._meter = SavingsMeter(keyspace, adapter_salts, facts.kv_tokens // keyspace.block_tokens)
+        self._residency = Residency(self._engine.resident)
+        self._gaps = GapCloser(self.empty_cache)
+        self._heartbeat = Heartbeat(self.ingest, self._progress, self._state, answer_held_s=answer_held_s)
+        self._begin_observing: Callable[[EngineCall], ObservedCall] = lambda call: _UNOBSERVED
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, *, max_model_tokens: int) -> None:
+        """Take in events, warm up, and publish from then on.
+
+        Args:
+            max_model_tokens: of a prompt and its answer together.
+
+        Raises:
+            StartError: the engine's KV events do not arrive, or its cache cannot be emptied.
+        """
+        await self._residency.look()
+        self.keep(self._read_events, self.ingest.run)
+        await WarmUp(self.generate, self.empty_cache, self.mirror, max_model_tokens=max_model_tokens).run()
+        self.keep(self._beat, self._residency.run, self._gaps.run)
+
+    def observe(self, begin: Callable[[EngineCall], ObservedCall]) -> None:
+        """Have further calls followed: ``begin`` is called with each."""
+        self._begin_observing = begin
+
+    def keep(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run tasks beside the engine; one that fails is a failure of the replica's."""
+        self._tasks += [asyncio.create_task(work(), name=work.__name__) for work in works]
+
+    def stop(self) -> None:
+        """End the tasks; the lease ends by itself."""
+        for task in self._tasks:
+            with contextlib.suppress(RuntimeError):
+                task.cancel()
+
+    async def check_health(self) -> None:
+        """Raise if the engine is dead or a task has failed."""
+        await self._engine.check_health()
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
+        """Yield the engine's replies to a call; closing the iterator aborts it."""
+        self._accept(call)
+        observed = self._begin_observing(call)
+        reported_by = 0
+        try:
+            async with contextlib.aclosing(self._engine.generate(call)) as replies:
+                async for reply in replies:
+                    if isinstance(reply, EngineChunk):
+                        observed.chunk(reply)
+                        savings = None
+                        if reported_by:
+                            self._progress.more_tokens(call.request_id, reply.tokens, reply.index)
+                        else:
+                            savings = self._first_token(call, reply)
+                            reported_by = self._heartbeat.prefill_ended()
+                        self._meter.more_tokens(call.request_id, reply.index, reply.token_ids)
+                        reply = replace(reply, token_ids=(), savings=savings)
+                        if reply.finish_reason:
+                            await self._heartbeat.reported(reported_by)
+                    yield reply
+        finally:
+            self._end(call)
+            observed.end()
+
+    async def empty_cache(self, *, preempt: bool = False) -> bool:
+        """Have the engine forget its prefix cache; return whether it did, which it does not while requests run."""
+        is_empty = await self._engine.reset_prefix_cache(preempt=preempt)
+        if is_empty:
+            self._meter.emptied()
+        return is_empty
+
+    def _accept(self, call: EngineCall) -> None:
+        prompt_tokens = len(call.token_ids)
+        held = self.mirror.overlap(call.keys) * self._block_tokens
+        is_resident = call.adapter is None or call.adapter in self._residency.names
+        self._progress.accept(call.request_id, prompt_tokens, held, call.adapter, is_resident=is_resident)
+        self._meter.accept(call.request_id, call.token_ids, call.keys, call.adapter, call.cache_salt)
+        # After the engine has the call: it computes meanwhile.
+        asyncio.get_running_loop().call_soon(self._meter.prepare, call.request_id)
+
+    def _first_token(self, call: EngineCall, chunk: EngineChunk) -> CallSavings | None:
+        self._progress.first_token(call.request_id, chunk.cached_tokens, len(call.token_ids))
+        return self._meter.first_token(call.request_id, chunk.cached_tokens, *self._progress.prefill)
+
+    def _end(self, call: EngineCall) -> None:
+        self._progress.end(call.request_id)
+        self._meter.end(call.request_id)
+        if call.adapter is not None:
+            self._residency.adapter_used()
+
+    def _state(self) -> ReplicaState:
+        return ReplicaState(
+            self._identity.replica,
+            incarnation="",
+            label=self._identity.label,
+            load=self._progress.load(self._engine.kv_usage),
+            resident=self._residency.names,
+            active_adapters=self._progress.active_adapters(),
+        )
+
+    async def _read_events(self) -> None:
+        async for batch in self._events.batches():
+            self.ingest.offer(batch)
+
+    async def _beat(self) -> None:
+        await self._heartbeat.run(lambda: self._engine.is_dead)
+        # Without its engine it would look idle and draw every call of its conversations until Serve notices.
+        with contextlib.suppress(DirectoryUnavailableError):
+            await self._directory.retire(self._identity.replica)
+
+    def _on_events_lost(self) -> None:
+        log.warning("events_lost", replica=self._identity.label)
+        self._gaps.events_lost()

@@ -1,0 +1,121 @@
+"""The Serve application on a running Ray: deployed, and waited for until every replica takes calls."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aloraserve.errors import StartError
+from aloraserve_services.local.address import authorization, base_url
+from aloraserve_services.plan import FleetPlan
+
+Progress = Callable[[str], None]
+POLL_S = 0.25
+
+
+def deploy(plan: FleetPlan, progress: Progress) -> None:
+    """Run the application; return once every replica takes calls.
+
+    Args:
+        plan: of the fleet, with a Redis URL.
+        progress: called with what happens, in short sentences.
+
+    Raises:
+        StartError: a part does not start in time.
+    """
+    from ray import serve
+
+    from aloraserve_services.fleet import APP, build_app
+
+    # Serve sets its level when it is imported.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    settings = plan.settings
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": settings.host, "port": settings.port},
+        logging_config={"log_level": "WARNING"},
+    )
+    serve.run_many(
+        [serve.RunTarget(target=build_app(plan), name=APP, route_prefix="/")],
+        wait_for_ingress_deployment_creation=True,
+        wait_for_applications_running=False,
+    )
+    kind = f"simulated engine replicas ({plan.calibration.name})" if plan.calibration else "engine replicas"
+    progress(f"starting {settings.replicas} {kind} with {plan.served_name} in {plan.dtype}")
+    _wait_until_running(APP, settings.start_timeout_s, progress)
+    _wait_until_published(plan, settings.start_timeout_s)
+    progress(f"ready at {base_url(settings)}")
+
+
+def replica_ids() -> list[str]:
+    """Return the ids of the engine replicas that Serve has now; this process is connected to it."""
+    from ray import serve
+
+    from aloraserve_services.fleet import APP
+    from aloraserve_services.gateway.app import ENGINE
+
+    details = serve.context._get_global_client().get_serve_details()
+    replicas = details["applications"][APP]["deployments"][ENGINE]["replicas"]
+    return [replica["replica_id"] for replica in replicas]
+
+
+def _wait_until_running(app: str, timeout_s: float, progress: Progress) -> None:
+    from ray import serve
+
+    deadline, shown = time.monotonic() + timeout_s, 0
+    while True:
+        status = serve.status().applications.get(app)
+        state = "NOT_STARTED" if status is None else str(status.status.value)
+        if state == "RUNNING":
+            return
+        if state in ("DEPLOY_FAILED", "UNHEALTHY") or time.monotonic() > deadline:
+            raise StartError(f"the platform did not start ({state} after {timeout_s:g} s at most): {_why(status)}")
+        shown = _show_replicas(status, shown, progress)
+        time.sleep(POLL_S)
+
+
+def _deployments(status: Any) -> dict[str, Any]:
+    return getattr(status, "deployments", None) or {}
+
+
+def _show_replicas(status: Any, shown: int, progress: Progress) -> int:
+    engine = _deployments(status).get("engine")
+    running = int(engine.replica_states.get("RUNNING", 0)) if engine is not None else 0
+    if running > shown:
+        progress(f"{running} engine replica{'s' if running > 1 else ''} running")
+    return max(running, shown)
+
+
+def _why(status: Any) -> str:
+    messages = [getattr(status, "message", ""), *(each.message for each in _deployments(status).values())]
+    reasons = dict.fromkeys(_last_error(message) for message in messages if message)
+    return "; ".join(reasons)[-2000:] or "no reason given"
+
+
+def _last_error(message: str) -> str:
+    """Return the error that ends a traceback, without the traceback."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", message).splitlines() if line.strip()]
+    errors = [index for index, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return " ".join(lines[errors[-1] if errors else -3 :])
+
+
+def _wait_until_published(plan: FleetPlan, timeout_s: float) -> None:
+    """Wait until HTTP answers and every replica has published itself in the directory."""
+    import httpx
+
+    deadline = time.monotonic() + timeout_s
+    url, headers, last = f"{base_url(plan.settings)}/v1/replicas", authorization(plan.settings), "no answer yet"
+    while time.monotonic() < deadline:
+        try:
+            # A proxy of the environment is for the world outside this machine.
+            content = httpx.get(url, headers=headers, timeout=5, trust_env=False).json()
+            if min(len(content["replicas"]), len(content["known"])) >= plan.settings.replicas:
+                return
+            last = f"{len(content['replicas'])} of {plan.settings.replicas}"
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            last = f"{type(error).__name__}: {error}"[:200]
+        time.sleep(POLL_S)
+    raise StartError(f"the replicas did not appear in the directory within {timeout_s:g} s ({last})")

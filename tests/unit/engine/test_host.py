@@ -1,0 +1,167 @@
+"""A replica without Serve around it: what it publishes before it lets an answer go, and what it forgets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.engine_host import PLAIN, SPACE, RecordingDirectory, engine_call, started_host
+
+from aloraserve.blocks import KeySpace
+from aloraserve.directory.memory import MemoryDirectory
+from aloraserve.errors import KeySpaceMismatchError
+from aloraserve.serving.engine_messages import EngineChunk
+from aloraserve_services.engine.heartbeat import MIN_HEARTBEAT_S
+from aloraserve_services.engine.host import join_fleet
+from aloraserve_services.engine.simulated.faults import SeverableDirectory
+
+LONG = 2000
+"""Tokens whose prefill takes longer than the time between two heartbeats."""
+
+
+@pytest.fixture
+async def directory() -> RecordingDirectory:
+    return RecordingDirectory()
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2], ids=["one chunk", "two chunks"])
+async def test_the_end_of_a_prefill_is_published_before_the_answer_ends(
+    max_tokens: int, directory: RecordingDirectory
+) -> None:
+    """The conversation's next call follows at once, and must not meet this prefill in the queue."""
+    async with started_host(directory) as started:
+        directory.delay_s = 0.005
+        finished = []
+        async for reply in started.host.generate(engine_call(tokens=LONG, max_tokens=max_tokens)):
+            assert isinstance(reply, EngineChunk)
+            if reply.finish_reason:
+                finished.append(reply.finish_reason)
+                assert directory.published[-1].load.waiting == 0
+        assert finished == ["length"]
+        assert 1 in [state.load.waiting for state in directory.published], "it was reported as waiting before"
+
+
+async def test_an_answer_is_not_held_for_a_directory_that_hangs(directory: RecordingDirectory) -> None:
+    async with started_host(directory) as started:
+        directory.hangs = True
+        async with asyncio.timeout(5):
+            assert len(await started.answer(engine_call())) == 1
+
+
+async def test_no_answer_is_held_while_the_directory_is_gone(directory: RecordingDirectory) -> None:
+    async with started_host(directory, answer_held_s=60.0) as started:
+        directory.is_gone = True
+        failures = started.host.ingest.stats.heartbeat_failures
+        async with asyncio.timeout(5):
+            while started.host.ingest.stats.heartbeat_failures == failures:
+                await directory.until(len(directory.published) + 1)
+        # No heartbeat ends any more: an answer that waited for one would wait until the time is over.
+        directory.hangs = True
+        async with asyncio.timeout(20):
+            assert len(await started.answer(engine_call())) == 1
+
+
+async def test_calls_are_settled_with_the_first_heartbeats_that_reach_the_directory(
+    directory: RecordingDirectory,
+) -> None:
+    """A claim counts until then, and the load that goes with it has the call from then on."""
+    async with started_host(directory, PLAIN) as started:
+        # The warm-up's own calls are reported for a second.
+        async with asyncio.timeout(5):
+            while directory.settled[-1]:
+                await directory.until(len(directory.settled) + 1)
+        directory.is_gone = True
+        async for _ in started.host.generate(engine_call(adapter=PLAIN)):
+            await directory.until(len(directory.settled) + 2)
+        await directory.until(3)
+        assert directory.settled[-1] == ("r",)
+        directory.is_gone = False
+        await directory.until(len(directory.settled) + 3)
+        assert directory.settled[-1] == ("r",), "a claim that was late may come after the first"
+        assert ("plain",) in [state.active_adapters for state in directory.published]
+        assert directory.published[-1].active_adapters == ()
+
+
+async def test_many_prefills_at_once_are_few_heartbeats(directory: RecordingDirectory) -> None:
+    async with started_host(directory) as started:
+        before, began = len(directory.published), asyncio.get_running_loop().time()
+        for number in range(200):
+            # Two tokens, of which the first alone is taken: no answer's end is held.
+            replies = started.host.generate(engine_call(f"r-{number}", tokens=9, max_tokens=2))
+            await anext(replies)
+            await replies.aclose()
+        took_s = asyncio.get_running_loop().time() - began
+        assert len(directory.published) - before <= 2 + took_s / MIN_HEARTBEAT_S
+
+
+@pytest.mark.parametrize("is_emptied", [True, False])
+async def test_savings_follow_the_engines_cache_when_it_is_emptied(
+    directory: RecordingDirectory, is_emptied: bool
+) -> None:
+    async with started_host(directory) as started:
+        first = await started.answer(engine_call("first"))
+        other = started.host.generate(engine_call("other", tokens=9, max_tokens=2))
+        await anext(other)
+        assert await started.host.empty_cache(preempt=is_emptied) == is_emptied
+        second = await started.answer(engine_call("second"))
+        await other.aclose()
+        assert first[0].savings.counterfactual_cached_tokens == 0
+        assert second[0].savings.counterfactual_cached_tokens == (0 if is_emptied else 96)
+
+
+async def test_closing_ends_the_engine_s_own_call_and_whoever_follows_it_hears_of_that(
+    directory: RecordingDirectory,
+) -> None:
+    class Followed(list[str]):
+        def chunk(self, chunk: EngineChunk) -> None:
+            self.append("chunk")
+
+        def end(self) -> None:
+            self.append("end")
+
+    followed = Followed()
+    async with started_host(directory) as started:
+        started.host.observe(lambda call: followed)
+        replies = started.host.generate(engine_call(max_tokens=9))
+        await anext(replies)
+        assert started.engine.kv_usage > 0
+        await replies.aclose()
+        assert started.engine.kv_usage == 0
+    assert followed == ["chunk", "end"]
+
+
+async def test_after_lost_events_the_engine_s_cache_is_emptied(directory: RecordingDirectory) -> None:
+    async with started_host(directory) as started:
+        await started.answer(engine_call("first"))
+        started.events.inject("lose-events")
+        await started.answer(engine_call("lost", tokens=500))
+        started.events.inject(None)
+        # A step after the gap shows it.
+        await started.answer(engine_call("shows", tokens=700))
+        async with asyncio.timeout(5):
+            while (await started.answer(engine_call("second")))[0].cached_tokens:
+                # An idle moment, in which the cache can be emptied.
+                await directory.until(len(directory.published) + 2)
+        assert started.host.ingest.stats.gaps == 1
+
+
+async def test_a_replica_whose_engine_has_ended_gives_its_lease_back(directory: RecordingDirectory) -> None:
+    async with started_host(directory) as started:
+        assert [state.replica for state in await directory.states()] == ["a"]
+        started.engine.shutdown()
+        async with asyncio.timeout(5):
+            await directory.retired.wait()
+        assert await directory.states() == []
+
+
+async def test_a_replica_of_another_key_space_is_refused_before_its_engine_starts() -> None:
+    directory = MemoryDirectory()
+    await directory.join(KeySpace("model", "tokenizer", 32))
+    with pytest.raises(KeySpaceMismatchError, match="block_tokens is 16 and the fleet's is 32"):
+        await join_fleet(directory, KeySpace("model", "tokenizer", 16), "engine-0")
+
+
+async def test_a_replica_starts_without_the_directory() -> None:
+    directory = SeverableDirectory(MemoryDirectory())
+    directory.is_severed = True
+    await join_fleet(directory, SPACE, "engine-0")
