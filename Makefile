@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability bench-savings loadtest loadtest-full bench-plugin test test-all test-fast plugin-matrix docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability bench-savings loadtest loadtest-full bench-plugin test test-all test-fast coverage plugin-matrix docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -60,6 +60,12 @@ test-all: install-dev ## Run every test, the slow ones of the plugin too (severa
 	@$(BIN)/python -m pytest -q $(ARGS)
 	@cd platform/vllm-alora && $(abspath $(BIN))/python -m pytest -q
 
+coverage: install-dev ## Run what test-fast runs and show which lines it covers
+	@$(BIN)/python -m coverage run -m pytest -q -m "not ray and not engine and not e2e" $(ARGS)
+	@$(BIN)/python -m coverage report
+	@for room in platform/aloraserve services/aloraserve_services; do \
+	  echo "$$room: $$($(BIN)/python -m coverage report --include="$$room/*" --format=total) % of lines covered"; done
+
 test-fast: install-dev ## Run the tests that start neither an engine nor the platform
 	@$(BIN)/python -m pytest -q -m "not ray and not engine and not e2e" $(ARGS)
 
@@ -88,5 +94,5 @@ lock: install-dev ## Pin the requirement lists anew (deploy/install/*.txt)
 	done
 
 clean: ## Delete caches and build outputs; .venv and the state folder stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build site
+	rm -rf .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build site
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import shutil
@@ -57,19 +59,24 @@ class Platform:
     model_path: Path
     tokenizer: Any
     api_key: str = "none"
+    clients: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Closed when the platform stops; another tenant's view of the platform shares it."""
 
-    @property
+    @functools.cached_property
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=300, trust_env=False)
+        # A connection of its own for each call: a platform may lose a part of itself between two.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        client = httpx.Client(base_url=self.url, timeout=300, trust_env=False, limits=limits)
+        return self.clients.enter_context(client)
 
-    @property
+    @functools.cached_property
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(
             base_url=f"{self.url}/v1",
             api_key=self.api_key,
             timeout=300,
             max_retries=0,
-            http_client=httpx.Client(timeout=300, trust_env=False),
+            http_client=self.http,
         )
 
     def chat(self, model: str, messages: list[dict[str, str]], max_tokens: int = 4) -> Reply:
@@ -189,11 +196,9 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture(scope="session")
 def start(state_dir: Path, model_path: Path, adapters_dir: Path) -> Callable[..., Any]:
     """Start a platform with more flags, beside another one if it has a state folder of its own; a context."""
-    from contextlib import contextmanager
-
     from transformers import AutoTokenizer
 
-    @contextmanager
+    @contextlib.contextmanager
     def started(*flags: str, own_state: bool = False) -> Iterator[Platform]:
         port = free_port()
         folder = state_dir
@@ -205,7 +210,9 @@ def start(state_dir: Path, model_path: Path, adapters_dir: Path) -> Callable[...
         assert done.returncode == 0, done.stderr + (folder / "up.log").read_text()
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
-            yield Platform(f"http://127.0.0.1:{port}", folder, model_path, tokenizer)
+            running = Platform(f"http://127.0.0.1:{port}", folder, model_path, tokenizer)
+            with running.clients:
+                yield running
         finally:
             stopped = aloraserve("down", "--state-dir", str(folder))
             assert stopped.returncode == 0, stopped.stderr

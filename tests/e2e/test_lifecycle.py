@@ -80,6 +80,7 @@ def test_a_signal_while_starting_leaves_nothing_behind(
     assert len(seen) > 3, "Redis and Ray's processes were running"
     process.send_signal(number)
     rest = process.stdout.read()
+    process.stdout.close()
     assert process.wait(60) == 130, rest
     assert "Traceback" not in rest
     assert "stopped" in rest

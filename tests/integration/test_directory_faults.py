@@ -28,8 +28,9 @@ from support.simulated_fleet import (
 )
 
 from aloraserve.blocks import BlocksRemoved
-from aloraserve.directory import redis as redis_backend
+from aloraserve.directory import redis_scripts
 from aloraserve.directory.redis import RedisDirectory
+from aloraserve.redis.scripts import Script
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.router import Router
 
@@ -303,7 +304,8 @@ async def _all_live(directories: list[RedisDirectory], count: int) -> bool:
 def _skew(monkeypatch: pytest.MonkeyPatch, skew_ms: int) -> None:
     """Set the clock that all scripts read off by ``skew_ms``: what a fail-over to another machine does."""
     clock = "local now = time[1] * 1000 + math.floor(time[2] / 1000)"
-    for name, script in list(vars(redis_backend).items()):
-        if isinstance(script, redis_backend.Script) and clock in script.source:
-            skewed = redis_backend.Script(script.source.replace(clock, f"{clock} + ({skew_ms})"))
-            monkeypatch.setattr(redis_backend, name, skewed)
+    timed = {name: script for name, script in vars(redis_scripts).items() if isinstance(script, Script)}
+    assert any(clock in script.source for script in timed.values())
+    for name, script in timed.items():
+        skewed = Script(script.source.replace(clock, f"{clock} + ({skew_ms})"))
+        monkeypatch.setattr(redis_scripts, name, skewed)

@@ -16,8 +16,9 @@ from aloraserve.directory import redis as redis_backend
 from aloraserve.directory.base import Candidate, ReplicaState, place
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
-from aloraserve.directory.redis import RedisDirectory, holder_of, redacted_url
+from aloraserve.directory.redis import RedisDirectory, holder_of
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.redis.client import redacted_url
 from aloraserve.routing.base import Call
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.router import Router

@@ -55,6 +55,16 @@ async def test_a_sentinel_that_hangs_is_passed_over(sentinels: Sentinels, opened
         sentinels.sentinels[0].send(signal.SIGCONT)
 
 
+async def test_closing_ends_the_connections_to_sentinels_too(opened: Opener) -> None:
+    directory = opened()
+    await directory.ping()
+    pools = [sentinel.connection_pool for sentinel in directory._client.sentinels]
+    connections = [one for pool in pools for one in pool._available_connections]
+    assert any(one.is_connected for one in connections)
+    await directory.close()
+    assert not any(one.is_connected for one in connections)
+
+
 async def test_a_primary_that_hangs_is_failed_over_and_comes_back_as_a_replica(
     sentinels: Sentinels, opened: Opener
 ) -> None:

@@ -58,6 +58,10 @@ class Prometheus:
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, trust_env=False, timeout=10)
 
+    def close(self) -> None:
+        """Close the connections to it."""
+        self._http.close()
+
     def query(self, expr: str) -> list[dict[str, Any]]:
         """Return the series of an instant query."""
         answer = self._http.get("/api/v1/query", params={"query": expr}).json()
@@ -93,7 +97,8 @@ def prometheus(folder: Path, gateway_url: str) -> Iterator[Prometheus]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], cwd=folder, stdout=log, stderr=log)
     try:
-        yield _ready(Prometheus(f"http://{address}"), process, folder / "log")
+        with contextlib.closing(Prometheus(f"http://{address}")) as server:
+            yield _ready(server, process, folder / "log")
     finally:
         process.terminate()
         process.wait(30)

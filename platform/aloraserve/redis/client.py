@@ -31,15 +31,22 @@ class RedisClient:
     Args:
         redis: a client of one server (also behind Sentinels), or of a cluster.
         shards: how many hash tags the chains are spread over; 1 where there is one server.
+        sentinels: clients that ask who the primary is; ``redis`` does not close them.
     """
 
     redis: Redis | RedisCluster
     shards: int
+    sentinels: tuple[Redis, ...] = ()
 
     @property
     def is_cluster(self) -> bool:
         """Whether keys lie on several servers."""
         return isinstance(self.redis, RedisCluster)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for client in (self.redis, *self.sentinels):
+            await client.aclose()
 
 
 def milliseconds(seconds: float) -> int:
@@ -132,7 +139,7 @@ def _sentinel(url: str, timeout_s: float, max_connections: int) -> RedisClient:
         db=int(database or 0),
     )
     redis = sentinel.master_for(service, retry=Retry(NoBackoff(), 0), max_connections=max_connections)
-    return RedisClient(redis, shards=1)
+    return RedisClient(redis, shards=1, sentinels=tuple(sentinel.sentinels))
 
 
 def _cluster(url: str, timeout_s: float, max_connections: int) -> RedisClient:

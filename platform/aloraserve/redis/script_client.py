@@ -56,7 +56,7 @@ class ScriptClient:
     async def close(self) -> None:
         """End what is under way and release connections."""
         await self._runner.close()
-        await self.client.redis.aclose()
+        await self.client.close()
 
 
 def _runner(client: RedisClient, timeout_s: float, max_calls: int) -> ScriptRunner:

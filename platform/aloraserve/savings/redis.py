@@ -71,7 +71,7 @@ class RedisLedger:
         return found
 
     async def close(self) -> None:
-        await self._client.redis.aclose()
+        await self._client.close()
 
     def _key(self, bucket: Bucket) -> str:
         return f"{self._prefix}{bucket[0]}:{bucket[1]}"

@@ -17,6 +17,7 @@ from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Estimate
 from aloraserve.routing.cost_model import CostModel, overlap_tokens
 from aloraserve.routing.expected_ttft import ExpectedTtft
+from aloraserve.routing.own_policy import is_path
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.router import Router
@@ -65,7 +66,8 @@ class PlatformRouter:
         self._directory = SimulatedDirectory(self._loop.time, context.faults)
         self._keyspace = KeySpace("simulated", "simulated", context.fleet.block_tokens)
         self._uses_directory = policy_kind(policy).asks_directory
-        costs = CostModel(step_tokens=step_tokens) if policy == ExpectedTtft.name else _NoCosts()
+        has_costs = policy == ExpectedTtft.name or is_path(policy)
+        costs = CostModel(step_tokens=step_tokens) if has_costs else _NoCosts()
         self._router = Router(
             self._directory,
             make_policy(policy, costs=costs, seed=context.seed),

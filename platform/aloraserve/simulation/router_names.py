@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from aloraserve.errors import SettingsError
-from aloraserve.routing.policies import POLICIES
+from aloraserve.routing.own_policy import is_path
+from aloraserve.routing.policies import POLICIES, check_policy
 from aloraserve.simulation.base import RouterFactory
 from aloraserve.simulation.platform_router import PlatformRouter
 from aloraserve.simulation.routers import BASELINES
@@ -24,13 +25,15 @@ def chosen_names(given: Sequence[str]) -> list[str]:
     """Return the routers that flags name, each once, in the order given; commas separate names too.
 
     Raises:
-        SettingsError: one is not known; names all that are.
+        SettingsError: one is not known; names all that are. Or a policy of one's own cannot be used, and why.
     """
     parts = [part.strip() for text in given for part in text.split(",") if part.strip()]
     known = router_names()
     chosen: dict[str, None] = {}
     for part in parts:
-        if part != ALL and part not in known:
+        if is_path(part):
+            _check_own(part)
+        elif part != ALL and part not in known:
             raise SettingsError(f"policy is {part!r}; {ALL} or some of {', '.join(known)} are accepted")
         chosen.update(dict.fromkeys(known if part == ALL else [part]))
     if not chosen:
@@ -38,11 +41,18 @@ def chosen_names(given: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
+def _check_own(policy: str) -> None:
+    try:
+        check_policy(policy)
+    except ValueError as error:
+        raise SettingsError(f"policy is {policy!r}: {error}") from error
+
+
 def router_factory(name: str, *, step_tokens: int) -> RouterFactory:
     """Return what makes the router.
 
     Args:
-        name: one of :func:`router_names`.
+        name: one of :func:`router_names`, or ``module:attribute`` of a policy of one's own.
         step_tokens: tokens per step of the engines, for the platform's cost model.
     """
     if name in BASELINES:

@@ -36,7 +36,10 @@ def simulate(
     trace: Annotated[str, typer.Option(help=f'Mooncake-format JSONL, or "{GENERATED}".')] = GENERATED,
     replicas: Annotated[int, typer.Option(help="Modelled engines.")] = 8,
     kv_tokens: Annotated[int | None, typer.Option(help="KV cache of each; default: the calibration's.")] = None,
-    policy: Annotated[list[str] | None, typer.Option(help='Routers, several or separated by commas, or "all".')] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help='Routers, several or separated by commas, "all", or module:attribute of your own policy.'),
+    ] = None,
     rate_scale: Annotated[float | None, typer.Option(help="Turns come so much faster than in the trace.")] = None,
     load: Annotated[float | None, typer.Option(help="Sets the rate: share of saturation, 0.8 for 80 %.")] = None,
     evaluators: Annotated[int, typer.Option(help="Adapter calls after each answer.")] = 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -87,11 +88,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
-def client_of(server: Server) -> StreamingClient:
-    return StreamingClient(f"http://127.0.0.1:{server.server_port}")
+@pytest.fixture
+def streaming(server: Server) -> Iterator[StreamingClient]:
+    with contextlib.closing(StreamingClient(f"http://127.0.0.1:{server.server_port}")) as found:
+        yield found
 
 
-def test_a_special_token_is_a_token(server: Server) -> None:
+def test_a_special_token_is_a_token(server: Server, streaming: StreamingClient) -> None:
     """Such a token's content is empty; an untrained intrinsic begins with it, its twin does not."""
     server.events = [
         event({"role": "assistant", "content": ""}),
@@ -103,24 +106,23 @@ def test_a_special_token_is_a_token(server: Server) -> None:
     ]
     # When it was sent, and its first token.
     server.reads = 2
-    answer = client_of(server).chat("m", [], 2)
+    answer = streaming.chat("m", [], 2)
     assert answer.text == "yes"
     assert answer.e2e_s - answer.ttft_s >= 0.25
     assert (answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens) == (7, 2, 3)
     assert answer.prefill_s == pytest.approx(0.0125)
 
 
-def test_the_role_is_no_token(server: Server) -> None:
+def test_the_role_is_no_token(server: Server, streaming: StreamingClient) -> None:
     role = event({"role": "assistant", "content": ""})
     server.events = [role, None, event({"content": "no"}, "length"), USAGE, DONE]
-    answer = client_of(server).chat("m", [], 1)
+    answer = streaming.chat("m", [], 1)
     assert answer.ttft_s >= 0.25
     assert answer.e2e_s == answer.ttft_s
 
 
-def test_a_connection_that_the_server_closed_is_not_used_again(server: Server) -> None:
+def test_a_connection_that_the_server_closed_is_not_used_again(server: Server, streaming: StreamingClient) -> None:
     server.events = [event({"content": "no"}, "length"), USAGE, DONE]
-    streaming = client_of(server)
     for _ in range(3):
         assert streaming.chat("m", [], 1).text == "no"
         (idle,) = streaming._idle
@@ -128,7 +130,7 @@ def test_a_connection_that_the_server_closed_is_not_used_again(server: Server) -
 
 
 @pytest.mark.parametrize("last", [b"", b'data: {"choices": [], "error": {"message": "it ended"}}\n\n'])
-def test_a_stream_that_ends_early_is_a_failure(server: Server, last: bytes) -> None:
+def test_a_stream_that_ends_early_is_a_failure(server: Server, streaming: StreamingClient, last: bytes) -> None:
     server.events = [event({"content": "no"}), *([last] if last else [])]
     with pytest.raises(CallFailedError, match="cut short"):
-        client_of(server).chat("m", [], 1)
+        streaming.chat("m", [], 1)

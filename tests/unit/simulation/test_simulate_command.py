@@ -42,10 +42,21 @@ def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
+def test_a_policy_of_one_s_own_is_simulated_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples")
+    json_path = tmp_path / "figures.json"
+    result = call("--policy", "own_policy:WarmOrShortest,round-robin", "--json", str(json_path))
+    assert result.exit_code == 0, result.output
+    own, turns = json.loads(json_path.read_text())["policies"]
+    assert own["policy"] == "own_policy:WarmOrShortest"
+    assert own["hit_rate"] > turns["hit_rate"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--policy", "fastest"], "policy is 'fastest'"),
+        (["--policy", "nowhere:Policy"], "policy is 'nowhere:Policy': it cannot be imported"),
         (["--trace", "nowhere.jsonl"], "trace nowhere.jsonl cannot be read"),
         (["--kv-tokens", "3"], "kv_tokens is 3"),
         (["--load", "-1"], "load is -1"),
