@@ -43,7 +43,7 @@ bench-observability: install ## Measure what metrics cost the gateway, interleav
 bench-savings: install ## Check estimated savings against measured ones (ARGS="--url URL" for a running platform)
 	@$(BIN)/python -m benchmarks.savings $(ARGS)
 
-loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform, with a report (ARGS="...")
+loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform in ten minutes, with a report (ARGS="--minutes 30")
 	@$(BIN)/python -m loadtests $(ARGS)
 
 loadtest-full: install-dev ## The same with more samples, conversations, rates and a full KV cache (an hour or more)
@@ -53,12 +53,10 @@ bench-plugin: install-dev ## Measure what aLoRA costs and saves in one vLLM proc
 	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py --model "$$($(BIN)/python -m benchmarks.plugin_model)" $(ARGS)
 
 test: install-dev ## Run every test, real engines and the whole platform included (ARGS="...")
-	@$(BIN)/python -m pytest -q $(ARGS)
-	@cd platform/vllm-alora && $(abspath $(BIN))/python -m pytest -q -m "not slow and not gpu"
+	@$(BIN)/python tests/lanes.py $(ARGS)
 
 test-all: install-dev ## Run every test, the slow ones of the plugin too (several workers)
-	@$(BIN)/python -m pytest -q $(ARGS)
-	@cd platform/vllm-alora && $(abspath $(BIN))/python -m pytest -q
+	@$(BIN)/python tests/lanes.py --all $(ARGS)
 
 coverage: install-dev ## Run what test-fast runs and show which lines it covers
 	@$(BIN)/python -m coverage run -m pytest -q -m "not ray and not engine and not e2e" $(ARGS)

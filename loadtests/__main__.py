@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-# Before anything that opens sockets: locust makes them cooperative.
-import locust  # noqa: F401
+try:
+    # Before anything that opens sockets: locust makes them cooperative.
+    import locust  # noqa: F401
+except ModuleNotFoundError as error:
+    sys.exit(f'error: the load tests need {error.name}: pip install ".[loadtest]", or `make install-dev`')
 import typer
 from rich.console import Console
 
@@ -21,14 +24,11 @@ from aloraserve_services.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_
 from aloraserve_services.models.hardware import describe_machine
 from benchmarks.harness.report import make_table
 from loadtests import report
-from loadtests.local import loadtest_platform
-from loadtests.plan import LoadPlan, Phase, api_key, full_phases, quick_phases
-from loadtests.runner import play_phase
-from loadtests.samples import Samples
-from loadtests.transport import open_transport
+from loadtests.plan import LoadPlan, Phase, full_phases, quick_phases
+from loadtests.session import Session
+from loadtests.time_fit import time_limit
 from loadtests.warm_up import NotServedError
 
-UNROUTED_POLICY = "round-robin"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 out = Console(highlight=False, width=max(Console().width, 110))
 
@@ -56,20 +56,28 @@ def main(
     trace: Annotated[Path | None, typer.Option(help="A Mooncake trace; default: a generated one.")] = None,
     trace_rows: Annotated[int, typer.Option(min=1, max=100_000, help="Base calls of the trace.")] = 40,
     rate_scale: Annotated[float, typer.Option(min=0.001, max=1000, help="Of the trace's arrivals.")] = 1.0,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=1, max=10_000, help="Fit the quick profile to this time; default: 10, or no limit with --count."
+        ),
+    ] = None,
     check: Annotated[bool, typer.Option(help="Exit with 1 if a figure is missed.")] = False,
 ) -> None:
     """Play a load test and write report.html, report.json and samples.csv.
 
-    One that ends early reports what it has.
+    The quick profile measures the prefill rate first and plays as much of its plan as the time allows. One that ends
+    early reports what it has.
     """
-    samples, facts = Samples(), _facts(engine, replicas, url)
-    code = 0
+    facts = _facts(engine, replicas, url)
+    session, code = None, 0
     try:
+        limit = time_limit(profile, minutes, count)
         phases = _phases(profile, phase, arm, length, count)
         plan = LoadPlan(phases, seed, data=data, trace=trace, trace_rows=trace_rows, rate_scale=rate_scale)
-        for is_routed in (True, False):
-            given = url if is_routed else unrouted_url
-            _play(plan, is_routed, given, bool(url), samples, (engine, replicas, state_dir or default_state_dir()))
+        folder_of_state = state_dir or default_state_dir()
+        session = Session(plan, limit, url, unrouted_url, engine, replicas, folder_of_state, say)
+        session.play()
     except (ValueError, NotServedError) as error:
         code, facts["ended early"] = EXIT_SETTINGS, f"error: {error}"
     except (StartError, CallFailedError) as error:
@@ -78,8 +86,10 @@ def main(
         code, facts["ended early"] = EXIT_INTERRUPTED, "interrupted"
     if code:
         say(facts["ended early"])
-    if samples or not code:
-        content = report.write(folder, plan, samples, facts)
+    if session and (session.samples or not code):
+        if session.fitted:
+            facts["time"] = session.fitted
+        content = report.write(folder, session.plan, session.samples, facts)
         _show(content, folder)
         if check and not code and not all(check["met"] for check in content["checks"]):
             code = EXIT_FAILED
@@ -107,45 +117,6 @@ def _phases(
     if not found:
         raise ValueError("no phase is left: look at --phase and --arm")
     return tuple(found)
-
-
-def _play(
-    plan: LoadPlan,
-    is_routed: bool,
-    given: str | None,
-    is_elsewhere: bool,
-    samples: Samples,
-    own: tuple[str, int, Path],
-) -> None:
-    """Play the phases that need a platform of one kind, on a given one or on ones that are started for it."""
-    parts = [part for phase in plan.phases if (part := phase.routed if is_routed else phase.unrouted)]
-    if given:
-        _play_on(plan, parts, given, samples)
-        return
-    if is_elsewhere and not is_routed:
-        if parts:
-            say("alora-no-router is left out: it needs --unrouted-url, a platform with --policy round-robin")
-        return
-    engine, replicas, state_dir = own
-    for kv_cache_gib in dict.fromkeys(part.kv_cache_gib for part in parts):
-        policy = "expected-ttft" if is_routed else UNROUTED_POLICY
-        say(
-            f"starting {replicas} {engine} replicas, policy {policy}"
-            + (f", {kv_cache_gib} GiB KV" if kv_cache_gib else "")
-        )
-        with loadtest_platform(
-            engine=engine, replicas=replicas, policy=policy, state_dir=state_dir, kv_cache_gib=kv_cache_gib
-        ) as url:
-            _play_on(plan, [part for part in parts if part.kv_cache_gib == kv_cache_gib], url, samples)
-
-
-def _play_on(plan: LoadPlan, phases: list[Phase], url: str, samples: Samples) -> None:
-    transport = open_transport(url, api_key())
-    try:
-        for phase in phases:
-            play_phase(plan, phase, transport, samples, say)
-    finally:
-        transport.close()
 
 
 def _facts(engine: str, replicas: int, url: str | None) -> dict[str, str]:

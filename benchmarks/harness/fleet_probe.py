@@ -22,7 +22,7 @@ def served_ttft_s() -> dict[str, float]:
     from ray import serve
 
     from aloraserve_services.fleet import APP
-    from aloraserve_services.gateway.app import ENGINE
+    from aloraserve_services.gateway.deployment import ENGINE
 
     handle = serve.get_deployment_handle(ENGINE, APP)
     # No event loop runs here for its router.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aloraserve_services.gateway.app import ENGINE, Gateway
+from aloraserve_services.gateway.deployment import ENGINE, Gateway
 from aloraserve_services.gateway.ranked_router import RankedRequestRouter
 from aloraserve_services.models.hardware import is_cpu_engine
 from aloraserve_services.plan import FleetPlan

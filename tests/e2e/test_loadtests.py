@@ -67,6 +67,19 @@ def test_a_load_test_compares_all_arms_and_fails_a_check_that_is_missed(tmp_path
 
 @pytest.mark.e2e
 @pytest.mark.timeout(500)
+def test_one_with_a_time_says_how_long_it_takes_and_plays_what_fits(simulated_url: str, tmp_path: Path) -> None:
+    """Some hundred samples of 7,000 tokens are more than a minute's, whatever the machine."""
+    given = ("--phase", "sync", "--arm", "lora", "--length", "7000", "--count", "500", "--minutes", "1")
+    done = loadtests("--url", simulated_url, "--out", str(tmp_path), *given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "to fit 1 min, this is played" in done.stdout
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["facts"]["time"] in done.stdout
+    assert 0 < max(row["n"] for row in content["rows"]) < 500
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(500)
 def test_one_that_is_interrupted_reports_what_it_has(simulated_url: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtests", "--url", simulated_url, "--out", str(tmp_path)]
     given = ("--phase", "sync", "--arm", "lora", "--arm", "alora", "--length", "500", "--count", "10000")

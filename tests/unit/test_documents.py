@@ -76,6 +76,15 @@ def test_files_that_are_named_exist(document: Path) -> None:
         assert any((place / name).exists() for place in places), f"{name} does not exist"
 
 
+def test_every_document_is_in_the_site_s_menu_or_in_the_index_of_decisions() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text("utf-8")
+    decisions = (ROOT / "docs" / "adr" / "README.md").read_text("utf-8")
+    for document in ROOT.glob("docs/**/*.md"):
+        is_decision = document.parent.name == "adr" and document.name != "README.md"
+        name = document.name if is_decision else str(document.relative_to(ROOT / "docs"))
+        assert name in (decisions if is_decision else menu), f"{name} is not listed"
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").split()) < README_WORDS
 

@@ -1,4 +1,4 @@
-"""What the gateway sends to an engine replica and what comes back. Both sides are ours; nothing here meets a client."""
+"""What serving sends to an engine replica, and what comes back. Both sides are ours; nothing here meets a client."""
 
 from __future__ import annotations
 

@@ -151,10 +151,6 @@ class Tracing:
         return carrier.get("traceparent")
 
 
-TRACING = Tracing()
-"""This process's."""
-
-
 def trace_id(traceparent: str | None) -> str | None:
     """Return the trace id of a ``traceparent``, None if it is none."""
     found = _TRACEPARENT.fullmatch(traceparent or "")

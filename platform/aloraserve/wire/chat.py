@@ -136,15 +136,15 @@ class ChatRequest(SamplingFields):
 def _check_template_kwarg(name: str, value: object) -> None:
     """Raise a validation error unless ``name`` and ``value`` may go to a chat template."""
     if not name.isidentifier() or len(name) > 64:
-        raise refusal("template_kwargs", "has a name that is no identifier of at most 64 characters")
+        raise refusal("template_kwargs", "has a name that is not an identifier of at most 64 characters")
     if name == ADAPTER_KWARG and not (isinstance(value, str) and value):
-        raise refusal("template_kwargs", f"has an '{ADAPTER_KWARG}' that is no adapter's name; send a string")
+        raise refusal("template_kwargs", f"has an '{ADAPTER_KWARG}' that is not an adapter's name; send a string")
     if not isinstance(value, str | int | float | bool | None):
-        raise refusal("template_kwargs", f"has a '{name}' that is no string, number, true, false or null")
+        raise refusal("template_kwargs", f"has a '{name}' that is not a string, number, true, false or null")
     if isinstance(value, str) and text_bytes(value) > MAX_TEMPLATE_KWARG_CHARACTERS:
         raise refusal("template_kwargs", f"has a '{name}' above {MAX_TEMPLATE_KWARG_CHARACTERS} bytes")
     if isinstance(value, int | float) and not abs(value) < 2.0**63:
-        raise refusal("template_kwargs", f"has a '{name}' that is no finite number below 2**63")
+        raise refusal("template_kwargs", f"has a '{name}' that is not a finite number below 2**63")
 
 
 class ChatTopLogprob(ResponsePart):

@@ -22,7 +22,7 @@ def _one_prompt(value: object) -> Prompt:
     """Return the prompt: a text, or token ids; a list of one of them is that one."""
     if isinstance(value, list) and value and isinstance(value[0], str | list):
         if len(value) > 1:
-            raise refusal("prompt_count", f"is a list of {len(value)} prompts; send one prompt a request")
+            raise refusal("prompt_count", f"is a list of {len(value)} prompts; send one prompt per request")
         value = value[0]
     if isinstance(value, str) and value:
         return checked_text(value)
@@ -36,7 +36,9 @@ def _token_ids(value: list[object]) -> list[int]:
         raise refusal("prompt_size", f"has {len(value)} token ids; at most {MAX_PROMPT_TOKENS} are accepted")
     ids = [entry for entry in value if type(entry) is int and 0 <= entry < _TOKEN_ID_LIMIT]
     if len(ids) < len(value):
-        raise refusal("prompt_token", f"has an entry that is no token id, an integer from 0 to {_TOKEN_ID_LIMIT - 1}")
+        raise refusal(
+            "prompt_token", f"has an entry that is not a token id, an integer from 0 to {_TOKEN_ID_LIMIT - 1}"
+        )
     return ids
 
 

@@ -92,10 +92,9 @@ class StreamingClient:
         try:
             connection.request("GET", self._target("/v1/models"), headers=self._headers)
             response = connection.getresponse()
-            content = json.loads(response.read())
             if response.status != 200:
                 raise CallFailedError(f"/v1/models answered {response.status}")
-            return [str(model["id"]) for model in content["data"]]
+            return [str(model["id"]) for model in json.loads(response.read())["data"]]
         except _FAILURES as error:
             raise CallFailedError(f"the platform does not answer: {type(error).__name__}") from None
         finally:

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from aloraserve.blocks.keys import adapter_salt
 from aloraserve.directory.base import Directory
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
-from aloraserve.telemetry.tracing import TRACING
+from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.engine.base import EngineParts
 from aloraserve_services.engine.host import EngineHost, ReplicaIdentity, join_fleet, load_adapters
 from aloraserve_services.engine.opening import open_vllm
@@ -32,12 +32,13 @@ class EngineReplica:
     """
 
     async def __init__(self, plan: FleetPlan) -> None:  # type: ignore[misc]  # Serve awaits it
+        tracing = Tracing()
         self._closing = contextlib.ExitStack()
-        self._closing.callback(TRACING.flush)
+        self._closing.callback(tracing.flush)
         identity = _identity()
         kinds = {adapter.name: str(adapter.kind) for adapter in plan.adapters}
         telemetry = ReplicaTelemetry(
-            plan.settings, identity.label, node_ip, kinds, plan.open_endpoints(), REGISTRY, TRACING
+            plan.settings, identity.label, node_ip, kinds, plan.open_endpoints(), REGISTRY, tracing
         )
         directory = telemetry.directory(self._open_directory(plan))
         await join_fleet(directory, plan.keyspace, identity.label)

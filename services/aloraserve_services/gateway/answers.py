@@ -1,4 +1,4 @@
-"""From engine chunks to OpenAI's answers, whole or streamed, for both endpoints."""
+"""Generations as OpenAI's answers, whole or streamed, for both endpoints."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import structlog
 
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
+from aloraserve.serving.generation import Generation
 from aloraserve.wire import Usage, reply_for
 from aloraserve.wire.chat import (
     AssistantMessage,
@@ -37,7 +38,7 @@ FinishReason = Literal["stop", "length"]
 class _Choice:
     text: str = ""
     finish_reason: str | None = None
-    chances: list[TokenLogprobs] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     token_characters: int = 0
 
 
@@ -74,9 +75,22 @@ class Answer(ABC):
         self._with_logprobs = logprobs
         self._choices = [_Choice() for _ in range(choices)]
 
+    @classmethod
+    def of(cls, generation: Generation) -> Self:
+        """Return the writer of a generation's answer."""
+        request, savings = generation.request, generation.savings
+        return cls(
+            request.id,
+            request.model,
+            request.prompt_tokens,
+            request.sampling.n,
+            request.sampling.logprobs is not None,
+            SavingsUsage.of(savings, generation.ttft_s) if savings else None,
+        )
+
     async def whole(self, chunks: AsyncIterator[EngineChunk]) -> str:
         """Return the JSON of the finished answer."""
-        async with _closing(chunks):
+        async with _closing_source(chunks):
             async for chunk in chunks:
                 self._add(chunk)
         return self._whole(self._choices).to_json()
@@ -84,7 +98,7 @@ class Answer(ABC):
     async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncIterator[str]:
         """Yield server-sent events; an error after the first one becomes the last event."""
         try:
-            async with _closing(chunks):
+            async with _closing_source(chunks):
                 for opening in self._openings():
                     yield _event(opening.to_json())
                 async for chunk in chunks:
@@ -108,8 +122,8 @@ class Answer(ABC):
         choice = self._choices[chunk.index]
         choice.text += chunk.text
         choice.finish_reason = chunk.finish_reason or choice.finish_reason
-        choice.chances += chunk.logprobs
-        choice.token_characters += sum(len(one.chosen.token) for one in chunk.logprobs)
+        choice.logprobs += chunk.logprobs
+        choice.token_characters += sum(len(token.chosen.token) for token in chunk.logprobs)
         self.completion_tokens += chunk.tokens
         self._cached_tokens = max(self._cached_tokens, chunk.cached_tokens)
 
@@ -140,7 +154,7 @@ class ChatAnswer(Answer):
                 ChatChoice(
                     index=index,
                     message=AssistantMessage(content=choice.text),
-                    logprobs=self._logprobs(choice.chances),
+                    logprobs=self._logprobs(choice.logprobs),
                     finish_reason=_reason(choice.finish_reason) or "stop",
                 )
                 for index, choice in enumerate(choices)
@@ -167,15 +181,15 @@ class ChatAnswer(Answer):
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> ResponsePart:
         return ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
 
-    def _logprobs(self, chances: list[TokenLogprobs]) -> ChatLogprobs | None:
+    def _logprobs(self, logprobs: list[TokenLogprobs]) -> ChatLogprobs | None:
         if not self._with_logprobs:
             return None
         return ChatLogprobs(
             content=[
                 ChatTokenLogprob(
-                    **_top(one.chosen), top_logprobs=[ChatTopLogprob(**_top(other)) for other in one.alternatives]
+                    **_top(token.chosen), top_logprobs=[ChatTopLogprob(**_top(other)) for other in token.alternatives]
                 )
-                for one in chances
+                for token in logprobs
             ]
         )
 
@@ -191,7 +205,7 @@ class CompletionAnswer(Answer):
                 CompletionChoice(
                     index=index,
                     text=choice.text,
-                    logprobs=self._logprobs(choice.chances, 0),
+                    logprobs=self._logprobs(choice.logprobs, 0),
                     finish_reason=_reason(choice.finish_reason) or "stop",
                 )
                 for index, choice in enumerate(choices)
@@ -203,7 +217,7 @@ class CompletionAnswer(Answer):
         return []
 
     def _part(self, chunk: EngineChunk) -> ResponsePart:
-        new = sum(len(one.chosen.token) for one in chunk.logprobs)
+        new = sum(len(token.chosen.token) for token in chunk.logprobs)
         offset = self._choices[chunk.index].token_characters - new
         choice = CompletionChoice(
             index=chunk.index,
@@ -219,23 +233,25 @@ class CompletionAnswer(Answer):
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> ResponsePart:
         return Completion(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
 
-    def _logprobs(self, chances: list[TokenLogprobs], offset: int) -> CompletionLogprobs | None:
+    def _logprobs(self, logprobs: list[TokenLogprobs], offset: int) -> CompletionLogprobs | None:
         if not self._with_logprobs:
             return None
         offsets = []
-        for one in chances:
+        for token in logprobs:
             offsets.append(offset)
-            offset += len(one.chosen.token)
+            offset += len(token.chosen.token)
         return CompletionLogprobs(
-            tokens=[one.chosen.token for one in chances],
-            token_logprobs=[one.chosen.logprob for one in chances],
-            top_logprobs=[{other.token: other.logprob for other in (*one.alternatives, one.chosen)} for one in chances],
+            tokens=[token.chosen.token for token in logprobs],
+            token_logprobs=[token.chosen.logprob for token in logprobs],
+            top_logprobs=[
+                {other.token: other.logprob for other in (*token.alternatives, token.chosen)} for token in logprobs
+            ],
             text_offset=offsets,
         )
 
 
-def _top(chance: TokenLogprob) -> dict[str, object]:
-    return {"token": chance.token, "logprob": chance.logprob, "bytes": list(chance.token.encode())}
+def _top(token: TokenLogprob) -> dict[str, object]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.token.encode())}
 
 
 def _reason(finish_reason: str | None) -> FinishReason | None:
@@ -244,7 +260,7 @@ def _reason(finish_reason: str | None) -> FinishReason | None:
     return cast(FinishReason, finish_reason if finish_reason in ("stop", "length") else "stop")
 
 
-def _closing(chunks: AsyncIterator[EngineChunk]) -> contextlib.aclosing[AsyncGenerator[EngineChunk]]:
+def _closing_source(chunks: AsyncIterator[EngineChunk]) -> contextlib.aclosing[AsyncGenerator[EngineChunk]]:
     """Return a context that closes the chunks' source, which aborts what is still being generated."""
     return contextlib.aclosing(cast("AsyncGenerator[EngineChunk]", chunks))
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from aloraserve.routing.placement import ClaimOutcome, FallbackCause, Placement
+from aloraserve.routing.placement import ClaimOutcome, FallbackCause
 from aloraserve.routing.receipts import Outcome
-from aloraserve.savings.base import CachedBySource, CallSavings
+from aloraserve.savings.base import CachedBySource
 from aloraserve.telemetry.cached_labels import Counter, Histogram
-from aloraserve.telemetry.decision import decision_attributes
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import BoundedNames
-from aloraserve.telemetry.tracing import TRACING, now_s
 
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 _ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
@@ -183,35 +181,6 @@ class GatewayMetrics(Instruments):
         super().turn_off()
         self.directory.turn_off()
 
-    def observe(self, placement: Placement) -> None:
-        """Count a decision's claim and its time, and leave its span."""
-        if TRACING.is_on:
-            now = now_s()
-            taken_s = placement.lookup_s + placement.policy_s + placement.claim_s
-            TRACING.record("decide", now - taken_s, now, decision_attributes(placement))
-        self.claims.labels(placement.claim).inc()
-        if placement.fallback is not None:
-            self.fallbacks.labels(placement.fallback.value).inc()
-        for stage, seconds in (
-            ("lookup", placement.lookup_s),
-            ("policy", placement.policy_s),
-            ("claim", placement.claim_s),
-        ):
-            self.decision.labels(stage).observe(seconds)
-
-    def observe_savings(self, kind: str, adapter: str, savings: CallSavings, ttft_s: float) -> None:
-        """Count what reuse across adapters did to a call; counters only rise, so losses have their own."""
-        self.counterfactual.labels(kind, adapter).observe(max(0.0, ttft_s + savings.saved_s))
-        self.saved.labels(kind, adapter).inc(max(0.0, savings.saved_s))
-        self.lost.labels(kind, adapter).inc(max(0.0, -savings.saved_s))
-        self.saved_tokens.labels(kind, adapter).inc(max(0, savings.saved_tokens))
-        for source in SOURCES:
-            self.cached_by_source.labels(source).inc(getattr(savings.cached, source))
-
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-METRICS = GatewayMetrics(REGISTRY)
-"""This process's metrics, beside prometheus-client's own of the process."""

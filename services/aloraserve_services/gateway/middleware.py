@@ -6,10 +6,10 @@ import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aloraserve.telemetry.tracing import TRACING
+from aloraserve.telemetry.tracing import Tracing
 from aloraserve.wire import reply_for
-from aloraserve_services.gateway.metrics import METRICS
-from aloraserve_services.gateway.request_context import begin_request, current_request
+from aloraserve_services.gateway.metrics import GatewayMetrics
+from aloraserve_services.gateway.request_context import begin_request
 
 log = structlog.get_logger(__name__)
 
@@ -39,10 +39,14 @@ class CountedRequests:
 
     Args:
         app: the application inside.
+        metrics: of the gateway.
+        tracing: of this process.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, tracing: Tracing) -> None:
         self._app = app
+        self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -52,17 +56,17 @@ class CountedRequests:
         endpoint = _endpoint(scope["path"])
         headers = _trace_headers(scope)
         if endpoint not in ANSWERED:
-            begin_request(headers)
+            begin_request(scope, headers, self._tracing)
             await self._answer(endpoint, scope, receive, send)
             return
-        METRICS.in_progress.inc()
+        self._metrics.in_progress.inc()
         try:
-            with TRACING.request(endpoint, headers):
-                begin_request(headers)
-                TRACING.annotate({"aloraserve.request_id": current_request().request_id})
+            with self._tracing.request(endpoint, headers):
+                begun = begin_request(scope, headers, self._tracing)
+                self._tracing.annotate({"aloraserve.request_id": begun.request_id})
                 await self._answer(endpoint, scope, receive, send)
         finally:
-            METRICS.in_progress.dec()
+            self._metrics.in_progress.dec()
 
     async def _answer(self, endpoint: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -71,8 +75,8 @@ class CountedRequests:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                METRICS.requests.labels(endpoint, str(message["status"])).inc()
-                TRACING.answered(message["status"])
+                self._metrics.requests.labels(endpoint, str(message["status"])).inc()
+                self._tracing.answered(message["status"])
             await send(message)
 
         try:

@@ -13,8 +13,7 @@ from aloraserve.settings import Settings
 from aloraserve.telemetry.endpoints import EndpointRegistry
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.targets import scrape_targets
-from aloraserve.telemetry.tracing import TRACING
-from aloraserve_services.gateway.metrics import METRICS
+from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.node import node_ip
 
 ROLE = "gateway"
@@ -26,26 +25,26 @@ class GatewayProcess:
     Args:
         settings: the platform's.
         endpoints: where processes with metrics are listed.
+        tracing: of this process; it begins here.
     """
 
-    def __init__(self, settings: Settings, endpoints: EndpointRegistry) -> None:
+    def __init__(self, settings: Settings, endpoints: EndpointRegistry, tracing: Tracing) -> None:
         self._settings = settings
         self._endpoints = endpoints
+        self._tracing = tracing
         self._observed: ObservedProcess | None = None
-        if not settings.metrics:
-            METRICS.turn_off()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
         """Run beside the HTTP application ``app``."""
         name = f"{ROLE}-{serve.get_replica_context().rank.rank}"
-        self._observed = ObservedProcess(self._settings, ROLE, name, node_ip, TRACING)
+        self._observed = ObservedProcess(self._settings, ROLE, name, node_ip, self._tracing)
         registering = asyncio.create_task(self._observed.keep_registered(self._endpoints), name="register")
         try:
             yield
         finally:
             registering.cancel()
-            await asyncio.to_thread(TRACING.flush)
+            await asyncio.to_thread(self._tracing.flush)
 
     async def targets(self) -> list[dict[str, Any]]:
         """Return every process with metrics, this one whether it is listed yet or not.

@@ -1,4 +1,4 @@
-"""The HTTP request that the current task answers: its id, when it came, and the trace it belongs to."""
+"""What the middleware knows of an HTTP request, for the route that answers it: its id, when it came, and its trace."""
 
 from __future__ import annotations
 
@@ -6,55 +6,57 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 
+from ray.serve import context
+from starlette.requests import Request
+from starlette.types import Scope
+
 from aloraserve.telemetry.logs import bind_request
-from aloraserve.telemetry.tracing import TRACING, trace_id
+from aloraserve.telemetry.tracing import Tracing, trace_id
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY = "request_context"
 
 
 @dataclass(frozen=True, slots=True)
-class CurrentRequest:
+class RequestContext:
     """See the module's docstring.
 
     Args:
         request_id: which Serve sends back as ``x-request-id``.
-        started_at: on ``time.perf_counter``'s clock.
+        arrived_at: on ``time.perf_counter``'s clock.
         traceparent: of its span, or the client's own where nothing is traced here.
     """
 
     request_id: str
-    started_at: float
+    arrived_at: float
     traceparent: str | None = None
 
 
-_CURRENT: ContextVar[CurrentRequest] = ContextVar("aloraserve_request")
-
-
-def begin_request(headers: Mapping[str, str]) -> None:
-    """Make the current task one that answers a new request, and name it in the task's log records.
+def begin_request(scope: Scope, headers: Mapping[str, str], tracing: Tracing) -> RequestContext:
+    """Keep the context of a request that has just come, and name it in the current task's log records.
 
     Args:
+        scope: the request's, where the context is kept.
         headers: the request's, of which ``traceparent`` is used.
+        tracing: of this process; the current span is the request's, if there is one.
     """
     given = headers.get("traceparent")
-    traceparent = TRACING.traceparent() or (given if trace_id(given) else None)
-    one = CurrentRequest(_request_id(), time.perf_counter(), traceparent)
-    _CURRENT.set(one)
-    bind_request(one.request_id, trace_id(traceparent))
+    traceparent = tracing.traceparent() or (given if trace_id(given) else None)
+    begun = RequestContext(_request_id(), time.perf_counter(), traceparent)
+    scope.setdefault("state", {})[_KEY] = begun
+    bind_request(begun.request_id, trace_id(traceparent))
+    return begun
 
 
-def current_request() -> CurrentRequest:
-    """Return the request that the current task answers, a new one if it answers none."""
-    found = _CURRENT.get(None)
-    return found or CurrentRequest(_request_id(), time.perf_counter())
+def context_of(request: Request) -> RequestContext:
+    """Return the context that the middleware kept of a request."""
+    found: RequestContext = request.scope["state"][_KEY]
+    return found
 
 
 def _request_id() -> str:
     """Return the client's own id if it sent a plain one, of at most 64 letters, digits, ".", "_" and "-"."""
-    from ray.serve import context
-
     given = context._get_serve_request_context().request_id
     return given if _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""What the gateway keeps and tells of savings: each call to the fleet's ledger, its totals to whoever asks."""
+"""Savings in the gateway: each call goes to the fleet's ledger, and its totals to whoever asks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
 
-from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError
-from aloraserve.savings.base import LONGEST_WINDOW_S, MINUTE_S, CallSavings, SavingsEntry, SavingsFigures
-from aloraserve_services.gateway.metrics import METRICS
-from aloraserve_services.gateway.prompts import Prompt
-from aloraserve_services.plan import FleetPlan
+from aloraserve.adapters import AdapterVersion
+from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownModelError
+from aloraserve.savings.base import LONGEST_WINDOW_S, MINUTE_S, SavingsEntry, SavingsFigures, SavingsLedger
+from aloraserve.serving.generation import Generation
+from aloraserve.serving.observers import CallObserver
 
 FLUSH_EVERY_S = 2.0
 DEFAULT_WINDOW = "1h"
@@ -25,23 +25,39 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3600}
 log = structlog.get_logger(__name__)
 
 
-class SavingsReporter:
+class SavingsReporter(CallObserver):
     """See the module's docstring.
 
     Args:
-        plan: the fleet's.
+        ledger: of the fleet.
+        base_model: its served name.
+        resolve: returns the adapter version that is served under a name now, or raises
+            :class:`~aloraserve.errors.UnknownModelError`.
+        hour_price: what an hour of one engine costs, None if nobody says.
+        on_failure: called for each flush that is lost.
     """
 
-    def __init__(self, plan: FleetPlan) -> None:
-        self._ledger = plan.open_ledger()
-        self._base = plan.served_name
-        self._price = plan.settings.accelerator_hour_price
-        self._kinds = {one.name: str(one.kind) for one in plan.adapters}
+    def __init__(
+        self,
+        ledger: SavingsLedger,
+        base_model: str,
+        resolve: Callable[[str], AdapterVersion],
+        *,
+        hour_price: float | None = None,
+        on_failure: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._base_model = base_model
+        self._resolve = resolve
+        self._hour_price = hour_price
+        self._on_failure = on_failure
 
-    def note(self, prompt: Prompt, savings: CallSavings, ttft_s: float) -> None:
-        """Count an answered call."""
-        name = prompt.adapter.name if prompt.adapter else ""
-        self._ledger.add(SavingsEntry(name, ttft_s, len(prompt.token_ids), savings), time.time())
+    def answered(self, generation: Generation) -> None:
+        """Count a call, if its replica says what was saved."""
+        request, savings = generation.request, generation.savings
+        if savings is not None:
+            entry = SavingsEntry(request.call.adapter or "", generation.ttft_s, request.prompt_tokens, savings)
+            self._ledger.add(entry, time.time())
 
     @contextlib.asynccontextmanager
     async def flushing(self) -> AsyncIterator[None]:
@@ -61,7 +77,7 @@ class SavingsReporter:
             window: such as "15m" or "1h", :data:`DEFAULT_WINDOW` if None.
 
         Raises:
-            InvalidRequestError: the window is none.
+            InvalidRequestError: ``window`` is not a window.
         """
         window_s = parse_window(DEFAULT_WINDOW if window is None else window)
         found, ledger = dict[str, SavingsFigures](), "cannot be reached"
@@ -74,9 +90,9 @@ class SavingsReporter:
         return {
             "window_s": window_s,
             "ledger": ledger,
-            "total": self._told(total),
+            "total": self._shown(total),
             "adapters": [
-                {"name": name or self._base, "kind": self._kind(name)} | self._told(figures)
+                {"name": name or self._base_model, "kind": self._kind(name)} | self._shown(figures)
                 for name, figures in sorted(found.items())
             ],
         }
@@ -91,17 +107,20 @@ class SavingsReporter:
         try:
             await self._ledger.flush()
         except DirectoryUnavailableError as error:
-            METRICS.ledger_failures.inc()
+            self._on_failure()
             log.warning("savings_lost", cause=error.message)
             return False
         return True
 
     def _kind(self, name: str) -> str:
-        return self._kinds.get(name, "other") if name else "base"
+        try:
+            return self._resolve(name).kind if name else "base"
+        except UnknownModelError:
+            return "other"
 
-    def _told(self, figures: SavingsFigures) -> dict[str, Any]:
+    def _shown(self, figures: SavingsFigures) -> dict[str, Any]:
         calls = max(figures.calls, 1)
-        told: dict[str, Any] = {
+        shown: dict[str, Any] = {
             "calls": figures.calls,
             "prompt_tokens": figures.prompt_tokens,
             "saved_tokens": figures.saved_tokens,
@@ -120,9 +139,9 @@ class SavingsReporter:
             # What was not prefilled is what an engine did not work for.
             "accelerator_s": round(figures.net_saved_s, 6),
         }
-        if self._price is not None:
-            told["cost"] = round(figures.net_saved_s / 3600 * self._price, 6)
-        return told
+        if self._hour_price is not None:
+            shown["cost"] = round(figures.net_saved_s / 3600 * self._hour_price, 6)
+        return shown
 
 
 def parse_window(text: str) -> int:

@@ -55,7 +55,7 @@ def replica_ids() -> list[str]:
     from ray import serve
 
     from aloraserve_services.fleet import APP
-    from aloraserve_services.gateway.app import ENGINE
+    from aloraserve_services.gateway.deployment import ENGINE
 
     details = serve.context._get_global_client().get_serve_details()
     replicas = details["applications"][APP]["deployments"][ENGINE]["replicas"]

@@ -46,6 +46,7 @@ class Server(HTTPServer):
     """
 
     events: list[bytes | None]
+    paths: list[str]
     clock: Clock
     reads = 1
 
@@ -55,6 +56,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
+        self.server.paths.append(self.path)
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.send_header("x-aloraserve-prefill-ms", "12.5")
@@ -78,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as found:
-        found.clock = Clock()
+        found.clock, found.paths = Clock(), []
         monkeypatch.setattr(client, "time", found.clock)
         monkeypatch.setattr(answer_stream, "time", found.clock)
         thread = threading.Thread(target=found.serve_forever, args=(0.05,))
@@ -134,3 +136,34 @@ def test_a_stream_that_ends_early_is_a_failure(server: Server, streaming: Stream
     server.events = [event({"content": "no"}), *([last] if last else [])]
     with pytest.raises(CallFailedError, match="cut short"):
         streaming.chat("m", [], 1)
+
+
+def test_a_platform_elsewhere_is_reached_by_the_environments_proxy(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.events = [event({"content": "no"}, "length"), USAGE, DONE]
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("no_proxy", "")
+    with StreamingClient("http://platform.test:8000", is_elsewhere=True) as elsewhere:
+        assert elsewhere.chat("m", [], 1).text == "no"
+    assert server.paths == ["http://platform.test:8000/v1/chat/completions"]
+
+
+def test_a_platform_of_this_machine_is_reached_without_a_proxy(
+    server: Server, streaming: StreamingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.events = [event({"content": "no"}, "length"), USAGE, DONE]
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert streaming.chat("m", [], 1).text == "no"
+    assert server.paths == ["/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:8000", "http://"])
+def test_an_address_that_is_not_accepted_is_named(url: str) -> None:
+    with pytest.raises(ValueError, match=f"url is {url!r}; http://host:port"):
+        StreamingClient(url)
+
+
+def test_a_refusal_has_its_status(streaming: StreamingClient) -> None:
+    with pytest.raises(CallFailedError, match="models answered 501"):
+        streaming.models()

@@ -1,93 +1,25 @@
-"""A fleet of three adapters, and a tokenizer of one token a character."""
+"""A fleet of three adapters, and a tokenizer of one token per character."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import pytest
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from support.character_tokenizer import ADAPTERS
 
-from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import KeySpace
 from aloraserve.settings import Settings
-from aloraserve_services.gateway.prompts import PromptMaker
 from aloraserve_services.plan import FleetPlan
-
-MAX_MODEL_LEN = 64
-BEGIN = 1
-VOCABULARY = 128
-TEMPLATE = (
-    "{% for m in messages %}"
-    "{% if m.role == 'system' and not loop.first %}{{ refuse('system comes first') }}{% endif %}"
-    "{{ m.role[0] }}:{{ m.content }}\n"
-    "{% endfor %}"
-    "{% if style is defined %}[{{ style }}]{% endif %}"
-    "{% if add_generation_prompt %}a:{% endif %}"
-)
-
-
-class CharacterTokenizer:
-    """A character is a token whose id is its code; a real template renders conversations."""
-
-    def __init__(self, template: str = TEMPLATE) -> None:
-        environment = ImmutableSandboxedEnvironment()
-        environment.globals["refuse"] = self._refuse
-        self._template = environment.from_string(template)
-
-    def __len__(self) -> int:
-        return VOCABULARY
-
-    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
-        return {"input_ids": [BEGIN] * add_special_tokens + [ord(character) for character in text]}
-
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, str]],
-        *,
-        chat_template: str | None = None,
-        continue_final_message: bool = False,
-        tokenize: bool,
-        add_generation_prompt: bool,
-        **given: Any,
-    ) -> str:
-        assert not tokenize
-        assert chat_template is None
-        assert not continue_final_message
-        return self._template.render(messages=conversation, add_generation_prompt=add_generation_prompt, **given)
-
-    @staticmethod
-    def _refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-
-def adapter(name: str, invocation: str = "") -> AdapterVersion:
-    kind = "alora" if invocation else "lora"
-    ids = tuple(ord(character) for character in invocation)
-    return AdapterVersion(name, kind, Path("/none"), 8, ("q_proj",), ids, invocation or None, f"digest of {name}")  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def plan() -> FleetPlan:
     return FleetPlan(
-        settings=Settings(max_model_len=MAX_MODEL_LEN),
+        settings=Settings(max_model_len=64),
         served_name="base",
         model_path=Path("/none"),
         dtype="float32",
         keyspace=KeySpace("model", "tokenizer", 8),
-        adapters=(adapter("plain"), adapter("safety", "<s>"), adapter("uncertain", "<u>")),
+        adapters=ADAPTERS,
         refused=(),
     )
-
-
-@pytest.fixture
-def prompts(plan: FleetPlan) -> PromptMaker:
-    return PromptMaker(plan, CharacterTokenizer())
-
-
-@pytest.fixture
-def make_tokenizer() -> Callable[[str], CharacterTokenizer]:
-    """A tokenizer whose template ends with the given addition."""
-    return lambda addition: CharacterTokenizer(TEMPLATE + addition)

@@ -8,15 +8,19 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, StreamingResponse
+from prometheus_client import CollectorRegistry
 
-from aloraserve_services.gateway.metrics import METRICS
+from aloraserve.telemetry.tracing import Tracing
+from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
+
+METRICS = GatewayMetrics(CollectorRegistry())
 
 
 @pytest.fixture
 def client() -> httpx.AsyncClient:
     app = FastAPI()
-    app.add_middleware(CountedRequests)
+    app.add_middleware(CountedRequests, metrics=METRICS, tracing=Tracing())
 
     @app.get("/healthz")
     async def fine() -> PlainTextResponse:

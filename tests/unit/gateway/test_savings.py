@@ -1,22 +1,24 @@
-"""What the gateway tells of savings, and what it does while the ledger is gone."""
+"""Savings as the gateway reports them, and what it does while the ledger is gone."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from support.character_tokenizer import resolve
+from support.fake_pool import ANSWER, FakePool, FakeRouter, request
 
-from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError
+from aloraserve.adapters import AdapterVersion
+from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownModelError
+from aloraserve.routing.base import Call
 from aloraserve.savings.base import CachedBySource, CallSavings
 from aloraserve.savings.memory import MemoryLedger
-from aloraserve.wire.sampling import SamplingSettings
+from aloraserve.serving.attempts import Dispatcher
 from aloraserve_services.gateway import savings as savings_module
-from aloraserve_services.gateway.metrics import METRICS
-from aloraserve_services.gateway.prompts import Prompt
 from aloraserve_services.gateway.savings import SavingsReporter, parse_window
-from aloraserve_services.plan import FleetPlan
 
 SAVED = CallSavings(0.75, 64, 32, 0.5, CachedBySource(own=1, base=2, sibling=3, unknown=4))
 
@@ -30,6 +32,7 @@ class Ledger(MemoryLedger):
         super().__init__()
         self.flushes = 0
         self.is_closed = False
+        self.failures: list[None] = []
         self.flushed = asyncio.Event()
 
     async def flush(self) -> None:
@@ -47,26 +50,24 @@ def ledger() -> Ledger:
     return Ledger()
 
 
-@pytest.fixture
-def priced(plan: FleetPlan) -> FleetPlan:
-    return replace(plan, settings=plan.settings.model_copy(update={"accelerator_hour_price": 3.6}))
-
-
-def desk(plan: FleetPlan, ledger: Ledger) -> SavingsReporter:
-    made = SavingsReporter(
-        replace(plan, settings=plan.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"}))
+def reporter(
+    ledger: Ledger, resolve: Callable[[str], AdapterVersion] = resolve, hour_price: float | None = None
+) -> SavingsReporter:
+    return SavingsReporter(
+        ledger, "base", resolve, hour_price=hour_price, on_failure=lambda: ledger.failures.append(None)
     )
-    made._ledger = ledger  # type: ignore[assignment]
-    return made
 
 
-def prompt(plan: FleetPlan, adapter: str | None, tokens: int = 100) -> Prompt:
-    return Prompt(
-        model=adapter or "base",
-        token_ids=list(range(tokens)),
-        adapter=plan.adapter(adapter) if adapter else None,
-        sampling=SamplingSettings(max_tokens=1),
+async def answered(reporter: SavingsReporter, adapter: str, savings: CallSavings | None, ttft_s: float) -> None:
+    """Have a call of 100 tokens answered."""
+    token_ids = list(range(100))
+    call = Call(len(token_ids), 4, [], adapter=adapter or None)
+    chunk = replace(ANSWER[0], savings=savings)
+    generation = await Dispatcher(cast(Any, FakeRouter()), FakePool((chunk,))).generate(
+        request(token_ids=token_ids, call=call)
     )
+    generation.ttft_s = ttft_s
+    reporter.answered(generation)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +87,12 @@ def test_another_window_is_refused(text: str) -> None:
     assert len(caught.value.message) < 100
 
 
-async def test_a_report_has_a_total_and_each_adapter_by_its_served_name(plan: FleetPlan, ledger: Ledger) -> None:
-    one = desk(plan, ledger)
-    one.note(prompt(plan, "safety"), SAVED, 0.25)
-    one.note(prompt(plan, "safety"), replace(SAVED, saved_s=-0.25), 0.75)
-    one.note(prompt(plan, None), replace(SAVED, saved_s=0.0), 1.0)
-    one.note(prompt(plan, "plain"), replace(SAVED, saved_s=0.0), 1.0)
+async def test_a_report_has_a_total_and_each_adapter_by_its_served_name(ledger: Ledger) -> None:
+    one = reporter(ledger)
+    await answered(one, "safety", SAVED, 0.25)
+    await answered(one, "safety", replace(SAVED, saved_s=-0.25), 0.75)
+    await answered(one, "", replace(SAVED, saved_s=0.0), 1.0)
+    await answered(one, "plain", replace(SAVED, saved_s=0.0), 1.0)
     report = await one.report(None)
     assert (report["window_s"], report["ledger"]) == (3600, "ok")
     assert [(entry["name"], entry["kind"]) for entry in report["adapters"]] == [
@@ -118,40 +119,48 @@ async def test_a_report_has_a_total_and_each_adapter_by_its_served_name(plan: Fl
     assert report["total"]["net_saved_ttft_s"] == 0.5
 
 
-async def test_an_adapter_that_is_no_longer_served_is_told_of_as_another(plan: FleetPlan, ledger: Ledger) -> None:
-    desk(plan, ledger).note(prompt(plan, "safety"), SAVED, 0.25)
-    without = desk(replace(plan, adapters=()), ledger)
+async def test_an_adapter_that_is_no_longer_served_is_reported_as_another(ledger: Ledger) -> None:
+    await answered(reporter(ledger), "safety", SAVED, 0.25)
+
+    def nothing(name: str) -> AdapterVersion:
+        raise UnknownModelError(name)
+
+    without = reporter(ledger, nothing)
     assert [(one["name"], one["kind"]) for one in (await without.report("1m"))["adapters"]] == [("safety", "other")]
 
 
-async def test_with_a_price_an_engines_time_has_a_cost(priced: FleetPlan, ledger: Ledger) -> None:
-    one = desk(priced, ledger)
-    one.note(prompt(priced, "safety"), SAVED, 0.25)
+async def test_with_a_price_an_engines_time_has_a_cost(ledger: Ledger) -> None:
+    one = reporter(ledger, hour_price=3.6)
+    await answered(one, "safety", SAVED, 0.25)
     report = await one.report("24h")
     assert report["total"]["cost"] == report["adapters"][0]["cost"] == 0.00075
 
 
-async def test_without_calls_a_report_is_of_zeros(plan: FleetPlan, ledger: Ledger) -> None:
-    report = await desk(plan, ledger).report("5m")
+async def test_a_call_whose_replica_says_nothing_is_not_counted(ledger: Ledger) -> None:
+    one = reporter(ledger)
+    await answered(one, "safety", None, 0.25)
+    assert (await one.report("1h"))["total"]["calls"] == 0
+
+
+async def test_without_calls_a_report_is_of_zeros(ledger: Ledger) -> None:
+    report = await reporter(ledger).report("5m")
     assert report["adapters"] == []
     assert (report["total"]["calls"], report["total"]["ttft_mean_s"]) == (0, 0.0)
 
 
-async def test_while_the_ledger_is_gone_a_report_says_so_and_is_empty(plan: FleetPlan, ledger: Ledger) -> None:
-    one, failures = desk(plan, ledger), METRICS.ledger_failures
-    one.note(prompt(plan, "safety"), SAVED, 0.25)
-    ledger.is_gone, before = True, _count(failures)
+async def test_while_the_ledger_is_gone_a_report_says_so_and_is_empty(ledger: Ledger) -> None:
+    one = reporter(ledger)
+    await answered(one, "safety", SAVED, 0.25)
+    ledger.is_gone = True
     report = await one.report("1h")
     assert (report["ledger"], report["adapters"], report["total"]["calls"]) == ("cannot be reached", [], 0)
-    assert _count(failures) == before + 1
+    assert ledger.failures == [None]
 
 
-async def test_figures_are_written_now_and_then_and_at_the_end(
-    plan: FleetPlan, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_figures_are_written_now_and_then_and_at_the_end(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(savings_module, "FLUSH_EVERY_S", 0.001)
     ledger.is_gone = True
-    async with desk(plan, ledger).flushing():
+    async with reporter(ledger).flushing():
         async with asyncio.timeout(5):
             while ledger.flushes < 3:
                 ledger.flushed.clear()
@@ -159,7 +168,3 @@ async def test_figures_are_written_now_and_then_and_at_the_end(
         before = ledger.flushes
     assert ledger.flushes > before
     assert ledger.is_closed
-
-
-def _count(counter: Any) -> float:
-    return float(counter._value.get())

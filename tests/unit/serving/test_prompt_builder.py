@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from support.character_tokenizer import TEMPLATE, CharacterTokenizer, resolve
 
-from aloraserve.blocks import AdapterEffect
+from aloraserve.blocks import AdapterEffect, KeySpace
 from aloraserve.errors import InvalidRequestError, UnknownModelError
+from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.request import GenerationRequest, Origin
+from aloraserve.tenants import UNTENANTED, Caller
 from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
-from aloraserve_services.gateway.prompts import MAX_NAMES_SHOWN, Prompt, PromptMaker
-from aloraserve_services.plan import FleetPlan
 
 LIMIT = 64
+SPACE = KeySpace("model", "tokenizer", 8)
+ORIGIN = Origin("r1", UNTENANTED, 0.0)
 RENDERED = "s:be kind\nu:hi\n"
 MESSAGES = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
-Ask = Callable[..., Awaitable[Prompt]]
+Ask = Callable[..., Awaitable[GenerationRequest]]
 
 
-def text_of(prompt: Prompt) -> str:
-    return "".join(map(chr, prompt.token_ids))
+def builder(addition: str = "") -> PromptBuilder:
+    """Return a builder whose template ends with the given addition."""
+    tokenizer = CharacterTokenizer(TEMPLATE + addition)
+    return PromptBuilder(tokenizer, SPACE, base_model="base", max_model_len=LIMIT, resolve=resolve)
+
+
+def text_of(request: GenerationRequest) -> str:
+    return "".join(map(chr, request.token_ids))
+
+
+def effect_of(request: GenerationRequest) -> AdapterEffect | None:
+    """Return what the keys say that the adapter changes, which is checked here."""
+    adapter, effect = request.adapter, None
+    if adapter is not None and request.activation is not None:
+        effect = AdapterEffect(adapter.name, adapter.digest, request.activation)
+    assert request.keys == SPACE.keys(request.token_ids, adapter=effect)
+    return effect
 
 
 @pytest.fixture
-def chat(prompts: PromptMaker) -> Ask:
-    async def ask(model: str = "base", content: str | None = None, **fields: Any) -> Prompt:
+def chat() -> Ask:
+    async def ask(model: str = "base", content: str | None = None, **fields: Any) -> GenerationRequest:
         messages = MESSAGES if content is None else [{"role": "user", "content": content}]
         body = {"model": model, "messages": messages} | fields
-        return await prompts.chat(parse_body(ChatRequest, json.dumps(body).encode()))
+        return await builder().chat(parse_body(ChatRequest, json.dumps(body).encode()), ORIGIN)
 
     return ask
 
 
 @pytest.fixture
-def complete(prompts: PromptMaker) -> Ask:
-    async def ask(prompt: str | list[int], model: str = "base", **fields: Any) -> Prompt:
+def complete() -> Ask:
+    async def ask(prompt: str | list[int], model: str = "base", **fields: Any) -> GenerationRequest:
         body = {"model": model, "prompt": prompt} | fields
-        return await prompts.completion(parse_body(CompletionRequest, json.dumps(body).encode()))
+        return await builder().completion(parse_body(CompletionRequest, json.dumps(body).encode()), ORIGIN)
 
     return ask
 
@@ -47,7 +65,7 @@ def complete(prompts: PromptMaker) -> Ask:
 async def test_a_base_chat_ends_with_the_generation_prompt(chat: Ask) -> None:
     prompt = await chat()
     assert text_of(prompt) == RENDERED + "a:"
-    assert (prompt.model, prompt.kind, prompt.adapter, prompt.activation, prompt.effect) == (
+    assert (prompt.model, prompt.kind, prompt.adapter, prompt.activation, effect_of(prompt)) == (
         "base", "base", None, None, None,
     )  # fmt: skip
 
@@ -56,14 +74,14 @@ async def test_a_plain_lora_has_the_base_s_prompt_and_changes_all_of_it(chat: As
     prompt = await chat("plain")
     assert text_of(prompt) == RENDERED + "a:"
     assert (prompt.model, prompt.kind, prompt.activation) == ("plain", "lora", 0)
-    assert prompt.effect == AdapterEffect("plain", "digest of plain", 0)
+    assert effect_of(prompt) == AdapterEffect("plain", "digest of plain", 0)
 
 
 async def test_an_absent_invocation_takes_the_place_of_the_generation_prompt(chat: Ask) -> None:
     prompt = await chat("safety")
     assert text_of(prompt) == RENDERED + "<s>"
     assert (prompt.kind, prompt.activation) == ("alora", len(RENDERED))
-    assert prompt.effect == AdapterEffect("safety", "digest of safety", len(RENDERED))
+    assert effect_of(prompt) == AdapterEffect("safety", "digest of safety", len(RENDERED))
 
 
 async def test_a_present_invocation_is_not_appended_again(chat: Ask) -> None:
@@ -82,10 +100,9 @@ async def test_a_sibling_s_invocation_is_not_its_own(chat: Ask) -> None:
     assert prompt.activation == len("u:<u>\n")
 
 
-async def test_the_base_and_a_sibling_share_what_comes_before_the_invocation(chat: Ask, plan: FleetPlan) -> None:
-    base, one, other = await chat(), await chat("safety"), await chat("uncertain")
-    keys = [plan.keyspace.keys(prompt.token_ids, adapter=prompt.effect) for prompt in (base, one, other)]
-    shared = len(RENDERED) // plan.keyspace.block_tokens
+async def test_the_base_and_a_sibling_share_what_comes_before_the_invocation(chat: Ask) -> None:
+    keys = [request.keys for request in (await chat(), await chat("safety"), await chat("uncertain"))]
+    shared = len(RENDERED) // SPACE.block_tokens
     assert shared == 1
     assert keys[0][:shared] == keys[1][:shared] == keys[2][:shared]
     assert keys[1][shared] != keys[2][shared]
@@ -137,13 +154,10 @@ async def test_reserved_template_arguments_are_refused_by_name(chat: Ask, name: 
     assert caught.value.param == "chat_template_kwargs"
 
 
-async def test_what_a_template_argument_breaks_is_the_client_s_to_change(
-    plan: FleetPlan, make_tokenizer: Callable[[str], Any]
-) -> None:
-    maker = PromptMaker(plan, make_tokenizer("{{ 1 / divisor }}"))
-    request = ChatRequest(model="base", messages=MESSAGES, chat_template_kwargs={"divisor": 0})
+async def test_what_a_template_argument_breaks_is_the_client_s_to_change() -> None:
+    body = ChatRequest(model="base", messages=MESSAGES, chat_template_kwargs={"divisor": 0})
     with pytest.raises(InvalidRequestError, match="division by zero"):
-        await maker.chat(request)
+        await builder("{{ 1 / divisor }}").chat(body, ORIGIN)
 
 
 async def test_what_the_template_refuses_is_the_client_s_to_change(chat: Ask) -> None:
@@ -153,31 +167,16 @@ async def test_what_the_template_refuses_is_the_client_s_to_change(chat: Ask) ->
 
 
 @pytest.mark.parametrize("model", ["nobody", "Base", "safety ", "x" * 200])
-async def test_an_unknown_model_is_named_with_the_served_ones(chat: Ask, complete: Ask, model: str) -> None:
+async def test_an_unknown_model_is_the_registry_s_to_refuse(chat: Ask, complete: Ask, model: str) -> None:
     for request in (chat(model), complete("hi", model)):
         with pytest.raises(UnknownModelError) as caught:
             await request
         assert caught.value.param == "model"
-        assert caught.value.message == (
-            f"model {model[:80]!r} is not served; served are base, plain, safety, uncertain"
-        )
 
 
 async def test_an_unknown_adapter_name_is_an_unknown_model(chat: Ask) -> None:
     with pytest.raises(UnknownModelError, match="'nobody'"):
         await chat(chat_template_kwargs={"adapter_name": "nobody"})
-
-
-async def test_of_many_served_names_the_first_are_shown_and_the_others_counted(
-    plan: FleetPlan, make_tokenizer: Callable[[str], Any]
-) -> None:
-    names = [f"n{number}" for number in range(MAX_NAMES_SHOWN + 4)]
-    many = tuple(dataclasses.replace(plan.adapters[0], name=name) for name in names)
-    maker = PromptMaker(dataclasses.replace(plan, adapters=many), make_tokenizer(""))
-    with pytest.raises(UnknownModelError) as caught:
-        await maker.completion(CompletionRequest(model="x", prompt="y"))
-    shown = ", ".join(["base", *names[: MAX_NAMES_SHOWN - 1]])
-    assert caught.value.message.endswith(f"served are {shown} and 5 more")
 
 
 async def test_a_text_completion_has_its_special_tokens_and_a_chat_its_template_s(complete: Ask, chat: Ask) -> None:
@@ -254,10 +253,10 @@ async def test_a_conversation_that_is_too_long_names_its_field(chat: Ask) -> Non
     assert caught.value.param == "messages"
 
 
-async def test_a_prompt_without_tokens_is_refused(prompts: PromptMaker, chat: Ask) -> None:
+async def test_a_prompt_without_tokens_is_refused(chat: Ask) -> None:
     empty = CompletionRequest.model_construct(model="base", prompt=[])
     with pytest.raises(InvalidRequestError, match="no tokens"):
-        await prompts.completion(empty)
+        await builder().completion(empty, ORIGIN)
     assert (await chat(content="")).token_ids
 
 
@@ -270,3 +269,15 @@ async def test_a_completion_that_is_too_long_names_its_field(complete: Ask) -> N
     with pytest.raises(InvalidRequestError) as caught:
         await complete("x" * 64)
     assert caught.value.param == "prompt"
+
+
+async def test_a_request_knows_its_caller_whose_blocks_are_no_other_s(chat: Ask) -> None:
+    body = ChatRequest(model="base", messages=MESSAGES, stream=True)
+    origin = Origin("r2", Caller("acme", cache_salt="tenant:acme"), 0.0, session="s", traceparent="t")
+    request, other = await builder().chat(body, origin), await chat()
+    assert (request.id, request.is_streamed, request.call.session) == ("r2", True, "s")
+    assert request.token_ids == other.token_ids
+    assert not set(request.keys) & set(other.keys)
+    call = request.engine_call("r2-1")
+    assert (call.request_id, call.cache_salt, call.traceparent) == ("r2-1", "tenant:acme", "t")
+    assert (call.token_ids, call.keys, call.sampling) == (request.token_ids, request.keys, request.sampling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -11,31 +12,25 @@ from typing import Any
 import httpx
 import pytest
 import transformers
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from ray import serve
+from starlette.requests import ClientDisconnect
+from support.character_tokenizer import CharacterTokenizer
+from support.fake_pool import ScriptedReplies
 
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.settings import Settings
-from aloraserve_services.gateway import exchange
-from aloraserve_services.gateway.app import ENGINE, Gateway
+from aloraserve_services.gateway import serve_pool
+from aloraserve_services.gateway.deployment import ENGINE, Gateway
 from aloraserve_services.gateway.known_replicas import note_replicas
-from aloraserve_services.gateway.metrics import METRICS
 from aloraserve_services.plan import FleetPlan
 
 TENANT, ADMIN = "tenant-key-0123456789", "admin-key-0123456789"
 KEYS = {"api_keys": {"acme": SecretStr(TENANT)}, "admin_keys": {"root": SecretStr(ADMIN)}}
 SECRET = "zebra"
+ANSWER = (EngineChunk(0, "x", 1, "stop", cached_tokens=8),)
 Open = Callable[..., httpx.AsyncClient]
-
-
-class Replies:
-    """One answer of one chunk."""
-
-    async def __aiter__(self) -> AsyncIterator[EngineChunk]:
-        yield EngineChunk(0, "x", 1, "stop", cached_tokens=8)
-
-    def cancel(self) -> None:
-        """Nothing is left to cancel."""
 
 
 class Engines:
@@ -48,21 +43,28 @@ class Engines:
     async def choose_replica(self, rank: list[str]) -> AsyncIterator[Any]:
         yield SimpleNamespace(replica_id=rank[0])
 
-    def dispatch(self, selection: Any, call: EngineCall) -> Replies:
-        return Replies()
+    def dispatch(self, selection: Any, call: EngineCall) -> ScriptedReplies:
+        return ScriptedReplies(ANSWER)
 
 
 @pytest.fixture
-def client(plan: FleetPlan, make_tokenizer: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def client(plan: FleetPlan, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """Open a client of a gateway with the given settings, whose directory cannot be reached."""
-    monkeypatch.setattr(exchange, "own_request_id", lambda: None)
+    monkeypatch.setattr(serve_pool, "own_request_id", lambda: None)
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: make_tokenizer(""))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: CharacterTokenizer())
     note_replicas(ENGINE, "test", ["a", "b", "c"])
 
     def opened(key: str | None = None, **settings: Any) -> httpx.AsyncClient:
         chosen = Settings(max_model_len=64, block_tokens=8, redis_url="redis://127.0.0.1:1", **settings)
-        gateway = Gateway(dataclasses.replace(plan, settings=chosen), Engines())
+        # The first gateway's metrics are looked at; others of this process need a registry of their own.
+        counted = CollectorRegistry() if list(registry.collect()) else registry
+        gateway = Gateway(dataclasses.replace(plan, settings=chosen), Engines(), counted)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         app = gateway.__serve_build_asgi_app__()
         return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers)
@@ -177,12 +179,12 @@ async def test_while_the_directory_is_gone_the_list_is_none_rather_than_short(cl
     assert (await client(ADMIN, **KEYS).get("/v1/metrics/targets")).status_code == 503
 
 
-async def test_a_call_counts_as_in_progress_until_it_is_answered(client: Open) -> None:
+async def test_a_call_counts_as_in_progress_until_it_is_answered(client: Open, registry: CollectorRegistry) -> None:
     await ask(client())
-    assert METRICS.registry.get_sample_value("aloraserve_requests_in_progress") == 0
+    assert registry.get_sample_value("aloraserve_requests_in_progress") == 0
 
 
-async def test_attempts_fallbacks_and_overlap_are_counted(client: Open) -> None:
+async def test_attempts_fallbacks_and_overlap_are_counted(client: Open, registry: CollectorRegistry) -> None:
     def values() -> list[float]:
         asked = (
             ("attempts_total", {"outcome": "answered"}),
@@ -190,19 +192,20 @@ async def test_attempts_fallbacks_and_overlap_are_counted(client: Open) -> None:
             ("overlap_tokens_total", {"kind": "base"}),
             ("e2e_seconds_count", {"kind": "base", "adapter": ""}),
         )
-        return [METRICS.registry.get_sample_value(f"aloraserve_{name}", labels) or 0.0 for name, labels in asked]
+        return [registry.get_sample_value(f"aloraserve_{name}", labels) or 0.0 for name, labels in asked]
 
+    one = client()
     before = values()
-    await ask(client())
+    await ask(one)
     assert [new - old for new, old in zip(values(), before, strict=True)] == [1, 1, 0, 1]
 
 
 async def test_a_client_s_trace_reaches_the_engine_s_call(client: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[EngineCall] = []
 
-    def dispatch(self: Engines, selection: Any, call: EngineCall) -> Replies:
+    def dispatch(self: Engines, selection: Any, call: EngineCall) -> ScriptedReplies:
         calls.append(call)
-        return Replies()
+        return ScriptedReplies(ANSWER)
 
     monkeypatch.setattr(Engines, "dispatch", dispatch)
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -210,3 +213,38 @@ async def test_a_client_s_trace_reaches_the_engine_s_call(client: Open, monkeypa
     await ask(one, traceparent=trace)
     await ask(one, traceparent="rubbish")
     assert [call.traceparent for call in calls] == [trace, None]
+
+
+async def test_a_client_that_goes_away_amid_a_stream_aborts_the_call(
+    client: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever serves the application may stop asking for events; the call must not run on until it is collected."""
+    streams: list[ScriptedReplies] = []
+
+    def dispatch(self: Engines, selection: Any, call: EngineCall) -> ScriptedReplies:
+        streams.append(ScriptedReplies([EngineChunk(0, "x", 1)] * 100))
+        return streams[-1]
+
+    monkeypatch.setattr(Engines, "dispatch", dispatch)
+    app: Any = client()._transport.app  # type: ignore[attr-defined]
+    body = json.dumps({"model": "base", "prompt": "x", "stream": True}).encode()
+    sent = 0
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal sent
+        sent += message["type"] == "http.response.body"
+        if sent == 3:
+            raise OSError("gone")
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
+        "path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"", "headers": [], "scheme": "http",
+        "root_path": "", "client": None, "server": None,
+    }  # fmt: skip
+    with pytest.raises(ClientDisconnect):
+        await app(scope, receive, send)
+    assert streams[0].is_cancelled
+    assert sent == 3

@@ -1,0 +1,201 @@
+"""One attempt to have a call answered by one replica: reserved, dispatched, its claim kept true."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AbstractAsyncContextManager
+
+import structlog
+
+from aloraserve.directory.base import CLAIM_TTL_S
+from aloraserve.errors import OverloadedError, ReplicaLostError
+from aloraserve.routing.placement import Placement
+from aloraserve.routing.receipts import AttemptRecord, Outcome
+from aloraserve.routing.router import Router
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
+from aloraserve.serving.observers import CallObserver
+from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
+from aloraserve.serving.request import GenerationRequest
+
+RESERVE_TIMEOUT_S = 600.0
+NO_REPLICA_TIMEOUT_S = 5.0
+CUT_SHORT = ("abort", "error")
+"""How an engine ends an answer that is not whole."""
+
+log = structlog.get_logger(__name__)
+
+
+class LostError(ReplicaLostError):
+    """Raised when the replica could not be reached or died; it reaches a client that has seen a part of the answer.
+
+    Args:
+        replica: its id, empty if none took the call.
+        cause: for the log.
+    """
+
+    def __init__(self, replica: str, cause: str) -> None:
+        super().__init__("the replica was lost while it answered; the answer is incomplete")
+        self.replica = replica
+        self.cause = cause
+
+
+class Attempt:
+    """One attempt at one replica. It is begun once, read from, and closed in any case.
+
+    Args:
+        router: keeps the claim.
+        pool: of the replicas.
+        observer: learns of a claim that moves.
+        request: to have answered.
+        placement: where it is to go.
+        engine_call: what is sent; its id is the claim's.
+        rank: ids of the replicas to try, best first.
+        earlier: what became of the call's attempts before this one.
+
+    Attributes:
+        request: likewise.
+        placement: the decision, with what became of its claim.
+        replica: id of who took the call, empty before.
+        outcome: what became of it, so far.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        pool: ReplicaPool,
+        observer: CallObserver,
+        request: GenerationRequest,
+        placement: Placement,
+        engine_call: EngineCall,
+        rank: list[str],
+        earlier: tuple[AttemptRecord, ...] = (),
+    ) -> None:
+        self.request = request
+        self.placement = placement
+        self.replica = ""
+        self.outcome = Outcome.FAILED
+        self._router = router
+        self._pool = pool
+        self._observer = observer
+        self._engine_call = engine_call
+        self._rank = rank
+        self._earlier = earlier
+        self._placed_at = time.perf_counter()
+        self._held: AbstractAsyncContextManager[Reservation] | None = None
+        self._replies: Replies | None = None
+        self._moving: asyncio.Task[None] | None = None
+        self._is_answered = False
+
+    @property
+    def records(self) -> tuple[AttemptRecord, ...]:
+        """What became of the call's attempts, this one included."""
+        label = self.placement.label(self.replica)
+        return (*self._earlier, AttemptRecord(self.replica, label, self.placement.claim, self.outcome))
+
+    async def begin(self) -> EngineReply:
+        """Send the call to the first replica in rank that takes it; return its first reply.
+
+        Raises:
+            LostError: the replica died or could not be reached.
+            OverloadedError: no replica took the call.
+            StopAsyncIteration: the replica ended the call without a reply.
+        """
+        try:
+            await self._reserve()
+        except asyncio.CancelledError:
+            self.outcome = Outcome.CANCELLED
+            raise
+        reply = await self.next_reply()
+        self._is_answered = isinstance(reply, EngineChunk)
+        self.outcome = Outcome.ANSWERED if self._is_answered else Outcome.REFUSED
+        return reply
+
+    async def next_reply(self) -> EngineReply:
+        """Return the next reply.
+
+        Raises:
+            LostError: the replica was lost; the answer is not whole.
+            StopAsyncIteration: there is none.
+        """
+        assert self._replies is not None, "the call was not sent"
+        try:
+            reply = await self._replies.__anext__()
+        except StopAsyncIteration:
+            self._replies = None
+            raise
+        except asyncio.CancelledError:
+            self.outcome = Outcome.CANCELLED
+            raise
+        except Exception as error:
+            self._raise_meaning(error)
+            raise
+        if isinstance(reply, EngineChunk) and reply.finish_reason in CUT_SHORT:
+            raise self._lost(f"the engine ended with {reply.finish_reason!r}")
+        return reply
+
+    async def close(self) -> None:
+        """End the attempt: cancel what the replica still does, and withdraw the claim of a call without an answer."""
+        held, self._held = self._held, None
+        try:
+            if held is not None:
+                await held.__aexit__(None, None, None)
+        finally:
+            # Serve cancels only what carries its own request id, and calls here have one each.
+            if self._replies is not None:
+                self._replies.cancel()
+            if self._moving is not None:
+                await self._moved(self._moving)
+            if not self._is_answered:
+                # Of a call that is answered the replica's own state shows what the claim did.
+                await self._router.withdraw(self.request.call, self.placement, self._engine_call.request_id)
+
+    async def _reserve(self) -> None:
+        """Hold a place on a replica and send it the call."""
+        patience_s = RESERVE_TIMEOUT_S if self._rank else NO_REPLICA_TIMEOUT_S
+        held = self._pool.reserve(self._rank)
+        try:
+            async with asyncio.timeout(patience_s):
+                reservation = await held.__aenter__()
+        except TimeoutError:
+            self.outcome = Outcome.OVERLOADED
+            raise OverloadedError(f"no replica took the call within {patience_s:g} s; retry later") from None
+        except Exception as error:
+            self._raise_meaning(error)
+            raise
+        self._held = held
+        self.replica = reservation.replica
+        self._follow()
+        self._replies = reservation.send(self._engine_call)
+
+    def _raise_meaning(self, error: Exception) -> None:
+        """Raise what the loop or the client is to meet in place of an error of the pool's, if not that error itself."""
+        self.outcome = self._pool.outcome_of(error)
+        if self.outcome is Outcome.LOST:
+            raise self._lost(type(error).__name__) from error
+        if self.outcome is Outcome.OVERLOADED:
+            raise OverloadedError("too many requests are queued; retry later") from error
+
+    def _lost(self, cause: str) -> LostError:
+        self.outcome = Outcome.CUT_SHORT if self._is_answered else Outcome.LOST
+        return LostError(self.replica, cause)
+
+    def _follow(self) -> None:
+        """Claim for the replica that took the call, if that is another one or the claim has expired meanwhile.
+
+        The first in rank may have been full. The claim goes out before the call does, and nobody waits for it.
+        """
+        if self.replica != self.placement.replica or time.perf_counter() - self._placed_at >= CLAIM_TTL_S:
+            self._moving = asyncio.create_task(self._move())
+
+    async def _move(self) -> None:
+        call, claim_id = self.request.call, self._engine_call.request_id
+        self.placement = await self._router.move(call, self.placement, self.replica, claim_id)
+        self._observer.claim_moved(self.request, self.placement)
+
+    @staticmethod
+    async def _moved(moving: asyncio.Task[None]) -> None:
+        """Wait for a claim that moves; what fails there is not a fault of the call."""
+        await asyncio.wait({moving})
+        if not moving.cancelled() and (error := moving.exception()) is not None:
+            log.error("claim_move_failed", cause=type(error).__name__, exc_info=error)

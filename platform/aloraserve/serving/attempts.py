@@ -1,0 +1,122 @@
+"""The one loop that has a call answered: place, reserve, dispatch, first chunk; and again where a replica is lost."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+
+import structlog
+
+from aloraserve.errors import InvalidRequestError, ReplicaLostError
+from aloraserve.routing.receipts import AttemptRecord
+from aloraserve.routing.router import Router
+from aloraserve.serving.attempt import Attempt, LostError
+from aloraserve.serving.engine_messages import EngineRefusal
+from aloraserve.serving.generation import Generation
+from aloraserve.serving.observers import CallObserver, CallObservers
+from aloraserve.serving.replica_pool import ReplicaPool
+from aloraserve.serving.request import GenerationRequest
+
+MAX_ATTEMPTS = 3
+
+log = structlog.get_logger(__name__)
+
+
+class AttemptBudget:
+    """What a call may still try, and what became of what it tried.
+
+    Attributes:
+        left: attempts.
+        lost: ids of the replicas that were lost under the call.
+    """
+
+    def __init__(self) -> None:
+        self.left = MAX_ATTEMPTS
+        self.lost: set[str] = set()
+        self._last: Attempt | None = None
+
+    @property
+    def records(self) -> tuple[AttemptRecord, ...]:
+        """What became of the attempts so far."""
+        return () if self._last is None else self._last.records
+
+    def spend(self, attempt: Attempt) -> None:
+        """Count an attempt."""
+        self.left -= 1
+        self._last = attempt
+
+    def lose(self, error: LostError) -> None:
+        """Avoid the replica that was lost from now on."""
+        self.lost |= {error.replica} - {""}
+
+
+class Dispatcher:
+    """Has calls answered by the replicas of a fleet, for any edge. For one event loop.
+
+    Args:
+        router: decides and claims.
+        pool: of the replicas.
+        observers: learn what becomes of each call.
+    """
+
+    def __init__(self, router: Router, pool: ReplicaPool, observers: Sequence[CallObserver] = ()) -> None:
+        self._router = router
+        self._pool = pool
+        self._observer = CallObservers(observers)
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Return once the answer will not be replaced: at its first chunk, or whole if it is not streamed.
+
+        A replica that is lost before that costs an attempt: the client has seen nothing, so another may answer.
+
+        Raises:
+            InvalidRequestError: the engine refused the call.
+            OverloadedError: too many calls are queued, or no replica took the call in time.
+            ReplicaLostError: ``MAX_ATTEMPTS`` replicas were lost under the call, or one ended it without an answer.
+        """
+        self._observer.accepted(request)
+        started = time.perf_counter()
+        budget = AttemptBudget()
+        while budget.left:
+            try:
+                generation = await self._begin(await self._place(request, budget), started)
+                if not request.is_streamed:
+                    await generation.read_all()
+            except LostError as error:
+                budget.lose(error)
+                log.warning("replica_lost", request_id=request.id, attempts_left=budget.left, cause=error.cause)
+                continue
+            self._observer.answered(generation)
+            return generation
+        until = "the first token" if request.is_streamed else "the answer was complete"
+        raise ReplicaLostError(f"{MAX_ATTEMPTS} replicas were lost before {until}; retry later")
+
+    async def _place(self, request: GenerationRequest, budget: AttemptBudget) -> Attempt:
+        engine_call = request.engine_call(f"{request.id}-{uuid.uuid4().hex[:8]}")
+        placement = await self._router.place(request.call, engine_call.request_id, avoid=budget.lost)
+        self._observer.placed(request, placement)
+        rank = [replica for replica in placement.decision.rank if replica not in budget.lost]
+        attempt = Attempt(
+            self._router, self._pool, self._observer, request, placement, engine_call, rank, budget.records
+        )
+        budget.spend(attempt)
+        return attempt
+
+    async def _begin(self, attempt: Attempt, started: float) -> Generation:
+        """Return what an attempt has begun; one that cannot begin is closed."""
+        try:
+            first = await attempt.begin()
+            if isinstance(first, EngineRefusal):
+                raise InvalidRequestError(first.message, param=first.param)
+        except BaseException as error:
+            try:
+                await attempt.close()
+            finally:
+                self._observer.ended(attempt, None)
+            if isinstance(error, StopAsyncIteration):
+                raise ReplicaLostError("the replica ended the call without an answer") from None
+            raise
+        generation = Generation(attempt, first, time.perf_counter() - started, self._observer)
+        self._observer.first_token(generation)
+        return generation

@@ -1,0 +1,151 @@
+"""A call that a replica has begun to answer."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from aloraserve.errors import InvalidRequestError
+from aloraserve.routing.base import Decision
+from aloraserve.routing.receipts import Outcome
+from aloraserve.savings.base import CallSavings
+from aloraserve.serving.attempt import Attempt
+from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal
+from aloraserve.serving.observers import CallObserver
+from aloraserve.serving.request import GenerationRequest
+
+
+class Generation:
+    """What is known of an answer once its first chunk is there, and all of its chunks: an asynchronous iterator.
+
+    Closing it aborts the call, also before anything was read. A chunk passes four iterators of ours: the engine's and
+    its replica's before it is sent, this one and the edge's writer after.
+
+    Args:
+        attempt: begun.
+        first: its first chunk.
+        ttft_s: see below.
+        observer: learns of tokens and of the end.
+
+    Attributes:
+        request: that is answered.
+        ttft_s: from the acceptance of the call to its first chunk, earlier attempts included.
+        tokens: generated so far, of all choices.
+    """
+
+    def __init__(self, attempt: Attempt, first: EngineChunk, ttft_s: float, observer: CallObserver) -> None:
+        self.request: GenerationRequest = attempt.request
+        self.ttft_s = ttft_s
+        self.tokens = first.tokens
+        self._attempt = attempt
+        self._facts = first
+        self._ready = deque([first])
+        self._observer = observer
+        self._is_open = True
+        self._last_at = time.perf_counter() if first.tokens and not first.index else 0.0
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt that is answered."""
+        return self._attempt
+
+    @property
+    def replica(self) -> str:
+        """Id of the replica that answers."""
+        return self._attempt.replica
+
+    @property
+    def label(self) -> str:
+        """Short name of the replica that answers."""
+        return self._attempt.placement.label(self._attempt.replica)
+
+    @property
+    def decision(self) -> Decision:
+        """Why it was chosen."""
+        return self._attempt.placement.decision
+
+    @property
+    def reason(self) -> str:
+        """The decision's reason, or why another replica than the first in rank answers."""
+        decision = self.decision
+        if not decision.estimates or decision.estimates[0].replica == self.replica:
+            return decision.reason
+        return f"next in rank: {decision.estimates[0].label} was full or lost ({decision.reason})"
+
+    @property
+    def overlap_tokens(self) -> int:
+        """Prompt tokens that the decision expected to be cached there."""
+        estimates = self.decision.estimates
+        return next((one.overlap_tokens for one in estimates if one.replica == self.replica), 0)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were not prefilled, as the engine counts them."""
+        return self._facts.cached_tokens
+
+    @property
+    def savings(self) -> CallSavings | None:
+        """What reuse across adapters did to the call, None if that is not known."""
+        return self._facts.savings
+
+    @property
+    def prefill_s(self) -> float:
+        """Of ``ttft_s``, the engine's own prefill; 0 if the engine does not say."""
+        return self._facts.prefill_s
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> EngineChunk:
+        """Return the next chunk.
+
+        Raises:
+            InvalidRequestError: the engine refused the call.
+            ReplicaLostError: the replica was lost amid the answer.
+        """
+        if self._ready:
+            return self._ready.popleft()
+        if not self._is_open:
+            raise StopAsyncIteration
+        try:
+            reply = await self._attempt.next_reply()
+            if isinstance(reply, EngineRefusal):
+                raise InvalidRequestError(reply.message, param=reply.param)
+        except BaseException:
+            await self._end()
+            raise
+        self._note(reply)
+        return reply
+
+    async def read_all(self) -> None:
+        """Wait until the answer is whole; its chunks are kept to be read.
+
+        Raises:
+            LostError: the replica was lost before.
+        """
+        self._ready = deque([chunk async for chunk in self])
+
+    async def aclose(self) -> None:
+        """Abort the call, if it has not ended."""
+        self._attempt.outcome = Outcome.CANCELLED if self._is_open else self._attempt.outcome
+        await self._end()
+
+    def _note(self, chunk: EngineChunk) -> None:
+        self.tokens += chunk.tokens
+        itl_s = None
+        if chunk.tokens and not chunk.index:
+            now = time.perf_counter()
+            if self._last_at:
+                # A chunk of several tokens is as many gaps; their mean is enough.
+                itl_s = (now - self._last_at) / chunk.tokens
+            self._last_at = now
+        self._observer.more_tokens(self, chunk, itl_s)
+
+    async def _end(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            await self._attempt.close()
+        finally:
+            self._observer.ended(self._attempt, self)

@@ -1,0 +1,69 @@
+"""The port to the replicas: how a call reaches one of them, whatever connects the two.
+
+A pool only hands out and sends: which replica is best was decided before. It may be used by any number of calls at
+once, on one event loop. Its errors are its transport's own; :meth:`ReplicaPool.outcome_of` says what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from aloraserve.routing.receipts import Outcome
+from aloraserve.serving.engine_messages import EngineCall, EngineReply
+
+
+class Replies(Protocol):
+    """A replica's replies to one call, as they come.
+
+    A pool should hand out its transport's own iterator: each further one costs every chunk some microseconds.
+    """
+
+    def __aiter__(self) -> AsyncIterator[EngineReply]:
+        """Return this."""
+        ...
+
+    async def __anext__(self) -> EngineReply:
+        """Return the next reply."""
+        ...
+
+    def cancel(self) -> None:
+        """End the call in the replica, whether its replies were read or not."""
+        ...
+
+
+class Reservation(Protocol):
+    """A place on a replica that is held for one call."""
+
+    @property
+    def replica(self) -> str:
+        """Id of the replica."""
+        ...
+
+    def send(self, call: EngineCall) -> Replies:
+        """Send the call to the replica; once, while the reservation is held."""
+        ...
+
+
+class ReplicaPool(Protocol):
+    """See the module's docstring."""
+
+    def reserve(self, rank: Sequence[str]) -> AbstractAsyncContextManager[Reservation]:
+        """Hold a place on a replica, until the context ends.
+
+        Waits for as long as all replicas are full; a caller that is cancelled meanwhile leaves no place behind.
+
+        Args:
+            rank: ids of replicas, best first. The first that has room is taken, and of those that are not in rank one
+                if none of these has.
+        """
+        ...
+
+    def outcome_of(self, error: Exception) -> Outcome:
+        """Return what an error of this pool's means for an attempt.
+
+        ``LOST``: the replica or its engine died, or cannot be reached. ``OVERLOADED``: too many calls wait already.
+        ``FAILED``: another replica would fail at this call in the same way.
+        """
+        ...

@@ -1,0 +1,94 @@
+"""One request on its way from an edge to an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aloraserve.adapters import AdapterVersion
+from aloraserve.blocks import BlockKey
+from aloraserve.routing.base import Call
+from aloraserve.serving.engine_messages import EngineCall
+from aloraserve.tenants import Caller
+from aloraserve.wire.sampling import SamplingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request comes from, as its edge knows it.
+
+    Args:
+        request_id: the id that the client sees.
+        caller: whose request it is.
+        arrived_at: when it came, on ``time.perf_counter``'s clock.
+        session: the client's own id of the conversation, None without one.
+        traceparent: of the span above the engine's own, None if the request is not traced.
+    """
+
+    request_id: str
+    caller: Caller
+    arrived_at: float
+    session: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A validated request, rendered and tokenized: all that any later step needs to know.
+
+    Args:
+        origin: where it comes from.
+        model: the name that the client asked for.
+        token_ids: the whole prompt, an aLoRA's invocation included.
+        sampling: how to generate; ``max_tokens`` is set.
+        call: what the router may know of it, its block keys included.
+        adapter: None for the base model.
+        activation: index of the first token that the adapter changes, None for the base model.
+        is_streamed: whether the client sees tokens as they come. An answer that is not streamed can be generated again
+            until its end.
+    """
+
+    origin: Origin
+    model: str
+    token_ids: list[int]
+    sampling: SamplingSettings
+    call: Call
+    adapter: AdapterVersion | None = None
+    activation: int | None = None
+    is_streamed: bool = False
+
+    @property
+    def id(self) -> str:
+        """The id that the client sees."""
+        return self.origin.request_id
+
+    @property
+    def keys(self) -> Sequence[BlockKey]:
+        """The prompt's block keys."""
+        return self.call.keys
+
+    @property
+    def kind(self) -> str:
+        """Either "base", "lora" or "alora"."""
+        return "base" if self.adapter is None else self.adapter.kind
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The prompt's length."""
+        return len(self.token_ids)
+
+    def engine_call(self, call_id: str) -> EngineCall:
+        """Return what travels to the engine.
+
+        Args:
+            call_id: of one attempt; engines and claims know the call by it.
+        """
+        return EngineCall(
+            call_id,
+            self.token_ids,
+            self.sampling,
+            adapter=self.call.adapter,
+            cache_salt=self.origin.caller.cache_salt,
+            keys=self.keys,
+            traceparent=self.origin.traceparent,
+        )

@@ -1,0 +1,142 @@
+"""The routes for who runs the platform: replicas, receipts, savings and metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from aloraserve.adapters import AdapterRegistry
+from aloraserve.directory.base import Directory
+from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownReceiptError
+from aloraserve.routing.receipts import ReceiptRing
+from aloraserve.telemetry.exposition import CONTENT_TYPE
+from aloraserve.tenants import Role, Tenants
+from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.plan import FleetPlan
+
+DEFAULT_LISTED = 20
+MAX_LISTED = 1000
+
+
+class AdminRoutes:
+    """Says what the platform is doing.
+
+    Args:
+        plan: of the fleet.
+        tenants: know who may ask.
+        directory: of the fleet.
+        adapters: that are served now, and that are refused.
+        replicas: returns ids of the replicas that can be reached.
+        receipts: of this gateway.
+        savings: of the fleet.
+        metrics: returns this gateway's metrics as Prometheus reads them.
+        targets: returns every process with metrics.
+    """
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        tenants: Tenants,
+        directory: Directory,
+        adapters: AdapterRegistry,
+        *,
+        replicas: Callable[[], Sequence[str]],
+        receipts: ReceiptRing,
+        savings: SavingsReporter,
+        metrics: Callable[[], bytes],
+        targets: Callable[[], Awaitable[list[dict[str, Any]]]],
+    ) -> None:
+        self._plan = plan
+        self._tenants = tenants
+        self._directory = directory
+        self._adapters = adapters
+        self._replicas = replicas
+        self._receipts = receipts
+        self._savings = savings
+        self._metrics = metrics
+        self._targets = targets
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes to an application."""
+        app.add_api_route("/v1/replicas", self.replicas, methods=["GET"])
+        app.add_api_route("/v1/receipts", self.receipts, methods=["GET"])
+        app.add_api_route("/v1/receipts/{request_id}", self.receipt, methods=["GET"])
+        app.add_api_route("/v1/savings", self.savings, methods=["GET"])
+        app.add_api_route("/v1/metrics/targets", self.metrics_targets, methods=["GET"])
+        app.add_api_route("/metrics", self.metrics, methods=["GET"])
+
+    async def replicas(self, request: Request) -> Response:
+        """Say what each replica holds and does; what ``aloraserve status`` shows."""
+        self._check(request)
+        try:
+            states, directory = [asdict(state) for state in await self._directory.states()], "ok"
+        except DirectoryUnavailableError:
+            states, directory = [], "cannot be reached"
+        content = {
+            "model": self._plan.served_name,
+            "dtype": self._plan.dtype,
+            "policy": self._plan.settings.policy,
+            "block_tokens": self._plan.keyspace.block_tokens,
+            "directory": directory,
+            "known": list(self._replicas()),
+            "replicas": states,
+            "adapters": [
+                {"name": adapter.name, "kind": adapter.kind, "rank": adapter.rank, "untrained": adapter.untrained}
+                for adapter in self._adapters.all()
+            ],
+            "refused": [asdict(adapter) for adapter in self._adapters.refused()],
+        }
+        return _json(content)
+
+    async def receipts(self, request: Request) -> Response:
+        """List the last routing receipts, the newest first; for administrators."""
+        self._check(request, Role.ADMIN)
+        latest = self._receipts.latest(_limit(request.query_params.get("limit")))
+        return _json({"receipts": [receipt.as_dict() for receipt in latest]})
+
+    async def receipt(self, request: Request) -> Response:
+        """Say how one request was routed; for administrators."""
+        self._check(request, Role.ADMIN)
+        request_id = str(request.path_params["request_id"])
+        found = self._receipts.get(request_id)
+        if found is None:
+            raise UnknownReceiptError(
+                f"there is no receipt of request {request_id[:80]!r}; the last {self._plan.settings.receipts} that "
+                "this gateway routed are kept"
+            )
+        return _json(found.as_dict())
+
+    async def savings(self, request: Request) -> Response:
+        """Say what reuse across adapters saved lately, by adapter."""
+        self._check(request)
+        return _json(await self._savings.report(request.query_params.get("window")))
+
+    async def metrics_targets(self, request: Request) -> Response:
+        """List every process that has metrics, as Prometheus' ``http_sd_configs`` reads it; for administrators."""
+        self._check(request, Role.ADMIN)
+        return _json(await self._targets())
+
+    async def metrics(self) -> Response:
+        """Give the gateway's metrics to Prometheus."""
+        return Response(self._metrics(), media_type=CONTENT_TYPE)
+
+    def _check(self, request: Request, role: Role = Role.TENANT) -> None:
+        self._tenants.authenticate(request.headers.get("authorization"), role)
+
+
+def _limit(text: str | None) -> int:
+    """Return how many receipts are asked for."""
+    if text is None:
+        return DEFAULT_LISTED
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_LISTED):
+        raise InvalidRequestError(f"limit is {text[:20]!r}; 1 to {MAX_LISTED} are accepted", param="limit")
+    return int(text)
+
+
+def _json(content: object) -> Response:
+    return Response(json.dumps(content), media_type="application/json")

@@ -1,0 +1,133 @@
+"""The Serve deployment of a gateway: where its parts are put together."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import REGISTRY, CollectorRegistry
+from ray import serve
+
+from aloraserve.adapters import StaticRegistry
+from aloraserve.directory.base import Directory
+from aloraserve.routing.expected_ttft import ExpectedTtftTuning
+from aloraserve.routing.policies import make_policy, policy_kind
+from aloraserve.routing.receipts import ReceiptRing
+from aloraserve.routing.router import Router
+from aloraserve.serving.attempts import Dispatcher
+from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.receipt_writer import ReceiptWriter
+from aloraserve.telemetry.directory import ObservedDirectory
+from aloraserve.telemetry.tracing import Tracing
+from aloraserve.tenants import StaticTenants
+from aloraserve_services.gateway.admin import AdminRoutes
+from aloraserve_services.gateway.call_metrics import CallMetrics
+from aloraserve_services.gateway.call_spans import CallSpans
+from aloraserve_services.gateway.errors import add_error_handlers
+from aloraserve_services.gateway.http import OpenAIRoutes
+from aloraserve_services.gateway.known_replicas import known_replicas
+from aloraserve_services.gateway.metrics import GatewayMetrics
+from aloraserve_services.gateway.middleware import CountedRequests
+from aloraserve_services.gateway.process import GatewayProcess
+from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.serve_pool import ServePool
+from aloraserve_services.plan import FleetPlan
+
+ENGINE = "engine"
+
+
+class Gateway:
+    """One gateway's metrics, spans, router, request path and routes.
+
+    Args:
+        plan: of the fleet.
+        engines: Serve's handle of the engine deployment.
+        registry: where the gateway's metrics are registered.
+    """
+
+    def __init__(self, plan: FleetPlan, engines: Any, registry: CollectorRegistry = REGISTRY) -> None:
+        from transformers import AutoTokenizer
+
+        settings = plan.settings
+        self._app_name = serve.get_replica_context().app_name
+        self._metrics = GatewayMetrics(registry)
+        if not settings.metrics:
+            self._metrics.turn_off()
+        self._tracing = Tracing()
+        adapters = StaticRegistry(plan.adapters, plan.refused, base_names=(plan.served_name,))
+        directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
+        self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
+        self._savings = SavingsReporter(
+            plan.open_ledger(),
+            plan.served_name,
+            adapters.resolve,
+            hour_price=settings.accelerator_hour_price,
+            on_failure=self._metrics.ledger_failures.inc,
+        )
+        tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
+        receipts = ReceiptRing(settings.receipts)
+        observers = [ReceiptWriter(receipts), CallMetrics(self._metrics), CallSpans(self._tracing), self._savings]
+        prompts = PromptBuilder(
+            AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True),
+            plan.keyspace,
+            base_model=plan.served_name,
+            max_model_len=settings.max_model_len,
+            resolve=adapters.resolve,
+        )
+        self._openai = OpenAIRoutes(
+            tenants,
+            prompts,
+            Dispatcher(self._router(plan, directory), ServePool(engines), observers),
+            base_model=plan.served_name,
+            adapters=adapters,
+            replicas=self._replicas,
+            max_model_len=settings.max_model_len,
+        )
+        self._admin = AdminRoutes(
+            plan,
+            tenants,
+            directory,
+            adapters,
+            replicas=self._replicas,
+            receipts=receipts,
+            savings=self._savings,
+            metrics=self._metrics.text,
+            targets=self._process.targets,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the HTTP application; Serve calls this in the replica, so that nothing of it is pickled."""
+        app = FastAPI(title="aloraserve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._lifespan)
+        self._openai.add_to(app)
+        self._admin.add_to(app)
+        app.add_middleware(CountedRequests, metrics=self._metrics, tracing=self._tracing)
+        add_error_handlers(app)
+        return app
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        async with self._process.lifespan(app), self._savings.flushing():
+            yield
+
+    def _router(self, plan: FleetPlan, directory: Directory) -> Router:
+        settings = plan.settings
+        policy = make_policy(
+            settings.policy,
+            # Gateways that draw should not all draw the same.
+            seed=secrets.randbits(32),
+            tuning=ExpectedTtftTuning(overflow_wait_s=settings.overflow_wait_s),
+        )
+        return Router(
+            directory,
+            policy,
+            plan.keyspace,
+            budget_s=settings.lookup_budget_ms / 1000,
+            known_replicas=self._replicas,
+            use_directory=policy_kind(settings.policy).asks_directory,
+        )
+
+    def _replicas(self) -> tuple[str, ...]:
+        return known_replicas(ENGINE, self._app_name)

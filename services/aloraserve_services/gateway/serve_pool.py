@@ -1,0 +1,85 @@
+"""Serve's replicas as the pool that serving sends its calls to."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self, cast
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve import context
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+
+from aloraserve.routing.receipts import Outcome
+from aloraserve.serving.engine_messages import EngineCall
+from aloraserve.serving.replica_pool import Replies
+
+_DEAD_ENGINE = ("EngineDeadError", "EngineGenerateError")
+"""Names of vLLM's errors, which this process does not import."""
+
+
+class ServeReservation:
+    """See :class:`~aloraserve.serving.replica_pool.Reservation`; a context that holds the place.
+
+    Args:
+        handle: of the engine deployment.
+        rank: ids of replicas, best first.
+    """
+
+    def __init__(self, handle: Any, rank: Sequence[str]) -> None:
+        self._handle = handle
+        self._choosing = handle.choose_replica(rank=list(rank))
+        self._selection: Any = None
+
+    async def __aenter__(self) -> Self:
+        own_request_id()
+        self._selection = await self._choosing.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._choosing.__aexit__(*error)
+
+    @property
+    def replica(self) -> str:
+        """See the contract."""
+        return str(self._selection.replica_id)
+
+    def send(self, call: EngineCall) -> Replies:
+        """See the contract; this is Serve's own iterator."""
+        return cast(Replies, self._handle.dispatch(self._selection, call))
+
+
+class ServePool:
+    """See :class:`~aloraserve.serving.replica_pool.ReplicaPool`.
+
+    Args:
+        engines: Serve's handle of the engine deployment.
+    """
+
+    def __init__(self, engines: Any) -> None:
+        self._handle = engines.options(method_name="generate", stream=True)
+
+    def reserve(self, rank: Sequence[str]) -> ServeReservation:
+        """See the contract."""
+        return ServeReservation(self._handle, rank)
+
+    def outcome_of(self, error: Exception) -> Outcome:
+        """See the contract."""
+        if isinstance(error, BackPressureError):
+            return Outcome.OVERLOADED
+        if isinstance(error, RayTaskError):
+            # Raised in the replica: its engine is dead, or it failed at this call as another would.
+            return Outcome.LOST if type(error.cause).__name__ in _DEAD_ENGINE else Outcome.FAILED
+        is_loss = isinstance(error, RayError | DeploymentUnavailableError | ReplicaUnavailableError)
+        return Outcome.LOST if is_loss else Outcome.FAILED
+
+
+def own_request_id() -> None:
+    """Give the current task's next handle call an internal request id of its own.
+
+    Serve indexes waiting calls by that id: parallel calls of one HTTP request would share it, and all but the first
+    would wait for ever.
+    """
+    current = context._get_serve_request_context()
+    context._serve_request_context.set(replace(current, _internal_request_id=uuid.uuid4().hex))

@@ -1,0 +1,281 @@
+"""One call on its way: reserved, claimed, dispatched; withdrawn, retried or refused when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any, cast
+
+import pytest
+from support.fake_pool import ANSWER, DiedError, FakePool, FakeRouter, FullError, request
+
+from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostError
+from aloraserve.routing.base import Call, Decision
+from aloraserve.routing.placement import Placement
+from aloraserve.routing.receipts import Outcome, Receipt, ReceiptRing
+from aloraserve.serving import attempt
+from aloraserve.serving.attempts import Dispatcher
+from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal
+from aloraserve.serving.generation import Generation
+from aloraserve.serving.receipt_writer import ReceiptWriter
+from aloraserve.tenants import Caller
+
+TENANT = Caller("x", cache_salt="tenant:x")
+
+
+async def send(
+    pool: FakePool, router: FakeRouter | None = None, receipts: ReceiptRing | None = None, *, is_streamed: bool = True
+) -> Generation:
+    observers = [ReceiptWriter(receipts)] if receipts is not None else []
+    dispatcher = Dispatcher(cast(Any, router or FakeRouter()), pool, observers)
+    return await dispatcher.generate(request(caller=TENANT, is_streamed=is_streamed))
+
+
+async def texts(generation: Generation) -> list[str]:
+    return [chunk.text async for chunk in generation]
+
+
+async def test_a_call_is_claimed_where_it_runs_and_its_chunks_come_in_order() -> None:
+    pool, router = FakePool(ANSWER), FakeRouter()
+    sent = await send(pool, router)
+    assert (sent.replica, sent.label, sent.reason) == ("a", "engine-a", "holds 4 of 8 tokens")
+    assert (sent.cached_tokens, sent.overlap_tokens) == (4, 4)
+    assert await texts(sent) == ["x", "y"]
+    (call,) = pool.calls
+    assert (call.token_ids, call.cache_salt, call.adapter) == (list(range(8)), "tenant:x", None)
+    assert router.claimed == {call.request_id: "a"}
+    assert router.withdrawn == []
+    assert not pool.streams[0].is_cancelled
+
+
+async def test_a_replica_that_dies_unheard_is_passed_over_and_its_claim_withdrawn() -> None:
+    pool, router = FakePool((DiedError(),), ANSWER), FakeRouter()
+    sent = await send(pool, router)
+    assert pool.ranks == [["a", "b"], ["b"]]
+    assert sent.replica == "b"
+    assert sent.reason.startswith("next in rank: engine-a was full or lost")
+    assert router.withdrawn == [pool.calls[0].request_id]
+    assert pool.calls[0].request_id != pool.calls[1].request_id
+
+
+async def test_an_answer_that_the_engine_cut_short_before_it_began_is_asked_for_again() -> None:
+    pool = FakePool((EngineChunk(0, "", 0, "abort"),), ANSWER)
+    assert (await send(pool)).replica == "b"
+
+
+@pytest.mark.parametrize("end", [DiedError(), EngineChunk(0, "", 0, "error")])
+async def test_an_answer_that_is_cut_short_after_it_began_says_so(end: Any) -> None:
+    receipts = ReceiptRing()
+    sent = await send(FakePool((ANSWER[0], end)), receipts=receipts)
+    assert (await anext(sent)).text == "x"
+    assert only(receipts).attempts[0].outcome == "answered"
+    with pytest.raises(ReplicaLostError, match="incomplete"):
+        await anext(sent)
+    assert only(receipts).attempts[0].outcome == "cut-short"
+
+
+async def test_after_three_losses_the_call_fails() -> None:
+    pool, router = FakePool((DiedError(),), (DiedError(),), (DiedError(),), ANSWER), FakeRouter()
+    with pytest.raises(ReplicaLostError, match="3 replicas were lost"):
+        await send(pool, router)
+    assert pool.ranks == [["a", "b"], ["b"], []]
+    assert len(router.withdrawn) == 3
+
+
+async def test_an_answer_that_is_not_streamed_is_generated_again_until_its_end() -> None:
+    pool = FakePool((ANSWER[0], DiedError()), (DiedError(),), ANSWER, ANSWER)
+    sent = await send(pool, is_streamed=False)
+    assert (sent.replica, await texts(sent)) == ("c", ["x", "y"])
+    assert pool.ranks == [["a", "b"], ["b"], []]
+    assert pool.held == 0, "it is whole before anybody reads it"
+
+
+async def test_attempts_are_three_however_the_replicas_are_lost() -> None:
+    pool = FakePool((ANSWER[0], DiedError()), (DiedError(),), (ANSWER[0], EngineChunk(0, "", 0, "abort")), ANSWER)
+    with pytest.raises(ReplicaLostError, match="3 replicas were lost before the answer was complete"):
+        await send(pool, is_streamed=False)
+    assert len(pool.ranks) == 3
+
+
+async def test_a_fault_of_ours_is_not_tried_on_every_replica() -> None:
+    pool, router = FakePool((KeyError("x"),), ANSWER), FakeRouter()
+    with pytest.raises(KeyError):
+        await send(pool, router)
+    assert len(pool.calls) == 1
+    assert router.withdrawn == [pool.calls[0].request_id]
+
+
+async def test_a_timeout_inside_the_engine_is_not_an_overload() -> None:
+    with pytest.raises(TimeoutError):
+        await send(FakePool((TimeoutError("x"),)))
+
+
+async def test_a_refusal_is_the_client_s_and_leaves_no_claim() -> None:
+    pool, router = FakePool((EngineRefusal("too odd", "prompt"),)), FakeRouter()
+    with pytest.raises(InvalidRequestError, match="too odd") as caught:
+        await send(pool, router)
+    assert caught.value.param == "prompt"
+    assert router.withdrawn == [pool.calls[0].request_id]
+
+
+async def test_a_full_queue_is_an_overload_whose_claim_is_withdrawn() -> None:
+    router = FakeRouter()
+    with pytest.raises(OverloadedError, match="too many requests are queued"):
+        await send(FakePool(FullError()), router)
+    assert router.events == ["claim a", "withdraw a"]
+
+
+async def test_a_call_is_claimed_before_a_replica_is_reserved_for_it() -> None:
+    class Watching(FakePool):
+        @contextlib.asynccontextmanager
+        async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+            assert router.events == ["claim a"]
+            async with super().reserve(rank) as held:
+                yield held
+
+    router = FakeRouter()
+    await send(Watching(ANSWER), router)
+    assert router.events == ["claim a"]
+
+
+async def test_a_claim_follows_its_call_to_the_replica_that_took_it() -> None:
+    router, receipts = FakeRouter(), ReceiptRing()
+    sent = await send(FakePool(ANSWER, given="b"), router, receipts)
+    assert await texts(sent) == ["x", "y"]
+    assert router.events == ["claim a", "move b"]
+    assert (sent.replica, sent.reason) == ("b", "next in rank: engine-a was full or lost (holds 4 of 8 tokens)")
+    router = FakeRouter()
+    with pytest.raises(KeyError):
+        await send(FakePool((KeyError("x"),), given="b"), router)
+    assert router.events == ["claim a", "move b", "withdraw b"]
+
+
+async def test_a_claim_that_cannot_move_costs_the_answer_nothing() -> None:
+    class Breaking(FakeRouter):
+        async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement:
+            raise KeyError("unforeseen")
+
+    sent = await send(FakePool(ANSWER, given="b"), Breaking())
+    assert await texts(sent) == ["x", "y"]
+
+
+async def test_a_claim_that_expired_while_the_call_waited_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "CLAIM_TTL_S", 0.0)
+    router = FakeRouter()
+    sent = await send(FakePool(ANSWER), router)
+    await sent.aclose()
+    assert router.events == ["claim a", "move a"]
+
+
+def only(receipts: ReceiptRing) -> Receipt:
+    found = receipts.get("r1")
+    assert found is not None
+    return found
+
+
+async def test_an_answer_leaves_a_receipt() -> None:
+    receipts = ReceiptRing()
+    sent = await send(FakePool(ANSWER), receipts=receipts)
+    one = only(receipts)
+    assert (one.replica, one.label, one.claim, one.cached_tokens) == ("a", "engine-a", "claimed", 4)
+    assert one.ttft_s == sent.ttft_s
+    assert [record.outcome for record in one.attempts] == ["answered"]
+    assert one.regret_s == max(0.0, sent.ttft_s - 0.2)
+
+
+async def test_a_receipt_has_all_attempts_those_lost_later_included() -> None:
+    receipts = ReceiptRing()
+    await send(FakePool((ANSWER[0], DiedError()), (DiedError(),), ANSWER), receipts=receipts, is_streamed=False)
+    one = only(receipts)
+    assert [(record.replica, record.outcome) for record in one.attempts] == [
+        ("a", "cut-short"), ("b", "lost"), ("c", "answered"),
+    ]  # fmt: skip
+    assert (one.replica, one.label, one.claim) == ("c", "engine-c", "none")
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "outcome"),
+    [
+        ((DiedError(),), ReplicaLostError, "lost"),
+        ((EngineRefusal("too odd", "prompt"),), InvalidRequestError, "refused"),
+        (FullError(), OverloadedError, "overloaded"),
+        ((KeyError("x"),), KeyError, "failed"),
+        ((), ReplicaLostError, "failed"),
+    ],
+)
+async def test_a_call_that_nobody_answered_leaves_a_receipt_too(
+    script: Any, error: type[Exception], outcome: str
+) -> None:
+    receipts = ReceiptRing()
+    with pytest.raises(error):
+        await send(FakePool(*[script] * 3), receipts=receipts)
+    one = only(receipts)
+    assert {record.outcome for record in one.attempts} == {outcome}
+    assert (one.replica, one.ttft_s) == ("", None)
+
+
+async def test_a_client_that_goes_away_leaves_no_claim_and_a_receipt() -> None:
+    waits = asyncio.Event()
+
+    class Full(FakePool):
+        @contextlib.asynccontextmanager
+        async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+            waits.set()
+            await asyncio.Event().wait()
+            yield None
+
+    router, receipts = FakeRouter(), ReceiptRing()
+    task = asyncio.create_task(send(Full(), router, receipts))
+    await waits.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert router.events == ["claim a", "withdraw a"]
+    assert only(receipts).attempts[0].outcome == "cancelled"
+
+
+async def test_closing_the_chunks_unread_cancels_the_call() -> None:
+    pool = FakePool((*ANSWER, *ANSWER))
+    sent = await send(pool)
+    await sent.aclose()
+    assert pool.streams[0].is_cancelled
+
+
+async def test_nobody_waits_long_for_a_replica_where_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nobody(FakePool):
+        @contextlib.asynccontextmanager
+        async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+            await asyncio.sleep(60)
+            yield None
+
+    class Unknown(FakeRouter):
+        async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
+            return Placement(Decision("fallback", "nobody is there", ()))
+
+    monkeypatch.setattr(attempt, "NO_REPLICA_TIMEOUT_S", 0.05)
+    with pytest.raises(OverloadedError, match=r"within 0\.05 s"):
+        await send(Nobody(), Unknown())
+
+
+async def test_a_stream_that_is_closed_amid_frees_its_place_and_keeps_its_claim() -> None:
+    pool, router, receipts = FakePool((*ANSWER[:1], *ANSWER)), FakeRouter(), ReceiptRing()
+    sent = await send(pool, router, receipts)
+    assert (await anext(sent)).text == "x"
+    assert pool.held == 1
+    await sent.aclose()
+    assert (pool.held, pool.streams[0].is_cancelled, router.withdrawn) == (0, True, [])
+    assert sent.attempt.outcome is Outcome.CANCELLED
+    assert only(receipts).attempts[0].outcome == "answered"
+    await sent.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await anext(sent)
+
+
+@pytest.mark.parametrize("script", [ANSWER, (DiedError(),), (EngineRefusal("x"),), (KeyError("x"),), ()])
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_however_a_call_ends_no_place_stays_held(script: Any, is_streamed: bool) -> None:
+    pool = FakePool(*[script] * 3)
+    with contextlib.suppress(InvalidRequestError, KeyError, ReplicaLostError):
+        await texts(await send(pool, is_streamed=is_streamed))
+    assert pool.held == 0

@@ -1,0 +1,191 @@
+"""Every message that can reach a client, with an example of each: a new one has to be added here to be read."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aloraserve
+import aloraserve_services
+from aloraserve import errors
+from aloraserve.routing.placement import FallbackCause
+from aloraserve.serving.attempt import LostError
+from aloraserve.wire import reply_for
+
+INVALID = [
+    # bodies
+    "the body has 300000 bytes; at most 262144 are accepted",
+    "the body has more than 262144 bytes, the most that is accepted for a context of 2048 tokens",
+    "the body is not UTF-8 at byte 0",
+    "the body is not a JSON object",
+    "the body is nested too deeply",
+    "the body has the key 'model' twice in one object",
+    "the body has NaN, which is not JSON; finite numbers are accepted",
+    "the body has a number with too many digits",
+    # prompts
+    "model is 'safety' and chat_template_kwargs.adapter_name is 'plain'; send one of them, or the base model 'base' "
+    "with an adapter_name",
+    "chat_template_kwargs cannot set 'chat_template'",
+    "the chat template refuses the messages: system comes first",
+    "prompt has token id 128; the vocabulary has 128",
+    "the prompt has no tokens; at least 1 is needed",
+    "the prompt has 9000 tokens; the model's context holds 8192, answer included",
+    "max_tokens is 25, but after the prompt's 40 tokens the model's context of 64 has room for 24",
+    # queries
+    "limit is '0'; 1 to 1000 are accepted",
+    "window is '2d'; 1m to 24h are accepted, such as 90s, 15m or 1h",
+    # engines
+    "the invocation is empty; an aLoRA adapter has at least one invocation token",
+]
+FIELDS = [
+    # what stands after a field's name
+    "is too long; at most 8388608 bytes of text are accepted",
+    "contains a lone surrogate; valid Unicode text is accepted",
+    "must be a string or a list of at most 4 strings",
+    "must be a string or a list of token ids, and not empty",
+    "has 2000000 token ids; at most 1000000 are accepted",
+    "has an entry that is not a token id, an integer from 0 to 2147483647",
+    "is a list of 2 prompts; send one prompt per request",
+    "is not supported by this server; only false is accepted",
+    "has 17 entries; at most 16 are accepted",
+    "has a name that is not an identifier of at most 64 characters",
+    "has an 'adapter_name' that is not an adapter's name; send a string",
+    "has a 'style' that is not a string, number, true, false or null",
+    "has a 'style' above 1024 bytes",
+    "has a 'style' that is not a finite number below 2**63",
+    # whole sentences
+    "'max_tokens' and 'max_completion_tokens' differ; send one of them",
+    "'top_logprobs' is accepted only with 'logprobs': true",
+    "'messages' carry more than 8388608 bytes of text",
+    "'stream_options' is accepted only with 'stream': true",
+    "'n' above 1 needs a 'temperature' above 0: greedy choices are equal",
+]
+EXAMPLES = {
+    "InvalidRequestError": INVALID,
+    "refusal": FIELDS,
+    "EngineRefusal": [
+        "prompt and answer need 5000 tokens of KV cache; the engine has 4096",
+        "the prompt does not contain the invocation of 'safety'",
+    ],
+    "UnknownModelError": ["model 'nobody' is not served; served are base, plain, safety"],
+    "AuthenticationError": [
+        "an API key is needed: send the header 'Authorization: Bearer <key>'",
+        "the API key is not known",
+    ],
+    "NotPermittedError": [
+        "this needs a key of the setting admin_keys; a tenant key is not sufficient",
+        "on a public address this needs a key of the setting admin_keys; none is set",
+    ],
+    "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that this gateway routed are kept"],
+    "OverloadedError": [
+        "too many requests are queued; retry later",
+        "no replica took the call within 600 s; retry later",
+    ],
+    "ReplicaLostError": [
+        "3 replicas were lost before the first token; retry later",
+        "the replica ended the call without an answer",
+    ],
+}
+STATUS = {
+    errors.InvalidRequestError: 400,
+    errors.UnknownModelError: 404,
+    errors.AuthenticationError: 401,
+    errors.NotPermittedError: 403,
+    errors.UnknownReceiptError: 404,
+    errors.OverloadedError: 429,
+    errors.ReplicaLostError: 502,
+    errors.DirectoryUnavailableError: 503,
+    # The operator's; a client learns nothing of them.
+    errors.InvalidAdapterError: 500,
+    errors.SettingsError: 500,
+    errors.KeySpaceMismatchError: 500,
+    errors.StartError: 500,
+}
+BAD_ENGLISH = re.compile(
+    r"(?<!there )\b(is|are) no\b|\banew\b|\btells?\b|\btold\b"
+    r"|waiting room|does not do|left alone|\ba (request|block|call)\b$"
+)
+ROOTS = [Path(inspect.getfile(package)).parent for package in (aloraserve, aloraserve_services)]
+ALL_EXAMPLES = [example for group in EXAMPLES.values() for example in group]
+
+
+def sites() -> Iterator[tuple[str, str]]:
+    """Yield the class and the template of every message, its placeholders as "{}"."""
+    for path in (path for root in ROOTS for path in root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in EXAMPLES:
+                message = node.args[1 if node.func.id == "refusal" else 0]
+                # What is handed on from elsewhere is listed there, or is an engine's own.
+                if isinstance(message, ast.Constant | ast.JoinedStr):
+                    yield node.func.id, template(message)
+
+
+def template(message: ast.Constant | ast.JoinedStr) -> str:
+    if isinstance(message, ast.Constant):
+        return str(message.value)
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in message.values)
+
+
+def fits(found: str, example: str) -> bool:
+    pattern = ".+".join(re.escape(part) for part in found.split("{}"))
+    return re.fullmatch(pattern, example) is not None
+
+
+def test_every_message_has_an_example() -> None:
+    missing = [(kind, found) for kind, found in sites() if not any(fits(found, example) for example in EXAMPLES[kind])]
+    assert missing == []
+
+
+def test_every_example_is_of_a_message() -> None:
+    found = set(sites())
+    stale = [
+        example
+        for kind, examples in EXAMPLES.items()
+        for example in examples
+        if not any(fits(one, example) for of, one in found if of == kind)
+    ]
+    assert stale == []
+
+
+def test_every_error_class_has_a_status() -> None:
+    classes = {one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, errors.AloraserveError)}
+    assert set(STATUS) == classes - {errors.AloraserveError}
+
+
+@pytest.mark.parametrize(("kind", "status"), STATUS.items())
+def test_the_status_of_each_class(kind: type[errors.AloraserveError], status: int) -> None:
+    reply = reply_for(kind("a message"))
+    assert reply.status == status
+    assert reply.body["error"]["message"] == ("a message" if status != 500 else "internal error")
+
+
+def test_a_stream_that_breaks_off_says_so() -> None:
+    reply = reply_for(LostError("replica-7", "ActorDiedError"))
+    assert (reply.status, reply.body["error"]["code"]) == (502, "replica_lost")
+    assert reply.body["error"]["message"] == "the replica was lost while it answered; the answer is incomplete"
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (FallbackCause.SLOW, "the directory did not answer within 10 ms"),
+        (FallbackCause.UNREACHABLE, "the directory cannot be reached"),
+        (FallbackCause.BREAKER_OPEN, "directory circuit breaker is open"),
+        (FallbackCause.NO_REPLICA, "the directory has no live replica"),
+    ],
+)
+def test_why_the_directory_was_not_used(cause: FallbackCause, message: str) -> None:
+    """Not an error, but a client reads it in ``x-aloraserve-reason``."""
+    assert cause.message(0.010) == message
+
+
+@pytest.mark.parametrize("example", ALL_EXAMPLES)
+def test_messages_are_plain_english(example: str) -> None:
+    assert not BAD_ENGLISH.search(example)
+    assert not example.endswith((".", "!"))
+    assert example[0].islower() or not example[0].isalpha()
