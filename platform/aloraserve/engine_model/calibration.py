@@ -85,8 +85,8 @@ class Calibration(_Part):
         block_tokens: tokens a block of the measured engine.
         max_num_batched_tokens: tokens a step.
         max_num_seqs: requests that run at once.
-        decode_beside_prefill: whether answers are computed beside prompts, in steps of their own, as where prefill and
-            decoding run apart; vLLM's steps compute both.
+        prefill_apart: whether prompts are computed one after the other, with answers beside them in steps of their own;
+            vLLM's steps compute both together.
         fit: how well the figures fit what was measured, where they were measured.
     """
 
@@ -104,7 +104,7 @@ class Calibration(_Part):
     block_tokens: int = Field(ge=1, le=4096)
     max_num_batched_tokens: int = Field(ge=1, le=1_000_000)
     max_num_seqs: int = Field(ge=1, le=100_000)
-    decode_beside_prefill: bool = False
+    prefill_apart: bool = False
     fit: dict[str, float] = Field(default_factory=dict, max_length=50)
 
 
