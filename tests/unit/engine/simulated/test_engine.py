@@ -307,7 +307,7 @@ async def played(one: Fixture, calls: list[Any], *, is_evicting: bool) -> None:
     one.engine.shutdown()
 
 
-async def test_what_an_alora_stored_before_its_activation_is_reported_the_base_model_s(made: Any) -> None:
+async def test_what_an_alora_stored_before_its_activation_is_reported_as_the_base_model_s(made: Any) -> None:
     one = made()
     await one.cached(one.call([*prompt(1, 6), 70, 71, *prompt(2, 4)], adapter="safety", cache_salt="t"))
     stored = [event for batch in one.events._waiting for event in batch.events if isinstance(event, BlocksStored)]
