@@ -39,6 +39,10 @@ class DecodeSeries:
         """How many answers the steps compute."""
         return len(self._heap)
 
+    def __contains__(self, request: Request) -> bool:
+        """Whether an answer was added and has neither ended nor been given up."""
+        return request.end_step >= 0 or request.request_id in self._joining
+
     @property
     def tokens_s(self) -> float:
         """What a token for each answer adds to a step."""
@@ -125,10 +129,14 @@ class DecodeSeries:
         return self._tokens_before(request) + self._steps_ended(now_s)
 
     def token_s(self, request: Request, tokens: int) -> float:
-        """Return when a request that was added will have so many tokens, or when that will be known better."""
-        if request.end_step < 0 or self._steps <= 1:
+        """Return when a request that was added will have so many tokens, or the first moment at which it may have."""
+        joins = request.end_step < 0
+        steps = tokens - (request.num_output_tokens if joins else self._tokens_before(request))
+        beyond = steps if joins else steps - self._steps
+        if beyond > 0:
+            return self.next_s + beyond * self._times.fixed_s
+        if self._steps <= 1:
             return self.next_s
-        steps = min(tokens - self._tokens_before(request), self._steps)
         return self._started_s + series_s(self.step_s, self._growth_s, max(steps, 0))
 
     def _push(self, request: Request) -> None:

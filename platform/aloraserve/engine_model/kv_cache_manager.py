@@ -61,7 +61,7 @@ class KVCacheManager:
         self._uncomputed.difference_update(self._keys(request)[: request.num_computed_tokens // self.block_tokens])
 
     def cache_blocks(self, request: Request, num_computed_tokens: int) -> None:
-        """Have the blocks cached that a running request's answer has filled so far."""
+        """Have the blocks cached that a request's answer has filled; vLLM does so as they are filled."""
         known, whole = request.num_keyed_blocks, num_computed_tokens // self.block_tokens
         if whole <= known:
             return
@@ -84,7 +84,6 @@ class KVCacheManager:
     def reset_prefix_cache(self) -> None:
         """Drop every block; no request may run."""
         self.cache.clear()
-        self._uncomputed.clear()
         self._events.append(AllBlocksCleared())
 
     def take_events(self) -> list[KVCacheEvent]:

@@ -61,6 +61,7 @@ class Scheduler:
         self.busy_s = 0.0
         self._times = calibration
         self._prefill = calibration.prefill.model
+        self._prompts_per_step = 1 if calibration.prefill_apart else calibration.max_num_seqs
         self._kv_tokens = kv_tokens
         self._waiting: deque[Request] = deque()
         self._prefilling: list[Request] = []
@@ -126,46 +127,40 @@ class Scheduler:
             return
         if self._answers.next_s == math.inf:
             self._begin_step(now_s)
-        elif self._times.decode_beside_prefill:
+        elif self._times.prefill_apart:
             self.busy_s += now_s - self._since_s
             self._begin_step(now_s)
         else:
             self._answers.cut(now_s)
 
     def advance(self, now_s: float) -> EngineCoreOutputs:
-        """End the steps that end until then, begin those that follow, and return what came of it."""
+        """End the steps that end until then, begin those that follow, and return what came of it.
+
+        Events of a step that has begun are kept until it ends, as vLLM does.
+        """
         outputs = EngineCoreOutputs()
         while (event_s := self.next_event_s) <= now_s:
             self._end_step(event_s, outputs)
-        outputs.kv_events = self.kv_cache_manager.take_events()
+            outputs.kv_events += self.take_events()
+            self._begin_step(event_s)
         return outputs
+
+    def take_events(self) -> list[KVCacheEvent]:
+        """Return the changes of the cache that were not returned yet, also those of the step that runs."""
+        return self.kv_cache_manager.take_events()
 
     def num_output_tokens(self, request: Request, now_s: float) -> int:
         """Return how many tokens of a request's answer are out; ``now_s`` is not later than :attr:`next_event_s`."""
         return self._answers.num_output_tokens(request, now_s) if request.end_step >= 0 else request.num_output_tokens
 
     def token_s(self, request: Request, tokens: int) -> float:
-        """Return when a request that is not finished will have so many tokens, or when that will be known better.
+        """Return when a request will have so many tokens, or the first moment at which it may have.
 
         Args:
             request: not finished.
             tokens: more than it has.
         """
-        return self._answers.token_s(request, tokens) if request.end_step >= 0 else self.next_event_s
-
-    def cache_blocks(self, request: Request, num_output_tokens: int) -> None:
-        """Have the blocks cached that a running request's answer has filled so far; those of a whole answer always are.
-
-        Args:
-            request: one that does not run is left as it is.
-            num_output_tokens: that are out; the last one's own KV is computed with the next.
-        """
-        if request.request_id in self.running and request.end_step >= 0:
-            self.kv_cache_manager.cache_blocks(request, request.num_prompt_tokens + num_output_tokens - 1)
-
-    def take_events(self) -> list[KVCacheEvent]:
-        """Return how the cache changed since :meth:`advance`."""
-        return self.kv_cache_manager.take_events()
+        return self._answers.token_s(request, tokens) if request in self._answers else self.next_event_s
 
     def reset_prefix_cache(self, now_s: float, *, reset_running_requests: bool = False) -> bool:
         """Drop every cached block; return whether that was done.
@@ -194,14 +189,13 @@ class Scheduler:
                 self.kv_cache_manager.set_computed(request)
                 if request.num_computed_tokens >= request.num_tokens:
                     self._end_prefill(request, now_s, outputs)
-        self._begin_step(now_s)
 
     def _begin_step(self, now_s: float) -> None:
         """Begin a step with prompts unless one runs, and steps of answers unless they run."""
         self._since_s = now_s
         answers = self._answers
         if self._step_end_s == math.inf:
-            if self._times.decode_beside_prefill:
+            if self._times.prefill_apart:
                 self._begin_prompts_alone(now_s)
             else:
                 self._begin_prompts(now_s)
@@ -226,7 +220,7 @@ class Scheduler:
     def _schedule_prompts(self, budget: int) -> float:
         """Choose what of which prompts the step computes within a budget; return how long that takes."""
         seconds = 0.0
-        for request in self._prefilling:
+        for request in self._prefilling[: self._prompts_per_step]:
             tokens = min(request.num_tokens - request.num_computed_tokens, budget)
             if tokens <= 0:
                 break
@@ -237,7 +231,7 @@ class Scheduler:
     def _schedule_waiting(self, budget: int) -> float:
         seconds = 0.0
         passed: list[Request] = []
-        while self._waiting and budget > 0 and len(self.running) < self._times.max_num_seqs:
+        while self._waiting and budget > 0 and self._has_slot:
             request = self._waiting[0]
             if not self.adapter_slots.has_room(request.adapter):
                 passed.append(self._waiting.popleft())
@@ -251,6 +245,11 @@ class Scheduler:
             budget -= tokens
         self._waiting.extendleft(reversed(passed))
         return seconds
+
+    @property
+    def _has_slot(self) -> bool:
+        """Whether one more request may begin in the step."""
+        return len(self.running) < self._times.max_num_seqs and len(self._chunks) < self._prompts_per_step
 
     def _run(self, request: Request) -> float:
         """Have a request with blocks run; return how long loading its adapter takes."""

@@ -75,8 +75,8 @@ class Generation:
     @property
     def overlap_tokens(self) -> int:
         """Prompt tokens that the decision expected to be cached there."""
-        estimates = self.decision.estimates
-        return next((one.overlap_tokens for one in estimates if one.replica == self.replica), 0)
+        estimates, replica = self.decision.estimates, self.replica
+        return next((candidate.overlap_tokens for candidate in estimates if candidate.replica == replica), 0)
 
     @property
     def cached_tokens(self) -> int:

@@ -68,7 +68,9 @@ class CallObservers(CallObserver):
 
     def __init__(self, observers: Sequence[CallObserver]) -> None:
         for event in EVENTS:
-            setattr(self, event, _all_of([getattr(one, event) for one in observers if _wants(one, event)]))
+            setattr(
+                self, event, _all_of([getattr(observer, event) for observer in observers if _wants(observer, event)])
+            )
 
 
 def _wants(observer: CallObserver, event: str) -> bool:

@@ -1,4 +1,7 @@
-"""A scheduler driven by simulated time: an event of the queue for each of its own."""
+"""A scheduler driven by simulated time: an event of the queue for each of its own.
+
+A step's KV events are handed on when it begins; vLLM does so when it ends.
+"""
 
 from __future__ import annotations
 
@@ -59,5 +62,6 @@ class EventQueueDriver:
         if wake_s == self._wake_s:
             self._wake_s = math.inf
             outputs = self._scheduler.advance(wake_s)
+            outputs.kv_events += self._scheduler.take_events()
             self._arm()
             self._on_outputs(outputs)

@@ -94,15 +94,15 @@ class ModelledEngine:
         self._driver = EventQueueDriver(self.scheduler, loop, self._stepped)
         self._requests: dict[RequestId, ModelledRequest] = {}
         self._wanted: Counter[str] = Counter()
-        self._loopd_tokens = 0
-        self._loopd_s = 0.0
+        self._queued_tokens = 0
+        self._queued_s = 0.0
         self._request_tokens = 0
         self._service_s = 0.0
 
     @property
     def queued_prefill_tokens(self) -> int:
         """Tokens to prefill of requests whose first token is not out."""
-        return self._loopd_tokens
+        return self._queued_tokens
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -129,8 +129,8 @@ class ModelledEngine:
         request.queued_tokens, request.queued_s = self._expected(request)
         self._driver.add_requests([request])
         self._requests[call.request] = request
-        self._loopd_tokens += request.queued_tokens
-        self._loopd_s += request.queued_s
+        self._queued_tokens += request.queued_tokens
+        self._queued_s += request.queued_s
         self._request_tokens += request.num_prompt_tokens + request.max_tokens
         if call.adapter is not None:
             self._wanted[call.adapter] += 1
@@ -156,11 +156,11 @@ class ModelledEngine:
         return ReplicaLoad(
             running=decoding,
             waiting=scheduler.num_waiting + scheduler.num_prefilling,
-            queued_prefill_tokens=self._loopd_tokens,
+            queued_prefill_tokens=self._queued_tokens,
             kv_usage=self.cache.usage,
             prefill_tokens_per_s=1 / times.prefill.s_per_token,
             max_requests=times.max_num_seqs,
-            queued_prefill_s=max(self._loopd_s, LEAST_QUEUE_S) if self._loopd_tokens > 0 else 0.0,
+            queued_prefill_s=max(self._queued_s, LEAST_QUEUE_S) if self._queued_tokens > 0 else 0.0,
             prefill_fixed_s=times.prefill.fixed_s,
             prefill_s_per_token=times.prefill.s_per_token,
             prefill_s_per_square_token=times.prefill.s_per_square_token,
@@ -201,8 +201,8 @@ class ModelledEngine:
         self._on_step(StepResult(first_tokens, finished, [_placed(event) for event in outputs.kv_events]))
 
     def _prefilled(self, request: ModelledRequest) -> None:
-        self._loopd_tokens -= request.queued_tokens
-        self._loopd_s -= request.queued_s
+        self._queued_tokens -= request.queued_tokens
+        self._queued_s -= request.queued_s
 
     def _ended(self, request: ModelledRequest) -> None:
         del self._requests[request.request_id]

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from aloraserve.adapters.folder import MAX_ADAPTERS
 from aloraserve.engine_model.calibration import AdapterTimes, Calibration
 from aloraserve.engine_model.fitting import decode_error, fit_decode, fit_prefill, prefill_error
 from aloraserve_services.cli.client import StreamingClient
@@ -26,7 +27,7 @@ from aloraserve_services.cli.engine_timer import (
 )
 from aloraserve_services.cli.options import ChosenSettings, PromptSeed, takes_settings
 from aloraserve_services.models.hardware import describe_machine
-from aloraserve_services.plan import FleetPlan, make_plan
+from aloraserve_services.plan import FleetPlan, make_plan, require_engine
 
 OVERHEAD_TOKENS = (64, 256, 512, 1024)
 
@@ -44,6 +45,7 @@ def calibrate(
     from aloraserve_services.models.untrained import demo_adapters
 
     settings = own_settings(chosen, output, replicas=1)
+    require_engine(settings)
     steps = Steps()
     plan = make_plan(settings, adapters_dir=functools.partial(demo_adapters, settings.state_dir), progress=steps)
     found = calibration(plan, name, engine_figures(plan, rounds=rounds, seed=seed, progress=steps))
@@ -95,7 +97,7 @@ def calibration(plan: FleetPlan, name: str, figures: EngineFigures) -> Calibrati
         adapters=AdapterTimes(
             load_s=figures.adapter_load_s,
             slots=settings.max_loras,
-            resident=max(len(plan.adapters), settings.max_loras),
+            resident=max(MAX_ADAPTERS, settings.max_loras),
         ),
         kv_tokens=kv_tokens(plan),
         block_tokens=settings.block_tokens,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aloraserve.errors import StartError
 from aloraserve_services.engine.base import EngineParts
-from aloraserve_services.plan import FleetPlan
+from aloraserve_services.plan import FleetPlan, require_engine
 
 if TYPE_CHECKING:
     from aloraserve_services.engine.simulated.engine import SimulatedEngine
@@ -20,7 +20,12 @@ has two cores."""
 
 
 def open_vllm(plan: FleetPlan) -> EngineParts:
-    """Start vLLM's engine on the running event loop."""
+    """Start vLLM's engine on the running event loop.
+
+    Raises:
+        StartError: vLLM is not installed here.
+    """
+    require_engine(plan.settings)
     from aloraserve_services.engine.vllm.engine import VllmEngine, prepare_environment
     from aloraserve_services.engine.vllm.event_stream import EventStream
 
@@ -42,7 +47,6 @@ def open_simulated(plan: FleetPlan) -> tuple[SimulatedEngine, SimulatedEvents]:
     if plan.calibration is None:
         raise StartError("the plan has no calibration; a simulated engine needs one")
     events = SimulatedEvents()
-    adapters = {adapter.name: adapter for adapter in plan.adapters}
     words = AnswerWords.read(plan.model_path)
-    engine = SimulatedEngine(plan.calibration, plan.keyspace, adapters, words, events, stream_tokens=STREAM_TOKENS)
+    engine = SimulatedEngine(plan.calibration, plan.keyspace, words, events, stream_tokens=STREAM_TOKENS)
     return engine, events

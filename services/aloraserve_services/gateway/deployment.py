@@ -7,11 +7,11 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 
-from aloraserve.adapters import StaticRegistry
 from aloraserve.directory.base import Directory
 from aloraserve.routing.expected_ttft import ExpectedTtftTuning
 from aloraserve.routing.policies import make_policy, policy_kind
@@ -20,9 +20,11 @@ from aloraserve.routing.router import Router
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
+from aloraserve.settings import Settings
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
+from aloraserve_services.gateway.adapters import following
 from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_spans import CallSpans
@@ -32,11 +34,14 @@ from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
+from aloraserve_services.gateway.receipts import FleetReceipts, ask_gateways
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.serve_pool import ServePool
-from aloraserve_services.plan import FleetPlan
+from aloraserve_services.plan import FleetPlan, make_plan
 
 ENGINE = "engine"
+GATEWAY = "gateway"
+log = structlog.get_logger(__name__)
 
 
 class Gateway:
@@ -57,32 +62,32 @@ class Gateway:
         if not settings.metrics:
             self._metrics.turn_off()
         self._tracing = Tracing()
-        adapters = StaticRegistry(plan.adapters, plan.refused, base_names=(plan.served_name,))
+        self._adapters = plan.open_registry()
         directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
-            adapters.resolve,
+            self._adapters.resolve,
             hour_price=settings.accelerator_hour_price,
             on_failure=self._metrics.ledger_failures.inc,
         )
         tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
-        receipts = ReceiptRing(settings.receipts)
+        self._receipts = receipts = ReceiptRing(settings.receipts)
         observers = [ReceiptWriter(receipts), CallMetrics(self._metrics), CallSpans(self._tracing), self._savings]
         prompts = PromptBuilder(
             AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True),
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=settings.max_model_len,
-            resolve=adapters.resolve,
+            resolve=self._adapters.resolve,
         )
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
             Dispatcher(self._router(plan, directory), ServePool(engines), observers),
             base_model=plan.served_name,
-            adapters=adapters,
+            adapters=self._adapters,
             replicas=self._replicas,
             max_model_len=settings.max_model_len,
         )
@@ -90,9 +95,9 @@ class Gateway:
             plan,
             tenants,
             directory,
-            adapters,
+            self._adapters,
             replicas=self._replicas,
-            receipts=receipts,
+            receipts=self._fleet_receipts(settings.gateways),
             savings=self._savings,
             metrics=self._metrics.text,
             targets=self._process.targets,
@@ -107,9 +112,18 @@ class Gateway:
         add_error_handlers(app)
         return app
 
+    async def own_receipt(self, request_id: str) -> dict[str, Any] | None:
+        """Return this gateway's receipt of a request; other gateways call this."""
+        found = self._receipts.get(request_id)
+        return None if found is None else found.as_dict()
+
+    async def own_receipts(self, limit: int) -> list[dict[str, Any]]:
+        """Return this gateway's last receipts, the newest first; other gateways call this."""
+        return [receipt.as_dict() for receipt in self._receipts.latest(limit)]
+
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        async with self._process.lifespan(app), self._savings.flushing():
+        async with self._process.lifespan(app), self._savings.flushing(), following(self._adapters):
             yield
 
     def _router(self, plan: FleetPlan, directory: Directory) -> Router:
@@ -129,5 +143,25 @@ class Gateway:
             use_directory=policy_kind(settings.policy).asks_directory,
         )
 
+    def _fleet_receipts(self, gateways: int) -> FleetReceipts:
+        ask_all = ask_gateways(GATEWAY, self._app_name) if gateways > 1 else None
+        return FleetReceipts(self.own_receipt, self.own_receipts, ask_all)
+
     def _replicas(self) -> tuple[str, ...]:
         return known_replicas(ENGINE, self._app_name)
+
+
+class GatewayReplica(Gateway):
+    """A gateway as Serve starts it: from the settings alone.
+
+    Args:
+        settings: of the fleet, as :func:`aloraserve_services.app.build` decided them.
+        engines: Serve's handle of the engine deployment.
+
+    Raises:
+        SettingsError: the model or the adapters are not on this machine.
+        StartError: the packaged model cannot be converted.
+    """
+
+    def __init__(self, settings: Settings, engines: Any) -> None:
+        super().__init__(make_plan(settings, progress=log.info), engines)

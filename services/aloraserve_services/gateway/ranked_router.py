@@ -51,4 +51,4 @@ class RankedRequestRouter(RequestRouter):
 def in_order(replicas: Sequence[Any], rank: Sequence[str]) -> list[Any]:
     """Return every replica, those in ``rank`` first and in its order, the others as they came."""
     position = {replica: index for index, replica in enumerate(rank)}
-    return sorted(replicas, key=lambda one: position.get(one.replica_id.unique_id, len(position)))
+    return sorted(replicas, key=lambda replica: position.get(replica.replica_id.unique_id, len(position)))

@@ -17,6 +17,8 @@ from aloraserve_services.engine.simulated.faults import SeverableDirectory
 
 LONG = 2000
 """Tokens whose prefill takes longer than the time between two heartbeats."""
+LONG_ANSWER = 9000
+"""Tokens of an answer that goes on while the test runs: the engine does not wait for its reader."""
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ async def test_savings_follow_the_engines_cache_when_it_is_emptied(
 ) -> None:
     async with started_host(directory) as started:
         first = await started.answer(engine_call("first"))
-        other = started.host.generate(engine_call("other", tokens=9, max_tokens=2))
+        other = started.host.generate(engine_call("other", tokens=9, max_tokens=LONG_ANSWER))
         await anext(other)
         assert await started.host.empty_cache(preempt=is_emptied) == is_emptied
         second = await started.answer(engine_call("second"))
@@ -122,7 +124,7 @@ async def test_closing_ends_the_engine_s_own_call_and_whoever_follows_it_hears_o
     followed = Followed()
     async with started_host(directory) as started:
         started.host.observe(lambda call: followed)
-        replies = started.host.generate(engine_call(max_tokens=9))
+        replies = started.host.generate(engine_call(max_tokens=LONG_ANSWER))
         await anext(replies)
         assert started.engine.kv_usage > 0
         await replies.aclose()

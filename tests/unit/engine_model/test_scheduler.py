@@ -196,6 +196,17 @@ def test_kv_events_name_blocks_by_their_chains_and_tails_go_first(engine: Engine
     assert removed.removed == call.keys[-1:-3:-1][: len(removed.removed)]
 
 
+def test_a_steps_events_are_out_when_it_ends(engine: Engine, make_call: MakeCall) -> None:
+    first = engine.submit(make_call(64), 0.0)
+    second = engine.submit(make_call(64, stream=1), 0.0)
+    assert engine.advance(0.05).kv_events == []
+    for request in (first, second):
+        (event,) = engine.end_step()
+        assert isinstance(event, BlocksChanged)
+        assert event.request is request
+    assert engine.take_events() == []
+
+
 def test_an_answer_is_found_by_who_goes_on_from_it(engine: Engine, make_call: MakeCall) -> None:
     longer = make_call(112)
     engine.submit(make_call(64, 40), 0.0, lambda: longer.keys[4:6])
@@ -250,6 +261,16 @@ def test_an_answers_tokens_are_known_at_any_time(engine: Engine, make_call: Make
         assert engine.num_output_tokens(request, engine.token_s(request, tokens + 1)) == tokens + 1
     finish(engine)
     assert engine.num_output_tokens(request, 50.0) == 11
+
+
+def test_when_a_token_comes_is_never_said_too_late(engine: Engine, make_call: MakeCall) -> None:
+    """Also of one beyond the steps that run: whoever waits for it looks again, at most once a step."""
+    first, second = (engine.submit(make_call(64, tokens, stream=tokens), 0.0) for tokens in (5, 40))
+    engine.advance(0.2)
+    said_s = engine.token_s(second, 30)
+    assert said_s > first.first_token_s + 28 * 0.020
+    engine.advance(said_s)
+    assert 20 < engine.num_output_tokens(second, said_s) <= 30
 
 
 def test_an_aborted_answer_frees_its_blocks_and_slots_at_once(engine: Engine, make_call: MakeCall) -> None:
@@ -318,19 +339,6 @@ def test_an_aborted_answers_blocks_stay_as_far_as_they_were_computed(engine: Eng
     assert engine.kv_cache_manager.cache.match(longer.keys) == 6
 
 
-def test_an_answers_blocks_are_cached_as_it_grows_if_the_driver_says_so(engine: Engine, make_call: MakeCall) -> None:
-    longer = make_call(160)
-    request = engine.submit(make_call(64, 96), 0.0, lambda: longer.keys[4:])
-    engine.advance(engine.next_event_s)
-    engine.cache_blocks(request, 16)
-    assert engine.kv_cache_manager.cache.match(longer.keys) == 4
-    engine.cache_blocks(request, 17)
-    assert engine.kv_cache_manager.cache.match(longer.keys) == 5
-    (event,) = engine.take_events()
-    assert isinstance(event, BlocksChanged)
-    assert (list(event.stored), event.first) == (longer.keys[4:5], 4)
-
-
 def test_a_reset_drops_nothing_while_requests_run(engine: Engine, make_call: MakeCall) -> None:
     call = make_call(64, 10)
     engine.submit(call, 0.0)
@@ -386,18 +394,29 @@ def test_ids_in_use_are_refused(engine: Engine, make_call: MakeCall) -> None:
         engine.submit(make_call(16, 0), 0.0)
 
 
-def test_answers_go_on_beside_prompts_where_they_are_computed_apart(
-    calibration: Calibration, make_call: MakeCall
-) -> None:
-    apart = calibration.model_copy(update={"decode_beside_prefill": True})
-    engine = Engine(apart, kv_tokens=1600, block_tokens=16)
-    first = engine.submit(make_call(64, 11), 0.0)
-    engine.advance(engine.next_event_s)
-    second = engine.submit(make_call(100, 3, stream=1), first.first_token_s + 0.005)
-    finish(engine)
+@pytest.fixture
+def apart(calibration: Calibration) -> Engine:
+    return Engine(calibration.model_copy(update={"prefill_apart": True}), kv_tokens=1600, block_tokens=16)
+
+
+def test_answers_go_on_beside_prompts_where_those_are_computed_apart(apart: Engine, make_call: MakeCall) -> None:
+    first = apart.submit(make_call(64, 11), 0.0)
+    apart.advance(apart.next_event_s)
+    second = apart.submit(make_call(100, 3, stream=1), first.first_token_s + 0.005)
+    finish(apart)
     # The prompt begins at once and pays nothing for the answer beside it; the answer does not wait for the prompt.
     assert second.first_token_s == pytest.approx(first.first_token_s + 0.005 + 0.010 + 0.100)
     joins_s = first.first_token_s + 6 * 0.021
     assert second.finished_s == pytest.approx(joins_s + 2 * 0.022)
     assert first.finished_s == pytest.approx(joins_s + 2 * 0.022 + 2 * 0.021)
-    assert engine.busy_s == pytest.approx(first.finished_s)
+    assert apart.busy_s == pytest.approx(first.finished_s)
+
+
+def test_prompts_that_are_computed_apart_come_one_after_the_other(apart: Engine, make_call: MakeCall) -> None:
+    requests = [request_of(make_call(tokens, stream=tokens), 0.0) for tokens in (300, 100, 50)]
+    for request in requests:
+        apart.add_request(request)
+    apart.schedule(0.0)
+    finish(apart)
+    ends = [2 * 0.010 + 0.300, 3 * 0.010 + 0.400, 4 * 0.010 + 0.450]
+    assert [request.first_token_s for request in requests] == pytest.approx(ends)

@@ -38,7 +38,7 @@ def calibration(*, is_apart: bool) -> Calibration:
         block_tokens=BLOCK,
         max_num_batched_tokens=BUDGET,
         max_num_seqs=MAX_NUM_SEQS,
-        decode_beside_prefill=is_apart,
+        prefill_apart=is_apart,
     )
 
 
@@ -75,11 +75,6 @@ class Play:
             self.scheduler.abort_requests([request_id], self.now_s)
             self.scheduler.schedule(self.now_s)
 
-    def cache_answer(self, number: int) -> None:
-        if self.requests:
-            request = self.requests[number % len(self.requests)]
-            self.scheduler.cache_blocks(request, self.scheduler.num_output_tokens(request, self.now_s))
-
     def reset(self, *, preempt: bool) -> None:
         was_running = bool(self.scheduler.running)
         waiting = [request for request in self.requests if request.status is RequestStatus.WAITING]
@@ -106,7 +101,7 @@ class Play:
         assert set(cache._requests) == set(scheduler.running)
         assert len(scheduler.running) <= MAX_NUM_SEQS
         assert len(scheduler.adapter_slots.running) <= 1
-        beside = 0 if scheduler._times.decode_beside_prefill or not scheduler._chunks else len(scheduler._answers)
+        beside = 0 if scheduler._times.prefill_apart or not scheduler._chunks else len(scheduler._answers)
         assert sum(tokens for _, tokens in scheduler._chunks) + beside <= BUDGET
         assert len(scheduler.running) + scheduler.num_waiting == len(scheduler.requests)
         # What comes exactly at the end of a step of a series ends the series there.
@@ -144,7 +139,6 @@ ACTIONS = st.lists(
         ADDS,
         st.tuples(st.just("pass"), st.floats(0.001, 0.3)),
         st.tuples(st.just("abort"), st.integers(0, 50)),
-        st.tuples(st.just("cache answer"), st.integers(0, 50)),
         st.tuples(st.just("reset"), st.booleans()),
     ),
     max_size=30,
@@ -161,8 +155,6 @@ def play(actions: list[tuple[object, ...]], *, is_apart: bool) -> Play:
                 played.pass_s(seconds)
             case ("abort", int(number)):
                 played.abort(number)
-            case ("cache answer", int(number)):
-                played.cache_answer(number)
             case ("reset", bool(preempt)):
                 played.reset(preempt=preempt)
         played.check()
@@ -217,8 +209,6 @@ def test_times_do_not_depend_on_how_often_the_driver_looks(actions: list[tuple[o
                 often.now_s = end_s
             case ("abort", int(number)):
                 often.abort(number)
-            case ("cache answer", int(number)):
-                often.cache_answer(number)
             case ("reset", bool(preempt)):
                 often.reset(preempt=preempt)
     often.drain()

@@ -81,13 +81,15 @@ EXAMPLES = {
         "this needs a key of the setting admin_keys; a tenant key is not sufficient",
         "on a public address this needs a key of the setting admin_keys; none is set",
     ],
-    "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that this gateway routed are kept"],
+    "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that each gateway routed are kept"],
     "OverloadedError": [
         "too many requests are queued; retry later",
         "no replica took the call within 600 s; retry later",
     ],
     "ReplicaLostError": [
         "3 replicas were lost before the first token; retry later",
+        "model 'safety' cannot be served now: a replica does not have the version of adapter 'safety' that is served; "
+        "retry later",
         "the replica ended the call without an answer",
     ],
 }

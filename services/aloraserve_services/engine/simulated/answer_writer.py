@@ -18,44 +18,54 @@ class AnswerWriter:
         index: of the choice.
         answer: its words.
         sampling: how long it may be, what ends it and what to report.
-        cached_tokens: prompt tokens that were not computed.
+        cached_tokens: prompt tokens that were not computed, if that is known.
 
     Attributes:
+        cached_tokens: as chunks report it.
+        length: tokens that it has in the end.
         token_ids: what was generated.
         is_finished: whether there is nothing more to write.
     """
 
-    def __init__(self, index: int, answer: Answer, sampling: SamplingSettings, cached_tokens: int) -> None:
+    def __init__(self, index: int, answer: Answer, sampling: SamplingSettings, cached_tokens: int = 0) -> None:
         self.token_ids: list[int] = []
         self.is_finished = False
         self._index = index
         self._answer = answer
         self._sampling = sampling
-        self._cached_tokens = cached_tokens
+        self.cached_tokens = cached_tokens
         most = sampling.max_tokens or answer.length
         self._most = most if sampling.ignore_eos else min(answer.length, most)
         # What may be the beginning of a stop string is kept back.
         self._hold = max((len(stop) for stop in sampling.stop), default=1) - 1
         self._text = ""
         self._sent = 0
+        self.length = self._length()
 
     def write(self, tokens: int) -> Iterator[EngineChunk]:
         """Yield one chunk with up to ``tokens`` more words, nothing once the answer is finished."""
         if self.is_finished:
             return
         begin = len(self.token_ids)
-        words = [self._answer.word(at) for at in range(begin, min(begin + tokens, self._most))]
+        words = [self._answer.word(at) for at in range(begin, min(begin + tokens, self.length))]
         end, finish_reason = self._add(words)
         text, self._sent = self._text[self._sent : end], max(end, self._sent)
         self.is_finished = finish_reason is not None
         logprobs = tuple(self._chances(begin + at, word) for at, word in enumerate(words)) if self._reports else ()
         ids = tuple(word.token for word in words)
-        yield EngineChunk(self._index, text, len(words), finish_reason, self._cached_tokens, logprobs, token_ids=ids)
+        yield EngineChunk(self._index, text, len(words), finish_reason, self.cached_tokens, logprobs, token_ids=ids)
 
-    @property
-    def left(self) -> int:
-        """Tokens to the answer's end, if no stop string ends it before."""
-        return 0 if self.is_finished else self._most - len(self.token_ids)
+    def _length(self) -> int:
+        """Return how many tokens there are to the answer's end or to the one that completes a stop string."""
+        if not self._sampling.stop:
+            return self._most
+        text = ""
+        for at in range(self._most):
+            searched = max(0, len(text) - self._hold)
+            text += self._answer.word(at).text
+            if any(text.find(stop, searched) >= 0 for stop in self._sampling.stop):
+                return at + 1
+        return self._most
 
     @property
     def _reports(self) -> bool:

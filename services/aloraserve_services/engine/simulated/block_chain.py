@@ -1,16 +1,16 @@
-"""The blocks of a sequence that grows: their keys, and the events that tell of them."""
+"""The blocks of a sequence that grows: their keys and their events."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aloraserve.blocks import AdapterEffect, BlockKey, BlocksStored, KeySpace
+from aloraserve.blocks import AdapterEffect, BlocksStored, KeySpace
 
 
 class BlockChain:
     """A prompt and its answer so far, in whole blocks.
 
-    An engine's own hash of a block is its key here: both tell apart the same things.
+    An engine's own hash of a block is its key here: both distinguish the same things.
 
     Args:
         keyspace: where keys come from.
@@ -44,8 +44,8 @@ class BlockChain:
         other.token_ids, other.keys = list(self.token_ids), list(self.keys)
         return other
 
-    def grow(self, token_ids: Sequence[int]) -> list[BlockKey]:
-        """Append tokens and return the keys of the blocks that they fill."""
+    def grow(self, token_ids: Sequence[int]) -> None:
+        """Append tokens, and the keys of the blocks that they fill."""
         self.token_ids += token_ids
         width, old = self._keyspace.block_tokens, len(self.keys)
         for index in range(old, len(self.token_ids) // width):
@@ -53,14 +53,9 @@ class BlockChain:
             block = self.token_ids[index * width : (index + 1) * width]
             salt = self._effect.salt if self._effect is not None and self._is_adapters(index) else b""
             self.keys += self._keyspace.extend(parent, block, salt, self._base_tokens_of(index))
-        return self.keys[old:]
 
-    def stored(self, keys: Sequence[BlockKey]) -> list[BlocksStored]:
-        """Return the events of consecutive blocks that came to be cached: base ones and an adapter's apart."""
-        if not keys:
-            return []
-        first = self.keys.index(keys[0])
-        last = first + len(keys)
+    def stored(self, first: int, last: int) -> list[BlocksStored]:
+        """Return the events of blocks that came to be cached, ``last`` excluded: base ones and an adapter's apart."""
         split = last if self._split is None else min(max(self._split, first), last)
         return [self._event(start, end) for start, end in ((first, split), (split, last)) if start < end]
 
@@ -70,7 +65,7 @@ class BlockChain:
             hashes=tuple(self.keys[start:end]),
             parent=self.keys[start - 1] if start else None,
             token_ids=tuple(self.token_ids[start * width : end * width]),
-            adapter=self._effect.name if self._effect is not None and self._is_adapters(start) else None,
+            adapter=self._effect.version if self._effect is not None and self._is_adapters(start) else None,
             cache_salt=None if start else self._cache_salt,
             base_tokens=self._base_tokens_of(start),
         )

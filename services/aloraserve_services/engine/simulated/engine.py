@@ -1,81 +1,40 @@
-"""An engine without a model: vLLM's block reuse and a clock's patience, for a fleet that fits on two cores.
+"""An engine without a model: the modelled engine's scheduler with real prompts, words and KV events, in real time.
 
-It prefills one prompt after the other in the order in which they came, at the speed of a
-:class:`~aloraserve.engine_model.calibration.Calibration`, and decodes all running answers beside that, each at the
-calibration's time for a step. A call waits while all request slots are taken, its prompt and answer have no room in the
-KV cache, or, letting later calls pass, all adapter slots are (vLLM's ``v1/core/sched/scheduler.py``).
-
-Times are those of the model: what a busy machine adds to one step is not added to the next.
+What it computes when, and what it reuses, is the scheduler's (:mod:`aloraserve.engine_model.scheduler`), which the
+simulator runs too. Here every answer has words of the tokenizer, and every change of the cache is an event.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import (
     AdapterEffect,
-    BlockKey,
     BlocksCleared,
     BlocksRemoved,
     EngineEvent,
     KeySpace,
     activation_point,
 )
-from aloraserve.engine_model.adapter_slots import AdapterSlots
-from aloraserve.engine_model.block_cache import Allocation, BlockCache
 from aloraserve.engine_model.calibration import Calibration
+from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs, KVCacheEvent
+from aloraserve.engine_model.request import RequestId, choice_ids
+from aloraserve.engine_model.scheduler import Scheduler
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
 from aloraserve_services.engine.simulated.answer_words import AnswerWords
-from aloraserve_services.engine.simulated.answer_writer import AnswerWriter
+from aloraserve_services.engine.simulated.asyncio_driver import AsyncioDriver
 from aloraserve_services.engine.simulated.block_chain import BlockChain
+from aloraserve_services.engine.simulated.choice import Choice
 from aloraserve_services.engine.simulated.events import SimulatedEvents
+from aloraserve_services.engine.simulated.model_clock import ModelClock
 
 REMEMBERED_CALLS = 65_536
-_LEAST_SLEEP_S = 0.0005
-"""What is due within that time is done now: the event loop's own timers are not finer."""
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """A call in the engine.
-
-    Args:
-        call: the call.
-        chain: its prompt's blocks.
-        blocks: of prompt and answers, all that it may fill.
-        arrived_at: on the engine's clock.
-        cached_tokens: of the prompt, not to be computed.
-        computed: tokens that are in the cache.
-        has_waited: whether something else than the prompts before it kept it from beginning.
-        answers: the prompt's blocks with each answer's.
-    """
-
-    call: EngineCall
-    chain: BlockChain
-    blocks: int
-    arrived_at: float
-    cached_tokens: int = 0
-    computed: int = 0
-    has_waited: bool = False
-    has_begun: bool = False
-    is_cancelled: bool = False
-    begun_at: float = math.nan
-    first_token_at: float = math.nan
-    answers: list[BlockChain] = field(default_factory=list)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(slots=True)
-class _Choice:
-    writer: AnswerWriter
-    chain: BlockChain
 
 
 class SimulatedEngine:
@@ -83,8 +42,7 @@ class SimulatedEngine:
 
     Args:
         times: how fast it is and how much it holds.
-        keyspace: what it tells blocks apart by.
-        adapters: by name, those it can load.
+        keyspace: where the keys of its blocks come from.
         words: what it answers with.
         events: where its KV events go.
         stream_tokens: after a choice's first word, so many leave together (vLLM's ``stream_interval``).
@@ -99,7 +57,6 @@ class SimulatedEngine:
         self,
         times: Calibration,
         keyspace: KeySpace,
-        adapters: Mapping[str, AdapterVersion],
         words: AnswerWords,
         events: SimulatedEvents,
         *,
@@ -107,273 +64,157 @@ class SimulatedEngine:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self.scheduler = Scheduler(times, kv_tokens=times.kv_tokens, block_tokens=keyspace.block_tokens)
+        self.served: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_CALLS)
         self._times = times
         self._keyspace = keyspace
-        self._adapters = adapters
+        self._versions: dict[str, AdapterVersion] = {}
         self._words = words
         self._events = events
         self._stream_tokens = stream_tokens
-        self._clock = clock
         self._sleep = sleep
-        self._cache = BlockCache(max(1, times.kv_tokens // keyspace.block_tokens))
-        self._waiting: list[_Run] = []
-        self._running: dict[str, _Run] = {}
-        self._slots = AdapterSlots(times.adapters)
-        self._context_tokens = 0
-        self._decoding = 0
-        self._free_at = -math.inf
-        self.served: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_CALLS)
-        self._changed = asyncio.Event()
-        self._healthy = asyncio.Event()
-        self._healthy.set()
-        self._prefilling: asyncio.Task[None] | None = None
+        self._clock = ModelClock(clock, sleep)
+        self._driver = AsyncioDriver(self.scheduler, self._clock, self._take)
+        self._choices: dict[RequestId, Choice] = {}
 
     @property
     def kv_usage(self) -> float:
         """Share of KV blocks that running requests use, from 0 to 1."""
-        return self._cache.usage
+        return self.scheduler.kv_cache_manager.usage
 
     @property
     def kv_tokens(self) -> int:
         """Tokens that the KV cache has room for."""
-        return self._cache.capacity_blocks * self._keyspace.block_tokens
+        return self.scheduler.kv_cache_manager.cache.capacity_blocks * self._keyspace.block_tokens
 
     @property
     def adapter_slots(self) -> int:
         """Distinct adapters that may run at once."""
-        return self._times.adapters.slots if self._adapters else 0
+        return self._times.adapters.slots
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of a prompt that are computed in one piece."""
+        """Tokens that one step computes at most."""
         return self._times.max_num_batched_tokens
 
     @property
     def is_dead(self) -> bool:
-        """Whether its task has failed."""
-        return self._prefilling is not None and self._prefilling.done()
+        """Whether its task has ended."""
+        return self._driver.is_dead
 
     def hang(self, is_hanging: bool) -> None:
-        """Generate nothing any more, or go on, as a test asks."""
-        if is_hanging:
-            self._healthy.clear()
-        else:
-            self._healthy.set()
+        """Stand still, or go on where it was, as a test asks."""
+        self._clock.hang(is_hanging)
 
-    async def load_adapters(self) -> int:
-        """Load as many adapters as may run at once; return how many."""
-        first = list(self._adapters)[: self._times.adapters.slots]
-        await self._sleep(self._times.adapters.load_s * len(first))
-        self._slots.preload(first)
-        return len(first)
+    async def add_adapter(self, version: AdapterVersion) -> None:
+        """See the contract; what runs is not held up."""
+        await self._sleep(self._times.adapters.load_s)
+        self._versions[version.engine_name] = version
+        self.scheduler.adapter_slots.preload([version.engine_name])
+
+    async def remove_adapter(self, version: AdapterVersion) -> None:
+        """See the contract."""
+        del self._versions[version.engine_name]
+        self.scheduler.adapter_slots.unload(version.engine_name)
 
     async def resident(self) -> tuple[str, ...]:
-        """Return the names of the adapters that are loaded."""
-        return self._slots.resident
+        """See the contract."""
+        return tuple(sorted({self._versions[name].name for name in self.scheduler.adapter_slots.resident}))
 
     async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
-        """Drop every cached block; what running requests have is computed anew, if they are preempted."""
-        if self._running and not preempt:
-            return False
-        self._cache.clear()
-        events: list[EngineEvent] = [BlocksCleared()]
-        told: set[BlockKey] = set()
-        for run in self._running.values():
-            self._free_at = max(self._free_at, self._clock()) + self._times.prefill.model.seconds(0, run.computed)
-            for chain in (run.chain, *run.answers):
-                again = [key for key in chain.keys if key in self._cache and key not in told]
-                told.update(again)
-                events += chain.stored(again)
-        self._events.publish(events)
-        return True
+        """Drop every cached block; what runs is computed again if it is preempted."""
+        return self._driver.reset_prefix_cache(reset_running_requests=preempt)
 
     async def check_health(self) -> None:
         """Raise if its task has failed."""
-        if self._prefilling is not None and self._prefilling.done():
-            self._prefilling.result()
+        self._driver.check()
 
     def shutdown(self) -> None:
         """Stop."""
-        if self._prefilling is not None:
-            with contextlib.suppress(RuntimeError):
-                self._prefilling.cancel()
+        self._driver.stop()
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the answer's words when they are due, several at once where the reader was slow."""
-        run = self._accepted(call)
-        if isinstance(run, EngineRefusal):
-            yield run
+        accepted = self._accepted(call)
+        if isinstance(accepted, EngineRefusal):
+            yield accepted
             return
-        if self._prefilling is None:
-            self._prefilling = asyncio.create_task(self._prefill_all(), name="simulated-prefill")
-        self._waiting.append(run)
-        self._changed.set()
+        choices = {choice.request.request_id: choice for choice in accepted}
+        self._choices.update(choices)
         try:
-            await run.ready.wait()
-            async for chunk in self._decoded(run):
-                yield chunk
-        finally:
-            self._end(run)
-
-    def _accepted(self, call: EngineCall) -> _Run | EngineRefusal:
-        """Return a call as the engine runs it, or why it does not."""
-        if call.request_id in self._running or any(call.request_id == one.call.request_id for one in self._waiting):
-            raise ValueError(f"request {call.request_id!r} runs already")
-        effect: AdapterEffect | None = None
-        if call.adapter is not None:
-            adapter = self._adapters.get(call.adapter)
-            if adapter is None:
-                raise ValueError(f"adapter {call.adapter!r} is not in the plan")
-            start = activation_point(call.token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
-            if start is None:
-                return EngineRefusal(f"the prompt does not contain the invocation of {adapter.name!r}", "prompt")
-            effect = AdapterEffect(adapter.name, adapter.digest, start)
-        width = self._keyspace.block_tokens
-        prompt, answer = len(call.token_ids), call.sampling.max_tokens or 1
-        blocks = prompt // width + call.sampling.n * (-(-(prompt % width + answer) // width))
-        if blocks > self._cache.capacity_blocks:
-            return EngineRefusal(
-                f"prompt and answer need {blocks * width} tokens of KV cache; the engine has {self.kv_tokens}"
-            )
-        chain = BlockChain(self._keyspace, call.token_ids, effect, call.cache_salt)
-        return _Run(call, chain, blocks, self._clock())
-
-    async def _prefill_all(self) -> None:
-        """Prefill one prompt after the other, for ever."""
-        while True:
-            await self._healthy.wait()
-            run = self._next()
-            if run is None:
-                self._changed.clear()
-                await self._changed.wait()
-            else:
-                await self._prefill(run)
-
-    def _next(self) -> _Run | None:
-        """Return the first waiting call that can begin, begun, or None."""
-        for run in self._waiting if len(self._running) < self._times.max_num_seqs else ():
-            if not self._slots.has_room(run.call.adapter):
-                continue
-            if not self._allocate(run):
-                break
-            self._waiting.remove(run)
-            return run
-        for run in self._waiting:
-            run.has_waited = True
-        return None
-
-    def _allocate(self, run: _Run) -> bool:
-        """Give a run its blocks; its prompt's last token is computed even if its block is cached."""
-        width, keys = self._keyspace.block_tokens, run.chain.keys
-        cached = min(self._cache.match(keys), (len(run.call.token_ids) - 1) // width)
-        allocation = self._cache.allocate(run.call.request_id, keys[:cached], run.blocks)
-        if allocation is None:
-            return False
-        run.cached_tokens = run.computed = cached * width
-        run.has_begun = True
-        self._running[run.call.request_id] = run
-        self._slots.take(run.call.adapter)
-        self._tell(run.chain, allocation)
-        return True
-
-    async def _prefill(self, run: _Run) -> None:
-        """Compute a prompt, a part at a time; one that is cancelled stops with the part that runs."""
-        times, prompt = self._times.prefill, len(run.call.token_ids)
-        # One that waited for a slot or for room begins when that came, which is now.
-        begins_at = max(self._free_at, self._clock() if run.has_waited else run.arrived_at)
-        run.begun_at = begins_at
-        at = begins_at + self._slots.load_s(run.call.adapter)
-        while run.computed < prompt and not run.is_cancelled:
-            end = min(run.computed + self._times.max_num_batched_tokens, prompt)
-            at += times.model.seconds(run.computed, end)
-            if run.call.adapter is not None:
-                at += times.adapter_s_per_token * (end - run.computed)
-            self._free_at = at
-            await self._until(at)
-            if not run.is_cancelled:
-                self._computed(run, end)
-        run.first_token_at = at
-        if not run.is_cancelled:
-            self.served.append((run.call.request_id, at - run.arrived_at))
-        run.ready.set()
-
-    def _computed(self, run: _Run, end: int) -> None:
-        """Store the blocks that a part of the prompt filled."""
-        width = self._keyspace.block_tokens
-        keys = run.chain.keys[run.computed // width : end // width]
-        run.computed = end
-        self._tell(run.chain, self._cache.store(run.call.request_id, keys))
-
-    async def _decoded(self, run: _Run) -> AsyncIterator[EngineChunk]:
-        """Yield the answers' words; the first of each is due when the prefill is over."""
-        call = run.call
-        choices = [
-            _Choice(
-                AnswerWriter(index, self._words.answer(call.token_ids, call.adapter, index), call.sampling, cached),
-                run.chain.copy(),
-            )
-            for index, cached in enumerate([run.cached_tokens] * call.sampling.n)
-        ]
-        run.answers = [choice.chain for choice in choices]
-        self._decoding += len(choices)
-        self._context_tokens += len(call.token_ids)
-        due, tokens, prefill_s = run.first_token_at, 1, run.first_token_at - run.begun_at
-        try:
+            self._driver.add_requests([choice.request for choice in accepted])
+            await accepted[0].begun.wait()
+            prefill_s = accepted[0].prefill_s
             while True:
-                for choice in choices:
-                    for chunk in choice.writer.write(tokens):
-                        self._store_answer(run, choice)
-                        yield replace(chunk, prefill_s=prefill_s) if prefill_s else chunk
-                        prefill_s = 0.0
-                if all(choice.writer.is_finished for choice in choices):
+                for chunk in self._due(accepted):
+                    yield replace(chunk, prefill_s=prefill_s) if prefill_s else chunk
+                    prefill_s = 0.0
+                if all(choice.is_written for choice in accepted):
                     return
-                await self._healthy.wait()
-                due, tokens = await self._next_steps(due, max(choice.writer.left for choice in choices))
+                await self._driver.until(min(map(self._due_s, accepted)))
         finally:
-            self._decoding -= len(choices)
-            self._context_tokens -= len(call.token_ids)
+            self._driver.abort_requests(tuple(choices))
+            for request_id in choices:
+                del self._choices[request_id]
 
-    async def _next_steps(self, due: float, most: int) -> tuple[float, int]:
-        """Wait for the next chunk's last step, ``most`` steps away at most; return when it was due and its steps."""
-        steps = min(self._stream_tokens, most)
-        for _ in range(steps):
-            due += self._step_s()
-        await self._until(due)
-        # A busy machine came late: what is due by now goes along.
-        while steps < most and due + self._step_s() <= self._clock():
-            due, steps = due + self._step_s(), steps + 1
-        return due, steps
+    def _accepted(self, call: EngineCall) -> list[Choice] | EngineRefusal:
+        """Return a call's choices, or why it does not run."""
+        ids = choice_ids(call.request_id, call.sampling.n)
+        if any(request_id in self._choices for request_id in ids):
+            raise ValueError(f"request {call.request_id!r} runs already")
+        effect = self._effect(call)
+        if isinstance(effect, EngineRefusal):
+            return effect
+        width = self._keyspace.block_tokens
+        needed = -(-(len(call.token_ids) + (call.sampling.max_tokens or 1)) // width) * width
+        if needed > self.kv_tokens:
+            return EngineRefusal(f"prompt and answer need {needed} tokens of KV cache; the engine has {self.kv_tokens}")
+        prompt = BlockChain(self._keyspace, call.token_ids, effect, call.cache_salt)
+        arrival_s, begun = self._driver.catch_up(), asyncio.Event()
+        version = None if call.adapter is None else call.adapter.engine_name
+        answers = [self._words.answer(call.token_ids, version, index) for index in range(len(ids))]
+        return [
+            Choice(index, request_id, call, prompt, answers[index], arrival_s, begun)
+            for index, request_id in enumerate(ids)
+        ]
 
-    def _step_s(self) -> float:
-        decode = self._times.decode
-        beside = decode.s_per_sequence * self._decoding + decode.s_per_context_token * self._context_tokens
-        return decode.fixed_s + beside
+    def _effect(self, call: EngineCall) -> AdapterEffect | EngineRefusal | None:
+        """Return what a call's adapter does to its prompt, or why that cannot be."""
+        if call.adapter is None:
+            return None
+        adapter = self._versions[call.adapter.engine_name]
+        start = activation_point(call.token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
+        if start is None:
+            return EngineRefusal(f"the prompt does not contain the invocation of {adapter.name!r}", "prompt")
+        return AdapterEffect(adapter.name, adapter.digest, start)
 
-    def _store_answer(self, run: _Run, choice: _Choice) -> None:
-        """Store the blocks that an answer filled; its last token is computed only with the next one."""
-        chain = choice.chain
-        known = len(chain.token_ids) - len(run.call.token_ids)
-        keys = chain.grow(choice.writer.token_ids[known:-1])
-        if keys:
-            self._tell(chain, self._cache.store(run.call.request_id, keys))
+    def _due(self, choices: Sequence[Choice]) -> list[EngineChunk]:
+        """Return the chunks that are due."""
+        chunks: list[EngineChunk] = []
+        for choice in choices:
+            tokens = self._driver.num_output_tokens(choice.request)
+            if tokens >= choice.next_tokens(self._stream_tokens) and (chunk := choice.write(tokens)):
+                chunks.append(chunk)
+        return chunks
 
-    def _tell(self, chain: BlockChain, changed: Allocation) -> None:
-        events: list[EngineEvent] = []
-        if changed.evicted:
-            events.append(BlocksRemoved(tuple(changed.evicted)))
-        self._events.publish([*events, *chain.stored(changed.stored)])
+    def _due_s(self, choice: Choice) -> float:
+        """Return when to look for a choice's next chunk; never again once it is written."""
+        if choice.is_written:
+            return math.inf
+        return self._driver.token_s(choice.request, choice.next_tokens(self._stream_tokens))
 
-    def _end(self, run: _Run) -> None:
-        """Free what a run has; its blocks stay cached until their room is needed."""
-        run.is_cancelled = True
-        self._changed.set()
-        if not run.has_begun:
-            self._waiting.remove(run)
-            return
-        self._cache.release(run.call.request_id)
-        del self._running[run.call.request_id]
-        self._slots.release(run.call.adapter)
+    def _take(self, outputs: EngineCoreOutputs) -> None:
+        """Publish what changed, and have calls go on whose first token came."""
+        for request in outputs.first_tokens:
+            choice = self._choices[request.request_id]
+            if not choice.begun.is_set():
+                choice.begun.set()
+                self.served.append((choice.call.request_id, request.first_token_s - request.arrival_s))
+        self._events.publish([event for change in outputs.kv_events for event in self._engine_events(change)])
 
-    async def _until(self, at: float) -> None:
-        while (left := at - self._clock()) > _LEAST_SLEEP_S:
-            await self._sleep(left)
+    def _engine_events(self, change: KVCacheEvent) -> list[EngineEvent]:
+        if not isinstance(change, BlocksChanged):
+            return [BlocksCleared()]
+        removed: list[EngineEvent] = [BlocksRemoved(tuple(change.removed))] if change.removed else []
+        stored = self._choices[change.request.request_id].stored(change) if change.stored else []
+        return [*removed, *stored]

@@ -60,6 +60,15 @@ def test_a_stop_string_ends_the_text_before_it_and_none_of_it_leaves(tokens: int
     assert chunks[-1].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("sampling", [{}, {"max_tokens": 30}, {"max_tokens": 900, "ignore_eos": True}, {"stop": 7}])
+def test_an_answer_s_length_is_known_before_it_is_written(sampling: dict[str, Any]) -> None:
+    """The scheduler knows when the answer will end."""
+    if "stop" in sampling:
+        sampling = {"stop": (text(written(max_tokens=30))[40:47],)}
+    writer = AnswerWriter(0, WORDS.answer(PROMPT, None, 0), SamplingSettings(**sampling))
+    assert writer.length == sum(chunk.tokens for chunk in written(**sampling))
+
+
 def test_what_was_kept_back_for_a_stop_string_comes_with_the_end() -> None:
     assert text(written(max_tokens=9, stop=("never to be found",))) == text(written(max_tokens=9))
 

@@ -1,76 +1,29 @@
-"""The simulated engine: its times are the calibration's, and its reuse is the key space's."""
+"""The simulated engine: its times are the scheduler's, and its reuse is the key space's."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from itertools import count
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.virtual_time import VirtualTime
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import AdapterEffect, BlockKey, BlocksStored, KeySpace, activation_point
-from aloraserve.blocks.keys import adapter_salt
+from aloraserve.blocks.keys import version_salt
 from aloraserve.directory.mirror import Mirror
+from aloraserve.engine_model.block_cache import BlockCache
 from aloraserve.engine_model.calibration import AdapterTimes, Calibration, DecodeTimes, PrefillTimes, load
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.simulated.answer_words import AnswerWords, Word
 from aloraserve_services.engine.simulated.engine import SimulatedEngine
 from aloraserve_services.engine.simulated.events import SimulatedEvents
-
-Result = TypeVar("Result")
-TURNS = 20
-"""Turns of the event loop without a new sleeper after which nothing else happens."""
-
-
-class VirtualTime:
-    """A clock and its sleep: time passes as soon as nothing else happens."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._numbers = count()
-
-    def clock(self) -> float:
-        return self.now_s
-
-    async def sleep(self, seconds: float) -> None:
-        future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self.now_s + max(seconds, 0.0), next(self._numbers), future))
-        await future
-
-    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Let time pass until the work is done, and return its result."""
-        task = asyncio.ensure_future(work)
-        while not task.done():
-            await self.settle()
-            if not task.done():
-                assert self._sleepers, "everything waits, and no time would change that"
-                self._wake()
-        return task.result()
-
-    async def settle(self) -> None:
-        """Let everything happen that needs no time."""
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
-
-    async def pass_s(self, seconds: float) -> None:
-        """Let some time pass."""
-        await self.run(self.sleep(seconds))
-
-    def _wake(self) -> None:
-        at, _, future = heapq.heappop(self._sleepers)
-        self.now_s = max(self.now_s, at)
-        if not future.done():
-            future.set_result(None)
-
 
 SPACE = KeySpace("model", "tokenizer", 4, "simulated")
 WORDS = AnswerWords([Word(900 + number, f" w{number}") for number in range(7)])
@@ -83,6 +36,9 @@ def adapter(name: str, *invocation: int) -> AdapterVersion:
 
 
 ADAPTERS = {one.name: one for one in (adapter("safety", 70, 71), adapter("certainty", 80), adapter("plain"))}
+
+
+LATER = adapter("later")
 
 
 def times(**parts: Any) -> Calibration:
@@ -107,33 +63,43 @@ def times(**parts: Any) -> Calibration:
     return Calibration(**common | parts)
 
 
+class Engine(SimulatedEngine):
+    """Has had three adapters and has loaded none of them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._versions = {version.engine_name: version for version in ADAPTERS.values()}
+
+
 class Fixture:
     """An engine in virtual time, and the mirror of what it says."""
 
     def __init__(self, *, stream_tokens: int = 1, **parts: Any) -> None:
         self.time = VirtualTime()
         self.events = SimulatedEvents()
-        self.engine = SimulatedEngine(
+        self.engine = Engine(
             times(**parts),
             SPACE,
-            ADAPTERS,
             WORDS,
             self.events,
             stream_tokens=stream_tokens,
             clock=self.time.clock,
             sleep=self.time.sleep,
         )
-        self.mirror = Mirror(SPACE, lambda name: adapter_salt(name, ADAPTERS[name].digest))
+        self.mirror = Mirror(SPACE, version_salt)
         self.started = self.time.now_s
         self._calls = 0
 
-    def call(self, token_ids: Sequence[int], max_tokens: int = 1, **parts: Any) -> EngineCall:
+    def call(
+        self, token_ids: Sequence[int], max_tokens: int = 1, adapter: str | None = None, **parts: Any
+    ) -> EngineCall:
         self._calls += 1
         names = SamplingSettings.__dataclass_fields__
         sampling = SamplingSettings(
             max_tokens=max_tokens, **{key: parts.pop(key) for key in list(parts) if key in names}
         )
-        return EngineCall(f"call-{self._calls}", list(token_ids), sampling, **parts)
+        ref = None if adapter is None else ADAPTERS.get(adapter, LATER).ref
+        return EngineCall(f"call-{self._calls}", list(token_ids), sampling, ref, **parts)
 
     async def answer(self, call: EngineCall) -> list[tuple[float, EngineChunk]]:
         """Return a call's chunks, each with the seconds since the start."""
@@ -152,9 +118,12 @@ class Fixture:
             for event in self.events._waiting.popleft().events:
                 self.mirror.apply(event)
 
+    @property
+    def cache(self) -> BlockCache:
+        return self.engine.scheduler.kv_cache_manager.cache
+
     def held(self) -> set[BlockKey]:
-        cache = self.engine._cache
-        return {*cache._references, *cache._idle}
+        return {*self.cache._references, *self.cache._idle}
 
 
 @pytest.fixture
@@ -181,14 +150,18 @@ async def test_the_first_token_comes_after_the_fixed_part_and_each_token_s(made:
     assert (chunk.tokens, chunk.finish_reason, chunk.cached_tokens) == (1, "length", 0)
 
 
-async def test_prompts_are_prefilled_in_the_order_in_which_they_came(made: Any) -> None:
-    one = made()
+@pytest.mark.parametrize(("is_apart", "seconds"), [(True, [2.0, 4.0, 6.0]), (False, [2.0, 5.0, 5.0])])
+async def test_prompts_are_prefilled_in_the_order_in_which_they_came(
+    made: Any, is_apart: bool, seconds: list[float]
+) -> None:
+    """One after the other where that is the calibration's; else the last two share the step after the first one's."""
+    one = made(prefill_apart=is_apart)
 
     async def three() -> list[float]:
         answers = await asyncio.gather(*(one.answer(one.call(prompt(number))) for number in (1, 2, 3)))
         return [answer[0][0] for answer in answers]
 
-    assert await one.time.run(three()) == pytest.approx([2.0, 4.0, 6.0])
+    assert await one.time.run(three()) == pytest.approx(seconds)
 
 
 async def test_an_idle_engine_begins_at_once_and_not_when_it_could_have(made: Any) -> None:
@@ -206,14 +179,16 @@ async def test_a_cached_prefix_takes_no_time_but_the_last_token_is_computed_agai
     assert one.time.now_s - begun == pytest.approx(1.0 + 4 * 0.01)
 
 
-async def test_answers_go_on_while_other_prompts_are_prefilled(made: Any) -> None:
-    one = made()
+@pytest.mark.parametrize(("is_apart", "seconds"), [(True, [2.0, 2.1, 2.2, 2.3]), (False, [2.0, 4.0, 4.1, 4.2])])
+async def test_answers_go_on_while_other_prompts_are_prefilled(made: Any, is_apart: bool, seconds: list[float]) -> None:
+    """Beside them where that is the calibration's, else with a token in each of their steps."""
+    one = made(prefill_apart=is_apart)
 
     async def both() -> list[list[tuple[float, EngineChunk]]]:
         return list(await asyncio.gather(one.answer(one.call(prompt(1), 4)), one.answer(one.call(prompt(2), 2))))
 
     first, second = await one.time.run(both())
-    assert [at for at, _ in first] == pytest.approx([2.0, 2.1, 2.2, 2.3])
+    assert [at for at, _ in first] == pytest.approx(seconds)
     assert [at for at, _ in second] == pytest.approx([4.0, 4.1])
 
 
@@ -240,7 +215,8 @@ async def test_what_a_reader_was_late_for_comes_at_once_and_delays_nothing(made:
 async def test_a_step_takes_longer_for_more_answers_and_longer_contexts(made: Any) -> None:
     one = made(decode=DecodeTimes(fixed_s=0.1, s_per_sequence=0.2, s_per_context_token=0.001))
     (_, (at, _)) = await one.time.run(one.answer(one.call(prompt(1), 2)))
-    assert at - 2.0 == pytest.approx(0.1 + 0.2 + LONG * 0.001)
+    # The first token is part of the context.
+    assert at - 2.0 == pytest.approx(0.1 + 0.2 + (LONG + 1) * 0.001)
 
 
 async def test_long_prompts_are_computed_in_parts_and_adapters_cost_more(made: Any) -> None:
@@ -317,7 +293,7 @@ async def played(one: Fixture, calls: list[Any], *, is_evicting: bool) -> None:
         keys = keys_of(token_ids, name, salt)
         one.read_events()
         assert set(one.mirror._held) == one.held()
-        assert one.mirror.overlap(keys) == one.engine._cache.match(keys)
+        assert one.mirror.overlap(keys) == one.cache.match(keys)
         held = next((index for index, key in enumerate(keys) if key not in seen), len(keys))
         cached = await one.cached(one.call(token_ids, 9, adapter=name, cache_salt=salt))
         if not is_evicting:
@@ -331,12 +307,12 @@ async def played(one: Fixture, calls: list[Any], *, is_evicting: bool) -> None:
     one.engine.shutdown()
 
 
-async def test_what_an_alora_stored_before_its_activation_is_told_of_as_the_base_model_s(made: Any) -> None:
+async def test_what_an_alora_stored_before_its_activation_is_reported_as_the_base_model_s(made: Any) -> None:
     one = made()
     await one.cached(one.call([*prompt(1, 6), 70, 71, *prompt(2, 4)], adapter="safety", cache_salt="t"))
     stored = [event for batch in one.events._waiting for event in batch.events if isinstance(event, BlocksStored)]
-    told = [(event.adapter, event.cache_salt, event.base_tokens, len(event.hashes)) for event in stored]
-    assert told == [(None, "t", 0, 1), ("safety", None, 2, 2)]
+    reported = [(event.adapter, event.cache_salt, event.base_tokens, len(event.hashes)) for event in stored]
+    assert reported == [(None, "t", 0, 1), (ADAPTERS["safety"].engine_name, None, 2, 2)]
     assert stored[1].parent == stored[0].hashes[0]
 
 
@@ -345,7 +321,7 @@ async def test_a_closed_call_frees_everything_at_once(made: Any, moment_s: float
     one = made()
     running = asyncio.ensure_future(one.answer(one.call(prompt(1), 50, adapter="plain")))
     waiting = asyncio.ensure_future(one.answer(one.call(prompt(2), 50)))
-    one.engine._slots.preload(["plain"])
+    one.engine.scheduler.adapter_slots.preload([ADAPTERS["plain"].engine_name])
     await one.time.pass_s(moment_s)
     assert one.engine.kv_usage > 0
     for task in (running, waiting):
@@ -353,8 +329,8 @@ async def test_a_closed_call_frees_everything_at_once(made: Any, moment_s: float
         with contextlib.suppress(asyncio.CancelledError):
             await task
     assert one.engine.kv_usage == 0
-    assert not one.engine._slots.running
-    assert not one.engine._waiting
+    assert not one.engine.scheduler.adapter_slots.running
+    assert not one.engine.scheduler.requests
     # The part that was being computed is computed to its end; then the next one's turn comes.
     begun = max(one.time.now_s - one.started, 2.0 if moment_s < 2 else 4.0)
     assert (await one.time.run(one.answer(one.call(prompt(3)))))[0][0] == pytest.approx(begun + 2.0)
@@ -381,13 +357,16 @@ async def test_a_third_adapter_waits_for_a_slot_and_lets_others_pass(made: Any) 
 
     plain, safety, base = await one.time.run(all_three())
     assert (plain, base) == (pytest.approx(2.0), pytest.approx(4.0))
-    assert safety == pytest.approx(2.0 + 39 * 0.1 + 2.02)
+    # The second of the first call's tokens came in the step that prefilled the third call.
+    assert safety == pytest.approx(4.0 + 38 * 0.1 + 2.02)
 
 
 async def test_loading_an_adapter_takes_its_time_once_and_the_oldest_makes_room(made: Any) -> None:
     one = made()
-    assert await one.time.run(one.engine.load_adapters()) == 2
-    assert await one.engine.resident() == ("safety", "certainty")
+    for name in ("safety", "certainty"):
+        await one.time.run(one.engine.add_adapter(ADAPTERS[name]))
+    assert one.time.now_s - one.started == pytest.approx(10.0)
+    assert await one.engine.resident() == ("certainty", "safety")
     begun = one.time.now_s
     await one.cached(one.call(prompt(1), adapter="plain"))
     assert one.time.now_s - begun == pytest.approx(5.0 + 2.0)
@@ -428,10 +407,10 @@ async def test_what_can_never_run_is_refused(made: Any) -> None:
         assert message in refusal.message
 
 
-async def test_an_adapter_that_nobody_serves_is_a_mistake_of_ours(made: Any) -> None:
+async def test_an_adapter_that_was_not_added_is_a_mistake_of_ours(made: Any) -> None:
     one = made()
-    with pytest.raises(ValueError, match="'gone' is not in the plan"):
-        await one.answer(one.call(prompt(1), adapter="gone"))
+    with pytest.raises(KeyError, match="later@"):
+        await one.answer(one.call(prompt(1), adapter="later"))
 
 
 async def test_a_reset_empties_the_cache_unless_requests_run(made: Any) -> None:
@@ -451,9 +430,12 @@ async def test_a_preempting_reset_computes_again_what_runs_and_changes_no_answer
     one = made()
     await one.time.run(one.answer(one.call(prompt(2))))
     running = asyncio.ensure_future(one.answer(one.call(prompt(1), 50)))
-    await one.time.pass_s(4.0)
+    await one.time.pass_s(4.05)
     other = asyncio.ensure_future(one.answer(one.call(prompt(3))))
     assert await one.engine.reset_prefix_cache(preempt=True)
+    one.read_events()
+    assert one.held() == set(one.mirror._held) == set()
+    await one.time.pass_s(3.3)
     one.read_events()
     assert one.held() == set(one.mirror._held)
     assert one.mirror.overlap(SPACE.keys(prompt(1))) > 0
@@ -465,13 +447,61 @@ async def test_a_preempting_reset_computes_again_what_runs_and_changes_no_answer
     assert one.held() == set(one.mirror._held)
 
 
-async def test_an_answer_goes_on_past_its_own_end_if_it_is_told_to(made: Any) -> None:
+async def test_an_answer_goes_on_past_its_own_end_if_it_is_asked_to(made: Any) -> None:
     one = made()
     ended = await one.time.run(one.answer(one.call(prompt(1), 900)))
     assert ended[-1][1].finish_reason == "stop"
     assert sum(chunk.tokens for _, chunk in ended) < 900
     whole = await one.time.run(one.answer(one.call(prompt(1), 900, ignore_eos=True)))
     assert (sum(chunk.tokens for _, chunk in whole), whole[-1][1].finish_reason) == (900, "length")
+
+
+async def test_an_engine_that_hangs_goes_on_where_it_was(made: Any) -> None:
+    one = made()
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1), 3)))
+    await one.time.pass_s(2.05)
+    one.engine.hang(True)
+    await one.time.pass_s(30)
+    one.engine.hang(False)
+    assert [at for at, _ in await one.time.run(running)] == pytest.approx([2.0, 32.1, 32.2])
+
+
+async def test_an_answer_that_is_given_up_stays_cached_as_far_as_it_was_computed(made: Any) -> None:
+    one = made()
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1), 40)))
+    await one.time.pass_s(2.0 + 9 * 0.1 + 0.05)
+    running.cancel()
+    await one.time.settle()
+    one.read_events()
+    assert len(one.mirror._held) == len(one.held()) == (LONG + 9) // 4
+
+
+async def test_adapters_come_and_go_while_calls_run(made: Any) -> None:
+    one = made()
+    running = asyncio.ensure_future(one.answer(one.call(prompt(2), 90)))
+    await one.time.run(one.engine.add_adapter(LATER))
+    assert await one.engine.resident() == ("later",)
+    assert await one.cached(one.call(prompt(1), adapter="later")) == 0
+    assert await one.cached(one.call(prompt(1), adapter="later")) == LONG - 4
+    await one.engine.remove_adapter(LATER)
+    assert await one.engine.resident() == ()
+    with pytest.raises(KeyError):
+        await one.answer(one.call(prompt(1), adapter="later"))
+    assert len(await one.time.run(running)) == 90
+
+
+async def test_an_engine_that_has_failed_says_so(made: Any) -> None:
+    one = made()
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1), 9)))
+    await one.time.pass_s(2.05)
+    assert not one.engine.is_dead
+    one.events.publish = None
+    with contextlib.suppress(TypeError):
+        await one.time.run(running)
+    await one.time.pass_s(5)
+    assert one.engine.is_dead
+    with pytest.raises(TypeError):
+        await one.engine.check_health()
 
 
 async def test_an_engine_that_hangs_goes_on_when_it_is_healed(made: Any) -> None:
@@ -497,7 +527,8 @@ async def test_choices_differ_share_their_prompt_and_end_together(made: Any) -> 
     found = await one.time.run(one.answer(one.call(prompt(1), 3, n=2)))
     texts = ["".join(chunk.text for _, chunk in found if chunk.index == index) for index in (0, 1)]
     assert texts[0] != texts[1]
-    assert [at for at, _ in found] == pytest.approx([2.0, 2.0, 2.1, 2.1, 2.2, 2.2])
+    # Each choice computes its prompt's last block itself.
+    assert [at for at, _ in found] == pytest.approx([2.04, 2.04, 2.14, 2.14, 2.24, 2.24])
     one.read_events()
     assert set(one.mirror._held) == one.held()
 
