@@ -71,9 +71,14 @@ class Lane:
             stderr=subprocess.STDOUT if self.output else None,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: os.nice(self._niceness),
+            preexec_fn=self._prepare,
         )
         return None
+
+    def _prepare(self) -> None:
+        """Lower the priority; in the background a shell has its children ignore interrupts, these must not."""
+        os.nice(self._niceness)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def stop(self) -> None:
         """Interrupt the run, so that its fixtures end what they started."""
