@@ -83,7 +83,7 @@ format: install-dev ## Format the sources and fix what can be fixed
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-lock: install-dev ## Pin the requirement lists anew (deploy/install/*.txt)
+lock: install-dev ## Pin the requirement lists again (deploy/install/*.txt)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
 	cd deploy/install && for list in cpu dev; do \
 	  $(abspath $(BIN))/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet \

@@ -37,10 +37,11 @@ class ConversationPlayer:
     """
 
     def __init__(self, plan: FleetPlan, client: AsyncStreamingClient, *, with_session: bool, slowdown: float) -> None:
-        aloras = [adapter.name for adapter in plan.adapters if adapter.invocation_ids][:ALORA_EVALUATORS]
+        adapters = plan.open_registry().all()
+        aloras = [adapter.name for adapter in adapters if adapter.invocation_ids][:ALORA_EVALUATORS]
         # The LoRA is not the twin of one of them: three different evaluators.
         twins = {f"{name}{TWIN_SUFFIX}" for name in aloras}
-        loras = (adapter.name for adapter in plan.adapters if not adapter.invocation_ids)
+        loras = (adapter.name for adapter in adapters if not adapter.invocation_ids)
         lora = next(name for name in loras if name not in twins)
         self._base = plan.served_name
         self._evaluators: tuple[tuple[Kind, str], ...] = (*(("alora", name) for name in aloras), ("lora", lora))

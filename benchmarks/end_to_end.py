@@ -83,8 +83,8 @@ class Bench:
         self._client = client
         self._chooser = random.Random(seed)  # noqa: S311
         self._block = plan.keyspace.block_tokens
-        sister = plan.adapter(ALORA)
-        self._invocation = list(sister.invocation_ids) if sister else []
+        invocations = {version.name: version.invocation_ids for version in plan.open_registry().all()}
+        self._invocation = list(invocations.get(ALORA, ()))
         self._refused = set(self._invocation)
 
     def warm_up(self) -> None:

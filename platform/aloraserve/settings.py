@@ -61,7 +61,16 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(False, description="Listen on a public address without API keys.")
     redis_url: str | None = Field(None, description="Redis or Valkey URL; default: an embedded server.")
     namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="Names this fleet in a shared Redis.")
-    adapters_dir: Path | None = Field(None, description="Folder of PEFT adapters, one subfolder each.")
+    adapters_dir: Path | None = Field(None, description="Folder of PEFT adapters, one subfolder each; it is followed.")
+    adapters_poll_s: float = Field(2, ge=0.05, le=3600, description="Seconds between looks into that folder.")
+    reserve_modules: tuple[str, ...] = Field(
+        (),
+        max_length=32,
+        description="Linears that later adapters may change, beside those of the adapters at the start.",
+    )
+    reserve_rank: Literal[0, 8, 16, 32, 64, 128, 256] = Field(
+        0, description="Rank that later adapters may have, if none has it at the start; 0: none."
+    )
     state_dir: Path = Field(default_factory=default_state_dir, description="Converted models and the run file.")
     max_model_len: int = Field(8192, ge=64, le=1 << 20, description="Longest prompt plus answer, in tokens.")
     block_tokens: int = Field(32, ge=8, le=256, multiple_of=8, description="Tokens a KV block.")
@@ -99,7 +108,7 @@ class Settings(BaseSettings):
         """Whether the address to listen on can be reached from outside this machine."""
         return not ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host).is_loopback
 
-    @field_validator("max_lora_rank", mode="before")
+    @field_validator("max_lora_rank", "reserve_rank", mode="before")
     @classmethod
     def _rank_may_be_text(cls, value: object) -> object:
         # A variable's value is text, which a Literal of numbers does not take.

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from aloraserve.adapters import AdapterReader, AdapterVersion, BaseShape, FolderRegistry, RefusedAdapter
+from aloraserve.adapters import (
+    AdapterLimits,
+    AdapterReader,
+    AdapterRegistry,
+    BaseShape,
+    FolderRegistry,
+    SnapshotStore,
+    StaticRegistry,
+)
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.engine_model import calibration
@@ -21,6 +29,8 @@ from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
 CPU_BLOCK_TOKENS = 32
+SNAPSHOTS = "adapter-snapshots"
+"""Subfolder of the state folder with what engines load."""
 SIMULATED = "simulated engine"
 """Stands for the plugin in a simulated fleet's key space, so that no real replica joins one."""
 _SAMPLES = 16
@@ -37,8 +47,8 @@ class FleetPlan:
         model_path: its folder.
         dtype: of its weights and KV cache.
         keyspace: what block keys belong to.
-        adapters: served adapters, sorted by name.
-        refused: adapters that are not served, and why.
+        adapters_dir: folder of the adapters, None for a fleet without.
+        limits: what adapters may need of the engines, None for a fleet without adapters.
         calibration: of simulated engines; None asks for vLLM's.
     """
 
@@ -47,8 +57,8 @@ class FleetPlan:
     model_path: Path
     dtype: Dtype
     keyspace: KeySpace
-    adapters: tuple[AdapterVersion, ...]
-    refused: tuple[RefusedAdapter, ...]
+    adapters_dir: Path | None = None
+    limits: AdapterLimits | None = None
     calibration: Calibration | None = None
 
     @property
@@ -68,13 +78,22 @@ class FleetPlan:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""
         return RedisLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
 
-    def adapter(self, name: str) -> AdapterVersion | None:
-        """Return the adapter called ``name``."""
-        return next((adapter for adapter in self.adapters if adapter.name == name), None)
+    def open_registry(self) -> AdapterRegistry:
+        """Return this process's registry of the fleet's adapters, read once; engines load its versions' snapshots.
 
-    def adapter_number(self, name: str) -> int:
-        """Return the integer id that engines know an adapter by: its position, from 1."""
-        return 1 + next(index for index, adapter in enumerate(self.adapters) if adapter.name == name)
+        Raises:
+            SettingsError: the adapters' folder cannot be read.
+        """
+        if self.adapters_dir is None:
+            return StaticRegistry(base_names=[self.served_name])
+        reader = AdapterReader(
+            base=BaseShape.read(self.model_path),
+            base_names=(self.served_name,),
+            max_rank=self.settings.max_lora_rank,
+            limits=self.limits,
+            snapshots=SnapshotStore(self.settings.state_dir / SNAPSHOTS),
+        )
+        return FolderRegistry(self.adapters_dir, reader, read_every_s=self.settings.adapters_poll_s)
 
 
 def make_plan(
@@ -83,7 +102,7 @@ def make_plan(
     adapters_dir: Callable[[Path], Path] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> FleetPlan:
-    """Resolve the model, read the adapters and derive the key space.
+    """Resolve the model, read the adapters for what engines need, and derive the key space.
 
     Args:
         settings: see :class:`~aloraserve.settings.Settings`.
@@ -109,7 +128,7 @@ def make_plan(
     model_path = _local(model_path)
     name = settings.served_name or found_name
     folder = settings.adapters_dir or (adapters_dir(model_path) if adapters_dir else None)
-    served, refused = _adapters(settings, folder, model_path, {name})
+    folder = None if folder is None else folder.absolute()
     return FleetPlan(
         settings=settings,
         served_name=name,
@@ -121,8 +140,8 @@ def make_plan(
             block_tokens=settings.block_tokens,
             plugin=SIMULATED if simulated else f"vllm-alora {version('vllm-alora')}",
         ),
-        adapters=served,
-        refused=refused,
+        adapters_dir=folder,
+        limits=_limits(settings, folder, model_path, name),
         calibration=simulated,
     )
 
@@ -140,22 +159,21 @@ def _local(model_path: Path) -> Path:
         raise SettingsError(f"model {str(model_path)!r} cannot be fetched: {error}") from None
 
 
-def _adapters(
-    settings: Settings, folder: Path | None, model_path: Path, base_names: Collection[str]
-) -> tuple[tuple[AdapterVersion, ...], tuple[RefusedAdapter, ...]]:
+def _limits(settings: Settings, folder: Path | None, model_path: Path, served_name: str) -> AdapterLimits | None:
+    """Return what the fleet's engines have room for, from the adapters that there are now and from the settings."""
     if folder is None:
-        return (), ()
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
-    reader = AdapterReader(
-        base=BaseShape.read(model_path),
-        base_names=tuple(base_names),
-        max_rank=settings.max_lora_rank,
-        decode=lambda ids: str(tokenizer.decode(list(ids))),
-    )
-    registry = FolderRegistry(folder, reader)
-    return registry.all(), registry.refused()
+        return None
+    base = BaseShape.read(model_path)
+    linears = list(base.linears())
+    wrong = next((name for name in settings.reserve_modules if name not in linears), None)
+    if wrong is not None:
+        raise SettingsError(f"reserve_modules has {wrong!r}; accepted are {', '.join(linears)}")
+    reader = AdapterReader(base=base, base_names=(served_name,), max_rank=settings.max_lora_rank)
+    versions = FolderRegistry(folder, reader).all()
+    # An empty folder says nothing of what will come.
+    modules = settings.reserve_modules or (() if versions else linears)
+    rank = settings.reserve_rank or (0 if versions else settings.max_lora_rank)
+    return AdapterLimits.around(versions, modules, rank)
 
 
 def content_digest(folder: Path, patterns: tuple[str, ...]) -> str:

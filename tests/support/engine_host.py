@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aloraserve.adapters import AdapterVersion
+from aloraserve.adapters import AdapterVersion, StaticRegistry
 from aloraserve.blocks import KeySpace
-from aloraserve.blocks.keys import adapter_salt
 from aloraserve.directory.base import LEASE_TTL_S, ReplicaState
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.engine_model.calibration import AdapterTimes, Calibration, DecodeTimes, PrefillTimes
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.serving.engine_messages import EngineCall
 from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
 from aloraserve_services.engine.heartbeat import ANSWER_HELD_S
 from aloraserve_services.engine.host import EngineHost, ReplicaIdentity, load_adapters
@@ -91,20 +91,29 @@ class RecordingDirectory(MemoryDirectory):
                 await self._came.wait()
 
 
-def simulated_parts(*adapters: AdapterVersion) -> tuple[SimulatedEngine, SimulatedEvents]:
+def simulated_parts(kind: type[SimulatedEngine] = SimulatedEngine) -> tuple[SimulatedEngine, SimulatedEvents]:
     """Return a quick engine and its events."""
     events = SimulatedEvents()
     words = AnswerWords([Word(900 + number, f" w{number}") for number in range(7)])
-    return SimulatedEngine(CALIBRATION, SPACE, {adapter.name: adapter for adapter in adapters}, words, events), events
+    return kind(CALIBRATION, SPACE, words, events), events
 
 
 class Host:
     """A started host, and what it was made of."""
 
-    def __init__(self, host: EngineHost, engine: SimulatedEngine, events: SimulatedEvents) -> None:
+    def __init__(
+        self,
+        host: EngineHost,
+        engine: SimulatedEngine,
+        events: SimulatedEvents,
+        registry: StaticRegistry,
+        adapters: EngineAdapters,
+    ) -> None:
         self.host = host
         self.engine = engine
         self.events = events
+        self.registry = registry
+        self.adapters = adapters
 
     async def answer(self, call: EngineCall) -> list[Any]:
         """Return all replies to a call."""
@@ -117,7 +126,7 @@ def engine_call(
     """Return a call of so many tokens, with its block keys."""
     token_ids = list(range(tokens))
     sampling = SamplingSettings(max_tokens=max_tokens, ignore_eos=True)
-    return EngineCall(name, token_ids, sampling, adapter=adapter and adapter.name, keys=SPACE.keys(token_ids))
+    return EngineCall(name, token_ids, sampling, adapter=adapter and adapter.ref, keys=SPACE.keys(token_ids))
 
 
 @asynccontextmanager
@@ -125,21 +134,22 @@ async def started_host(
     directory: RecordingDirectory, *adapters: AdapterVersion, answer_held_s: float = ANSWER_HELD_S
 ) -> AsyncIterator[Host]:
     """Run a host that has warmed up and published once."""
-    engine, events = simulated_parts(*adapters)
-    salts = {adapter.name: adapter_salt(adapter.name, adapter.digest) for adapter in adapters}
+    engine, events = simulated_parts()
+    registry = StaticRegistry(adapters)
+    engine_adapters = EngineAdapters(engine, registry)
     host = EngineHost(
         ReplicaIdentity("a", "engine-0", "1"),
         SPACE,
         directory,
         EngineParts(engine, events),
-        await load_adapters(engine, CALIBRATION.max_num_seqs),
-        salts.get,
+        engine_adapters,
+        await load_adapters(engine, engine_adapters, CALIBRATION.max_num_seqs),
         answer_held_s=answer_held_s,
     )
     try:
         await host.start(max_model_tokens=2 * BLOCK + 2)
         await directory.until(1)
-        yield Host(host, engine, events)
+        yield Host(host, engine, events, registry, engine_adapters)
     finally:
         host.stop()
         engine.shutdown()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.peft_adapters import BASE, write_peft_adapter
 
+from aloraserve.adapters import AdapterLimits
 from aloraserve.errors import SettingsError
 from aloraserve.settings import load_settings
-from aloraserve_services.plan import content_digest, make_plan
+from aloraserve_services.plan import FleetPlan, content_digest, make_plan
 
 WEIGHTS = bytes(range(256)) * 16
 LARGE_BYTES = 4 << 20
@@ -120,3 +124,57 @@ def test_a_simulated_fleet_takes_any_block_size_and_no_real_replica_fits_into_it
 def test_a_calibration_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"calibration is 'nowhere'; .*live-peers"):
         make_plan(load_settings(engine="simulated", calibration="nowhere", state_dir=tmp_path))
+
+
+class TestAdapters:
+    def test_a_fleet_without_a_folder_has_no_room_for_adapters(self, model_path: Path, tmp_path: Path) -> None:
+        plan = make_plan(load_settings(model=str(model_path), state_dir=tmp_path))
+        assert plan.limits is None
+        assert plan.open_registry().all() == ()
+
+    @pytest.fixture
+    def made(self, model_path: Path, tmp_path: Path) -> Callable[..., FleetPlan]:
+        """Make a plan for the model of :mod:`support.peft_adapters`, with an empty folder of adapters."""
+        config = {
+            "num_hidden_layers": BASE.layers,
+            "hidden_size": BASE.hidden_size,
+            "intermediate_size": BASE.intermediate_size,
+            "num_attention_heads": BASE.heads,
+            "num_key_value_heads": BASE.kv_heads,
+            "head_dim": BASE.head_dim,
+            "vocab_size": BASE.vocab_size,
+        }
+        (model_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "adapters").mkdir()
+        same = {"model": str(model_path), "state_dir": tmp_path / "state", "adapters_dir": tmp_path / "adapters"}
+        return lambda **settings: make_plan(load_settings(**same | settings))
+
+    def test_an_empty_folder_leaves_room_for_any_adapter(self, made: Callable[..., FleetPlan]) -> None:
+        limits = made(max_lora_rank=32).limits
+        assert limits == AdapterLimits(frozenset(BASE.linears()), 32)
+
+    def test_room_is_for_the_adapters_at_the_start_and_for_what_is_reserved(
+        self, made: Callable[..., FleetPlan], tmp_path: Path
+    ) -> None:
+        write_peft_adapter(tmp_path / "adapters" / "safety", rank=12)
+        write_peft_adapter(tmp_path / "adapters" / "bad", targets=("up_proj",), r=0)
+        assert made().limits == AdapterLimits(frozenset({"q_proj", "down_proj"}), 16)
+        more = made(reserve_modules=["v_proj"], reserve_rank=64).limits
+        assert more == AdapterLimits(frozenset({"q_proj", "down_proj", "v_proj"}), 64)
+
+    def test_a_linear_that_the_model_does_not_have_is_refused(self, made: Callable[..., FleetPlan]) -> None:
+        with pytest.raises(SettingsError, match=r"reserve_modules has 'w1'; accepted are q_proj, k_proj"):
+            made(reserve_modules=["w1"])
+
+    def test_engines_load_snapshots_in_the_state_folder(self, made: Callable[..., FleetPlan], tmp_path: Path) -> None:
+        write_peft_adapter(tmp_path / "adapters" / "safety")
+        (version,) = made().open_registry().all()
+        assert version.path == tmp_path / "state" / "adapter-snapshots" / version.digest
+
+    def test_later_adapters_must_fit_the_engines(self, made: Callable[..., FleetPlan], tmp_path: Path) -> None:
+        write_peft_adapter(tmp_path / "adapters" / "safety")
+        plan = made()
+        write_peft_adapter(tmp_path / "adapters" / "wider", targets=("up_proj",))
+        registry = plan.open_registry()
+        assert [version.name for version in registry.all()] == ["safety"]
+        assert "it changes up_proj" in registry.refused()[0].reason

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from aloraserve.adapters.base import AdapterVersion
 from aloraserve.errors import InvalidAdapterError
 
+RANK_SLOTS = (8, 16, 32, 64, 128, 256, 320, 512)
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterLimits:
     """Linears that engines compute adapters for, and the highest rank.
 
     A started engine wraps these linears and no other, and its slots have this rank. Each linear more costs every call
-    of an adapter time (``docs/adr/0010-live-adapters.md``).
+    of an adapter time (``docs/adr/0008-live-adapters.md``).
 
     Args:
         modules: names of linears.
@@ -26,10 +28,14 @@ class AdapterLimits:
 
     @classmethod
     def around(cls, versions: Iterable[AdapterVersion], modules: Iterable[str], rank: int) -> AdapterLimits:
-        """Return limits with room for these versions, and for adapters of those modules and that rank besides."""
+        """Return limits with room for these versions, and for adapters of those modules and that rank besides.
+
+        The rank is one that vLLM has slots for: kernels compute a slot's whole rank.
+        """
         found = list(versions)
         wanted = frozenset(modules).union(*(version.target_modules for version in found))
-        return cls(wanted, max([rank, *(version.rank for version in found)]))
+        highest = max([rank, *(version.rank for version in found)])
+        return cls(wanted, next(slot for slot in RANK_SLOTS if slot >= highest))
 
     def check(self, version: AdapterVersion) -> None:
         """Pass a version that fits.

@@ -87,3 +87,5 @@ class Subfolder:
             return self._read(self._path.name, self._path), True
         except InvalidAdapterError as error:
             return RefusedAdapter(self._path.name, error.message), not isinstance(error.__cause__, OSError)
+        except Exception as error:  # noqa: BLE001 - files that nobody thought of must not end the registry for all
+            return RefusedAdapter(self._path.name, f"it cannot be read: {type(error).__name__}"), True

@@ -15,7 +15,8 @@ class BlocksStored:
         hashes: the engine's own hash of each block, in order.
         parent: the engine's hash of the block before the first, or None at a prompt's start.
         token_ids: the blocks' tokens, ``len(hashes) * block_tokens`` of them.
-        adapter: name of the adapter whose effect is in them, None for the base model's blocks.
+        adapter: name of the adapter version whose effect is in them (:func:`~aloraserve.blocks.keys.version_name`),
+            None for the base model's blocks.
         cache_salt: the tenant's salt; known only at a prompt's start (``parent is None``).
         base_tokens: how many of the first block's tokens precede the adapter's activation point.
         tier: where they lie ("GPU", "CPU", ...).

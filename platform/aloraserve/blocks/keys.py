@@ -40,7 +40,7 @@ class AdapterEffect:
     @property
     def salt(self) -> bytes:
         """What every block key from the activation point on is mixed with."""
-        return version_salt(self.version)
+        return _salt(self.version)
 
 
 def version_name(name: str, digest: str) -> str:
@@ -51,13 +51,12 @@ def version_name(name: str, digest: str) -> str:
     return f"{name}@{digest[:VERSION_DIGITS]}"
 
 
-def adapter_salt(name: str, digest: str) -> bytes:
-    """Return the bytes that stand for an adapter in a block key."""
-    return version_salt(version_name(name, digest))
+def version_salt(version: str) -> bytes | None:
+    """Return the bytes that stand for an adapter version in a block key, None if that is not a :func:`version_name`."""
+    return _salt(version) if "@" in version else None
 
 
-def version_salt(version: str) -> bytes:
-    """Return the bytes that stand for an adapter version (:func:`version_name`) in a block key."""
+def _salt(version: str) -> bytes:
     return b"\0adapter\0" + version.encode()
 
 

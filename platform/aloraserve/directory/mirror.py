@@ -68,8 +68,8 @@ class Mirror:
 
     Args:
         keyspace: where our keys come from.
-        adapter_salts: an adapter's salt (:func:`~aloraserve.blocks.keys.adapter_salt`) by name, None if
-            unknown.
+        adapter_salts: an adapter's salt by its name in events, None if unknown
+            (:func:`~aloraserve.blocks.keys.version_salt`).
         drops: what was passed over.
     """
 

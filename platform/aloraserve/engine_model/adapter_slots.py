@@ -35,7 +35,13 @@ class AdapterSlots:
 
     def preload(self, adapters: Iterable[str]) -> None:
         """Have adapters loaded that cost no request anything."""
-        self._resident.update(dict.fromkeys(adapters))
+        for adapter in adapters:
+            self._resident[adapter] = None
+            self._make_room()
+
+    def unload(self, adapter: str) -> None:
+        """Have an adapter loaded no more that does not run."""
+        self._resident.pop(adapter, None)
 
     def has_room(self, adapter: str | None) -> bool:
         """Return whether a request of an adapter may run beside those that do."""
@@ -64,7 +70,10 @@ class AdapterSlots:
             self._resident.move_to_end(adapter)
             return 0.0
         self._resident[adapter] = None
-        if len(self._resident) > self._times.resident:
-            del self._resident[next(name for name in self._resident if name not in self._running)]
+        self._make_room()
         self.loads += 1
         return self._times.load_s
+
+    def _make_room(self) -> None:
+        if len(self._resident) > self._times.resident:
+            del self._resident[next(name for name in self._resident if name not in self._running)]

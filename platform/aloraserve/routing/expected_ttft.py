@@ -38,7 +38,8 @@ class ExpectedTtftTuning:
         overflow_replicas: smaller fleets have no replica to spare for the overflow.
         overlap_steps: overlaps count as different among the equally good if they differ by one of so many parts of the
             prompt.
-        room_steps: so does the room in their KV caches, if it differs by one of so many parts of the prompt.
+        room_steps: so does the room in their KV caches while one of them is idle, if it differs by one of so many parts
+            of the prompt; by the whole prompt otherwise: what loads busy replicas evenly makes an overload worse.
         spread_requests: so many more requests than the fewest make no difference among the equally good, so that
             gateways that see the same idle replica do not all choose it.
         shortlist: with more than twice as many candidates, only so many are estimated: those with the least work, by
@@ -190,6 +191,7 @@ class ExpectedTtft:
     def _spread(self, call: Call, tied: Sequence[_Scored]) -> list[_Scored]:
         fewest = min(scored.requests for scored in tied)
         most = max(_room_tokens(call, scored) for scored in tied)
+        room_steps = 1 if fewest else self._tuning.room_steps
         name = conversation(call)
         length = max(1, call.prompt_tokens)
 
@@ -199,7 +201,7 @@ class ExpectedTtft:
                 not is_published(scored.candidate),
                 -(overlap * self._tuning.overlap_steps // length),
                 (scored.requests - fewest) // (self._tuning.spread_requests + 1),
-                (most - _room_tokens(call, scored)) * self._tuning.room_steps // length,
+                (most - _room_tokens(call, scored)) * room_steps // length,
                 -overlap,
                 weight(name, replica),
                 replica,

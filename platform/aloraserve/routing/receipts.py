@@ -22,6 +22,8 @@ class Outcome(StrEnum):
     """The replica was lost before its first chunk."""
     CUT_SHORT = "cut-short"
     """The replica was lost after its first chunk."""
+    UNAVAILABLE = "unavailable"
+    """The replica cannot have the version of the adapter that is asked for."""
     REFUSED = "refused"
     """The engine does not accept the call."""
     OVERLOADED = "overloaded"

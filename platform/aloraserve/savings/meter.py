@@ -32,7 +32,8 @@ class SavingsMeter:
 
     Args:
         keyspace: where keys come from.
-        adapter_salts: an adapter's salt (:func:`~aloraserve.blocks.keys.adapter_salt`) by name, None if unknown.
+        adapter_salts: an adapter version's salt by its name, None if unknown
+            (:func:`~aloraserve.blocks.keys.version_salt`).
         capacity_blocks: of the engine's KV cache; 0 if unknown, and then so are savings.
     """
 
@@ -58,7 +59,7 @@ class SavingsMeter:
             request_id: of the call.
             token_ids: its prompt.
             keys: the prompt's block keys, base before the activation point.
-            adapter: its adapter's name, None for the base model.
+            adapter: name of its adapter version, None for the base model.
             cache_salt: of the tenant.
         """
         self._calls[request_id] = _Call(token_ids, keys, adapter, cache_salt)

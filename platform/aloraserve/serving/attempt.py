@@ -13,7 +13,7 @@ from aloraserve.errors import OverloadedError, ReplicaLostError
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import Router
-from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineUnavailable
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
 from aloraserve.serving.request import GenerationRequest
@@ -23,11 +23,16 @@ NO_REPLICA_TIMEOUT_S = 5.0
 CUT_SHORT = ("abort", "error")
 """How an engine ends an answer that is not whole."""
 
+Answer = EngineChunk | EngineRefusal
+"""What a replica that serves the call replies."""
+
 log = structlog.get_logger(__name__)
 
 
 class LostError(ReplicaLostError):
-    """Raised when the replica could not be reached or died; it reaches a client that has seen a part of the answer.
+    """Raised when the replica could not be reached, died, or does not have the adapter's version.
+
+    It reaches a client that has seen a part of the answer.
 
     Args:
         replica: its id, empty if none took the call.
@@ -93,11 +98,11 @@ class Attempt:
         label = self.placement.label(self.replica)
         return (*self._earlier, AttemptRecord(self.replica, label, self.placement.claim, self.outcome))
 
-    async def begin(self) -> EngineReply:
+    async def begin(self) -> Answer:
         """Send the call to the first replica in rank that takes it; return its first reply.
 
         Raises:
-            LostError: the replica died or could not be reached.
+            LostError: the replica died, could not be reached, or does not have the adapter's version.
             OverloadedError: no replica took the call.
             StopAsyncIteration: the replica ended the call without a reply.
         """
@@ -111,7 +116,7 @@ class Attempt:
         self.outcome = Outcome.ANSWERED if self._is_answered else Outcome.REFUSED
         return reply
 
-    async def next_reply(self) -> EngineReply:
+    async def next_reply(self) -> Answer:
         """Return the next reply.
 
         Raises:
@@ -130,6 +135,9 @@ class Attempt:
         except Exception as error:
             self._raise_meaning(error)
             raise
+        if isinstance(reply, EngineUnavailable):
+            self.outcome = Outcome.UNAVAILABLE
+            raise LostError(self.replica, reply.message)
         if isinstance(reply, EngineChunk) and reply.finish_reason in CUT_SHORT:
             raise self._lost(f"the engine ended with {reply.finish_reason!r}")
         return reply

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import structlog
 
 from aloraserve.errors import InvalidRequestError, ReplicaLostError
-from aloraserve.routing.receipts import AttemptRecord
+from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import Router
 from aloraserve.serving.attempt import Attempt, LostError
 from aloraserve.serving.engine_messages import EngineRefusal
@@ -35,6 +35,7 @@ class AttemptBudget:
         self.left = MAX_ATTEMPTS
         self.lost: set[str] = set()
         self._last: Attempt | None = None
+        self._cause = ""
 
     @property
     def records(self) -> tuple[AttemptRecord, ...]:
@@ -49,6 +50,14 @@ class AttemptBudget:
     def lose(self, error: LostError) -> None:
         """Avoid the replica that was lost from now on."""
         self.lost |= {error.replica} - {""}
+        self._cause = error.cause
+
+    def exhausted(self, request: GenerationRequest) -> ReplicaLostError:
+        """Return what the client is told when no attempt is left."""
+        if self.records[-1].outcome is Outcome.UNAVAILABLE:
+            return ReplicaLostError(f"model {request.model[:80]!r} cannot be served now: {self._cause}; retry later")
+        until = "the first token" if request.is_streamed else "the answer was complete"
+        return ReplicaLostError(f"{MAX_ATTEMPTS} replicas were lost before {until}; retry later")
 
 
 class Dispatcher:
@@ -73,7 +82,8 @@ class Dispatcher:
         Raises:
             InvalidRequestError: the engine refused the call.
             OverloadedError: too many calls are queued, or no replica took the call in time.
-            ReplicaLostError: ``MAX_ATTEMPTS`` replicas were lost under the call, or one ended it without an answer.
+            ReplicaLostError: ``MAX_ATTEMPTS`` replicas were lost under the call or do not have the adapter's version,
+                or one ended it without an answer.
         """
         self._observer.accepted(request)
         started = time.perf_counter()
@@ -89,8 +99,7 @@ class Dispatcher:
                 continue
             self._observer.answered(generation)
             return generation
-        until = "the first token" if request.is_streamed else "the answer was complete"
-        raise ReplicaLostError(f"{MAX_ATTEMPTS} replicas were lost before {until}; retry later")
+        raise budget.exhausted(request)
 
     async def _place(self, request: GenerationRequest, budget: AttemptBudget) -> Attempt:
         engine_call = request.engine_call(f"{request.id}-{uuid.uuid4().hex[:8]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from aloraserve.adapters import AdapterRef
 from aloraserve.blocks import BlockKey
 from aloraserve.savings.base import CallSavings
 from aloraserve.wire.sampling import SamplingSettings
@@ -18,7 +19,7 @@ class EngineCall:
         request_id: the id that the client sees.
         token_ids: the whole prompt.
         sampling: how to generate; ``max_tokens`` is set.
-        adapter: served name of the adapter, None for the base model.
+        adapter: the version that is to answer and no other, None for the base model.
         cache_salt: the tenant's salt.
         keys: the prompt's block keys, as the gateway derived them.
         traceparent: the span above the replica's own, None if the call is not traced.
@@ -27,7 +28,7 @@ class EngineCall:
     request_id: str
     token_ids: list[int]
     sampling: SamplingSettings
-    adapter: str | None = None
+    adapter: AdapterRef | None = None
     cache_salt: str | None = None
     keys: Sequence[BlockKey] = ()
     traceparent: str | None = None
@@ -84,4 +85,11 @@ class EngineRefusal:
     param: str | None = None
 
 
-EngineReply = EngineChunk | EngineRefusal
+@dataclass(frozen=True, slots=True)
+class EngineUnavailable:
+    """This replica cannot serve the call now; another one may."""
+
+    message: str
+
+
+EngineReply = EngineChunk | EngineRefusal | EngineUnavailable

@@ -87,7 +87,7 @@ class GenerationRequest:
             call_id,
             self.token_ids,
             self.sampling,
-            adapter=self.call.adapter,
+            adapter=None if self.adapter is None else self.adapter.ref,
             cache_salt=self.origin.caller.cache_salt,
             keys=self.keys,
             traceparent=self.origin.traceparent,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -265,22 +265,22 @@ class ModelledFleet:
         if not replica.alive:
             return
         self._fleet.alive.remove(index)
-        self._loop.spawn(self._fail(replica, replica.kill()))
+        for request in replica.kill():
+            self._loop.spawn(self._fail(request, replica))
 
-    async def _fail(self, replica: ModelledReplica, requests: Sequence[ModelledRequest]) -> None:
-        for request in requests:
-            call = request.call
-            self._close(call, replica)
-            if math.isnan(request.first_token_s):
-                replica.view.in_flight_prefill_tokens -= call.prompt_tokens
-                self._result.resent += 1
-                await self._router.lost(call, replica.view.index)
-                await self._dispatch(call)
-            else:
-                self._result.cut += 1
-                replica.observer.finished(call)
-                self._record(call, request, replica.view.index)
-                self._end(call)
+    async def _fail(self, request: ModelledRequest, replica: ModelledReplica) -> None:
+        call = request.call
+        self._close(call, replica)
+        if math.isnan(request.first_token_s):
+            replica.view.in_flight_prefill_tokens -= call.prompt_tokens
+            self._result.resent += 1
+            await self._router.lost(call, replica.view.index)
+            await self._dispatch(call)
+        else:
+            self._result.cut += 1
+            replica.observer.finished(call)
+            self._record(call, request, replica.view.index)
+            self._end(call)
 
     def _restart(self, index: int) -> None:
         replica = self._replicas[index]

@@ -57,6 +57,9 @@ class DemoPlayer:
     rows: list[Row] = field(default_factory=list)
     _tokenizer: Any = None
 
+    def __post_init__(self) -> None:
+        self._versions = {version.name: version for version in self.plan.open_registry().all()}
+
     def play(self) -> list[Row]:
         """Play the long conversation with adapters, then the short one that shares nothing with it."""
         self._play("ferry", ferry_conversation())
@@ -88,7 +91,7 @@ class DemoPlayer:
             from transformers import AutoTokenizer
 
             self._tokenizer = AutoTokenizer.from_pretrained(str(self.plan.model_path), local_files_only=True)
-        sister = self.plan.adapter(twin.removesuffix(TWIN_SUFFIX))
+        sister = self._versions.get(twin.removesuffix(TWIN_SUFFIX))
         text = self._tokenizer.apply_chat_template(messages, tokenize=False)
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*ids, *(sister.invocation_ids if sister else ())]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from aloraserve.adapters import AdapterRef
 from aloraserve.engine_model.fitting import DecodeSample, PrefillSample
 from aloraserve.errors import StartError
 from aloraserve_services.plan import FleetPlan
@@ -60,8 +61,9 @@ class EngineTimer:
     def __init__(
         self, plan: FleetPlan, engine: Any, *, rounds: int, seed: int, progress: Callable[[str], None]
     ) -> None:
-        self._plan = plan
         self._engine = engine
+        self._versions = plan.open_registry().all()[: plan.settings.max_loras]
+        self._plain = next((version.ref for version in self._versions if not version.invocation_ids), None)
         self._rounds = rounds
         self._random = random.Random(seed)  # noqa: S311
         self._progress = progress
@@ -72,19 +74,18 @@ class EngineTimer:
         """Time everything."""
         figures = EngineFigures(step_tokens=self._engine.step_tokens)
         started = time.perf_counter()
-        await self._engine.load_adapters()
-        loaded = min(len(self._plan.adapters), self._plan.settings.max_loras)
-        figures.adapter_load_s = (time.perf_counter() - started) / max(loaded, 1)
+        for version in self._versions:
+            await self._engine.add_adapter(version)
+        figures.adapter_load_s = (time.perf_counter() - started) / max(len(self._versions), 1)
         await self._warm_up()
         for length in self._fitting(COLD_TOKENS):
             figures.prefills.append(await self._prefill(0, length))
         for cached, added in CACHED_TOKENS:
             if cached + added <= self._most:
                 figures.prefills.append(await self._prefill(cached, added))
-        adapter = next((adapter.name for adapter in self._plan.adapters if not adapter.invocation_ids), None)
-        for cached, added in ADAPTER_TOKENS if adapter is not None else ():
+        for cached, added in ADAPTER_TOKENS if self._plain is not None else ():
             if cached + added <= self._most:
-                figures.prefills.append(await self._prefill(cached, added, adapter))
+                figures.prefills.append(await self._prefill(cached, added, self._plain))
         for context in self._fitting(DECODE_CONTEXTS):
             for batch in DECODE_BATCHES:
                 figures.decodes.append(await self._decode(batch, context))
@@ -95,11 +96,10 @@ class EngineTimer:
 
     async def _warm_up(self) -> None:
         self._progress("warming up")
-        adapters = [adapter.name for adapter in self._plan.adapters if not adapter.invocation_ids][:1]
-        for adapter in (None, None, *adapters, *adapters):
+        for adapter in (None, None, *[self._plain] * 2):
             await self._timed(self._tokens(512), 4, adapter)
 
-    async def _prefill(self, cached: int, added: int, adapter: str | None = None) -> PrefillSample:
+    async def _prefill(self, cached: int, added: int, adapter: AdapterRef | None = None) -> PrefillSample:
         """Time the first token of a prompt whose first ``cached`` tokens were computed before."""
         self._progress(f"prefill of {added} tokens after {cached} cached{' by an adapter' if adapter else ''}")
         seconds, starts = [], []
@@ -134,14 +134,14 @@ class EngineTimer:
             raise StartError(f"answers of a batch of {batch} did not run together after {first - begun:.3f} s")
         return DecodeSample(batch, batch * (context + DECODE_TOKENS / 2), statistics.median(gaps))
 
-    async def _timed(self, token_ids: list[int], answer: int, adapter: str | None) -> tuple[list[float], int]:
+    async def _timed(self, token_ids: list[int], answer: int, adapter: AdapterRef | None) -> tuple[list[float], int]:
         started = time.perf_counter()
         stamps, cached = await self._stamps(token_ids, answer, adapter)
         return [stamp - started for stamp in stamps], cached
 
-    async def _stamps(self, token_ids: list[int], answer: int, adapter: str | None) -> tuple[list[float], int]:
+    async def _stamps(self, token_ids: list[int], answer: int, adapter: AdapterRef | None) -> tuple[list[float], int]:
         """Return when each chunk of an answer came, and how many prompt tokens were cached."""
-        from aloraserve.serving.engine_messages import EngineCall, EngineRefusal
+        from aloraserve.serving.engine_messages import EngineCall, EngineChunk
         from aloraserve.wire.sampling import SamplingSettings
 
         self._calls += 1
@@ -150,7 +150,7 @@ class EngineTimer:
         stamps: list[float] = []
         cached = 0
         async for reply in self._engine.generate(call):
-            if isinstance(reply, EngineRefusal):
+            if not isinstance(reply, EngineChunk):
                 raise StartError(f"the engine refused a call: {reply.message}")
             stamps.append(time.perf_counter())
             cached = reply.cached_tokens

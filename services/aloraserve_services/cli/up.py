@@ -49,9 +49,10 @@ def _run(settings: Settings) -> None:
     running = local_platform(settings, adapters_dir=adapters_dir, progress=Steps())
     with run_file.held(settings.state_dir, url), running as platform:
         plan = platform.plan
-        for refused in plan.refused:
+        registry = plan.open_registry()
+        for refused in registry.refused():
             err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
-        names = ", ".join(adapter.name for adapter in plan.adapters) or "no adapters"
+        names = ", ".join(adapter.name for adapter in registry.all()) or "no adapters"
         run_file.mark_ready(settings.state_dir, url)
         out.print(f"serving {plan.served_name} and {names}; stop with Ctrl-C or `aloraserve down`")
         while True:

@@ -8,7 +8,8 @@ Invariants, for every engine:
   adapter's activation point, the adapter's from it on, one tenant's alone.
 - Each change of what it holds is an event, in order, in batches numbered without a gap; events of one step are there
   soon after the step.
-- Adapters load by themselves when they are called. At most ``adapter_slots`` distinct ones run at once.
+- A call's adapter version was added before. One that gave way to others loads again by itself when it is called. At
+  most ``adapter_slots`` distinct ones run at once. Two versions of one adapter are two adapters.
 
 All methods are called on one event loop.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple, Protocol
 
+from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import EventBatch
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 
@@ -58,12 +60,20 @@ class Engine(Protocol):
         """
         ...
 
-    async def load_adapters(self) -> int:
-        """Load as many adapters as may run at once, so that first calls do not pay for it; return how many."""
+    async def add_adapter(self, version: AdapterVersion) -> None:
+        """Load a version, so that it can be called; others may run meanwhile.
+
+        Raises:
+            InvalidAdapterError: the engine cannot load it; nothing has changed.
+        """
+        ...
+
+    async def remove_adapter(self, version: AdapterVersion) -> None:
+        """Unload a version that no call runs with; calls for it are an error from now on."""
         ...
 
     async def resident(self) -> tuple[str, ...]:
-        """Return the names of the adapters that are loaded."""
+        """Return the names of the adapters of which a version is loaded, sorted."""
         ...
 
     async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:

@@ -12,13 +12,15 @@ from typing import Any, Protocol
 import structlog
 
 from aloraserve.blocks import KeySpace
+from aloraserve.blocks.keys import version_salt
 from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.savings.base import CallSavings
 from aloraserve.savings.meter import SavingsMeter
-from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply, EngineUnavailable
+from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import Engine, EngineParts
 from aloraserve_services.engine.gaps import GapCloser
 from aloraserve_services.engine.heartbeat import ANSWER_HELD_S, Heartbeat
@@ -82,15 +84,16 @@ async def join_fleet(directory: Directory, keyspace: KeySpace, label: str) -> No
         log.warning("directory_unavailable", replica=label)
 
 
-async def load_adapters(engine: Engine, max_requests: int) -> EngineFacts:
+async def load_adapters(engine: Engine, adapters: EngineAdapters, max_requests: int) -> EngineFacts:
     """Load an engine's first adapters; return what is then known of it.
 
     Args:
         engine: just started.
+        adapters: of the engine.
         max_requests: how many requests it runs at once.
     """
     started = time.perf_counter()
-    count = await engine.load_adapters()
+    count = await adapters.load()
     return EngineFacts(
         max_requests,
         kv_tokens=engine.kv_tokens,
@@ -108,8 +111,8 @@ class EngineHost:
         keyspace: what block keys belong to.
         directory: where holdings and load go.
         parts: the engine and its events.
+        adapters: versions that the engine can run.
         facts: of the engine.
-        adapter_salts: an adapter's salt (:func:`~aloraserve.blocks.keys.adapter_salt`) by name, None if unknown.
         answer_held_s: see :data:`~aloraserve_services.engine.heartbeat.ANSWER_HELD_S`.
 
     Attributes:
@@ -123,8 +126,8 @@ class EngineHost:
         keyspace: KeySpace,
         directory: Directory,
         parts: EngineParts,
+        adapters: EngineAdapters,
         facts: EngineFacts,
-        adapter_salts: Callable[[str], bytes | None],
         *,
         answer_held_s: float = ANSWER_HELD_S,
     ) -> None:
@@ -132,13 +135,15 @@ class EngineHost:
         self._block_tokens = keyspace.block_tokens
         self._directory = directory
         self._engine, self._events = parts
-        self.mirror = Mirror(keyspace, adapter_salts)
+        self._adapters = adapters
+        self.mirror = Mirror(keyspace, version_salt)
         self.ingest = Ingest(
             directory, identity.replica, identity.incarnation, self.mirror, on_gap=self._on_events_lost
         )
         self._progress = Progress(facts)
-        self._meter = SavingsMeter(keyspace, adapter_salts, facts.kv_tokens // keyspace.block_tokens)
+        self._meter = SavingsMeter(keyspace, version_salt, facts.kv_tokens // keyspace.block_tokens)
         self._residency = Residency(self._engine.resident)
+        adapters.observe(self._residency.adapter_used)
         self._gaps = GapCloser(self.empty_cache)
         self._heartbeat = Heartbeat(self.ingest, self._progress, self._state, answer_held_s=answer_held_s)
         self._begin_observing: Callable[[EngineCall], ObservedCall] = lambda call: _UNOBSERVED
@@ -156,7 +161,7 @@ class EngineHost:
         await self._residency.look()
         self.keep(self._read_events, self.ingest.run)
         await WarmUp(self.generate, self.empty_cache, self.mirror, max_model_tokens=max_model_tokens).run()
-        self.keep(self._beat, self._residency.run, self._gaps.run)
+        self.keep(self._beat, self._residency.run, self._gaps.run, self._adapters.follow, self._adapters.sweep)
 
     def observe(self, begin: Callable[[EngineCall], ObservedCall]) -> None:
         """Have further calls followed: ``begin`` is called with each."""
@@ -181,6 +186,9 @@ class EngineHost:
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
+        if call.adapter is not None and (problem := await self._adapters.hold(call.adapter)) is not None:
+            yield EngineUnavailable(problem)
+            return
         self._accept(call)
         observed = self._begin_observing(call)
         reported_by = 0
@@ -214,9 +222,10 @@ class EngineHost:
     def _accept(self, call: EngineCall) -> None:
         prompt_tokens = len(call.token_ids)
         held = self.mirror.overlap(call.keys) * self._block_tokens
-        is_resident = call.adapter is None or call.adapter in self._residency.names
-        self._progress.accept(call.request_id, prompt_tokens, held, call.adapter, is_resident=is_resident)
-        self._meter.accept(call.request_id, call.token_ids, call.keys, call.adapter, call.cache_salt)
+        name, version = (None, None) if call.adapter is None else (call.adapter.name, call.adapter.engine_name)
+        is_resident = name is None or name in self._residency.names
+        self._progress.accept(call.request_id, prompt_tokens, held, name, is_resident=is_resident)
+        self._meter.accept(call.request_id, call.token_ids, call.keys, version, call.cache_salt)
         # After the engine has the call: it computes meanwhile.
         asyncio.get_running_loop().call_soon(self._meter.prepare, call.request_id)
 
@@ -228,6 +237,7 @@ class EngineHost:
         self._progress.end(call.request_id)
         self._meter.end(call.request_id)
         if call.adapter is not None:
+            self._adapters.release(call.adapter)
             self._residency.adapter_used()
 
     def _state(self) -> ReplicaState:

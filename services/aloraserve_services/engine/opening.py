@@ -42,7 +42,6 @@ def open_simulated(plan: FleetPlan) -> tuple[SimulatedEngine, SimulatedEvents]:
     if plan.calibration is None:
         raise StartError("the plan has no calibration; a simulated engine needs one")
     events = SimulatedEvents()
-    adapters = {adapter.name: adapter for adapter in plan.adapters}
     words = AnswerWords.read(plan.model_path)
-    engine = SimulatedEngine(plan.calibration, plan.keyspace, adapters, words, events, stream_tokens=STREAM_TOKENS)
+    engine = SimulatedEngine(plan.calibration, plan.keyspace, words, events, stream_tokens=STREAM_TOKENS)
     return engine, events

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
 
 from prometheus_client import REGISTRY
 
-from aloraserve.blocks.keys import adapter_salt
 from aloraserve.directory.base import Directory
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 from aloraserve.telemetry.tracing import Tracing
+from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
 from aloraserve_services.engine.host import EngineHost, ReplicaIdentity, join_fleet, load_adapters
 from aloraserve_services.engine.opening import open_vllm
@@ -36,24 +37,22 @@ class EngineReplica:
         self._closing = contextlib.ExitStack()
         self._closing.callback(tracing.flush)
         identity = _identity()
-        kinds = {adapter.name: str(adapter.kind) for adapter in plan.adapters}
-        telemetry = ReplicaTelemetry(
-            plan.settings, identity.label, node_ip, kinds, plan.open_endpoints(), REGISTRY, tracing
-        )
+        telemetry = ReplicaTelemetry(plan.settings, identity.label, node_ip, plan.open_endpoints(), REGISTRY, tracing)
         directory = telemetry.directory(self._open_directory(plan))
         await join_fleet(directory, plan.keyspace, identity.label)
         parts = self._open_engine(plan)
         self._closing.callback(parts.events.close)
         self._closing.callback(parts.engine.shutdown)
-        facts = await load_adapters(parts.engine, plan.max_requests)
-        salts = {adapter.name: adapter_salt(adapter.name, adapter.digest) for adapter in plan.adapters}
-        self._host = EngineHost(identity, plan.keyspace, directory, parts, facts, salts.get)
+        registry = await asyncio.to_thread(plan.open_registry)
+        adapters = EngineAdapters(parts.engine, registry)
+        facts = await load_adapters(parts.engine, adapters, plan.max_requests)
+        self._host = EngineHost(identity, plan.keyspace, directory, parts, adapters, facts)
         self._closing.callback(self._host.stop)
         telemetry.watch(self._host.ingest, self._host.mirror)
         await self._host.start(max_model_tokens=plan.settings.max_model_len)
         # Warming up was nobody's call.
         self._host.observe(telemetry.begin_call)
-        self._host.keep(telemetry.keep_registered)
+        self._host.keep(telemetry.keep_registered, registry.run)
 
     async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
         """Return the engine's replies to a call; closing the iterator aborts it."""

@@ -29,7 +29,6 @@ class ReplicaTelemetry:
         settings: of the platform.
         label: the replica's short name.
         node_ip: returns this node's address, as other nodes reach it.
-        kinds: each adapter's kind by its name.
         endpoints: where processes with metrics are listed.
         registry: where the replica's metrics are registered.
         tracing: of this process.
@@ -40,12 +39,10 @@ class ReplicaTelemetry:
         settings: Settings,
         label: str,
         node_ip: Callable[[], str],
-        kinds: Mapping[str, str],
         endpoints: EndpointRegistry,
         registry: CollectorRegistry,
         tracing: Tracing,
     ) -> None:
-        self._kinds = kinds
         self._tracing = tracing
         self._endpoints = endpoints
         self._process = ObservedProcess(settings, ROLE, label, node_ip, tracing)
@@ -64,8 +61,7 @@ class ReplicaTelemetry:
 
     def begin_call(self, call: EngineCall) -> CallTimes:
         """Follow a call that has just arrived."""
-        kind = "base" if call.adapter is None else self._kinds.get(call.adapter, "other")
-        return CallTimes(call, kind, self._metrics, self._tracing)
+        return CallTimes(call, self._metrics, self._tracing)
 
     def watch(self, ingest: Ingest, mirror: Mirror) -> None:
         """Show these in the metrics."""
@@ -81,7 +77,6 @@ class CallTimes:
 
     Args:
         call: just arrived.
-        kind: "base", "lora" or "alora".
         metrics: of the replica.
         tracing: of this process.
         clock: seconds that never go back.
@@ -91,7 +86,6 @@ class CallTimes:
     def __init__(
         self,
         call: EngineCall,
-        kind: str,
         metrics: ReplicaMetrics,
         tracing: Tracing,
         *,
@@ -100,7 +94,7 @@ class CallTimes:
     ) -> None:
         bind_request(call.request_id, trace_id(call.traceparent))
         self._call = call
-        self._kind = kind
+        self._kind = "base" if call.adapter is None else call.adapter.kind
         self._metrics = metrics
         self._tracing = tracing
         self._clock = clock
@@ -138,7 +132,7 @@ class CallTimes:
             "aloraserve.prompt_tokens": len(self._call.token_ids),
             "aloraserve.cached_tokens": chunk.cached_tokens,
             "aloraserve.kind": self._kind,
-            "aloraserve.adapter": self._call.adapter or "",
+            "aloraserve.adapter": "" if self._call.adapter is None else self._call.adapter.name,
         }
         self._span("queue", 0.0, self._queue_s, {})
         self._span("prefill", self._queue_s, self._first_s, tokens)

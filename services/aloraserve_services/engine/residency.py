@@ -27,7 +27,7 @@ class Residency:
         self._adapter_used = asyncio.Event()
 
     def adapter_used(self) -> None:
-        """Note that a call with an adapter ended."""
+        """Note that a call with an adapter ended, or that one was loaded or unloaded."""
         self._adapter_used.set()
 
     async def look(self) -> None:

@@ -86,7 +86,13 @@ class AdminRoutes:
             "known": list(self._replicas()),
             "replicas": states,
             "adapters": [
-                {"name": adapter.name, "kind": adapter.kind, "rank": adapter.rank, "untrained": adapter.untrained}
+                {
+                    "name": adapter.name,
+                    "kind": adapter.kind,
+                    "rank": adapter.rank,
+                    "digest": adapter.digest,
+                    "untrained": adapter.untrained,
+                }
                 for adapter in self._adapters.all()
             ],
             "refused": [asdict(adapter) for adapter in self._adapters.refused()],

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 
-from aloraserve.adapters import StaticRegistry
 from aloraserve.directory.base import Directory
 from aloraserve.routing.expected_ttft import ExpectedTtftTuning
 from aloraserve.routing.policies import make_policy, policy_kind
@@ -23,6 +22,7 @@ from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
+from aloraserve_services.gateway.adapters import following
 from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_spans import CallSpans
@@ -57,13 +57,13 @@ class Gateway:
         if not settings.metrics:
             self._metrics.turn_off()
         self._tracing = Tracing()
-        adapters = StaticRegistry(plan.adapters, plan.refused, base_names=(plan.served_name,))
+        self._adapters = plan.open_registry()
         directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
-            adapters.resolve,
+            self._adapters.resolve,
             hour_price=settings.accelerator_hour_price,
             on_failure=self._metrics.ledger_failures.inc,
         )
@@ -75,14 +75,14 @@ class Gateway:
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=settings.max_model_len,
-            resolve=adapters.resolve,
+            resolve=self._adapters.resolve,
         )
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
             Dispatcher(self._router(plan, directory), ServePool(engines), observers),
             base_model=plan.served_name,
-            adapters=adapters,
+            adapters=self._adapters,
             replicas=self._replicas,
             max_model_len=settings.max_model_len,
         )
@@ -90,7 +90,7 @@ class Gateway:
             plan,
             tenants,
             directory,
-            adapters,
+            self._adapters,
             replicas=self._replicas,
             receipts=receipts,
             savings=self._savings,
@@ -109,7 +109,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        async with self._process.lifespan(app), self._savings.flushing():
+        async with self._process.lifespan(app), self._savings.flushing(), following(self._adapters):
             yield
 
     def _router(self, plan: FleetPlan, directory: Directory) -> Router:

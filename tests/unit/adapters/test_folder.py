@@ -292,9 +292,9 @@ class TestLimits:
         write_adapter("safety", rank=2)
         versions = registry(tmp_path, base).all()
         assert AdapterLimits.around(versions, ["k_proj"], 1) == AdapterLimits(
-            frozenset({"q_proj", "down_proj", "k_proj"}), 2
+            frozenset({"q_proj", "down_proj", "k_proj"}), 8
         )
-        assert AdapterLimits.around(versions, [], 8).rank == 8
+        assert AdapterLimits.around(versions, [], 12).rank == 16
 
 
 class TestVersionsThatAreNotServed:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from aloraserve.adapters import AdapterVersion
+from aloraserve.adapters import AdapterVersion, StaticRegistry
 from aloraserve.wire.answer_stream import StreamedAnswer
 from aloraserve_services.cli.client import StreamingClient
 from aloraserve_services.plan import FleetPlan
@@ -38,7 +38,7 @@ def plan() -> FleetPlan:
         dtype="float32",
         keyspace=SimpleNamespace(block_tokens=32),
         settings=SimpleNamespace(replicas=2),
-        adapter=lambda name: SAFETY if name == "safety" else None,
+        open_registry=lambda: StaticRegistry([SAFETY]),
     )
     return cast(FleetPlan, fake)
 

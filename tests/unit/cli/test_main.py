@@ -82,7 +82,7 @@ REPLICAS = {
             },
         }
     ],
-    "adapters": [{"name": "safety", "kind": "alora", "rank": 8, "untrained": True}],
+    "adapters": [{"name": "safety", "kind": "alora", "rank": 8, "digest": "ab", "untrained": True}],
     "refused": [{"name": "broken", "reason": "[no] weights"}],
 }
 

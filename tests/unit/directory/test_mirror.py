@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aloraserve.blocks import BlocksCleared, BlocksRemoved, BlocksStored, EngineEvent, KeySpace
-from aloraserve.blocks.keys import AdapterEffect, adapter_salt
+from aloraserve.blocks.keys import AdapterEffect
 from aloraserve.directory.base import RUN_BLOCKS, Holding, place
 from aloraserve.directory.mirror import Delta, Mirror
 
 SPACE = KeySpace("model", "tokenizer", 2)
-SALTS = {"x": adapter_salt("x", "digest")}
+SALTS = {"x": AdapterEffect("x", "digest", 0).salt}
 # A chain of engine hashes 0 <- 1 <- ... on one prompt, and a second chain of other hashes on the same prompt.
 PROMPT = list(range(20))
 KEYS = SPACE.keys(PROMPT)

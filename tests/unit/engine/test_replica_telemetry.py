@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
+from aloraserve.adapters import AdapterKind, AdapterRef
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.settings import Settings
 from aloraserve.telemetry.memory_endpoints import MemoryEndpoints
@@ -36,11 +37,9 @@ class Calls:
 
     def follow(self, *chunks: tuple[float, EngineChunk], kind: str = "base", traceparent: str | None = ABOVE) -> None:
         """Follow a call to its end; each chunk comes at its time."""
-        adapter = None if kind == "base" else "safety"
+        adapter = None if kind == "base" else AdapterRef("safety", cast(AdapterKind, kind), "digest")
         call = EngineCall("r", [1] * 40, SamplingSettings(), adapter=adapter, traceparent=traceparent)
-        times = CallTimes(
-            call, kind, self._metrics, cast(Tracing, self.spans), clock=lambda: self.now, date=lambda: 1000.0
-        )
+        times = CallTimes(call, self._metrics, cast(Tracing, self.spans), clock=lambda: self.now, date=lambda: 1000.0)
         for at, chunk in chunks:
             self.now = at
             times.chunk(chunk)
@@ -97,14 +96,13 @@ def test_a_call_s_kind_is_its_adapter_s() -> None:
         Settings(metrics_port=0),
         "engine-0",
         lambda: "127.0.0.1",
-        {"safety": "alora"},
         MemoryEndpoints(),
         registry,
         Tracing(),
     )
-    for adapter in (None, "safety", "gone"):
+    for adapter in (None, AdapterRef("safety", "alora", "digest"), AdapterRef("plain", "lora", "digest")):
         times = telemetry.begin_call(EngineCall("r", [1] * 40, SamplingSettings(), adapter=adapter))
         times.chunk(EngineChunk(0, "x", 1))
         times.end()
-    for kind in ("base", "alora", "other"):
+    for kind in ("base", "alora", "lora"):
         assert registry.get_sample_value("aloraserve_decode_seconds_count", {"kind": kind}) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,12 +17,15 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from ray import serve
 from starlette.requests import ClientDisconnect
-from support.character_tokenizer import CharacterTokenizer
+from structlog.testing import capture_logs
+from support.character_tokenizer import ADAPTERS, CharacterTokenizer
 from support.fake_pool import ScriptedReplies
 
+from aloraserve.adapters import RefusedAdapter, StaticRegistry
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.settings import Settings
 from aloraserve_services.gateway import serve_pool
+from aloraserve_services.gateway.adapters import following
 from aloraserve_services.gateway.deployment import ENGINE, Gateway
 from aloraserve_services.gateway.known_replicas import note_replicas
 from aloraserve_services.plan import FleetPlan
@@ -248,3 +252,61 @@ async def test_a_client_that_goes_away_amid_a_stream_aborts_the_call(
         await app(scope, receive, send)
     assert streams[0].is_cancelled
     assert sent == 3
+
+
+async def test_adapters_are_those_of_the_moment(client: Open, adapters: StaticRegistry) -> None:
+    one = client()
+
+    async def listed() -> tuple[list[str], list[str], list[str]]:
+        models = [entry["id"] for entry in (await one.get("/v1/models")).json()["data"]]
+        shown = (await one.get("/v1/replicas")).json()
+        return models, [entry["name"] for entry in shown["adapters"]], [entry["name"] for entry in shown["refused"]]
+
+    async def answered(model: str) -> tuple[int, str]:
+        answer = await one.post("/v1/completions", json={"model": model, "prompt": "x", "max_tokens": 1})
+        return answer.status_code, answer.text
+
+    first, *others = ADAPTERS
+    names = [version.name for version in ADAPTERS]
+    assert await listed() == (["base", *names], names, [])
+    assert (await answered(first.name))[0] == 200
+    adapters.publish([*others], [RefusedAdapter(first.name, "it is bad")])
+    assert await listed() == (["base", *names[1:]], names[1:], [first.name])
+    status, text = await answered(first.name)
+    assert status == 404
+    assert f"model '{first.name}' is not served; served are base, {', '.join(names[1:])}" in text
+    adapters.publish(ADAPTERS)
+    assert (await answered(first.name))[0] == 200
+
+
+async def test_a_call_goes_to_the_engine_with_the_version_that_is_served(
+    client: Open, adapters: StaticRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[EngineCall] = []
+    dispatch = Engines.dispatch
+
+    def noted(engines: Engines, selection: Any, call: EngineCall) -> ScriptedReplies:
+        calls.append(call)
+        return dispatch(engines, selection, call)
+
+    monkeypatch.setattr(Engines, "dispatch", noted)
+    one, plain = client(), ADAPTERS[0]
+    changed = dataclasses.replace(plain, digest="another digest")
+    body = {"model": plain.name, "prompt": "x" * 24, "max_tokens": 1}
+    for version in (plain, changed):
+        adapters.publish([version])
+        assert (await one.post("/v1/completions", json=body)).status_code == 200
+        assert calls[-1].adapter == version.ref
+    assert not set(calls[0].keys) & set(calls[1].keys), "a changed adapter shares nothing with its former self"
+
+
+async def test_changes_of_adapters_are_logged(adapters: StaticRegistry) -> None:
+    with capture_logs() as logs:
+        async with following(adapters), asyncio.timeout(5):
+            while len(logs) < len(ADAPTERS):  # noqa: ASYNC110 - a log reports to nobody
+                await asyncio.sleep(0.001)
+            adapters.publish(ADAPTERS[1:], [RefusedAdapter(ADAPTERS[0].name, "it is bad")])
+            while len(logs) < len(ADAPTERS) + 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+    assert [entry["event"] for entry in logs[-2:]] == ["adapter_removed", "adapter_refused"]
+    assert logs[-1]["reason"] == "it is bad"

@@ -348,3 +348,9 @@ def test_a_replica_whose_warm_up_was_disturbed_gets_calls_and_can_measure_again(
     assert {rank(used, idle, call=call(number))[0] for number in range(20)} == {"idle"}
     slow = candidate("slow", kv_tokens=8192, prefill_s_per_token=1.4e-3, prefill_samples=20)
     assert {rank(used, slow, call=call(number))[0] for number in range(20)} == {"used"}
+
+
+@pytest.mark.parametrize(("running", "chosen"), [(0, {"a"}), (1, {"a", "b"})])
+def test_room_decides_finely_only_while_a_replica_is_idle(running: int, chosen: set[str]) -> None:
+    fleet = [candidate(name, blocks=blocks, running=running, kv_tokens=8192) for name, blocks in (("a", 0), ("b", 20))]
+    assert {rank(*fleet, call=call(number))[0] for number in range(20)} == chosen

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pytest
 
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace
-from aloraserve.blocks.keys import adapter_salt
 from aloraserve.engine_model.block_cache import BlockCache
 from aloraserve.routing.prefill_learner import PrefillQuality
 from aloraserve.routing.prefill_model import PrefillModel
@@ -19,7 +18,7 @@ BLOCK = 8
 SPACE = KeySpace("model", "tokenizer", BLOCK)
 MODEL = PrefillModel(fixed_s=0.01, s_per_token=0.001, s_per_square_token=1e-6)
 SURE = PrefillQuality(ENOUGH_SAMPLES, 0.0, 10_000)
-SALTS = {name: adapter_salt(name, "digest") for name in ("safety", "sibling", "plain")}
+SALTS = {name: AdapterEffect(name, "digest", 0).salt for name in ("safety", "sibling", "plain")}
 INVOCATION = [900, 901]
 PROMPT = list(range(100, 100 + 10 * BLOCK))
 

@@ -16,7 +16,7 @@ from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import Outcome, Receipt, ReceiptRing
 from aloraserve.serving import attempt
 from aloraserve.serving.attempts import Dispatcher
-from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal
+from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal, EngineUnavailable
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.tenants import Caller
@@ -117,6 +117,22 @@ async def test_a_refusal_is_the_client_s_and_leaves_no_claim() -> None:
         await send(pool, router)
     assert caught.value.param == "prompt"
     assert router.withdrawn == [pool.calls[0].request_id]
+
+
+async def test_a_replica_without_the_adapter_s_version_is_passed_over_and_its_claim_withdrawn() -> None:
+    behind = EngineUnavailable("a replica does not have it")
+    pool, router = FakePool((behind,), ANSWER), FakeRouter()
+    receipts = ReceiptRing()
+    generation = await send(pool, router, receipts=receipts)
+    assert await texts(generation) == ["x", "y"]
+    assert [attempt.outcome for attempt in generation.attempt.records] == [Outcome.UNAVAILABLE, Outcome.ANSWERED]
+    assert len(router.withdrawn) == 1
+
+
+async def test_where_no_replica_has_the_adapter_s_version_the_client_is_told_so() -> None:
+    behind = EngineUnavailable("a replica does not have it")
+    with pytest.raises(ReplicaLostError, match="cannot be served now: a replica does not have it; retry later"):
+        await send(FakePool((behind,), (behind,), (behind,)), FakeRouter())
 
 
 async def test_a_full_queue_is_an_overload_whose_claim_is_withdrawn() -> None:

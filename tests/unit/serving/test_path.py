@@ -10,6 +10,7 @@ import pytest
 from support.character_tokenizer import CharacterTokenizer, resolve
 from support.fake_pool import DiedError, FakePool
 
+from aloraserve.adapters import AdapterRef
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import ReplicaState, place
 from aloraserve.directory.memory import MemoryDirectory
@@ -77,7 +78,11 @@ async def test_one_value_goes_from_the_edge_to_the_engine() -> None:
     generation = await path.dispatcher.generate(request)
     assert generation.request is request
     (call,) = path.pool.calls
-    assert (call.adapter, call.cache_salt, call.sampling.max_tokens) == ("safety", "tenant:acme", 7)
+    assert (call.adapter, call.cache_salt, call.sampling.max_tokens) == (
+        AdapterRef("safety", "alora", "digest of safety"),
+        "tenant:acme",
+        7,
+    )
     assert (call.token_ids, call.keys) == (request.token_ids, request.keys)
 
 

@@ -88,6 +88,8 @@ EXAMPLES = {
     ],
     "ReplicaLostError": [
         "3 replicas were lost before the first token; retry later",
+        "model 'safety' cannot be served now: a replica does not have the version of adapter 'safety' that is served; "
+        "retry later",
         "the replica ended the call without an answer",
     ],
 }

@@ -65,7 +65,7 @@ class BlockChain:
             hashes=tuple(self.keys[start:end]),
             parent=self.keys[start - 1] if start else None,
             token_ids=tuple(self.token_ids[start * width : end * width]),
-            adapter=self._effect.name if self._effect is not None and self._is_adapters(start) else None,
+            adapter=self._effect.version if self._effect is not None and self._is_adapters(start) else None,
             cache_salt=None if start else self._cache_salt,
             base_tokens=self._base_tokens_of(start),
         )

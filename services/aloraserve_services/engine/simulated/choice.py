@@ -52,7 +52,7 @@ class Choice:
             prompt_keys=prompt.keys,
             num_prompt_tokens=len(call.token_ids),
             max_tokens=self._writer.length,
-            adapter=call.adapter,
+            adapter=None if call.adapter is None else call.adapter.engine_name,
             output_keys=self._output_keys,
         )
 

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from aloraserve.adapters import AdapterVersion
@@ -43,7 +43,6 @@ class SimulatedEngine:
     Args:
         times: how fast it is and how much it holds.
         keyspace: where the keys of its blocks come from.
-        adapters: by name, those it can load; looked up for each call.
         words: what it answers with.
         events: where its KV events go.
         stream_tokens: after a choice's first word, so many leave together (vLLM's ``stream_interval``).
@@ -58,7 +57,6 @@ class SimulatedEngine:
         self,
         times: Calibration,
         keyspace: KeySpace,
-        adapters: Mapping[str, AdapterVersion],
         words: AnswerWords,
         events: SimulatedEvents,
         *,
@@ -70,7 +68,7 @@ class SimulatedEngine:
         self.served: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_CALLS)
         self._times = times
         self._keyspace = keyspace
-        self._adapters = adapters
+        self._versions: dict[str, AdapterVersion] = {}
         self._words = words
         self._events = events
         self._stream_tokens = stream_tokens
@@ -92,7 +90,7 @@ class SimulatedEngine:
     @property
     def adapter_slots(self) -> int:
         """Distinct adapters that may run at once."""
-        return self._times.adapters.slots if self._adapters else 0
+        return self._times.adapters.slots
 
     @property
     def step_tokens(self) -> int:
@@ -108,16 +106,20 @@ class SimulatedEngine:
         """Stand still, or go on where it was, as a test asks."""
         self._clock.hang(is_hanging)
 
-    async def load_adapters(self) -> int:
-        """Load as many adapters as may run at once; return how many."""
-        first = list(self._adapters)[: self._times.adapters.slots]
-        await self._sleep(self._times.adapters.load_s * len(first))
-        self.scheduler.adapter_slots.preload(first)
-        return len(first)
+    async def add_adapter(self, version: AdapterVersion) -> None:
+        """See the contract; what runs is not held up."""
+        await self._sleep(self._times.adapters.load_s)
+        self._versions[version.engine_name] = version
+        self.scheduler.adapter_slots.preload([version.engine_name])
+
+    async def remove_adapter(self, version: AdapterVersion) -> None:
+        """See the contract."""
+        del self._versions[version.engine_name]
+        self.scheduler.adapter_slots.unload(version.engine_name)
 
     async def resident(self) -> tuple[str, ...]:
-        """Return the names of the adapters that are loaded."""
-        return self.scheduler.adapter_slots.resident
+        """See the contract."""
+        return tuple(sorted({self._versions[name].name for name in self.scheduler.adapter_slots.resident}))
 
     async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
         """Drop every cached block; what runs is computed again if it is preempted."""
@@ -169,7 +171,8 @@ class SimulatedEngine:
             return EngineRefusal(f"prompt and answer need {needed} tokens of KV cache; the engine has {self.kv_tokens}")
         prompt = BlockChain(self._keyspace, call.token_ids, effect, call.cache_salt)
         arrival_s, begun = self._driver.catch_up(), asyncio.Event()
-        answers = [self._words.answer(call.token_ids, call.adapter, index) for index in range(len(ids))]
+        version = None if call.adapter is None else call.adapter.engine_name
+        answers = [self._words.answer(call.token_ids, version, index) for index in range(len(ids))]
         return [
             Choice(index, request_id, call, prompt, answers[index], arrival_s, begun)
             for index, request_id in enumerate(ids)
@@ -179,9 +182,7 @@ class SimulatedEngine:
         """Return what a call's adapter does to its prompt, or why that cannot be."""
         if call.adapter is None:
             return None
-        adapter = self._adapters.get(call.adapter)
-        if adapter is None:
-            raise ValueError(f"adapter {call.adapter!r} is not in the plan")
+        adapter = self._versions[call.adapter.engine_name]
         start = activation_point(call.token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
         if start is None:
             return EngineRefusal(f"the prompt does not contain the invocation of {adapter.name!r}", "prompt")

