@@ -21,7 +21,7 @@ def served_ttft_s() -> dict[str, float]:
     """Return each call's TTFT in its simulated engine, by the id that the client gave it."""
     from ray import serve
 
-    from aloraserve_services.fleet import APP
+    from aloraserve_services.app import APP
     from aloraserve_services.gateway.deployment import ENGINE
 
     handle = serve.get_deployment_handle(ENGINE, APP)

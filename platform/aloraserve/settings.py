@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ MAX_FILE_BYTES = 1 << 20
 MAX_TENANTS = 1024
 MAX_ADMINS = 64
 _KEY = re.compile(r"[!-~]{16,}")
-_SECRET = frozenset({"admin_keys", "api_keys", "redis_url"})
+_KEYS = {"admin_keys", "api_keys"}
+_SECRET = frozenset({*_KEYS, "redis_url"})
 
 
 def default_state_dir() -> Path:
@@ -46,6 +48,7 @@ class Settings(BaseSettings):
         "live-peers", description="What a simulated engine's times and sizes are: a name or a JSON file."
     )
     replicas: int = Field(2, ge=1, le=64, description="Engine replicas.")
+    gateways: int = Field(1, ge=1, le=32, description="Gateway replicas.")
     host: str = Field("127.0.0.1", description="Address that the HTTP API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP API.")
     api_keys: dict[str, SecretStr] = Field(
@@ -71,12 +74,17 @@ class Settings(BaseSettings):
     reserve_rank: Literal[0, 8, 16, 32, 64, 128, 256] = Field(
         0, description="Rank that later adapters may have, if none has it at the start; 0: none."
     )
+    reserve_exactly: bool = Field(
+        False, description="Room for adapters is what the two reserve settings say, whatever is there at the start."
+    )
     state_dir: Path = Field(default_factory=default_state_dir, description="Converted models and the run file.")
     max_model_len: int = Field(8192, ge=64, le=1 << 20, description="Longest prompt plus answer, in tokens.")
     block_tokens: int = Field(32, ge=8, le=256, multiple_of=8, description="Tokens a KV block.")
     kv_cache_gib: float = Field(1.0, gt=0, le=1024, description="KV cache of each replica on the CPU, in GiB.")
     max_num_seqs: int = Field(16, ge=1, le=1024, description="Requests that one engine runs at once.")
-    max_queued: int = Field(256, ge=1, le=100_000, description="Requests that may wait for a replica; more get 429.")
+    max_queued: int = Field(
+        256, ge=1, le=100_000, description="Requests that may wait in each gateway for a replica; more get 429."
+    )
     max_loras: int = Field(8, ge=1, le=64, description="Adapters that may run in one batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(64, description="Highest adapter rank accepted.")
     policy: str = Field(
@@ -155,10 +163,27 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _an_exact_reserve_is_whole(self) -> Settings:
+        if self.reserve_exactly and not (self.reserve_modules and self.reserve_rank):
+            raise ValueError("reserve_exactly needs reserve_modules and reserve_rank")
+        return self
+
+    @model_validator(mode="after")
     def _public_means_authenticated(self) -> Settings:
         if self.is_public and not self.api_keys and not self.allow_anonymous:
             raise ValueError(f"host {self.host} is reachable from outside: set api_keys, or allow_anonymous: true")
         return self
+
+    def to_arguments(self) -> dict[str, Any]:
+        """Return the settings as plain values, from which :func:`settings_from_arguments` makes the same again.
+
+        Secrets are in it as they are: never log it.
+        """
+        plain = self.model_dump(mode="json", exclude=_KEYS, exclude_none=True)
+        keys = {name: getattr(self, name) for name in _KEYS}
+        return plain | {
+            name: {owner: key.get_secret_value() for owner, key in secrets.items()} for name, secrets in keys.items()
+        }
 
     @classmethod
     def settings_customise_sources(
@@ -184,16 +209,39 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
         SettingsError: a key is unknown or its value is not accepted; names the key, where it came from, the value
             and what is accepted. Secrets are never shown.
     """
+    return _load(file, {key: value for key, value in flags.items() if value is not None}, "flag")
+
+
+def settings_from_arguments(
+    arguments: Mapping[str, Any], file: Path | None = None, *, defaults: Mapping[str, Any] | None = None
+) -> Settings:
+    """Return the settings of an application: arguments over environment over file over defaults.
+
+    Args:
+        arguments: plain values by key of :class:`Settings`.
+        file: as in :func:`load_settings`.
+        defaults: in the place of those of :class:`Settings`.
+
+    Raises:
+        SettingsError: as in :func:`load_settings`.
+    """
+    _refuse_unknown_keys(arguments, "args")
+    return _load(file, arguments, "args", defaults or {})
+
+
+def _load(
+    file: Path | None, given: Mapping[str, Any], source: str, defaults: Mapping[str, Any] | None = None
+) -> Settings:
     from_file = _read(file) if file else {}
-    given = {key: value for key, value in flags.items() if value is not None}
     variables = {name.upper() for name in os.environ}
     in_environment = {key for key in Settings.model_fields if f"ALORASERVE_{key.upper()}" in variables}
     _refuse_unknown_variables()
-    merged = {key: value for key, value in from_file.items() if key not in in_environment} | given
+    below = dict(defaults or {}) | from_file
+    merged = {key: value for key, value in below.items() if key not in in_environment} | dict(given)
     try:
         return Settings(**merged)
     except ValidationError as error:
-        origin = dict.fromkeys(given, "flag")
+        origin = dict.fromkeys(given, source)
         raise SettingsError(_message(error, origin, in_environment, file)) from None
     except ValueError as error:
         # pydantic-settings: a structured variable that is not JSON
@@ -205,6 +253,13 @@ def _refuse_unknown_variables() -> None:
     unknown = sorted(key for key in os.environ if key.upper().startswith("ALORASERVE_") and key.upper() not in known)
     if unknown:
         raise SettingsError(f"unknown variable {unknown[0]}; known are {', '.join(sorted(known))}")
+
+
+def _refuse_unknown_keys(keys: Iterable[Any], source: str) -> None:
+    unknown = sorted(str(key) for key in keys if key not in Settings.model_fields)
+    if unknown:
+        known = ", ".join(sorted(Settings.model_fields))
+        raise SettingsError(f"{source}: unknown key {unknown[0][:80]!r}; known are {known}")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -224,9 +279,7 @@ def _read(file: Path) -> dict[str, Any]:
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise SettingsError(f"{file}: holds a {type(content).__name__}; a mapping of settings is needed")
-    unknown = sorted(str(key) for key in content if key not in Settings.model_fields)
-    if unknown:
-        raise SettingsError(f"{file}: unknown key {unknown[0]!r}; known are {', '.join(sorted(Settings.model_fields))}")
+    _refuse_unknown_keys(content, str(file))
     return {str(key): value for key, value in content.items()}
 
 

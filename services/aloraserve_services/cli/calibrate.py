@@ -27,7 +27,7 @@ from aloraserve_services.cli.engine_timer import (
 )
 from aloraserve_services.cli.options import ChosenSettings, PromptSeed, takes_settings
 from aloraserve_services.models.hardware import describe_machine
-from aloraserve_services.plan import FleetPlan, make_plan
+from aloraserve_services.plan import FleetPlan, make_plan, require_engine
 
 OVERHEAD_TOKENS = (64, 256, 512, 1024)
 
@@ -45,6 +45,7 @@ def calibrate(
     from aloraserve_services.models.untrained import demo_adapters
 
     settings = own_settings(chosen, output, replicas=1)
+    require_engine(settings)
     steps = Steps()
     plan = make_plan(settings, adapters_dir=functools.partial(demo_adapters, settings.state_dir), progress=steps)
     found = calibration(plan, name, engine_figures(plan, rounds=rounds, seed=seed, progress=steps))

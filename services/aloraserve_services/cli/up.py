@@ -24,7 +24,7 @@ POLL_S = 0.25
 
 
 @takes_settings(
-    *("model", "replicas", "host", "port", "redis_url", "adapters_dir", "state_dir", "dtype", "policy"),
+    *("model", "replicas", "gateways", "host", "port", "redis_url", "adapters_dir", "state_dir", "dtype", "policy"),
     *("engine", "calibration"),
 )
 def up(

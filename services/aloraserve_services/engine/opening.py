@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aloraserve.errors import StartError
 from aloraserve_services.engine.base import EngineParts
-from aloraserve_services.plan import FleetPlan
+from aloraserve_services.plan import FleetPlan, require_engine
 
 if TYPE_CHECKING:
     from aloraserve_services.engine.simulated.engine import SimulatedEngine
@@ -20,7 +20,12 @@ has two cores."""
 
 
 def open_vllm(plan: FleetPlan) -> EngineParts:
-    """Start vLLM's engine on the running event loop."""
+    """Start vLLM's engine on the running event loop.
+
+    Raises:
+        StartError: vLLM is not installed here.
+    """
+    require_engine(plan.settings)
     from aloraserve_services.engine.vllm.engine import VllmEngine, prepare_environment
     from aloraserve_services.engine.vllm.event_stream import EventStream
 

@@ -7,10 +7,12 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator
 
+import structlog
 from prometheus_client import REGISTRY
 
 from aloraserve.directory.base import Directory
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
+from aloraserve.settings import Settings
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
@@ -18,26 +20,31 @@ from aloraserve_services.engine.host import EngineHost, ReplicaIdentity, join_fl
 from aloraserve_services.engine.opening import open_vllm
 from aloraserve_services.engine.replica_telemetry import ReplicaTelemetry
 from aloraserve_services.node import node_ip
-from aloraserve_services.plan import FleetPlan
+from aloraserve_services.plan import FleetPlan, make_plan
+
+log = structlog.get_logger(__name__)
 
 
 class EngineReplica:
     """One engine as Serve starts it, calls it, checks it and stops it.
 
     Args:
-        plan: of the fleet.
+        settings: of the fleet, as :func:`aloraserve_services.app.build` decided them.
 
     Raises:
         KeySpaceMismatchError: the fleet's key space is another one.
-        StartError: the engine starts but its KV events do not arrive.
+        SettingsError: the model or the adapters are not on this machine.
+        StartError: the engine does not start, or its KV events do not arrive.
     """
 
-    async def __init__(self, plan: FleetPlan) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         tracing = Tracing()
         self._closing = contextlib.ExitStack()
         self._closing.callback(tracing.flush)
+        # The packaged model may have to be converted first.
+        plan = await asyncio.to_thread(make_plan, settings, progress=log.info)
         identity = _identity()
-        telemetry = ReplicaTelemetry(plan.settings, identity.label, node_ip, plan.open_endpoints(), REGISTRY, tracing)
+        telemetry = ReplicaTelemetry(settings, identity.label, node_ip, plan.open_endpoints(), REGISTRY, tracing)
         directory = telemetry.directory(self._open_directory(plan))
         await join_fleet(directory, plan.keyspace, identity.label)
         parts = self._open_engine(plan)
@@ -49,7 +56,7 @@ class EngineReplica:
         self._host = EngineHost(identity, plan.keyspace, directory, parts, adapters, facts)
         self._closing.callback(self._host.stop)
         telemetry.watch(self._host.ingest, self._host.mirror)
-        await self._host.start(max_model_tokens=plan.settings.max_model_len)
+        await self._host.start(max_model_tokens=settings.max_model_len)
         # Warming up was nobody's call.
         self._host.observe(telemetry.begin_call)
         self._host.keep(telemetry.keep_registered, registry.run)

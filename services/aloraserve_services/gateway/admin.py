@@ -13,9 +13,9 @@ from fastapi.responses import Response
 from aloraserve.adapters import AdapterRegistry
 from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownReceiptError
-from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.tenants import Role, Tenants
+from aloraserve_services.gateway.receipts import FleetReceipts
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.plan import FleetPlan
 
@@ -32,7 +32,7 @@ class AdminRoutes:
         directory: of the fleet.
         adapters: that are served now, and that are refused.
         replicas: returns ids of the replicas that can be reached.
-        receipts: of this gateway.
+        receipts: of all gateways.
         savings: of the fleet.
         metrics: returns this gateway's metrics as Prometheus reads them.
         targets: returns every process with metrics.
@@ -46,7 +46,7 @@ class AdminRoutes:
         adapters: AdapterRegistry,
         *,
         replicas: Callable[[], Sequence[str]],
-        receipts: ReceiptRing,
+        receipts: FleetReceipts,
         savings: SavingsReporter,
         metrics: Callable[[], bytes],
         targets: Callable[[], Awaitable[list[dict[str, Any]]]],
@@ -102,20 +102,19 @@ class AdminRoutes:
     async def receipts(self, request: Request) -> Response:
         """List the last routing receipts, the newest first; for administrators."""
         self._check(request, Role.ADMIN)
-        latest = self._receipts.latest(_limit(request.query_params.get("limit")))
-        return _json({"receipts": [receipt.as_dict() for receipt in latest]})
+        return _json({"receipts": await self._receipts.latest(_limit(request.query_params.get("limit")))})
 
     async def receipt(self, request: Request) -> Response:
         """Say how one request was routed; for administrators."""
         self._check(request, Role.ADMIN)
         request_id = str(request.path_params["request_id"])
-        found = self._receipts.get(request_id)
+        found = await self._receipts.get(request_id)
         if found is None:
             raise UnknownReceiptError(
                 f"there is no receipt of request {request_id[:80]!r}; the last {self._plan.settings.receipts} that "
-                "this gateway routed are kept"
+                "each gateway routed are kept"
             )
-        return _json(found.as_dict())
+        return _json(found)
 
     async def savings(self, request: Request) -> Response:
         """Say what reuse across adapters saved lately, by adapter."""

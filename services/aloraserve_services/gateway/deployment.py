@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
@@ -19,6 +20,7 @@ from aloraserve.routing.router import Router
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
+from aloraserve.settings import Settings
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
@@ -32,11 +34,14 @@ from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
+from aloraserve_services.gateway.receipts import FleetReceipts, ask_gateways
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.serve_pool import ServePool
-from aloraserve_services.plan import FleetPlan
+from aloraserve_services.plan import FleetPlan, make_plan
 
 ENGINE = "engine"
+GATEWAY = "gateway"
+log = structlog.get_logger(__name__)
 
 
 class Gateway:
@@ -68,7 +73,7 @@ class Gateway:
             on_failure=self._metrics.ledger_failures.inc,
         )
         tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
-        receipts = ReceiptRing(settings.receipts)
+        self._receipts = receipts = ReceiptRing(settings.receipts)
         observers = [ReceiptWriter(receipts), CallMetrics(self._metrics), CallSpans(self._tracing), self._savings]
         prompts = PromptBuilder(
             AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True),
@@ -92,7 +97,7 @@ class Gateway:
             directory,
             self._adapters,
             replicas=self._replicas,
-            receipts=receipts,
+            receipts=self._fleet_receipts(settings.gateways),
             savings=self._savings,
             metrics=self._metrics.text,
             targets=self._process.targets,
@@ -106,6 +111,15 @@ class Gateway:
         app.add_middleware(CountedRequests, metrics=self._metrics, tracing=self._tracing)
         add_error_handlers(app)
         return app
+
+    async def own_receipt(self, request_id: str) -> dict[str, Any] | None:
+        """Return this gateway's receipt of a request; other gateways call this."""
+        found = self._receipts.get(request_id)
+        return None if found is None else found.as_dict()
+
+    async def own_receipts(self, limit: int) -> list[dict[str, Any]]:
+        """Return this gateway's last receipts, the newest first; other gateways call this."""
+        return [receipt.as_dict() for receipt in self._receipts.latest(limit)]
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -129,5 +143,25 @@ class Gateway:
             use_directory=policy_kind(settings.policy).asks_directory,
         )
 
+    def _fleet_receipts(self, gateways: int) -> FleetReceipts:
+        ask_all = ask_gateways(GATEWAY, self._app_name) if gateways > 1 else None
+        return FleetReceipts(self.own_receipt, self.own_receipts, ask_all)
+
     def _replicas(self) -> tuple[str, ...]:
         return known_replicas(ENGINE, self._app_name)
+
+
+class GatewayReplica(Gateway):
+    """A gateway as Serve starts it: from the settings alone.
+
+    Args:
+        settings: of the fleet, as :func:`aloraserve_services.app.build` decided them.
+        engines: Serve's handle of the engine deployment.
+
+    Raises:
+        SettingsError: the model or the adapters are not on this machine.
+        StartError: the packaged model cannot be converted.
+    """
+
+    def __init__(self, settings: Settings, engines: Any) -> None:
+        super().__init__(make_plan(settings, progress=log.info), engines)

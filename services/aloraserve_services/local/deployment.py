@@ -28,7 +28,7 @@ def deploy(plan: FleetPlan, progress: Progress) -> None:
     """
     from ray import serve
 
-    from aloraserve_services.fleet import APP, build_app
+    from aloraserve_services.app import APP, build
 
     # Serve sets its level when it is imported.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -39,12 +39,13 @@ def deploy(plan: FleetPlan, progress: Progress) -> None:
         logging_config={"log_level": "WARNING"},
     )
     serve.run_many(
-        [serve.RunTarget(target=build_app(plan), name=APP, route_prefix="/")],
+        [serve.RunTarget(target=build(settings.to_arguments()), name=APP, route_prefix="/")],
         wait_for_ingress_deployment_creation=True,
         wait_for_applications_running=False,
     )
+    gateways = f"{settings.gateways} gateways and " if settings.gateways > 1 else ""
     kind = f"simulated engine replicas ({plan.calibration.name})" if plan.calibration else "engine replicas"
-    progress(f"starting {settings.replicas} {kind} with {plan.served_name} in {plan.dtype}")
+    progress(f"starting {gateways}{settings.replicas} {kind} with {plan.served_name} in {plan.dtype}")
     _wait_until_running(APP, settings.start_timeout_s, progress)
     _wait_until_published(plan, settings.start_timeout_s)
     progress(f"ready at {base_url(settings)}")
@@ -54,7 +55,7 @@ def replica_ids() -> list[str]:
     """Return the ids of the engine replicas that Serve has now; this process is connected to it."""
     from ray import serve
 
-    from aloraserve_services.fleet import APP
+    from aloraserve_services.app import APP
     from aloraserve_services.gateway.deployment import ENGINE
 
     details = serve.context._get_global_client().get_serve_details()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError, StartError
 from aloraserve.settings import Settings
@@ -19,7 +19,7 @@ from aloraserve_services.local.processes import adopt_orphans, end_descendants, 
 from aloraserve_services.local.ray_session import ray_session
 from aloraserve_services.local.redis_server import embedded_redis, given_redis
 from aloraserve_services.models.model_files import SMOLLM2_ALIASES
-from aloraserve_services.plan import FleetPlan, make_plan
+from aloraserve_services.plan import FleetPlan, make_plan, require_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ def local_platform(
             does not start in time.
     """
     check_port(settings.host, settings.port)
+    require_engine(settings)
     _quiet_libraries(settings)
     adopt_orphans()
     try:
@@ -72,8 +73,8 @@ def local_platform(
             redis = given_redis(settings.redis_url, settings.namespace) if settings.redis_url else embedded_redis()
             url = stack.enter_context(redis)
             progress("Redis answers" if settings.redis_url else "embedded Redis started")
+            settings = _with_whole_paths(settings).model_copy(update={"redis_url": url})
             plan = make_plan(settings, adapters_dir=adapters_dir, progress=progress)
-            plan = dataclasses.replace(plan, settings=settings.model_copy(update={"redis_url": url}))
             _join_fleet(plan)
             stack.enter_context(ray_session(plan))
             progress("Ray started")
@@ -82,6 +83,14 @@ def local_platform(
     finally:
         with signals_ignored():
             end_descendants()
+
+
+def _with_whole_paths(settings: Settings) -> Settings:
+    """Return settings whose paths mean the same in Ray's processes, which run in another folder."""
+    whole: dict[str, Any] = {"state_dir": settings.state_dir.absolute()}
+    if Path(settings.calibration).is_file():
+        whole["calibration"] = str(Path(settings.calibration).absolute())
+    return settings.model_copy(update=whole)
 
 
 def _quiet_libraries(settings: Settings) -> None:

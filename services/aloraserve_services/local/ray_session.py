@@ -63,9 +63,9 @@ def ray_session(plan: FleetPlan) -> Iterator[None]:
 
 def _cpus(plan: FleetPlan) -> int:
     """Return how many CPUs Ray counts: it starts as many workers beforehand."""
-    from aloraserve_services.fleet import engine_resources
+    from aloraserve_services.app import engine_resources
 
-    return 1 + math.ceil(plan.settings.replicas * engine_resources(plan)["num_cpus"])
+    return 1 + math.ceil(plan.settings.replicas * engine_resources(plan.settings)["num_cpus"])
 
 
 def _start(**options: Any) -> None:

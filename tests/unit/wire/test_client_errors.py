@@ -81,7 +81,7 @@ EXAMPLES = {
         "this needs a key of the setting admin_keys; a tenant key is not sufficient",
         "on a public address this needs a key of the setting admin_keys; none is set",
     ],
-    "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that this gateway routed are kept"],
+    "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that each gateway routed are kept"],
     "OverloadedError": [
         "too many requests are queued; retry later",
         "no replica took the call within 600 s; retry later",

@@ -1,0 +1,112 @@
+"""The whole Serve application from plain arguments: for ``aloraserve up``, ``serve deploy`` and a RayService alike.
+
+Only the settings travel. Each gateway and each engine replica finds the model and the adapters on its own machine and
+works out the plan there, so that a node needs nothing from the machine that deployed it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aloraserve.errors import SettingsError
+from aloraserve.settings import Settings, settings_from_arguments
+from aloraserve_services.gateway.deployment import ENGINE, GATEWAY, GatewayReplica
+from aloraserve_services.gateway.ranked_router import RankedRequestRouter
+from aloraserve_services.models.hardware import is_cpu_engine, preferred_dtype
+from aloraserve_services.plan import check_engine
+
+APP = "aloraserve"
+CONFIG = "config"
+CONFIG_VARIABLE = "ALORASERVE_CONFIG"
+SERVE_HOST = "0.0.0.0"  # noqa: S104
+"""The address that Serve listens on if its config does not say otherwise."""
+SIMULATED_CPUS = 0.1
+WAITING_ROOM = 4
+"""How many times its running requests an engine replica takes in; the rest wait in the gateways."""
+
+
+def build(args: dict[str, Any]) -> Any:
+    """Return the application, to be run by ``serve.run`` or named as ``import_path`` in a Serve config.
+
+    Args:
+        args: settings by their keys, as in ``docs/reference/configuration.md``, and ``config``: a file of settings on
+            the machine that builds, which they win over. ``host`` says what Serve listens on, because a public address
+            needs API keys.
+
+    Raises:
+        SettingsError: an argument is unknown or its value is not accepted, or there is no Redis; names the key.
+    """
+    settings = application_settings(args)
+    most_requests = _max_requests(settings)
+    # More than the engines take in and the waiting room holds, so that the refusal is the gateway's own.
+    room = settings.replicas * WAITING_ROOM * most_requests + settings.max_queued + 64
+    from ray import serve
+
+    return serve.deployment(
+        serve.ingress()(GatewayReplica),
+        name=GATEWAY,
+        num_replicas=settings.gateways,
+        max_ongoing_requests=room,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=10,
+    ).bind(settings, _engines(settings, most_requests))
+
+
+def application_settings(args: Mapping[str, Any]) -> Settings:
+    """Return the settings of an application with what all its processes must agree on decided.
+
+    Args:
+        args: see :func:`build`.
+
+    Raises:
+        SettingsError: see :func:`build`.
+    """
+    given = {key: value for key, value in args.items() if value is not None}
+    file = given.pop(CONFIG, None) or os.environ.get(CONFIG_VARIABLE)
+    settings = settings_from_arguments(given, Path(file) if file else None, defaults={"host": SERVE_HOST})
+    if settings.redis_url is None:
+        raise SettingsError("redis_url is not set; gateways and engine replicas need a Redis that all of them reach")
+    dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
+    return settings.model_copy(update={"dtype": dtype})
+
+
+def engine_resources(settings: Settings) -> dict[str, Any]:
+    """Return what Ray sets aside for one engine replica."""
+    if settings.engine == "simulated":
+        return {"num_cpus": SIMULATED_CPUS}
+    return {"num_cpus": 1} if is_cpu_engine() else {"num_cpus": 1, "num_gpus": 1}
+
+
+def _max_requests(settings: Settings) -> int:
+    simulated = check_engine(settings)
+    return settings.max_num_seqs if simulated is None else simulated.max_num_seqs
+
+
+def _engines(settings: Settings, max_requests: int) -> Any:
+    from ray import serve
+    from ray.serve.config import RequestRouterConfig
+
+    return serve.deployment(
+        _replica_class(settings),
+        name=ENGINE,
+        num_replicas=settings.replicas,
+        max_ongoing_requests=WAITING_ROOM * max_requests,
+        max_queued_requests=settings.max_queued,
+        ray_actor_options=engine_resources(settings),
+        request_router_config=RequestRouterConfig(request_router_class=RankedRequestRouter),
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=10,
+    ).bind(settings)
+
+
+def _replica_class(settings: Settings) -> type:
+    from aloraserve_services.engine.replica import EngineReplica
+    from aloraserve_services.engine.simulated.replica import SimulatedEngineReplica
+
+    return SimulatedEngineReplica if settings.engine == "simulated" else EngineReplica

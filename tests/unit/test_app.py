@@ -1,0 +1,107 @@
+"""The application from plain arguments: what is wrong is named, and what processes must agree on is decided."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from aloraserve.errors import SettingsError
+from aloraserve.settings import load_settings, settings_from_arguments
+from aloraserve_services.app import application_settings, build
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "deploy/serve/aloraserve.yaml"
+REDIS = "redis://127.0.0.1:1"
+SIMULATED: dict[str, Any] = {"engine": "simulated", "redis_url": REDIS, "host": "127.0.0.1"}
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("ALORASERVE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("args", "fault"),
+    [
+        ({"replicas": 0}, "args: replicas is '0': Input should be greater than or equal to 1"),
+        ({"gateways": 33}, "args: gateways is '33': Input should be less than or equal to 32"),
+        ({"replicsa": 2}, "args: unknown key 'replicsa'; known are "),
+        ({"redis_url": None}, "redis_url is not set"),
+        ({"calibration": "nowhere"}, "calibration is 'nowhere'"),
+        ({"host": None}, "host 0.0.0.0 is reachable from outside: set api_keys"),
+        ({"config": "/nowhere.yaml"}, "/nowhere.yaml: cannot be read"),
+        ({"engine": "vllm", "block_tokens": 16}, "block_tokens is 16; on a CPU"),
+    ],
+)
+def test_a_wrong_argument_is_named(args: dict[str, Any], fault: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        build(SIMULATED | args)
+    assert fault in caught.value.message
+
+
+def test_a_secret_in_a_wrong_argument_is_not_shown() -> None:
+    with pytest.raises(SettingsError) as caught:
+        build(SIMULATED | {"api_keys": {"tenant": "hunter2"}})
+    assert "hunter2" not in caught.value.message
+
+
+def test_arguments_win_over_the_environment_over_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("replicas: 3\nmax_loras: 4\nhost: 127.0.0.1\n")
+    monkeypatch.setenv("ALORASERVE_REPLICAS", "5")
+    monkeypatch.setenv("ALORASERVE_NAMESPACE", "ours")
+    args = {"engine": "simulated", "redis_url": REDIS, "namespace": "mine", "config": str(file)}
+    settings = application_settings(args)
+    assert (settings.namespace, settings.replicas, settings.max_loras) == ("mine", 5, 4)
+    assert settings.host == "127.0.0.1"
+    monkeypatch.setenv("ALORASERVE_CONFIG", str(file))
+    del args["config"]
+    assert application_settings(args) == settings
+
+
+def test_the_number_type_is_decided_once_for_all_processes() -> None:
+    assert application_settings(SIMULATED).dtype in ("bfloat16", "float32")
+    assert application_settings(SIMULATED | {"dtype": "float32"}).dtype == "float32"
+
+
+def test_there_are_as_many_gateways_and_replicas_as_asked_for() -> None:
+    gateway = build(SIMULATED | {"gateways": 3, "replicas": 4})._bound_deployment
+    settings, engines = gateway.init_args
+    assert (gateway.num_replicas, engines._bound_deployment.num_replicas) == (3, 4)
+    assert engines._bound_deployment.init_args == (settings,)
+
+
+def test_settings_survive_as_plain_arguments(tmp_path: Path) -> None:
+    settings = load_settings(
+        api_keys={"tenant": "key-0123456789abcdef"},
+        admin_keys={"admin": "admin-0123456789abcdef"},
+        adapters_dir=tmp_path,
+        overflow_wait_s=0,
+        redis_url=REDIS,
+        reserve_modules=("q_proj",),
+    )
+    plain = json.loads(json.dumps(settings.to_arguments()))
+    assert settings_from_arguments(plain) == settings
+
+
+def test_the_example_s_config_has_no_key_that_serve_would_ignore() -> None:
+    """Serve drops unknown keys without a word."""
+    content = yaml.safe_load(EXAMPLE.read_text())
+    parsed = ServeDeploySchema.model_validate(content).model_dump(exclude_unset=True)
+    assert sorted(parsed) == sorted(content)
+    assert sorted(parsed["applications"][0]) == sorted(content["applications"][0])
+    assert sorted(parsed["http_options"]) == sorted(content["http_options"])
+
+
+def test_the_example_s_arguments_are_accepted_and_its_host_is_serve_s() -> None:
+    content = yaml.safe_load(EXAMPLE.read_text())
+    args = content["applications"][0]["args"]
+    assert build(dict(args))._bound_deployment.num_replicas == 2
+    assert args["host"] == content["http_options"]["host"]
