@@ -82,8 +82,8 @@ class Calibration(_Part):
         adapters: see :class:`AdapterTimes`.
         overhead_s: on the way to the first token that keeps no engine busy: HTTP, tokenizing, the first chunk's way.
         kv_tokens: tokens that the KV cache has room for.
-        block_tokens: tokens a block of the measured engine.
-        max_num_batched_tokens: tokens a step.
+        block_tokens: tokens per block of the measured engine.
+        max_num_batched_tokens: tokens per step.
         max_num_seqs: requests that run at once.
         prefill_apart: whether prompts are computed one after the other, with answers beside them in steps of their own;
             vLLM's steps compute both together.
@@ -111,7 +111,7 @@ class Calibration(_Part):
 def names() -> list[str]:
     """Return the names of the calibrations that come with the package."""
     folder = files("aloraserve.engine_model").joinpath(_FOLDER)
-    return sorted(one.name.removesuffix(".json") for one in folder.iterdir() if one.name.endswith(".json"))
+    return sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json"))
 
 
 def load(name_or_path: str) -> Calibration:

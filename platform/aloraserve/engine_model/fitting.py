@@ -52,21 +52,21 @@ def fit_prefill(samples: Sequence[PrefillSample], step_tokens: int) -> PrefillTi
 
     Args:
         samples: of several lengths, and some with cached prefixes.
-        step_tokens: tokens a step at most: a long prompt takes several, and the fixed part of each.
+        step_tokens: tokens per step at most: a long prompt takes several, and the fixed part of each.
 
     Raises:
         SettingsError: the samples do not determine the linear part.
     """
     features = [
         (
-            float(-(-(one.end - one.start) // step_tokens)),
-            float(one.end - one.start),
-            (one.end**2 - one.start**2) / 2,
-            float(one.end - one.start) if one.by_adapter else 0.0,
+            float(-(-(sample.end - sample.start) // step_tokens)),
+            float(sample.end - sample.start),
+            (sample.end**2 - sample.start**2) / 2,
+            float(sample.end - sample.start) if sample.by_adapter else 0.0,
         )
-        for one in samples
+        for sample in samples
     ]
-    fixed, linear, quadratic, adapter = fit_nonnegative(features, [one.seconds for one in samples], needed=(1,))
+    fixed, linear, quadratic, adapter = fit_nonnegative(features, [sample.seconds for sample in samples], needed=(1,))
     return PrefillTimes(fixed_s=fixed, s_per_token=linear, s_per_square_token=quadratic, adapter_s_per_token=adapter)
 
 
@@ -76,8 +76,8 @@ def fit_decode(samples: Sequence[DecodeSample]) -> DecodeTimes:
     Raises:
         SettingsError: the samples do not determine the fixed part.
     """
-    features = [(1.0, float(one.sequences), one.context_tokens) for one in samples]
-    fixed, sequence, context = fit_nonnegative(features, [one.seconds for one in samples], needed=(0,))
+    features = [(1.0, float(sample.sequences), sample.context_tokens) for sample in samples]
+    fixed, sequence, context = fit_nonnegative(features, [sample.seconds for sample in samples], needed=(0,))
     return DecodeTimes(fixed_s=fixed, s_per_sequence=sequence, s_per_context_token=context)
 
 
@@ -107,7 +107,7 @@ def fit_nonnegative(
                 continue
             part = rows[:, subset]
             solution, _, rank, _ = np.linalg.lstsq(part, np.ones(len(times)), rcond=None)
-            if rank < size or np.any(solution < 0) or any(solution[subset.index(one)] <= 0 for one in needed):
+            if rank < size or np.any(solution < 0) or any(solution[subset.index(column)] <= 0 for column in needed):
                 continue
             error = float(np.sum((part @ solution - 1) ** 2))
             if best is None or error < best[0]:
@@ -124,12 +124,12 @@ def prefill_error(samples: Sequence[PrefillSample], times: PrefillTimes, step_to
     """Return the median relative error of the times on the samples."""
     model = times.model
     errors = []
-    for one in samples:
-        tokens = one.end - one.start
+    for sample in samples:
+        tokens = sample.end - sample.start
         steps = -(-tokens // step_tokens)
-        expected = model.seconds(one.start, one.end) + (steps - 1) * times.fixed_s
-        expected += tokens * times.adapter_s_per_token if one.by_adapter else 0.0
-        errors.append(abs(expected / max(one.seconds, _LEAST_S) - 1))
+        expected = model.seconds(sample.start, sample.end) + (steps - 1) * times.fixed_s
+        expected += tokens * times.adapter_s_per_token if sample.by_adapter else 0.0
+        errors.append(abs(expected / max(sample.seconds, _LEAST_S) - 1))
     return float(statistics.median(errors))
 
 
@@ -138,10 +138,14 @@ def decode_error(samples: Sequence[DecodeSample], times: DecodeTimes) -> float:
     return float(
         statistics.median(
             abs(
-                (times.fixed_s + times.s_per_sequence * one.sequences + times.s_per_context_token * one.context_tokens)
-                / max(one.seconds, _LEAST_S)
+                (
+                    times.fixed_s
+                    + times.s_per_sequence * sample.sequences
+                    + times.s_per_context_token * sample.context_tokens
+                )
+                / max(sample.seconds, _LEAST_S)
                 - 1
             )
-            for one in samples
+            for sample in samples
         )
     )

@@ -146,7 +146,7 @@ class Scheduler:
         return outputs
 
     def take_events(self) -> list[KVCacheEvent]:
-        """Return the changes of the cache that nobody was told of, those of the step that runs too."""
+        """Return the changes of the cache that were not returned yet, also those of the step that runs."""
         return self.kv_cache_manager.take_events()
 
     def num_output_tokens(self, request: Request, now_s: float) -> int:

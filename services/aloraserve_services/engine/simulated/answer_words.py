@@ -53,7 +53,9 @@ class AnswerWords:
         try:
             vocabulary = json.loads(path.read_text("utf-8"))["model"]["vocab"]
             # BPE's is a mapping, Unigram's a list of pieces with their scores.
-            pieces = vocabulary if isinstance(vocabulary, dict) else {one[0]: at for at, one in enumerate(vocabulary)}
+            pieces = (
+                vocabulary if isinstance(vocabulary, dict) else {piece[0]: at for at, piece in enumerate(vocabulary)}
+            )
             spaced = sorted(Word(int(token), f" {one[1:]}") for one, token in pieces.items() if _SPACED.fullmatch(one))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise SettingsError(f"{path} cannot be read as a tokenizer: {type(error).__name__}: {error}") from None

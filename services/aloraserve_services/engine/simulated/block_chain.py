@@ -1,4 +1,4 @@
-"""The blocks of a sequence that grows: their keys, and the events that tell of them."""
+"""The blocks of a sequence that grows: their keys and their events."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from aloraserve.blocks import AdapterEffect, BlocksStored, KeySpace
 class BlockChain:
     """A prompt and its answer so far, in whole blocks.
 
-    An engine's own hash of a block is its key here: both tell apart the same things.
+    An engine's own hash of a block is its key here: both distinguish the same things.
 
     Args:
         keyspace: where keys come from.
         token_ids: of the prompt.
         effect: the call's adapter, None for the base model.
-        cache_salt: the tenant's.
+        cache_salt: of the tenant.
 
     Attributes:
         token_ids: all of them.

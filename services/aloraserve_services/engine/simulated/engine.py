@@ -210,9 +210,9 @@ class SimulatedEngine:
             if not choice.begun.is_set():
                 choice.begun.set()
                 self.served.append((choice.call.request_id, request.first_token_s - request.arrival_s))
-        self._events.publish([event for change in outputs.kv_events for event in self._told(change)])
+        self._events.publish([event for change in outputs.kv_events for event in self._engine_events(change)])
 
-    def _told(self, change: KVCacheEvent) -> list[EngineEvent]:
+    def _engine_events(self, change: KVCacheEvent) -> list[EngineEvent]:
         if not isinstance(change, BlocksChanged):
             return [BlocksCleared()]
         removed: list[EngineEvent] = [BlocksRemoved(tuple(change.removed))] if change.removed else []

@@ -1,4 +1,4 @@
-"""Failure on demand, for tests of the platform: what a simulated replica can be told to do wrong."""
+"""Failure on demand, for tests of the platform: the faults of a simulated replica."""
 
 from __future__ import annotations
 

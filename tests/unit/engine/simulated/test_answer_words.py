@@ -62,7 +62,7 @@ def test_a_stop_string_ends_the_text_before_it_and_none_of_it_leaves(tokens: int
 
 @pytest.mark.parametrize("sampling", [{}, {"max_tokens": 30}, {"max_tokens": 900, "ignore_eos": True}, {"stop": 7}])
 def test_an_answer_s_length_is_known_before_it_is_written(sampling: dict[str, Any]) -> None:
-    """The scheduler is told when the answer will end."""
+    """The scheduler knows when the answer will end."""
     if "stop" in sampling:
         sampling = {"stop": (text(written(max_tokens=30))[40:47],)}
     writer = AnswerWriter(0, WORDS.answer(PROMPT, None, 0), SamplingSettings(**sampling))

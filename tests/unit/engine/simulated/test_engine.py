@@ -307,12 +307,12 @@ async def played(one: Fixture, calls: list[Any], *, is_evicting: bool) -> None:
     one.engine.shutdown()
 
 
-async def test_what_an_alora_stored_before_its_activation_is_told_of_as_the_base_model_s(made: Any) -> None:
+async def test_what_an_alora_stored_before_its_activation_is_reported_as_the_base_model_s(made: Any) -> None:
     one = made()
     await one.cached(one.call([*prompt(1, 6), 70, 71, *prompt(2, 4)], adapter="safety", cache_salt="t"))
     stored = [event for batch in one.events._waiting for event in batch.events if isinstance(event, BlocksStored)]
-    told = [(event.adapter, event.cache_salt, event.base_tokens, len(event.hashes)) for event in stored]
-    assert told == [(None, "t", 0, 1), (ADAPTERS["safety"].engine_name, None, 2, 2)]
+    reported = [(event.adapter, event.cache_salt, event.base_tokens, len(event.hashes)) for event in stored]
+    assert reported == [(None, "t", 0, 1), (ADAPTERS["safety"].engine_name, None, 2, 2)]
     assert stored[1].parent == stored[0].hashes[0]
 
 
@@ -447,7 +447,7 @@ async def test_a_preempting_reset_computes_again_what_runs_and_changes_no_answer
     assert one.held() == set(one.mirror._held)
 
 
-async def test_an_answer_goes_on_past_its_own_end_if_it_is_told_to(made: Any) -> None:
+async def test_an_answer_goes_on_past_its_own_end_if_it_is_asked_to(made: Any) -> None:
     one = made()
     ended = await one.time.run(one.answer(one.call(prompt(1), 900)))
     assert ended[-1][1].finish_reason == "stop"

@@ -168,14 +168,14 @@ class RecordedEngine(SimulatedEngine):
 
 
 async def by_asyncio(times: Calibration, calls: Sequence[TracedCall]) -> Played:
-    """Play a trace on a simulated engine whose clock is virtual, and check what clients are told of it."""
+    """Play a trace on a simulated engine whose clock is virtual, and check what it reports to clients."""
     time, events = VirtualTime(), SimulatedEvents()
     time.now_s = 0.0
     engine = RecordedEngine(times, SPACE, WORDS, events, clock=time.clock, sleep=time.sleep)
     engine.played = Played()
     # As if they had been added and had given way to others.
     engine._versions = {version.engine_name: version for version in ADAPTERS.values()}
-    told: dict[str, int] = {}
+    reported: dict[str, int] = {}
 
     async def client(number: int, call: TracedCall) -> None:
         await time.sleep(call.at_s)
@@ -185,7 +185,7 @@ async def by_asyncio(times: Calibration, calls: Sequence[TracedCall]) -> Played:
             EngineCall(f"call-{number}", call.token_ids, sampling, call.adapter and ADAPTERS[call.adapter].ref)
         ):
             assert isinstance(reply, EngineChunk)
-            told[ids[reply.index]] = reply.cached_tokens
+            reported[ids[reply.index]] = reply.cached_tokens
 
     async def impatient(number: int, call: TracedCall) -> None:
         task = asyncio.ensure_future(client(number, call))
@@ -202,7 +202,7 @@ async def by_asyncio(times: Calibration, calls: Sequence[TracedCall]) -> Played:
     engine.shutdown()
     played = engine.played
     assert not engine.scheduler.requests
-    assert told.items() <= played.cached_tokens.items()
+    assert reported.items() <= played.cached_tokens.items()
     for event in (event for batch in events._waiting for event in batch.events):
         assert not isinstance(event, BlocksCleared)
         sign = "+" if isinstance(event, BlocksStored) else "-"
