@@ -1,15 +1,16 @@
 """Run every test in two lanes: what starts engines and platforms, and beside it, at low priority, everything else.
 
-    python tests/lanes.py [--all] [PYTEST ARGUMENT ...]
+    python tests/lanes.py [--all] [--coverage] [-m MARKS] [PYTEST ARGUMENT ...]
 
 Starting a platform leaves a core idle most of the time, and a test of one engine uses one core. The second lane takes
 what the first leaves: its processes have a low priority, so times in the first lane are nearly those of a machine of
-its own. The first lane's output is shown as it comes, the second's when it ends. ``--all`` adds the plugin's slow
-tests. Other arguments are for the platform's tests alone.
+its own. The first lane's output is shown as it comes, the second's when it ends. Arguments for pytest are for the
+platform's tests alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -27,10 +28,12 @@ FIRST = "ray or engine or e2e or integration"
 NO_TESTS = 5
 """pytest's exit code where a selection leaves no test."""
 SHUTDOWN_S = 60.0
+POLL_S = 0.2
+PYTEST = "pytest"
 
 
 class Lane:
-    """Runs of pytest, one after the other, in a process group of their own.
+    """Runs of Python modules, one after the other, in a process group of their own.
 
     Args:
         runs: folder and arguments of each.
@@ -61,16 +64,21 @@ class Lane:
             return next((code for code in self._codes if code), 0)
         folder, arguments = self._runs.pop(0)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", *arguments],
+            [sys.executable, "-m", *arguments],
             cwd=folder,
             env=self._environment,
             stdout=self.output,
             stderr=subprocess.STDOUT if self.output else None,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: os.nice(self._niceness),
+            preexec_fn=self._prepare,
         )
         return None
+
+    def _prepare(self) -> None:
+        """Lower the priority; in the background a shell has its children ignore interrupts, these must not."""
+        os.nice(self._niceness)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def stop(self) -> None:
         """Interrupt the run, so that its fixtures end what they started."""
@@ -84,17 +92,16 @@ class Lane:
 
 def main(arguments: Sequence[str]) -> int:
     """Run both lanes; return the first exit code that is not 0."""
-    with_slow = "--all" in arguments
-    rest = [argument for argument in arguments if argument != "--all"]
-    plugin = [] if with_slow else ["-m", "not slow and not gpu"]
+    options, rest = _options(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryFile("w+") as output:
-        first = Lane([(ROOT, ["-m", FIRST, *rest])], None, 0, RAY_worker_niceness="0")
-        second = Lane([(ROOT, ["-m", f"not ({FIRST})", *rest]), (PLUGIN, plugin)], output, 10)
+        first = Lane([_platform_run(FIRST, options, rest)], None, 0, RAY_worker_niceness="0")
+        plugin = [PYTEST, "-q"] if options.all else [PYTEST, "-q", "-m", "not slow and not gpu"]
+        second = Lane(
+            [_platform_run(f"not ({FIRST})", options, rest, covered=options.coverage), (PLUGIN, plugin)], output, 10
+        )
         try:
-            codes: list[int | None] = [None, None]
-            while None in codes:
-                codes = [lane.advance() for lane in (first, second)]
-                time.sleep(0.2)
+            return _run((first, second))
         except KeyboardInterrupt:
             for lane in (first, second):
                 lane.stop()
@@ -102,7 +109,33 @@ def main(arguments: Sequence[str]) -> int:
         finally:
             output.seek(0)
             sys.stdout.write(output.read())
-    return next((code for code in codes if code), 0)
+            sys.stdout.flush()
+            if options.coverage:
+                subprocess.run([sys.executable, "-m", "coverage", "report"], cwd=ROOT, check=False)
+
+
+def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--all", action="store_true", help="add the plugin's slow tests")
+    parser.add_argument("--coverage", action="store_true", help="show which lines the second lane runs")
+    parser.add_argument("-m", dest="marks", default="", help="of the platform's tests, only those with these marks")
+    return parser.parse_known_args(arguments)
+
+
+def _platform_run(
+    marks: str, options: argparse.Namespace, rest: Sequence[str], *, covered: bool = False
+) -> tuple[Path, list[str]]:
+    chosen = f"({marks}) and ({options.marks})" if options.marks else marks
+    runner = ["coverage", "run", "-m"] if covered else []
+    return ROOT, [*runner, PYTEST, "-q", "-m", chosen, *rest]
+
+
+def _run(lanes: Sequence[Lane]) -> int:
+    while True:
+        codes = [lane.advance() for lane in lanes]
+        if None not in codes:
+            return next((code for code in codes if code), 0)
+        time.sleep(POLL_S)
 
 
 if __name__ == "__main__":

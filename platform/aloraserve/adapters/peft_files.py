@@ -143,7 +143,7 @@ def _read(folder: Path, name: str, max_bytes: int) -> bytes:
         if not path.resolve(strict=True).is_relative_to(folder.resolve(strict=True)):
             raise InvalidAdapterError(f"{name} is a link out of the adapter's folder; a file in it is accepted")
         if not path.is_file():
-            raise InvalidAdapterError(f"{name} is no regular file")
+            raise InvalidAdapterError(f"{name} is not a regular file")
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except (OSError, RuntimeError) as exc:

@@ -38,7 +38,7 @@ def check_weights(data: bytes, *, base: BaseShape, rank: int, targets: Collectio
     try:
         tensors = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as exc:
-        raise _wrong(f"is no safetensors file: {exc}") from exc
+        raise _wrong(f"is not a safetensors file: {exc}") from exc
     found: set[Matrix] = set()
     for key, tensor in tensors:
         matrix = _matrix(key, base, targets)

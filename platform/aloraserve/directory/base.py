@@ -239,7 +239,7 @@ class Directory(Protocol):
             claim_id: the call's id in the engine.
             replica: who.
             incarnation: which start of it.
-            keys: the prompt's.
+            keys: of the prompt.
             tokens: what it has to prefill for it.
             ttl_s: how long the claim lives.
             unseen_from: the first block that, as the caller knows from its lookup, no replica has or was about to

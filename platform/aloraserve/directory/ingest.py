@@ -93,11 +93,11 @@ class Ingest(Generic[EventT]):
         mirror: what the engine holds; owned by this object from now on.
         on_gap: called when events were lost. The replica should reset its prefix cache, because blocks whose
             parent was lost cannot be placed; until then it holds more than the directory knows.
-        max_pending: changes that may wait beyond the number of keys held before everything is pushed anew.
+        max_pending: changes that may wait beyond the number of keys held before everything is pushed again.
         chunk: keys a push, at most 4096. Redis answers no lookup during one, so it should be well within
             their budget.
         max_backoff_s: the longest pause between tries while the directory is gone.
-        republish_every_s: everything is pushed anew this often, before the directory's nodes expire; drawn by default,
+        republish_every_s: everything is pushed again this often, before the directory's nodes expire; drawn by default,
             so that replicas that started together do not all do it at once.
         check_every_s: how often a heartbeat also looks whether the directory lost its content.
         keep_every_s: how often one also renews the key space's handshake and frees what others left.
@@ -168,7 +168,7 @@ class Ingest(Generic[EventT]):
             self._queue(self._mirror.apply(event))
 
     def mark_dirty(self) -> None:
-        """Have everything pushed anew under the next generation, which heartbeats name from now on."""
+        """Have everything pushed again under the next generation, which heartbeats name from now on."""
         if not self._dirty:
             # At once: a heartbeat under the old one would renew what may be wrong.
             self._generation += 1

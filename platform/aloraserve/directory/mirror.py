@@ -93,7 +93,7 @@ class Mirror:
             return self._remove(event)
         if isinstance(event, BlocksCleared):
             return Delta(removed=self.clear())
-        raise TypeError(f"{event!r} is no engine event")
+        raise TypeError(f"{event!r} is not an engine event")
 
     def overlap(self, keys: Sequence[BlockKey]) -> int:
         """Return how many leading keys are held."""

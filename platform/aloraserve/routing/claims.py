@@ -21,7 +21,7 @@ class Claim:
         claim_id: the call's id in the engine.
         replica: who is about to have the blocks.
         incarnation: which start of it.
-        keys: the prompt's.
+        keys: of the prompt.
         tokens: what the replica has to prefill for it.
         unseen_from: the first block that nobody was seen to have, None if that is unknown.
     """

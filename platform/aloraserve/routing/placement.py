@@ -79,5 +79,5 @@ class Placement:
     claim_s: float = 0.0
 
     def label(self, replica: str) -> str:
-        """Return a replica's short name; its id if it was no candidate."""
+        """Return a replica's short name; its id if it was not a candidate."""
         return self.labels.get(replica, replica)

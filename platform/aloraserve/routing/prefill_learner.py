@@ -22,7 +22,7 @@ MIN_SPREAD = 1.5
 ROUNDS = 24
 FAR = 3.0
 NEGLIGIBLE = 0.002
-"""Relative error that is no better than none: clocks and prompts differ by more."""
+"""Relative error that is not better than none: clocks and prompts differ by more."""
 COMBINATIONS = ((1,), (0, 1), (1, 2), (0, 1, 2))
 """Of the features' columns: 0 fixed, 1 linear, 2 quadratic. The linear part is always there."""
 

@@ -39,7 +39,7 @@ class Tally:
             self.by_bucket.setdefault(bucket, {}).setdefault(name, SavingsFigures()).add(figures)
 
     def take(self) -> dict[Bucket, dict[str, SavingsFigures]]:
-        """Return the figures and begin anew; the names of each bucket are remembered, so that they stay bounded."""
+        """Return the figures and start over; the names of each bucket are remembered, so that they stay bounded."""
         taken, self.by_bucket = self.by_bucket, {}
         return taken
 

@@ -60,7 +60,7 @@ class SavingsMeter:
             token_ids: its prompt.
             keys: the prompt's block keys, base before the activation point.
             adapter: name of its adapter version, None for the base model.
-            cache_salt: the tenant's.
+            cache_salt: of the tenant.
         """
         self._calls[request_id] = _Call(token_ids, keys, adapter, cache_salt)
 
@@ -128,7 +128,7 @@ class SavingsMeter:
         if keys is None or len(keys) == len(prompt):
             return
         self._ghost.touch(request_id, keys)
-        # An aLoRA's answer has other keys in the engine, and is no part of another prompt.
+        # An aLoRA's answer has other keys in the engine, and is not part of another prompt.
         if prompt == list(call.keys):
             self._stored.computed(keys[len(prompt) :], call.adapter)
 

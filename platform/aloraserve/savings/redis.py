@@ -26,7 +26,7 @@ class RedisLedger:
 
     Args:
         client: decodes no responses; closed by :meth:`close`.
-        namespace: the fleet's.
+        namespace: of the fleet.
         timeout_s: the longest that a flush or a read may take.
         url: where the server is, for messages.
     """

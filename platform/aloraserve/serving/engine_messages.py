@@ -79,7 +79,7 @@ class EngineChunk:
 
 @dataclass(frozen=True, slots=True)
 class EngineRefusal:
-    """The engine's own validation refused the call; sent as an answer, because it is no fault of the replica."""
+    """The engine's own validation refused the call; sent as an answer, because it is not a fault of the replica."""
 
     message: str
     param: str | None = None

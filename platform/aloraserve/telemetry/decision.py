@@ -20,7 +20,7 @@ def decision_attributes(placement: Placement) -> dict[str, Value]:
     }
     if placement.fallback is not None:
         attributes["aloraserve.fallback"] = placement.fallback.value
-    chosen = next((one for one in decision.estimates if one.replica == placement.replica), None)
+    chosen = next((estimate for estimate in decision.estimates if estimate.replica == placement.replica), None)
     if chosen is not None:
         estimate = chosen._asdict()
         attributes["aloraserve.replica"] = str(estimate.pop("label"))

@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: a scrape every few seconds is no event."""
+        """Log nothing: a scrape every few seconds is not an event."""
 
 
 def _address(host: str, port: int) -> str:

@@ -24,7 +24,7 @@ class RedisEndpoints:
 
     Args:
         client: decodes no responses; closed by :meth:`close`.
-        namespace: the fleet's.
+        namespace: of the fleet.
         timeout_s: the longest that a call may take.
         max_endpoints: the most that are listed.
         url: where the server is, for messages.

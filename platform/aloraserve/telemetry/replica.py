@@ -114,7 +114,7 @@ _INGEST: Sequence[_Reading] = (
         lambda stats: stats.heartbeat_failures,
     ),
     _Reading(
-        "aloraserve_ingest_republishes", "Times that everything held was pushed anew.", lambda stats: stats.republishes
+        "aloraserve_ingest_republishes", "Times that everything held was pushed again.", lambda stats: stats.republishes
     ),
     _Reading(
         "aloraserve_ingest_reclaimed",
@@ -163,8 +163,8 @@ class ReplicaReadings(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """Return all families without samples."""
-        loads = [GaugeMetricFamily(one.name, one.documentation) for one in (*_LOAD, *_STATE)]
-        counts = [CounterMetricFamily(one.name, one.documentation) for one in _INGEST]
+        loads = [GaugeMetricFamily(reading.name, reading.documentation) for reading in (*_LOAD, *_STATE)]
+        counts = [CounterMetricFamily(reading.name, reading.documentation) for reading in _INGEST]
         return [
             *loads,
             *counts,
@@ -215,11 +215,17 @@ class StateWatcher(DirectoryWrapper):
 
 
 def _gauges(readings: Sequence[_Reading], source: ReplicaLoad | ReplicaState) -> Iterable[Metric]:
-    return [GaugeMetricFamily(one.name, one.documentation, value=float(one.value(source))) for one in readings]
+    return [
+        GaugeMetricFamily(reading.name, reading.documentation, value=float(reading.value(source)))
+        for reading in readings
+    ]
 
 
 def _counters(readings: Sequence[_Reading], source: IngestStats) -> Iterable[Metric]:
-    return [CounterMetricFamily(one.name, one.documentation, value=float(one.value(source))) for one in readings]
+    return [
+        CounterMetricFamily(reading.name, reading.documentation, value=float(reading.value(source)))
+        for reading in readings
+    ]
 
 
 def _drops(mirror: Mirror) -> Metric:

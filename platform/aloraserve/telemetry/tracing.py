@@ -50,7 +50,7 @@ class Tracing:
             name: ``service.instance.id``.
             endpoint: of a collector; None reads OpenTelemetry's variables.
         """
-        if self.is_on or not (endpoint or any(os.environ.get(one) for one in ENDPOINT_VARIABLES)):
+        if self.is_on or not (endpoint or any(os.environ.get(name) for name in ENDPOINT_VARIABLES)):
             return
         self.use(_exporter(endpoint), service, name)
 
@@ -167,7 +167,7 @@ def _ns(seconds: float) -> int:
 
 
 def _exporter(endpoint: str | None) -> SpanExporter:
-    protocol = next((os.environ[one] for one in PROTOCOL_VARIABLES if os.environ.get(one)), GRPC)
+    protocol = next((os.environ[name] for name in PROTOCOL_VARIABLES if os.environ.get(name)), GRPC)
     if protocol not in (GRPC, HTTP):
         raise ValueError(f"the OTLP protocol is {protocol!r}; {GRPC}, {HTTP} are accepted")
     if protocol == HTTP:

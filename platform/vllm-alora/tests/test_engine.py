@@ -106,7 +106,7 @@ def test_only_the_last_invocation_activates(engine: Any, reference: Any) -> None
 
 
 def test_a_block_that_contains_the_activation_point_is_not_shared(engine: Any, reference: Any) -> None:
-    """The invocation inside a cached base block: that block is computed anew, with the adapter."""
+    """The invocation inside a cached base block: that block is computed again, with the adapter."""
     prompt = [*words(80, 60), *INVOCATIONS["certainty"], *words(60, 61)]
     engine.answers([(prompt, None)])
     one = (prompt, "certainty")

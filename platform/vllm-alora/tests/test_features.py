@@ -121,7 +121,7 @@ def test_adapters_come_and_go_between_steps(
     assert others[1] == alone.answer(words(80, 351), "plain").tokens
 
 
-def test_an_adapter_loaded_anew_in_place_meets_no_block_of_the_old_one(
+def test_an_adapter_loaded_again_in_place_meets_no_block_of_the_old_one(
     engine: Engine, model_path: Path, tmp_path: Path
 ) -> None:
     """The same name, path and id with other weights and another invocation: base blocks are reused, its own are not."""
@@ -147,7 +147,7 @@ def test_an_adapter_loaded_anew_in_place_meets_no_block_of_the_old_one(
     assert engine.output(prompt, request).num_cached_tokens == 128
 
 
-def test_a_request_cannot_load_an_adapter_anew_by_itself(engine: Engine, adapters_path: Path) -> None:
+def test_a_request_cannot_load_an_adapter_again_by_itself(engine: Engine, adapters_path: Path) -> None:
     """Its blocks would be keyed before the worker has read the files."""
     from vllm.exceptions import VLLMValidationError
     from vllm.lora.request import LoRARequest

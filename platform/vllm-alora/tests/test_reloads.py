@@ -1,4 +1,4 @@
-"""Generations of adapters: what was loaded anew never meets what was computed before."""
+"""Generations of adapters: what was loaded again never meets what was computed before."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_another_id_for_the_same_name_and_path_is_another_load() -> None:
     assert (reloads.of(adapter(number=1)), reloads.of(adapter(number=2))) == (0, second)
 
 
-def test_a_removed_id_is_loaded_anew_when_it_comes_back() -> None:
+def test_a_removed_id_is_loaded_again_when_it_comes_back() -> None:
     reloads = Reloads()
     reloads.of(adapter())
     reloads.of(adapter("b", "/b", 2))
@@ -85,16 +85,16 @@ class Request:
             self.block_hashes.append(generation_of(self))
 
 
-def test_waiting_requests_are_keyed_anew_and_running_ones_keep_their_keys() -> None:
+def test_waiting_requests_are_keyed_again_and_running_ones_keep_their_keys() -> None:
     """One that waits will be computed with the new weights; one that runs is looked for by nobody."""
     lora, other = adapter("waiting", "/w", 90), adapter("other", "/o", 91)
     waiting, running, stranger, base = Request(lora), Request(lora, computed=5), Request(other), Request(None)
     kept = waiting.block_hashes
     assert RELOADS.note_reload(lora)
-    reload._key_anew([waiting, running, stranger, base], 90)
+    reload._key_again([waiting, running, stranger, base], 90)
     assert waiting.block_hashes is kept, "others hold this list"
     assert waiting.block_hashes == [RELOADS.of(lora)] != [0]
     assert running.block_hashes == [0]
     assert getattr(stranger, PINNED) == 0
-    reload._key_anew([waiting], 90)
+    reload._key_again([waiting], 90)
     assert len(waiting.block_hashes) == 1, "nothing to do the second time"

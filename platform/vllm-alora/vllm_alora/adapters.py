@@ -52,7 +52,7 @@ class KnownAdapters:
             _shrink(self._reloaded, self._max_known)
 
     def was_reloaded(self, lora_request: Any) -> bool:
-        """Say whether the engine was told to load this adapter anew, by a call of its own."""
+        """Say whether the engine was told to load this adapter again, by a call of its own."""
         return _adapter(lora_request) in self._reloaded
 
 

@@ -1,8 +1,9 @@
 """Which load of an adapter a request's blocks belong to.
 
-vLLM keys an adapter's blocks by its name (and, since 0.31, its path). Weights that were loaded anew under the same name
-and path must not meet the blocks of the old ones, so each reload gets a *generation*, which is part of the keys. The
-first load is generation 0 and keeps vLLM's own keys, so that engines that share blocks through a connector still agree.
+vLLM keys an adapter's blocks by its name (and, since 0.31, its path). Weights that were loaded again under the same
+name and path must not meet the blocks of the old ones, so each reload gets a *generation*, which is part of the keys.
+The first load is generation 0 and keeps vLLM's own keys, so that engines that share blocks through a connector still
+agree.
 
 This state lives in the engine core's process, where blocks are hashed and where ``add_lora`` arrives.
 """
@@ -24,7 +25,7 @@ class Reloads:
 
     A second id for the same name and path is a load of its own (unloaded and loaded again). Bounded: once more than
     ``max_known`` adapters were seen the least recently used are forgotten, and whatever comes back then counts as
-    loaded anew: sharing is lost, never exactness.
+    loaded again: sharing is lost, never exactness.
 
     Args:
         max_known: how many adapters are remembered.

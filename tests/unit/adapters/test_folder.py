@@ -151,7 +151,7 @@ class TestChanges:
         (tmp_path / "safety" / "adapter_model.safetensors").write_bytes(b"{}")
         await settled(found, BAD_READINGS)
         assert served(found) == []
-        assert "no safetensors file" in refused(found)["safety"]
+        assert "not a safetensors file" in refused(found)["safety"]
         write_adapter("safety")
         await settled(found)
         assert (served(found), refused(found)) == (["safety"], {})

@@ -2,7 +2,7 @@
 
 Of those only the adapter's key goes. The tenant's cache salt, multimodal and embedding keys stay: dropping the whole
 tuple would let tenants share blocks. The block that contains the activation point also gets where in it that is, and an
-adapter that was loaded anew gets keys of its own.
+adapter that was loaded again gets keys of its own.
 """
 
 from __future__ import annotations

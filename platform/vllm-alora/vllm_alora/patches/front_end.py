@@ -3,7 +3,7 @@
 Deciding here gives a clean error to the client (a ``VLLMValidationError`` is an HTTP 400 in ``vllm serve``), and the
 scheduler and the workers read the same index.
 
-The front end also hears of adapters that are loaded anew (``AsyncLLM.add_lora``, ``LLMEngine.add_lora``). ``vllm
+The front end also hears of adapters that are loaded again (``AsyncLLM.add_lora``, ``LLMEngine.add_lora``). ``vllm
 serve`` keeps the request object of a reload and sends it along with every later call, still with ``load_inplace``,
 which has the worker read the files again in each step; here that mark is taken off once the reload was made.
 """
@@ -91,7 +91,7 @@ def _invocation(lora_request: Any) -> tuple[int, ...] | None:
 
 
 def _unmark_reload(request: Any, *, is_alora: bool) -> None:
-    """Take ``load_inplace`` off a request whose adapter was loaded anew already."""
+    """Take ``load_inplace`` off a request whose adapter was loaded again already."""
     if not request.lora_request.load_inplace:
         return
     if ADAPTERS.was_reloaded(request.lora_request):

@@ -1,4 +1,4 @@
-"""Give adapters that are loaded anew keys of their own (``vllm/v1/engine/core.py``, ``vllm/v1/core/sched``)."""
+"""Give adapters that are loaded again keys of their own (``vllm/v1/engine/core.py``, ``vllm/v1/core/sched``)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _wrap_add(original: Any) -> Any:
     def add_lora(self: Any, lora_request: Any) -> Any:
         loaded = original(self, lora_request)
         if lora_request.load_inplace and RELOADS.note_reload(lora_request):
-            _key_anew(self.scheduler.requests.values(), lora_request.lora_int_id)
+            _key_again(self.scheduler.requests.values(), lora_request.lora_int_id)
         return loaded
 
     return add_lora
@@ -35,7 +35,7 @@ def _wrap_remove(original: Any) -> Any:
     def remove_lora(self: Any, lora_id: int) -> Any:
         removed = original(self, lora_id)
         RELOADS.note_removal(lora_id)
-        _key_anew(self.scheduler.requests.values(), lora_id)
+        _key_again(self.scheduler.requests.values(), lora_id)
         return removed
 
     return remove_lora
@@ -47,13 +47,13 @@ def _wrap_add_request(original: Any) -> Any:
         # Blocks are hashed when a request arrives, on another thread than the one that loads adapters: it may have
         # come in before a reload and be scheduled after it.
         if request.lora_request is not None:
-            _key_anew([request], request.lora_request.lora_int_id)
+            _key_again([request], request.lora_request.lora_int_id)
         return original(self, request)
 
     return add_request
 
 
-def _key_anew(requests: Any, lora_int_id: int) -> None:
+def _key_again(requests: Any, lora_int_id: int) -> None:
     """Hash the blocks of the adapter's waiting requests again if they are of an earlier generation.
 
     A request that has begun keeps its keys: nothing new will ever look for them.

@@ -36,7 +36,7 @@ def _pending(batch: Any) -> dict[str, int]:
 def _wrap_add(original: Any) -> Any:
     @functools.wraps(original)
     def add_request(self: Any, request: Any) -> int:
-        # A preempted request comes through here again with its first positions to compute anew.
+        # A preempted request comes through here again with its first positions to compute again.
         activation = activation_of(request.sampling_params)
         if activation is not None:
             _pending(self)[request.req_id] = activation

@@ -16,7 +16,7 @@ class BlockChain:
         keyspace: where keys come from.
         token_ids: of the prompt.
         effect: the call's adapter, None for the base model.
-        cache_salt: the tenant's.
+        cache_salt: of the tenant.
 
     Attributes:
         token_ids: all of them.

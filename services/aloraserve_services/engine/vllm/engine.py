@@ -59,7 +59,7 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
     """Return the arguments of ``AsyncEngineArgs``.
 
     Args:
-        plan: the fleet's.
+        plan: of the fleet.
         events_endpoint: where KV events go; an ``ipc://`` address in a private folder.
         replay_endpoint: where missed ones can be asked for; another one.
     """
@@ -128,7 +128,7 @@ class VllmEngine:
     """A started vLLM engine; see :class:`~aloraserve_services.engine.base.Engine`.
 
     Args:
-        plan: the fleet's.
+        plan: of the fleet.
         events_endpoint: where it publishes its KV events.
         replay_endpoint: where it replays them.
     """
@@ -232,7 +232,7 @@ class VllmEngine:
                 yield EngineRefusal(str(error.args[0]), error.parameter)
                 return
             except ValueError as error:
-                # Some of vLLM's older checks of a request's content; later than this it is no fault of the client's.
+                # Some of vLLM's older checks of a request's content; later than this it is not a fault of the client's.
                 yield EngineRefusal(str(error))
                 return
             for chunk in self._chunks(output, call):
