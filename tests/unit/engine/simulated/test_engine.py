@@ -490,6 +490,19 @@ async def test_adapters_come_and_go_while_calls_run(made: Any) -> None:
     assert len(await one.time.run(running)) == 90
 
 
+async def test_a_version_that_is_removed_while_a_call_waits_answers_it_and_is_not_listed(made: Any) -> None:
+    one = made(adapters=AdapterTimes(load_s=5.0, slots=1, resident=2))
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1), 9, adapter="plain")))
+    waiting = asyncio.ensure_future(one.answer(one.call([*prompt(2), 70, 71, 5], 9, adapter="safety")))
+    await one.time.run(asyncio.sleep(0))
+    assert one.engine.scheduler.num_waiting == 1
+    await one.engine.remove_adapter(ADAPTERS["safety"])
+    await one.time.run(running)
+    assert len(await one.time.run(waiting)) == 9
+    assert len(one.engine.scheduler.adapter_slots.resident) == 2
+    assert await one.engine.resident() == ("plain",)
+
+
 async def test_an_engine_that_has_failed_says_so(made: Any) -> None:
     one = made()
     running = asyncio.ensure_future(one.answer(one.call(prompt(1), 9)))
