@@ -45,7 +45,7 @@ class DecodeSeries:
 
     @property
     def tokens_s(self) -> float:
-        """What a token for each answer adds to a step."""
+        """Time that a token for each answer adds to a step."""
         times = self._times
         return times.s_per_sequence * len(self._heap) + times.s_per_context_token * self._context_tokens
 

@@ -32,7 +32,7 @@ LONG = 100
 
 def adapter(name: str, *invocation: int) -> AdapterVersion:
     kind: Any = "alora" if invocation else "lora"
-    return AdapterVersion(name, kind, Path(name), 8, (), invocation, None, f"digest of {name}")
+    return AdapterVersion(name, kind, Path(name), 8, (), invocation, f"digest of {name}")
 
 
 ADAPTERS = {one.name: one for one in (adapter("safety", 70, 71), adapter("certainty", 80), adapter("plain"))}
