@@ -404,7 +404,7 @@ class TestClaims:
         await directory.claim("c3", "a", "1", keys(4), tokens=1)
         assert (await one(directory, keys(4))).claimed_blocks == 4
 
-    async def test_a_claim_is_no_holding_once_its_blocks_are_removed(self, directory: Directory) -> None:
+    async def test_a_claim_is_not_a_holding_once_its_blocks_are_removed(self, directory: Directory) -> None:
         await alive(directory)
         await directory.claim("c1", "a", "1", keys(2), tokens=1)
         await directory.apply("a", "1", stored=place(keys(2)))

@@ -125,7 +125,7 @@ def test_a_stream_is_the_whole_answer_in_pieces(fleet: Any) -> None:
     assert len([part for part in parts if part]) > 2
 
 
-def test_an_answer_tells_what_it_saved_and_a_repeated_call_saves_less(fleet: Any) -> None:
+def test_an_answer_reports_what_it_saved_and_a_repeated_call_saves_less(fleet: Any) -> None:
     conversation = messages("a windmill", 120)
     base, _ = saved(fleet, BASE, conversation)
     settle(fleet)

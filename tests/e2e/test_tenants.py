@@ -30,7 +30,7 @@ def as_tenant(platform: Any, name: str) -> Any:
     return dataclasses.replace(platform, api_key=KEYS[name])
 
 
-def test_without_a_key_nothing_is_told(shared: Any) -> None:
+def test_without_a_key_nothing_is_disclosed(shared: Any) -> None:
     for path in ("/v1/models", "/v1/replicas"):
         assert shared.http.get(path).status_code == 401
     with pytest.raises(openai.AuthenticationError) as refused:

@@ -92,7 +92,7 @@ def test_a_mapping_in_the_environment_replaces_the_file_s(write: Write, monkeypa
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "{}", "---\n"])
-def test_an_empty_file_is_no_settings(write: Write, text: str) -> None:
+def test_an_empty_file_has_no_settings(write: Write, text: str) -> None:
     assert load_settings(write(text)) == load_settings()
 
 
@@ -208,7 +208,7 @@ def test_admin_keys_are_as_long_as_api_keys_and_never_shown(write: Write) -> Non
     assert KEY not in f"{settings!r} {settings} {settings.model_dump_json()}"
 
 
-def test_a_tenant_s_key_is_no_administrator_s(write: Write) -> None:
+def test_a_tenant_s_key_is_not_an_administrator_s(write: Write) -> None:
     message = refusal(write(f"api_keys: {{acme: {KEY}}}\nadmin_keys: {{root: {KEY}}}"))
     assert "admin_keys has a key of api_keys" in message
     assert KEY not in message
@@ -259,7 +259,7 @@ def test_a_private_host_needs_no_keys(host: str) -> None:
         ("a: 1\n---\nb: 2", "not YAML"),
     ],
 )
-def test_a_file_that_is_no_mapping_is_refused_by_name(write: Write, text: str, fault: str) -> None:
+def test_a_file_that_is_not_a_mapping_is_refused_by_name(write: Write, text: str, fault: str) -> None:
     file = write(text)
     message = refusal(file)
     assert message.startswith(f"{file}: ")
@@ -308,7 +308,7 @@ def test_what_the_reader_trips_over_is_refused(write: Write, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "0", "false"])
-def test_an_empty_value_is_no_mapping(write: Write, text: str) -> None:
+def test_an_empty_value_is_not_a_mapping(write: Write, text: str) -> None:
     assert "a mapping of settings is needed" in refusal(write(text))
 
 

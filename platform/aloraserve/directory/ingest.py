@@ -84,7 +84,7 @@ class Ingest(Generic[EventT]):
     """Keeps a replica's holdings and lease in the directory.
 
     Every method is called on one event loop, whose time its waits go by. One task runs :meth:`run`; another calls
-    :meth:`heartbeat` several times a second.
+    :meth:`heartbeat` several times per second.
 
     Args:
         directory: where to.

@@ -215,7 +215,7 @@ class ReceiptRing:
         return self._by_id.get(request_id)
 
     def latest(self, limit: int) -> list[Receipt]:
-        """Return up to ``limit`` receipts, the newest first, one a request."""
+        """Return up to ``limit`` receipts, the newest first, one per request."""
         found: list[Receipt] = []
         for receipt in reversed(self._order):
             if len(found) >= limit:

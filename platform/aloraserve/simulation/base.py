@@ -90,7 +90,7 @@ class ReplicaView:
     """One replica as a router sees it.
 
     The first part is the router's own bookkeeping and exact. The second is what the replica last reported, several
-    times a second, as scraped metrics are. ``capacity_blocks``, ``max_requests`` and ``adapter_slots`` are settings.
+    times per second, as scraped metrics are. ``capacity_blocks``, ``max_requests`` and ``adapter_slots`` are settings.
 
     Args:
         index: the replica's number.

@@ -64,7 +64,7 @@ class Workload:
     """Makes the calls of a trace.
 
     A conversation gets its evaluators once, from the seed, and they judge each of its answers: distinct adapters while
-    there are enough, of each kind as many as ``lora_share`` says (a fraction decides by chance, once a conversation).
+    there are enough, of each kind as many as ``lora_share`` says (a fraction decides by chance, once per conversation).
 
     Args:
         rows: base turns, sorted by time.

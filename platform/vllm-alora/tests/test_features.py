@@ -27,7 +27,7 @@ def test_the_invocation_may_stand_anywhere(engine: Engine, reference: Reference,
     assert warm.cached_tokens == (len(call[0]) - 1) // 32 * 32
 
 
-def test_part_of_the_invocation_is_no_invocation(engine: Engine) -> None:
+def test_part_of_the_invocation_is_not_an_invocation(engine: Engine) -> None:
     """A prompt shorter than the invocation, and one that ends in the middle of it."""
     from vllm.exceptions import VLLMValidationError
 
@@ -170,7 +170,7 @@ def test_an_adapter_whose_configuration_is_gone_is_refused(engine: Engine, adapt
         engine.generate([*words(10, 1), *CERTAINTY], request)
 
 
-def test_the_counters_tell_kinds_tokens_and_what_was_shared(engine: Engine) -> None:
+def test_the_counters_distinguish_kinds_tokens_and_what_was_shared(engine: Engine) -> None:
     """In prometheus-client's default registry, which ``vllm serve`` publishes."""
     prompt = words(100, 370)
     calls = [(prompt, None), (prompt, "style"), ([*prompt, *CERTAINTY, 5], "certainty")]

@@ -89,7 +89,7 @@ def test_an_invocation_is_read_once_a_load(tmp_path: Path) -> None:
     assert known.invocation(lora) == (7,)
 
 
-def test_what_is_no_alora_has_no_invocation(tmp_path: Path) -> None:
+def test_what_is_not_an_alora_has_no_invocation(tmp_path: Path) -> None:
     for content in ({}, {"alora_invocation_tokens": None}, {"alora_invocation_tokens": []}):
         assert KnownAdapters().invocation(write(tmp_path / "a", **content)) is None
 

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def register() -> None:
-    """Patch vLLM's seams, each at most once a process.
+    """Patch vLLM's seams, each at most once per process.
 
     Raises:
         UnsupportedVllmError: a seam of the installed vLLM is not as this version of the plugin knows it.

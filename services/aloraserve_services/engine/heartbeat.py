@@ -19,7 +19,7 @@ ANSWER_HELD_S = 0.05
 
 
 class Heartbeat:
-    """Publishes the load, several times a second.
+    """Publishes the load, several times per second.
 
     A conversation's next call follows the last one's answer at once: a queue that is reported for a tenth of a second
     too long would send it away from its prefix. So the end of a prefill is published at once, and an answer's last

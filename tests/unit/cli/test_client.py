@@ -115,7 +115,7 @@ def test_a_special_token_is_a_token(server: Server, streaming: StreamingClient) 
     assert answer.prefill_s == pytest.approx(0.0125)
 
 
-def test_the_role_is_no_token(server: Server, streaming: StreamingClient) -> None:
+def test_the_role_is_not_a_token(server: Server, streaming: StreamingClient) -> None:
     role = event({"role": "assistant", "content": ""})
     server.events = [role, None, event({"content": "no"}, "length"), USAGE, DONE]
     answer = streaming.chat("m", [], 1)

@@ -44,7 +44,7 @@ def test_savings_are_of_pairs_that_were_both_called_in_a_turn(rows: list[Row]) -
     assert measured_saving_s(rows) == pytest.approx((2.1 - 0.1) + (1.2 - 0.2))
 
 
-def test_a_twin_of_another_turn_or_conversation_is_no_pair(row: Make) -> None:
+def test_a_twin_of_another_turn_or_conversation_is_not_a_pair(row: Make) -> None:
     made = [
         row("alora", "x", 0.1),
         row("lora", "x-lora", 1.0, turn=2),

@@ -47,7 +47,7 @@ def rate(progress: Progress) -> float:
     return progress.load(0.0).prefill_tokens_per_s
 
 
-def test_nothing_to_do_is_no_load_and_no_rate(progress: Progress) -> None:
+def test_nothing_to_do_means_no_load_and_no_rate(progress: Progress) -> None:
     assert progress.load(0.25) == ReplicaLoad(kv_usage=0.25, max_requests=4)
     assert progress.active_adapters() == ()
     assert progress.settled() == ()

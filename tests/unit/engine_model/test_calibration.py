@@ -57,7 +57,7 @@ def test_a_wrong_value_is_named(change: dict[str, object], message: str) -> None
         parse(json.dumps(GOOD | change), "f.json")
 
 
-def test_what_is_no_calibration_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_calibration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"calibration f.json: the file: "):
         parse("{", "f.json")
     with pytest.raises(SettingsError, match=", ".join(names())):
@@ -100,6 +100,6 @@ def test_no_part_is_negative() -> None:
     assert found[1] == 0.0
 
 
-def test_too_few_samples_are_told() -> None:
+def test_too_few_samples_are_reported() -> None:
     with pytest.raises(SettingsError, match="1 samples do not determine"):
         fit_nonnegative([(0.0, 1.0)], [1.0], needed=(0,))

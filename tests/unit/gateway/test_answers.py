@@ -194,7 +194,7 @@ async def test_tokens_without_text_yet_are_streamed_and_counted(kind: type[Answe
 
 
 @KINDS
-async def test_a_chunk_with_nothing_in_it_is_no_event(kind: type[Answer]) -> None:
+async def test_a_chunk_with_nothing_in_it_is_not_an_event(kind: type[Answer]) -> None:
     without = await streamed(answer(kind), *HELLO)
     assert len(await streamed(answer(kind), EngineChunk(0, "", 0), *HELLO)) == len(without)
 

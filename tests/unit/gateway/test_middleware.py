@@ -61,7 +61,7 @@ async def test_all_receipts_share_a_label(client: httpx.AsyncClient) -> None:
     assert (counted("/v1/receipts", "404"), counted("other", "404")) == (before[0] + 2, before[1])
 
 
-async def test_what_nobody_caught_is_a_counted_500_that_tells_nothing(client: httpx.AsyncClient) -> None:
+async def test_what_nobody_caught_is_a_counted_500_that_discloses_nothing(client: httpx.AsyncClient) -> None:
     before = counted("/readyz", "500")
     answer = await client.get("/readyz")
     assert answer.status_code == 500

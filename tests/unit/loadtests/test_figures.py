@@ -82,7 +82,7 @@ def test_checks_report_what_was_missed() -> None:
     assert not any(check["met"] for check in figures.checks(slow))
 
 
-def test_evictions_of_a_phase_that_fills_the_cache_are_no_miss() -> None:
+def test_evictions_of_a_phase_that_fills_the_cache_are_not_a_miss() -> None:
     full = sample("alora", 0.1, phase="overflow-4", cached_tokens=0)
     assert not figures.checks([*pairs(), full])[-2]["met"]
     assert figures.checks([*pairs(), full], {"overflow-4"})[-2]["met"]

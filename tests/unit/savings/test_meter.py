@@ -207,13 +207,13 @@ def test_tenants_do_not_warm_each_others_counterfactual(replica: Replica) -> Non
     assert saved.counterfactual_cached_tokens == 0
 
 
-def test_nothing_is_told_of_an_adapter_that_is_not_known(replica: Replica) -> None:
+def test_nothing_is_reported_of_an_adapter_that_is_not_known(replica: Replica) -> None:
     replica.call(None, PROMPT)
     assert replica.call("who", PROMPT, range(700, 730)) is None
     assert len(replica.meter._ghost) == len(PROMPT) // BLOCK
 
 
-def test_nothing_is_told_while_speed_or_capacity_are_not_known(replica: Replica) -> None:
+def test_nothing_is_reported_while_speed_or_capacity_are_not_known(replica: Replica) -> None:
     replica.call(None, PROMPT)
     assert replica.call("safety", PROMPT, model=None) is None
     assert replica.estimate("safety", PROMPT).saved_tokens == 0, "it was followed all the same"
@@ -221,7 +221,7 @@ def test_nothing_is_told_while_speed_or_capacity_are_not_known(replica: Replica)
     assert without.call(None, PROMPT) is None
 
 
-def test_nothing_is_told_of_a_call_that_was_never_accepted_or_has_begun(replica: Replica) -> None:
+def test_nothing_is_reported_of_a_call_that_was_never_accepted_or_has_begun(replica: Replica) -> None:
     assert replica.meter.first_token("never", 0, MODEL, SURE) is None
     replica.meter.more_tokens("never", 0, [1])
     replica.meter.end("never")

@@ -8,7 +8,7 @@ from aloraserve.savings.sources import FirstStored
 KEYS = [bytes([number]) for number in range(8)]
 
 
-def test_cached_tokens_are_told_apart_by_who_computed_their_block() -> None:
+def test_cached_tokens_are_distinguished_by_who_computed_their_block() -> None:
     stored = FirstStored(8)
     stored.computed(KEYS[:2], None)
     stored.computed(KEYS[2:3], "safety")

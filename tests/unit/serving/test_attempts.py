@@ -129,7 +129,7 @@ async def test_a_replica_without_the_adapter_s_version_is_passed_over_and_its_cl
     assert len(router.withdrawn) == 1
 
 
-async def test_where_no_replica_has_the_adapter_s_version_the_client_is_told_so() -> None:
+async def test_where_no_replica_has_the_adapter_s_version_the_error_says_so() -> None:
     behind = EngineUnavailable("a replica does not have it")
     with pytest.raises(ReplicaLostError, match="cannot be served now: a replica does not have it; retry later"):
         await send(FakePool((behind,), (behind,), (behind,)), FakeRouter())

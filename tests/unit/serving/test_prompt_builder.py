@@ -117,7 +117,7 @@ async def test_a_template_argument_may_name_an_adapter_of_the_base(chat: Ask) ->
 
 
 @pytest.mark.parametrize("name", ["base", "safety"])
-async def test_naming_the_same_model_twice_is_no_contradiction(chat: Ask, name: str) -> None:
+async def test_naming_the_same_model_twice_is_not_a_contradiction(chat: Ask, name: str) -> None:
     assert await chat(name, chat_template_kwargs={"adapter_name": name}) == await chat(name)
 
 
@@ -271,7 +271,7 @@ async def test_a_completion_that_is_too_long_names_its_field(complete: Ask) -> N
     assert caught.value.param == "prompt"
 
 
-async def test_a_request_knows_its_caller_whose_blocks_are_no_other_s(chat: Ask) -> None:
+async def test_a_request_knows_its_caller_who_shares_no_blocks(chat: Ask) -> None:
     body = ChatRequest(model="base", messages=MESSAGES, stream=True)
     origin = Origin("r2", Caller("acme", cache_salt="tenant:acme"), 0.0, session="s", traceparent="t")
     request, other = await builder().chat(body, origin), await chat()

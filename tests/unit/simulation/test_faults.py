@@ -31,7 +31,7 @@ def test_faults_are_read(text: str, fault: Fault) -> None:
      "redis-outage:1@1-2",
      "event-loss:2", "event-loss", "redis-delay", "event-delay:-1", "event-delay:1@5", "flood:1@2"],
 )  # fmt: skip
-def test_what_is_no_fault_is_refused_with_what_is_accepted(text: str) -> None:
+def test_what_is_not_a_fault_is_refused_with_what_is_accepted(text: str) -> None:
     with pytest.raises(SettingsError, match=r"accepted|numbered|end after"):
         parse_fault(text, 8)
 

@@ -57,7 +57,7 @@ def test_kv_events_name_places_in_chains(fixture: Fixture, make_call: MakeCall) 
     assert {holding.head for holding in stored} == {call.keys[0]}
 
 
-def test_a_call_that_is_given_up_is_no_load_any_more(fixture: Fixture, make_call: MakeCall) -> None:
+def test_a_call_that_is_given_up_is_not_load_any_more(fixture: Fixture, make_call: MakeCall) -> None:
     engine = fixture.engine
     stays = engine.submit(make_call(64, 5))
     given_up = engine.submit(make_call(48, 5, stream=1, adapter="a", kind="lora"))

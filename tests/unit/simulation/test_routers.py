@@ -401,7 +401,7 @@ def test_llm_d_counts_a_decision_as_held_for_a_while() -> None:
     assert router.choose(call(LONG), view, 20.0) != first  # cold again, and it is the other's turn
 
 
-def test_llm_d_weighs_adapters_if_told_to() -> None:
+def test_llm_d_weighs_adapters_if_asked_to() -> None:
     view = fleet([0, 0, 0])
     view.replicas[0].active_adapters = frozenset({"x", "y"})
     view.replicas[1].active_adapters = frozenset({"a", "x"})

@@ -50,7 +50,7 @@ async def test_every_cause_of_a_fallback_is_a_label_and_has_words(cause: Fallbac
     assert decision_attributes(placement)["aloraserve.fallback"] == cause.value
 
 
-def test_a_span_tells_who_was_chosen_and_why() -> None:
+def test_a_span_says_who_was_chosen_and_why() -> None:
     estimates = (
         Estimate("id-a", "engine-0", 0.25, 64, 10, queue_s=0.05, prefill_s=0.2),
         Estimate("id-b", "b", 1, 0, 0),

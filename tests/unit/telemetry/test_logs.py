@@ -47,7 +47,7 @@ def test_without_a_terminal_auto_is_json(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_a_traceback_tells_no_local_variable(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_traceback_shows_no_local_variable(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs(form)
     try:
         prompt = "a zebra"

@@ -77,7 +77,7 @@ def test_a_client_s_choice_not_to_be_traced_is_respected(tracing: Tracing, kept:
     assert done(tracing, kept) == {}
 
 
-def test_a_span_tells_of_no_exception_s_text(tracing: Tracing, kept: Kept) -> None:
+def test_a_span_has_no_exception_s_text(tracing: Tracing, kept: Kept) -> None:
     with pytest.raises(KeyError), tracing.request("/v1/completions", {}):
         raise KeyError("a zebra")
     span = done(tracing, kept)["request"]
@@ -123,5 +123,5 @@ def test_an_unknown_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("given", [None, "", "x", CLIENT + "0", CLIENT.upper(), CLIENT.replace("-", "_")])
-def test_what_is_no_traceparent_has_no_trace(given: str | None) -> None:
+def test_what_is_not_a_traceparent_has_no_trace(given: str | None) -> None:
     assert trace_id(given) is None

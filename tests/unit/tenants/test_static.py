@@ -24,7 +24,7 @@ def test_a_key_is_its_tenant_s_however_the_scheme_is_written(tenant: str, form: 
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "acme-key-0123456789", "Basic acme-key-0123456789"])
-def test_a_call_without_a_key_is_told_how_to_send_one(header: str | None) -> None:
+def test_a_call_without_a_key_learns_how_to_send_one(header: str | None) -> None:
     with pytest.raises(AuthenticationError, match="Authorization: Bearer") as caught:
         StaticTenants(KEYS).authenticate(header)
     assert "acme" not in caught.value.message

@@ -88,7 +88,7 @@ def test_an_echoed_value_is_abbreviated() -> None:
         (b" " * 1_000_001, "bytes"),
     ],
 )
-def test_a_body_that_is_no_request_is_refused_with_its_fault(raw: bytes, word: str) -> None:
+def test_a_body_that_is_not_a_request_is_refused_with_its_fault(raw: bytes, word: str) -> None:
     with pytest.raises(errors.InvalidRequestError, match=word):
         parse_body(ChatRequest, raw, 1_000_000)
 

@@ -1,4 +1,4 @@
-"""AIBrix's ``prefix-cache`` routing: a table of the blocks that it sent, one for each model name, so one an adapter.
+"""AIBrix's ``prefix-cache`` routing: a table of the blocks that it sent, one for each model name, so one per adapter.
 
 Source: vllm-project/aibrix, ``pkg/plugins/gateway/algorithms/prefix_cache.go`` at commit 01de8a514d00, its
 ``prefix_cache_readme.md``, and ``pkg/utils/prefixcacheindexer/hash.go`` at 0871c212af9b. Other versions seen differ in

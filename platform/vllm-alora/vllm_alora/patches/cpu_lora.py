@@ -1,9 +1,9 @@
 """LoRA on the CPU by one matmul a segment (``vllm/lora/punica_wrapper/punica_cpu.py``).
 
 Two faults of vLLM 0.32's CPU path matter to every LoRA user (upstream pull requests 48421 and 49656, open): it gathers
-the adapter's weights once a *token*, and for index -1 ("no adapter") it gathers the last slot, so that masked and base
-tokens get that adapter's weights once every slot is full. Its buffers also hold one segment a request, and a masked
-request has two.
+the adapter's weights once per *token*, and for index -1 ("no adapter") it gathers the last slot, so that masked and
+base tokens get that adapter's weights once every slot is full. Its buffers also hold one segment per request, and a
+masked request has two.
 """
 
 from __future__ import annotations

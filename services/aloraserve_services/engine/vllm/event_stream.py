@@ -17,7 +17,7 @@ from aloraserve_services.engine.vllm.event_replay import OrderedBatches
 
 MAX_WAITING_BATCHES = 100_000
 REPLAY_TIMEOUT_S = 2.0
-"""vLLM's publisher looks for replay requests ten times a second, and between batches."""
+"""vLLM's publisher looks for replay requests ten times per second, and between batches."""
 
 
 class EventStream:

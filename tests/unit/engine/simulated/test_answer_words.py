@@ -104,6 +104,6 @@ def test_a_tokenizer_that_has_no_words_is_named(tmp_path: Path, content: str | N
         AnswerWords.read(tmp_path)
 
 
-def test_a_text_of_other_words_is_no_answer() -> None:
+def test_a_text_of_other_words_is_not_an_answer() -> None:
     with pytest.raises(ValueError, match="' zebra' is none of the 26 words"):
         WORDS.tokens_of(" ax zebra")
