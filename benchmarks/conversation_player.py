@@ -33,7 +33,7 @@ class ConversationPlayer:
         plan: of the platform, with the untrained adapters.
         client: for its HTTP API.
         with_session: send each conversation's name as its session id.
-        slowdown: real seconds for each of the workload's.
+        slowdown: real seconds for each second of the workload.
     """
 
     def __init__(self, plan: FleetPlan, client: AsyncStreamingClient, *, with_session: bool, slowdown: float) -> None:

@@ -75,7 +75,7 @@ def bench_observability(
 
 @dataclass(slots=True)
 class Overhead:
-    """What came of the pairs.
+    """Outcome of the pairs.
 
     Args:
         name: what was compared with nothing.

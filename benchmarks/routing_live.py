@@ -63,13 +63,13 @@ def bench_routing_live(
 
 @dataclass(frozen=True, slots=True)
 class RoutingLoad:
-    """What a platform is played.
+    """Workload that a platform is played.
 
     Args:
         rate_per_s: new conversations per second.
         seed: of the conversations.
         with_session: send session ids.
-        slowdown: real seconds for each of the model's, at least 1.
+        slowdown: real seconds for each second of the model, at least 1.
     """
 
     rate_per_s: float

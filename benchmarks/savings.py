@@ -72,12 +72,12 @@ def verify_savings(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is called.
+    """The models that are called.
 
     Args:
         base: the base model's name.
-        alora: an aLoRA adapter's.
-        twin: its plain LoRA twin's.
+        alora: name of an aLoRA adapter.
+        twin: name of its plain LoRA twin.
         block_tokens: of the fleet.
         replicas: how many there are.
         dtype: of the weights.
@@ -121,7 +121,7 @@ class Sample:
         prompt_tokens: of both prompts.
         base_s: TTFT of the base model's call before, which computed what the twin's call had to but the invocation.
         alora_s: TTFT of the aLoRA call as the client saw it.
-        twin_s: TTFT of the twin's.
+        twin_s: TTFT of the twin.
         estimated_s: saved TTFT as the platform reports it.
         confidence: of that estimate, likewise.
     """
@@ -137,7 +137,7 @@ class Sample:
 
     @property
     def real_s(self) -> float:
-        """What the aLoRA call saved."""
+        """TTFT that the aLoRA call saved."""
         return self.twin_s - self.alora_s
 
     @property

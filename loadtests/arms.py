@@ -1,4 +1,4 @@
-"""What is compared: the same calls, answered in different ways."""
+"""The arms that are compared: the same calls, answered in different ways."""
 
 from __future__ import annotations
 

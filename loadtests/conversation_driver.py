@@ -25,7 +25,7 @@ TEMPLATE_TOKENS = 50
 
 @dataclass(slots=True)
 class PhaseContext:
-    """What all conversations of a phase share.
+    """Context that all conversations of a phase share.
 
     Args:
         plan: of the load test.

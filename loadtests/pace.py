@@ -32,7 +32,7 @@ class Prefill(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a call takes on a platform that does nothing else.
+    """Times of a call on a platform that does nothing else.
 
     Args:
         short: prefill of a short prompt.

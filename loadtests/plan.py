@@ -1,4 +1,4 @@
-"""What a load test plays: phases, one after the other, each on a platform that routes or one that does not."""
+"""Plan of a load test: phases, one after the other, each on a platform that routes or one that does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured: one sample per call of interest, and all of them."""
+"""Samples: one per call of interest, and all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What conversations are about: documents and questions, generated from a seed or read from MTRAG-UN tasks."""
+"""Topics of conversations: documents and questions, generated from a seed or read from MTRAG-UN tasks."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class TimeLimit:
         start_s = time.perf_counter() - self.started_at
         around_s = start_s * (1 + further_starts)
         fitted = fit(plan, pace, 60 * self.minutes - around_s)
-        whole, found = ((around_s + estimate_s(one, pace)) / 60 for one in (plan, fitted))
+        whole, found = ((around_s + estimate_s(phases, pace)) / 60 for phases in (plan, fitted))
         said = f"{pace}. The whole plan takes about {whole:.1f} min"
         if fitted != plan:
             said += f"; to fit {self.minutes:g} min, this is played in about {found:.1f}: {describe(fitted.phases)}"

@@ -25,7 +25,7 @@ class PlatformUser(User):
 
     @property
     def phase_context(self) -> PhaseContext:
-        """What all conversations of the phase share."""
+        """Context that all conversations of the phase share."""
         context: PhaseContext = self.environment.phase_context
         return context
 

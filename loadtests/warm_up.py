@@ -1,4 +1,4 @@
-"""What precedes a phase: the platform serves what the plan needs, its tokens are measured, its models are warm."""
+"""Preparation of a phase: the platform serves what the plan needs, its tokens are measured, its models are warm."""
 
 from __future__ import annotations
 

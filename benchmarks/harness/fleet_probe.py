@@ -1,4 +1,4 @@
-"""What the process that started a platform can see of it: its calls' times, CPU time of each part."""
+"""A platform as the process that started it sees it: its calls' times, CPU time of each part."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class Install:
             self.base = self.python
             if version_of(self.python) not in SUPPORTED:
                 wanted = "Python 3.11 or 3.12"
-                stop(f"{self.python} is no working {wanted}", f"Delete {self.venv} and run this again.")
+                stop(f"{self.python} is not a working {wanted}", f"Delete {self.venv} and run this again.")
             return
         self.base = find_python()
 

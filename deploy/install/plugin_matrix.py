@@ -44,7 +44,7 @@ Pins = dict[str, str]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one version; counts are None where there is no report."""
+    """Outcome of one version; counts are None where there is no report."""
 
     version: str
     result: str

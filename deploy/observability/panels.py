@@ -1,4 +1,4 @@
-"""What the dashboards show: each panel's queries. ``dashboards.py`` writes Grafana's JSON from it."""
+"""Panels of the dashboards, with their queries. ``dashboards.py`` writes Grafana's JSON from it."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ ENGINE = Dashboard(
             "Of accepted requests, and what there is room for.",
         ),
         Panel(
-            "Prefill rate", "short", (each("aloraserve_prefill_tokens_per_second"),), "Tokens a second, undisturbed."
+            "Prefill rate", "short", (each("aloraserve_prefill_tokens_per_second"),), "Tokens per second, undisturbed."
         ),
         Panel(
             "Engine events",
@@ -261,20 +261,22 @@ ENGINE = Dashboard(
             "aLoRA: shared with the base model",
             "short",
             (Query(f"sum by (process) (rate(vllm_alora_cross_adapter_cached_tokens_total{RATE}))", "{{process}}"),),
-            "Cached prompt tokens a second that an adapter-keyed cache would not have shared.",
+            "Cached prompt tokens per second that an adapter-keyed cache would not have shared.",
         ),
     ),
 )
 
 
 def net(by: str, window: str = RATE) -> str:
-    """Return the query of TTFT saved less lost, by a label, a second."""
-    saved, lost = (f"sum by ({by}) (rate(aloraserve_{one}_ttft_seconds_total{window}))" for one in ("saved", "lost"))
+    """Return the query of TTFT saved less lost, by a label, per second."""
+    saved, lost = (
+        f"sum by ({by}) (rate(aloraserve_{effect}_ttft_seconds_total{window}))" for effect in ("saved", "lost")
+    )
     return f"({saved} - {lost})"
 
 
 def would_have_been(by: str, part: str) -> str:
-    """Return the query of the counterfactual TTFT's sum or count, by a label, a second."""
+    """Return the query of the counterfactual TTFT's sum or count, by a label, per second."""
     return f"sum by ({by}) (rate(aloraserve_counterfactual_ttft_seconds_{part}{RATE}))"
 
 
@@ -283,7 +285,7 @@ SAVINGS = Dashboard(
     "aloraserve-savings",
     "aloraserve: savings",
     (
-        Panel("Saved TTFT", "s", (per_second("aloraserve_saved_ttft_seconds_total", "kind"),), "Seconds a second."),
+        Panel("Saved TTFT", "s", (per_second("aloraserve_saved_ttft_seconds_total", "kind"),), "Seconds per second."),
         Panel("Lost TTFT", "s", (per_second("aloraserve_lost_ttft_seconds_total", "kind"),), "Of slower calls."),
         Panel(
             "Saved of a call",

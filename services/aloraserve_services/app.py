@@ -107,6 +107,6 @@ def _engines(settings: Settings, max_requests: int) -> Any:
 
 def _replica_class(settings: Settings) -> type:
     from aloraserve_services.engine.replica import EngineReplica
-    from aloraserve_services.engine.simulated.replica import SimulatedEngineReplica
+    from aloraserve_services.engine.simulated.simulated_replica import SimulatedEngineReplica
 
     return SimulatedEngineReplica if settings.engine == "simulated" else EngineReplica

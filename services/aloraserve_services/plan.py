@@ -216,7 +216,7 @@ def content_digest(folder: Path, patterns: tuple[str, ...]) -> str:
     spaced samples of 64 KiB in every file are taken to be equal.
     """
     digest = hashlib.blake2b(digest_size=12)
-    for path in sorted(one for pattern in patterns for one in folder.glob(pattern)):
+    for path in sorted(found for pattern in patterns for found in folder.glob(pattern)):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         step = max(size // _SAMPLES, _SAMPLE_BYTES)

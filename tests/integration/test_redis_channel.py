@@ -144,7 +144,7 @@ async def test_what_waits_is_bounded(redis_server: Any) -> None:
     await channel.close()
 
 
-async def test_a_closed_connection_ends_its_calls_and_is_opened_anew(redis_server: Any) -> None:
+async def test_a_closed_connection_ends_its_calls_and_is_opened_again(redis_server: Any) -> None:
     channel = channel_to(redis_server.url, timeout_s=5.0)
     await channel.run([echo("first")])
     loop = asyncio.get_running_loop()
@@ -242,7 +242,7 @@ async def test_a_transport_that_is_closing_takes_nothing(redis_server: Any) -> N
     line = channel._line
     assert line is not None
     line._transport.abort()
-    # The loop has not told of it yet.
+    # The loop has not reported it yet.
     assert line.ended is None
     assert await channel.run([echo("next")]) == [echoed("next")]
     await channel.close()

@@ -61,7 +61,7 @@ def adapter(name: str, invocation: str = "") -> AdapterVersion:
     """Return an aLoRA adapter with that invocation, or a plain LoRA without one."""
     kind = "alora" if invocation else "lora"
     ids = tuple(ord(character) for character in invocation)
-    return AdapterVersion(name, kind, Path("/none"), 8, ("q_proj",), ids, invocation or None, f"digest of {name}")  # type: ignore[arg-type]
+    return AdapterVersion(name, kind, Path("/none"), 8, ("q_proj",), ids, f"digest of {name}")  # type: ignore[arg-type]
 
 
 ADAPTERS = (adapter("plain"), adapter("safety", "<s>"), adapter("uncertain", "<u>"))

@@ -26,7 +26,7 @@ from aloraserve_services.engine.simulated.events import SimulatedEvents
 
 BLOCK = 32
 SPACE = KeySpace("model", "tokenizer", BLOCK, "simulated")
-PLAIN = AdapterVersion("plain", "lora", Path("plain"), 8, (), (), None, "digest of plain")
+PLAIN = AdapterVersion("plain", "lora", Path("plain"), 8, (), (), "digest of plain")
 CALIBRATION = Calibration(
     name="quick",
     machine="none",

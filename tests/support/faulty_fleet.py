@@ -55,14 +55,14 @@ class Clients:
         """Converse for a while and before it ends do something else."""
         self._stop.clear()
         with ThreadPoolExecutor(CLIENTS) as pool:
-            talks = [pool.submit(self._talk) for _ in range(CLIENTS)]
+            conversations = [pool.submit(self._converse) for _ in range(CLIENTS)]
             try:
                 during()
                 self._stop.wait(seconds)
             finally:
                 self._stop.set()
-            for talk in talks:
-                talk.result()
+            for conversation in conversations:
+                conversation.result()
 
     def reuses(self) -> bool:
         """Whether an intrinsic finds what the base model has just computed for a new conversation."""
@@ -70,7 +70,7 @@ class Clients:
         self._call(self._base, prompt)
         return self._call("safety", prompt) >= 600
 
-    def _talk(self) -> None:
+    def _converse(self) -> None:
         prompt: list[int] = []
         while not self._stop.is_set():
             prompt = [*prompt[-4000:], *(random.randrange(1000, 40_000) for _ in range(300))]

@@ -58,7 +58,6 @@ class AdapterVersion(_Identity):
         rank: LoRA rank.
         target_modules: names of the linears it changes, sorted.
         invocation_ids: an aLoRA's invocation tokens; empty for a plain LoRA.
-        invocation_text: those tokens as text, None for a plain LoRA or without a tokenizer.
         digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
         untrained: whether its weights are random, for trying the platform out.
     """
@@ -69,7 +68,6 @@ class AdapterVersion(_Identity):
     rank: int
     target_modules: tuple[str, ...]
     invocation_ids: tuple[int, ...]
-    invocation_text: str | None
     digest: str
     untrained: bool = False
 
@@ -89,7 +87,7 @@ class RefusedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class RegistryChange:
-    """What changed in a registry from one reading to the next.
+    """Changes in a registry from one reading to the next.
 
     Args:
         added: versions that are served now and were not: new adapters, and new contents of known ones.

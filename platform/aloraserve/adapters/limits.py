@@ -1,4 +1,4 @@
-"""What running engines have room for: fixed when they start, whatever adapters come later."""
+"""Limits of running engines: fixed when they start, whatever adapters come later."""
 
 from __future__ import annotations
 

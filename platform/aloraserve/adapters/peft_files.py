@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,6 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
 }
 """Options that change what an adapter means, and the values that are served; absent and null always are."""
 
-Decode = Callable[[Sequence[int]], str]
-
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
@@ -66,20 +64,19 @@ class AdapterFiles:
         return hashlib.sha256(len(self.config).to_bytes(8, "big") + self.config + self.weights).hexdigest()
 
 
-def read_adapter(folder: Path, *, base: BaseShape, max_rank: int, decode: Decode | None = None) -> AdapterVersion:
+def read_adapter(folder: Path, *, base: BaseShape, max_rank: int) -> AdapterVersion:
     """Return the adapter in ``folder``, which gives it its name.
 
     Args:
         folder: see :func:`read_files`.
         base: shape of the base model.
         max_rank: the highest rank the engine has room for.
-        decode: token ids to text, for the invocation.
 
     Raises:
         InvalidAdapterError: names the file, the value at fault and what would be accepted.
     """
     check_name(folder.name)
-    return check_adapter(folder.name, folder, read_files(folder), base=base, max_rank=max_rank, decode=decode)
+    return check_adapter(folder.name, folder, read_files(folder), base=base, max_rank=max_rank)
 
 
 def read_files(folder: Path) -> AdapterFiles:
@@ -96,9 +93,7 @@ def read_files(folder: Path) -> AdapterFiles:
     return AdapterFiles(config, _read_weights(folder), _untrained(folder))
 
 
-def check_adapter(
-    name: str, path: Path, files: AdapterFiles, *, base: BaseShape, max_rank: int, decode: Decode | None = None
-) -> AdapterVersion:
+def check_adapter(name: str, path: Path, files: AdapterFiles, *, base: BaseShape, max_rank: int) -> AdapterVersion:
     """Return the version that files are, once they are found to fit the base model.
 
     Args:
@@ -107,7 +102,6 @@ def check_adapter(
         files: its content.
         base: shape of the base model.
         max_rank: the highest rank that is accepted.
-        decode: token ids to text, for the invocation.
 
     Raises:
         InvalidAdapterError: names the file, the value at fault and what would be accepted.
@@ -124,7 +118,6 @@ def check_adapter(
         rank=config["r"],
         target_modules=tuple(sorted(targets)),
         invocation_ids=invocation,
-        invocation_text=decode(invocation) if invocation and decode else None,
         untrained=files.untrained,
     )
 

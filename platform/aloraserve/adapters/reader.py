@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aloraserve.adapters.base import AdapterRef, AdapterVersion
 from aloraserve.adapters.limits import AdapterLimits
-from aloraserve.adapters.peft_files import Decode, check_adapter, check_name, read_files
+from aloraserve.adapters.peft_files import check_adapter, check_name, read_files
 from aloraserve.adapters.shape import BaseShape
 from aloraserve.adapters.snapshots import SnapshotStore
 from aloraserve.errors import InvalidAdapterError
@@ -22,7 +22,6 @@ class AdapterReader:
         base: shape of the base model.
         base_names: names that the base model is served under, which no adapter may take.
         max_rank: the highest rank that is accepted.
-        decode: token ids to text, for the invocations.
         limits: what the engines have room for; None while none has started.
         snapshots: where versions are copied to; without it a version's path is the folder itself.
     """
@@ -30,7 +29,6 @@ class AdapterReader:
     base: BaseShape
     base_names: Sequence[str] = ()
     max_rank: int = 64
-    decode: Decode | None = None
     limits: AdapterLimits | None = None
     snapshots: SnapshotStore | None = None
 
@@ -44,7 +42,7 @@ class AdapterReader:
         if name in self.base_names:
             raise InvalidAdapterError(f"the adapter's name {name!r} is the base model's; rename its folder")
         files = read_files(folder)
-        version = check_adapter(name, folder, files, base=self.base, max_rank=self.max_rank, decode=self.decode)
+        version = check_adapter(name, folder, files, base=self.base, max_rank=self.max_rank)
         if self.limits is not None:
             self.limits.check(version)
         return version if self.snapshots is None else replace(version, path=self.snapshots.put(version.digest, files))

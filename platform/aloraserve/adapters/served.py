@@ -1,4 +1,4 @@
-"""What a registry serves at one moment, and what changed since another."""
+"""Adapters that a registry serves at one moment, and changes since another."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class BaseShape:
         except (OSError, ValueError) as exc:
             raise SettingsError(f"the model's {path} cannot be read: {exc}") from exc
         if not isinstance(config, dict):
-            raise SettingsError(f"the model's {path} is no JSON object")
+            raise SettingsError(f"the model's {path} is not a JSON object")
         return cls.from_config(config)
 
     def linears(self) -> dict[str, tuple[int, int]]:

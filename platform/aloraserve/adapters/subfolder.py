@@ -28,7 +28,7 @@ class Subfolder:
       its place.
 
     Args:
-        path: the folder; its name is the adapter's.
+        path: the folder, named like the adapter.
         read: makes a version of it.
 
     Attributes:

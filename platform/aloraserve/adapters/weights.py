@@ -1,4 +1,4 @@
-"""What ``adapter_model.safetensors`` must hold: LoRA matrices that fit the base model, all finite."""
+"""Required content of ``adapter_model.safetensors``: LoRA matrices that fit the base model, all finite."""
 
 from __future__ import annotations
 

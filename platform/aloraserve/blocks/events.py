@@ -1,4 +1,4 @@
-"""What an engine says of its KV blocks, free of any engine's own types."""
+"""Events of an engine's KV blocks, free of any engine's own types."""
 
 from __future__ import annotations
 

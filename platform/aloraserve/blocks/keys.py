@@ -20,7 +20,7 @@ VERSION_DIGITS = 32
 
 @dataclass(frozen=True, slots=True)
 class AdapterEffect:
-    """What an adapter does to a prompt: who it is, and from which token on.
+    """Effect of an adapter on a prompt: which adapter, and from which token on.
 
     Args:
         name: the adapter's served name.
@@ -39,7 +39,7 @@ class AdapterEffect:
 
     @property
     def salt(self) -> bytes:
-        """What every block key from the activation point on is mixed with."""
+        """Value that every block key from the activation point on is mixed with."""
         return _salt(self.version)
 
 
@@ -67,7 +67,7 @@ class KeySpace:
     Args:
         model: the served model's name or content digest.
         tokenizer: digest of the tokenizer.
-        block_tokens: tokens a block.
+        block_tokens: tokens per block.
         plugin: version of what decides which blocks an adapter changes.
     """
 

@@ -46,7 +46,7 @@ class Holding(NamedTuple):
     """One block that a replica has, placed in its chain.
 
     Args:
-        key: the block's.
+        key: of the block.
         anchor: the key that names the block's run, see :func:`anchor`.
         head: the key of the chain's first block.
         tier: 0 where the engine computes; the slower, the higher, up to 200.
@@ -74,7 +74,7 @@ def place(keys: Sequence[BlockKey], *, tier: int = FAST_TIER) -> list[Holding]:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """What a replica says of its engine, several times a second. Zero means "not known", except for counts.
+    """Load that a replica reports of its engine, several times per second. Zero means "not known", except for counts.
 
     Args:
         running: requests whose first token is out.

@@ -1,6 +1,6 @@
 """From an engine's events to the directory's holdings: in order, bounded, and whole again after an outage.
 
-The directory is told of changes. Whenever some of them may not have reached it (a push failed, too many
+Changes are reported to the directory. Whenever some of them may not have reached it (a push failed, too many
 queued up, the engine's events had a gap, the directory restarted) the replica starts a new *generation*: its
 incarnation gets the next suffix and everything it holds is pushed again under it. What the directory still
 has of earlier generations never counts; it is freed in the background, a bounded part at a time.
@@ -58,7 +58,7 @@ class Batch(Protocol[BatchT]):
 
 
 class EngineMirror(Protocol[MirroredT]):
-    """What an engine holds, by its events; :class:`~aloraserve.directory.mirror.Mirror` is that of vLLM's."""
+    """Blocks that an engine holds, by its events; :class:`~aloraserve.directory.mirror.Mirror` is that of vLLM."""
 
     @property
     def keyspace(self) -> KeySpace: ...

@@ -1,4 +1,4 @@
-"""What a replica's engine holds, in our block keys, kept up by the engine's own events."""
+"""Blocks that a replica's engine holds, in our keys, kept up by the engine's own events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_COPIES = (0, 0, 0)
 
 @dataclass(slots=True)
 class MirrorDrops:
-    """How many stored events were passed over, by why: their blocks are held but nobody is told."""
+    """How many stored events were passed over, by why: their blocks are held but not reported."""
 
     unknown_parent: int = 0
     unknown_adapter: int = 0
@@ -64,7 +64,7 @@ class Mirror:
 
     An engine reports each physical copy: a hash stored twice is gone only when removed twice. Two hashes may
     also stand for one key. Both are counted. What is reported is prefix-closed, as the directory asks: a block whose
-    chain has a gap is of no use to any prompt, and is told of only once the gap is filled.
+    chain has a gap is of no use to any prompt, and is reported only once the gap is filled.
 
     Args:
         keyspace: where our keys come from.

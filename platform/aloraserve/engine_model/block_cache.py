@@ -16,7 +16,7 @@ from aloraserve.blocks.keys import BlockKey
 
 
 class Allocation(NamedTuple):
-    """What starting a request, or storing its answer, changed.
+    """Changes by starting a request, or by storing its answer.
 
     Args:
         stored: keys that came to be cached, each after its parent.

@@ -1,4 +1,4 @@
-"""What a modelled engine's times are: read from a JSON file, measured or published."""
+"""Times of a modelled engine: read from a JSON file, measured or published."""
 
 from __future__ import annotations
 

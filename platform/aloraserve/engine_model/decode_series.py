@@ -11,7 +11,7 @@ import math
 
 from aloraserve.engine_model.calibration import DecodeTimes
 from aloraserve.engine_model.request import Request, RequestId
-from aloraserve.engine_model.step_series import series_s, steps_begun, steps_ended
+from aloraserve.engine_model.step_series import StepSeries
 
 
 class DecodeSeries:
@@ -33,7 +33,7 @@ class DecodeSeries:
         self._context_tokens = 0
         self._step = 0
         self._steps = 0
-        self._started_s = 0.0
+        self._series = StepSeries(0.0, times.fixed_s, 0.0)
 
     def __len__(self) -> int:
         """How many answers the steps compute."""
@@ -45,7 +45,7 @@ class DecodeSeries:
 
     @property
     def tokens_s(self) -> float:
-        """What a token for each answer adds to a step."""
+        """Time that a token for each answer adds to a step."""
         times = self._times
         return times.s_per_sequence * len(self._heap) + times.s_per_context_token * self._context_tokens
 
@@ -53,10 +53,6 @@ class DecodeSeries:
     def step_s(self) -> float:
         """How long a step takes that computes answers alone."""
         return self._times.fixed_s + self.tokens_s
-
-    @property
-    def _growth_s(self) -> float:
-        return self._times.s_per_context_token * len(self._heap)
 
     def add(self, request: Request, now_s: float) -> None:
         """Take in an answer whose last token came with its prefill; it joins at the end of the step that runs."""
@@ -78,8 +74,6 @@ class DecodeSeries:
             request.num_output_tokens = self.num_output_tokens(request, now_s)
             request.end_step = -1
         self.cut(now_s)
-        # Of steps without answers only the end is known.
-        self._steps = min(self._steps, 1)
         self._heap.clear()
         self._joining.clear()
         self._left.clear()
@@ -88,21 +82,19 @@ class DecodeSeries:
     def begin(self, now_s: float) -> None:
         """Begin as many steps as there are until the first answer ends."""
         self._steps = self._heap[0][0] - self._step
-        self._started_s = now_s
-        self.next_s = now_s + series_s(self.step_s, self._growth_s, self._steps)
+        self._series = StepSeries(now_s, self.step_s, self._times.s_per_context_token * len(self._heap))
+        self.next_s = self._series.end_s(self._steps)
 
-    def begin_step(self, now_s: float, end_s: float) -> None:
+    def begin_step(self, end_s: float) -> None:
         """Begin one step that computes more than answers and ends at ``end_s``."""
         self._steps = 1
-        self._started_s = now_s
         self.next_s = end_s
 
     def cut(self, now_s: float) -> None:
         """Have the steps end with the one that runs."""
         if self._steps > 1:
-            begun = steps_begun(self.step_s, self._growth_s, now_s - self._started_s)
-            self._steps = min(begun, self._steps)
-            self.next_s = self._started_s + series_s(self.step_s, self._growth_s, self._steps)
+            self._steps = min(self._series.begun(now_s), self._steps)
+            self.next_s = self._series.end_s(self._steps)
 
     def end(self) -> list[Request]:
         """End the steps at :attr:`next_s`; return the requests whose last token came, in the order of their ids."""
@@ -137,7 +129,7 @@ class DecodeSeries:
             return self.next_s + beyond * self._times.fixed_s
         if self._steps <= 1:
             return self.next_s
-        return self._started_s + series_s(self.step_s, self._growth_s, max(steps, 0))
+        return self._series.end_s(max(steps, 0))
 
     def _push(self, request: Request) -> None:
         request.end_step = self._step + request.max_tokens - request.num_output_tokens
@@ -160,4 +152,4 @@ class DecodeSeries:
     def _steps_ended(self, now_s: float) -> int:
         if self._steps <= 1:
             return int(self._steps == 1 and now_s >= self.next_s)
-        return min(steps_ended(self.step_s, self._growth_s, now_s - self._started_s), self._steps)
+        return min(self._series.ended(now_s), self._steps)

@@ -1,4 +1,4 @@
-"""What a modelled engine's steps brought, and how its KV cache changed."""
+"""Outputs of a modelled engine's steps, and changes of its KV cache."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KVCacheEvent = BlocksChanged | AllBlocksCleared
 
 @dataclass(slots=True)
 class EngineCoreOutputs:
-    """What the steps brought that ended in a time.
+    """Outputs of the steps that ended in a time.
 
     Args:
         first_tokens: requests whose first token came, in order.

@@ -210,7 +210,7 @@ class Scheduler:
             fixed_s = max(self._prefill.fixed_s, times.decode.fixed_s if answers else 0.0)
             self._step_end_s = now_s + fixed_s + prefill_s + answers.tokens_s
             if answers:
-                answers.begin_step(now_s, self._step_end_s)
+                answers.begin_step(self._step_end_s)
 
     def _begin_prompts_alone(self, now_s: float) -> None:
         prefill_s = self._schedule_prompts(self._times.max_num_batched_tokens)

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
-_ROUNDING = 1e-9
 
+class StepSeries(NamedTuple):
+    """A series of steps, one after the other.
 
-def series_s(first_s: float, growth_s: float, steps: int) -> float:
-    """Return how long ``steps`` steps take.
+    Which steps have begun or ended at a time is read off :meth:`end_s`, to the last bit: a step has ended exactly from
+    the time on that :meth:`end_s` returns.
 
     Args:
-        first_s: the first one, above 0.
-        growth_s: what each takes longer than the one before.
-        steps: how many.
+        started_s: when the first step begins.
+        first_s: how long it takes, above 0.
+        growth_s: how much longer each step takes than the one before.
     """
-    return steps * first_s + growth_s * steps * (steps - 1) / 2
 
+    started_s: float
+    first_s: float
+    growth_s: float
 
-def steps_begun(first_s: float, growth_s: float, elapsed_s: float) -> int:
-    """Return how many steps have begun after ``elapsed_s``, at least one: the fewest that take as long or longer.
+    def end_s(self, steps: int) -> float:
+        """Return when so many steps have ended."""
+        return self.started_s + (steps * self.first_s + self.growth_s * steps * (steps - 1) / 2)
 
-    The arguments are those of :func:`series_s`, solved for the steps.
-    """
-    exact = _steps(first_s, growth_s, elapsed_s)
-    return max(math.ceil(exact - _ROUNDING * max(exact, 1.0)), 1)
+    def begun(self, now_s: float) -> int:
+        """Return how many steps have begun, at least one; at the end of a step the next has not."""
+        ended = self.ended(now_s)
+        return max(ended if self.end_s(ended) == now_s else ended + 1, 1)
 
+    def ended(self, now_s: float) -> int:
+        """Return how many steps have ended; ``now_s`` is not before the start."""
+        steps = self._estimate(now_s - self.started_s)
+        while self.end_s(steps + 1) <= now_s:
+            steps += 1
+        while steps and self.end_s(steps) > now_s:
+            steps -= 1
+        return steps
 
-def steps_ended(first_s: float, growth_s: float, elapsed_s: float) -> int:
-    """Return how many steps have ended after ``elapsed_s``; see :func:`steps_begun`."""
-    exact = _steps(first_s, growth_s, elapsed_s)
-    return math.floor(exact + _ROUNDING * max(exact, 1.0))
-
-
-def _steps(first_s: float, growth_s: float, elapsed_s: float) -> float:
-    linear = first_s - growth_s / 2
-    # Written so that it does not lose its digits when the growth is tiny.
-    return 2 * elapsed_s / (linear + math.sqrt(linear * linear + 2 * growth_s * elapsed_s))
+    def _estimate(self, elapsed_s: float) -> int:
+        """Return how many steps fit into a time; rounding may make it wrong by one."""
+        linear = self.first_s - self.growth_s / 2
+        # Written so that it does not lose its digits when the growth is tiny.
+        return int(2 * elapsed_s / (linear + math.sqrt(linear * linear + 2 * self.growth_s * elapsed_s)))

@@ -20,7 +20,7 @@ from aloraserve.directory.base import Candidate
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a policy may know of a call.
+    """Facts of a call that a policy may know.
 
     Args:
         prompt_tokens: length of the prompt.

@@ -1,4 +1,4 @@
-"""What a call would cost on a replica, from what the replica published of itself."""
+"""Cost of a call on a replica, from what the replica published of itself."""
 
 from __future__ import annotations
 
@@ -194,8 +194,8 @@ class CostModel:
 
     def _adapter_s(self, state: ReplicaState) -> float:
         load = state.load
-        is_told = bool(state.resident) or load.adapter_slots > 0 or load.adapter_load_s > 0
-        share = 1.0 if is_told else self.unknown_resident_share
+        reports_adapters = bool(state.resident) or load.adapter_slots > 0 or load.adapter_load_s > 0
+        share = 1.0 if reports_adapters else self.unknown_resident_share
         return share * (load.adapter_load_s if load.adapter_load_s > 0 else self.adapter_load_s)
 
     def _copy_s(self, model: PrefillModel, call: Call, candidate: Candidate) -> float:

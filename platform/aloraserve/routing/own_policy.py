@@ -63,7 +63,7 @@ class OwnPolicy:
 
 
 def is_path(policy: str) -> bool:
-    """Whether a setting names a policy by where it is, not one of the platform's."""
+    """Whether a setting names a policy by where it is, instead of by a name of the platform."""
     return ":" in policy
 
 

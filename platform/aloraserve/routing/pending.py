@@ -1,4 +1,4 @@
-"""What this process has decided and the directory may not show yet."""
+"""Decisions of this process that the directory may not show yet."""
 
 from __future__ import annotations
 

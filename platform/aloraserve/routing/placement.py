@@ -1,4 +1,4 @@
-"""What the router hands back: a decision and the claim that goes with it."""
+"""Result of the router: a decision and the claim that goes with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aloraserve.routing.base import Decision
 
 
 class ClaimOutcome(StrEnum):
-    """What became of a claim."""
+    """Outcome of a claim."""
 
     CLAIMED = "claimed"
     """Recorded at once."""

@@ -1,4 +1,4 @@
-"""What is known of a decision afterwards: why, what it promised, and what came of it."""
+"""Receipts of decisions: why, what was promised, and what came of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_RECEIPTS = 1024
 
 
 class Outcome(StrEnum):
-    """What became of an attempt to have a call answered."""
+    """Outcome of an attempt to have a call answered."""
 
     ANSWERED = "answered"
     LOST = "lost"
@@ -83,7 +83,7 @@ class Receipt:
         lookup_ms: time that asking the directory took.
         policy_ms: time that the policy took.
         claim_ms: time that claiming took.
-        attempts: all of the call's, in order.
+        attempts: all attempts of the call, in order.
         cached_tokens: as the engine counts them, None without an answer.
         ttft_s: as it was, None without an answer.
         regret_s: how much sooner another candidate was expected to answer than this one did; None without an answer

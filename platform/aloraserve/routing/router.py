@@ -23,7 +23,7 @@ WAITS_TO_CATCH_UP = 5
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a lookup gave: the candidates, the first block that nobody has, and the cause if there was no answer."""
+    """Result of a lookup: the candidates, the first block that nobody has, and the cause if there was no answer."""
 
     candidates: Sequence[Candidate]
     unseen_from: int | None = None

@@ -1,4 +1,4 @@
-"""What reuse across adapters saved: the ghost of an adapter-keyed cache, counterfactual TTFT, and totals of both."""
+"""Savings by reuse across adapters: the ghost of an adapter-keyed cache, counterfactual TTFT, and totals of both."""
 
 from aloraserve.savings.base import CachedBySource, CallSavings, SavingsEntry, SavingsFigures, SavingsLedger
 

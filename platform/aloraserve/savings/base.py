@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Protocol
 
 MAX_ADAPTERS = 256
-"""Names that a ledger tells apart in a bucket; what is beyond them is counted as :data:`OTHER`."""
+"""Names that a ledger distinguishes in a bucket; what is beyond them is counted as :data:`OTHER`."""
 OTHER = "(other)"
 MINUTE_S = 60
 QUARTER_S = 15 * 60
@@ -39,7 +39,7 @@ class CachedBySource:
 
 @dataclass(frozen=True, slots=True)
 class CallSavings:
-    """What reuse across adapters did to one call, as its replica estimates it.
+    """Effect of reuse across adapters on one call, as its replica estimates it.
 
     Args:
         saved_s: counterfactual prefill time less actual prefill time; negative where adapter-keyed caching would
@@ -135,7 +135,7 @@ class SavingsFigures:
 
     @property
     def counterfactual_ttft_s(self) -> float:
-        """What the calls' TTFT would have been, of all together."""
+        """Estimated TTFT of all calls together without that reuse."""
         return self.ttft_us / 1e6 + self.net_saved_s
 
 

@@ -1,4 +1,4 @@
-"""What a cache keyed by adapter would hold on this replica: the counterfactual's overlap."""
+"""Content of a cache keyed by adapter on this replica: the counterfactual's overlap."""
 
 from __future__ import annotations
 

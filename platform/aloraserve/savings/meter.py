@@ -75,7 +75,7 @@ class SavingsMeter:
     ) -> CallSavings | None:
         """Return what a call saved whose prompt was just computed.
 
-        None if that cannot be told: of a call or an adapter that is not known, and before the replica's speed is.
+        None if that cannot be known: of a call or an adapter that is not known, and before the replica's speed is.
 
         Args:
             request_id: of the call.
@@ -152,6 +152,6 @@ def confidence(quality: PrefillQuality, tokens: int) -> float:
     most tokens that one of them computed by ``tokens``; each of them 0 to 1.
     """
     seen = min(1.0, quality.samples / ENOUGH_SAMPLES)
-    told = max(0.0, 1.0 - 2 * quality.median_error)
+    accuracy = max(0.0, 1.0 - 2 * quality.median_error)
     reach = min(1.0, quality.longest_tokens / max(tokens, 1))
-    return seen * told * reach
+    return seen * accuracy * reach

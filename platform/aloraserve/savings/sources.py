@@ -1,4 +1,4 @@
-"""Who first computed the blocks that a replica holds."""
+"""Adapters that first computed the blocks which a replica holds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ BASE = ""
 class FirstStored:
     """Adapter names by block key, for as many blocks as the engine has.
 
-    An engine's events do not tell it: what an aLoRA call stores before its activation point is the base model's own
-    block, and is told of as that. A call's prompt does: what was not cached, it computed.
+    An engine's events do not show it: what an aLoRA call stores before its activation point is the base model's own
+    block, and is reported as that. A call's prompt does: what was not cached, it computed.
 
     Args:
         capacity_blocks: the most remembered; the one that was computed longest ago goes first.
@@ -45,7 +45,7 @@ class FirstStored:
         Args:
             keys: of the prompt's blocks.
             adapter: of the call.
-            block_tokens: tokens a block.
+            block_tokens: tokens per block.
             cached_tokens: the leading prompt tokens that were not computed.
         """
         mine = adapter or BASE

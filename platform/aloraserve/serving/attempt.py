@@ -54,7 +54,7 @@ class Attempt:
         observer: learns of a claim that moves.
         request: to have answered.
         placement: where it is to go.
-        engine_call: what is sent; its id is the claim's.
+        engine_call: what is sent; the claim has the same id.
         rank: ids of the replicas to try, best first.
         earlier: what became of the call's attempts before this one.
 
@@ -94,7 +94,7 @@ class Attempt:
 
     @property
     def records(self) -> tuple[AttemptRecord, ...]:
-        """What became of the call's attempts, this one included."""
+        """Outcomes of the call's attempts, this one included."""
         label = self.placement.label(self.replica)
         return (*self._earlier, AttemptRecord(self.replica, label, self.placement.claim, self.outcome))
 

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class AttemptBudget:
-    """What a call may still try, and what became of what it tried.
+    """Attempts that a call has left, and the outcomes of those that it made.
 
     Attributes:
         left: attempts.
@@ -39,7 +39,7 @@ class AttemptBudget:
 
     @property
     def records(self) -> tuple[AttemptRecord, ...]:
-        """What became of the attempts so far."""
+        """Outcomes of the attempts so far."""
         return () if self._last is None else self._last.records
 
     def spend(self, attempt: Attempt) -> None:
@@ -53,7 +53,7 @@ class AttemptBudget:
         self._cause = error.cause
 
     def exhausted(self, request: GenerationRequest) -> ReplicaLostError:
-        """Return what the client is told when no attempt is left."""
+        """Return the client's error when no attempt is left."""
         if self.records[-1].outcome is Outcome.UNAVAILABLE:
             return ReplicaLostError(f"model {request.model[:80]!r} cannot be served now: {self._cause}; retry later")
         until = "the first token" if request.is_streamed else "the answer was complete"

@@ -1,4 +1,4 @@
-"""What serving sends to an engine replica, and what comes back. Both sides are ours; nothing here meets a client."""
+"""Messages between serving and an engine replica. Both sides are ours; nothing here meets a client."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class EngineChunk:
-    """What one engine step added to one choice.
+    """Addition of one engine step to one choice.
 
     Args:
         index: of the choice.

@@ -16,7 +16,7 @@ from aloraserve.serving.request import GenerationRequest
 
 
 class Generation:
-    """What is known of an answer once its first chunk is there, and all of its chunks: an asynchronous iterator.
+    """An answer whose first chunk is there: what is known of it, and an asynchronous iterator of all its chunks.
 
     Closing it aborts the call, also before anything was read. A chunk passes four iterators of ours: the engine's and
     its replica's before it is sent, this one and the edge's writer after.
@@ -85,7 +85,7 @@ class Generation:
 
     @property
     def savings(self) -> CallSavings | None:
-        """What reuse across adapters did to the call, None if that is not known."""
+        """Effect of reuse across adapters on the call, None if that is not known."""
         return self._facts.savings
 
     @property

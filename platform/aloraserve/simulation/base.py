@@ -87,7 +87,7 @@ class SimulatedCall:
 
 @dataclass(slots=True)
 class ReplicaView:
-    """What a router can see of one replica.
+    """One replica as a router sees it.
 
     The first part is the router's own bookkeeping and exact. The second is what the replica last reported, several
     times a second, as scraped metrics are. ``capacity_blocks``, ``max_requests`` and ``adapter_slots`` are settings.
@@ -166,11 +166,11 @@ class KvBatch:
 
 
 class ObservedReplica(Protocol):
-    """What a replica says of itself when it is asked."""
+    """State that a replica reports when it is asked."""
 
     @property
     def view(self) -> ReplicaView:
-        """What routers can see of it."""
+        """The replica as routers see it."""
         ...
 
     def load(self) -> ReplicaLoad:
@@ -191,7 +191,7 @@ class ObservedReplica(Protocol):
 
 
 class ReplicaObserver(Protocol):
-    """What a router hears of one replica, from its start to its death."""
+    """Receiver of one replica's news, from its start to its death."""
 
     def accepted(self, call: SimulatedCall) -> None:
         """Learn that a call has reached the replica."""
@@ -244,7 +244,7 @@ class RouterModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What a router is made for.
+    """Surroundings that a router is made for.
 
     Args:
         seed: for routers that draw.

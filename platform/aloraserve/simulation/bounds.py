@@ -1,4 +1,4 @@
-"""What no router can beat by much: one cache for the whole fleet, infinite or of the fleet's size, and its work."""
+"""Bounds that no router beats by much: one cache for the whole fleet, infinite or of the fleet's size, and its work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNLIMITED_BLOCKS = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What one cache for all calls gives, in the order of the trace, each turn's evaluators right after it.
+    """Result of one cache for all calls, in the order of the trace, each turn's evaluators right after it.
 
     Args:
         hit_rate: share of prompt tokens that it has.

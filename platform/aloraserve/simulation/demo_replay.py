@@ -49,7 +49,7 @@ class RealCall:
         conversation: which.
         turn: of that conversation.
         adapter: name, "base" for none.
-        kind: the adapter's.
+        kind: of the adapter.
         prompt_tokens: of the prompt.
         cached_tokens: of those, not computed.
         ttft_s: measured.

@@ -25,7 +25,7 @@ SETTLE_S = LEASE_TTL_S
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """What fleet to model.
+    """The fleet to model.
 
     Args:
         calibration: of each engine.
@@ -54,7 +54,7 @@ class FleetSettings:
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """What became of a call.
+    """Outcome of a call.
 
     Args:
         kind: of its adapter.
@@ -75,7 +75,7 @@ class CallRecord:
 
 @dataclass(slots=True)
 class RunResult:
-    """What a run gave.
+    """Result of a run.
 
     Args:
         router: its name.

@@ -1,4 +1,4 @@
-"""What a modelled engine holds: it names blocks by their keys, so that no tokens are needed to place them."""
+"""Blocks that a modelled engine holds: it names them by their keys, so that no tokens are needed to place them."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class ModelledRequest(Request):
 
 @dataclass(slots=True)
 class StepResult:
-    """What a step brought.
+    """Outcome of a step.
 
     Args:
         first_tokens: requests whose prefill it ended.

@@ -23,7 +23,7 @@ MAX_LOST = 10_000
 
 @dataclass(slots=True)
 class ReplicaHooks:
-    """What the fleet does at a replica's news.
+    """The fleet's reactions to a replica's news.
 
     Args:
         first_token: called with a request whose first token is out.

@@ -90,19 +90,19 @@ class PlatformRouter:
 
     @property
     def directory(self) -> SimulatedDirectory:
-        """Who holds what, as the policy sees it."""
+        """The directory as the policy sees it."""
         return self._directory
 
     async def place(self, call: SimulatedCall) -> int:
         self._claims += 1
         claim_id = f"{call.request}-{self._claims}"
-        asked = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, call.session)
-        placement = await self._router.place(asked, claim_id)
+        routed = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, call.session)
+        placement = await self._router.place(routed, claim_id)
         self.fallbacks += placement.fallback is not None
         taker = self._taker(placement)
         if taker != placement.replica:
-            placement = await self._router.move(asked, placement, taker, claim_id)
-        self._placed[call.request] = _Placed(asked, placement, claim_id)
+            placement = await self._router.move(routed, placement, taker, claim_id)
+        self._placed[call.request] = _Placed(routed, placement, claim_id)
         return self._indexes.get(taker, 0)
 
     async def lost(self, call: SimulatedCall, replica: int) -> None:

@@ -31,7 +31,7 @@ _Job = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class StudySettings:
-    """What to compare.
+    """The comparison to make.
 
     Args:
         policies: names of routers.
@@ -70,7 +70,7 @@ class StudySettings:
         return FleetSettings(self.calibration, self.replicas, self.kv_tokens, self.faults, seed)
 
     def rows(self, seed: int) -> list[TraceRow]:
-        """Return the base turns: the file's, or a generated trace of this seed."""
+        """Return the base turns of the file, or of a generated trace of this seed."""
         if self.trace is None:
             return _generated(self.requests or GENERATED_ROWS, seed)
         return _read(self.trace, self.requests)

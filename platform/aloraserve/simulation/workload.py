@@ -1,4 +1,4 @@
-"""What a fleet has to serve: a trace's base turns and, after each answer, evaluators on the conversation so far.
+"""Workload of a fleet: a trace's base turns and, after each answer, evaluators on the conversation so far.
 
 Keys are made from the trace's ids without any token: an id's blocks are cut from one digest (SHAKE-128) of the block
 key before it and the id, so that equal prefixes have equal keys and nothing else does. A plain LoRA's chain starts

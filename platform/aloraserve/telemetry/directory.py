@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 from aloraserve.directory.base import Directory
 from aloraserve.directory.wrapper import AnswerT, DirectoryWrapper
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve.telemetry.cached_labels import Histogram
 from aloraserve.telemetry.instruments import Instruments
 
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -21,12 +20,11 @@ class DirectoryMetrics(Instruments):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
-        self.seconds = Histogram(
+        self.seconds = self.histogram(
             "aloraserve_directory_seconds",
             "Time that a call to the directory took, by the call and what became of it.",
             ["call", "outcome"],
-            buckets=_BUCKETS,
-            registry=registry,
+            _BUCKETS,
         )
 
 

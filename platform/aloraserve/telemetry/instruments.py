@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
+
+from aloraserve.telemetry.cached_labels import Counter, Histogram
 
 
 class NoInstrument:
@@ -37,6 +40,14 @@ class Instruments:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+
+    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
+        """Return a new counter of this registry."""
+        return Counter(name, documentation, labels, registry=self.registry)
+
+    def histogram(self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]) -> Histogram:
+        """Return a new histogram of this registry."""
+        return Histogram(name, documentation, labels, buckets=buckets, registry=self.registry)
 
     def turn_off(self) -> None:
         """Replace every metric by one that counts nothing, and no longer expose them."""

@@ -16,7 +16,7 @@ class ObservedProcess:
     """This process, as logs, traces and Prometheus know it.
 
     Args:
-        settings: the platform's.
+        settings: of the platform.
         role: see :class:`~aloraserve.telemetry.endpoints.MetricsEndpoint`.
         name: likewise.
         node_ip: returns this node's address, as other nodes reach it.

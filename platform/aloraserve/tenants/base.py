@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Role(StrEnum):
-    """What a caller may do."""
+    """Permissions of a caller."""
 
     TENANT = "tenant"
     ADMIN = "admin"

@@ -168,7 +168,7 @@ class ChatLogprobs(ResponsePart):
 
 
 class AssistantMessage(ResponsePart):
-    """What the model said."""
+    """Message of the model."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -195,7 +195,7 @@ class ChatCompletion(ResponsePart):
 
 
 class ChatDelta(ResponsePart):
-    """What a chunk adds to a choice."""
+    """Addition of a chunk to a choice."""
 
     role: Literal["assistant"] | None = optional()
     content: str | None = optional()

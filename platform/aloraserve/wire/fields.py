@@ -1,4 +1,4 @@
-"""What every request model shares: strict JSON types, refused and ignored fields, bounded text."""
+"""Parts that every request model shares: strict JSON types, refused and ignored fields, bounded text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the answers of both endpoints share."""
+"""Parts that the answers of both endpoints share."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CachedTokensBySource(ResponsePart):
 
 
 class SavingsUsage(ResponsePart):
-    """What reuse across adapters saved one request, as its replica estimates it; ``docs/concepts/savings.md``."""
+    """Savings of one request by reuse across adapters, as its replica estimates it; ``docs/concepts/savings.md``."""
 
     saved_ttft_ms: float
     counterfactual_ttft_ms: float

@@ -19,7 +19,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """What both kinds of request convert into.
+    """Sampling settings that both kinds of request convert into.
 
     Args:
         max_tokens: tokens to generate at most; None leaves it to what the context has room for.
@@ -47,7 +47,7 @@ class SamplingSettings:
 
 
 class StreamOptions(RequestPart):
-    """What a stream carries beside its text."""
+    """Options of a stream: what it carries beside its text."""
 
     include_usage: bool | None = None
 

@@ -1,4 +1,4 @@
-"""What aLoRA costs and saves in one vLLM process: the figures that the plugin promises, each with its target.
+"""Costs and savings of aLoRA in one vLLM process: the figures that the plugin promises, each with its target.
 
 make bench-plugin                                    # everything, some 30 minutes on two cores
 make bench-plugin ARGS="--quick"                     # 512 and 2,048 tokens, 3 rounds

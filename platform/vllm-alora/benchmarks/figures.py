@@ -1,4 +1,4 @@
-"""What the benchmark concludes from its samples: medians, ratios, intervals, verdicts. Pure."""
+"""Conclusions of the benchmark from its samples: medians, ratios, intervals, verdicts. Pure."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def mean_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Sp
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure must reach. Every bound that is set counts."""
+    """Target of a figure. Every bound that is set counts."""
 
     at_most: float | None = None
     at_least: float | None = None

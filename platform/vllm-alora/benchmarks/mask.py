@@ -1,4 +1,4 @@
-"""What the plugin adds to a step: the mask of 256 running requests, on vLLM's own ``InputBatch``; no engine."""
+"""Time that the plugin adds to a step: the mask of 256 running requests, on vLLM's own ``InputBatch``; no engine."""
 
 from __future__ import annotations
 

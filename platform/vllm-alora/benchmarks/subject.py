@@ -1,4 +1,4 @@
-"""What is measured: a base model, and one set of random weights as an aLoRA adapter and as a plain LoRA."""
+"""Subject of the measurement: a base model, and one set of random weights as an aLoRA adapter and as a plain LoRA."""
 
 from __future__ import annotations
 

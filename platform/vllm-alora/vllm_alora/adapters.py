@@ -1,4 +1,4 @@
-"""What the front end knows of an adapter: its invocation tokens, read once a load and kept."""
+"""The front end's knowledge of adapters: their invocation tokens, read once per load and kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class KnownAdapters:
         return self._invocations[adapter]
 
     def note_load(self, lora_request: Any) -> None:
-        """Forget what was read of an adapter that the engine is told to load."""
+        """Forget what was read of an adapter that the engine is asked to load."""
         adapter = _adapter(lora_request)
         self._invocations.pop(adapter, None)
         if lora_request.load_inplace:
@@ -52,7 +52,7 @@ class KnownAdapters:
             _shrink(self._reloaded, self._max_known)
 
     def was_reloaded(self, lora_request: Any) -> bool:
-        """Say whether the engine was told to load this adapter again, by a call of its own."""
+        """Say whether the engine was asked to load this adapter again, by a call of its own."""
         return _adapter(lora_request) in self._reloaded
 
 

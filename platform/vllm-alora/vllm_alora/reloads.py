@@ -42,8 +42,8 @@ class Reloads:
         """Return the adapter's generation, 0 for its first load."""
         adapter = _adapter(lora_request)
         if adapter not in self._known:
-            again = self._forgot or adapter[:2] in self._names
-            self._remember(adapter, self._next() if again else 0)
+            is_reload = self._forgot or adapter[:2] in self._names
+            self._remember(adapter, self._next() if is_reload else 0)
         self._known.move_to_end(adapter)
         return self._known[adapter]
 

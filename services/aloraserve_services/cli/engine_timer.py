@@ -32,7 +32,7 @@ ANSWER_ROOM_TOKENS = 256
 
 @dataclass(slots=True)
 class EngineFigures:
-    """What was timed in one engine.
+    """Times of one engine.
 
     Args:
         prefills: alone, medians over rounds.

@@ -35,7 +35,7 @@ _PLAIN_EVERY_S = 10.0
 def simulate(
     trace: Annotated[str, typer.Option(help=f'Mooncake-format JSONL, or "{GENERATED}".')] = GENERATED,
     replicas: Annotated[int, typer.Option(help="Modelled engines.")] = 8,
-    kv_tokens: Annotated[int | None, typer.Option(help="KV cache of each; default: the calibration's.")] = None,
+    kv_tokens: Annotated[int | None, typer.Option(help="KV cache of each; default: as in the calibration.")] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(help='Routers, several or separated by commas, "all", or module:attribute of your own policy.'),

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReplicaIdentity:
-    """Who a replica is.
+    """Identity of a replica.
 
     Args:
         replica: its id in the fleet.
@@ -168,7 +168,7 @@ class EngineHost:
         self._begin_observing = begin
 
     def keep(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run tasks beside the engine; one that fails is a failure of the replica's."""
+        """Run tasks beside the engine; one that fails is a failure of the replica."""
         self._tasks += [asyncio.create_task(work(), name=work.__name__) for work in works]
 
     def stop(self) -> None:

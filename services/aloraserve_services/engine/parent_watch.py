@@ -1,6 +1,6 @@
 """No engine process outlives its replica.
 
-vLLM starts its engine core and workers as processes of their own. When Ray kills a replica with SIGKILL nothing tells
+vLLM starts its engine core and workers as processes of their own. When Ray kills a replica with SIGKILL nothing warns
 them; they would keep their memory and their cores. So each of them watches the replica's process and ends with it.
 """
 

@@ -16,14 +16,14 @@ from aloraserve.telemetry.directory import DirectoryMetrics, ObservedDirectory
 from aloraserve.telemetry.endpoints import EndpointRegistry
 from aloraserve.telemetry.logs import bind_request
 from aloraserve.telemetry.process import ObservedProcess
-from aloraserve.telemetry.replica import ReplicaMetrics, ReplicaReadings, StateWatcher
+from aloraserve.telemetry.replica_metrics import ReplicaMetrics, ReplicaReadings, StateWatcher
 from aloraserve.telemetry.tracing import Tracing, Value, now_s, trace_id
 
 ROLE = "engine"
 
 
 class ReplicaTelemetry:
-    """What a replica is followed with.
+    """Instruments that a replica is followed with.
 
     Args:
         settings: of the platform.

@@ -61,9 +61,9 @@ class WarmUp:
         await self._forget()
 
     async def _see_events(self) -> None:
-        for tries in range(1, WARM_UP_TRIES + 1):
+        for prefills in range(1, WARM_UP_TRIES + 1):
             await self._prefill(self._prompt_tokens)
-            if await self._until(lambda: len(self._mirror) > 0) and tries >= WARM_UP_PREFILLS:
+            if await self._until(lambda: len(self._mirror) > 0) and prefills >= WARM_UP_PREFILLS:
                 return
         raise StartError(f"the engine's KV events do not arrive or cannot be placed: {self._mirror.drops}")
 

@@ -1,4 +1,4 @@
-"""Which replicas this process can reach, as Serve last told it.
+"""Replicas that this process can reach, as Serve last reported them.
 
 A module of its own: Serve copies the request router's class together with its module's globals into the gateway, so
 what the class shares with the gateway has to be imported when it runs.

@@ -1,4 +1,4 @@
-"""What the gateway counts, in Prometheus' terms; ``docs/reference/metrics.md`` explains each."""
+"""Metrics of the gateway, in Prometheus' terms; ``docs/reference/metrics.md`` explains each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from aloraserve.routing.placement import ClaimOutcome, FallbackCause
 from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CachedBySource
-from aloraserve.telemetry.cached_labels import Counter, Histogram
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import BoundedNames
@@ -34,136 +33,105 @@ class GatewayMetrics(Instruments):
         super().__init__(registry)
         self.adapters = BoundedNames()
         self.directory = DirectoryMetrics(registry)
-        self.requests = Counter(
-            "aloraserve_requests_total",
-            "Requests by endpoint and HTTP status.",
-            ["endpoint", "status"],
-            registry=self.registry,
+        self._of_requests()
+        self._of_decisions()
+        self._of_savings()
+        self._begin_at_zero()
+
+    def _of_requests(self) -> None:
+        """Add the metrics of HTTP requests and their answers."""
+        self.requests = self.counter(
+            "aloraserve_requests_total", "Requests by endpoint and HTTP status.", ["endpoint", "status"]
         )
-        self.ttft = Histogram(
+        self.in_progress = Gauge(
+            "aloraserve_requests_in_progress", "Completion requests that are being answered.", registry=self.registry
+        )
+        self.ttft = self.histogram(
             "aloraserve_ttft_seconds",
             "Time from an accepted request to its first token.",
             ["kind", "adapter"],
-            buckets=_TTFT_BUCKETS,
-            registry=self.registry,
+            _TTFT_BUCKETS,
         )
-        self.prompt_tokens = Counter(
-            "aloraserve_prompt_tokens_total", "Prompt tokens.", ["kind", "adapter"], registry=self.registry
-        )
-        self.cached_tokens = Counter(
-            "aloraserve_cached_tokens_total",
-            "Prompt tokens that were not prefilled, as the engine counts them.",
-            ["kind", "adapter"],
-            registry=self.registry,
-        )
-        self.decisions = Counter(
-            "aloraserve_decisions_total",
-            "Routing decisions by the policy that made them; fallback means without the directory.",
-            ["policy"],
-            registry=self.registry,
-        )
-
-        self.claims = Counter(
-            "aloraserve_claims_total",
-            "Claims by what became of them.",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self.decision = Histogram(
-            "aloraserve_decision_seconds",
-            "Time that a routing decision took, by what it was spent on.",
-            ["stage"],
-            buckets=_DECISION_BUCKETS,
-            registry=self.registry,
-        )
-
-        self.e2e = Histogram(
+        self.e2e = self.histogram(
             "aloraserve_e2e_seconds",
             "Time from a request's arrival to the end of its answer.",
             ["kind", "adapter"],
-            buckets=_TTFT_BUCKETS,
-            registry=self.registry,
+            _TTFT_BUCKETS,
         )
-        self.itl = Histogram(
+        self.itl = self.histogram(
             "aloraserve_itl_seconds",
             "Time between two tokens of an answer, as they reach the gateway.",
             ["kind"],
-            buckets=_ITL_BUCKETS,
-            registry=self.registry,
+            _ITL_BUCKETS,
         )
-        self.generated_tokens = Counter(
-            "aloraserve_generated_tokens_total",
-            "Tokens of whole answers.",
+        self.prompt_tokens = self.counter("aloraserve_prompt_tokens_total", "Prompt tokens.", ["kind", "adapter"])
+        self.cached_tokens = self.counter(
+            "aloraserve_cached_tokens_total",
+            "Prompt tokens that were not prefilled, as the engine counts them.",
             ["kind", "adapter"],
-            registry=self.registry,
         )
-        self.overlap_tokens = Counter(
-            "aloraserve_overlap_tokens_total",
-            "Prompt tokens that the decision expected to be cached.",
-            ["kind"],
-            registry=self.registry,
+        self.generated_tokens = self.counter(
+            "aloraserve_generated_tokens_total", "Tokens of whole answers.", ["kind", "adapter"]
         )
-        self.missed_tokens = Counter(
+
+    def _of_decisions(self) -> None:
+        """Add the metrics of routing."""
+        self.decisions = self.counter(
+            "aloraserve_decisions_total",
+            "Routing decisions by the policy that made them; fallback means without the directory.",
+            ["policy"],
+        )
+        self.decision = self.histogram(
+            "aloraserve_decision_seconds",
+            "Time that a routing decision took, by what it was spent on.",
+            ["stage"],
+            _DECISION_BUCKETS,
+        )
+        self.fallbacks = self.counter(
+            "aloraserve_fallbacks_total", "Decisions without the directory, by why.", ["reason"]
+        )
+        self.claims = self.counter("aloraserve_claims_total", "Claims by what became of them.", ["outcome"])
+        self.attempts = self.counter(
+            "aloraserve_attempts_total", "Attempts to have a call answered, by what became of them.", ["outcome"]
+        )
+        self.overlap_tokens = self.counter(
+            "aloraserve_overlap_tokens_total", "Prompt tokens that the decision expected to be cached.", ["kind"]
+        )
+        self.missed_tokens = self.counter(
             "aloraserve_overlap_missed_tokens_total",
             "Of those, the tokens that were prefilled all the same: what the directory promised was not there.",
             ["kind"],
-            registry=self.registry,
         )
-        self.fallbacks = Counter(
-            "aloraserve_fallbacks_total",
-            "Decisions without the directory, by why.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self.attempts = Counter(
-            "aloraserve_attempts_total",
-            "Attempts to have a call answered, by what became of them.",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self.counterfactual = Histogram(
+
+    def _of_savings(self) -> None:
+        """Add the metrics of reuse across adapters."""
+        self.counterfactual = self.histogram(
             "aloraserve_counterfactual_ttft_seconds",
             "TTFT that calls would have had with a cache keyed by adapter, as estimated.",
             ["kind", "adapter"],
-            buckets=_TTFT_BUCKETS,
-            registry=self.registry,
+            _TTFT_BUCKETS,
         )
-        self.saved = Counter(
+        self.saved = self.counter(
             "aloraserve_saved_ttft_seconds_total",
             "TTFT that reuse across adapters saved, of the calls that it made faster.",
             ["kind", "adapter"],
-            registry=self.registry,
         )
-        self.lost = Counter(
+        self.lost = self.counter(
             "aloraserve_lost_ttft_seconds_total",
             "TTFT that it cost, of the calls that it made slower.",
             ["kind", "adapter"],
-            registry=self.registry,
         )
-        self.saved_tokens = Counter(
+        self.saved_tokens = self.counter(
             "aloraserve_saved_prefill_tokens_total",
             "Prompt tokens that reuse across adapters saved from prefill, of the calls where it did.",
             ["kind", "adapter"],
-            registry=self.registry,
         )
-        self.cached_by_source = Counter(
-            "aloraserve_cached_tokens_by_source_total",
-            "Cached prompt tokens by who first computed them.",
-            ["source"],
-            registry=self.registry,
+        self.cached_by_source = self.counter(
+            "aloraserve_cached_tokens_by_source_total", "Cached prompt tokens by who first computed them.", ["source"]
         )
-        self.ledger_failures = Counter(
-            "aloraserve_savings_ledger_failures_total",
-            "Flushes to the savings ledger that were lost.",
-            registry=self.registry,
+        self.ledger_failures = self.counter(
+            "aloraserve_savings_ledger_failures_total", "Flushes to the savings ledger that were lost.", []
         )
-        self.in_progress = Gauge(
-            "aloraserve_requests_in_progress",
-            "Completion requests that are being answered.",
-            registry=self.registry,
-        )
-
-        self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
         """Show what has not happened yet, so that its first time is an increase."""

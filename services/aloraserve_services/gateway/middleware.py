@@ -1,4 +1,4 @@
-"""What wraps every HTTP request: it is counted once, it has an id, and a call has a span."""
+"""Middleware around every HTTP request: it is counted once, it has an id, and a call has a span."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class GatewayProcess:
     """Shows this gateway's metrics while it runs.
 
     Args:
-        settings: the platform's.
+        settings: of the platform.
         endpoints: where processes with metrics are listed.
         tracing: of this process; it begins here.
     """

@@ -1,4 +1,4 @@
-"""What the middleware knows of an HTTP request, for the route that answers it: its id, when it came, and its trace."""
+"""Facts of an HTTP request that the middleware knows, for its route: its id, when it came, and its trace."""
 
 from __future__ import annotations
 

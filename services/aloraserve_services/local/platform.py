@@ -34,7 +34,7 @@ class LocalPlatform:
 
     @property
     def settings(self) -> Settings:
-        """What runs."""
+        """Settings of what runs."""
         return self.plan.settings
 
     @property

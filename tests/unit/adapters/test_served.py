@@ -1,4 +1,4 @@
-"""What a client is told of a model that is not served."""
+"""Errors for a model that is not served."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from aloraserve_services.plan import FleetPlan
 from benchmarks.end_to_end import TURN_TOKENS, Bench, Medians, Round, run_bench
 
 ROUND = Round(500, 1.0, 0.1, 1.0, 0.2, 0.4, 480)
-SAFETY = AdapterVersion("safety", "alora", Path("/none"), 8, ("q_proj",), (7, 8), "<s>", "digest")
+SAFETY = AdapterVersion("safety", "alora", Path("/none"), 8, ("q_proj",), (7, 8), "digest")
 
 
 class Recorder:

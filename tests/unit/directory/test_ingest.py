@@ -171,7 +171,7 @@ async def test_a_push_that_fails_halfway_leaves_nothing_stale(fail_at: set[int])
     assert ingest.stats.push_failures == len(fail_at & set(range(directory.applies + 1)))
 
 
-async def test_a_queue_over_its_bound_is_given_up_and_published_anew() -> None:
+async def test_a_queue_over_its_bound_is_given_up_and_published_again() -> None:
     directory = FlakyDirectory()
     ingest, mirror, source = build(directory, max_pending=10)
     source.send(stored(0, 50))
@@ -234,7 +234,7 @@ async def test_a_directory_lost_before_the_first_heartbeat_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("silence_s", [FORGET_S / 2 + 1, NODE_TTL_S / 2 + 1])
-async def test_everything_is_published_anew_before_it_is_forgotten(silence_s: float) -> None:
+async def test_everything_is_published_again_before_it_is_forgotten(silence_s: float) -> None:
     directory = FlakyDirectory()
     now = [0.0]
     ingest, _, source = build(directory, clock=lambda: now[0])
@@ -298,7 +298,7 @@ async def test_a_heartbeat_after_a_failed_push_names_the_next_generation_at_once
         assert await held(directory) == 0
 
 
-async def test_replicas_that_start_together_publish_anew_at_different_times() -> None:
+async def test_replicas_that_start_together_publish_again_at_different_times() -> None:
     periods = {Ingest(MemoryDirectory(), name, "1", Mirror(SPACE, {}.get))._republish_every_s for name in "abcdefgh"}
     assert len(periods) == 8
     assert all(NODE_TTL_S / 3 < period <= NODE_TTL_S / 2 for period in periods)

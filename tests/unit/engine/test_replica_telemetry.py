@@ -11,7 +11,7 @@ from aloraserve.adapters import AdapterKind, AdapterRef
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.settings import Settings
 from aloraserve.telemetry.memory_endpoints import MemoryEndpoints
-from aloraserve.telemetry.replica import ReplicaMetrics
+from aloraserve.telemetry.replica_metrics import ReplicaMetrics
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.replica_telemetry import CallTimes, ReplicaTelemetry

@@ -20,15 +20,15 @@ def root(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Path:
 
 
 def test_the_registry_serves_every_adapter_and_its_twin(root: Path, model_path: Path, tokenizer: Any) -> None:
-    registry = FolderRegistry(
-        root, AdapterReader(base=BaseShape.read(model_path), max_rank=32, decode=tokenizer.decode)
-    )
+    registry = FolderRegistry(root, AdapterReader(base=BaseShape.read(model_path), max_rank=32))
     assert registry.refused() == ()
     kinds = {adapter.name: adapter.kind for adapter in registry.all()}
     assert kinds == dict.fromkeys(INTRINSICS, "alora") | {f"{name}-lora": "lora" for name in INTRINSICS}
     for adapter in registry.all():
         assert adapter.untrained
-        assert adapter.invocation_text == (invocation_text(adapter.name) if adapter.kind == "alora" else None)
+        assert (tokenizer.decode(adapter.invocation_ids) or None) == (
+            invocation_text(adapter.name) if adapter.kind == "alora" else None
+        )
 
 
 def test_a_twin_has_its_alora_s_weights(root: Path) -> None:

@@ -105,7 +105,7 @@ def test_one_length_is_a_rate() -> None:
     assert model.s_per_token == pytest.approx(1e-4, rel=0.05)
 
 
-def test_a_machine_that_changed_is_learned_anew() -> None:
+def test_a_machine_that_changed_is_learned_again() -> None:
     draw, learner = random.Random(2), PrefillLearner()
     for rate in (1e-4, 3e-4):
         for _ in range(300):

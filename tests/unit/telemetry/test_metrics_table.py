@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
-from aloraserve.telemetry.replica import ReplicaMetrics, ReplicaReadings
+from aloraserve.telemetry.replica_metrics import ReplicaMetrics, ReplicaReadings
 from aloraserve_services.gateway.metrics import GatewayMetrics
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"

@@ -45,8 +45,8 @@ class AIBrix:
     Args:
         seed: of the lots.
         fleet: as it starts.
-        imbalance_factor: the gate's, see the module's docstring.
-        imbalance_min_gap: the gate's, in requests.
+        imbalance_factor: of the gate, see the module's docstring.
+        imbalance_min_gap: of the gate, in requests.
         deviation_factor: standard deviations above the mean that a matching replica may have.
     """
 

@@ -151,11 +151,11 @@ class LlmD:
         self._index.holdings.observe(replica, stored, removed)
 
     def first_token(self, call: SimulatedCall, replica: int, now_s: float) -> None:
-        """What the call computed is held now."""
+        """Note that the prompt's blocks are held now."""
         self._index.holdings.prefilled(call, replica, now_s)
 
     def finished(self, call: SimulatedCall, replica: int, now_s: float) -> None:
-        """What the answer filled is held now."""
+        """Note that the answer's blocks are held now."""
         self._index.holdings.answered(call, replica)
 
     def lost(self, replica: int, now_s: float) -> None:

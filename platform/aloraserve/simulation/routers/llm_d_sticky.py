@@ -90,7 +90,7 @@ class LlmDSticky:
         self._index.holdings.prefilled(call, replica, now_s)
 
     def finished(self, call: SimulatedCall, replica: int, now_s: float) -> None:
-        """What the answer filled is held now."""
+        """Note that the answer's blocks are held now."""
         self._release(call.request, replica)
         self._index.holdings.answered(call, replica)
 

@@ -1,4 +1,4 @@
-"""What a router remembers of the prompts it sent: which replicas were sent which blocks, in bounded memory."""
+"""A router's memory of the prompts that it sent: which replicas were sent which blocks, in bounded memory."""
 
 from __future__ import annotations
 

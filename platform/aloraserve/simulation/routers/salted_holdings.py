@@ -1,4 +1,4 @@
-"""What an index of KV events knows when it salts every key with the adapter."""
+"""Index of KV events that salts every key with the adapter."""
 
 from __future__ import annotations
 

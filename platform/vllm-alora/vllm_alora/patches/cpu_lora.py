@@ -23,7 +23,7 @@ Segment = tuple[int, int, int]
 
 
 def apply() -> None:
-    """Replace the CPU wrapper's operations, unless vLLM's own are right already or this is no CPU platform."""
+    """Replace the CPU wrapper's operations, unless vLLM's own are right already or this is not a CPU platform."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():

@@ -159,7 +159,7 @@ def _connectors(config: Any) -> set[str]:
     if transfer is None:
         return set()
     inner = (getattr(transfer, "kv_connector_extra_config", None) or {}).get("connectors") or ()
-    return {str(transfer.kv_connector), *(str(one.get("kv_connector")) for one in inner)}
+    return {str(transfer.kv_connector), *(str(connector.get("kv_connector")) for connector in inner)}
 
 
 def _text(tokenizer: Any, invocation: tuple[int, ...]) -> str:

@@ -56,7 +56,9 @@ class AnswerWords:
             pieces = (
                 vocabulary if isinstance(vocabulary, dict) else {piece[0]: at for at, piece in enumerate(vocabulary)}
             )
-            spaced = sorted(Word(int(token), f" {one[1:]}") for one, token in pieces.items() if _SPACED.fullmatch(one))
+            spaced = sorted(
+                Word(int(token), f" {piece[1:]}") for piece, token in pieces.items() if _SPACED.fullmatch(piece)
+            )
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise SettingsError(f"{path} cannot be read as a tokenizer: {type(error).__name__}: {error}") from None
         if not spaced:

@@ -51,7 +51,7 @@ class AnswerWriter:
         end, finish_reason = self._add(words)
         text, self._sent = self._text[self._sent : end], max(end, self._sent)
         self.is_finished = finish_reason is not None
-        logprobs = tuple(self._chances(begin + at, word) for at, word in enumerate(words)) if self._reports else ()
+        logprobs = tuple(self._logprobs(begin + at, word) for at, word in enumerate(words)) if self._reports else ()
         ids = tuple(word.token for word in words)
         yield EngineChunk(self._index, text, len(words), finish_reason, self.cached_tokens, logprobs, token_ids=ids)
 
@@ -84,7 +84,7 @@ class AnswerWriter:
         ends_itself = self._most == self._answer.length and not self._sampling.ignore_eos
         return len(self._text), "stop" if ends_itself else "length"
 
-    def _chances(self, position: int, word: Word) -> TokenLogprobs:
+    def _logprobs(self, position: int, word: Word) -> TokenLogprobs:
         chosen = TokenLogprob(word.text, _CHOSEN_LOGPROB)
         count = self._sampling.logprobs or 0
         others = [

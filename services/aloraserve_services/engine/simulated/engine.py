@@ -118,7 +118,9 @@ class SimulatedEngine:
 
     async def resident(self) -> tuple[str, ...]:
         """See the contract."""
-        return tuple(sorted({self._versions[name].name for name in self.scheduler.adapter_slots.resident}))
+        # A call that waited while its version was removed loads it again: that one is loaded, and no longer called.
+        loaded = self._versions.keys() & self.scheduler.adapter_slots.resident
+        return tuple(sorted({self._versions[name].name for name in loaded}))
 
     async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
         """Drop every cached block; what runs is computed again if it is preempted."""

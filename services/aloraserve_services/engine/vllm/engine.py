@@ -253,7 +253,7 @@ class VllmEngine:
             token_ids=tuple(choice.token_ids),
             finish_reason=choice.finish_reason,
             cached_tokens=cached_tokens,
-            logprobs=_chances(choice, alternatives or 0),
+            logprobs=_logprobs(choice, alternatives or 0),
             prefill_s=prefill_s,
         )
 
@@ -296,16 +296,18 @@ def _prefill_s(times: Any) -> float:
     return max(0.0, float(times.first_token_ts - times.scheduled_ts))
 
 
-def _chances(choice: Any, alternatives: int) -> tuple[TokenLogprobs, ...]:
+def _logprobs(choice: Any, alternatives: int) -> tuple[TokenLogprobs, ...]:
     """Return each new token with its ``alternatives`` likeliest; vLLM lists the chosen token beside them."""
     if not choice.logprobs:
         return ()
     found = []
     for step, token in zip(choice.logprobs, choice.token_ids, strict=True):
-        likeliest = sorted((one for one in step.values() if one.rank <= alternatives), key=lambda one: one.rank)
-        found.append(TokenLogprobs(_chance(step[token]), tuple(_chance(one) for one in likeliest)))
+        likeliest = sorted(
+            (entry for entry in step.values() if entry.rank <= alternatives), key=lambda entry: entry.rank
+        )
+        found.append(TokenLogprobs(_logprob(step[token]), tuple(_logprob(entry) for entry in likeliest)))
     return tuple(found)
 
 
-def _chance(logprob: Any) -> TokenLogprob:
+def _logprob(logprob: Any) -> TokenLogprob:
     return TokenLogprob(logprob.decoded_token or "", max(float(logprob.logprob), -9999.0))

@@ -33,7 +33,7 @@ LONG = 100
 
 def adapter(name: str, *invocation: int) -> AdapterVersion:
     kind: Any = "alora" if invocation else "lora"
-    return AdapterVersion(name, kind, Path(name), 8, (), invocation, None, f"digest of {name}")
+    return AdapterVersion(name, kind, Path(name), 8, (), invocation, f"digest of {name}")
 
 
 ADAPTERS = {one.name: one for one in (adapter("safety", 70, 71), adapter("certainty", 80), adapter("plain"))}
@@ -494,6 +494,19 @@ async def test_adapters_come_and_go_while_calls_run(made: Any) -> None:
     with pytest.raises(KeyError):
         await one.answer(one.call(prompt(1), adapter="later"))
     assert len(await one.time.run(running)) == 90
+
+
+async def test_a_version_that_is_removed_while_a_call_waits_answers_it_and_is_not_listed(made: Any) -> None:
+    one = made(adapters=AdapterTimes(load_s=5.0, slots=1, resident=2))
+    running = asyncio.ensure_future(one.answer(one.call(prompt(1), 9, adapter="plain")))
+    waiting = asyncio.ensure_future(one.answer(one.call([*prompt(2), 70, 71, 5], 9, adapter="safety")))
+    await one.time.run(asyncio.sleep(0))
+    assert one.engine.scheduler.num_waiting == 1
+    await one.engine.remove_adapter(ADAPTERS["safety"])
+    await one.time.run(running)
+    assert len(await one.time.run(waiting)) == 9
+    assert len(one.engine.scheduler.adapter_slots.resident) == 2
+    assert await one.engine.resident() == ("plain",)
 
 
 async def test_an_engine_that_has_failed_says_so(made: Any) -> None:

@@ -33,7 +33,7 @@ SPACE = KeySpace("model", "tokenizer", 4, "simulated")
 WORDS = AnswerWords([Word(900 + number, f" w{number}") for number in range(7)])
 INVOCATION = (70, 71)
 ADAPTERS = {
-    name: AdapterVersion(name, kind, Path(name), 8, (), invocation, None, f"digest of {name}")
+    name: AdapterVersion(name, kind, Path(name), 8, (), invocation, f"digest of {name}")
     for name, kind, invocation in (("judge", "alora", INVOCATION), ("plain", "lora", ()), ("other", "lora", ()))
 }
 """Three adapters for two slots."""

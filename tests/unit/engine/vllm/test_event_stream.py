@@ -129,7 +129,7 @@ async def test_batches_come_in_order_and_count_from_zero(stream: EventStream, pu
     ]
 
 
-async def test_a_gap_shows_also_when_the_batches_are_read_anew(
+async def test_a_gap_shows_also_when_the_batches_are_read_again(
     stream: EventStream, publisher: zmq.asyncio.Socket
 ) -> None:
     await publish(publisher, 7)

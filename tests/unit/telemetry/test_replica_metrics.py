@@ -12,7 +12,7 @@ from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.telemetry.labels import BoundedNames
-from aloraserve.telemetry.replica import ReplicaMetrics, ReplicaReadings, StateWatcher
+from aloraserve.telemetry.replica_metrics import ReplicaMetrics, ReplicaReadings, StateWatcher
 
 
 class Gone(MemoryDirectory):

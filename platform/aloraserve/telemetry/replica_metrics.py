@@ -15,7 +15,6 @@ from aloraserve.directory.base import LEASE_TTL_S, Directory, ReplicaLoad, Repli
 from aloraserve.directory.ingest import Ingest, IngestStats
 from aloraserve.directory.mirror import Mirror
 from aloraserve.directory.wrapper import DirectoryWrapper
-from aloraserve.telemetry.cached_labels import Counter, Histogram
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.labels import BoundedNames
 
@@ -23,37 +22,28 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class ReplicaMetrics(Instruments):
-    """What is counted call by call."""
+    """Metrics that are counted call by call."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
         self.adapters = BoundedNames()
-        self.queue = Histogram(
+        self.queue = self.histogram(
             "aloraserve_queue_seconds",
             "Time from a call's arrival at the replica until its prefill began.",
             ["kind"],
-            buckets=_BUCKETS,
-            registry=registry,
+            _BUCKETS,
         )
-        self.prefill = Histogram(
+        self.prefill = self.histogram(
             "aloraserve_prefill_seconds",
             "Time that a call's prefill took, from its begin to the first token.",
             ["kind"],
-            buckets=_BUCKETS,
-            registry=registry,
+            _BUCKETS,
         )
-        self.decode = Histogram(
-            "aloraserve_decode_seconds",
-            "Time from a call's first token to its last.",
-            ["kind"],
-            buckets=_BUCKETS,
-            registry=registry,
+        self.decode = self.histogram(
+            "aloraserve_decode_seconds", "Time from a call's first token to its last.", ["kind"], _BUCKETS
         )
-        self.adapter_loads = Counter(
-            "aloraserve_adapter_loads_total",
-            "Adapters that were found loaded and were not before.",
-            ["adapter"],
-            registry=registry,
+        self.adapter_loads = self.counter(
+            "aloraserve_adapter_loads_total", "Adapters that were found loaded and were not before.", ["adapter"]
         )
 
 
@@ -135,7 +125,7 @@ class ReplicaReadings(Collector):
     Scrapes come on another thread: only what is never changed in place, or is one number, is read.
 
     Args:
-        metrics: the replica's, for its adapters' labels and loads.
+        metrics: of the replica, for its adapters' labels and loads.
         clock: seconds that never go back.
     """
 
