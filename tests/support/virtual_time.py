@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ TURNS = 20
 
 
 class VirtualTime:
-    """A clock and its sleep: time passes as soon as nothing else happens."""
+    """A clock, its sleep and its timers: time passes as soon as nothing else happens."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -25,9 +25,18 @@ class VirtualTime:
         return self.now_s
 
     async def sleep(self, seconds: float) -> None:
+        await self._sleeper(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.Future[None]:
+        """Make a call after some seconds, unless what is returned is cancelled."""
+        sleeper = self._sleeper(seconds)
+        sleeper.add_done_callback(lambda done: None if done.cancelled() else callback())
+        return sleeper
+
+    def _sleeper(self, seconds: float) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self.now_s + max(seconds, 0.0), next(self._numbers), future))
-        await future
+        return future
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Let time pass until the work is done, and return its result."""

@@ -33,8 +33,8 @@ class AsyncioDriver:
         self._clock = clock
         self._on_outputs = on_outputs
         self._now_s = -math.inf
-        self._alarm_s = -math.inf
-        self._wake = asyncio.Event()
+        self._alarm_s = math.inf
+        self._alarm: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -71,9 +71,10 @@ class AsyncioDriver:
     def abort_requests(self, request_ids: Sequence[RequestId]) -> None:
         """Give requests up; those that have ended are passed over."""
         self.catch_up()
-        self._scheduler.abort_requests(request_ids, self._now_s)
-        self._schedule()
-        self._publish()
+        if any(request_id in self._scheduler.requests for request_id in request_ids):
+            self._scheduler.abort_requests(request_ids, self._now_s)
+            self._schedule()
+            self._publish()
 
     def reset_prefix_cache(self, *, reset_running_requests: bool) -> bool:
         """See :meth:`~aloraserve.engine_model.scheduler.Scheduler.reset_prefix_cache`."""
@@ -107,32 +108,17 @@ class AsyncioDriver:
         self._on_outputs(EngineCoreOutputs(kv_events=self._scheduler.take_events()))
 
     def _take_in(self) -> None:
-        self._on_outputs(self._scheduler.advance(self._now_s))
-        if self._scheduler.next_event_s < self._alarm_s:
-            self._wake.set()
+        if self._scheduler.next_event_s <= self._now_s:
+            self._on_outputs(self._scheduler.advance(self._now_s))
+        if self._alarm is not None and self._scheduler.next_event_s < self._alarm_s:
+            self._alarm_s = self._scheduler.next_event_s
+            self._clock.ring(self._alarm, self._alarm_s)
 
     async def _drive(self) -> None:
         """Take in each event when it is due, for ever."""
         while True:
-            self._wake.clear()
-            self._alarm_s = self._scheduler.next_event_s
-            if self._alarm_s == math.inf:
-                await self._wake.wait()
-            else:
-                await self._next_event()
-
-    async def _next_event(self) -> None:
-        """Wait until the next event was taken in, or another one comes before it."""
-        alarm = asyncio.create_task(self._ring(self._alarm_s), name="simulated-event")
-        try:
-            await self._wake.wait()
-            if alarm.done():
-                alarm.result()
-        finally:
-            alarm.cancel()
-
-    async def _ring(self, at_s: float) -> None:
-        try:
-            await self.until(at_s)
-        finally:
-            self._wake.set()
+            self._alarm, self._alarm_s = asyncio.get_running_loop().create_future(), self._scheduler.next_event_s
+            self._clock.ring(self._alarm, self._alarm_s)
+            await self._alarm
+            self._now_s = max(self._now_s, self._alarm_s)
+            self.catch_up()

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 
 from aloraserve.adapters import AdapterVersion
@@ -32,7 +32,7 @@ from aloraserve_services.engine.simulated.asyncio_driver import AsyncioDriver
 from aloraserve_services.engine.simulated.block_chain import BlockChain
 from aloraserve_services.engine.simulated.choice import Choice
 from aloraserve_services.engine.simulated.events import SimulatedEvents
-from aloraserve_services.engine.simulated.model_clock import ModelClock
+from aloraserve_services.engine.simulated.model_clock import CallLater, ModelClock, call_later
 
 REMEMBERED_CALLS = 65_536
 
@@ -47,7 +47,7 @@ class SimulatedEngine:
         events: where its KV events go.
         stream_tokens: after a choice's first word, so many leave together (vLLM's ``stream_interval``).
         clock: monotonic seconds.
-        sleep: waits for some of them.
+        call_later: makes a call after some of them.
 
     Attributes:
         served: the last calls whose first token was due: id, and seconds from its arrival here to then.
@@ -62,7 +62,7 @@ class SimulatedEngine:
         *,
         stream_tokens: int = 1,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        call_later: CallLater = call_later,
     ) -> None:
         self.scheduler = Scheduler(times, kv_tokens=times.kv_tokens, block_tokens=keyspace.block_tokens)
         self.served: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_CALLS)
@@ -72,8 +72,7 @@ class SimulatedEngine:
         self._words = words
         self._events = events
         self._stream_tokens = stream_tokens
-        self._sleep = sleep
-        self._clock = ModelClock(clock, sleep)
+        self._clock = ModelClock(clock, call_later)
         self._driver = AsyncioDriver(self.scheduler, self._clock, self._take)
         self._choices: dict[RequestId, Choice] = {}
 
@@ -108,7 +107,7 @@ class SimulatedEngine:
 
     async def add_adapter(self, version: AdapterVersion) -> None:
         """See the contract; what runs is not held up."""
-        await self._sleep(self._times.adapters.load_s)
+        await self._clock.until(self._clock.now_s() + self._times.adapters.load_s)
         self._versions[version.engine_name] = version
         self.scheduler.adapter_slots.preload([version.engine_name])
 

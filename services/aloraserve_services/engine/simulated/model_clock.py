@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import heapq
+import math
+from collections.abc import Callable
+from itertools import count
+from typing import Protocol
 
-_LEAST_SLEEP_S = 0.0005
-"""What is due within that time is done now: the event loop's own timers are not finer."""
+_ROUNDING_S = 1e-6
+"""What is due within that time is due now."""
+
+
+class Timer(Protocol):
+    """A call that is still to be made."""
+
+    def cancel(self) -> object:
+        """Do not make it."""
+
+
+CallLater = Callable[[float, Callable[[], None]], Timer]
+"""Makes a call after some seconds."""
+
+
+def call_later(delay_s: float, callback: Callable[[], None]) -> Timer:
+    """Make a call after some seconds, on the event loop that runs."""
+    return asyncio.get_running_loop().call_later(delay_s, callback)
 
 
 class ModelClock:
-    """See the module's docstring.
+    """See the module's docstring. One timer serves all that wait.
 
     Args:
         clock: monotonic seconds.
-        sleep: waits for some of them.
+        call_later: makes a call after some of them.
     """
 
-    def __init__(self, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(self, clock: Callable[[], float], call_later: CallLater) -> None:
         self._clock = clock
-        self._sleep = sleep
+        self._call_later = call_later
         self._hung_s = 0.0
         self._hangs_since_s: float | None = None
-        self._runs = asyncio.Event()
-        self._runs.set()
+        self._alarms: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._numbers = count()
+        self._timer: Timer | None = None
+        self._timer_s = math.inf
 
     def now_s(self) -> float:
         """Return the time; it stands still while the engine hangs."""
@@ -34,15 +56,42 @@ class ModelClock:
         """Stand still, or go on."""
         if is_hanging and self._hangs_since_s is None:
             self._hangs_since_s = self._clock()
-            self._runs.clear()
         elif not is_hanging and self._hangs_since_s is not None:
             self._hung_s += self._clock() - self._hangs_since_s
             self._hangs_since_s = None
-            self._runs.set()
+            self._set_timer()
 
     async def until(self, at_s: float) -> None:
-        """Wait until that time, or just before."""
-        await self._runs.wait()
-        while (left_s := at_s - self.now_s()) > _LEAST_SLEEP_S:
-            await self._sleep(left_s)
-            await self._runs.wait()
+        """Wait until that time."""
+        if self._hangs_since_s is not None or at_s - self.now_s() > _ROUNDING_S:
+            alarm = asyncio.get_running_loop().create_future()
+            self.ring(alarm, at_s)
+            await alarm
+
+    def ring(self, alarm: asyncio.Future[None], at_s: float) -> None:
+        """Have an alarm done at a time, never if that is infinite; of several times the earliest counts."""
+        if at_s < math.inf:
+            heapq.heappush(self._alarms, (at_s, next(self._numbers), alarm))
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Have the timer go off in time for the first alarm."""
+        alarms = self._alarms
+        while alarms and alarms[0][2].done():
+            heapq.heappop(alarms)
+        if alarms and alarms[0][0] < self._timer_s and self._hangs_since_s is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_s = alarms[0][0]
+            self._timer = self._call_later(max(self._timer_s - self.now_s(), 0.0), self._go_off)
+
+    def _go_off(self) -> None:
+        """Ring what is due; alarms wait while the engine hangs."""
+        self._timer, self._timer_s = None, math.inf
+        if self._hangs_since_s is None:
+            due_s = self.now_s() + _ROUNDING_S
+            while self._alarms and self._alarms[0][0] <= due_s:
+                alarm = heapq.heappop(self._alarms)[2]
+                if not alarm.done():
+                    alarm.set_result(None)
+            self._set_timer()

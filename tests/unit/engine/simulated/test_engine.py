@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.simulated.answer_words import AnswerWords, Word
 from aloraserve_services.engine.simulated.engine import SimulatedEngine
 from aloraserve_services.engine.simulated.events import SimulatedEvents
+from aloraserve_services.engine.simulated.model_clock import Timer
 
 SPACE = KeySpace("model", "tokenizer", 4, "simulated")
 WORDS = AnswerWords([Word(900 + number, f" w{number}") for number in range(7)])
@@ -72,10 +73,11 @@ class Engine(SimulatedEngine):
 
 
 class Fixture:
-    """An engine in virtual time, and the mirror of what it says."""
+    """An engine in virtual time, the moments for which it sets timers, and the mirror of what it says."""
 
     def __init__(self, *, stream_tokens: int = 1, **parts: Any) -> None:
         self.time = VirtualTime()
+        self.timers: list[float] = []
         self.events = SimulatedEvents()
         self.engine = Engine(
             times(**parts),
@@ -84,7 +86,7 @@ class Fixture:
             self.events,
             stream_tokens=stream_tokens,
             clock=self.time.clock,
-            sleep=self.time.sleep,
+            call_later=self._call_later,
         )
         self.mirror = Mirror(SPACE, version_salt)
         self.started = self.time.now_s
@@ -100,6 +102,10 @@ class Fixture:
         )
         ref = None if adapter is None else ADAPTERS.get(adapter, LATER).ref
         return EngineCall(f"call-{self._calls}", list(token_ids), sampling, ref, **parts)
+
+    def _call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        self.timers.append(round(self.time.now_s + seconds - self.started, 6))
+        return self.time.call_later(seconds, callback)
 
     async def answer(self, call: EngineCall) -> list[tuple[float, EngineChunk]]:
         """Return a call's chunks, each with the seconds since the start."""
@@ -525,6 +531,19 @@ async def test_an_engine_that_hangs_goes_on_when_it_is_healed(made: Any) -> None
     assert not running.done()
     one.engine.hang(False)
     assert (await one.time.run(running))[0][1].tokens == 1
+
+
+async def test_a_timer_is_set_only_for_what_is_due_next(made: Any) -> None:
+    one = made(stream_tokens=10, prefill_apart=True)
+
+    async def overlapping() -> None:
+        await asyncio.gather(*(one.answer(one.call(prompt(number), 41)) for number in (1, 2, 3)))
+
+    await one.time.run(overlapping())
+    # An answer or a prompt ends at even seconds; chunks leave at the odd ones before.
+    assert one.timers == [2.0, 4.0, 3.0, 4.0, 6.0, 5.0, 6.0, 8.0, 7.0, 8.0, 10.0, 9.0, 10.0]
+    await one.time.pass_s(50)
+    assert one.timers[-1] == 10.0
 
 
 async def test_the_model_s_own_times_are_remembered(made: Any) -> None:

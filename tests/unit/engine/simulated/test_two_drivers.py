@@ -171,7 +171,7 @@ async def by_asyncio(times: Calibration, calls: Sequence[TracedCall]) -> Played:
     """Play a trace on a simulated engine whose clock is virtual, and check what it reports to clients."""
     time, events = VirtualTime(), SimulatedEvents()
     time.now_s = 0.0
-    engine = RecordedEngine(times, SPACE, WORDS, events, clock=time.clock, sleep=time.sleep)
+    engine = RecordedEngine(times, SPACE, WORDS, events, clock=time.clock, call_later=time.call_later)
     engine.played = Played()
     # As if they had been added and had given way to others.
     engine._versions = {version.engine_name: version for version in ADAPTERS.values()}
