@@ -113,7 +113,7 @@ def test_an_adapter_lives_while_a_simulated_fleet_runs(
 
     (folder / NAME / "adapter_model.safetensors").write_bytes(b"broken")
     fleet.wait_until(lambda: NAME in refused(fleet), 60, "the broken adapter to be refused")
-    assert "is no safetensors file" in refused(fleet)[NAME]
+    assert "is not a safetensors file" in refused(fleet)[NAME]
     assert models(fleet) == [BASE, ALORA]
     with pytest.raises(openai.NotFoundError, match="is not served"):
         fleet.chat(NAME, QUESTION)
