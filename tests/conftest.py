@@ -19,6 +19,17 @@ hypothesis.settings.register_profile("aloraserve", deadline=None)
 hypothesis.settings.load_profile("aloraserve")
 
 
+TIMED = {Path(__file__).parent / "integration", Path(__file__).parent / "contract"}
+SERVERS = {"redis_server", "cluster"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what meets real servers and their times, so that it does not run at low priority beside engines."""
+    for item in items:
+        if TIMED & set(item.path.parents) or SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("integration")
+
+
 class RedisServer:
     """A real server on a Unix socket of its own; the URL stays the same across restarts."""
 

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         first = Lane([_platform_run(FIRST, options, rest)], None, 0, RAY_worker_niceness="0")
         plugin = [PYTEST, "-q"] if options.all else [PYTEST, "-q", "-m", "not slow and not gpu"]
         second = Lane(
-            [_platform_run(f"not ({FIRST})", options, rest, covered=options.coverage), (PLUGIN, plugin)], output, 10
+            [_platform_run(f"not ({FIRST})", options, rest, covered=options.coverage), (PLUGIN, plugin)], output, 5
         )
         try:
             return _run((first, second))

@@ -1,24 +1,15 @@
-"""What holds for all tests of this folder: they meet real servers and their times, on these event loops."""
+"""The event loops that the tests of this folder run on."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pytest
 import uvloop
 
 ON_BOTH = "test_redis_channel.py"
 """Sockets are handled by hand there; gateways and replicas run on uvloop."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark them, so that they do not run at low priority beside engines."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker("integration")
 
 
 def pytest_asyncio_loop_factories(
