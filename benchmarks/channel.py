@@ -1,7 +1,7 @@
 """``make bench-channel``: what a call and a streamed chunk cost between a gateway and a replica, by transport.
 
-Two processes: one asks, one answers as an engine does, a chunk of each running stream per step. The figures are CPU time
-summed over both and all their threads, and wall time; transports take turns, and medians are shown.
+Two processes: one asks, one answers as an engine does, a chunk of each running stream per step. The figures are CPU
+time, summed over both and all their threads, and wall time; transports take turns, and medians are shown.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from aloraserve.settings import Settings, settings_from_arguments
 from aloraserve_services.gateway.deployment import ENGINE, GATEWAY, GatewayReplica
 from aloraserve_services.gateway.ranked_router import RankedRequestRouter
 from aloraserve_services.models.hardware import is_cpu_engine, preferred_dtype
-from aloraserve_services.plan import check_engine
+from aloraserve_services.plan import WAITING_ROOM, check_engine
 
 APP = "aloraserve"
 CONFIG = "config"
@@ -24,8 +24,6 @@ CONFIG_VARIABLE = "ALORASERVE_CONFIG"
 SERVE_HOST = "0.0.0.0"  # noqa: S104
 """The address that Serve listens on if its config does not say otherwise."""
 SIMULATED_CPUS = 0.1
-WAITING_ROOM = 4
-"""How many times its running requests an engine replica takes in; the rest wait in the gateways."""
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -67,7 +65,9 @@ def application_settings(args: Mapping[str, Any]) -> Settings:
     """
     given = {key: value for key, value in args.items() if value is not None}
     file = given.pop(CONFIG, None) or os.environ.get(CONFIG_VARIABLE)
-    settings = settings_from_arguments(given, Path(file) if file else None, defaults={"host": SERVE_HOST})
+    settings = settings_from_arguments(
+        given, Path(file) if file else None, defaults={"host": SERVE_HOST, "channel_host": SERVE_HOST}
+    )
     if settings.redis_url is None:
         raise SettingsError("redis_url is not set; gateways and engine replicas need a Redis that all of them reach")
     dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype

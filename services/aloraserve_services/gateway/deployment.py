@@ -29,6 +29,7 @@ from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.errors import add_error_handlers
+from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import GatewayMetrics
@@ -36,7 +37,6 @@ from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import FleetReceipts, ask_gateways
 from aloraserve_services.gateway.savings import SavingsReporter
-from aloraserve_services.gateway.serve_pool import ServePool
 from aloraserve_services.plan import FleetPlan, make_plan
 
 ENGINE = "engine"
@@ -82,10 +82,11 @@ class Gateway:
             max_model_len=settings.max_model_len,
             resolve=self._adapters.resolve,
         )
+        self._pool = GatewayPool(settings, engines, self._replicas)
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
-            Dispatcher(self._router(plan, directory), ServePool(engines), observers),
+            Dispatcher(self._router(plan, directory), self._pool.replicas, observers),
             base_model=plan.served_name,
             adapters=self._adapters,
             replicas=self._replicas,
@@ -123,7 +124,8 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        async with self._process.lifespan(app), self._savings.flushing(), following(self._adapters):
+        process = self._process.lifespan(app)
+        async with self._pool.running(), process, self._savings.flushing(), following(self._adapters):
             yield
 
     def _router(self, plan: FleetPlan, directory: Directory) -> Router:
