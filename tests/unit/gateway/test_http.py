@@ -65,7 +65,8 @@ def client(plan: FleetPlan, registry: CollectorRegistry, monkeypatch: pytest.Mon
     note_replicas(ENGINE, "test", ["a", "b", "c"])
 
     def opened(key: str | None = None, **settings: Any) -> httpx.AsyncClient:
-        chosen = Settings(max_model_len=64, block_tokens=8, redis_url="redis://127.0.0.1:1", **settings)
+        same = {"max_model_len": 64, "block_tokens": 8, "redis_url": "redis://127.0.0.1:1", "transport": "serve"}
+        chosen = Settings(**{**same, **settings})
         # The first gateway's metrics are looked at; others of this process need a registry of their own.
         counted = CollectorRegistry() if list(registry.collect()) else registry
         gateway = Gateway(dataclasses.replace(plan, settings=chosen), Engines(), counted)
