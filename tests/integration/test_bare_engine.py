@@ -122,7 +122,7 @@ def test_what_routers_ask_an_engine_for_is_there(server: Server, path: str) -> N
         (b'{"model":"bare","prompt":"a","max_tokens":0}', 400, "max_tokens"),
         (b'{"model":"bare"', 400, "not valid JSON"),
         (b"[1]", 400, "not a JSON object"),
-        (b"\xff", 400, "not valid JSON"),
+        (b"\xff", 400, "not UTF-8"),
     ],
 )
 def test_a_bad_request_is_refused_with_its_reason(server: Server, body: bytes, status: int, said: str) -> None:

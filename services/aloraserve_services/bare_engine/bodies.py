@@ -24,8 +24,10 @@ def read_body(kind: type[Body], raw: bytes) -> Body:
     """
     try:
         fields = json.loads(raw)
-    except ValueError as error:
-        raise InvalidRequestError(f"the body is not valid JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"the body is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise InvalidRequestError(reply_for(error).body["error"]["message"]) from None
     if not isinstance(fields, dict):
         raise InvalidRequestError("the body is not a JSON object")
     fields = _known(fields, kind.model_fields)
