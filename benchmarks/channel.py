@@ -131,7 +131,7 @@ def main(
     calls: Annotated[int, typer.Option(help="Calls of one chunk in each round.")] = 1500,
     chunks: Annotated[int, typer.Option(help="Chunks of all streams in each round.")] = 8000,
     rounds: Annotated[int, typer.Option(help="Turns of each transport.")] = 3,
-    only: Annotated[str, typer.Option(help="Transports, with commas between; default: all.")] = "",
+    only: Annotated[str, typer.Option(help="Transports, with semicolons between; default: all.")] = "",
     answer_with: Annotated[str, typer.Option("--answer", hidden=True)] = "",
     address: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
@@ -139,14 +139,14 @@ def main(
     if answer_with:
         answer(answer_with, address)
         return
-    names = only.split(",") if only else list(TRANSPORTS)
+    names = only.split(";") if only else list(TRANSPORTS)
     found: dict[str, list[list[Cost]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         steps = Steps()
         for turn in range(rounds):
             for name in names:
                 steps(f"round {turn + 1} of {rounds}: {name}")
-                place = TRANSPORTS[name].address(Path(folder) / f"{name}{turn}")
+                place = TRANSPORTS[name].address(Path(folder) / f"{names.index(name)}-{turn}")
                 with answering(name, place) as other:
                     found[name].append(uvloop.run(measure(TRANSPORTS[name], place, other, calls, chunks)))
     out.print(f"{'transport':<22}{'call CPU':>10}{'wall':>8}   chunk CPU, 1, 16, 64 streams (ms)")

@@ -1,15 +1,22 @@
-"""Transports that ``benchmarks/channel.py`` compares: the same messages over grpc.aio, ZeroMQ and plain sockets."""
+"""Transports that ``benchmarks/channel.py`` compares: the same messages over grpc.aio, ZeroMQ and the channel."""
 
 from __future__ import annotations
 
 import asyncio
-import struct
+from base64 import b64decode
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
+from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.channel.connection import connect
+from aloraserve_services.channel.endpoint import Endpoint
+from aloraserve_services.channel.replies import ChannelReplies
+from aloraserve_services.channel.server import ChannelServer
 
 
 class Call(msgspec.Struct, array_like=True, tag=1):
@@ -35,7 +42,7 @@ Answer = Callable[[Call], AsyncIterator[Chunk]]
 _encode = msgspec.msgpack.Encoder().encode
 _decode_call = msgspec.msgpack.Decoder(Call).decode
 _decode_chunk = msgspec.msgpack.Decoder(Chunk).decode
-_LENGTH = struct.Struct("<I")
+CAPACITY = 256
 
 
 class Client(Protocol):
@@ -95,71 +102,60 @@ class Waiting:
                     return
 
 
-class Sockets:
-    """asyncio's protocols on a Unix socket; all that is ready leaves in one write."""
+class Channel:
+    """The platform's own channel: both ends as gateways and replicas have them.
+
+    Args:
+        is_tls: whether the gateway comes over TLS, as from another machine, and not through a Unix socket.
+    """
+
+    def __init__(self, is_tls: bool) -> None:
+        self._is_tls = is_tls
 
     def address(self, path: Path) -> str:
-        return f"{path}.s"
+        return f"{path}.json"
 
     async def serve(self, address: str, answer: Answer) -> None:
-        loop = asyncio.get_running_loop()
+        async def generate(call: EngineCall) -> AsyncGenerator[EngineReply]:
+            async for chunk in answer(Call(0, call.sampling.max_tokens or 1, b"", b"")):
+                yield EngineChunk(chunk.index, chunk.text, chunk.tokens, chunk.finish)
 
-        async def run(peer: _Peer, call: Call) -> None:
-            async for chunk in answer(call):
-                peer.send(_encode(chunk))
-
-        tasks: set[asyncio.Task[None]] = set()
-
-        def received(peer: _Peer, data: bytes) -> None:
-            task = loop.create_task(run(peer, _decode_call(data)))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        server = await loop.create_unix_server(lambda: _Peer(received), address)
-        await server.serve_forever()
+        server = ChannelServer("a", generate, CAPACITY)
+        endpoint = (await server.start("0.0.0.0" if self._is_tls else "127.0.0.1")).as_dict()  # noqa: S104
+        if self._is_tls:
+            endpoint["socket"] = ""
+        await asyncio.to_thread(_write, address, msgspec.json.encode(endpoint))
+        await asyncio.Event().wait()
 
     async def connect(self, address: str) -> Client:
-        loop, waiting = asyncio.get_running_loop(), Waiting()
-        made = lambda: _Peer(lambda _, data: waiting.put(_decode_chunk(data)))  # noqa: E731
-        _, peer = await _patiently(lambda: loop.create_unix_connection(made, address))
-        return _Connected(lambda call: waiting.call(call, peer.send), peer.close)
+        values = msgspec.json.decode(await _patiently(lambda: asyncio.to_thread(Path(address).read_bytes)))
+        secret = b64decode(values["secret"])
+        connection = await connect(Endpoint.from_dict(values | {"secret": secret}), lambda: None)
+        prompt = list(range(500))
+        keys = [bytes([number]) * 16 for number in range(15)]
+
+        async def call(asked: Call) -> AsyncIterator[Chunk]:
+            replies = ChannelReplies(_never)
+            connection.call(EngineCall("r", prompt, SamplingSettings(asked.chunks), keys=keys), replies)
+            async for reply in replies:
+                assert isinstance(reply, EngineChunk)
+                yield Chunk(0, reply.index, reply.text, reply.tokens, reply.finish_reason)
+
+        async def close() -> None:
+            connection.close("done")
+
+        return _Connected(call, close)
 
 
-class _Peer(asyncio.Protocol):
-    def __init__(self, received: Callable[[_Peer, bytes], None]) -> None:
-        self._received = received
-        self._rest = bytearray()
-        self._ready: list[bytes] = []
-        self._loop = asyncio.get_running_loop()
+def _write(path: str, data: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    unfinished = Path(f"{path}.part")
+    unfinished.write_bytes(data)
+    unfinished.rename(path)
 
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        if self._rest:
-            data = bytes(self._rest) + data
-            self._rest.clear()
-        start, end = 0, len(data)
-        while end - start >= 4:
-            stop = start + 4 + _LENGTH.unpack_from(data, start)[0]
-            if stop > end:
-                break
-            self._received(self, data[start + 4 : stop])
-            start = stop
-        self._rest += data[start:]
-
-    def send(self, data: bytes) -> None:
-        if not self._ready:
-            self._loop.call_soon(self._flush)
-        self._ready += (_LENGTH.pack(len(data)), data)
-
-    def _flush(self) -> None:
-        data = b"".join(self._ready)
-        self._ready.clear()
-        self._transport.write(data)
-
-    async def close(self) -> None:
-        self._transport.close()
+async def _never() -> None:
+    raise AssertionError("the replica has room for all")
 
 
 class _Connected:
@@ -276,4 +272,9 @@ async def _patiently(connect: Callable[[], Any]) -> Any:
     raise TimeoutError("nobody listens")
 
 
-TRANSPORTS: dict[str, Transport] = {"grpc.aio": Grpc(), "pyzmq": ZeroMq(), "sockets": Sockets()}
+TRANSPORTS: dict[str, Transport] = {
+    "grpc.aio": Grpc(),
+    "pyzmq": ZeroMq(),
+    "channel, Unix": Channel(False),
+    "channel, TLS": Channel(True),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -105,7 +106,8 @@ class ChannelPool:
             return await waiter.place
         except asyncio.CancelledError:
             if waiter.place.cancelled():
-                self._waiting.remove(waiter)
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(waiter)
             else:
                 # It was given a place in the same turn of the loop.
                 waiter.place.result().release()
@@ -114,6 +116,9 @@ class ChannelPool:
     def _give(self) -> None:
         """Give places to those who wait, in order."""
         while self._waiting:
+            if self._waiting[0].place.cancelled():
+                self._waiting.popleft()
+                continue
             found = self._free(self._waiting[0].rank)
             if found is None:
                 return
