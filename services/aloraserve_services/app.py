@@ -65,9 +65,7 @@ def application_settings(args: Mapping[str, Any]) -> Settings:
     """
     given = {key: value for key, value in args.items() if value is not None}
     file = given.pop(CONFIG, None) or os.environ.get(CONFIG_VARIABLE)
-    settings = settings_from_arguments(
-        given, Path(file) if file else None, defaults={"host": SERVE_HOST, "channel_host": SERVE_HOST}
-    )
+    settings = settings_from_arguments(given, Path(file) if file else None, defaults={"host": SERVE_HOST})
     if settings.redis_url is None:
         raise SettingsError("redis_url is not set; gateways and engine replicas need a Redis that all of them reach")
     dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype

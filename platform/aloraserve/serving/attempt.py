@@ -113,7 +113,6 @@ class Attempt:
             self.outcome = Outcome.CANCELLED
             raise
         reply = await self.next_reply()
-        self._note_replica()
         self._is_answered = isinstance(reply, EngineChunk)
         self.outcome = Outcome.ANSWERED if self._is_answered else Outcome.REFUSED
         return reply
@@ -135,8 +134,11 @@ class Attempt:
             self.outcome = Outcome.CANCELLED
             raise
         except Exception as error:
+            self._note_replica()
             self._raise_meaning(error)
             raise
+        if not self._is_answered:
+            self._note_replica()
         if isinstance(reply, EngineUnavailable):
             self.outcome = Outcome.UNAVAILABLE
             raise LostError(self.replica, reply.message)

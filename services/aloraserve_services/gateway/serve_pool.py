@@ -14,7 +14,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.engine_messages import DEAD_ENGINE_ERRORS, EngineCall
 from aloraserve.serving.replica_pool import Replies
-from aloraserve_services.channel.endpoint import Endpoint
+from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
 
 
 class ServeReservation:
@@ -80,12 +80,20 @@ def replica_endpoints(engines: Any) -> Callable[[str], Awaitable[Endpoint]]:
 
     Args:
         engines: Serve's handle of the engine deployment.
+
+    Returns:
+        It raises :class:`~aloraserve_services.channel.endpoint.ChannelVersionError` for a replica that has none of this
+        version, and Ray's or Serve's own error for one that does not answer.
     """
     handle = engines.options(method_name="endpoint")
 
     async def endpoint_of(replica: str) -> Endpoint:
         own_request_id()
-        endpoint = Endpoint.from_dict(await handle.remote(rank=[replica]))
+        try:
+            endpoint = Endpoint.from_dict(await handle.remote(rank=[replica]))
+        except RayTaskError as error:
+            # It answers, and has no such method: it is from before there were channels.
+            raise ChannelVersionError(None) from error
         if endpoint.replica != replica:
             raise ReplicaUnavailableError(f"{replica} did not answer; {endpoint.replica} did")
         return endpoint
