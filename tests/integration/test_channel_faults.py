@@ -230,12 +230,21 @@ async def test_a_gateway_that_is_silent_loses_its_calls(fleet: ChannelFleet, qui
     await until(lambda: fleet.servers["a"].connections == 0, "nothing is kept for it")
 
 
-async def test_who_proves_nothing_is_closed(fleet: ChannelFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_proves_nothing_is_closed_in_time(fleet: ChannelFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served_gateway, "GREETING_S", 0.1)
+    strangers = [await Stranger.come(fleet.endpoints["a"]) for _ in range(3)]
+    assert all(await asyncio.gather(*(stranger.is_closed() for stranger in strangers)))
+    await until(lambda: fleet.servers["a"].connections == 0, "nothing is kept for them")
+
+
+async def test_only_so_many_may_have_proved_nothing(fleet: ChannelFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_gateway, "GREETING_S", 60.0)
     async with fleet.gateway() as (pool, _):
         strangers = [await Stranger.come(fleet.endpoints["a"]) for _ in range(MAX_STRANGERS + 8)]
+        await until(lambda: fleet.servers["a"].connections == MAX_STRANGERS + 1, "the last ones are closed")
         assert await answered(pool)
-        assert all(await asyncio.gather(*(stranger.is_closed() for stranger in strangers)))
+        for stranger in strangers:
+            stranger.writer.close()
         await until(lambda: fleet.servers["a"].connections == 1, "only the gateway is left")
 
 

@@ -96,7 +96,7 @@ class EngineReplica:
         self._channel.check()
         await self._host.check_health()
 
-    def __del__(self) -> Coroutine[Any, Any, None] | None:  # type: ignore[misc]  # Serve awaits what it returns
+    def __del__(self) -> Coroutine[Any, Any, None] | None:  # Serve awaits what it returns
         """Let running calls end, then stop the engine's processes; the lease ends by itself.
 
         Serve calls it at a graceful shutdown, once no call that came through its handle runs.
