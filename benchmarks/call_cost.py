@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json as json_module
 import os
 import random
@@ -49,7 +48,7 @@ from aloraserve_services.models.model_files import ensure_smollm2
 from benchmarks.harness.command import run_command
 from benchmarks.harness.redis_server import bench_server
 from benchmarks.harness.report import Figure, figures_json, show_figures, write_json
-from benchmarks.synthetic_fleet import SPACE, heartbeats, open_directory, replica_name
+from benchmarks.synthetic_fleet import LEASE_S, SPACE, heartbeats, open_directory, replica_name, replica_state
 
 BASE = "base"
 CALL_TARGET_US, CHUNK_TARGET_US = 2000.0, 30.0
@@ -57,6 +56,7 @@ WORDS_PER_TURN = 40
 MAX_BODY_BYTES = 1 << 20
 STREAM_CHUNKS = 64
 WARM_UP_S = 1.0
+CALLS_PER_HEARTBEAT = 20
 
 
 @clearly
@@ -132,7 +132,7 @@ class Conversations:
     """
 
     prompt_tokens: int
-    _random: random.Random = field(default_factory=lambda: random.Random(0))
+    _random: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311
 
     def messages(self) -> list[dict[str, str]]:
         """Return a new conversation."""
@@ -154,10 +154,44 @@ class Conversations:
         return " ".join(self._random.choices(_WORDS, k=WORDS_PER_TURN))
 
 
-_WORDS = (
-    "the of a is what where house time people water small large question answer river table city number reason green "
-    "because before after world music language paper machine window doctor winter summer money letter picture road"
-).split()
+_WORDS = [
+    "the",
+    "of",
+    "a",
+    "is",
+    "what",
+    "where",
+    "house",
+    "time",
+    "people",
+    "water",
+    "small",
+    "large",
+    "question",
+    "answer",
+    "river",
+    "table",
+    "city",
+    "number",
+    "reason",
+    "green",
+    "because",
+    "before",
+    "after",
+    "world",
+    "music",
+    "language",
+    "paper",
+    "machine",
+    "window",
+    "doctor",
+    "winter",
+    "summer",
+    "money",
+    "letter",
+    "picture",
+    "road",
+]
 
 
 class CallCost:
@@ -174,6 +208,7 @@ class CallCost:
     def __init__(self, url: str, tokenizer: Any, prompt_tokens: int, calls: int, replicas: int) -> None:
         self._conversations = Conversations(prompt_tokens)
         self._calls = calls
+        self._replicas = replicas
         self._directory = open_directory(url)
         ids = tuple(tokenizer("<|im_start|>safety\n", add_special_tokens=False)["input_ids"])
         self._adapter = AdapterVersion("safety", "alora", Path("/none"), 8, ("q_proj",), ids, "digest")
@@ -243,18 +278,25 @@ class CallCost:
         return spent_us, requests
 
     async def _placed(self, requests: Sequence[GenerationRequest]) -> tuple[float, float]:
-        numbers = itertools.count()
+        """Place calls, a few at a time, as replicas report between two heartbeats that they have them."""
+        spent_us = redis_us = 0.0
+        for first in range(0, len(requests), CALLS_PER_HEARTBEAT):
+            few = requests[first : first + CALLS_PER_HEARTBEAT]
+            placed: list[str] = []
 
-        async def place(request: GenerationRequest) -> None:
-            placement = await self._router.place(request.call, f"call-{next(numbers)}")
-            assert not placement.fallback, placement.fallback_reason
+            async def place(request: GenerationRequest, placed: list[str] = placed) -> None:
+                placed.append(f"call-{uuid.uuid4().hex[:8]}")
+                placement = await self._router.place(request.call, placed[-1])
+                assert not placement.fallback, placement.fallback_reason
 
-        before_us = await self._redis_us()
-        spent_us = await self._each(place, requests)
-        redis_us = (await self._redis_us() - before_us) / len(requests)
-        self._add("place: look up, decide, claim", spent_us)
-        self._add("the same, in Redis, heartbeats included", redis_us)
-        return spent_us, redis_us
+            before_us = await self._redis_us()
+            spent_us += await self._each(place, few) * len(few)
+            redis_us += await self._redis_us() - before_us
+            for number in range(self._replicas):
+                await self._directory.publish(replica_state(number), ttl_s=LEASE_S, settled=placed)
+        self._add("place: look up, decide, claim", spent_us / len(requests))
+        self._add("the same, in Redis", redis_us / len(requests))
+        return spent_us / len(requests), redis_us / len(requests)
 
     async def _answered(
         self, name: str, requests: Sequence[GenerationRequest], tokens: int, *, is_streamed: bool = False
@@ -283,7 +325,7 @@ class CallCost:
             self._directory, policy, SPACE, known_replicas=lambda: ["replica-000", "replica-001"], use_directory=False
         )
         observers = [ReceiptWriter(ReceiptRing(1024)), CallMetrics(self._metrics), CallSpans(Tracing())]
-        return Dispatcher(router, Engines(chunks), observers)  # type: ignore[arg-type]
+        return Dispatcher(router, Engines(chunks), observers)
 
     async def _each(self, step: Callable[[Any], Awaitable[None]], values: Sequence[Any]) -> float:
         """Return the microseconds of CPU time that a step takes for a value, on the average."""

@@ -37,7 +37,7 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
         raise InvalidRequestError(f"the body has {len(raw)} bytes; at most {max_bytes} are accepted")
     try:
         text = raw.decode()
-        request = _decoder(model_class).decode(raw)
+        request: Request = _decoder(model_class).decode(raw)
         _check_keys(text)
     except UnicodeDecodeError as exc:
         raise InvalidRequestError(f"the body is not UTF-8 at byte {exc.start}") from None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Raw, json
 from pydantic import Field
 
-from aloraserve.wire.fields import MAX_TEXT_BYTES, RequestPart, Unsupported, refusal, text_bytes
+from aloraserve.wire.fields import MAX_TEXT_BYTES, RequestPart, Unsupported, refusal, small_value, text_bytes
 from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
 from aloraserve.wire.sampling import SamplingFields, SamplingSettings, TokenCount
 
@@ -17,6 +17,7 @@ MAX_PARTS_IN_ALL = 8192
 MAX_TEMPLATE_KWARGS = 16
 MAX_TEMPLATE_KWARG_CHARACTERS = 1024
 ADAPTER_KWARG = "adapter_name"
+_TEMPLATE_KWARGS = json.Decoder(dict[str, Any] | None)
 
 
 class TextPart(RequestPart, frozen=True, kw_only=True):
@@ -50,6 +51,11 @@ class ChatMessage(RequestPart, frozen=True, kw_only=True):
             return self.content
         return "\n".join(part.text for part in self.content)
 
+    @property
+    def characters(self) -> int:
+        """How long the text is, about."""
+        return len(self.content) if isinstance(self.content, str) else sum(len(part.text) for part in self.content)
+
     def for_template(self) -> dict[str, str]:
         """Return the message as chat templates take it."""
         return {"role": self.role, "content": self.text}
@@ -66,7 +72,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: Raw = Raw()
     audio: Unsupported = None
     function_call: Unsupported = None
     functions: Unsupported = None
@@ -87,8 +93,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.chat_template_kwargs is not None:
-            _check_template_kwargs(self.chat_template_kwargs)
+        _check_template_kwargs(self._template_kwargs())
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
             raise refusal("", "'max_tokens' and 'max_completion_tokens' differ; send one of them")
@@ -107,12 +112,15 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     @property
     def adapter_name(self) -> str | None:
         """The adapter that ``chat_template_kwargs`` names, if any."""
-        name = (self.chat_template_kwargs or {}).get(ADAPTER_KWARG)
+        name = self._template_kwargs().get(ADAPTER_KWARG)
         return name if isinstance(name, str) else None
 
     def template_kwargs(self) -> dict[str, object]:
         """Return the arguments for the chat template, without the adapter's name."""
-        return {k: v for k, v in (self.chat_template_kwargs or {}).items() if k != ADAPTER_KWARG}
+        return {k: v for k, v in self._template_kwargs().items() if k != ADAPTER_KWARG}
+
+    def _template_kwargs(self) -> dict[str, Any]:
+        return small_value("chat_template_kwargs", self.chat_template_kwargs, _TEMPLATE_KWARGS) or {}
 
     def sampling(self) -> SamplingSettings:
         """Return how to generate the answer."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
-from msgspec import Meta, structs
+from msgspec import Meta
 
 from aloraserve.wire.fields import MAX_TEXT_BYTES, FieldError, Unsupported, refusal, text_bytes
 from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
@@ -34,28 +34,35 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        structs.force_setattr(self, "prompt", _one_prompt(self.prompt))
+        _check_prompt(self.prompt)
         if self.echo:
             raise refusal("echo", "is not supported by this server; only false is accepted")
+
+    @property
+    def one_prompt(self) -> Prompt:
+        """The prompt, a text or token ids."""
+        prompt: Any = self.prompt
+        if isinstance(prompt, list) and not isinstance(prompt[0], int):
+            prompt = prompt[0]
+        return cast(Prompt, prompt)
 
     def sampling(self) -> SamplingSettings:
         """Return how to generate; without ``max_tokens``, ``DEFAULT_MAX_TOKENS`` or what the context has room for."""
         return self.settings(max_tokens=self.max_tokens, logprobs=self.logprobs)
 
 
-def _one_prompt(value: AnyPrompt) -> AnyPrompt:
-    """Return the prompt: a text, or token ids; a list of one of them is that one."""
-    if isinstance(value, list) and value and not isinstance(value[0], int):
-        if len(value) > 1:
-            raise refusal("prompt", f"is a list of {len(value)} prompts; send one prompt per request")
-        value = value[0]
-    if not value:
+def _check_prompt(value: AnyPrompt) -> None:
+    prompt: Any = value
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        if len(prompt) > 1:
+            raise refusal("prompt", f"is a list of {len(prompt)} prompts; send one prompt per request")
+        prompt = prompt[0]
+    if not prompt:
         raise refusal("prompt", "must be a string or a list of token ids, and not empty")
-    if isinstance(value, list):
-        _check_token_ids(value)
-    elif text_bytes(value) > MAX_TEXT_BYTES:
+    if isinstance(prompt, list):
+        _check_token_ids(prompt)
+    elif text_bytes(prompt) > MAX_TEXT_BYTES:
         raise refusal("prompt", f"is too long; at most {MAX_TEXT_BYTES} bytes of text are accepted")
-    return value
 
 
 def not_a_token_id() -> FieldError:
@@ -63,7 +70,7 @@ def not_a_token_id() -> FieldError:
     return refusal("prompt", f"has an entry that is not a token id, an integer from 0 to {TOKEN_ID_LIMIT - 1}")
 
 
-def _check_token_ids(value: list[TokenId | str | list[TokenId]]) -> None:
+def _check_token_ids(value: list[object]) -> None:
     if len(value) > MAX_PROMPT_TOKENS:
         raise refusal("prompt", f"has {len(value)} token ids; at most {MAX_PROMPT_TOKENS} are accepted")
     if set(map(type, value)) != {int}:

@@ -5,18 +5,20 @@ They are read by msgspec, which stops at the first fault: a body of a million un
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw, Struct, ValidationError, json
 
 MAX_TEXT_BYTES = 8 * 1024 * 1024
-MAX_IGNORED_BYTES = 64 * 1024
+MAX_VALUE_BYTES = 128 * 1024
+"""Of a field whose value is short, or is not read: what is longer is refused before anything is made of it."""
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 
 IGNORED_FIELDS = ("user", "metadata", "store", "service_tier", "parallel_tool_calls")
 """Fields that clients commonly send and that change no answer here; everything else unknown is refused."""
 
+Value = TypeVar("Value")
 Unsupported: TypeAlias = None
 """Type of a field that is OpenAI's but not served here; null counts as absent."""
 
@@ -33,6 +35,20 @@ class FieldError(ValueError):
         super().__init__(message)
         self.field = field
         self.message = message
+
+
+class WrongValueError(ValueError):
+    """Raised for a :func:`small_value` that is not of its type.
+
+    Args:
+        field: its name.
+        error: says what is wrong where, from the field's value on.
+    """
+
+    def __init__(self, field: str, error: ValidationError) -> None:
+        super().__init__(str(error))
+        self.field = field
+        self.error = error
 
 
 def refusal(field: str, message: str) -> FieldError:
@@ -55,9 +71,28 @@ class IgnoredFields(RequestPart, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in IGNORED_FIELDS:
-            size = len(memoryview(getattr(self, name)))
-            if size > MAX_IGNORED_BYTES:
-                raise refusal(name, f"has {size} bytes; at most {MAX_IGNORED_BYTES} are accepted")
+            check_size(name, getattr(self, name))
+
+
+def check_size(field: str, value: Raw) -> None:
+    """Raise a :class:`FieldError` if a field's value, as it stands in the body, is too long."""
+    size = len(memoryview(value))
+    if size > MAX_VALUE_BYTES:
+        raise refusal(field, f"has {size} bytes; at most {MAX_VALUE_BYTES} are accepted")
+
+
+def small_value(field: str, value: Raw, decoder: json.Decoder[Value]) -> Value | None:
+    """Return a field's value, None if it is absent.
+
+    Raises:
+        FieldError: it is too long.
+        WrongValueError: it is not what the decoder reads.
+    """
+    check_size(field, value)
+    try:
+        return decoder.decode(value) if memoryview(value) else None
+    except ValidationError as error:
+        raise WrongValueError(field, error) from None
 
 
 def text_bytes(value: str) -> int:
@@ -66,4 +101,4 @@ def text_bytes(value: str) -> int:
 
 
 StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
-StopList = StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None
+STOPS = json.Decoder(StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None)

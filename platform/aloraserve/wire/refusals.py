@@ -11,7 +11,7 @@ import msgspec
 from aloraserve.errors import InvalidRequestError
 from aloraserve.wire.chat import ChatMessage, ChatRequest
 from aloraserve.wire.completions import CompletionRequest, not_a_token_id
-from aloraserve.wire.fields import FieldError, refusal
+from aloraserve.wire.fields import FieldError, WrongValueError, refusal
 
 MAX_ECHO_CHARACTERS = 80
 MAX_QUOTED_BODY_BYTES = 64 * 1024
@@ -56,9 +56,12 @@ def invalid_request(error: msgspec.ValidationError, raw: bytes) -> InvalidReques
         error: says what is wrong where.
         raw: the body.
     """
-    text, steps = _located(str(error))
-    if isinstance(error.__cause__, FieldError):
-        return _refused(steps, error.__cause__)
+    cause = error.__cause__
+    text, steps = _located(str(error if not isinstance(cause, WrongValueError) else cause.error))
+    if isinstance(cause, FieldError):
+        return _refused(steps, cause)
+    if isinstance(cause, WrongValueError):
+        steps = [cause.field, *steps]
     if text.startswith("Object contains unknown field"):
         return _refused(steps, _unknown(steps, _quoted(text)))
     if text.startswith("Object missing required field"):

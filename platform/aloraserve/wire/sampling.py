@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Raw
 
-from aloraserve.wire.fields import IgnoredFields, RequestPart, StopList, refusal
+from aloraserve.wire.fields import STOPS, IgnoredFields, RequestPart, refusal, small_value
 
 MAX_CHOICES = 8
 MAX_GENERATED_TOKENS = 1_000_000
@@ -60,7 +60,7 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
-    stop: StopList = None
+    stop: Raw = Raw()
     seed: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -70,6 +70,7 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.stops()
         if self.stream_options is not None and not self.stream:
             raise refusal("", "'stream_options' is accepted only with 'stream': true")
         if (self.n or 1) > 1 and self.temperature == 0:
@@ -80,6 +81,11 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
         """Whether a stream ends with a chunk that carries the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
+    def stops(self) -> tuple[str, ...]:
+        """Return the strings that end a choice."""
+        stop = small_value("stop", self.stop, STOPS)
+        return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
     def settings(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingSettings:
         """Return the sampling settings, with each absent field at OpenAI's default."""
         return SamplingSettings(
@@ -87,7 +93,7 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             n=self.n or 1,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            stop=self.stops(),
             seed=self.seed,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,

@@ -49,7 +49,7 @@ FIELDS = [
     # what stands after a field's name
     "is too long; at most 8388608 bytes of text are accepted",
     "contains a lone surrogate; valid Unicode text is accepted",
-    "has 70000 bytes; at most 65536 are accepted",
+    "has 140000 bytes; at most 131072 are accepted",
     "has 9000 text parts; at most 8192 are accepted",
     "must be a string or a list of token ids, and not empty",
     "has 2000000 token ids; at most 1000000 are accepted",

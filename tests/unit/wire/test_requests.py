@@ -128,7 +128,7 @@ def test_a_wrong_completion_field_is_refused_by_name(field: str, value: Any) -> 
 
 @pytest.mark.parametrize(("prompt", "wanted"), [("a", "a"), (["a"], "a"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2])])
 def test_a_prompt_is_a_text_or_token_ids(prompt: Any, wanted: Any) -> None:
-    assert completion(prompt=prompt).prompt == wanted
+    assert completion(prompt=prompt).one_prompt == wanted
 
 
 def test_a_message_copied_from_an_answer_is_accepted() -> None:
@@ -202,7 +202,7 @@ def test_template_arguments_carry_an_adapter_s_name() -> None:
         ({"tools": [{}]}, "'tools' is not supported by this server"),
         ({"colour": "red", "model": 3}, "'model' (3) should be a string"),
         ({"seed": 2**70}, f"'seed' ({2**70}) should be an integer of at most {2**63 - 1}"),
-        ({"user": "x" * 70_000}, "'user' has 70002 bytes; at most 65536 are accepted"),
+        ({"user": "x" * 140_000}, "'user' has 140002 bytes; at most 131072 are accepted"),
     ],
 )
 def test_a_refusal_names_the_field_its_value_and_what_is_accepted(fields: dict[str, Any], message: str) -> None:
@@ -213,7 +213,7 @@ def test_a_refusal_names_the_field_its_value_and_what_is_accepted(fields: dict[s
 
 def test_text_parts_are_bounded_in_all() -> None:
     parts = [{"type": "text", "text": "a"}] * 256
-    with pytest.raises(InvalidRequestError, match="has 8448 text parts; at most 8192"):
+    with pytest.raises(InvalidRequestError, match="has 8448 text parts; at most 8192 are"):
         chat(messages=[{"role": "user", "content": parts}] * 33)
 
 
@@ -222,7 +222,7 @@ def test_what_follows_the_first_fault_is_not_read(field: str) -> None:
     """A million wrong fields cost what one costs, in time that no other call waits for."""
     wrong = b'{"model":"m",' + b",".join(b'"%s%d":1' % (field.encode(), number) for number in range(700_000)) + b"}"
     allowed, started = 4 * _decoding_s(wrong), time.process_time()
-    with pytest.raises(InvalidRequestError, match="'seed0' is not a known field|'unknown0' is not a known field"):
+    with pytest.raises(InvalidRequestError, match=f"'{field}0' is not a known field"):
         parse_body(ChatRequest, wrong)
     assert time.process_time() - started < max(allowed, 0.05)
 
