@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.channel_fleet import MAX_QUEUED, channel_fleet, until
 from support.pool_replica import CAPACITY, MARKED, call_of, running
-from support.serve_fleet import serve_fleet
+from support.serve_fleet import APP, DEPLOYMENT, serve_fleet
 
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.engine_messages import EngineRefusal, EngineUnavailable
@@ -82,14 +82,14 @@ async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         ):
             yield Fleet(pool, ["a", "b"], tmp_path)
         return
+    from aloraserve_services.gateway.known_replicas import known_replicas
     from aloraserve_services.gateway.serve_pool import ServePool, own_request_id
 
-    handle, folder = request.getfixturevalue("served")
-    names: set[str] = set()
-    while len(names) < 2:
-        own_request_id()
-        names.add(await handle.options(method_name="name").remote(rank=[]))
-    fleet = Fleet(ServePool(handle), sorted(names), folder)
+    own_request_id()
+    # The first call has Serve say which replicas there are.
+    await handle.options(method_name="name").remote(rank=[])
+    await until(lambda: len(known_replicas(DEPLOYMENT, APP)) == 2, "both replicas are known")
+    fleet = Fleet(ServePool(handle), known_replicas(DEPLOYMENT, APP), folder)
     yield fleet
     await fleet.idle()
 

@@ -12,6 +12,8 @@ from aloraserve.serving.engine_messages import EngineCall, EngineReply
 from support.pool_replica import CAPACITY, PoolReplica
 
 MAX_QUEUED = 2
+DEPLOYMENT = "engine"
+APP = "pool"
 
 
 class ServedReplica:
@@ -56,14 +58,14 @@ def serve_fleet(folder: Path, replicas: int) -> Iterator[Any]:
         yield serve.run(
             serve.deployment(
                 ServedReplica,
-                name="engine",
+                name=DEPLOYMENT,
                 num_replicas=replicas,
                 max_ongoing_requests=CAPACITY,
                 max_queued_requests=MAX_QUEUED,
                 ray_actor_options={"num_cpus": 0},
                 request_router_config=RequestRouterConfig(request_router_class=RankedRequestRouter),
             ).bind(str(folder)),
-            name="pool",
+            name=APP,
             route_prefix=None,
         )
     finally:
