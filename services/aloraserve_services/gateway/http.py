@@ -148,7 +148,7 @@ class EventStream(StreamingResponse):
         headers: of the response.
     """
 
-    def __init__(self, events: AsyncIterator[str], generation: Generation, headers: dict[str, str]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], generation: Generation, headers: dict[str, str]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self._generation = generation
 
