@@ -34,7 +34,7 @@ bench-e2e: install ## Measure TTFT of aLoRA and LoRA through HTTP, 500 and 2,000
 bench-routing: install ## Measure block keys, lookups, ingest and memory of the directory (ARGS="...")
 	@$(BIN)/python -m benchmarks.directory $(ARGS)
 
-bench-routing-live: install ## Compare policies on six simulated engines behind the real gateway (ARGS="...")
+bench-routing-live: install ## Compare this gateway with sglang-router and vllm-router on six simulated engines (ARGS="...")
 	@$(BIN)/python -m benchmarks.routing_live $(ARGS)
 
 bench-gateway: install ## Measure what the way to the engine costs, by process, with targets (ARGS="--profile FOLDER")
