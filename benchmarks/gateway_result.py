@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.harness.processes import ENGINES, without_engines
-from benchmarks.harness.report import Figure, make_table
+from benchmarks.harness.report import Figure, make_table, wide
 from benchmarks.harness.stats import percentile
 
 CALL_CPU, CHUNK_CPU = "CPU per call, 500-token prompt, one token", "CPU per streamed chunk"
@@ -23,7 +23,6 @@ MEMORY, OTHERS_TTFT = "memory that 64 clients add that never read", "TTFT p90 of
 HEALTH_BIG_BODY = "/healthz beside the largest refused bodies, worst"
 HEALTH_IDLE, CALL_IDLE = "/healthz beside 100 idle connections, worst", "TTFT p90 beside 100 idle connections"
 
-WIDTH = 150
 UNITS = {
     CALL_CPU: "ms", CHUNK_CPU: "ms", TTFT_P50: "ms", TTFT_P99: "ms", ADDED_P50: "ms", ADDED_P99: "ms",
     CALLS_PER_S: "/s", CHUNKS_PER_S: "/s", STREAM_TOKENS_PER_S: "/s", OF_BARE: "x",
@@ -110,11 +109,6 @@ def show_results(console: Console, results: Sequence[ArmResult]) -> None:
     for result in results:
         if result.call_cpu_ms:
             _show_parts(console, result)
-
-
-def wide(console: Console) -> Console:
-    """Return a console for tables that are wider than the line of a file or a small terminal."""
-    return Console(width=max(console.width, WIDTH), highlight=False)
 
 
 def judged(result: ArmResult) -> list[Figure]:

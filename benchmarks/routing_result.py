@@ -10,7 +10,7 @@ from rich.console import Console
 
 from aloraserve.wire.answer_stream import StreamedAnswer
 from benchmarks.conversations import Kind
-from benchmarks.harness.report import Figure, make_table
+from benchmarks.harness.report import Figure, make_table, wide
 from benchmarks.harness.stats import median_of, percentile
 
 HITS_OF_BOUND = 0.98
@@ -116,7 +116,7 @@ def show_results(console: Console, results: Sequence[RoutingBenchResult]) -> Non
     """Print one line per run."""
     times = ("TTFT\np50", "TTFT\np90", "engine\np50", "engine\np90", "gw\np50", "gw\np90", "gw\nidle")
     heads = ("arm", "rate", "seed", "hits", "bound", *times, "failed")
-    table = make_table("live routing, times in ms", heads, left=("arm",), box=None, padding=(0, 1, 0, 0))
+    table = make_table("live routing, times in ms", heads, left=("arm",), box=None, padding=(0, 2, 0, 0))
     for result in results:
         split = (
             result.engine_ttft_p50_s,
@@ -130,7 +130,7 @@ def show_results(console: Console, results: Sequence[RoutingBenchResult]) -> Non
         shown = [f"{1000 * value:,.0f}" if result.is_own else "-" for value in split]
         numbers = (f"{result.rate_per_s:g}/s", str(result.seed))
         table.add_row(result.arm, *numbers, *shares, *raw, *shown, str(result.failed))
-    console.print(table)
+    wide(console).print(table)
     console.print("TTFT: the client's; gw: the gateway's own latency, that TTFT less the engine's", style="dim")
 
 

@@ -1,4 +1,4 @@
-"""Bare engines in processes of their own, started by ``aloraserve engine --simulated``."""
+"""Bare engines, started by ``aloraserve engine --simulated``, and other servers of benchmarks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import httpx
 
 from aloraserve.errors import StartError
 from aloraserve_services.cli.own_platform import free_port
+from aloraserve_services.local.address import check_port
 from benchmarks.harness.detached_platform import COMMAND
 
 START_TIMEOUT_S = 120.0
@@ -31,13 +32,20 @@ def bare_engines(count: int, *flags: str) -> Iterator[list[str]]:
     Raises:
         StartError: one does not start.
     """
-    with contextlib.ExitStack() as stack:
-        servers = []
-        for _ in range(count):
-            port = free_port()
-            command = (*COMMAND, "engine", "--simulated", "--port", str(port), *flags)
-            servers.append((f"http://127.0.0.1:{port}", stack.enter_context(server_process(command))))
-        yield [wait_for_health(url, process) for url, process in servers]
+    first = free_ports(count)
+    command = (*COMMAND, "engine", "--simulated", "--port", str(first), "--count", str(count), *flags)
+    with server_process(command) as process:
+        yield [wait_for_health(f"http://127.0.0.1:{first + number}", process) for number in range(count)]
+
+
+def free_ports(count: int) -> int:
+    """Return the first of some ports in a row that nothing listens on."""
+    while True:
+        first = free_port()
+        with contextlib.suppress(StartError, OverflowError):
+            for number in range(count):
+                check_port("127.0.0.1", first + number)
+            return first
 
 
 @contextlib.contextmanager
