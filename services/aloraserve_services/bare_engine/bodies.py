@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any, TypeVar
 
-from aloraserve.errors import InvalidRequestError
-from aloraserve.wire import ChatRequest, CompletionRequest, reply_for
+from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
 from aloraserve.wire.chat import ChatMessage
 
 Body = TypeVar("Body", ChatRequest, CompletionRequest)
@@ -24,23 +24,17 @@ def read_body(kind: type[Body], raw: bytes) -> Body:
     """
     try:
         fields = json.loads(raw)
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"the body is not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise InvalidRequestError(reply_for(error).body["error"]["message"]) from None
-    if not isinstance(fields, dict):
-        raise InvalidRequestError("the body is not a JSON object")
-    fields = _known(fields, kind.model_fields)
-    if isinstance(messages := fields.get("messages"), list):
-        fields["messages"] = [
-            _known(message, ChatMessage.model_fields) if isinstance(message, dict) else message for message in messages
-        ]
-    try:
-        return kind.model_validate(fields)
-    except ValueError as error:
-        found = reply_for(error).body["error"]
-        raise InvalidRequestError(found["message"], param=found["param"]) from None
+    except ValueError:
+        return parse_body(kind, raw)
+    if isinstance(fields, dict):
+        fields = _known(fields, kind.__struct_fields__)
+        if isinstance(messages := fields.get("messages"), list):
+            fields["messages"] = [
+                _known(message, ChatMessage.__struct_fields__) if isinstance(message, dict) else message
+                for message in messages
+            ]
+    return parse_body(kind, json.dumps(fields).encode())
 
 
-def _known(fields: dict[str, Any], names: Any) -> dict[str, Any]:
+def _known(fields: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in names}
