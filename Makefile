@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-observability bench-savings loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -37,8 +37,14 @@ bench-routing: install ## Measure block keys, lookups, ingest and memory of the 
 bench-routing-live: install ## Compare policies on six simulated engines behind the real gateway (ARGS="...")
 	@$(BIN)/python -m benchmarks.routing_live $(ARGS)
 
+bench-gateway: install ## Measure what the way to the engine costs, by process, with targets (ARGS="--profile FOLDER")
+	@$(BIN)/python -m benchmarks.gateway $(ARGS)
+
 bench-observability: install ## Measure what metrics cost the gateway, interleaved pairs, 15 min (ARGS="--otlp-endpoint URL")
 	@$(BIN)/python -m benchmarks.observability $(ARGS)
+
+bench-call-cost: install ## Measure the CPU time of each step of a call in the gateway, without HTTP and engines (ARGS="...")
+	@$(BIN)/python -m benchmarks.call_cost $(ARGS)
 
 bench-savings: install ## Check estimated savings against measured ones (ARGS="--url URL" for a running platform)
 	@$(BIN)/python -m benchmarks.savings $(ARGS)

@@ -27,6 +27,9 @@ INVALID = [
     "the body has the key 'model' twice in one object",
     "the body has NaN, which is not JSON; finite numbers are accepted",
     "the body has a number with too many digits",
+    "the body is not valid JSON: Input data was truncated",
+    "the body is not valid JSON: Expecting value at line 1 column 11 (character 10)",
+    "the body has a key with a lone surrogate; valid Unicode text is accepted",
     # prompts
     "model is 'safety' and chat_template_kwargs.adapter_name is 'plain'; send one of them, or the base model 'base' "
     "with an adapter_name",
@@ -46,7 +49,8 @@ FIELDS = [
     # what stands after a field's name
     "is too long; at most 8388608 bytes of text are accepted",
     "contains a lone surrogate; valid Unicode text is accepted",
-    "must be a string or a list of at most 4 strings",
+    "has 140000 bytes; at most 131072 are accepted",
+    "has 9000 text parts; at most 8192 are accepted",
     "must be a string or a list of token ids, and not empty",
     "has 2000000 token ids; at most 1000000 are accepted",
     "has an entry that is not a token id, an integer from 0 to 2147483647",
