@@ -12,7 +12,6 @@ SERVED_TIMEOUT_S = 60
 _PARTS = {
     "ServeReplica:aloraserve:engine": "engines",
     "ServeReplica:aloraserve:gateway": "gateway",
-    "ProxyActor": "proxy",
     "valkey": "redis",
 }
 
