@@ -78,6 +78,11 @@ class FleetPlan:
         """Requests that one engine replica takes in, running and waiting."""
         return WAITING_ROOM * self.max_requests
 
+    @property
+    def max_calls(self) -> int:
+        """Calls that one gateway has in progress at once: all that the engines take in, and its own waiting room."""
+        return self.settings.replicas * self.capacity + self.settings.max_queued
+
     def open_directory(self) -> RedisDirectory:
         """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""
         return RedisDirectory.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)

@@ -85,6 +85,7 @@ async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     from aloraserve_services.gateway.known_replicas import known_replicas
     from aloraserve_services.gateway.serve_pool import ServePool, own_request_id
 
+    handle, folder = request.getfixturevalue("served")
     own_request_id()
     # The first call has Serve say which replicas there are.
     await handle.options(method_name="name").remote(rank=[])

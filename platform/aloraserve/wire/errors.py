@@ -9,8 +9,12 @@ from typing import Any
 from aloraserve.errors import (
     AloraserveError,
     AuthenticationError,
+    BodyTimeoutError,
+    BodyTooLargeError,
     DirectoryUnavailableError,
+    DrainingError,
     InvalidRequestError,
+    MediaTypeError,
     NotPermittedError,
     OverloadedError,
     ReplicaLostError,
@@ -47,11 +51,17 @@ class _Row:
 _INTERNAL = _Row(500, "internal_error", "internal_error")
 _MAP: dict[type[AloraserveError], _Row] = {
     InvalidRequestError: _Row(400, "invalid_request_error"),
+    BodyTimeoutError: _Row(408, "invalid_request_error", "body_timeout", {"Connection": "close"}),
+    BodyTooLargeError: _Row(413, "invalid_request_error", "body_too_large"),
+    MediaTypeError: _Row(415, "invalid_request_error", "json_needed"),
     UnknownModelError: _Row(404, "invalid_request_error", "model_not_found"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
     NotPermittedError: _Row(403, "permission_error", "admin_key_needed"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),
     OverloadedError: _Row(429, "overloaded_error", "overloaded", {"Retry-After": str(RETRY_AFTER_S)}),
+    DrainingError: _Row(
+        503, "overloaded_error", "draining", {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
+    ),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),
 }

@@ -24,9 +24,6 @@ from aloraserve_services.engine.replica_telemetry import ReplicaTelemetry
 from aloraserve_services.node import node_ip
 from aloraserve_services.plan import FleetPlan, make_plan
 
-DRAIN_S = 8.0
-"""How long calls may run on at a shutdown; Serve kills the process after ten seconds."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -44,6 +41,7 @@ class EngineReplica:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._closing = contextlib.ExitStack()
+        self._drain_timeout_s = settings.drain_timeout_s
         self._channel: ChannelServer | None = None
         try:
             await self._start(settings)
@@ -109,7 +107,7 @@ class EngineReplica:
 
     async def _end(self, channel: ChannelServer) -> None:
         with self._closing:
-            await channel.drain(DRAIN_S)
+            await channel.drain(self._drain_timeout_s)
 
     def _open_directory(self, plan: FleetPlan) -> Directory:
         return plan.open_directory()
