@@ -98,8 +98,7 @@ class Gateway:
             prompts,
             Dispatcher(self._router(plan, directory), self._pool.replicas, observers),
             BodyReader(settings.max_model_len, settings.body_timeout_s),
-            self._pool = GatewayPool(settings, engines, self._replicas)
-        self.slots,
+            self.slots,
             base_model=plan.served_name,
             adapters=self._adapters,
             replicas=self._replicas,
