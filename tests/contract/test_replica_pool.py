@@ -157,7 +157,7 @@ async def test_who_is_cancelled_while_it_waits_leaves_no_place_behind(fleet: Fle
             await asyncio.gather(*tasks, return_exceptions=True)
     await fleet.idle()
     async with asyncio.timeout(20):
-        while not await every_place_can_be_taken(fleet):
+        while not await every_place_can_be_taken(fleet):  # noqa: ASYNC110 - nobody notifies of it
             await asyncio.sleep(0.05)
 
 
