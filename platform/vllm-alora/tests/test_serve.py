@@ -90,12 +90,12 @@ def test_an_alora_call_goes_on_from_the_base_models_blocks(server: Server) -> No
     assert answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 96
     grown = {name: value - before[name] for name, value in server.counters().items()}
     assert grown == {
-        'vllm_alora_requests_total{kind="base"}': 1,
-        'vllm_alora_requests_total{kind="lora"}': 0,
-        'vllm_alora_requests_total{kind="alora"}': 1,
-        'vllm_alora_tokens_total{effect="masked"}': 100,
-        'vllm_alora_tokens_total{effect="adapted"}': 2 + 8,
-        "vllm_alora_cross_adapter_cached_tokens_total": 96,
+        'vllm_alora_requests_total{engine="0",kind="base",model_name="base"}': 1,
+        'vllm_alora_requests_total{engine="0",kind="lora",model_name="base"}': 0,
+        'vllm_alora_requests_total{engine="0",kind="alora",model_name="base"}': 1,
+        'vllm_alora_tokens_total{effect="masked",engine="0",model_name="base"}': 100,
+        'vllm_alora_tokens_total{effect="adapted",engine="0",model_name="base"}': 2 + 8,
+        'vllm_alora_cross_adapter_cached_tokens_total{engine="0",model_name="base"}': 96,
     }
 
 
