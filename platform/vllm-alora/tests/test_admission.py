@@ -59,6 +59,8 @@ def test_a_prompt_without_the_invocation_is_refused_in_the_core_too(
 
     with pytest.raises(VLLMValidationError, match="does not contain the invocation of the aLoRA adapter 'certainty'"):
         core.add("r", [1, 2, 3], alora)
+    decided = core.add("decided by its front end", [1, 2, 3], alora, extra_args={ACTIVATION_KEY: NEVER})
+    assert activation_of(decided.sampling_params) == NEVER
     monkeypatch.setenv("VLLM_ALORA_ABSENT", "base")
     assert activation_of(core.add("r", [1, 2, 3], alora).sampling_params) == NEVER
 

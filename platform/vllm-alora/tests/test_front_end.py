@@ -124,7 +124,9 @@ def test_platforms_whose_kernels_nobody_has_tried_are_refused(
         getattr(here, name).return_value = name == platform
     monkeypatch.setattr(vllm.platforms, "current_platform", here)
     with (
-        contextlib.nullcontext() if platform else pytest.raises(VLLMValidationError, match=r"on npu.*CUDA, ROCm and CPU")
+        contextlib.nullcontext()
+        if platform
+        else pytest.raises(VLLMValidationError, match=r"on npu.*CUDA, ROCm and CPU")
     ):
         setups.refuse_setup(config(), "certainty")
 

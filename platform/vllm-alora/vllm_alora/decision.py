@@ -81,7 +81,8 @@ def activation_point(request: Any, invocation: Invocation, tokenizer: Any) -> in
     found = find_activation(request.prompt_token_ids, invocation)
     if found is not None:
         return found
-    if absent_means_base():
+    # A front end may have its own policy; the base model's answer harms no other request.
+    if absent_means_base() or (request.sampling_params.extra_args or {}).get(ACTIVATION_KEY) == NEVER:
         return NEVER
     raise refusal(
         f"The prompt does not contain the invocation of the aLoRA adapter {request.lora_request.lora_name!r}: "
