@@ -38,7 +38,8 @@ MODEL = {
 def write_files(folder: Path, weights: str, **config: Any) -> Path:
     """Write an adapter whose weights are a word."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps({"r": 8, "lora_alpha": 16, **config}))
+    valid = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps({**valid, **config}))
     (folder / "adapter_model.safetensors").write_text(weights)
     return folder
 
@@ -123,9 +124,20 @@ class Worker:
         return manager
 
     def load(self, lora_request: Any) -> Any:
+        from vllm.lora.peft_helper import PEFTHelper
+
         path = lora_request.lora_path
-        weights = self.in_memory.get(path) or (Path(path) / "adapter_model.safetensors").read_text()
-        return SimpleNamespace(id=lora_request.lora_int_id, weights=weights)
+        if path in self.in_memory:
+            PEFTHelper.from_dict({"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]})
+            return SimpleNamespace(id=lora_request.lora_int_id, weights=self.in_memory[path])
+        PEFTHelper.from_local_dir(path, None)
+        return SimpleNamespace(
+            id=lora_request.lora_int_id, weights=(Path(path) / "adapter_model.safetensors").read_text()
+        )
+
+    @property
+    def model_runner(self) -> Any:
+        return SimpleNamespace(lora_manager=self.manager)
 
     def list_loras(self) -> set[int]:
         found: set[int] = self.manager.list_adapters()

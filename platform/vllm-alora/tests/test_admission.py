@@ -170,3 +170,25 @@ def test_a_reload_mark_is_taken_off_once_the_reload_was_made(core: Core, alora: 
         core.add("r", list(PROMPT), marked)
     core.add_lora(marked)
     assert not core.add("r", list(PROMPT), marked).lora_request.load_inplace
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["core knows", "core asks its worker"])
+def test_an_adapter_is_what_it_was_when_it_was_loaded(core: Core, alora: Any, forgets: bool) -> None:
+    """Its configuration is gone since; a front end that has read it says where it starts."""
+    core.add_lora(alora)
+    (Path(alora.lora_path) / "adapter_config.json").unlink()
+    if forgets:
+        core.adapters.note_removal(alora.lora_int_id)
+    request = core.add("r", list(PROMPT), alora, extra_args={ACTIVATION_KEY: 10})
+    assert activation_of(request.sampling_params) == 10
+
+
+def test_an_alora_of_its_front_end_is_never_a_plain_lora_here(core: Core) -> None:
+    """The worker has loaded other weights from memory than the files that the front end has."""
+    from vllm.exceptions import VLLMValidationError
+
+    lora = lora_of("simon_lora_path", "123")
+    core.worker.in_memory["simon_lora_path"] = "tensors"
+    core.worker.manager.add_adapter(lora)
+    with pytest.raises(VLLMValidationError, match="is an aLoRA for its front end and none here"):
+        core.add("r", list(PROMPT), lora, extra_args={ACTIVATION_KEY: 10})

@@ -15,7 +15,7 @@ _ANNOUNCED: LRUCache[tuple[int, str, str], Any] = LRUCache(MAX_KNOWN)
 
 
 def announce(lora_request: Any, tokenizer: Any, *, again: bool = False) -> None:
-    """Log what an adapter is, once.
+    """Log what an adapter is, once this process knows it.
 
     Args:
         lora_request: the adapter.
@@ -23,6 +23,8 @@ def announce(lora_request: Any, tokenizer: Any, *, again: bool = False) -> None:
         again: also if it was announced before, because it has just been loaded again.
     """
     adapter = (lora_request.lora_int_id, lora_request.lora_name, lora_request.lora_path)
+    if not ADAPTERS.knows(lora_request):
+        return
     with _LOCK:
         if adapter in _ANNOUNCED and not again:
             return

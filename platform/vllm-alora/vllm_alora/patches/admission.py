@@ -15,11 +15,13 @@ import inspect
 from types import SimpleNamespace
 from typing import Any
 
+from vllm_alora.activation import activation_of
 from vllm_alora.adapter_config import AdapterConfigError
-from vllm_alora.adapter_files import AdapterFacts, local_folder, read_facts
+from vllm_alora.adapter_files import AdapterFacts, local_folder, read_facts, weights_digest
 from vllm_alora.adapters import ADAPTERS
 from vllm_alora.decision import decide, invocation_tokens, refusal, without_reload_mark
 from vllm_alora.patches.seam import replace
+from vllm_alora.patches.worker_lora import loaded_invocation
 from vllm_alora.reloads import RELOADS, generation_of
 from vllm_alora.setups import refuse_setup
 
@@ -99,6 +101,8 @@ def _admit(core: Any, request: Any) -> None:
         return
     ask_workers(core, adapter)
     _refuse_setup(core, request)
+    if activation_of(request.sampling_params) is not None and ADAPTERS.invocation(adapter) is None:
+        raise refusal(f"LoRA adapter {adapter.lora_name!r} is an aLoRA for its front end and none here.", "model")
     decide(request)
     request.block_hashes.clear()
     request.update_block_hashes()
@@ -137,7 +141,10 @@ def ask_workers(core: Any, adapter: Any) -> None:
 
 
 def read_in_worker(worker: Any, adapter: Any) -> tuple[bool, AdapterFacts | None, str | None]:
-    """Return, in a worker, whether it has an adapter, what its files say, and what is wrong with them."""
+    """Return, in a worker, whether it has an adapter, what it is, and what is wrong with its files."""
+    loaded = loaded_invocation(worker, adapter.lora_int_id)
+    if loaded is not None:
+        return True, AdapterFacts(loaded[0], weights_digest(adapter)), None
     is_loaded = adapter.lora_int_id in worker.list_loras()
     if not is_loaded and local_folder(adapter) is None:
         adapter = _fetched(adapter)

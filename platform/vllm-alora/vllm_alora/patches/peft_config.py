@@ -13,7 +13,7 @@ from typing import Any
 
 from vllm_alora.adapter_config import FIELD, invocation_of
 from vllm_alora.patches.seam import mark, replace
-from vllm_alora.patches.worker_lora import is_loaded_from_memory
+from vllm_alora.patches.worker_lora import is_loaded_from_memory, note_invocation
 
 _REFUSAL = "vLLM does not support Activated LoRA (aLoRA)."
 _IGNORED = "_alora_ignored"
@@ -50,6 +50,7 @@ def _wrap_from_dict(original: Any, is_read: bool) -> Any:
     @functools.wraps(original.__func__)
     def from_dict(cls: Any, config_dict: dict[str, Any]) -> Any:
         invocation = invocation_of(config_dict)
+        note_invocation(invocation)
         helper = original.__func__(cls, config_dict)
         if not is_read:
             setattr(helper, FIELD, None if invocation is None else list(invocation))

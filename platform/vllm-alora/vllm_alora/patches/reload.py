@@ -42,6 +42,9 @@ def _wrap_add(original: Any) -> Any:
             RELOADS.note_reload(lora_request)
         else:
             RELOADS.note_removal(lora_request.lora_int_id)
+        # Read now: the files may be gone when its first request comes.
+        ADAPTERS.invocation(lora_request)
+        RELOADS.of(lora_request)
         _key_again(self.scheduler.requests.values(), lora_request.lora_int_id)
         return loaded
 
