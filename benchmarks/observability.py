@@ -3,7 +3,7 @@
 Two platforms of simulated engines run beside each other, one that observes and one that does not, and take turns: a
 pair is a turn of each, in alternating order, so that what else the machine does meets both. Two starts of one platform
 differ by some percent for as long as they run, which no number of pairs averages out: so both are started several
-times, and the interval is that of the starts' means. The engines are so fast that the gateway, with the proxy before it
+times, and the interval is that of the starts' means. The engines are so fast that the gateway
 and the client, is what calls wait for. The platform that observes is scraped as often as Prometheus would, counted in
 its own turns' time.
 """

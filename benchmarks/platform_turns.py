@@ -88,14 +88,14 @@ class PlatformTurns:
 
 
 def _processes(pid: int, replicas: int) -> list[psutil.Process]:
-    """Return the gateway, the proxy before it, and the engines of a platform."""
+    """Return the gateway and the engines of a platform."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if any(sign in " ".join(process.cmdline()) for sign in ("ServeReplica:", "ProxyActor")):
+            if "ServeReplica:" in " ".join(process.cmdline()):
                 found.append(process)
-    if len(found) < replicas + 2:
-        raise StartError(f"process {pid} has {len(found)} of a gateway, a proxy and {replicas} engines")
+    if len(found) < replicas + 1:
+        raise StartError(f"process {pid} has {len(found)} of a gateway and {replicas} engines")
     return found
 
 

@@ -22,6 +22,7 @@ from aloraserve.wire.answer_stream import CallFailedError, StreamedAnswer
 from aloraserve_services.cli.client import StreamingClient
 from aloraserve_services.cli.console import EXIT_FAILED, err, out
 from aloraserve_services.cli.options import ChosenSettings, JsonFile, PromptSeed, prompt_lengths, takes_settings
+from aloraserve_services.cli.reaching import client_of
 from aloraserve_services.cli.status import fetch
 from aloraserve_services.local.address import authorization, base_url
 from aloraserve_services.models.hardware import describe_machine
@@ -61,7 +62,8 @@ def verify_savings(
         if url is None:
             stack.enter_context(own_platform(settings))
         address = (url or base_url(settings)).rstrip("/")
-        target = Target.of(fetch(address, headers, is_elsewhere=is_elsewhere))
+        with client_of(address, headers, is_elsewhere=is_elsewhere) as platform:
+            target = Target.of(fetch(platform))
         client = stack.enter_context(StreamingClient(address, headers, is_elsewhere=is_elsewhere))
         samples, verdict = run_verification(target, client, out, lengths=wanted, rounds=rounds, seed=seed)
     write_json(json, content(target, samples, verdict, seed))

@@ -20,21 +20,25 @@ STOP_TIMEOUT_S = 120
 
 
 @contextlib.contextmanager
-def detached_platform(*flags: str, state_dir: Path, variables: Mapping[str, str] | None = None) -> Iterator[Running]:
+def detached_platform(
+    *flags: str, state_dir: Path, variables: Mapping[str, str] | None = None, checkout: Path | None = None
+) -> Iterator[Running]:
     """Run a platform for the time of the context; yield its address and its process.
 
     Args:
         flags: of ``aloraserve up``, beside those of port and state folder.
         state_dir: where its run file is.
         variables: of the environment, beside those of this process.
+        checkout: of this project, whose platform it is to be; this one by default.
 
     Raises:
         StartError: it does not start; has what it said.
     """
     same = ("--state-dir", str(state_dir))
+    environment = {**os.environ, **(variables or {}), **({} if checkout is None else sources_of(checkout))}
     up = [*COMMAND, "up", "--detach", "--port", str(free_port()), *same, *flags]
     with subprocess.Popen(  # noqa: S603
-        up, env={**os.environ, **(variables or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        up, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as starting:
         try:
             _, errors = starting.communicate(timeout=START_TIMEOUT_S)
@@ -49,4 +53,18 @@ def detached_platform(*flags: str, state_dir: Path, variables: Mapping[str, str]
     try:
         yield running
     finally:
-        subprocess.run([*COMMAND, "down", *same], capture_output=True, timeout=STOP_TIMEOUT_S)  # noqa: S603
+        subprocess.run(  # noqa: S603
+            [*COMMAND, "down", *same], env=environment, capture_output=True, timeout=STOP_TIMEOUT_S
+        )
+
+
+def sources_of(checkout: Path) -> dict[str, str]:
+    """Return the variable that has Python take this project from another checkout, with this environment's packages.
+
+    Raises:
+        StartError: that folder is not a checkout of this project.
+    """
+    roots = [checkout / root for root in ("platform", "services", "platform/vllm-alora", "")]
+    if not (roots[1] / "aloraserve_services").is_dir():
+        raise StartError(f"{checkout} is not a checkout of this project: it has no services/aloraserve_services")
+    return {"PYTHONPATH": os.pathsep.join(str(root.absolute()) for root in roots)}

@@ -19,6 +19,18 @@ class InvalidRequestError(AloraserveError):
     """Raised when a request's content is wrong and would be wrong again: the client must change it."""
 
 
+class BodyTooLargeError(InvalidRequestError):
+    """Raised when a request's body is longer than is accepted."""
+
+
+class BodyTimeoutError(InvalidRequestError):
+    """Raised when a request's body does not arrive in time."""
+
+
+class MediaTypeError(InvalidRequestError):
+    """Raised when a request's body is not declared to be JSON."""
+
+
 class UnknownModelError(AloraserveError):
     """Raised when ``model`` names neither the base model nor a served adapter."""
 
@@ -37,6 +49,10 @@ class UnknownReceiptError(AloraserveError):
 
 class OverloadedError(AloraserveError):
     """Raised when every replica's queue is full: the same request may succeed later."""
+
+
+class DrainingError(AloraserveError):
+    """Raised when a gateway is about to stop and takes no more calls: another one may."""
 
 
 class ReplicaLostError(AloraserveError):

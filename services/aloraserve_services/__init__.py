@@ -1,1 +1,1 @@
-"""Runtime: wiring and I/O around ``aloraserve``; the one door to Ray, vLLM and FastAPI."""
+"""Runtime: wiring and I/O around ``aloraserve``; the one door to Ray, vLLM and uvicorn."""

@@ -16,16 +16,18 @@ from aloraserve.settings import Settings, settings_from_arguments
 from aloraserve_services.gateway.deployment import ENGINE, GATEWAY, GatewayReplica
 from aloraserve_services.gateway.ranked_router import RankedRequestRouter
 from aloraserve_services.models.hardware import is_cpu_engine, preferred_dtype
-from aloraserve_services.plan import check_engine
+from aloraserve_services.plan import WAITING_ROOM, check_engine
 
 APP = "aloraserve"
 CONFIG = "config"
 CONFIG_VARIABLE = "ALORASERVE_CONFIG"
 SERVE_HOST = "0.0.0.0"  # noqa: S104
-"""The address that Serve listens on if its config does not say otherwise."""
+"""The address that a deployed application listens on if its arguments do not say otherwise."""
 SIMULATED_CPUS = 0.1
-WAITING_ROOM = 4
-"""How many times its running requests an engine replica takes in; the rest wait in the gateways."""
+STOP_AFTER_DRAIN_S = 10
+"""What a process has for its end after its last answer, before Serve kills it."""
+MAX_ONGOING_ADMIN = 64
+"""Calls that gateways take from each other; clients' come to a gateway's own server."""
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -33,26 +35,26 @@ def build(args: dict[str, Any]) -> Any:
 
     Args:
         args: settings by their keys, as in ``docs/reference/configuration.md``, and ``config``: a file of settings on
-            the machine that builds, which they win over. ``host`` says what Serve listens on, because a public address
-            needs API keys.
+            the machine that builds, which they win over.
 
     Raises:
         SettingsError: an argument is unknown or its value is not accepted, or there is no Redis; names the key.
     """
     settings = application_settings(args)
     most_requests = _max_requests(settings)
-    # More than the engines take in and the waiting room holds, so that the refusal is the gateway's own.
-    room = settings.replicas * WAITING_ROOM * most_requests + settings.max_queued + 64
     from ray import serve
 
+    # No ingress: each gateway has a server of its own, which Serve's proxies know nothing of.
     return serve.deployment(
-        serve.ingress()(GatewayReplica),
+        GatewayReplica,
         name=GATEWAY,
         num_replicas=settings.gateways,
-        max_ongoing_requests=room,
+        max_ongoing_requests=MAX_ONGOING_ADMIN,
         ray_actor_options={"num_cpus": 0},
+        health_check_period_s=2,
+        health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=settings.drain_timeout_s + STOP_AFTER_DRAIN_S,
     ).bind(settings, _engines(settings, most_requests))
 
 
@@ -101,7 +103,7 @@ def _engines(settings: Settings, max_requests: int) -> Any:
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=settings.drain_timeout_s + STOP_AFTER_DRAIN_S,
     ).bind(settings)
 
 

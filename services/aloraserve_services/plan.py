@@ -38,6 +38,8 @@ SNAPSHOTS = "adapter-snapshots"
 """Subfolder of the state folder with what engines load."""
 SIMULATED = "simulated engine"
 """Stands for the plugin in a simulated fleet's key space, so that no real replica joins one."""
+WAITING_ROOM = 4
+"""How many times its running requests an engine replica takes in; the rest wait in the gateways."""
 _SAMPLES = 16
 _SAMPLE_BYTES = 1 << 16
 
@@ -70,6 +72,11 @@ class FleetPlan:
     def max_requests(self) -> int:
         """Requests that one engine runs at once."""
         return self.settings.max_num_seqs if self.calibration is None else self.calibration.max_num_seqs
+
+    @property
+    def max_calls(self) -> int:
+        """Calls that one gateway has in progress at once: all that the engines take in, and its own waiting room."""
+        return self.settings.replicas * WAITING_ROOM * self.max_requests + self.settings.max_queued
 
     def open_directory(self) -> RedisDirectory:
         """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""

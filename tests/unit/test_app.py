@@ -97,11 +97,10 @@ def test_the_example_s_config_has_no_key_that_serve_would_ignore() -> None:
     parsed = ServeDeploySchema.model_validate(content).model_dump(exclude_unset=True)
     assert sorted(parsed) == sorted(content)
     assert sorted(parsed["applications"][0]) == sorted(content["applications"][0])
-    assert sorted(parsed["http_options"]) == sorted(content["http_options"])
 
 
-def test_the_example_s_arguments_are_accepted_and_its_host_is_serve_s() -> None:
+def test_the_example_s_arguments_are_accepted_and_its_gateways_have_the_port_to_themselves() -> None:
     content = yaml.safe_load(EXAMPLE.read_text())
     args = content["applications"][0]["args"]
     assert build(dict(args))._bound_deployment.num_replicas == 2
-    assert args["host"] == content["http_options"]["host"]
+    assert content["proxy_location"] == "Disabled"

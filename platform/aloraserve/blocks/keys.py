@@ -114,7 +114,12 @@ class KeySpace:
         return keys
 
     def keys(
-        self, token_ids: Sequence[int], *, cache_salt: str | None = None, adapter: AdapterEffect | None = None
+        self,
+        token_ids: Sequence[int],
+        *,
+        cache_salt: str | None = None,
+        adapter: AdapterEffect | None = None,
+        known: Sequence[BlockKey] = (),
     ) -> list[BlockKey]:
         """Return the keys of a prompt's whole blocks, in order.
 
@@ -125,11 +130,15 @@ class KeySpace:
             token_ids: the prompt.
             cache_salt: the tenant's salt.
             adapter: the adapter that the call uses, if any.
+            known: the keys that the prompt's first blocks have without an adapter.
         """
-        root = self.root(cache_salt)
-        if adapter is None:
-            return self.extend(root, token_ids)
-        whole, base_tokens = divmod(max(adapter.activation, 0), self.block_tokens)
-        split = min(whole * self.block_tokens, len(token_ids))
-        base = self.extend(root, token_ids[:split])
-        return base + self.extend(base[-1] if base else root, token_ids[split:], adapter.salt, base_tokens)
+        width = self.block_tokens
+        whole, base_tokens = divmod(max(adapter.activation, 0), width) if adapter else (len(token_ids) // width, 0)
+        split = min(whole * width, len(token_ids))
+        keys = list(known[: split // width])
+        root = keys[-1] if keys else self.root(cache_salt)
+        keys += self.extend(root, token_ids[len(keys) * width : split])
+        if adapter is not None:
+            root = keys[-1] if keys else root
+            keys += self.extend(root, token_ids[split:], adapter.salt, base_tokens)
+        return keys

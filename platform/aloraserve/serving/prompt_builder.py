@@ -8,28 +8,52 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
 
 from aloraserve.adapters import AdapterVersion
-from aloraserve.blocks import AdapterEffect, KeySpace, activation_point
+from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_point
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
+from aloraserve.serving.encoder import Encoder
+from aloraserve.serving.prompt_cache import Lookup, PromptCache
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from aloraserve.wire.sampling import SamplingSettings
 
+RENDERED_AT_ONCE = 65_536
+"""Characters of a conversation that is rendered on the event loop: 0.3 ms of its time."""
+TOKENIZED_AT_ONCE = 4_096
+"""Characters, or token ids, that are new in a prompt and tokenized on the event loop: 1 ms of its time. A thread costs
+0.1 ms of CPU time, and waits for a core."""
+MESSAGE_CHARACTERS = 256
+"""What rendering a message costs beside its text, in characters."""
 _RESERVED = frozenset({"messages", "tools", "documents", "return_dict"})
 _TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 """What a template raises over messages or arguments that it was not made for."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A tokenized prompt.
+
+    Args:
+        token_ids: of all of it, an aLoRA's invocation included.
+        activation: index of the first token that the adapter changes, None for the base model.
+        known: keys of its first blocks as the base model has them.
+    """
+
+    token_ids: list[int]
+    activation: int | None
+    known: Sequence[BlockKey] = ()
+
+
 class PromptBuilder:
-    """Renders and tokenizes, off the event loop.
+    """Renders and tokenizes; what is long is done in a thread, what is short costs less than a thread does.
 
     Args:
         tokenizer: of the base model, with its chat template.
@@ -54,6 +78,8 @@ class PromptBuilder:
         self._base_model = base_model
         self._max_model_len = max_model_len
         self._resolve = resolve
+        self._encoder = Encoder(tokenizer)
+        self._cache = PromptCache(self._encoder, keyspace, max_tokens=max_model_len)
         # The tokenizer's own arguments: "chat_template" among them would run a program of the client's.
         self._reserved = _RESERVED | set(inspect.signature(tokenizer.apply_chat_template).parameters)
 
@@ -67,27 +93,48 @@ class PromptBuilder:
             InvalidRequestError: the template refuses the messages, or the prompt is too long.
         """
         adapter = self._adapter(_model_of(body, self._base_model))
-        token_ids = await asyncio.to_thread(self._chat_ids, body, adapter)
-        return self._request(body, origin, token_ids, adapter, field="messages")
+        if _characters(body) > RENDERED_AT_ONCE:
+            return await asyncio.to_thread(self._chat, body, origin, adapter)
+        found = self._look_up(body, origin.caller.cache_salt)
+        if found.new_characters > TOKENIZED_AT_ONCE:
+            return await asyncio.to_thread(self._completed, found, body, origin, adapter)
+        return self._completed(found, body, origin, adapter)
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
         adapter = self._adapter(body.model)
-        token_ids = await asyncio.to_thread(self._completion_ids, body.prompt)
-        return self._request(body, origin, token_ids, adapter, field="prompt", default_tokens=DEFAULT_MAX_TOKENS)
+        if len(body.one_prompt) > TOKENIZED_AT_ONCE:
+            return await asyncio.to_thread(self._completion, body, origin, adapter)
+        return self._completion(body, origin, adapter)
 
     def _adapter(self, model: str) -> AdapterVersion | None:
         return None if model == self._base_model else self._resolve(model)
 
-    def _chat_ids(self, body: ChatRequest, adapter: AdapterVersion | None) -> list[int]:
-        with_prompt = self._render_chat(body, add_generation_prompt=True)
-        if adapter is None or not adapter.invocation_ids:
-            return with_prompt
-        if activation_point(with_prompt, adapter.invocation_ids) is not None:
-            return with_prompt
-        return [*self._render_chat(body, add_generation_prompt=False), *adapter.invocation_ids]
+    def _chat(self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None) -> GenerationRequest:
+        return self._completed(self._look_up(body, origin.caller.cache_salt), body, origin, adapter)
 
-    def _render_chat(self, body: ChatRequest, *, add_generation_prompt: bool) -> list[int]:
+    def _completed(
+        self, found: Lookup, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None
+    ) -> GenerationRequest:
+        return self._request(body, origin, self._chat_prompt(found, body, adapter), adapter, field="messages")
+
+    def _completion(self, body: CompletionRequest, origin: Origin, adapter: AdapterVersion | None) -> GenerationRequest:
+        prompt = self._completion_prompt(body.one_prompt, adapter)
+        return self._request(body, origin, prompt, adapter, field="prompt", default_tokens=DEFAULT_MAX_TOKENS)
+
+    def _look_up(self, body: ChatRequest, salt: str | None, *, add_generation_prompt: bool = True) -> Lookup:
+        return self._cache.look_up(self._render_chat(body, add_generation_prompt=add_generation_prompt), salt)
+
+    def _chat_prompt(self, found: Lookup, body: ChatRequest, adapter: AdapterVersion | None) -> _Prompt:
+        token_ids, known = self._cache.complete(found)
+        activation = _activation(token_ids, adapter)
+        if adapter is None or activation is not None:
+            return _Prompt(token_ids, activation, known)
+        # What both renderings begin with is known by now.
+        token_ids, known = self._cache.complete(self._look_up(body, found.salt, add_generation_prompt=False))
+        return _Prompt([*token_ids, *adapter.invocation_ids], len(token_ids), known)
+
+    def _render_chat(self, body: ChatRequest, *, add_generation_prompt: bool) -> str:
         messages = [message.for_template() for message in body.messages]
         given = body.template_kwargs()
         reserved = sorted(self._reserved & set(given))
@@ -99,52 +146,52 @@ class PromptBuilder:
             )
         except _TEMPLATE_ERRORS as error:
             raise InvalidRequestError(f"the chat template refuses the messages: {error}", param="messages") from None
-        return self._ids(str(text), special=False)
+        return str(text)
 
-    def _completion_ids(self, prompt: str | list[int]) -> list[int]:
-        if isinstance(prompt, str):
-            return self._ids(prompt, special=True)
-        size = len(self._tokenizer)
-        wrong = next((token for token in prompt if token >= size), None)
-        if wrong is not None:
+    def _completion_prompt(self, prompt: str | list[int], adapter: AdapterVersion | None) -> _Prompt:
+        token_ids = self._encoder.ids(prompt, special=True) if isinstance(prompt, str) else self._checked(prompt)
+        activation = _activation(token_ids, adapter)
+        if adapter is None or activation is not None:
+            return _Prompt(token_ids, activation)
+        return _Prompt([*token_ids, *adapter.invocation_ids], len(token_ids))
+
+    def _checked(self, token_ids: list[int]) -> list[int]:
+        size = self._encoder.size
+        if max(token_ids) >= size:
+            wrong = next(token for token in token_ids if token >= size)
             raise InvalidRequestError(f"prompt has token id {wrong}; the vocabulary has {size}", param="prompt")
-        return prompt
-
-    def _ids(self, text: str, *, special: bool) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+        return token_ids
 
     def _request(
         self,
         body: ChatRequest | CompletionRequest,
         origin: Origin,
-        token_ids: list[int],
+        prompt: _Prompt,
         adapter: AdapterVersion | None,
         *,
         field: str,
         default_tokens: int | None = None,
     ) -> GenerationRequest:
-        token_ids, activation = _activated(token_ids, adapter)
         return GenerationRequest(
             origin,
             body.model,
-            token_ids,
-            self._bounded(len(token_ids), body.sampling(), field, default_tokens),
-            self._call(origin, token_ids, adapter, activation),
+            prompt.token_ids,
+            self._bounded(len(prompt.token_ids), body.sampling(), field, default_tokens),
+            self._call(origin, prompt, adapter),
             adapter,
-            activation,
+            prompt.activation,
             is_streamed=bool(body.stream),
         )
 
-    def _call(
-        self, origin: Origin, token_ids: list[int], adapter: AdapterVersion | None, activation: int | None
-    ) -> Call:
+    def _call(self, origin: Origin, prompt: _Prompt, adapter: AdapterVersion | None) -> Call:
         effect = None
-        if adapter is not None and activation is not None:
-            effect = AdapterEffect(adapter.name, adapter.digest, activation)
+        if adapter is not None and prompt.activation is not None:
+            effect = AdapterEffect(adapter.name, adapter.digest, prompt.activation)
+        salt = origin.caller.cache_salt
         return Call(
-            prompt_tokens=len(token_ids),
+            prompt_tokens=len(prompt.token_ids),
             block_tokens=self._keyspace.block_tokens,
-            keys=self._keyspace.keys(token_ids, cache_salt=origin.caller.cache_salt, adapter=effect),
+            keys=self._keyspace.keys(prompt.token_ids, cache_salt=salt, adapter=effect, known=prompt.known),
             adapter=adapter.name if adapter else None,
             session=origin.session,
         )
@@ -171,16 +218,15 @@ class PromptBuilder:
         return replace(sampling, max_tokens=sampling.max_tokens or min(room, default_tokens or room))
 
 
-def _activated(token_ids: list[int], adapter: AdapterVersion | None) -> tuple[list[int], int | None]:
-    """Return the prompt with an aLoRA's invocation, appended where it is absent, and the activation point."""
+def _activation(token_ids: list[int], adapter: AdapterVersion | None) -> int | None:
+    """Return where an adapter begins to change a prompt, None where it does not."""
     if adapter is None:
-        return token_ids, None
-    if not adapter.invocation_ids:
-        return token_ids, 0
-    activation = activation_point(token_ids, adapter.invocation_ids)
-    if activation is None:
-        return [*token_ids, *adapter.invocation_ids], len(token_ids)
-    return token_ids, activation
+        return None
+    return activation_point(token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
+
+
+def _characters(body: ChatRequest) -> int:
+    return sum(MESSAGE_CHARACTERS + message.characters for message in body.messages)
 
 
 def _model_of(body: ChatRequest, base: str) -> str:

@@ -1,15 +1,21 @@
-"""From the bytes of a request to its validated model."""
+"""From the bytes of a request to its validated fields, read once by msgspec.
+
+A fault is found where it stands: what follows it in the body is not read. Readers of JSON differ on which of two equal
+keys counts; msgspec takes the last, so the keys of a body that is valid, or short, are compared afterwards.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+import msgspec
 
 from aloraserve.errors import InvalidRequestError
-from aloraserve.wire.errors import invalid_request, reply_for
 from aloraserve.wire.fields import MAX_TEXT_BYTES, RequestPart
+from aloraserve.wire.refusals import MAX_QUOTED_BODY_BYTES, invalid_request, malformed, too_deep
 
 DEFAULT_MAX_BODY_BYTES = 2 * MAX_TEXT_BYTES
 
@@ -17,7 +23,7 @@ Request = TypeVar("Request", bound=RequestPart)
 
 
 def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_MAX_BODY_BYTES) -> Request:
-    """Return the request in ``raw``.
+    """Return the request in ``raw``. It shares nothing with other calls: a long body may be read in a thread.
 
     Args:
         model_class: what to read.
@@ -30,36 +36,34 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
     if len(raw) > max_bytes:
         raise InvalidRequestError(f"the body has {len(raw)} bytes; at most {max_bytes} are accepted")
     try:
-        return model_class.model_validate(_json_object(raw))
-    except ValidationError as exc:
-        raise invalid_request(exc) from None
-    except RecursionError:
-        raise InvalidRequestError("the body is nested too deeply") from None
-
-
-def _json_object(raw: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        text = raw.decode()
+        request: Request = _decoder(model_class).decode(raw)
+        _check_keys(text)
     except UnicodeDecodeError as exc:
         raise InvalidRequestError(f"the body is not UTF-8 at byte {exc.start}") from None
-    except json.JSONDecodeError as exc:
-        raise InvalidRequestError(reply_for(exc).body["error"]["message"]) from None
-    except ValueError:
-        raise InvalidRequestError("the body has a number with too many digits") from None
-    if not isinstance(data, dict):
-        raise InvalidRequestError("the body is not a JSON object")
-    return data
+    except msgspec.ValidationError as exc:
+        if len(raw) <= MAX_QUOTED_BODY_BYTES:
+            with contextlib.suppress(ValueError, RecursionError):
+                _check_keys(text)
+        raise invalid_request(exc, raw) from None
+    except msgspec.DecodeError as exc:
+        raise malformed(exc, text) from None
+    except RecursionError:
+        raise too_deep() from None
+    return request
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs as a dict; JSON readers differ on which of two equal keys counts, so refuse them."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+@functools.cache
+def _decoder(model_class: type[Request]) -> msgspec.json.Decoder[Request]:
+    return msgspec.json.Decoder(model_class)
+
+
+def _check_keys(text: str) -> None:
+    json.loads(text, object_pairs_hook=_refuse_twice)
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) < len(pairs):
         seen: set[str] = set()
         name = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise InvalidRequestError(f"the body has the key '{name[:80]}' twice in one object", param=name[:80])
-    return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise InvalidRequestError(f"the body has {name}, which is not JSON; finite numbers are accepted")

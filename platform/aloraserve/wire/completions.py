@@ -2,66 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, PlainValidator, field_validator
+from msgspec import Meta
 
-from aloraserve.wire.fields import IGNORED_FIELDS, checked_text, refusal
+from aloraserve.wire.fields import MAX_TEXT_BYTES, FieldError, Unsupported, refusal, text_bytes
 from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
 from aloraserve.wire.sampling import SamplingFields, SamplingSettings
 
 MAX_PROMPT_TOKENS = 1_000_000
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint."""
-_TOKEN_ID_LIMIT = 2**31
+TOKEN_ID_LIMIT = 2**31
 
+TokenId = Annotated[int, Meta(ge=0, lt=TOKEN_ID_LIMIT)]
 Prompt = str | list[int]
+AnyPrompt = str | list[TokenId | str | list[TokenId]]
+"""A prompt as clients send it: a list of one prompt is that one."""
 
 
-def _one_prompt(value: object) -> Prompt:
-    """Return the prompt: a text, or token ids; a list of one of them is that one."""
-    if isinstance(value, list) and value and isinstance(value[0], str | list):
-        if len(value) > 1:
-            raise refusal("prompt_count", f"is a list of {len(value)} prompts; send one prompt per request")
-        value = value[0]
-    if isinstance(value, str) and value:
-        return checked_text(value)
-    if isinstance(value, list) and value:
-        return _token_ids(value)
-    raise refusal("prompt_type", "must be a string or a list of token ids, and not empty")
-
-
-def _token_ids(value: list[object]) -> list[int]:
-    if len(value) > MAX_PROMPT_TOKENS:
-        raise refusal("prompt_size", f"has {len(value)} token ids; at most {MAX_PROMPT_TOKENS} are accepted")
-    ids = [entry for entry in value if type(entry) is int and 0 <= entry < _TOKEN_ID_LIMIT]
-    if len(ids) < len(value):
-        raise refusal(
-            "prompt_token", f"has an entry that is not a token id, an integer from 0 to {_TOKEN_ID_LIMIT - 1}"
-        )
-    return ids
-
-
-class CompletionRequest(SamplingFields):
+class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
     """A completion request: one prompt, as text or as token ids."""
 
-    unsupported: ClassVar[frozenset[str]] = frozenset({"best_of", "logit_bias", "response_format", "suffix"})
-    ignored: ClassVar[frozenset[str]] = IGNORED_FIELDS
-
-    prompt: Annotated[Prompt, PlainValidator(_one_prompt)]
+    prompt: AnyPrompt
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    best_of: Unsupported = None
+    logit_bias: Unsupported = None
+    response_format: Unsupported = None
+    suffix: Unsupported = None
 
-    @field_validator("echo", mode="after")
-    @classmethod
-    def _refuse_echo(cls, value: bool | None) -> bool | None:
-        if value:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_prompt(self.prompt)
+        if self.echo:
             raise refusal("echo", "is not supported by this server; only false is accepted")
-        return value
+
+    @property
+    def one_prompt(self) -> Prompt:
+        """The prompt, a text or token ids."""
+        prompt: Any = self.prompt
+        if isinstance(prompt, list) and not isinstance(prompt[0], int):
+            prompt = prompt[0]
+        return cast(Prompt, prompt)
 
     def sampling(self) -> SamplingSettings:
         """Return how to generate; without ``max_tokens``, ``DEFAULT_MAX_TOKENS`` or what the context has room for."""
         return self.settings(max_tokens=self.max_tokens, logprobs=self.logprobs)
+
+
+def _check_prompt(value: AnyPrompt) -> None:
+    prompt: Any = value
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        if len(prompt) > 1:
+            raise refusal("prompt", f"is a list of {len(prompt)} prompts; send one prompt per request")
+        prompt = prompt[0]
+    if not prompt:
+        raise refusal("prompt", "must be a string or a list of token ids, and not empty")
+    if isinstance(prompt, list):
+        _check_token_ids(prompt)
+    elif text_bytes(prompt) > MAX_TEXT_BYTES:
+        raise refusal("prompt", f"is too long; at most {MAX_TEXT_BYTES} bytes of text are accepted")
+
+
+def not_a_token_id() -> FieldError:
+    """Return the error of a prompt that has an entry which is neither a token id nor a prompt."""
+    return refusal("prompt", f"has an entry that is not a token id, an integer from 0 to {TOKEN_ID_LIMIT - 1}")
+
+
+def _check_token_ids(value: list[object]) -> None:
+    if len(value) > MAX_PROMPT_TOKENS:
+        raise refusal("prompt", f"has {len(value)} token ids; at most {MAX_PROMPT_TOKENS} are accepted")
+    if set(map(type, value)) != {int}:
+        raise not_a_token_id()
 
 
 class CompletionLogprobs(ResponsePart):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from msgspec import Meta, Raw
 
-from aloraserve.wire.fields import RequestPart, StopList, Text, refusal
+from aloraserve.wire.fields import STOPS, IgnoredFields, RequestPart, refusal, small_value
 
 MAX_CHOICES = 8
 MAX_GENERATED_TOKENS = 1_000_000
 _INT64 = 2**63
 
-TokenCount = Annotated[int, Field(ge=1, le=MAX_GENERATED_TOKENS)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
+TokenCount = Annotated[int, Meta(ge=1, le=MAX_GENERATED_TOKENS)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +46,45 @@ class SamplingSettings:
     ignore_eos: bool = False
 
 
-class StreamOptions(RequestPart):
+class StreamOptions(RequestPart, frozen=True, kw_only=True):
     """Options of a stream: what it carries beside its text."""
 
     include_usage: bool | None = None
 
 
-class SamplingFields(RequestPart):
+class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
     """The fields of a request that both endpoints have."""
 
-    model: Annotated[Text, Field(min_length=1, max_length=256)]
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
     max_tokens: TokenCount | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: StopList = None
-    seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    stop: Raw = Raw()
+    seed: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     ignore_eos: bool | None = None
 
-    @model_validator(mode="after")
-    def _check_combinations(self) -> Self:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stops()
         if self.stream_options is not None and not self.stream:
-            raise refusal("stream_options", "'stream_options' is accepted only with 'stream': true")
+            raise refusal("", "'stream_options' is accepted only with 'stream': true")
         if (self.n or 1) > 1 and self.temperature == 0:
-            raise refusal("greedy_choices", "'n' above 1 needs a 'temperature' above 0: greedy choices are equal")
-        return self
+            raise refusal("", "'n' above 1 needs a 'temperature' above 0: greedy choices are equal")
 
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a chunk that carries the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def stops(self) -> tuple[str, ...]:
+        """Return the strings that end a choice."""
+        stop = small_value("stop", self.stop, STOPS)
+        return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
     def settings(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingSettings:
         """Return the sampling settings, with each absent field at OpenAI's default."""
@@ -88,7 +93,7 @@ class SamplingFields(RequestPart):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             n=self.n or 1,
-            stop=tuple(self.stop or ()),
+            stop=self.stops(),
             seed=self.seed,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,

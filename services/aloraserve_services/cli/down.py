@@ -10,24 +10,26 @@ from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.local import run_file
 
 STOP_TIMEOUT_S = 60
+"""For its end after its last answer."""
 
 
 @takes_settings("state_dir")
 def down(chosen: ChosenSettings) -> None:
-    """Stop the platform that `aloraserve up` started."""
+    """Stop the platform that `aloraserve up` started, once the answers that it is giving have ended."""
     settings = chosen.load()
     running = run_file.read(settings.state_dir)
     process = running.process() if running else None
-    if process is None:
+    if running is None or process is None:
         out.print(f"no platform runs in {settings.state_dir}")
         return
+    stop_timeout_s = running.drain_timeout_s + STOP_TIMEOUT_S
     try:
         process.terminate()
-        process.wait(STOP_TIMEOUT_S)
+        process.wait(stop_timeout_s)
     except psutil.NoSuchProcess:
         pass
     except psutil.AccessDenied:
         raise StartError(f"process {process.pid} belongs to another user") from None
     except psutil.TimeoutExpired:
-        raise StartError(f"process {process.pid} did not end within {STOP_TIMEOUT_S} s") from None
+        raise StartError(f"process {process.pid} did not end within {stop_timeout_s:g} s") from None
     out.print("stopped")

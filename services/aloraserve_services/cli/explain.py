@@ -14,7 +14,7 @@ from aloraserve.errors import AloraserveError, StartError
 from aloraserve.settings import Settings
 from aloraserve_services.cli.console import out
 from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
-from aloraserve_services.local import run_file
+from aloraserve_services.cli.reaching import reaching
 
 PARTS = ("queue_s", "prefill_s", "decode_s", "slot_s", "adapter_s", "memory_s", "unknown_s")
 
@@ -28,8 +28,8 @@ def explain(
 ) -> None:
     """Show why a request went to its replica: the candidates, what was expected of each, and what came of it."""
     settings = chosen.load()
-    address = (url or run_file.url_of(settings.state_dir)).rstrip("/")
-    receipt = fetch_receipt(address, request_id, admin_authorization(settings), is_elsewhere=url is not None)
+    with reaching(settings.state_dir, url, admin_authorization(settings)) as client:
+        receipt = fetch_receipt(client, request_id)
     if json:
         out.print_json(data=receipt)
     else:
@@ -47,31 +47,27 @@ def admin_authorization(settings: Settings) -> dict[str, str]:
     return {}
 
 
-def fetch_receipt(url: str, request_id: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> dict[str, Any]:
+def fetch_receipt(client: httpx.Client, request_id: str) -> dict[str, Any]:
     """Return the receipt of a request.
 
     Args:
-        url: of the platform's HTTP API.
+        client: of the platform.
         request_id: from the answer's ``x-request-id`` header.
-        headers: with the key, if there is one.
-        is_elsewhere: the environment's proxy may be needed to reach it; never for this machine's own platform.
 
     Raises:
         ReceiptRefusedError: there is none, or the key is not an administrator's.
-        StartError: nothing answers, or something else than the platform.
+        StartError: something else than the platform answers.
     """
-    path = f"{url}/v1/receipts/{quote(request_id, safe='')}"
-    try:
-        answer = httpx.get(path, headers=headers, timeout=10, trust_env=is_elsewhere)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise StartError(f"nothing answers at {url} ({type(error).__name__}): start it with `aloraserve up`") from None
+    answer = client.get(f"/v1/receipts/{quote(request_id, safe='')}")
     try:
         content = answer.json()
         if answer.status_code == 200:
             return dict(content)
         raise ReceiptRefusedError(str(content["error"]["message"]))
     except (ValueError, TypeError, KeyError):
-        message = f"{url} is not an aloraserve platform: it answered {answer.status_code} {answer.text[:80]!r}"
+        message = (
+            f"{client.base_url} is not an aloraserve platform: it answered {answer.status_code} {answer.text[:80]!r}"
+        )
         raise StartError(message) from None
 
 

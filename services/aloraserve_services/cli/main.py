@@ -11,6 +11,7 @@ from aloraserve_services.cli.calibrate import calibrate
 from aloraserve_services.cli.console import clearly
 from aloraserve_services.cli.demo import demo
 from aloraserve_services.cli.down import down
+from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.explain import explain
 from aloraserve_services.cli.simulate import simulate
 from aloraserve_services.cli.status import status
@@ -40,7 +41,7 @@ def root(
     """Take the options that stand before a command."""
 
 
-for command in (demo, up, status, explain, down, clearly(simulate), calibrate):
+for command in (demo, up, status, explain, down, engine, clearly(simulate), calibrate):
     app.command()(command)
 
 

@@ -16,6 +16,9 @@ from aloraserve_services.cli.options import ChosenSettings, check_result_file
 from aloraserve_services.local.platform import LocalPlatform, local_platform
 from aloraserve_services.models.untrained import demo_adapters
 
+TLS_KEYS = ("tls_certificate", "tls_key", "tls_client_ca")
+"""Not for a platform that only its own command calls."""
+
 
 def own_settings(chosen: ChosenSettings, result: Path | None, **fixed: Any) -> Settings:
     """Return the settings of a command's own platform.
@@ -32,7 +35,7 @@ def own_settings(chosen: ChosenSettings, result: Path | None, **fixed: Any) -> S
         fixed["port"] = _free_port_unless_set(chosen.config)
     settings = chosen.load(**fixed)
     check_result_file(result)
-    return settings.model_copy(update={"adapters_dir": None})
+    return settings.model_copy(update={"adapters_dir": None} | dict.fromkeys(TLS_KEYS))
 
 
 def _free_port_unless_set(config: Path | None) -> int | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from aloraserve.errors import StartError
 from aloraserve_services.cli.console import out
 from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
-from aloraserve_services.local import run_file
+from aloraserve_services.cli.reaching import reaching
 from aloraserve_services.local.address import authorization
 
 
@@ -19,10 +19,9 @@ from aloraserve_services.local.address import authorization
 def status(chosen: ChosenSettings, url: PlatformUrl = None, json: PrintJson = False) -> None:
     """Show the replicas, what each holds and has resident, and what reuse across adapters saved in the last hour."""
     settings = chosen.load()
-    address = (url or run_file.url_of(settings.state_dir)).rstrip("/")
-    headers, is_elsewhere = authorization(settings), url is not None
-    content = fetch(address, headers, is_elsewhere=is_elsewhere)
-    savings = fetch_savings(address, headers, is_elsewhere=is_elsewhere)
+    with reaching(settings.state_dir, url, authorization(settings)) as client:
+        address = str(client.base_url).rstrip("/")
+        content, savings = fetch(client), fetch_savings(client)
     if json:
         out.print_json(data=content if savings is None else content | {"savings": savings})
         return
@@ -31,21 +30,17 @@ def status(chosen: ChosenSettings, url: PlatformUrl = None, json: PrintJson = Fa
         show_savings(out, savings)
 
 
-def fetch(url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> dict[str, Any]:
+def fetch(client: httpx.Client) -> dict[str, Any]:
     """Return the state of the replicas.
 
     Args:
-        url: of its HTTP API.
-        headers: with the API key, if there is one.
-        is_elsewhere: the environment's proxy may be needed to reach it; never for this machine's own platform.
+        client: of the platform.
 
     Raises:
-        StartError: nothing answers, or it refuses.
+        StartError: the platform refuses, or something else answers.
     """
-    try:
-        answer = httpx.get(f"{url}/v1/replicas", headers=headers, timeout=10, trust_env=is_elsewhere)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise StartError(f"nothing answers at {url} ({type(error).__name__}): start it with `aloraserve up`") from None
+    answer = client.get("/v1/replicas")
+    url = client.base_url
     if answer.status_code != 200:
         raise StartError(f"{url} answered {answer.status_code}: {answer.text[:300]}")
     try:
@@ -55,16 +50,14 @@ def fetch(url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> d
     return content
 
 
-def fetch_savings(url: str, headers: dict[str, str], *, is_elsewhere: bool = False) -> dict[str, Any] | None:
+def fetch_savings(client: httpx.Client) -> dict[str, Any] | None:
     """Return what reuse across adapters saved in the last hour, None if the platform does not report it.
 
     Args:
-        url: of its HTTP API.
-        headers: with the API key, if there is one.
-        is_elsewhere: as of :func:`fetch`.
+        client: of the platform.
     """
     try:
-        answer = httpx.get(f"{url}/v1/savings?window=1h", headers=headers, timeout=10, trust_env=is_elsewhere)
+        answer = client.get("/v1/savings?window=1h")
         content = answer.json() if answer.status_code == 200 else None
     except (httpx.HTTPError, ValueError):
         return None

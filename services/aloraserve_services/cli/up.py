@@ -53,11 +53,16 @@ def _run(settings: Settings) -> None:
         for refused in registry.refused():
             err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
         names = ", ".join(adapter.name for adapter in registry.all()) or "no adapters"
-        run_file.mark_ready(settings.state_dir, url)
+        run_file.mark_ready(settings.state_dir, url, settings.drain_timeout_s, plan.settings.tls_certificate)
         out.print(f"serving {plan.served_name} and {names}; stop with Ctrl-C or `aloraserve down`")
-        while True:
-            reap_orphans()
-            time.sleep(1)
+        try:
+            while True:
+                reap_orphans()
+                time.sleep(1)
+        except KeyboardInterrupt:
+            out.print("no new calls are taken; running answers end first, a second signal ends at once")
+            platform.drain()
+            raise
 
 
 def _start_detached(settings: Settings) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from aloraserve.adapters import AdapterRegistry
 from aloraserve.directory.base import Directory
@@ -16,6 +16,7 @@ from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, Un
 from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.tenants import Role, Tenants
 from aloraserve_services.gateway.receipts import FleetReceipts
+from aloraserve_services.gateway.routes import PARAMETER, Routes, parameter
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.plan import FleetPlan
 
@@ -61,14 +62,14 @@ class AdminRoutes:
         self._metrics = metrics
         self._targets = targets
 
-    def add_to(self, app: FastAPI) -> None:
-        """Add the routes to an application."""
-        app.add_api_route("/v1/replicas", self.replicas, methods=["GET"])
-        app.add_api_route("/v1/receipts", self.receipts, methods=["GET"])
-        app.add_api_route("/v1/receipts/{request_id}", self.receipt, methods=["GET"])
-        app.add_api_route("/v1/savings", self.savings, methods=["GET"])
-        app.add_api_route("/v1/metrics/targets", self.metrics_targets, methods=["GET"])
-        app.add_api_route("/metrics", self.metrics, methods=["GET"])
+    def add_to(self, routes: Routes) -> None:
+        """Add these routes to an application's."""
+        routes.add("GET", "/v1/replicas", self.replicas)
+        routes.add("GET", "/v1/receipts", self.receipts)
+        routes.add("GET", f"/v1/receipts/{PARAMETER}", self.receipt)
+        routes.add("GET", "/v1/savings", self.savings)
+        routes.add("GET", "/v1/metrics/targets", self.metrics_targets)
+        routes.add("GET", "/metrics", self.metrics)
 
     async def replicas(self, request: Request) -> Response:
         """Say what each replica holds and does; what ``aloraserve status`` shows."""
@@ -107,7 +108,7 @@ class AdminRoutes:
     async def receipt(self, request: Request) -> Response:
         """Say how one request was routed; for administrators."""
         self._check(request, Role.ADMIN)
-        request_id = str(request.path_params["request_id"])
+        request_id = parameter(request)
         found = await self._receipts.get(request_id)
         if found is None:
             raise UnknownReceiptError(
@@ -126,7 +127,7 @@ class AdminRoutes:
         self._check(request, Role.ADMIN)
         return _json(await self._targets())
 
-    async def metrics(self) -> Response:
+    async def metrics(self, request: Request) -> Response:
         """Give the gateway's metrics to Prometheus."""
         return Response(self._metrics(), media_type=CONTENT_TYPE)
 

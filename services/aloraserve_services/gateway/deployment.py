@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
+from starlette.types import ASGIApp
 
 from aloraserve.directory.base import Directory
+from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.expected_ttft import ExpectedTtftTuning
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
@@ -27,16 +29,19 @@ from aloraserve.tenants import StaticTenants
 from aloraserve_services.gateway.adapters import following
 from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
+from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
-from aloraserve_services.gateway.errors import add_error_handlers
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import FleetReceipts, ask_gateways
+from aloraserve_services.gateway.request_body import BodyReader
+from aloraserve_services.gateway.routes import Routes
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.serve_pool import ServePool
+from aloraserve_services.gateway.server import GatewayServer
 from aloraserve_services.plan import FleetPlan, make_plan
 
 ENGINE = "engine"
@@ -46,6 +51,9 @@ log = structlog.get_logger(__name__)
 
 class Gateway:
     """One gateway's metrics, spans, router, request path and routes.
+
+    Attributes:
+        slots: of calls in progress.
 
     Args:
         plan: of the fleet.
@@ -57,13 +65,14 @@ class Gateway:
         from transformers import AutoTokenizer
 
         settings = plan.settings
+        self._is_keyless_loopback = not settings.api_keys and not settings.is_public
         self._app_name = serve.get_replica_context().app_name
         self._metrics = GatewayMetrics(registry)
         if not settings.metrics:
             self._metrics.turn_off()
         self._tracing = Tracing()
         self._adapters = plan.open_registry()
-        directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
+        self._directory = directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = SavingsReporter(
             plan.open_ledger(),
@@ -82,14 +91,16 @@ class Gateway:
             max_model_len=settings.max_model_len,
             resolve=self._adapters.resolve,
         )
+        self.slots = CallSlots(plan.max_calls)
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
             Dispatcher(self._router(plan, directory), ServePool(engines), observers),
+            BodyReader(settings.max_model_len, settings.body_timeout_s),
+            self.slots,
             base_model=plan.served_name,
             adapters=self._adapters,
             replicas=self._replicas,
-            max_model_len=settings.max_model_len,
         )
         self._admin = AdminRoutes(
             plan,
@@ -103,14 +114,25 @@ class Gateway:
             targets=self._process.targets,
         )
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Return the HTTP application; Serve calls this in the replica, so that nothing of it is pickled."""
-        app = FastAPI(title="aloraserve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._lifespan)
-        self._openai.add_to(app)
-        self._admin.add_to(app)
-        app.add_middleware(CountedRequests, metrics=self._metrics, tracing=self._tracing)
-        add_error_handlers(app)
-        return app
+    def http_app(self) -> ASGIApp:
+        """Return the HTTP application."""
+        routes = Routes(loopback_only=self._is_keyless_loopback)
+        self._openai.add_to(routes)
+        self._admin.add_to(routes)
+        return CountedRequests(routes, self._metrics, self._tracing)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Do what a gateway does beside answering: show its metrics, flush its savings, follow the adapters."""
+        async with self._process.running(), self._savings.flushing(), following(self._adapters):
+            yield
+
+    async def reachable(self) -> tuple[int, int]:
+        """Return how many replicas Serve knows, and how many of them have published themselves in the directory."""
+        try:
+            return len(self._replicas()), len(await self._directory.states())
+        except DirectoryUnavailableError:
+            return len(self._replicas()), 0
 
     async def own_receipt(self, request_id: str) -> dict[str, Any] | None:
         """Return this gateway's receipt of a request; other gateways call this."""
@@ -120,11 +142,6 @@ class Gateway:
     async def own_receipts(self, limit: int) -> list[dict[str, Any]]:
         """Return this gateway's last receipts, the newest first; other gateways call this."""
         return [receipt.as_dict() for receipt in self._receipts.latest(limit)]
-
-    @contextlib.asynccontextmanager
-    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        async with self._process.lifespan(app), self._savings.flushing(), following(self._adapters):
-            yield
 
     def _router(self, plan: FleetPlan, directory: Directory) -> Router:
         settings = plan.settings
@@ -151,17 +168,50 @@ class Gateway:
         return known_replicas(ENGINE, self._app_name)
 
 
-class GatewayReplica(Gateway):
-    """A gateway as Serve starts it: from the settings alone.
+class GatewayReplica:
+    """A gateway as Serve starts it, calls it, checks it and stops it: from the settings alone.
+
+    Clients reach its own HTTP server; Serve's calls are those of other gateways and of the command line.
 
     Args:
         settings: of the fleet, as :func:`aloraserve_services.app.build` decided them.
         engines: Serve's handle of the engine deployment.
 
     Raises:
-        SettingsError: the model or the adapters are not on this machine.
-        StartError: the packaged model cannot be converted.
+        SettingsError: the model, the adapters or the TLS files are not on this machine.
+        StartError: the packaged model cannot be converted, or the port is taken.
     """
 
-    def __init__(self, settings: Settings, engines: Any) -> None:
-        super().__init__(make_plan(settings, progress=log.info), engines)
+    async def __init__(self, settings: Settings, engines: Any) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._closing = contextlib.AsyncExitStack()
+        # The packaged model may have to be converted first.
+        plan = await asyncio.to_thread(make_plan, settings, progress=log.info)
+        self._gateway = Gateway(plan, engines)
+        self._server = GatewayServer(plan.settings, self._gateway.http_app(), self._gateway.slots)
+        await self._closing.enter_async_context(self._gateway.running())
+        await self._server.start()
+        self._closing.push_async_callback(self._server.stop)
+
+    async def own_receipt(self, request_id: str) -> dict[str, Any] | None:
+        """Return this gateway's receipt of a request; other gateways call this."""
+        return await self._gateway.own_receipt(request_id)
+
+    async def own_receipts(self, limit: int) -> list[dict[str, Any]]:
+        """Return this gateway's last receipts, the newest first; other gateways call this."""
+        return await self._gateway.own_receipts(limit)
+
+    async def reachable(self) -> tuple[int, int]:
+        """Return how many replicas Serve knows, and how many the directory; the command line calls this."""
+        return await self._gateway.reachable()
+
+    async def drain(self) -> None:
+        """Stop the HTTP server, see :meth:`GatewayServer.stop`; the command line does so before it ends everything."""
+        await self._server.stop()
+
+    async def check_health(self) -> None:
+        """Raise if the HTTP server has ended; Serve then replaces this replica."""
+        self._server.check()
+
+    async def __del__(self) -> None:
+        """Drain and end, when Serve stops this replica."""
+        await self._closing.aclose()

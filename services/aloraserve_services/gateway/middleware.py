@@ -1,4 +1,4 @@
-"""Middleware around every HTTP request: it is counted once, it has an id, and a call has a span."""
+"""Middleware around every HTTP request: it is counted once, its id is sent back, and a call has a span."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ ENDPOINTS = frozenset(
         "/healthz",
         "/readyz",
         "/metrics",
+        "/-/healthz",
     }
 )
 ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Endpoints whose requests are calls: they have a span, and count as in progress."""
-_TRACE_HEADERS = (b"traceparent", b"tracestate")
+_CONTEXT_HEADERS = (b"traceparent", b"tracestate", b"x-request-id")
 
 
 class CountedRequests:
@@ -50,31 +51,29 @@ class CountedRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         endpoint = _endpoint(scope["path"])
-        headers = _trace_headers(scope)
+        headers = _context_headers(scope)
         if endpoint not in ANSWERED:
-            begin_request(scope, headers, self._tracing)
-            await self._answer(endpoint, scope, receive, send)
+            begun = begin_request(scope, headers, self._tracing)
+            await self._answer(endpoint, begun.request_id, scope, receive, send)
             return
         self._metrics.in_progress.inc()
         try:
             with self._tracing.request(endpoint, headers):
                 begun = begin_request(scope, headers, self._tracing)
                 self._tracing.annotate({"aloraserve.request_id": begun.request_id})
-                await self._answer(endpoint, scope, receive, send)
+                await self._answer(endpoint, begun.request_id, scope, receive, send)
         finally:
             self._metrics.in_progress.dec()
 
-    async def _answer(self, endpoint: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, endpoint: str, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def counted(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
                 self._metrics.requests.labels(endpoint, str(message["status"])).inc()
                 self._tracing.answered(message["status"])
             await send(message)
@@ -89,8 +88,8 @@ class CountedRequests:
             await JSONResponse(reply.body, reply.status, reply.headers)(scope, receive, counted)
 
 
-def _trace_headers(scope: Scope) -> dict[str, str]:
-    return {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _TRACE_HEADERS}
+def _context_headers(scope: Scope) -> dict[str, str]:
+    return {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _CONTEXT_HEADERS}
 
 
 def _endpoint(path: str) -> str:

@@ -35,8 +35,8 @@ class GatewayProcess:
         self._observed: ObservedProcess | None = None
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, app: Any) -> AsyncIterator[None]:
-        """Run beside the HTTP application ``app``."""
+    async def running(self) -> AsyncIterator[None]:
+        """Show the metrics, and be listed, for the time of the context."""
         name = f"{ROLE}-{serve.get_replica_context().rank.rank}"
         self._observed = ObservedProcess(self._settings, ROLE, name, node_ip, self._tracing)
         registering = asyncio.create_task(self._observed.keep_registered(self._endpoints), name="register")

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ray.serve import context
 from starlette.requests import Request
 from starlette.types import Scope
 
@@ -24,7 +23,7 @@ class RequestContext:
     """See the module's docstring.
 
     Args:
-        request_id: which Serve sends back as ``x-request-id``.
+        request_id: which is sent back as ``x-request-id``.
         arrived_at: on ``time.perf_counter``'s clock.
         traceparent: of its span, or the client's own where nothing is traced here.
     """
@@ -39,12 +38,12 @@ def begin_request(scope: Scope, headers: Mapping[str, str], tracing: Tracing) ->
 
     Args:
         scope: the request's, where the context is kept.
-        headers: the request's, of which ``traceparent`` is used.
+        headers: the request's, of which ``traceparent`` and ``x-request-id`` are used.
         tracing: of this process; the current span is the request's, if there is one.
     """
     given = headers.get("traceparent")
     traceparent = tracing.traceparent() or (given if trace_id(given) else None)
-    begun = RequestContext(_request_id(), time.perf_counter(), traceparent)
+    begun = RequestContext(_request_id(headers.get("x-request-id", "")), time.perf_counter(), traceparent)
     scope.setdefault("state", {})[_KEY] = begun
     bind_request(begun.request_id, trace_id(traceparent))
     return begun
@@ -56,7 +55,6 @@ def context_of(request: Request) -> RequestContext:
     return found
 
 
-def _request_id() -> str:
-    """Return the client's own id if it sent a plain one, of at most 64 letters, digits, ".", "_" and "-"."""
-    given = context._get_serve_request_context().request_id
+def _request_id(given: str) -> str:
+    """Return the client's own id if it is a plain one, of at most 64 letters, digits, ".", "_" and "-"."""
     return given if _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex

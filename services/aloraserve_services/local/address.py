@@ -12,7 +12,8 @@ def base_url(settings: Settings) -> str:
     """Return the address of the HTTP API, as this machine reaches it."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host  # noqa: S104
     host = "::1" if host == "::" else host
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    scheme = "http" if settings.tls_certificate is None else "https"
+    return f"{scheme}://[{host}]:{settings.port}" if ":" in host else f"{scheme}://{host}:{settings.port}"
 
 
 def check_port(host: str, port: int) -> None:

@@ -8,12 +8,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from aloraserve.errors import StartError
-from aloraserve_services.local.address import authorization, base_url
+from aloraserve.settings import Settings
+from aloraserve_services.local.address import base_url
 from aloraserve_services.plan import FleetPlan
 
 Progress = Callable[[str], None]
 POLL_S = 0.25
+ANSWER_S = 5.0
+"""How long a gateway may take to answer, beside what it was asked to wait for."""
+log = structlog.get_logger(__name__)
 
 
 def deploy(plan: FleetPlan, progress: Progress) -> None:
@@ -33,13 +39,10 @@ def deploy(plan: FleetPlan, progress: Progress) -> None:
     # Serve sets its level when it is imported.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     settings = plan.settings
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": settings.host, "port": settings.port},
-        logging_config={"log_level": "WARNING"},
-    )
+    # Gateways have servers of their own.
+    serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
     serve.run_many(
-        [serve.RunTarget(target=build(settings.to_arguments()), name=APP, route_prefix="/")],
+        [serve.RunTarget(target=build(settings.to_arguments()), name=APP, route_prefix=None)],
         wait_for_ingress_deployment_creation=True,
         wait_for_applications_running=False,
     )
@@ -49,6 +52,11 @@ def deploy(plan: FleetPlan, progress: Progress) -> None:
     _wait_until_running(APP, settings.start_timeout_s, progress)
     _wait_until_published(plan, settings.start_timeout_s)
     progress(f"ready at {base_url(settings)}")
+
+
+def drain(settings: Settings) -> None:
+    """Have every gateway drain; a gateway that does not answer has nothing to drain."""
+    _ask_gateways("drain", settings.drain_timeout_s + ANSWER_S)
 
 
 def replica_ids() -> list[str]:
@@ -104,19 +112,35 @@ def _last_error(message: str) -> str:
 
 
 def _wait_until_published(plan: FleetPlan, timeout_s: float) -> None:
-    """Wait until HTTP answers and every replica has published itself in the directory."""
-    import httpx
-
-    deadline = time.monotonic() + timeout_s
-    url, headers, last = f"{base_url(plan.settings)}/v1/replicas", authorization(plan.settings), "no answer yet"
+    """Wait until every gateway knows every replica, and finds each in the directory."""
+    deadline, wanted = time.monotonic() + timeout_s, plan.settings
+    found: list[tuple[int, int]] = []
     while time.monotonic() < deadline:
-        try:
-            # A proxy of the environment is for the world outside this machine.
-            content = httpx.get(url, headers=headers, timeout=5, trust_env=False).json()
-            if min(len(content["replicas"]), len(content["known"])) >= plan.settings.replicas:
-                return
-            last = f"{len(content['replicas'])} of {plan.settings.replicas}"
-        except (httpx.HTTPError, ValueError, KeyError) as error:
-            last = f"{type(error).__name__}: {error}"[:200]
+        found = [answer for answer in _ask_gateways("reachable", ANSWER_S) if isinstance(answer, tuple)]
+        if len(found) == wanted.gateways and min(map(min, found)) >= wanted.replicas:
+            return
         time.sleep(POLL_S)
-    raise StartError(f"the replicas did not appear in the directory within {timeout_s:g} s ({last})")
+    least = min(map(min, found), default=0)
+    raise StartError(
+        f"the replicas did not appear in the directory within {timeout_s:g} s ({least} of {wanted.replicas})"
+    )
+
+
+def _ask_gateways(method: str, timeout_s: float) -> list[Any]:
+    """Return what every gateway answers, or the error in its place; nothing if Serve does not reach them in time."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    from aloraserve_services.app import APP
+    from aloraserve_services.gateway.deployment import GATEWAY
+
+    handle = serve.get_deployment_handle(GATEWAY, APP)
+    if not handle.is_initialized:
+        # No event loop runs here for its router.
+        handle._init(_run_router_in_separate_loop=True)
+    try:
+        return list(handle.broadcast(method).results(timeout_s=timeout_s, return_exceptions=True))
+    except (TimeoutError, RayError, RayServeException) as error:
+        log.warning("gateways_not_reached", method=method, cause=type(error).__name__)
+        return []

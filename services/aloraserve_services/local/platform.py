@@ -13,8 +13,9 @@ from typing import Any
 
 from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError, StartError
 from aloraserve.settings import Settings
+from aloraserve_services.http_server.tls import tls_of
 from aloraserve_services.local.address import authorization, base_url, check_port
-from aloraserve_services.local.deployment import Progress, deploy
+from aloraserve_services.local.deployment import Progress, deploy, drain
 from aloraserve_services.local.processes import adopt_orphans, end_descendants, signals_ignored
 from aloraserve_services.local.ray_session import ray_session
 from aloraserve_services.local.redis_server import embedded_redis, given_redis
@@ -47,6 +48,10 @@ class LocalPlatform:
         """Headers of the platform's own calls, with a tenant's key if there are any."""
         return authorization(self.settings)
 
+    def drain(self) -> None:
+        """Take no more calls, and return once those in progress have ended or ``drain_timeout_s`` is over."""
+        drain(self.settings)
+
 
 @contextlib.contextmanager
 def local_platform(
@@ -60,11 +65,12 @@ def local_platform(
         progress: called with what happens, in short sentences.
 
     Raises:
-        SettingsError: the model or the adapters' folder is not there.
+        SettingsError: the model, the adapters' folder or the TLS files are not there.
         StartError: a port is taken, Redis does not answer, a fleet with another key space has its namespace, or a part
             does not start in time.
     """
     check_port(settings.host, settings.port)
+    tls_of(settings)
     require_engine(settings)
     _quiet_libraries(settings)
     adopt_orphans()
@@ -87,7 +93,8 @@ def local_platform(
 
 def _with_whole_paths(settings: Settings) -> Settings:
     """Return settings whose paths mean the same in Ray's processes, which run in another folder."""
-    whole: dict[str, Any] = {"state_dir": settings.state_dir.absolute()}
+    paths = ("state_dir", "tls_certificate", "tls_key", "tls_client_ca")
+    whole: dict[str, Any] = {name: path.absolute() for name in paths if (path := getattr(settings, name)) is not None}
     if Path(settings.calibration).is_file():
         whole["calibration"] = str(Path(settings.calibration).absolute())
     return settings.model_copy(update=whole)

@@ -23,12 +23,16 @@ class Running:
         created: when that process started, so that another one with the same pid is not taken for it.
         url: of its HTTP API.
         ready: whether it can take calls.
+        drain_timeout_s: that its running answers have when it is stopped.
+        certificate: file of the certificate that it serves TLS with, empty without TLS.
     """
 
     pid: int
     created: float
     url: str
     ready: bool = False
+    drain_timeout_s: float = 0.0
+    certificate: str = ""
 
     def process(self) -> psutil.Process | None:
         """Return the process if it still runs."""
@@ -49,14 +53,21 @@ def read(state_dir: Path) -> Running | None:
     """Return the platform that runs in ``state_dir``, None if there is none (any more)."""
     try:
         content = json.loads(path_in(state_dir).read_text())
-        running = Running(int(content["pid"]), float(content["created"]), str(content["url"]), bool(content["ready"]))
+        running = Running(
+            int(content["pid"]),
+            float(content["created"]),
+            str(content["url"]),
+            bool(content["ready"]),
+            float(content.get("drain_timeout_s", 0)),
+            str(content.get("certificate", "")),
+        )
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     return running if running.process() else None
 
 
-def url_of(state_dir: Path) -> str:
-    """Return the address of the platform that runs in ``state_dir``.
+def running_in(state_dir: Path) -> Running:
+    """Return the platform that runs in ``state_dir``.
 
     Raises:
         StartError: none runs there.
@@ -64,7 +75,7 @@ def url_of(state_dir: Path) -> str:
     running = read(state_dir)
     if running is None:
         raise StartError(f"no platform runs in {state_dir}: start one with `aloraserve up`")
-    return running.url
+    return running
 
 
 @contextlib.contextmanager
@@ -90,9 +101,10 @@ def held(state_dir: Path, url: str) -> Iterator[None]:
             path_in(state_dir).unlink(missing_ok=True)
 
 
-def mark_ready(state_dir: Path, url: str) -> None:
-    """Note that the platform takes calls."""
-    _write(state_dir, Running(os.getpid(), psutil.Process().create_time(), url, ready=True))
+def mark_ready(state_dir: Path, url: str, drain_timeout_s: float = 0.0, certificate: Path | None = None) -> None:
+    """Note that the platform takes calls, and what its other fields are; see :class:`Running`."""
+    created, file = psutil.Process().create_time(), str(certificate or "")
+    _write(state_dir, Running(os.getpid(), created, url, True, drain_timeout_s, file))
 
 
 def _write(state_dir: Path, running: Running) -> None:

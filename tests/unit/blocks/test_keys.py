@@ -106,3 +106,11 @@ def test_another_activation_point_changes_the_block_that_it_lies_in(prompt: list
         same = min(one, two) // SPACE.block_tokens
         assert keys[0][:same] == keys[1][:same]
         assert not set(keys[0][same:]) & set(keys[1][same:])
+
+
+@given(prompt=prompts, at=st.integers(0, 60), known=st.integers(0, 20), is_base=st.booleans())
+def test_keys_continue_from_those_that_are_known(prompt: list[int], at: int, known: int, is_base: bool) -> None:
+    adapter = None if is_base else AdapterEffect("safety", "d1", min(at, len(prompt)))
+    given_keys = SPACE.keys(prompt, cache_salt="acme")[:known]
+    wanted = SPACE.keys(prompt, cache_salt="acme", adapter=adapter)
+    assert SPACE.keys(prompt, cache_salt="acme", adapter=adapter, known=given_keys) == wanted

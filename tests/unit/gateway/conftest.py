@@ -1,15 +1,26 @@
-"""A fleet of three adapters, and a tokenizer of one token per character."""
+"""A gateway of a fleet of three replicas and three adapters, with a tokenizer of one token per character."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from support.character_tokenizer import ADAPTERS
+import transformers
+from prometheus_client import CollectorRegistry
+from ray import serve
+from support.character_tokenizer import ADAPTERS, CharacterTokenizer
+from support.fake_engines import Engines
 
 from aloraserve.adapters import StaticRegistry
 from aloraserve.blocks import KeySpace
 from aloraserve.settings import Settings
+from aloraserve_services.gateway import serve_pool
+from aloraserve_services.gateway.deployment import ENGINE, Gateway
+from aloraserve_services.gateway.known_replicas import note_replicas
 from aloraserve_services.plan import FleetPlan
 
 
@@ -33,3 +44,19 @@ def plan(adapters: StaticRegistry) -> FleetPlan:
         dtype="float32",
         keyspace=KeySpace("model", "tokenizer", 8),
     )
+
+
+@pytest.fixture
+def open_gateway(plan: FleetPlan, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Gateway]]:
+    """Make a gateway with the given settings, whose directory cannot be reached."""
+    monkeypatch.setattr(serve_pool, "own_request_id", lambda: None)
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: CharacterTokenizer())
+    note_replicas(ENGINE, "test", ["a", "b", "c"])
+
+    def opened(registry: CollectorRegistry | None = None, **settings: Any) -> Gateway:
+        chosen = Settings(max_model_len=64, block_tokens=8, redis_url="redis://127.0.0.1:1", **settings)
+        return Gateway(dataclasses.replace(plan, settings=chosen), Engines(), registry or CollectorRegistry())
+
+    yield opened
+    note_replicas(ENGINE, "test", [])

@@ -5,50 +5,28 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-import transformers
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
-from ray import serve
-from starlette.requests import ClientDisconnect
 from structlog.testing import capture_logs
-from support.character_tokenizer import ADAPTERS, CharacterTokenizer
+from support.character_tokenizer import ADAPTERS
+from support.fake_engines import ANSWER, Engines, WaitingReplies
 from support.fake_pool import ScriptedReplies
+from support.http_server import post, serving
 
 from aloraserve.adapters import RefusedAdapter, StaticRegistry
-from aloraserve.serving.engine_messages import EngineCall, EngineChunk
-from aloraserve.settings import Settings
-from aloraserve_services.gateway import serve_pool
+from aloraserve.serving.engine_messages import EngineCall
 from aloraserve_services.gateway.adapters import following
-from aloraserve_services.gateway.deployment import ENGINE, Gateway
-from aloraserve_services.gateway.known_replicas import note_replicas
-from aloraserve_services.plan import FleetPlan
+from aloraserve_services.gateway.deployment import Gateway
 
 TENANT, ADMIN = "tenant-key-0123456789", "admin-key-0123456789"
 KEYS = {"api_keys": {"acme": SecretStr(TENANT)}, "admin_keys": {"root": SecretStr(ADMIN)}}
 SECRET = "zebra"
-ANSWER = (EngineChunk(0, "x", 1, "stop", cached_tokens=8),)
 Open = Callable[..., httpx.AsyncClient]
-
-
-class Engines:
-    """Serve's handle: whoever is first in rank answers."""
-
-    def options(self, **_: Any) -> Engines:
-        return self
-
-    @asynccontextmanager
-    async def choose_replica(self, rank: list[str]) -> AsyncIterator[Any]:
-        yield SimpleNamespace(replica_id=rank[0])
-
-    def dispatch(self, selection: Any, call: EngineCall) -> ScriptedReplies:
-        return ScriptedReplies(ANSWER)
 
 
 @pytest.fixture
@@ -57,24 +35,17 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def client(plan: FleetPlan, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+def client(open_gateway: Callable[..., Gateway], registry: CollectorRegistry) -> Open:
     """Open a client of a gateway with the given settings, whose directory cannot be reached."""
-    monkeypatch.setattr(serve_pool, "own_request_id", lambda: None)
-    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: CharacterTokenizer())
-    note_replicas(ENGINE, "test", ["a", "b", "c"])
 
     def opened(key: str | None = None, **settings: Any) -> httpx.AsyncClient:
-        chosen = Settings(max_model_len=64, block_tokens=8, redis_url="redis://127.0.0.1:1", **settings)
         # The first gateway's metrics are looked at; others of this process need a registry of their own.
         counted = CollectorRegistry() if list(registry.collect()) else registry
-        gateway = Gateway(dataclasses.replace(plan, settings=chosen), Engines(), counted)
+        app = open_gateway(counted, **settings).http_app()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        app = gateway.__serve_build_asgi_app__()
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers)
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", headers=headers)
 
-    yield opened
-    note_replicas(ENGINE, "test", [])
+    return opened
 
 
 async def ask(client: httpx.AsyncClient, **headers: str) -> str:
@@ -219,39 +190,22 @@ async def test_a_client_s_trace_reaches_the_engine_s_call(client: Open, monkeypa
     assert [call.traceparent for call in calls] == [trace, None]
 
 
-async def test_a_client_that_goes_away_amid_a_stream_aborts_the_call(
-    client: Open, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_a_client_that_goes_away_aborts_its_call_at_once(
+    client: Open, monkeypatch: pytest.MonkeyPatch, is_streamed: bool
 ) -> None:
-    """Whatever serves the application may stop asking for events; the call must not run on until it is collected."""
-    streams: list[ScriptedReplies] = []
-
-    def dispatch(self: Engines, selection: Any, call: EngineCall) -> ScriptedReplies:
-        streams.append(ScriptedReplies([EngineChunk(0, "x", 1)] * 100))
-        return streams[-1]
-
-    monkeypatch.setattr(Engines, "dispatch", dispatch)
+    replies = WaitingReplies()
+    monkeypatch.setattr(Engines, "dispatch", lambda *_: replies)
+    body = json.dumps({"model": "base", "prompt": "x", "stream": is_streamed}).encode()
     app: Any = client()._transport.app  # type: ignore[attr-defined]
-    body = json.dumps({"model": "base", "prompt": "x", "stream": True}).encode()
-    sent = 0
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
-
-    async def send(message: dict[str, Any]) -> None:
-        nonlocal sent
-        sent += message["type"] == "http.response.body"
-        if sent == 3:
-            raise OSError("gone")
-
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
-        "path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"", "headers": [], "scheme": "http",
-        "root_path": "", "client": None, "server": None,
-    }  # fmt: skip
-    with pytest.raises(ClientDisconnect):
-        await app(scope, receive, send)
-    assert streams[0].is_cancelled
-    assert sent == 3
+    async with serving(app) as server:
+        _, writer = await server.connect()
+        writer.write(post("/v1/completions", body))
+        async with asyncio.timeout(5):
+            await replies.waiting.wait()
+            writer.close()
+            await replies.cancelled.wait()
+            await server.idle()
 
 
 async def test_adapters_are_those_of_the_moment(client: Open, adapters: StaticRegistry) -> None:

@@ -6,38 +6,37 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse, StreamingResponse
 from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
 
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
+from aloraserve_services.gateway.routes import Routes
 
 METRICS = GatewayMetrics(CollectorRegistry())
 
 
 @pytest.fixture
 def client() -> httpx.AsyncClient:
-    app = FastAPI()
-    app.add_middleware(CountedRequests, metrics=METRICS, tracing=Tracing())
-
-    @app.get("/healthz")
-    async def fine() -> PlainTextResponse:
+    async def fine(request: Request) -> PlainTextResponse:
         return PlainTextResponse("ok")
 
-    @app.get("/readyz")
-    async def failing() -> PlainTextResponse:
+    async def failing(request: Request) -> PlainTextResponse:
         raise KeyError("a secret")
 
-    @app.get("/metrics")
-    async def breaking_off() -> StreamingResponse:
+    async def breaking_off(request: Request) -> StreamingResponse:
         def parts() -> Iterator[str]:
             yield "a"
             raise KeyError("a secret")
 
         return StreamingResponse(parts())
 
+    routes = Routes()
+    for path, handler in (("/healthz", fine), ("/readyz", failing), ("/metrics", breaking_off)):
+        routes.add("GET", path, handler)
+    app = CountedRequests(routes, METRICS, Tracing())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from support.character_tokenizer import TEMPLATE, CharacterTokenizer, resolve
+from support.small_tokenizers import small_tokenizer
 
 from aloraserve.blocks import AdapterEffect, KeySpace
 from aloraserve.errors import InvalidRequestError, UnknownModelError
+from aloraserve.serving import prompt_builder
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.tenants import UNTENANTED, Caller
@@ -30,17 +34,26 @@ def builder(addition: str = "") -> PromptBuilder:
     return PromptBuilder(tokenizer, SPACE, base_model="base", max_model_len=LIMIT, resolve=resolve)
 
 
+def parsed(**fields: Any) -> ChatRequest:
+    return parse_body(ChatRequest, json.dumps({"model": "base", "messages": MESSAGES} | fields).encode())
+
+
 def text_of(request: GenerationRequest) -> str:
     return "".join(map(chr, request.token_ids))
 
 
+def effect(request: GenerationRequest) -> AdapterEffect | None:
+    """Return what the adapter changes."""
+    if request.adapter is None or request.activation is None:
+        return None
+    return AdapterEffect(request.adapter.name, request.adapter.digest, request.activation)
+
+
 def effect_of(request: GenerationRequest) -> AdapterEffect | None:
     """Return what the keys say that the adapter changes, which is checked here."""
-    adapter, effect = request.adapter, None
-    if adapter is not None and request.activation is not None:
-        effect = AdapterEffect(adapter.name, adapter.digest, request.activation)
-    assert request.keys == SPACE.keys(request.token_ids, adapter=effect)
-    return effect
+    found = effect(request)
+    assert request.keys == SPACE.keys(request.token_ids, adapter=found)
+    return found
 
 
 @pytest.fixture
@@ -155,7 +168,7 @@ async def test_reserved_template_arguments_are_refused_by_name(chat: Ask, name: 
 
 
 async def test_what_a_template_argument_breaks_is_the_client_s_to_change() -> None:
-    body = ChatRequest(model="base", messages=MESSAGES, chat_template_kwargs={"divisor": 0})
+    body = parsed(chat_template_kwargs={"divisor": 0})
     with pytest.raises(InvalidRequestError, match="division by zero"):
         await builder("{{ 1 / divisor }}").chat(body, ORIGIN)
 
@@ -254,9 +267,9 @@ async def test_a_conversation_that_is_too_long_names_its_field(chat: Ask) -> Non
 
 
 async def test_a_prompt_without_tokens_is_refused(chat: Ask) -> None:
-    empty = CompletionRequest.model_construct(model="base", prompt=[])
+    silent = PromptBuilder(CharacterTokenizer(""), SPACE, base_model="base", max_model_len=LIMIT, resolve=resolve)
     with pytest.raises(InvalidRequestError, match="no tokens"):
-        await builder().completion(empty, ORIGIN)
+        await silent.chat(parsed(), ORIGIN)
     assert (await chat(content="")).token_ids
 
 
@@ -272,7 +285,7 @@ async def test_a_completion_that_is_too_long_names_its_field(complete: Ask) -> N
 
 
 async def test_a_request_knows_its_caller_who_shares_no_blocks(chat: Ask) -> None:
-    body = ChatRequest(model="base", messages=MESSAGES, stream=True)
+    body = parsed(stream=True)
     origin = Origin("r2", Caller("acme", cache_salt="tenant:acme"), 0.0, session="s", traceparent="t")
     request, other = await builder().chat(body, origin), await chat()
     assert (request.id, request.is_streamed, request.call.session) == ("r2", True, "s")
@@ -281,3 +294,47 @@ async def test_a_request_knows_its_caller_who_shares_no_blocks(chat: Ask) -> Non
     call = request.engine_call("r2-1")
     assert (call.request_id, call.cache_salt, call.traceparent) == ("r2-1", "tenant:acme", "t")
     assert (call.token_ids, call.keys, call.sampling) == (request.token_ids, request.keys, request.sampling)
+
+
+async def test_what_is_short_needs_no_thread(chat: Ask, complete: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asyncio, "to_thread", None)
+    assert text_of(await chat("safety")) == RENDERED + "<s>"
+    assert len((await complete("hi")).token_ids) == 3
+
+
+@pytest.mark.parametrize("limit", ["RENDERED_AT_ONCE", "TOKENIZED_AT_ONCE"])
+async def test_what_is_long_is_the_same_in_a_thread(chat: Ask, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, loop = await chat("safety"), threading.get_ident()
+    threads: set[int] = set()
+    encode = CharacterTokenizer.__call__
+
+    def noted(self: CharacterTokenizer, text: str, **options: Any) -> Any:
+        threads.add(threading.get_ident())
+        return encode(self, text, **options)
+
+    monkeypatch.setattr(prompt_builder, limit, 5)
+    asked = builder()
+    monkeypatch.setattr(CharacterTokenizer, "__call__", noted)
+    in_thread = await asked.chat(parsed(model="safety"), ORIGIN)
+    assert (in_thread.token_ids, in_thread.keys, in_thread.call) == (at_once.token_ids, at_once.keys, at_once.call)
+    assert threads
+    assert loop not in threads
+
+
+async def test_an_alora_on_a_conversation_tokenizes_what_is_new() -> None:
+    tokenizer = small_tokenizer("byte-level")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.content + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+    )
+    asked = PromptBuilder(tokenizer, SPACE, base_model="base", max_model_len=4096, resolve=resolve)
+    messages = [{"role": "user", "content": "What is the name of the river? " * 8}]
+    base = await asked.chat(parsed(messages=messages), ORIGIN)
+    encoded: list[str] = []
+    encoder = asked._encoder
+    encode = encoder.ids
+    encoder.ids = lambda text, **options: encoded.append(text) or encode(text, **options)  # type: ignore[method-assign]
+    safety = await asked.chat(parsed(messages=messages, model="safety"), ORIGIN)
+    assert encoded == ["<|end|>\n<|start|>assistant\n", "<|end|>\n"]
+    assert safety.token_ids[: safety.activation] == base.token_ids[: safety.activation]
+    assert safety.keys == SPACE.keys(safety.token_ids, adapter=effect(safety))

@@ -20,13 +20,18 @@ from aloraserve.wire import reply_for
 INVALID = [
     # bodies
     "the body has 300000 bytes; at most 262144 are accepted",
-    "the body has more than 262144 bytes, the most that is accepted for a context of 2048 tokens",
     "the body is not UTF-8 at byte 0",
     "the body is not a JSON object",
     "the body is nested too deeply",
     "the body has the key 'model' twice in one object",
     "the body has NaN, which is not JSON; finite numbers are accepted",
     "the body has a number with too many digits",
+    "the body is not valid JSON: Input data was truncated",
+    "the body is not valid JSON: Expecting value at line 1 column 11 (character 10)",
+    "the body has a key with a lone surrogate; valid Unicode text is accepted",
+    # hosts
+    "the header 'Host' is 'evil.example:8000'; a platform without api_keys is called as localhost or by a loopback "
+    "address",
     # prompts
     "model is 'safety' and chat_template_kwargs.adapter_name is 'plain'; send one of them, or the base model 'base' "
     "with an adapter_name",
@@ -46,7 +51,8 @@ FIELDS = [
     # what stands after a field's name
     "is too long; at most 8388608 bytes of text are accepted",
     "contains a lone surrogate; valid Unicode text is accepted",
-    "must be a string or a list of at most 4 strings",
+    "has 140000 bytes; at most 131072 are accepted",
+    "has 9000 text parts; at most 8192 are accepted",
     "must be a string or a list of token ids, and not empty",
     "has 2000000 token ids; at most 1000000 are accepted",
     "has an entry that is not a token id, an integer from 0 to 2147483647",
@@ -67,6 +73,13 @@ FIELDS = [
 ]
 EXAMPLES = {
     "InvalidRequestError": INVALID,
+    "BodyTooLargeError": [
+        "the body has more than 262144 bytes, the most that is accepted for a context of 2048 tokens",
+    ],
+    "BodyTimeoutError": [
+        "the body did not arrive in time: 1 bytes came; 10 s and another second for each 16384 bytes are waited for",
+    ],
+    "MediaTypeError": ["the header 'Content-Type' is missing; 'application/json' is needed"],
     "refusal": FIELDS,
     "EngineRefusal": [
         "prompt and answer need 5000 tokens of KV cache; the engine has 4096",
@@ -84,7 +97,13 @@ EXAMPLES = {
     "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that each gateway routed are kept"],
     "OverloadedError": [
         "too many requests are queued; retry later",
+        "too many requests are in progress; retry later",
+        "too many long bodies are being read; retry later",
         "no replica took the call within 600 s; retry later",
+    ],
+    "DrainingError": [
+        "this gateway is about to stop; retry at once",
+        "the gateway has stopped; the answer is incomplete",
     ],
     "ReplicaLostError": [
         "3 replicas were lost before the first token; retry later",
@@ -95,6 +114,9 @@ EXAMPLES = {
 }
 STATUS = {
     errors.InvalidRequestError: 400,
+    errors.BodyTimeoutError: 408,
+    errors.BodyTooLargeError: 413,
+    errors.MediaTypeError: 415,
     errors.UnknownModelError: 404,
     errors.AuthenticationError: 401,
     errors.NotPermittedError: 403,
@@ -102,6 +124,7 @@ STATUS = {
     errors.OverloadedError: 429,
     errors.ReplicaLostError: 502,
     errors.DirectoryUnavailableError: 503,
+    errors.DrainingError: 503,
     # The operator's; a client learns nothing of them.
     errors.InvalidAdapterError: 500,
     errors.SettingsError: 500,

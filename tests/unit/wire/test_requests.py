@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -127,7 +128,7 @@ def test_a_wrong_completion_field_is_refused_by_name(field: str, value: Any) -> 
 
 @pytest.mark.parametrize(("prompt", "wanted"), [("a", "a"), (["a"], "a"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2])])
 def test_a_prompt_is_a_text_or_token_ids(prompt: Any, wanted: Any) -> None:
-    assert completion(prompt=prompt).prompt == wanted
+    assert completion(prompt=prompt).one_prompt == wanted
 
 
 def test_a_message_copied_from_an_answer_is_accepted() -> None:
@@ -178,3 +179,55 @@ def test_template_arguments_carry_an_adapter_s_name() -> None:
     request = chat(chat_template_kwargs={"adapter_name": "safety", "thinking": False})
     assert request.adapter_name == "safety"
     assert request.template_kwargs() == {"thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_tokens": 0}, "'max_tokens' (0) should be an integer of at least 1"),
+        ({"max_tokens": "many"}, "'max_tokens' (\"many\") should be an integer"),
+        ({"temperature": 9}, "'temperature' (9) should be a number of at most 2"),
+        ({"top_p": 0}, "'top_p' (0) should be a number above 0"),
+        ({"stream": "yes"}, "'stream' (\"yes\") should be true or false"),
+        ({"stop": 3}, "'stop' (3) should be a string or a list"),
+        ({"stop": ["a"] * 5}, "'stop' should be a list of at most 4 items"),
+        ({"stop": ["a", ""]}, "'stop.1' (\"\") should be a string of at least 1 character"),
+        ({"messages": []}, "'messages' should be a list of at least 1 item"),
+        ({"messages": [{"role": "user", "content": 3}]}, "'messages.0.content' should be a string or a list"),
+        ({"messages": [{"role": "user"}]}, "'messages.0.content' is required"),
+        (
+            {"messages": [{"role": "robot", "content": "x"}]},
+            "'messages.0.role' (\"robot\") should be 'system', 'user' or 'assistant'",
+        ),
+        ({"tools": [{}]}, "'tools' is not supported by this server"),
+        ({"colour": "red", "model": 3}, "'model' (3) should be a string"),
+        ({"seed": 2**70}, f"'seed' ({2**70}) should be an integer of at most {2**63 - 1}"),
+        ({"user": "x" * 140_000}, "'user' has 140002 bytes; at most 131072 are accepted"),
+    ],
+)
+def test_a_refusal_names_the_field_its_value_and_what_is_accepted(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        chat(**fields)
+    assert caught.value.message == message
+
+
+def test_text_parts_are_bounded_in_all() -> None:
+    parts = [{"type": "text", "text": "a"}] * 256
+    with pytest.raises(InvalidRequestError, match="has 8448 text parts; at most 8192 are"):
+        chat(messages=[{"role": "user", "content": parts}] * 33)
+
+
+@pytest.mark.parametrize("field", ["seed", "unknown"])
+def test_what_follows_the_first_fault_is_not_read(field: str) -> None:
+    """A million wrong fields cost what one costs, in time that no other call waits for."""
+    wrong = b'{"model":"m",' + b",".join(b'"%s%d":1' % (field.encode(), number) for number in range(700_000)) + b"}"
+    allowed, started = 4 * _decoding_s(wrong), time.process_time()
+    with pytest.raises(InvalidRequestError, match=f"'{field}0' is not a known field"):
+        parse_body(ChatRequest, wrong)
+    assert time.process_time() - started < max(allowed, 0.05)
+
+
+def _decoding_s(raw: bytes) -> float:
+    started = time.process_time()
+    raw.decode()
+    return time.process_time() - started

@@ -1,0 +1,63 @@
+"""Other projects' routers, in an environment of their own, before bare engines."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from aloraserve.errors import StartError
+from aloraserve_services.cli.own_platform import free_port
+from benchmarks.harness.bare_engines import server_process, wait_for_health
+
+REQUIREMENTS = ("sglang-router==0.3.2", "vllm-router==0.1.17")
+INSTALL_TIMEOUT_S = 600
+
+_TUNED = ("--cache-threshold", "0.3", "--balance-abs-threshold", "8", "--balance-rel-threshold", "1.5")
+"""Their default absolute threshold, 64 calls, never lets six engines with a dozen calls share load."""
+ROUTERS = {
+    "sglang-router": ("sglang-router", "launch", "--policy", "cache_aware", *_TUNED, "--log-level", "error"),
+    "vllm-router": ("vllm-router", "--policy", "cache_aware", *_TUNED, "--log-level", "error"),
+}
+"""Name of each, and its command: the policy that looks at prefixes, with the settings that did best."""
+
+
+def routers_environment(folder: Path) -> Path:
+    """Return an environment with the routers, made in the folder if it is not there yet.
+
+    Raises:
+        StartError: they cannot be installed.
+    """
+    if not (folder / "bin" / "sglang-router").exists() or not (folder / "bin" / "vllm-router").exists():
+        _run(sys.executable, "-m", "venv", str(folder))
+        _run(str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *REQUIREMENTS)
+    return folder
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)  # noqa: S603
+    if done.returncode:
+        raise StartError(f"{' '.join(command[:5])} failed: {done.stderr[-500:]}")
+
+
+@contextlib.contextmanager
+def router(name: str, venv: Path, engines: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Run a router for the time of the context; yield its address and its process.
+
+    Args:
+        name: a key of :data:`ROUTERS`.
+        venv: see :func:`routers_environment`.
+        engines: addresses.
+
+    Raises:
+        StartError: it does not start.
+    """
+    program, *flags = ROUTERS[name]
+    port = free_port()
+    where = ("--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port()))
+    command = (str(venv / "bin" / program), *flags, *where, "--worker-urls", *engines)
+    with server_process(command) as process:
+        url = f"http://127.0.0.1:{port}"
+        yield wait_for_health(url, process), process.pid

@@ -1,0 +1,74 @@
+"""An answer as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from aloraserve.errors import DrainingError
+from aloraserve.serving.generation import Generation
+from aloraserve.wire import reply_for
+
+GOODBYE_S = 1.0
+"""How long a client may take for the last event of a stream that is cut off."""
+
+_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    # nginx and its like would collect events otherwise.
+    "x-accel-buffering": "no",
+}
+
+
+class EventStream(Response):
+    """Sends events as they come, and asks for the next one only when the client has taken the last ones.
+
+    A client that goes away aborts the generation: its task is cancelled, and the end of the task closes it.
+
+    Args:
+        events: to send.
+        generation: that they are written from.
+        headers: of the response.
+        held: what is held until the answer's end.
+    """
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        generation: Generation,
+        headers: Mapping[str, str],
+        held: contextlib.ExitStack,
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self._events = events
+        self._generation = generation
+        self._held = held
+        self.init_headers({**_HEADERS, **headers})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events; end what generates them in any case."""
+        with self._held:
+            async with contextlib.aclosing(self._generation):
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                try:
+                    async for written in self._events:
+                        await send({"type": "http.response.body", "body": written, "more_body": True})
+                except asyncio.CancelledError:
+                    await _say_goodbye(send)
+                    raise
+                await send({"type": "http.response.body", "body": b""})
+
+
+async def _say_goodbye(send: Send) -> None:
+    """End a stream that is cut off with an error; whoever has gone, or does not read, misses nothing by it."""
+    error = json.dumps(reply_for(DrainingError("the gateway has stopped; the answer is incomplete")).body)
+    body = f"data: {error}\n\ndata: [DONE]\n\n".encode()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await send({"type": "http.response.body", "body": body})

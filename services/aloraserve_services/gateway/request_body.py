@@ -1,0 +1,105 @@
+"""Bodies of requests: read within bounds of size, of time, and of memory for all of them together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from aloraserve.errors import BodyTimeoutError, BodyTooLargeError, MediaTypeError, OverloadedError
+from aloraserve.wire import parse_body
+from aloraserve.wire.fields import RequestPart
+
+MIN_BODY_BYTES = 256 << 10
+BODY_BYTES_PER_TOKEN = 64
+"""How long a body may be: several times what the longest prompt takes as text or as token ids. What is longer would be
+read, parsed and tokenized only to be refused, while other calls wait."""
+MIN_BYTES_PER_S = 16 << 10
+"""A body that comes at least that fast is waited for."""
+TOTAL_BODIES = 128
+"""As many bodies of the greatest length are in memory at once; more are refused."""
+SHORT_BODY_BYTES = 32 << 10
+"""A body up to this length is parsed at once; a longer one in a thread, while other calls go on."""
+
+Body = TypeVar("Body", bound=RequestPart)
+
+
+class BodyReader:
+    """Reads requests' bodies.
+
+    Args:
+        max_model_len: tokens of a prompt and its answer together, which say how long a body may be.
+        timeout_s: for a body to arrive; a long one has more time.
+    """
+
+    def __init__(self, max_model_len: int, timeout_s: float) -> None:
+        self._max_model_len = max_model_len
+        self._timeout_s = timeout_s
+        self._max_bytes = max(MIN_BODY_BYTES, BODY_BYTES_PER_TOKEN * max_model_len)
+        self._held_bytes = 0
+
+    async def read(self, kind: type[Body], request: Request) -> Body:
+        """Return a request's body.
+
+        Raises:
+            MediaTypeError: it is not declared to be JSON, which a web page of another site cannot do.
+            BodyTooLargeError: it is longer than is accepted; the rest is not read.
+            BodyTimeoutError: it does not arrive in time.
+            OverloadedError: too many bodies are being read.
+            InvalidRequestError: see :func:`~aloraserve.wire.parse_body`.
+        """
+        _check_media_type(request.headers.get("content-type"))
+        self._check_size(int(request.headers.get("content-length", 0)))
+        with self._holding() as parts:
+            await self._receive(request, parts)
+            raw = b"".join(parts)
+            if len(raw) <= SHORT_BODY_BYTES:
+                return parse_body(kind, raw, self._max_bytes)
+            return await asyncio.to_thread(parse_body, kind, raw, self._max_bytes)
+
+    async def _receive(self, request: Request, parts: list[bytes]) -> None:
+        loop, size = asyncio.get_running_loop(), 0
+        begun = loop.time()
+        try:
+            async with asyncio.timeout(self._timeout_s) as deadline:
+                async for part in request.stream():
+                    size += len(part)
+                    self._check_size(size)
+                    self._hold(part, parts)
+                    deadline.reschedule(begun + self._timeout_s + size / MIN_BYTES_PER_S)
+        except TimeoutError:
+            raise BodyTimeoutError(
+                f"the body did not arrive in time: {size} bytes came; {self._timeout_s:g} s and another second for "
+                f"each {MIN_BYTES_PER_S} bytes are waited for"
+            ) from None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise BodyTooLargeError(
+                f"the body has more than {self._max_bytes} bytes, the most that is accepted for a context of "
+                f"{self._max_model_len} tokens"
+            )
+
+    def _hold(self, part: bytes, parts: list[bytes]) -> None:
+        if self._held_bytes + len(part) > TOTAL_BODIES * self._max_bytes:
+            raise OverloadedError("too many long bodies are being read; retry later")
+        self._held_bytes += len(part)
+        parts.append(part)
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[list[bytes]]:
+        parts: list[bytes] = []
+        try:
+            yield parts
+        finally:
+            self._held_bytes -= sum(map(len, parts))
+
+
+def _check_media_type(header: str | None) -> None:
+    media_type = (header or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        shown = "missing" if header is None else f"{header[:80]!r}"
+        raise MediaTypeError(f"the header 'Content-Type' is {shown}; 'application/json' is needed")

@@ -1,0 +1,103 @@
+"""The HTTP application: from a path and a method to a response, errors included."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from aloraserve.errors import AloraserveError, InvalidRequestError
+from aloraserve.wire import reply_for
+
+Handler = Callable[[Request], Awaitable[Response]]
+PARAMETER = "{}"
+"""Stands at the end of a path for one part that a client chooses; its handler finds it with :func:`parameter`."""
+log = structlog.get_logger(__name__)
+
+
+class Routes:
+    """An ASGI application of fixed paths.
+
+    Args:
+        loopback_only: refuse a ``Host`` that is not this machine's. A web page may have its own name point here, and
+            then read what it asks for; where there are no keys, nothing else would stop it.
+    """
+
+    def __init__(self, *, loopback_only: bool = False) -> None:
+        self._handlers: dict[str, dict[str, Handler]] = {}
+        self._loopback_only = loopback_only
+
+    def add(self, method: str, path: str, handler: Handler) -> None:
+        """Have a handler answer a method at a path."""
+        handlers = self._handlers.setdefault(path, {})
+        handlers[method] = handler
+        if method == "GET":
+            handlers["HEAD"] = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except AloraserveError as error:
+            response = _failed(request, error)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if self._loopback_only:
+            check_host(request.headers.get("host"))
+        path = request.scope["path"]
+        handlers = self._handlers.get(path) or self._handlers.get(_pattern(path))
+        if handlers is None:
+            return _refused(404, f"there is nothing at {path[:120]!r}")
+        handler = handlers.get(request.method)
+        if handler is None:
+            allowed = ", ".join(handlers)
+            message = f"{request.method[:20]} is not allowed at {path[:120]!r}; allowed is {allowed}"
+            return _refused(405, message, {"Allow": allowed})
+        return await handler(request)
+
+
+def parameter(request: Request) -> str:
+    """Return the last part of a request's path."""
+    return str(request.scope["path"]).rpartition("/")[2]
+
+
+def check_host(host: str | None) -> None:
+    """Raise InvalidRequestError unless a ``Host`` header names this machine itself."""
+    if host is not None and not _is_loopback(host):
+        raise InvalidRequestError(
+            f"the header 'Host' is {host[:80]!r}; a platform without api_keys is called as localhost or by a loopback "
+            "address"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _pattern(path: str) -> str:
+    head, _, last = path.rpartition("/")
+    return f"{head}/{PARAMETER}" if last else ""
+
+
+def _failed(request: Request, error: AloraserveError) -> Response:
+    reply = reply_for(error)
+    if reply.status >= 500:
+        log.error("request_failed", path=request.url.path, cause=type(error).__name__, exc_info=error)
+    return JSONResponse(reply.body, reply.status, reply.headers)
+
+
+def _refused(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+    return JSONResponse(body, status, headers)

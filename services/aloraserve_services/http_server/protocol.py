@@ -1,0 +1,239 @@
+"""One connection: uvicorn's protocol over httptools, with the bounds that neither of the two has."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Awaitable
+from http import HTTPStatus
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from aloraserve_services.http_server.limits import HttpLimits
+from aloraserve_services.http_server.refusals import only_probes, raw_refusal, refusing
+
+WRITE_BUFFER_BYTES = 32 << 10
+"""What may wait to be sent before the application is stopped from writing more."""
+
+_STOPPING = refusing(HTTPStatus.SERVICE_UNAVAILABLE, "the server has stopped; retry elsewhere", (b"retry-after", b"1"))
+
+
+class Phase(enum.Enum):
+    """What the next bytes of a connection belong to."""
+
+    BETWEEN = "between two requests"
+    HEAD = "a request's line and headers"
+    BODY = "its body"
+    DROPPED = "nothing: the connection is about to be closed"
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection that cannot hold its server up.
+
+    The application's task is cancelled as soon as the client has gone.
+
+    Args:
+        config: of uvicorn, with the application.
+        state: of the server, with its connections and tasks.
+        limits: of the server.
+        loop: that runs it.
+    """
+
+    def __init__(self, config: Config, state: ServerState, limits: HttpLimits, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(config, state, {}, loop)
+        self._limits = limits
+        self._phase = Phase.HEAD
+        self._phase_since = loop.time()
+        self._head_bytes = 0
+        self._field_bytes = 0
+        self._discarded_bytes = 0
+        self._unsent_bytes = 0
+        self._unsent_since: float | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._lingers = False
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, if there is room for it."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        surplus = len(self.connections) - self._limits.max_connections
+        if surplus > self._limits.max_surplus_connections:
+            transport.abort()
+        elif surplus > 0:
+            self.app = only_probes(self.app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what the client no longer waits for."""
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Read, and count what is read."""
+        if self._phase is Phase.DROPPED:
+            self._discard(len(data))
+            return
+        if self._phase is Phase.BETWEEN:
+            self._enter(Phase.HEAD)
+        is_refused = self._phase is Phase.BODY and not self.is_answering
+        super().data_received(data)
+        if self._phase is Phase.HEAD:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.max_head_bytes:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, self._head_message())
+        elif is_refused:
+            self._discard(len(data))
+
+    def resume_writing(self) -> None:
+        """Go on, now that the client has taken what waited for it."""
+        super().resume_writing()
+        self._unsent_since = None
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        super().on_message_begin()
+        self._field_bytes = 0
+        if self._phase is not Phase.HEAD:
+            self._enter(Phase.HEAD)
+
+    def on_url(self, url: bytes) -> None:
+        """See httptools."""
+        self._field_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools."""
+        self._field_bytes += len(name) + len(value)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start to answer, now that the head is complete."""
+        self._enter(Phase.BODY)
+        if self._field_bytes > self._limits.max_head_bytes:
+            self.app = refusing(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, self._head_message())
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        super().on_message_complete()
+        self._enter(Phase.BETWEEN)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._refuse(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1")
+
+    def expire(self, now: float) -> None:
+        """Close the connection if the client has taken too long; the server calls this now and then."""
+        limits, spent_s = self._limits, now - self._phase_since
+        if self._is_stalled(now):
+            self.transport.abort()
+        elif self.is_answering:
+            return
+        elif self._phase is Phase.HEAD and spent_s > limits.head_timeout_s:
+            self._refuse_slow_head()
+        elif self._phase in (Phase.BODY, Phase.DROPPED) and spent_s > limits.discard_timeout_s:
+            self.transport.abort()
+
+    def finish(self) -> None:
+        """Close the connection: now, or after the answer that is being sent."""
+        if not self.is_answering:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase, self._phase_since = phase, self.loop.time()
+        if phase is Phase.HEAD:
+            self._head_bytes = 0
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        serve = self._until_gone(app, cycle)
+        self._task = task = self.loop.create_task(cycle.run_asgi(serve))  # type: ignore[arg-type]
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def on_response_complete(self) -> None:
+        """Read on; what is left of a refused body has its own deadline."""
+        super().on_response_complete()
+        self._phase_since = self.loop.time()
+        self._discarded_bytes = 0
+        if self._lingers:
+            self._hang_up()
+
+    def _until_gone(self, app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
+        """Return an application whose task may be cancelled: the client has gone, or the server stops."""
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            def send_last(message: Message) -> Awaitable[None]:
+                if cycle.more_body and not cycle.keep_alive and message["type"] == "http.response.body":
+                    # uvicorn would close the connection at once.
+                    cycle.keep_alive = self._lingers = True
+                return send(message)
+
+            try:
+                await app(scope, receive, send_last)
+            except asyncio.CancelledError:
+                if not cycle.response_started:
+                    await _STOPPING(scope, receive, send_last)
+                elif not cycle.response_complete:
+                    self.transport.abort()
+
+        return serve
+
+    def _is_stalled(self, now: float) -> bool:
+        """Return whether the client has left what it was sent unread for too long."""
+        is_held_up = self.flow.write_paused or self.transport.is_closing()
+        unsent = self.transport.get_write_buffer_size() if is_held_up else 0
+        if not unsent:
+            self._unsent_since = None
+        elif self._unsent_since is None or unsent < self._unsent_bytes:
+            self._unsent_since = now
+        elif now - self._unsent_since > self._limits.stall_timeout_s:
+            return True
+        self._unsent_bytes = unsent
+        return False
+
+    def _discard(self, size: int) -> None:
+        self._discarded_bytes += size
+        if self._discarded_bytes > self._limits.max_discarded_bytes:
+            self.transport.abort()
+
+    def _head_message(self) -> str:
+        return f"the request line and headers have more than {self._limits.max_head_bytes} bytes"
+
+    def _refuse_slow_head(self) -> None:
+        if not self._head_bytes:
+            self.transport.close()
+            return
+        message = f"the request's headers were not complete within {self._limits.head_timeout_s:g} s"
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, message)
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Answer what never became a request, unless an answer is under way: then that is the last one."""
+        self._discarded_bytes = 0
+        if self.is_answering:
+            self._enter(Phase.DROPPED)
+            self.cycle.keep_alive = False
+            return
+        self.transport.write(raw_refusal(status, message, self.server_state.default_headers))
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Say that no more will come; then wait for the client to close the connection, or for ``expire``.
+
+        To close it while the client still sends would have the kernel reset it, and the client might not see the
+        answer.
+        """
+        self._enter(Phase.DROPPED)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()

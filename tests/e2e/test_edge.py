@@ -1,0 +1,246 @@
+"""The edge of a whole platform: its own HTTP servers, clients that misbehave, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from support.certificates import write_certificate
+
+BASE = "SmolLM2-135M-Instruct"
+CHAT = "/v1/chat/completions"
+GATEWAYS = 2
+HELLO = [{"role": "user", "content": "Tell me about ferries."}]
+LONG: dict[str, Any] = {"model": BASE, "messages": HELLO, "max_tokens": 600, "ignore_eos": True, "stream": True}
+SHORT: dict[str, Any] = {"model": BASE, "messages": HELLO, "max_tokens": 1}
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any]) -> Iterator[Any]:
+    with start("--engine", "simulated", "--gateways", str(GATEWAYS), own_state=True) as running:
+        yield running
+
+
+def gateways(fleet: Any) -> list[psutil.Process]:
+    found = []
+    for process in fleet.process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "ServeReplica:aloraserve:gateway" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def port_of(fleet: Any) -> int:
+    return int(fleet.url.rpartition(":")[2])
+
+
+def connect(fleet: Any) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port_of(fleet)), timeout=30)
+
+
+def raw(body: dict[str, Any], *headers: str) -> bytes:
+    content = json.dumps(body).encode()
+    lines = [f"POST {CHAT} HTTP/1.1", "host: localhost", "content-type: application/json", *headers]
+    return ("\r\n".join([*lines, f"content-length: {len(content)}"]) + "\r\n\r\n").encode() + content
+
+
+def running(fleet: Any) -> int:
+    return sum(one["load"]["running"] + one["load"]["waiting"] for one in fleet.replicas()["replicas"])
+
+
+def test_gateways_listen_on_the_loopback_address_alone_and_no_proxy_does(fleet: Any) -> None:
+    found = gateways(fleet)
+    listening = {
+        process.pid: [
+            one.laddr.ip
+            for one in process.net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == port_of(fleet)
+        ]
+        for process in found
+    }
+    assert list(listening.values()) == [["127.0.0.1"]] * GATEWAYS
+    lines = [" ".join(process.cmdline()) for process in fleet.process.children(recursive=True)]
+    assert not [line for line in lines if "Proxy" in line]
+
+
+def test_serve_s_control_headers_have_no_effect(fleet: Any) -> None:
+    headers = {
+        "x-request-timeout-seconds": "0.000001",
+        "serve_multiplexed_model_id": "nobody",
+        "x-request-disconnect-disabled": "?1",
+    }
+    answer = fleet.http.post(CHAT, json=SHORT, headers=headers)
+    assert answer.status_code == 200, answer.text
+    with connect(fleet) as client:
+        client.sendall(raw(LONG, *(f"{name}: {value}" for name, value in headers.items())))
+        assert client.recv(1)
+        fleet.wait_until(lambda: running(fleet) == 1, 10, "the call to run")
+    fleet.wait_until(lambda: running(fleet) == 0, 2, "the client's departure to end the call")
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_client_that_goes_away_frees_its_engine_at_once(fleet: Any, is_streamed: bool) -> None:
+    with connect(fleet) as client:
+        client.sendall(raw(LONG | {"stream": is_streamed}))
+        fleet.wait_until(lambda: running(fleet) == 1, 10, "the call to run")
+        began = time.monotonic()
+    fleet.wait_until(lambda: running(fleet) == 0, 2, "the call to end")
+    # Its 600 tokens take longer.
+    assert time.monotonic() - began < 2
+
+
+def test_a_hundred_connections_that_send_nothing_disturb_nobody(fleet: Any) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(100):
+            client = stack.enter_context(connect(fleet))
+            if number % 2:
+                client.sendall(raw(SHORT)[:-1])
+        for path in ("/healthz", "/readyz", "/v1/models", "/metrics"):
+            assert fleet.http.get(path, timeout=5).status_code == 200
+        assert fleet.http.post(CHAT, json=SHORT, timeout=5).status_code == 200
+
+
+def held(fleet: Any) -> list[tuple[int, int]]:
+    """Return how many files and threads each gateway has."""
+    return [(process.num_fds(), process.num_threads()) for process in gateways(fleet)]
+
+
+def test_ten_thousand_connects_and_disconnects_in_a_minute_leave_nothing_behind(fleet: Any) -> None:
+    fleet.chat(BASE, HELLO)
+    before, memory = held(fleet), [process.memory_info().rss for process in gateways(fleet)]
+    linger = struct.pack("ii", 1, 0)
+    pieces = [b"", b"GET /healthz HT", raw(SHORT)[:-5], raw(SHORT), raw(LONG)]
+    began = time.monotonic()
+    for number in range(10_000):
+        with connect(fleet) as client:
+            # A whole call is work; most only come and go.
+            piece = pieces[number % 3] if number % 100 else pieces[3 + number // 100 % 2]
+            client.sendall(piece)
+            if number % 2:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    assert time.monotonic() - began < 60
+    fleet.wait_until(lambda: running(fleet) == 0, 20, "every call to have ended")
+    fleet.wait_until(lambda: all(now[0] <= old[0] + 8 for now, old in zip(held(fleet), before, strict=True)), 20, "fds")
+    grown = [process.memory_info().rss - old for process, old in zip(gateways(fleet), memory, strict=True)]
+    assert max(grown) < 50 << 20, grown
+    metrics = [fleet.http.get("/metrics").text for _ in range(8)]
+    assert all("\naloraserve_requests_in_progress 0.0" in text for text in metrics)
+
+
+def test_clients_that_never_read_leave_memory_flat(fleet: Any) -> None:
+    memory = [process.memory_info().rss for process in gateways(fleet)]
+    with contextlib.ExitStack() as stack:
+        for _ in range(64):
+            client = stack.enter_context(connect(fleet))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(raw(LONG | {"max_tokens": 4000}))
+        fleet.wait_until(lambda: running(fleet) > 0, 10, "the calls to run")
+        assert fleet.http.post(CHAT, json=SHORT, timeout=30).status_code == 200
+        grown = [process.memory_info().rss - old for process, old in zip(gateways(fleet), memory, strict=True)]
+        assert max(grown) < 50 << 20, grown
+    fleet.wait_until(lambda: running(fleet) == 0, 10, "the calls to end with their clients")
+
+
+def test_a_gateway_that_dies_is_replaced_on_the_same_port(fleet: Any) -> None:
+    victim, *_ = gateways(fleet)
+    victim.kill()
+
+    def healed() -> bool:
+        found = gateways(fleet)
+        return len(found) == GATEWAYS and victim.pid not in {process.pid for process in found}
+
+    fleet.wait_until(healed, 60, "another gateway to start")
+    ports = [port_of(fleet)] * GATEWAYS
+
+    def listening() -> list[int]:
+        connections = [one for process in gateways(fleet) for one in process.net_connections("tcp")]
+        return [
+            one.laddr.port
+            for one in connections
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == port_of(fleet)
+        ]
+
+    fleet.wait_until(lambda: listening() == ports, 60, "it to listen")
+    assert all(fleet.http.post(CHAT, json=SHORT).status_code == 200 for _ in range(8))
+
+
+class Stream(threading.Thread):
+    """A streamed answer that is read to its end."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        super().__init__()
+        self._client = client
+        self.began = threading.Event()
+        self.lines: list[str] = []
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        """Read."""
+        try:
+            with self._client.stream("POST", CHAT, json=LONG) as answer:
+                for line in answer.iter_lines():
+                    self.lines.append(line)
+                    self.began.set()
+        except httpx.HTTPError as error:
+            self.failure = error
+
+
+def test_down_lets_running_answers_end_and_takes_no_more(fleet: Any, command: Callable[..., Any]) -> None:
+    """The last test of this platform."""
+    stream = Stream(fleet.http)
+    stream.start()
+    assert stream.began.wait(30)
+    process = fleet.process
+    stopped = command("down", "--state-dir", str(fleet.state_dir))
+    assert stopped.returncode == 0, stopped.stderr
+    stream.join(30)
+    assert stream.failure is None
+    text = [line for line in stream.lines if line]
+    assert text[-1] == "data: [DONE]"
+    assert '"error"' not in "".join(text)
+    assert '"finish_reason":"length"' in text[-2]
+    assert not process.is_running()
+
+
+def test_tls_is_served_and_a_second_signal_ends_the_platform_at_once(
+    start: Callable[..., Any], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    certificate, key = write_certificate(tmp_path, "api.example")
+    config = tmp_path / "tls.yaml"
+    config.write_text(f"tls_certificate: {certificate}\ntls_key: {key}\ndrain_timeout_s: 3600\n")
+    with start("--engine", "simulated", "--config", str(config), own_state=True) as fleet:
+        context = ssl.create_default_context(cafile=str(certificate))
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        url = fleet.url.replace("http:", "https:")
+        with httpx.Client(base_url=url, verify=context, trust_env=False, timeout=60) as client:
+            assert client.get("/v1/models").status_code == 200
+            with pytest.raises(httpx.HTTPError):
+                fleet.http.get("/healthz")
+            shown = command("status", "--state-dir", str(fleet.state_dir))
+            assert shown.returncode == 0, shown.stderr
+            stream = Stream(client)
+            stream.start()
+            assert stream.began.wait(30)
+            process = fleet.process
+            process.send_signal(signal.SIGTERM)
+            log = fleet.state_dir / "up.log"
+            fleet.wait_until(lambda: "a second signal ends at once" in log.read_text(), 10, "it to drain")
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+            stream.join(30)
+            assert '"finish_reason":"length"' not in "".join(stream.lines), "it was cut off"
