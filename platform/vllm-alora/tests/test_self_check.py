@@ -33,7 +33,7 @@ def request(activation: int | None) -> Any:
     from vllm.lora.request import LoRARequest
 
     return SimpleNamespace(
-        lora_request=LoRARequest("a", 1, "/a"),
+        lora_request=LoRARequest("a", 8765, "/a"),
         sampling_params=SimpleNamespace(extra_args=None if activation is None else {ACTIVATION_KEY: activation}),
     )
 

@@ -47,8 +47,9 @@ class Reloads:
         self._digest = digest
         self._lock = threading.Lock()
         self._known: LRUCache[_Adapter, str] = LRUCache(max_known)
+        self._in_place: LRUCache[int, str] = LRUCache(max_known)
         self._names: set[tuple[str, str]] = set()
-        self._forgot = False
+        self._forgot = self._forgot_in_place = False
         self._loads = 0
 
     def of(self, lora_request: Any) -> str:
@@ -84,18 +85,24 @@ class Reloads:
             for other in [other for other in self._known if other[2] == adapter[2]]:
                 self._known[other] = generation
             self._remember(adapter, generation)
+            self._forgot_in_place |= adapter[2] not in self._in_place and len(self._in_place) == self._in_place.maxsize
+            self._in_place[adapter[2]] = generation
         return generation != before
 
     def note_removal(self, lora_int_id: int) -> None:
         """Forget what was loaded under an id: its next load may have other weights."""
         with self._lock:
             self._loads += 1
+            self._in_place.pop(lora_int_id, None)
             for adapter in [adapter for adapter in self._known if adapter[2] == lora_int_id]:
                 del self._known[adapter]
 
     def _first(self, adapter: _Adapter, weights: str | None) -> str:
         # Requests under one id run with what is loaded there, so another name or path there says nothing of weights.
-        if any(other[2] == adapter[2] for other in self._known):
+        if adapter[2] in self._in_place:
+            return self._in_place[adapter[2]]
+        others = any(other[2] == adapter[2] for other in self._known)
+        if self._forgot_in_place or (others and weights is not None):
             return _unique()
         if weights is not None:
             return weights
