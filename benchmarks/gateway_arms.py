@@ -78,7 +78,8 @@ class GatewayArms:
                 before = self._platform(BASELINE, self._others.baseline, "--engine", "simulated", *flags)
                 found.append(stack.enter_context(before))
             if self._others.routers_venv is not None:
-                found += [stack.enter_context(self._router(name, self._others.routers_venv, bare)) for name in ROUTERS]
+                names = [name for name, other in ROUTERS.items() if not other.with_session]
+                found += [stack.enter_context(self._router(name, self._others.routers_venv, bare)) for name in names]
             if self._others.serve_llm_venv is not None:
                 variables = {"ALORASERVE_CALIBRATION": str(times), "ALORASERVE_ADAPTERS_DIR": str(self._adapters)}
                 found.append(stack.enter_context(self._serve_llm(self._others.serve_llm_venv, variables)))
