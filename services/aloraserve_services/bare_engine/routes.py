@@ -111,7 +111,7 @@ class EventStream(StreamingResponse):
         chunks: that they are written from.
     """
 
-    def __init__(self, events: AsyncIterator[str], chunks: AsyncGenerator[EngineChunk]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], chunks: AsyncGenerator[EngineChunk]) -> None:
         super().__init__(events, media_type="text/event-stream")
         self._chunks = chunks
 
