@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     max_queued: int = Field(
         256, ge=1, le=100_000, description="Requests that may wait in each gateway for a replica; more get 429."
     )
+    stream_interval: int = Field(
+        1, ge=1, le=1024, description="Tokens of an answer that an engine streams together, after the first."
+    )
     max_loras: int = Field(8, ge=1, le=64, description="Adapters that may run in one batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(64, description="Highest adapter rank accepted.")
     policy: str = Field(
