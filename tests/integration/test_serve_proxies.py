@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,6 +13,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 class Listener:
     """Looks for Serve's proxies as a gateway does before it listens."""
+
+    async def loop(self) -> str:
+        """Return whose event loop this is: gateways serve HTTP in theirs."""
+        return type(asyncio.get_running_loop()).__module__
 
     async def refused(self, port: int) -> str:
         """Return why a gateway may not listen on the port; empty if it may."""
@@ -37,6 +42,7 @@ def test_proxies_are_found_where_they_are(location: str) -> None:
         serve.start(proxy_location=location, http_options=options, logging_config={"log_level": "WARNING"})
         app = serve.deployment(Listener, ray_actor_options={"num_cpus": 0}).bind()
         handle = serve.run(app, name="listener", route_prefix=None)
+        assert handle.loop.remote().result(timeout_s=30) == "uvloop"
         found = handle.refused.remote(proxies).result(timeout_s=30)
         assert ("set proxy_location: Disabled" in found) == (location != "Disabled")
         assert handle.refused.remote(free).result(timeout_s=30) == ""
