@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings loadtest loadtest-full bench-plugin test test-all test-fast coverage plugin-matrix docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ bench-e2e: install ## Measure TTFT of aLoRA and LoRA through HTTP, 500 and 2,000
 bench-routing: install ## Measure block keys, lookups, ingest and memory of the directory (ARGS="...")
 	@$(BIN)/python -m benchmarks.directory $(ARGS)
 
-bench-routing-live: install ## Compare policies on six simulated engines behind the real gateway (ARGS="...")
+bench-routing-live: install ## Compare this gateway with sglang-router and vllm-router on six simulated engines (ARGS="...")
 	@$(BIN)/python -m benchmarks.routing_live $(ARGS)
 
 bench-gateway: install ## Measure what the way to the engine costs, by process, with targets (ARGS="--profile FOLDER")
@@ -57,6 +57,12 @@ loadtest-full: install-dev ## The same with more samples, conversations, rates a
 
 bench-plugin: install-dev ## Measure what aLoRA costs and saves in one vLLM process, with targets (ARGS="...")
 	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py --model "$$($(BIN)/python -m benchmarks.plugin_model)" $(ARGS)
+
+gpu-kit: install-dev ## Pack vLLM's CUDA build, the plugin and its tests for a GPU machine without a network (ARGS="--out DIR")
+	@$(BIN)/python platform/vllm-alora/gpu/kit.py $(ARGS)
+
+gpu-check: ## Check the plugin on a GPU and measure it, ten minutes; needs an unpacked kit (ARGS="--site DIR/site --out DIR")
+	@$(PYTHON) platform/vllm-alora/gpu/check.py $(ARGS)
 
 test: install-dev ## Run every test, real engines and the whole platform included (ARGS="...")
 	@$(BIN)/python tests/lanes.py $(ARGS)

@@ -44,9 +44,9 @@ from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.headers import serving_headers
 from aloraserve_services.gateway.metrics import GatewayMetrics
+from aloraserve_services.local.redis_server import embedded_redis
 from aloraserve_services.models.model_files import ensure_smollm2
 from benchmarks.harness.command import run_command
-from benchmarks.harness.redis_server import bench_server
 from benchmarks.harness.report import Figure, figures_json, show_figures, write_json
 from benchmarks.synthetic_fleet import LEASE_S, SPACE, heartbeats, open_directory, replica_name, replica_state
 
@@ -57,6 +57,7 @@ MAX_BODY_BYTES = 1 << 20
 STREAM_CHUNKS = 64
 WARM_UP_S = 1.0
 CALLS_PER_HEARTBEAT = 20
+LOOKUP_BUDGET_S = 0.1
 
 
 @clearly
@@ -71,7 +72,7 @@ def bench_call_cost(
 
     model = ensure_smollm2(Path(default_state_dir()), dtype="bfloat16")
     tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
-    with bench_server() as url, heartbeats(url, replicas):
+    with embedded_redis() as url, heartbeats(url, replicas):
         figures = uvloop.run(CallCost(url, tokenizer, prompt_tokens, calls, replicas).measure())
     show_figures(out, "CPU time in the gateway, without HTTP and engines", figures)
     write_json(json, figures_json(figures))
@@ -82,10 +83,12 @@ class Engines:
 
     Args:
         chunks: of each answer.
+        is_ready: whether they say that they are there already.
     """
 
-    def __init__(self, chunks: Sequence[EngineChunk]) -> None:
+    def __init__(self, chunks: Sequence[EngineChunk], *, is_ready: bool) -> None:
         self._chunks = chunks
+        self._is_ready = is_ready
         self.replica = ""
 
     @contextlib.asynccontextmanager
@@ -96,7 +99,7 @@ class Engines:
 
     def send(self, call: EngineCall) -> Any:
         """Return the answer."""
-        return Replies(self._chunks)
+        return Replies(self._chunks, is_ready=self._is_ready)
 
     def outcome_of(self, error: Exception) -> Outcome:
         """Nothing of this pool's fails."""
@@ -104,10 +107,16 @@ class Engines:
 
 
 class Replies:
-    """Chunks that are there already."""
+    """Chunks that are there already.
 
-    def __init__(self, chunks: Sequence[EngineChunk]) -> None:
+    Args:
+        chunks: of an answer.
+        is_ready: whether this says so.
+    """
+
+    def __init__(self, chunks: Sequence[EngineChunk], *, is_ready: bool) -> None:
         self._chunks = iter(chunks)
+        self.is_ready = is_ready
 
     def __aiter__(self) -> Replies:
         return self
@@ -220,7 +229,7 @@ class CallCost:
             ObservedDirectory(self._directory, self._metrics.directory),
             make_policy("expected-ttft", seed=0),
             SPACE,
-            budget_s=1.0,
+            budget_s=LOOKUP_BUDGET_S,
             known_replicas=lambda: [replica_name(number) for number in range(replicas)],
         )
         self.figures: list[Figure] = []
@@ -241,12 +250,15 @@ class CallCost:
         place_us, redis_us = await self._placed(requests)
         whole_us = await self._answered("whole answer of one token, dispatched and written", requests, 1)
         one_us = await self._answered("stream of one token, dispatched and written", requests, 1, is_streamed=True)
-        many_us = await self._answered(
-            f"stream of {STREAM_CHUNKS} tokens, ready at once", requests, STREAM_CHUNKS, is_streamed=True
+        many = f"stream of {STREAM_CHUNKS} tokens"
+        alone_us = await self._answered(f"{many}, each by itself", requests, STREAM_CHUNKS, is_streamed=True)
+        ready_us = await self._answered(
+            f"{many}, ready at once", requests, STREAM_CHUNKS, is_streamed=True, is_ready=True
         )
         total = parse_us + prompt_us + place_us + redis_us + max(whole_us, one_us)
         self._add("a call of one token, Redis included", total, "us", CALL_TARGET_US)
-        self._add("a further chunk", (many_us - one_us) / (STREAM_CHUNKS - 1), "us", CHUNK_TARGET_US)
+        for name, many_us in (("a further chunk by itself", alone_us), ("a further chunk among others", ready_us)):
+            self._add(name, (many_us - one_us) / (STREAM_CHUNKS - 1), "us", CHUNK_TARGET_US)
         await self._directory.close()
         return self.figures
 
@@ -299,10 +311,16 @@ class CallCost:
         return spent_us / len(requests), redis_us / len(requests)
 
     async def _answered(
-        self, name: str, requests: Sequence[GenerationRequest], tokens: int, *, is_streamed: bool = False
+        self,
+        name: str,
+        requests: Sequence[GenerationRequest],
+        tokens: int,
+        *,
+        is_streamed: bool = False,
+        is_ready: bool = False,
     ) -> float:
         """Return what dispatching and writing cost beyond the placement, which is not the directory's here."""
-        dispatcher = self._dispatcher(tokens)
+        dispatcher = self._dispatcher(tokens, is_ready=is_ready)
 
         async def answer(request: GenerationRequest) -> None:
             generation = await dispatcher.generate(request)
@@ -318,14 +336,14 @@ class CallCost:
         self._add(name, spent_us)
         return spent_us
 
-    def _dispatcher(self, tokens: int) -> Dispatcher:
+    def _dispatcher(self, tokens: int, *, is_ready: bool) -> Dispatcher:
         chunks = [EngineChunk(0, " word", 1, None if left else "length") for left in range(tokens - 1, -1, -1)]
         policy = make_policy("least-loaded", seed=0)
         router = Router(
             self._directory, policy, SPACE, known_replicas=lambda: ["replica-000", "replica-001"], use_directory=False
         )
         observers = [ReceiptWriter(ReceiptRing(1024)), CallMetrics(self._metrics), CallSpans(Tracing())]
-        return Dispatcher(router, Engines(chunks), observers)
+        return Dispatcher(router, Engines(chunks, is_ready=is_ready), observers)
 
     async def _each(self, step: Callable[[Any], Awaitable[None]], values: Sequence[Any]) -> float:
         """Return the microseconds of CPU time that a step takes for a value, on the average."""

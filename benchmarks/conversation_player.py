@@ -1,4 +1,7 @@
-"""Plays conversations on a running platform over HTTP and keeps what came of each call."""
+"""Plays conversations over HTTP and keeps what came of each call.
+
+Prompts are texts whose words are a token each, because not every router takes token ids.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ class ConversationPlayer:
     """See the module's docstring.
 
     Args:
-        plan: of the platform, with the untrained adapters.
-        client: for its HTTP API.
+        plan: of the engines, with the untrained adapters.
+        client: for the HTTP API.
         with_session: send each conversation's name as its session id.
         slowdown: real seconds for each second of the workload.
     """
@@ -58,7 +61,7 @@ class ConversationPlayer:
         made = conversations(1.0, seed - 1, count=IDLE_CALLS // 2)
         found = {}
         for number, conversation in enumerate(made):
-            prompt = (conversation.turns[0].token_ids * IDLE_TOKENS)[:IDLE_TOKENS]
+            prompt = self._words.text_of((conversation.turns[0].token_ids * IDLE_TOKENS)[:IDLE_TOKENS])
             for time_called in range(2):
                 name = f"idle-{seed}-{number}-{time_called}"
                 found[name] = await self._client.complete(name, self._base, prompt, 2)
@@ -71,30 +74,32 @@ class ConversationPlayer:
 
     async def _converse(self, conversation: Conversation, started: float) -> None:
         await asyncio.sleep(max(0.0, started + conversation.start_s * self._slowdown - time.perf_counter()))
-        prompt = list(conversation.document)
+        prompt = self._words.text_of(conversation.document)
         for number, turn in enumerate(conversation.turns):
             await asyncio.sleep(turn.think_s * self._slowdown)
-            if not await self._turn(conversation, number, turn, prompt):
+            played = await self._turn(conversation, number, turn, prompt)
+            if played is None:
                 return
+            prompt = played
 
-    async def _turn(self, conversation: Conversation, number: int, turn: Turn, prompt: list[int]) -> bool:
-        """Play a turn and append it to the prompt; return whether the conversation can go on."""
-        prompt += turn.token_ids
+    async def _turn(self, conversation: Conversation, number: int, turn: Turn, prompt: str) -> str | None:
+        """Play a turn; return the prompt with it, None if the conversation cannot go on."""
+        prompt += self._words.text_of(turn.token_ids)
         name = f"{conversation.name}-{number}"
         answer = await self._call(conversation, name, "base", self._base, prompt, ANSWER_TOKENS)
         if answer is None:
-            return False
-        prompt += self._words.tokens_of(answer.text)
+            return None
+        prompt += answer.text
         await asyncio.gather(
             *(
                 self._call(conversation, f"{name}-{model}", kind, model, prompt, EVALUATOR_TOKENS)
                 for kind, model in self._evaluators
             )
         )
-        return True
+        return prompt
 
     async def _call(
-        self, conversation: Conversation, name: str, kind: Kind, model: str, prompt: list[int], max_tokens: int
+        self, conversation: Conversation, name: str, kind: Kind, model: str, prompt: str, max_tokens: int
     ) -> StreamedAnswer | None:
         session = {SESSION_HEADER: conversation.name} if self._with_session else None
         try:

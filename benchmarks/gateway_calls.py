@@ -112,14 +112,16 @@ async def turn(arm: Arm, made: Iterator[Body], *, at_once: int, seconds: float |
     return Turn(answers, took_s, {} if arm.processes is None else used(before, arm.processes.cpu_s()))
 
 
-async def interleaved_ttft(arms: Sequence[Arm], bodies: Bodies, count: int) -> dict[str, list[float]]:
+async def interleaved_ttft(
+    arms: Sequence[Arm], bodies: Bodies, count: int, prompts: int = CACHED_PROMPTS
+) -> dict[str, list[float]]:
     """Return the TTFT of calls whose prompts every arm has cached, one after the other, the arms in turn."""
-    texts = [bodies.text(CACHED_SEED + number, CACHED_TOKENS) for number in range(CACHED_PROMPTS)]
+    texts = [bodies.text(CACHED_SEED + number, CACHED_TOKENS) for number in range(prompts)]
     clients = {arm.name: arm.clients(1)[0] for arm in arms}
     found: dict[str, list[float]] = {arm.name: [] for arm in arms}
     order = list(clients)
-    for number in range(-2 * CACHED_PROMPTS, count):
-        body = bodies.chat(texts[number % CACHED_PROMPTS], 2, stream=True)
+    for number in range(-2 * prompts, count):
+        body = bodies.chat(texts[number % prompts], 2, stream=True)
         order.append(order.pop(0))
         for name in order:
             answer = await clients[name].call(CHATS, body)

@@ -16,11 +16,11 @@ from typing import Any
 from aloraserve.errors import StartError
 from aloraserve_services.cli.console import out
 from benchmarks.gateway_calls import CALL_TOKENS, STREAM_TOKENS, Arm, Bodies, repeated, turn
-from benchmarks.gateway_result import ArmResult, middle, wide
+from benchmarks.gateway_result import ArmResult, middle
 from benchmarks.gateway_turns import CALLS_AT_ONCE, STREAM_PROMPT_TOKENS
 from benchmarks.harness.flame_graph import flame_graph
 from benchmarks.harness.processes import ENGINES, GATEWAY
-from benchmarks.harness.report import make_table
+from benchmarks.harness.report import make_table, wide
 
 PROFILE_S, SAMPLES_PER_S = 8, 200
 PROFILED = (GATEWAY, "serve proxy", ENGINES)
@@ -29,11 +29,11 @@ _ROOMS = (
     (r"aloraserve/wire|pydantic", "validation and answers (wire, pydantic)"),
     (r"prompt_builder|transformers|tokenizers|jinja2", "rendering and tokenizing"),
     (r"aloraserve/blocks", "block keys"),
-    (r"aloraserve/(routing|directory)|aloraserve/redis|/redis/", "routing and directory"),
+    (r"aloraserve/(routing|directory|redis)|\bredis/", "routing and directory"),
     (r"telemetry|prometheus_client|opentelemetry|call_metrics|call_spans", "metrics and traces"),
     (r"savings|receipts", "savings and receipts"),
     (r"ray/serve", "Ray Serve"),
-    (r"(^|/)ray/|_raylet", "Ray core"),
+    (r"\bray/|_raylet", "Ray core"),
     (r"starlette|fastapi|uvicorn|httptools|h11", "HTTP server"),
     (r"aloraserve", "other code of this project"),
     (r"grpc|zmq|msgspec|msgpack|pickle", "transport"),

@@ -16,17 +16,8 @@ from benchmarks.gateway_calls import (
     repeated,
     turn,
 )
-from benchmarks.gateway_result import (
-    ADDED_P50,
-    ADDED_P99,
-    CALLS_PER_S,
-    CHUNKS_PER_S,
-    TTFT_P50,
-    TTFT_P99,
-    ArmResult,
-)
+from benchmarks.gateway_result import CALLS_PER_S, CHUNKS_PER_S, ArmResult, add_ttft
 from benchmarks.harness.processes import used
-from benchmarks.harness.stats import percentile
 
 CALLS, CALLS_AT_ONCE = 240, 16
 STREAMS, STREAMS_AT_ONCE = 24, 4
@@ -63,12 +54,7 @@ class GatewayTurns:
         """Call all arms in turn, one call at a time."""
         arms = [arm for arm, _ in self._arms]
         found = await interleaved_ttft(arms, self._bodies, TTFT_CALLS)
-        own_s = percentile(found[self.results[-1].name], 0.5)
-        for result in self.results:
-            for share, raw, added in ((0.5, TTFT_P50, ADDED_P50), (0.99, TTFT_P99, ADDED_P99)):
-                ttft_s = percentile(found[result.name], share)
-                result.samples[raw].append(ttft_s * 1000)
-                result.samples[added].append((ttft_s - own_s) * 1000)
+        add_ttft(self.results, found)
 
     async def idle(self) -> None:
         """Look at what the arms use while nobody calls."""

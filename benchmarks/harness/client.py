@@ -21,30 +21,39 @@ class AsyncStreamingClient:
     Args:
         url: of the platform, ``http://host:port``.
         headers: for every call.
+        with_usage: ask for each answer's usage; without it token counts are those of the platform's headers.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str] = MappingProxyType({}), *, with_usage: bool = False
+    ) -> None:
         address = urlsplit(url)
         self._host = address.hostname or ""
         self._port = address.port or 80
         self._headers = dict(headers)
+        self._options = {"stream_options": {"include_usage": True}} if with_usage else {}
 
     async def complete(
-        self, request_id: str, model: str, token_ids: list[int], max_tokens: int, headers: dict[str, str] | None = None
+        self,
+        request_id: str,
+        model: str,
+        prompt: str | list[int],
+        max_tokens: int,
+        headers: dict[str, str] | None = None,
     ) -> StreamedAnswer:
-        """Make a greedy, streamed call.
+        """Make a greedy, streamed call with a text or token ids.
 
         Raises:
             CallFailedError: the connection broke, or the answer is an error or incomplete.
         """
-        body = {"model": model, "prompt": token_ids, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
         given = {**self._headers, **(headers or {}), "x-request-id": request_id}
         stream = AnswerStream(time.perf_counter())
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 reader, writer = await asyncio.open_connection(self._host, self._port)
                 try:
-                    writer.write(self._request(json.dumps(body, separators=(",", ":")).encode(), given))
+                    writer.write(self._request(json.dumps(body | self._options, separators=(",", ":")).encode(), given))
                     return await _read(reader, stream)
                 finally:
                     writer.close()

@@ -1,19 +1,10 @@
-"""A platform as the process that started it sees it: its calls' times, CPU time of each part."""
+"""A platform as the process that started it sees it: its calls' times in their engines."""
 
 from __future__ import annotations
-
-import contextlib
-
-import psutil
 
 from aloraserve_services.local.deployment import replica_ids
 
 SERVED_TIMEOUT_S = 60
-_PARTS = {
-    "ServeReplica:aloraserve:engine": "engines",
-    "ServeReplica:aloraserve:gateway": "gateway",
-    "valkey": "redis",
-}
 
 
 def served_ttft_s() -> dict[str, float]:
@@ -32,15 +23,4 @@ def served_ttft_s() -> dict[str, float]:
         for request_id, ttft_s in handle.remote(rank=[replica]).result(timeout_s=SERVED_TIMEOUT_S):
             # The gateway appends an id of the attempt; of several the last one answered.
             found[request_id.rpartition("-")[0]] = ttft_s
-    return found
-
-
-def cpu_s() -> dict[str, float]:
-    """Return the CPU time that each part has used so far, "client" this process."""
-    found: dict[str, float] = {"client": sum(psutil.Process().cpu_times()[:2])}
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            command = " ".join(process.cmdline())
-            part = next((part for sign, part in _PARTS.items() if sign in command), "ray")
-            found[part] = found.get(part, 0.0) + sum(process.cpu_times()[:2])
     return found

@@ -12,7 +12,9 @@ ENGINES, GATEWAY, COMMAND = "engines", "gateway", "command"
 OTHERS = "others"
 _SIGNS = {
     "ServeReplica:aloraserve:engine": ENGINES,
-    "ServeReplica:aloraserve:gateway": GATEWAY,
+    "ServeReplica:llm:LLMServer": ENGINES,
+    # Of Ray Serve LLM, its ingress or its router.
+    "ServeReplica": GATEWAY,
     "ProxyActor": "serve proxy",
     "haproxy": "haproxy",
     "ServeController": "serve controller",

@@ -13,6 +13,9 @@ from rich.table import Table
 
 from aloraserve_services.cli.console import report_written
 
+WIDE = 150
+"""Characters of a line."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -71,6 +74,11 @@ def make_table(
     for head in heads:
         table.add_column(head, justify="left" if head in left else "right", no_wrap=no_wrap)
     return table
+
+
+def wide(console: Console) -> Console:
+    """Return a console for tables that are wider than the line of a file or a small terminal."""
+    return Console(width=max(console.width, WIDE), highlight=False)
 
 
 def milliseconds(seconds: float) -> str:

@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from aloraserve_services.cli.own_platform import free_port
+from benchmarks.harness.bare_engines import free_ports
 
 BASE = "bare"
 LONG = " ".join(["harbour"] * 400)
@@ -40,9 +40,18 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(model_path: Path, state_dir: Path) -> Iterator[Server]:
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{free_ports(2)}"
     command = [sys.executable, "-m", "aloraserve_services.cli.main", "engine", "--simulated", "--served-name", BASE]
-    where = ["--port", url.rpartition(":")[2], "--model", str(model_path), "--state-dir", str(state_dir)]
+    where = [
+        "--count",
+        "2",
+        "--port",
+        url.rpartition(":")[2],
+        "--model",
+        str(model_path),
+        "--state-dir",
+        str(state_dir),
+    ]
     with (
         subprocess.Popen([*command, *where]) as process,
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
@@ -57,11 +66,28 @@ def server(model_path: Path, state_dir: Path) -> Iterator[Server]:
         process.wait(STOP_S)
 
 
+@pytest.fixture
+def second(server: Server) -> Iterator[httpx.Client]:
+    host, _, port = server.url.rpartition(":")
+    with httpx.Client(base_url=f"{host}:{int(port) + 1}", timeout=30, trust_env=False) as http:
+        while not _answers(http):
+            assert server.process.poll() is None
+        yield http
+
+
 def _answers(http: httpx.Client) -> bool:
     try:
         return http.get("/health").status_code == 200
     except httpx.ConnectError:
         return False
+
+
+def test_several_engines_have_ports_in_a_row_and_caches_of_their_own(second: httpx.Client, server: Server) -> None:
+    def cached(http: httpx.Client) -> int:
+        answer = http.post("/v1/completions", json={"model": BASE, "prompt": f"two {LONG}", "max_tokens": 1}).json()
+        return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    assert [cached(server.http), cached(second), cached(second) > 300] == [0, 0, True]
 
 
 def test_models_are_the_base_and_its_adapters(server: Server) -> None:

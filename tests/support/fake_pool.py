@@ -37,6 +37,7 @@ class ScriptedReplies:
     def __init__(self, replies: Sequence[Any]) -> None:
         self._replies = iter(replies)
         self.is_cancelled = False
+        self.is_ready = False
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self

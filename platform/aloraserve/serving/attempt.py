@@ -98,6 +98,11 @@ class Attempt:
         label = self.placement.label(self.replica)
         return (*self._earlier, AttemptRecord(self.replica, label, self.placement.claim, self.outcome))
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next reply can be had without waiting, as far as the pool knows."""
+        return getattr(self._replies, "is_ready", False)
+
     async def begin(self) -> Answer:
         """Send the call to the first replica in rank that takes it; return its first reply.
 

@@ -45,6 +45,11 @@ class Generation:
         self._last_at = time.perf_counter() if first.tokens and not first.index else 0.0
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the next chunk, or the end, can be had without waiting."""
+        return bool(self._ready) or self._attempt.is_ready
+
+    @property
     def attempt(self) -> Attempt:
         """The attempt that is answered."""
         return self._attempt

@@ -93,36 +93,39 @@ class PromptBuilder:
             InvalidRequestError: the template refuses the messages, or the prompt is too long.
         """
         adapter = self._adapter(_model_of(body, self._base_model))
-        salt = origin.caller.cache_salt
         if _characters(body) > RENDERED_AT_ONCE:
-            prompt = await asyncio.to_thread(self._chat_prompt, body, salt, adapter)
-        else:
-            found = self._look_up(body, salt)
-            if found.new_characters > TOKENIZED_AT_ONCE:
-                prompt = await asyncio.to_thread(self._complete, found, body, adapter)
-            else:
-                prompt = self._complete(found, body, adapter)
-        return self._request(body, origin, prompt, adapter, field="messages")
+            return await asyncio.to_thread(self._chat, body, origin, adapter)
+        found = self._look_up(body, origin.caller.cache_salt)
+        if found.new_characters > TOKENIZED_AT_ONCE:
+            return await asyncio.to_thread(self._completed, found, body, origin, adapter)
+        return self._completed(found, body, origin, adapter)
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
-        adapter, text = self._adapter(body.model), body.one_prompt
-        if len(text) > TOKENIZED_AT_ONCE:
-            prompt = await asyncio.to_thread(self._completion_prompt, text, adapter)
-        else:
-            prompt = self._completion_prompt(text, adapter)
-        return self._request(body, origin, prompt, adapter, field="prompt", default_tokens=DEFAULT_MAX_TOKENS)
+        adapter = self._adapter(body.model)
+        if len(body.one_prompt) > TOKENIZED_AT_ONCE:
+            return await asyncio.to_thread(self._completion, body, origin, adapter)
+        return self._completion(body, origin, adapter)
 
     def _adapter(self, model: str) -> AdapterVersion | None:
         return None if model == self._base_model else self._resolve(model)
 
-    def _chat_prompt(self, body: ChatRequest, salt: str | None, adapter: AdapterVersion | None) -> _Prompt:
-        return self._complete(self._look_up(body, salt), body, adapter)
+    def _chat(self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None) -> GenerationRequest:
+        return self._completed(self._look_up(body, origin.caller.cache_salt), body, origin, adapter)
+
+    def _completed(
+        self, found: Lookup, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None
+    ) -> GenerationRequest:
+        return self._request(body, origin, self._chat_prompt(found, body, adapter), adapter, field="messages")
+
+    def _completion(self, body: CompletionRequest, origin: Origin, adapter: AdapterVersion | None) -> GenerationRequest:
+        prompt = self._completion_prompt(body.one_prompt, adapter)
+        return self._request(body, origin, prompt, adapter, field="prompt", default_tokens=DEFAULT_MAX_TOKENS)
 
     def _look_up(self, body: ChatRequest, salt: str | None, *, add_generation_prompt: bool = True) -> Lookup:
         return self._cache.look_up(self._render_chat(body, add_generation_prompt=add_generation_prompt), salt)
 
-    def _complete(self, found: Lookup, body: ChatRequest, adapter: AdapterVersion | None) -> _Prompt:
+    def _chat_prompt(self, found: Lookup, body: ChatRequest, adapter: AdapterVersion | None) -> _Prompt:
         token_ids, known = self._cache.complete(found)
         activation = _activation(token_ids, adapter)
         if adapter is None or activation is not None:

@@ -17,7 +17,9 @@ from aloraserve.serving.engine_messages import EngineCall, EngineReply
 class Replies(Protocol):
     """A replica's replies to one call, as they come.
 
-    A pool should hand out its transport's own iterator: each further one costs every chunk some microseconds.
+    A pool should hand out its transport's own iterator: each further one costs every chunk some microseconds. One that
+    knows has ``is_ready``: whether the next reply, or the end, can be had without waiting; such replies leave for the
+    client together.
     """
 
     def __aiter__(self) -> AsyncIterator[EngineReply]:

@@ -110,6 +110,22 @@ def _serve(engine: Engine, connections: list[Connection], number: int) -> None:
         connections[number].send(engine.batch_s(prompts, tokens))
 
 
+@contextmanager
+def without_plugin() -> Iterator[None]:
+    """Put vLLM's own functions back in this process for a while; no request may be running.
+
+    Raises:
+        ArmError: as :func:`take_plugin_out`.
+    """
+    found = list(_patched())
+    take_plugin_out()
+    try:
+        yield
+    finally:
+        for owner, name, function in found:
+            setattr(owner, name, function)
+
+
 def take_plugin_out() -> None:
     """Put vLLM's own functions back in this process.
 

@@ -59,7 +59,15 @@ class Call:
 class Engine:
     """A running engine. Greedy; answers have the length that is asked for."""
 
-    def __init__(self, model: Path, dtype: str, adapters: Sequence[Adapter] = (), *, all_linears: bool = False) -> None:
+    def __init__(
+        self,
+        model: Path,
+        dtype: str,
+        adapters: Sequence[Adapter] = (),
+        *,
+        all_linears: bool = False,
+        **changes: Any,
+    ) -> None:
         """Start it (some ten seconds).
 
         Args:
@@ -68,6 +76,7 @@ class Engine:
             adapters: there are as many slots; without any, LoRA is off.
             all_linears: let vLLM prepare every linear for adapters (its default) instead of those that they change;
                 the others then multiply by zeros.
+            changes: to vLLM's arguments.
         """
         from vllm import LLM
 
@@ -82,16 +91,15 @@ class Engine:
             if not all_linears:
                 lora["lora_target_modules"] = sorted({name for config in configs for name in config["target_modules"]})
         self._ids = {adapter: number for number, adapter in enumerate(adapters, start=1)}
-        self._llm = LLM(
-            str(model),
-            dtype=dtype,
-            block_size=BLOCK_TOKENS,
-            max_model_len=MAX_MODEL_TOKENS,
-            kv_cache_memory_bytes=KV_BYTES,
-            enforce_eager=True,
-            distributed_executor_backend="uni",
-            **lora,
-        )
+        settings: dict[str, Any] = {
+            "dtype": dtype,
+            "block_size": BLOCK_TOKENS,
+            "max_model_len": MAX_MODEL_TOKENS,
+            "kv_cache_memory_bytes": KV_BYTES,
+            "enforce_eager": True,
+            "distributed_executor_backend": "uni",
+        }
+        self._llm = LLM(str(model), **{**settings, **lora, **changes})
         self._calls = 0
 
     @property

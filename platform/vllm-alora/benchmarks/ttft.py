@@ -18,6 +18,7 @@ PREFILL_TOKENS = 2048
 
 BASE_COLD = "base, cold"
 LORA_FIRST = "LoRA, first call"
+LORA_AGAIN = "LoRA on its own warm prefix"
 ALORA_WARM = "aLoRA on a warm base prefix"
 BASE_WARM = "base on a warm base prefix"
 
@@ -71,13 +72,17 @@ def measure_round(
         prompt = prefix + turn_tokens() + invocation
         samples.calls[ALORA_WARM].append(engine.call(prompt, subject.alora, E2E_TOKENS))
 
-    cold, warm = (cold_base, cold_lora), (warm_base, warm_alora)
+    def warm_lora() -> None:
+        prompt = prefix + turn_tokens() + invocation
+        samples.calls[LORA_AGAIN].append(engine.call(prompt, subject.lora, E2E_TOKENS))
+
+    cold, warm = (cold_base, cold_lora), (warm_base, warm_alora, warm_lora)
     for run in cold[::-1] if swap else cold:
         run()
     for repeat in range(WARM_REPEATS):
         for run in warm[::-1] if swap != bool(repeat % 2) else warm:
             run()
-    for kind in (BASE_WARM, ALORA_WARM):
+    for kind in (BASE_WARM, ALORA_WARM, LORA_AGAIN):
         for call in samples.calls[kind][-WARM_REPEATS:]:
             if call.cached_tokens != length:
                 raise RuntimeError(f"{kind} at {length} took {call.cached_tokens} cached tokens, expected {length}")
@@ -110,7 +115,7 @@ def measure_ttft(
                 measure_round(engine, subject, length, turn, generator, samples[length], bool(number % 2))
                 last = {kind: f"{calls[-1].ttft_s * 1e3:.0f}" for kind, calls in samples[length].calls.items()}
                 print(f"  round {number + 1}, {length:,} tokens, TTFT in ms: {last}", flush=True)
-    for kind in (BASE_COLD, LORA_FIRST, BASE_WARM, ALORA_WARM):
+    for kind in (BASE_COLD, LORA_FIRST, BASE_WARM, ALORA_WARM, LORA_AGAIN):
         results.curve[kind] = {length: median_of(samples[length].ttft_ms(kind)) for length in lengths}
     for length in targets:
         _add_rows(samples[length], length, turn + len(subject.alora.invocation), results)
@@ -133,6 +138,14 @@ def _add_rows(samples: Samples, length: int, uncached: int, results: Results) ->
             f"TTFT LoRA (first call) : aLoRA at {length:,}",
             median_of([sample / middle for sample in lora]),
             note=f"{median_of(lora).value:,.0f} : {middle:.1f} ms",
+        )
+    )
+    again = samples.ttft_ms(LORA_AGAIN)
+    results.add(
+        Row(
+            f"TTFT LoRA (on its own warm prefix) : aLoRA at {length:,}",
+            median_of(ratios(again, alora)),
+            note=f"{median_of(again).value:.1f} : {middle:.1f} ms",
         )
     )
     lora_total, alora_total = samples.total_ms(LORA_FIRST), samples.total_ms(ALORA_WARM)

@@ -83,14 +83,19 @@ MUTANTS: tuple[Callable[[], None], ...] = (
 
 
 def _shift_mask(tokens: int) -> None:
-    from vllm_alora.patches import runner_v1
+    from vllm_alora.patches import runner_v1, runner_v2
 
-    original = runner_v1.masked_spans
+    runner_v1.masked_spans = runner_v2.masked_spans = shifted_spans(tokens)
+
+
+def shifted_spans(tokens: int) -> Callable[..., list[tuple[int, int]]]:
+    """Return ``masked_spans`` with every activation point so many tokens later."""
+    from vllm_alora.patches.runner_v1 import masked_spans
 
     def shifted(pending: dict[str, int], *rest: Any) -> list[tuple[int, int]]:
-        return original({request: activation + tokens for request, activation in pending.items()}, *rest)
+        return masked_spans({request: activation + tokens for request, activation in pending.items()}, *rest)
 
-    runner_v1.masked_spans = shifted
+    return shifted
 
 
 def apply_chosen() -> None:

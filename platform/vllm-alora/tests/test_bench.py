@@ -76,6 +76,21 @@ def test_swapping_the_sides_inverts_the_interval() -> None:
     assert (there.value, there.low, there.high) == pytest.approx((1 / back.value, 1 / back.high, 1 / back.low))
 
 
+def test_the_plugin_is_taken_out_for_a_while_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sides of a throughput pair on one engine."""
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    import vllm_alora
+    from vllm_alora.patches.seam import is_patched
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    vllm_alora.register()
+    ours = InputProcessor.process_inputs
+    with _load("arm").without_plugin():
+        assert not is_patched(InputProcessor.process_inputs)
+    assert InputProcessor.process_inputs is ours
+
+
 def test_unpaired_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         figures.ratios([1.0, 2.0], [1.0])

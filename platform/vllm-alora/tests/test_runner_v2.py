@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_alora.activation import ACTIVATION_KEY, NEVER
-from vllm_alora.patches import front_end, runner_v2
+from vllm_alora.patches import front_end, kernel_metadata, runner_v2
 from vllm_alora.patches.seam import UnsupportedVllmError, is_patched
 
 MAX_LORAS = 2
@@ -323,15 +323,15 @@ class Kernels:
 
 
 def kernels(token_ids: Sequence[int], *, specialize: bool = False, captured: list[int] | None = None) -> Kernels:
-    """Make the kernels' metadata as ``PunicaWrapperGPU`` does."""
+    """Make the kernels' metadata as ``PunicaWrapperGPU`` does, after a step in which every token had an adapter."""
     from vllm.lora.layers import LoRAMapping
     from vllm.lora.ops.triton_ops.lora_kernel_metadata import LoRAKernelMeta
     from vllm.lora.punica_wrapper.utils import convert_mapping
 
     mapping = LoRAMapping(tuple(token_ids), (0,), is_prefill=True)
     slots, *_ = convert_mapping(mapping, SLOTS, MAX_LORAS, 1000, torch.device("cpu"))
+    kernel_metadata.apply()
     meta = LoRAKernelMeta.make(MAX_LORAS, 256, "cpu", captured_lora_counts=captured)
-    # Left by an earlier step: what a step does not write must not be read.
     meta.prepare_tensors(torch.tensor([1] * 100))
     meta.prepare_tensors(slots)
     return Kernels(meta, list(token_ids), specialize)
@@ -360,7 +360,10 @@ def test_masked_tokens_reach_the_kernels_without_an_adapter(runner: Runner) -> N
 
 
 def test_a_batch_of_masked_tokens_alone_runs_no_adapter(runner: Runner) -> None:
-    """It is dispatched as a batch with adapters, so a captured graph runs its kernels: they find none."""
+    """It is dispatched as a batch with adapters, so a captured graph runs its kernels: they find none.
+
+    Those of expert layers read the mapping alone when a step has few tokens (naive block assignment).
+    """
     from vllm.v1.worker.gpu.lora_utils import get_num_active_loras_for_dispatch
 
     runner.step({"a": 6, "b": 3}, new=[new_request("a", 11, 20), new_request("b", 12, NEVER)])
@@ -369,6 +372,32 @@ def test_a_batch_of_masked_tokens_alone_runs_no_adapter(runner: Runner) -> None:
     assert bool(made.meta.no_lora_flag_cpu)
     assert made.meta.active_lora_ids.tolist() == [-1] * (MAX_LORAS + 1)
     assert made.rows_by_slot == {}
+    assert set(made.meta.token_lora_mapping.tolist()) == {-1}
+
+
+def test_rows_that_pad_a_graph_have_no_adapter(runner: Runner) -> None:
+    """A graph is captured for a round number of tokens and reads the mapping that far."""
+    runner.step({"a": 6, "b": 3}, new=[new_request("a", 11, 2), new_request("b", 12, 1)])
+    assert set(kernels(runner.token_ids).meta.token_lora_mapping.tolist()[9:]) == {-1}
+
+
+@pytest.mark.parametrize("activation", [NEVER, 30], ids=["absent", "prefill before the point"])
+def test_a_masked_step_after_an_adapted_one_leaves_no_id_to_read(runner: Runner, activation: int) -> None:
+    """One engine's metadata over two steps: an adapter decodes, then a request of the base model's tokens alone."""
+    from vllm.lora.layers import LoRAMapping
+    from vllm.lora.ops.triton_ops.lora_kernel_metadata import LoRAKernelMeta
+    from vllm.lora.punica_wrapper.utils import convert_mapping
+
+    kernel_metadata.apply()
+    meta = LoRAKernelMeta.make(MAX_LORAS, 64, "cpu")
+    for name, request in (("on", new_request("on", 11, 0)), ("off", new_request("off", 11, activation))):
+        runner.step({name: 1}, new=[request])
+        mapping = LoRAMapping(tuple(runner.token_ids), (0,), is_prefill=True)
+        slots, *_ = convert_mapping(mapping, SLOTS, MAX_LORAS, 1000, torch.device("cpu"))
+        meta.prepare_tensors(slots)
+        seen = meta.meta_args(1, False)
+        assert seen[0].tolist() == ([0] if name == "on" else [-1])
+        assert [slot for slot in seen[4].tolist() if slot >= 0] == ([0] if name == "on" else [])
 
 
 def test_the_graphs_grid_has_room_for_every_adapter_and_masked_tokens(runner: Runner) -> None:

@@ -33,11 +33,10 @@ ENVIRONMENT = {
 }
 
 
-def write_model(path: Path, architecture: str) -> Path:
-    """Write a small random model in fp32: "llama", "qwen3" or "granite"."""
+def write_model(path: Path, architecture: str, dtype: str = "float32", **changes: Any) -> Path:
+    """Write a small random model: "llama", "qwen3" or "granite", with changes to its configuration."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
 
     config_class, model_class, own = {
         "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
@@ -54,39 +53,54 @@ def write_model(path: Path, architecture: str) -> Path:
         ),
     }[architecture]
     torch.manual_seed(0)
-    config = getattr(transformers, config_class)(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=2048,
-        initializer_range=0.15,
-        tie_word_embeddings=False,
-        bos_token_id=0,
-        eos_token_id=1,
-        **own,
-    )
-    getattr(transformers, model_class)(config).to(torch.float32).save_pretrained(path)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w2"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0", eos_token="w1").save_pretrained(path)
+    settings: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.15,
+        "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    config = getattr(transformers, config_class)(**{**settings, **own, **changes})
+    getattr(transformers, model_class)(config).to(getattr(torch, dtype)).save_pretrained(path)
+    write_tokenizer(path)
     return path
 
 
-def write_adapters(root: Path, model_path: Path) -> Path:
+def write_tokenizer(path: Path) -> None:
+    """Write a word-level tokenizer beside a model: token 7 is "w7"."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w2"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0", eos_token="w1").save_pretrained(path)
+
+
+def write_adapters(root: Path, model_path: Path, *, spread: float = 0.05) -> Path:
     """Write :data:`ADAPTERS` for a model."""
     for seed, (name, (rank, invocation)) in enumerate(ADAPTERS.items()):
-        write_adapter(root / name, model_path, rank=rank, invocation=invocation, seed=seed)
+        write_adapter(root / name, model_path, rank=rank, invocation=invocation, seed=seed, spread=spread)
     return root
 
 
 def write_adapter(
-    path: Path, model_path: Path, *, rank: int, invocation: Sequence[int] | None, seed: int, **changes: Any
+    path: Path,
+    model_path: Path,
+    *,
+    rank: int,
+    invocation: Sequence[int] | None,
+    seed: int,
+    spread: float = 0.05,
+    **changes: Any,
 ) -> None:
-    """Write a PEFT adapter with random weights on all seven linears."""
+    """Write a PEFT adapter with random weights of that standard deviation on all seven linears."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -103,7 +117,8 @@ def write_adapter(
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_" in name:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+                # Rounded, so that an engine in bf16 computes with the same weights as the reference.
+                weight.copy_((torch.randn(weight.shape, generator=generator) * spread).bfloat16())
     model.save_pretrained(path)
 
 
@@ -126,10 +141,11 @@ class Reference:
 
     @cached_property
     def _model(self) -> Any:
+        import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
-        base = AutoModelForCausalLM.from_pretrained(self.model_path)
+        base = AutoModelForCausalLM.from_pretrained(self.model_path, dtype=torch.float32)
         first, *others = self.names
         model = PeftModel.from_pretrained(base, self.adapters_path / first, adapter_name=first)
         for name in others:
@@ -164,13 +180,20 @@ class Reference:
 
     def prompt_logprobs(self, prompt: Sequence[int], adapter: str) -> list[float]:
         """Return the log-probability of each prompt token but the first."""
+        chances = self.logprobs(prompt, adapter)[:-1]
+        return [float(chances[index, token]) for index, token in enumerate(prompt[1:])]
+
+    def logprobs(self, tokens: Sequence[int], adapter: str | None) -> Any:
+        """Return the log-probabilities of what follows each token, shape [tokens, vocabulary]."""
+        import contextlib
+
         import torch
 
-        self._model.set_adapter(adapter)
-        with torch.no_grad():
-            logits = self._model(input_ids=torch.tensor([list(prompt)])).logits[0]
-        chances = torch.log_softmax(logits[:-1], -1)
-        return [float(chances[index, token]) for index, token in enumerate(prompt[1:])]
+        if adapter is not None:
+            self._model.set_adapter(adapter)
+        off = self._model.disable_adapter() if adapter is None else contextlib.nullcontext()
+        with torch.no_grad(), off:
+            return torch.log_softmax(self._model(input_ids=torch.tensor([list(tokens)])).logits[0], -1)
 
 
 @dataclass

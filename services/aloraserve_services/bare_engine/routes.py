@@ -96,7 +96,7 @@ class EngineRoutes:
 
     async def _answer(self, kind: type[Answer], body: ChatRequest | CompletionRequest, request: Request) -> Response:
         made = await self._bare.request(body, request.headers.get("x-request-id"))
-        answer = _writer(kind, made)
+        answer = writer(kind, made)
         chunks = self._bare.generate(made)
         if not made.is_streamed:
             return Response(await answer.whole(chunks), media_type="application/json")
@@ -111,7 +111,7 @@ class EventStream(StreamingResponse):
         chunks: that they are written from.
     """
 
-    def __init__(self, events: AsyncIterator[str], chunks: AsyncGenerator[EngineChunk]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], chunks: AsyncGenerator[EngineChunk]) -> None:
         super().__init__(events, media_type="text/event-stream")
         self._chunks = chunks
 
@@ -121,7 +121,8 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-def _writer(kind: type[Answer], request: GenerationRequest) -> Answer:
+def writer(kind: type[Answer], request: GenerationRequest) -> Answer:
+    """Return the writer of a request's answer."""
     sampling = request.sampling
     return kind(request.id, request.model, request.prompt_tokens, sampling.n, sampling.logprobs is not None)
 

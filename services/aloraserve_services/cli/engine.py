@@ -1,4 +1,4 @@
-"""``aloraserve engine``: one simulated engine as an OpenAI server of its own, without a platform."""
+"""``aloraserve engine``: simulated engines as OpenAI servers of their own, without a platform."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from aloraserve_services.local.address import base_url, check_port
 )
 def engine(
     chosen: ChosenSettings,
+    count: Annotated[int, typer.Option(min=1, max=64, help="Engines, on the ports from the first one on.")] = 1,
     simulated: Annotated[bool, typer.Option("--simulated", help="The engine without a model; required.")] = False,
 ) -> None:
-    """Serve one simulated engine through OpenAI's API, for other projects' routers; stop it with Ctrl-C."""
-    from aloraserve_services.bare_engine.server import serve_engine
+    """Serve simulated engines through OpenAI's API, for other projects' routers; stop them with Ctrl-C."""
+    from aloraserve_services.bare_engine.server import serve_engines
     from aloraserve_services.models.untrained import demo_adapters
     from aloraserve_services.plan import make_plan
 
@@ -31,8 +32,10 @@ def engine(
             "only simulated engines are served this way: add --simulated, or start a real one with `vllm serve`"
         )
     settings = chosen.load(engine="simulated")
-    check_port(settings.host, settings.port)
+    for number in range(count):
+        check_port(settings.host, settings.port + number)
     steps = Steps()
     plan = make_plan(settings, adapters_dir=functools.partial(demo_adapters, settings.state_dir), progress=steps)
-    steps(f"serving {plan.served_name} at {base_url(settings)} with one {plan.settings.calibration} engine")
-    serve_engine(plan)
+    engines = f"{count} engines, on the ports from {settings.port} on" if count > 1 else "one engine"
+    steps(f"serving {plan.served_name} at {base_url(settings)} with {engines}")
+    serve_engines(plan, count)

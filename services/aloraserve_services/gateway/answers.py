@@ -1,15 +1,19 @@
-"""Generations as OpenAI's answers, whole or streamed, for both endpoints."""
+"""Generations as OpenAI's answers, whole or streamed, for both endpoints.
+
+A whole answer is written once, by the models of :mod:`aloraserve.wire`. Of a streamed one each event is what is the
+same in all of them, made in the beginning, around a text and perhaps log-probabilities, which C writes.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
+import msgspec
 import structlog
 
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
@@ -18,13 +22,9 @@ from aloraserve.wire import Usage, reply_for
 from aloraserve.wire.chat import (
     AssistantMessage,
     ChatChoice,
-    ChatChunkChoice,
     ChatCompletion,
     ChatCompletionChunk,
-    ChatDelta,
     ChatLogprobs,
-    ChatTokenLogprob,
-    ChatTopLogprob,
 )
 from aloraserve.wire.completions import Completion, CompletionChoice, CompletionLogprobs
 from aloraserve.wire.responses import ResponsePart, SavingsUsage
@@ -33,13 +33,25 @@ log = structlog.get_logger(__name__)
 
 FinishReason = Literal["stop", "length"]
 
+MAX_TOGETHER = 64
+"""Chunks that leave in one write at most."""
+LEAST_LOGPROB = -9999.0
+"""What stands for an impossible token, as in OpenAI's API: JSON has no infinity."""
+
+_encode = msgspec.json.Encoder().encode
+
 
 @dataclass(slots=True)
 class _Choice:
-    text: str = ""
+    """A choice of a whole answer."""
+
+    texts: list[str] = field(default_factory=list)
     finish_reason: str | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    token_characters: int = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
 
 
 class Answer(ABC):
@@ -55,6 +67,10 @@ class Answer(ABC):
     """
 
     prefix = ""
+    part_kind = ""
+    before_text = b""
+    after_text = b""
+    """What stands around the text in a streamed choice."""
 
     def __init__(
         self,
@@ -73,7 +89,7 @@ class Answer(ABC):
         self._cached_tokens = 0
         self._savings = savings
         self._with_logprobs = logprobs
-        self._choices = [_Choice() for _ in range(choices)]
+        self._count = choices
 
     @classmethod
     def of(cls, generation: Generation) -> Self:
@@ -90,60 +106,106 @@ class Answer(ABC):
 
     async def whole(self, chunks: AsyncIterator[EngineChunk]) -> str:
         """Return the JSON of the finished answer."""
+        choices = [_Choice() for _ in range(self._count)]
         async with _closing_source(chunks):
             async for chunk in chunks:
-                self._add(chunk)
-        return self._whole(self._choices).to_json()
+                self._note(chunk)
+                choice = choices[chunk.index]
+                choice.texts.append(chunk.text)
+                choice.logprobs += chunk.logprobs
+                choice.finish_reason = chunk.finish_reason or choice.finish_reason
+        return self._whole(choices).to_json()
 
-    async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncIterator[str]:
-        """Yield server-sent events; an error after the first one becomes the last event."""
+    async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncIterator[bytes]:
+        """Yield server-sent events, those together that can be had without waiting.
+
+        An error after the first one becomes the last event.
+
+        Args:
+            chunks: of the answer; while it has a true ``is_ready`` its next chunk is there already.
+            include_usage: whether the last event is the usage.
+        """
+        events = self._openings()
+        write = self._chunk_writer()
         try:
             async with _closing_source(chunks):
-                for opening in self._openings():
-                    yield _event(opening.to_json())
                 async for chunk in chunks:
-                    self._add(chunk)
+                    self._note(chunk)
                     if chunk.text or chunk.tokens or chunk.finish_reason:
-                        yield _event(self._part(chunk).to_json())
+                        events.append(write(chunk))
+                    if events and not (getattr(chunks, "is_ready", False) and len(events) < MAX_TOGETHER):
+                        yield b"".join(events)
+                        events.clear()
             if include_usage:
-                yield _event(self._closing().to_json())
+                events.append(_event(self._closing().to_json().encode()))
         except Exception as error:  # noqa: BLE001
             # The status is sent: whatever happens now, the client learns it from the stream alone.
             log.warning("answer_cut_short", answer=self.id, cause=type(error).__name__)
-            yield _event(json.dumps(reply_for(error).body))
-        yield _event("[DONE]")
+            events.append(_event(_encode(reply_for(error).body)))
+        events.append(_event(b"[DONE]"))
+        yield b"".join(events)
 
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
         return Usage.of(self._prompt_tokens, self.completion_tokens, self._cached_tokens, self._savings)
 
-    def _add(self, chunk: EngineChunk) -> None:
-        choice = self._choices[chunk.index]
-        choice.text += chunk.text
-        choice.finish_reason = chunk.finish_reason or choice.finish_reason
-        choice.logprobs += chunk.logprobs
-        choice.token_characters += sum(len(token.chosen.token) for token in chunk.logprobs)
+    def _note(self, chunk: EngineChunk) -> None:
         self.completion_tokens += chunk.tokens
-        self._cached_tokens = max(self._cached_tokens, chunk.cached_tokens)
+        if chunk.cached_tokens > self._cached_tokens:
+            self._cached_tokens = chunk.cached_tokens
+
+    def _beginnings(self, before_text: bytes) -> list[bytes]:
+        """Return what stands before the text in the events of each choice."""
+        fields = {"id": self.id, "object": self.part_kind, "created": self.created, "model": self.model}
+        head = b"data: " + _encode(fields)[:-1] + b',"choices":[{"index":'
+        return [b"%b%d,%b" % (head, index, before_text) for index in range(self._count)]
+
+    def _chunk_writer(self) -> Callable[[EngineChunk], bytes]:
+        """Return what writes chunks as events."""
+        beginnings, after_text = self._beginnings(self.before_text), self.after_text
+        reasons: tuple[FinishReason | None, ...] = (None, "stop", "length")
+        endings: dict[str | None, bytes] = {reason: after_text + _ending(b"null", reason) for reason in reasons}
+        characters = [0] * self._count
+
+        def write(chunk: EngineChunk) -> bytes:
+            ending = endings.get(chunk.finish_reason) or endings["stop"]
+            return beginnings[chunk.index] + _encode(chunk.text) + ending
+
+        def write_with_logprobs(chunk: EngineChunk) -> bytes:
+            logprobs = _encode(self._logprobs(chunk.logprobs, characters[chunk.index]))
+            characters[chunk.index] += sum(len(token.chosen.token) for token in chunk.logprobs)
+            ending = after_text + _ending(logprobs, _reason(chunk.finish_reason))
+            return beginnings[chunk.index] + _encode(chunk.text) + ending
+
+        return write_with_logprobs if self._with_logprobs else write
 
     @abstractmethod
     def _whole(self, choices: list[_Choice]) -> ResponsePart: ...
 
     @abstractmethod
-    def _openings(self) -> list[ResponsePart]: ...
-
-    @abstractmethod
-    def _part(self, chunk: EngineChunk) -> ResponsePart: ...
+    def _openings(self) -> list[bytes]: ...
 
     @abstractmethod
     def _closing(self) -> ResponsePart: ...
+
+    @abstractmethod
+    def _logprobs(self, logprobs: Sequence[TokenLogprobs], offset: int) -> dict[str, Any]:
+        """Return log-probabilities in the endpoint's shape.
+
+        Args:
+            logprobs: of tokens.
+            offset: how many characters the choice's tokens before them have.
+        """
 
 
 class ChatAnswer(Answer):
     """``/v1/chat/completions``."""
 
     prefix = "chatcmpl"
+    part_kind = "chat.completion.chunk"
+    before_text = b'"delta":{"content":'
+    after_text = b"}"
 
     def _whole(self, choices: list[_Choice]) -> ResponsePart:
         return ChatCompletion(
@@ -154,7 +216,7 @@ class ChatAnswer(Answer):
                 ChatChoice(
                     index=index,
                     message=AssistantMessage(content=choice.text),
-                    logprobs=self._logprobs(choice.logprobs),
+                    logprobs=ChatLogprobs(**self._logprobs(choice.logprobs, 0)) if self._with_logprobs else None,
                     finish_reason=_reason(choice.finish_reason) or "stop",
                 )
                 for index, choice in enumerate(choices)
@@ -162,42 +224,28 @@ class ChatAnswer(Answer):
             usage=self.usage,
         )
 
-    def _openings(self) -> list[ResponsePart]:
-        first = ChatDelta(role="assistant", content="")
-        return [self._chunk([ChatChunkChoice(index=index, delta=first)]) for index in range(len(self._choices))]
-
-    def _part(self, chunk: EngineChunk) -> ResponsePart:
-        choice = ChatChunkChoice(
-            index=chunk.index,
-            delta=ChatDelta(content=chunk.text),
-            logprobs=self._logprobs(list(chunk.logprobs)),
-            finish_reason=_reason(chunk.finish_reason),
-        )
-        return self._chunk([choice])
+    def _openings(self) -> list[bytes]:
+        opening = b'"delta":{"role":"assistant","content":""}' + _ending(b"null", None)
+        return self._beginnings(opening)
 
     def _closing(self) -> ResponsePart:
-        return self._chunk([], self.usage)
+        return ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=[], usage=self.usage)
 
-    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> ResponsePart:
-        return ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
-
-    def _logprobs(self, logprobs: list[TokenLogprobs]) -> ChatLogprobs | None:
-        if not self._with_logprobs:
-            return None
-        return ChatLogprobs(
-            content=[
-                ChatTokenLogprob(
-                    **_top(token.chosen), top_logprobs=[ChatTopLogprob(**_top(other)) for other in token.alternatives]
-                )
+    def _logprobs(self, logprobs: Sequence[TokenLogprobs], offset: int) -> dict[str, Any]:
+        return {
+            "content": [
+                {**_top(token.chosen), "top_logprobs": [_top(other) for other in token.alternatives]}
                 for token in logprobs
             ]
-        )
+        }
 
 
 class CompletionAnswer(Answer):
     """``/v1/completions``."""
 
     prefix = "cmpl"
+    part_kind = "text_completion"
+    before_text = b'"text":'
 
     def _whole(self, choices: list[_Choice]) -> ResponsePart:
         return self._completion(
@@ -205,53 +253,52 @@ class CompletionAnswer(Answer):
                 CompletionChoice(
                     index=index,
                     text=choice.text,
-                    logprobs=self._logprobs(choice.logprobs, 0),
+                    logprobs=CompletionLogprobs(**self._logprobs(choice.logprobs, 0)) if self._with_logprobs else None,
                     finish_reason=_reason(choice.finish_reason) or "stop",
                 )
                 for index, choice in enumerate(choices)
-            ],
-            self.usage,
+            ]
         )
 
-    def _openings(self) -> list[ResponsePart]:
+    def _openings(self) -> list[bytes]:
         return []
 
-    def _part(self, chunk: EngineChunk) -> ResponsePart:
-        new = sum(len(token.chosen.token) for token in chunk.logprobs)
-        offset = self._choices[chunk.index].token_characters - new
-        choice = CompletionChoice(
-            index=chunk.index,
-            text=chunk.text,
-            logprobs=self._logprobs(list(chunk.logprobs), offset),
-            finish_reason=_reason(chunk.finish_reason),
-        )
-        return self._completion([choice])
-
     def _closing(self) -> ResponsePart:
-        return self._completion([], self.usage)
+        return self._completion([])
 
-    def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> ResponsePart:
-        return Completion(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage)
+    def _completion(self, choices: list[CompletionChoice]) -> ResponsePart:
+        return Completion(id=self.id, created=self.created, model=self.model, choices=choices, usage=self.usage)
 
-    def _logprobs(self, logprobs: list[TokenLogprobs], offset: int) -> CompletionLogprobs | None:
-        if not self._with_logprobs:
-            return None
+    def _logprobs(self, logprobs: Sequence[TokenLogprobs], offset: int) -> dict[str, Any]:
         offsets = []
         for token in logprobs:
             offsets.append(offset)
             offset += len(token.chosen.token)
-        return CompletionLogprobs(
-            tokens=[token.chosen.token for token in logprobs],
-            token_logprobs=[token.chosen.logprob for token in logprobs],
-            top_logprobs=[
-                {other.token: other.logprob for other in (*token.alternatives, token.chosen)} for token in logprobs
+        return {
+            "tokens": [token.chosen.token for token in logprobs],
+            "token_logprobs": [_finite(token.chosen) for token in logprobs],
+            "top_logprobs": [
+                {other.token: _finite(other) for other in (*token.alternatives, token.chosen)} for token in logprobs
             ],
-            text_offset=offsets,
-        )
+            "text_offset": offsets,
+        }
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+def _ending(logprobs: bytes, finish_reason: FinishReason | None) -> bytes:
+    """Return what stands in an event after the text of its one choice."""
+    return b',"logprobs":' + logprobs + b',"finish_reason":' + _encode(finish_reason) + b"}]}\n\n"
 
 
 def _top(token: TokenLogprob) -> dict[str, object]:
-    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.token.encode())}
+    return {"token": token.token, "logprob": _finite(token), "bytes": list(token.token.encode())}
+
+
+def _finite(token: TokenLogprob) -> float:
+    return max(LEAST_LOGPROB, token.logprob)
 
 
 def _reason(finish_reason: str | None) -> FinishReason | None:
@@ -263,7 +310,3 @@ def _reason(finish_reason: str | None) -> FinishReason | None:
 def _closing_source(chunks: AsyncIterator[EngineChunk]) -> contextlib.aclosing[AsyncGenerator[EngineChunk]]:
     """Return a context that closes the chunks' source, which aborts what is still being generated."""
     return contextlib.aclosing(cast("AsyncGenerator[EngineChunk]", chunks))
-
-
-def _event(data: str) -> str:
-    return f"data: {data}\n\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import Outcome
@@ -15,6 +17,22 @@ from aloraserve.serving.request import GenerationRequest
 from aloraserve_services.gateway.metrics import SOURCES, GatewayMetrics
 
 
+class _Children(dict[str, Any]):
+    """Children of a metric by their one label, each made when it is first asked for.
+
+    Args:
+        labels: of the metric.
+    """
+
+    def __init__(self, labels: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._labels = labels
+
+    def __missing__(self, label: str) -> Any:
+        child = self[label] = self._labels(label)
+        return child
+
+
 class CallMetrics(CallObserver):
     """Counts what becomes of calls.
 
@@ -24,6 +42,7 @@ class CallMetrics(CallObserver):
 
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
+        self._itl = _Children(metrics.itl.labels)
 
     def placed(self, request: GenerationRequest, placement: Placement) -> None:
         """Count a decision, its claim and its time."""
@@ -46,7 +65,7 @@ class CallMetrics(CallObserver):
     def more_tokens(self, generation: Generation, chunk: EngineChunk, itl_s: float | None) -> None:
         """Count the time per token."""
         if itl_s is not None:
-            self._metrics.itl.labels(generation.request.kind).observe(itl_s)
+            self._itl[generation.request.kind].observe(itl_s)
 
     def answered(self, generation: Generation) -> None:
         """Count a call: it has its answer, or will have no other."""

@@ -39,7 +39,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        events: AsyncIterator[str],
+        events: AsyncIterator[bytes],
         generation: Generation,
         headers: Mapping[str, str],
         held: contextlib.ExitStack,
@@ -57,8 +57,8 @@ class EventStream(Response):
             async with contextlib.aclosing(self._generation):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 try:
-                    async for event in self._events:
-                        await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+                    async for written in self._events:
+                        await send({"type": "http.response.body", "body": written, "more_body": True})
                 except asyncio.CancelledError:
                     await _say_goodbye(send)
                     raise

@@ -17,7 +17,18 @@ from aloraserve_services.engine.simulated.answer_words import AnswerWords, Word
 from benchmarks.gateway_abuse import _refused_bodies
 from benchmarks.gateway_calls import TEMPLATE_TOKENS, Bodies
 from benchmarks.gateway_profile import parse_stacks, rooms
-from benchmarks.gateway_result import CALL_CPU, CHUNK_CPU, TTFT_P50, ArmResult, judged
+from benchmarks.gateway_result import (
+    ADDED_P50,
+    ADDED_P99,
+    CALL_CPU,
+    CHUNK_CPU,
+    OF_BARE,
+    TTFT_P50,
+    TTFT_P99,
+    ArmResult,
+    add_ttft,
+    judged,
+)
 from benchmarks.harness.calibrations import instant
 from benchmarks.harness.detached_platform import sources_of
 from benchmarks.harness.flame_graph import flame_graph
@@ -31,6 +42,8 @@ BODIES = Bodies("smollm2", AnswerWords([Word(number, f" w{number}") for number i
     [
         ("ray::ServeReplica:aloraserve:engine", ENGINES),
         ("ray::ServeReplica:aloraserve:gateway.handle_request", "gateway"),
+        ("ray::ServeReplica:llm:LLMServer:smollm2", ENGINES),
+        ("ray::ServeReplica:llm:OpenAiIngress", "gateway"),
         ("ray::ProxyActor", "serve proxy"),
         ("/x/ray/core/src/ray/raylet/raylet --raylet_socket_name", "raylet"),
         ("valkey-server unixsocket:/tmp/redis.sock", "redis"),
@@ -69,6 +82,17 @@ def test_engines_are_left_out_of_a_call_s_cost_and_turns_give_their_median() -> 
     assert without_engines(result.call_cpu_ms[0]) == 3.5
 
 
+def test_added_ttft_is_that_above_the_bare_engine_s_median_and_throughput_is_a_bound_from_below() -> None:
+    results = [ArmResult("this"), ArmResult("bare engines")]
+    add_ttft(results, {"this": [0.006, 0.007, 0.030], "bare engines": [0.002, 0.003, 0.009]})
+    results[0].samples[OF_BARE] += [0.97, 0.96, 0.90]
+    assert results[0].figures() == pytest.approx(
+        {TTFT_P50: 7, TTFT_P99: 30, ADDED_P50: 4, ADDED_P99: 27, OF_BARE: 0.96}
+    )
+    verdicts = {figure.name: figure.is_met for figure in judged(results[0])}
+    assert verdicts == {TTFT_P50: None, TTFT_P99: None, ADDED_P50: True, ADDED_P99: False, OF_BARE: True}
+
+
 def test_prompts_are_valid_chats_of_the_length_that_was_asked_for_and_never_repeat() -> None:
     bodies = [BODIES.fresh(500, 1), BODIES.fresh(500, 1, stream=True)]
     texts = [body["messages"][0]["content"] for body in bodies]
@@ -89,12 +113,14 @@ def test_refused_bodies_have_the_size_that_was_asked_for() -> None:
 def test_a_stack_belongs_to_its_innermost_known_frame() -> None:
     lines = [
         "run (asyncio/runners.py:1);call (ray/serve/replica.py:2);parse_body (aloraserve/wire/body.py:3) 6",
-        "run (asyncio/runners.py:1);call (ray/serve/replica.py:2);dumps (json/encoder.py:3) 3",
+        "run (asyncio/runners.py:1);call (ray/serve/replica.py:2);dumps (json/encoder.py:3) 2",
+        "run (asyncio/runners.py:1);get (ray/_private/worker.py:2);__getitem__ (collections/__init__.py:3) 1",
         "start (unknown.py:1) 1",
     ]
     assert rooms(parse_stacks(lines)) == {
         "validation and answers (wire, pydantic)": 0.6,
-        "Ray Serve": 0.3,
+        "Ray Serve": 0.2,
+        "Ray core": 0.1,
         "other libraries": 0.1,
     }
 

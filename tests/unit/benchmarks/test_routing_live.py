@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import typer
 
 from aloraserve.engine_model.calibration import load
 from aloraserve.wire.answer_stream import StreamedAnswer
 from benchmarks.conversations import DOCUMENT_TOKENS, NEW_TOKENS, TURNS, conversations, hit_bound
 from benchmarks.harness.calibrations import slowed
-from benchmarks.routing_result import RoutingBenchResult
+from benchmarks.routing_live import chosen_routers
+from benchmarks.routing_result import RoutingBenchResult, verdicts
 
 
 def test_equal_seeds_have_equal_conversations_and_a_rate_changes_only_their_starts() -> None:
@@ -65,3 +67,44 @@ def test_the_gateway_s_latency_is_taken_off_call_by_call_and_times_are_the_model
     assert (result.engine_ttft_p50_s, result.engine_ttft_p90_s) == pytest.approx((0.1, 0.4))
     assert (result.gateway_p50_s, result.gateway_p90_s) == pytest.approx((0.2, 0.4))
     assert result.base_ttft_p90_s == pytest.approx(0.4)
+
+
+def test_own_arms_are_measured_against_the_best_other_router_at_each_rate() -> None:
+    def run(arm: str, rate_per_s: float, p90_s: float, *, is_own: bool = True, hits: float = 0.9) -> RoutingBenchResult:
+        found = RoutingBenchResult(arm, rate_per_s, is_own=is_own)
+        found.ttft_p90_s, found.hit_share, found.hit_bound = p90_s, hits, 0.92
+        return found
+
+    runs = [
+        run("ours", 3, 0.05),
+        run("ours", 3, 0.09),
+        run("ours", 3, 0.06, hits=0.91),
+        run("slow", 3, 0.3, is_own=False),
+        run("fast", 3, 0.055, is_own=False),
+        run("ours", 6, 0.07, hits=0.95),
+        run("fast", 6, 0.08, is_own=False),
+    ]
+    found = {figure.name: figure for figure in verdicts(runs)}
+    assert found["TTFT p90, ours, 3/s"].value == pytest.approx(60)
+    assert found["TTFT p90, ours, 3/s"].target == pytest.approx(55)
+    assert {name: figure.is_met for name, figure in found.items()} == {
+        "TTFT p90, ours, 3/s": False,
+        "hits of the bound, ours, 3/s": False,
+        "TTFT p90, ours, 6/s": True,
+        "hits of the bound, ours, 6/s": True,
+    }
+
+
+def test_a_router_s_answers_do_not_say_what_its_engines_took() -> None:
+    answers = {"c-0": StreamedAnswer("", 0.5, 0.6, 2, 100, 40, "")}
+    result = RoutingBenchResult("sglang-router", 3.0, is_own=False)
+    result.sum_up(answers, {"c-0": "base"}, {})
+    assert (result.ttft_p90_s, result.hit_share, result.engine_ttft_p90_s) == (0.5, 0.4, 0.0)
+
+
+def test_routers_are_all_unless_some_are_named() -> None:
+    assert chosen_routers(None) == chosen_routers(["all"]) == ["sglang-router", "vllm-router"]
+    assert chosen_routers(["vllm-router"]) == ["vllm-router"]
+    assert chosen_routers(["none"]) == []
+    with pytest.raises(typer.BadParameter, match="'nginx'"):
+        chosen_routers(["nginx"])

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from support.answer_events import events_of, text_of, texts
 
 from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostError
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
@@ -52,26 +53,7 @@ async def whole(one: Answer, *chunks: EngineChunk | Exception) -> dict[str, Any]
 
 async def streamed(one: Answer, *chunks: EngineChunk | Exception, include_usage: bool = False) -> list[Any]:
     """Return the events' contents, after checking the stream's form and its end."""
-    events = [event async for event in one.stream(engine(*chunks), include_usage=include_usage)]
-    assert all(event.startswith("data: ") and event.endswith("\n\n") and event.count("\n") == 2 for event in events)
-    data = [event.removeprefix("data: ").strip() for event in events]
-    assert data[-1] == "[DONE]"
-    assert "[DONE]" not in data[:-1]
-    return [json.loads(one) for one in data[:-1]]
-
-
-def text_of(choice: dict[str, Any]) -> str:
-    if "message" in choice:
-        return choice["message"]["content"]
-    return choice["delta"].get("content", "") if "delta" in choice else choice["text"]
-
-
-def texts(events: list[Any]) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for event in events:
-        for choice in event["choices"]:
-            found[choice["index"]] = found.get(choice["index"], "") + text_of(choice)
-    return found
+    return events_of([sent async for sent in one.stream(engine(*chunks), include_usage=include_usage)])
 
 
 async def test_a_whole_chat_answer_is_openai_s() -> None:
@@ -295,7 +277,7 @@ async def test_a_stream_hands_on_each_chunk_before_it_asks_for_the_next(kind: ty
 
     events = answer(kind).stream(slow(), include_usage=False)
     async for event in events:
-        if "Hel" in event:
+        if b"Hel" in event:
             break
     assert asked == ["Hel"]
     await events.aclose()  # type: ignore[attr-defined]
@@ -332,8 +314,8 @@ async def test_closing_a_stream_closes_the_engine_s_chunks(kind: type[Answer]) -
             closed.append(True)
 
     events = answer(kind).stream(chunks(), include_usage=False)
-    text = ""
-    while "hello" not in text:
+    text = b""
+    while b"hello" not in text:
         text = await anext(events)
     await events.aclose()  # type: ignore[attr-defined]
     assert closed == [True]

@@ -49,6 +49,18 @@ async def test_a_call_is_claimed_where_it_runs_and_its_chunks_come_in_order() ->
     assert not pool.streams[0].is_cancelled
 
 
+async def test_a_generation_knows_what_can_be_had_without_waiting() -> None:
+    """Its first chunk in any case, and others if its pool says so."""
+    pool = FakePool(ANSWER)
+    sent = await send(pool)
+    assert sent.is_ready
+    await anext(sent)
+    assert not sent.is_ready, "Serve's own iterator does not know"
+    pool.streams[0].is_ready = True
+    assert sent.is_ready
+    assert await texts(sent) == ["y"]
+
+
 async def test_a_replica_that_dies_unheard_is_passed_over_and_its_claim_withdrawn() -> None:
     pool, router = FakePool((DiedError(),), ANSWER), FakeRouter()
     sent = await send(pool, router)

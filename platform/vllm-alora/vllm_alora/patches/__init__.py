@@ -6,6 +6,7 @@ from vllm_alora.patches import (
     block_hash,
     cpu_lora,
     front_end,
+    kernel_metadata,
     kv_event_producers,
     kv_events,
     metrics,
@@ -25,6 +26,7 @@ _PATCHES = (
     kv_event_producers,
     runner_v1,
     runner_v2,
+    kernel_metadata,
     metrics,
     cpu_lora,
 )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +79,10 @@ class AnswerWords:
             return [self._tokens[word] for word in words]
         except KeyError as error:
             raise ValueError(f"{error.args[0]!r} is none of the {len(self)} words of a simulated answer") from None
+
+    def text_of(self, numbers: Iterable[int]) -> str:
+        """Return a text that is one token long for each number; equal numbers stand for equal words."""
+        return "".join(self._words[number % len(self._words)].text for number in numbers)
 
     def answer(self, token_ids: Sequence[int], adapter: str | None, choice: int) -> Answer:
         """Return the answer to a prompt: equal prompts have equal ones, an adapter's differs from the base model's."""
