@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from support.redis_deployments import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -34,6 +33,9 @@ class Listener:
 def test_proxies_are_found_where_they_are(location: str) -> None:
     import ray
     from ray import serve
+
+    # Not for the workers, which import this module too.
+    from support.redis_deployments import free_port
 
     proxies, free = free_port(), free_port()
     ray.init(address="local", _node_ip_address="127.0.0.1", num_cpus=1, include_dashboard=False, log_to_driver=False)
