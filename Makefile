@@ -40,6 +40,9 @@ bench-routing-live: install ## Compare this gateway with sglang-router and vllm-
 bench-gateway: install ## Measure what the way to the engine costs, by process, with targets (ARGS="--profile FOLDER")
 	@$(BIN)/python -m benchmarks.gateway $(ARGS)
 
+bench-channel: install ## Measure what carries calls from a gateway to a replica, by transport (ARGS="...")
+	@$(BIN)/python -m benchmarks.channel $(ARGS)
+
 bench-observability: install ## Measure what metrics cost the gateway, interleaved pairs, 15 min (ARGS="--otlp-endpoint URL")
 	@$(BIN)/python -m benchmarks.observability $(ARGS)
 

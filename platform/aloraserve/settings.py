@@ -96,6 +96,17 @@ class Settings(BaseSettings):
     max_queued: int = Field(
         256, ge=1, le=100_000, description="Requests that may wait in each gateway for a replica; more get 429."
     )
+    stream_interval: int = Field(
+        1, ge=1, le=1024, description="Tokens of an answer that an engine streams together, after the first."
+    )
+    transport: Literal["channel", "serve"] = Field(
+        "channel", description="What carries calls to the engines: a connection to each replica, or Serve's handle."
+    )
+    channel_host: str = Field(
+        "127.0.0.1",
+        description="Address that replicas take the calls of gateways on other machines on; loopback: from none.",
+    )
+    channel_port: int = Field(0, ge=0, le=65535, description="First port tried for that; 0: the system chooses.")
     max_loras: int = Field(8, ge=1, le=64, description="Adapters that may run in one batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(64, description="Highest adapter rank accepted.")
     policy: str = Field(
@@ -133,7 +144,7 @@ class Settings(BaseSettings):
         # A variable's value is text, which a Literal of numbers does not take.
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
-    @field_validator("host", "metrics_host")
+    @field_validator("host", "metrics_host", "channel_host")
     @classmethod
     def _host_is_an_address(cls, value: str) -> str:
         try:

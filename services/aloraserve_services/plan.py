@@ -74,9 +74,14 @@ class FleetPlan:
         return self.settings.max_num_seqs if self.calibration is None else self.calibration.max_num_seqs
 
     @property
+    def capacity(self) -> int:
+        """Requests that one engine replica takes in, running and waiting."""
+        return WAITING_ROOM * self.max_requests
+
+    @property
     def max_calls(self) -> int:
         """Calls that one gateway has in progress at once: all that the engines take in, and its own waiting room."""
-        return self.settings.replicas * WAITING_ROOM * self.max_requests + self.settings.max_queued
+        return self.settings.replicas * self.capacity + self.settings.max_queued
 
     def open_directory(self) -> RedisDirectory:
         """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-ON_BOTH = "test_redis_channel.py"
+ON_BOTH = ("test_channel_faults.py", "test_redis_channel.py")
 """Sockets are handled by hand there; gateways and replicas run on uvloop."""
 
 
@@ -18,6 +18,6 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Return the loops by name."""
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    if item.path.name == ON_BOTH:
+    if item.path.name in ON_BOTH:
         loops["uvloop"] = uvloop.new_event_loop
     return loops

@@ -88,6 +88,7 @@ class Attempt:
         self._earlier = earlier
         self._placed_at = time.perf_counter()
         self._held: AbstractAsyncContextManager[Reservation] | None = None
+        self._reservation: Reservation | None = None
         self._replies: Replies | None = None
         self._moving: asyncio.Task[None] | None = None
         self._is_answered = False
@@ -138,8 +139,11 @@ class Attempt:
             self.outcome = Outcome.CANCELLED
             raise
         except Exception as error:
+            self._note_replica()
             self._raise_meaning(error)
             raise
+        if not self._is_answered:
+            self._note_replica()
         if isinstance(reply, EngineUnavailable):
             self.outcome = Outcome.UNAVAILABLE
             raise LostError(self.replica, reply.message)
@@ -176,10 +180,17 @@ class Attempt:
         except Exception as error:
             self._raise_meaning(error)
             raise
-        self._held = held
+        self._held, self._reservation = held, reservation
         self.replica = reservation.replica
         self._follow()
         self._replies = reservation.send(self._engine_call)
+
+    def _note_replica(self) -> None:
+        """Note who answers: a replica that other gateways had filled meanwhile passes the call on."""
+        assert self._reservation is not None, "no place is held"
+        if self._reservation.replica != self.replica:
+            self.replica = self._reservation.replica
+            self._follow()
 
     def _raise_meaning(self, error: Exception) -> None:
         """Raise what the loop or the client is to meet in place of an error of the pool's, if not that error itself."""
@@ -199,9 +210,11 @@ class Attempt:
         The first in rank may have been full. The claim goes out before the call does, and nobody waits for it.
         """
         if self.replica != self.placement.replica or time.perf_counter() - self._placed_at >= CLAIM_TTL_S:
-            self._moving = asyncio.create_task(self._move())
+            self._moving = asyncio.create_task(self._move(self._moving))
 
-    async def _move(self) -> None:
+    async def _move(self, earlier: asyncio.Task[None] | None) -> None:
+        if earlier is not None:
+            await self._moved(earlier)
         call, claim_id = self.request.call, self._engine_call.request_id
         self.placement = await self._router.move(call, self.placement, self.replica, claim_id)
         self._observer.claim_moved(self.request, self.placement)

@@ -10,6 +10,9 @@ from aloraserve.blocks import BlockKey
 from aloraserve.savings.base import CallSavings
 from aloraserve.wire.sampling import SamplingSettings
 
+DEAD_ENGINE_ERRORS = ("EngineDeadError", "EngineGenerateError")
+"""Names of vLLM's errors under which another replica may answer; not every process has vLLM."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineCall:

@@ -40,7 +40,7 @@ class Reservation(Protocol):
 
     @property
     def replica(self) -> str:
-        """Id of the replica."""
+        """Id of the replica. It may change until the first reply: one that turns out to be full passes the call on."""
         ...
 
     def send(self, call: EngineCall) -> Replies:
@@ -54,7 +54,8 @@ class ReplicaPool(Protocol):
     def reserve(self, rank: Sequence[str]) -> AbstractAsyncContextManager[Reservation]:
         """Hold a place on a replica, until the context ends.
 
-        Waits for as long as all replicas are full; a caller that is cancelled meanwhile leaves no place behind.
+        Waits for as long as all replicas are full, each in turn; a caller that is cancelled meanwhile leaves no place
+        behind. The number of those that wait is bounded: one more is an error whose outcome is ``OVERLOADED``.
 
         Args:
             rank: ids of replicas, best first. The first that has room is taken, and of those that are not in rank one

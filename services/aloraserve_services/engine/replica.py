@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any
 
 import structlog
 from prometheus_client import REGISTRY
@@ -14,6 +15,7 @@ from aloraserve.directory.base import Directory
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 from aloraserve.settings import Settings
 from aloraserve.telemetry.tracing import Tracing
+from aloraserve_services.channel.server import ChannelServer
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
 from aloraserve_services.engine.host import EngineHost, ReplicaIdentity, join_fleet, load_adapters
@@ -38,8 +40,17 @@ class EngineReplica:
     """
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
-        tracing = Tracing()
         self._closing = contextlib.ExitStack()
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._channel: ChannelServer | None = None
+        try:
+            await self._start(settings)
+        except BaseException:
+            self._closing.close()
+            raise
+
+    async def _start(self, settings: Settings) -> None:
+        tracing = Tracing()
         self._closing.callback(tracing.flush)
         # The packaged model may have to be converted first.
         plan = await asyncio.to_thread(make_plan, settings, progress=log.info)
@@ -60,6 +71,18 @@ class EngineReplica:
         # Warming up was nobody's call.
         self._host.observe(telemetry.begin_call)
         self._host.keep(telemetry.keep_registered, registry.run)
+        channel = ChannelServer(identity.replica, self._host.generate, plan.capacity)
+        self._closing.callback(channel.close)
+        self._endpoint = await channel.start(settings.channel_host, settings.channel_port, node_ip())
+        self._channel = channel
+
+    async def endpoint(self, rank: Sequence[str] = ()) -> dict[str, Any]:
+        """Return where gateways connect, and what lets them in.
+
+        Args:
+            rank: which replica the call is for; the request router reads it.
+        """
+        return self._endpoint.as_dict()
 
     async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
         """Return the engine's replies to a call; closing the iterator aborts it."""
@@ -67,11 +90,24 @@ class EngineReplica:
 
     async def check_health(self) -> None:
         """Raise if the engine is dead or a task of ours has failed; Serve then replaces this replica."""
+        assert self._channel is not None, "Serve checks no replica that it has ended"
+        self._channel.check()
         await self._host.check_health()
 
-    def __del__(self) -> None:
-        """Stop the engine's processes; the lease ends by itself."""
-        self._closing.close()
+    def __del__(self) -> Coroutine[Any, Any, None] | None:  # Serve awaits what it returns
+        """Let running calls end, then stop the engine's processes; the lease ends by itself.
+
+        Serve calls it at a graceful shutdown, once no call that came through its handle runs.
+        """
+        channel, self._channel = self._channel, None
+        if channel is None:
+            self._closing.close()
+            return None
+        return self._end(channel)
+
+    async def _end(self, channel: ChannelServer) -> None:
+        with self._closing:
+            await channel.drain(self._drain_timeout_s)
 
     def _open_directory(self, plan: FleetPlan) -> Directory:
         return plan.open_directory()

@@ -31,6 +31,7 @@ from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
+from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import GatewayMetrics
@@ -40,7 +41,6 @@ from aloraserve_services.gateway.receipts import FleetReceipts, ask_gateways
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import Routes
 from aloraserve_services.gateway.savings import SavingsReporter
-from aloraserve_services.gateway.serve_pool import ServePool
 from aloraserve_services.gateway.server import GatewayServer
 from aloraserve_services.plan import FleetPlan, make_plan
 
@@ -91,11 +91,12 @@ class Gateway:
             max_model_len=settings.max_model_len,
             resolve=self._adapters.resolve,
         )
+        self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
-            Dispatcher(self._router(plan, directory), ServePool(engines), observers),
+            Dispatcher(self._router(plan, directory), self._pool.replicas, observers),
             BodyReader(settings.max_model_len, settings.body_timeout_s),
             self.slots,
             base_model=plan.served_name,
@@ -123,8 +124,8 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do what a gateway does beside answering: show its metrics, flush its savings, follow the adapters."""
-        async with self._process.running(), self._savings.flushing(), following(self._adapters):
+        """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow adapters."""
+        async with self._pool.running(), self._process.running(), self._savings.flushing(), following(self._adapters):
             yield
 
     async def reachable(self) -> tuple[int, int]:

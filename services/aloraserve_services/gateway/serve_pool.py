@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self, cast
 
@@ -12,11 +12,9 @@ from ray.serve import context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
 from aloraserve.routing.receipts import Outcome
-from aloraserve.serving.engine_messages import EngineCall
+from aloraserve.serving.engine_messages import DEAD_ENGINE_ERRORS, EngineCall
 from aloraserve.serving.replica_pool import Replies
-
-_DEAD_ENGINE = ("EngineDeadError", "EngineGenerateError")
-"""Names of vLLM's errors, which this process does not import."""
+from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
 
 
 class ServeReservation:
@@ -70,9 +68,37 @@ class ServePool:
             return Outcome.OVERLOADED
         if isinstance(error, RayTaskError):
             # Raised in the replica: its engine is dead, or it failed at this call as another would.
-            return Outcome.LOST if type(error.cause).__name__ in _DEAD_ENGINE else Outcome.FAILED
+            return Outcome.LOST if type(error.cause).__name__ in DEAD_ENGINE_ERRORS else Outcome.FAILED
         is_loss = isinstance(error, RayError | DeploymentUnavailableError | ReplicaUnavailableError)
         return Outcome.LOST if is_loss else Outcome.FAILED
+
+
+def replica_endpoints(engines: Any) -> Callable[[str], Awaitable[Endpoint]]:
+    """Return what asks a replica, through Serve, where its channel is.
+
+    Its secret comes this way alone: Serve's calls are between processes of one Ray cluster.
+
+    Args:
+        engines: Serve's handle of the engine deployment.
+
+    Returns:
+        It raises :class:`~aloraserve_services.channel.endpoint.ChannelVersionError` for a replica that has none of this
+        version, and Ray's or Serve's own error for one that does not answer.
+    """
+    handle = engines.options(method_name="endpoint")
+
+    async def endpoint_of(replica: str) -> Endpoint:
+        own_request_id()
+        try:
+            endpoint = Endpoint.from_dict(await handle.remote(rank=[replica]))
+        except RayTaskError as error:
+            # It answers, and has no such method: it is from before there were channels.
+            raise ChannelVersionError(None) from error
+        if endpoint.replica != replica:
+            raise ReplicaUnavailableError(f"{replica} did not answer; {endpoint.replica} did")
+        return endpoint
+
+    return endpoint_of
 
 
 def own_request_id() -> None:

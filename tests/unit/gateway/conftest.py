@@ -55,7 +55,8 @@ def open_gateway(plan: FleetPlan, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     note_replicas(ENGINE, "test", ["a", "b", "c"])
 
     def opened(registry: CollectorRegistry | None = None, **settings: Any) -> Gateway:
-        chosen = Settings(max_model_len=64, block_tokens=8, redis_url="redis://127.0.0.1:1", **settings)
+        same = {"max_model_len": 64, "block_tokens": 8, "redis_url": "redis://127.0.0.1:1", "transport": "serve"}
+        chosen = Settings(**{**same, **settings})
         return Gateway(dataclasses.replace(plan, settings=chosen), Engines(), registry or CollectorRegistry())
 
     yield opened

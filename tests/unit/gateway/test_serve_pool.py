@@ -14,8 +14,9 @@ from support.fake_pool import request
 
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.engine_messages import EngineCall
+from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
 from aloraserve_services.gateway import serve_pool
-from aloraserve_services.gateway.serve_pool import ServePool
+from aloraserve_services.gateway.serve_pool import ServePool, replica_endpoints
 
 
 def task_error(cause: Exception) -> RayTaskError:
@@ -46,6 +47,37 @@ def named(name: str) -> Exception:
 )
 def test_an_error_means_one_outcome(error: Any, outcome: Outcome) -> None:
     assert ServePool(Handle()).outcome_of(error) is outcome
+
+
+async def endpoints(answer: Any, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """Ask replica a for its endpoint."""
+    monkeypatch.setattr(serve_pool, "own_request_id", lambda: None)
+    handle = Handle()
+
+    async def remote(rank: list[str]) -> Any:
+        handle.asked["rank"] = rank
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(handle, "remote", remote, raising=False)
+    endpoint = await replica_endpoints(handle)("a")
+    assert handle.asked == {"method_name": "endpoint", "rank": ["a"]}
+    return endpoint
+
+
+async def test_a_replica_is_asked_through_serve_where_its_channel_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = Endpoint("a", b"secret", "/socket")
+    assert await endpoints(endpoint.as_dict(), monkeypatch) == endpoint
+    assert "secret" not in repr(endpoint)
+    with pytest.raises(ReplicaUnavailableError, match="b did"):
+        await endpoints(Endpoint("b", b"secret", "/socket").as_dict(), monkeypatch)
+
+
+@pytest.mark.parametrize("answer", [{"version": 99}, {}, task_error(AttributeError("endpoint"))])
+async def test_a_replica_of_another_version_has_no_channel(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ChannelVersionError):
+        await endpoints(answer, monkeypatch)
 
 
 class Handle:

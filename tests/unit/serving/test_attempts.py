@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, cast
 
 import pytest
-from support.fake_pool import ANSWER, DiedError, FakePool, FakeRouter, FullError, request
+from support.fake_pool import ANSWER, DiedError, FakePool, FakeReservation, FakeRouter, FullError, request
 
 from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostError
 from aloraserve.routing.base import Call, Decision
@@ -16,9 +16,10 @@ from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import Outcome, Receipt, ReceiptRing
 from aloraserve.serving import attempt
 from aloraserve.serving.attempts import Dispatcher
-from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal, EngineUnavailable
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineUnavailable
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.receipt_writer import ReceiptWriter
+from aloraserve.serving.replica_pool import Replies
 from aloraserve.tenants import Caller
 
 TENANT = Caller("x", cache_salt="tenant:x")
@@ -177,6 +178,32 @@ async def test_a_claim_follows_its_call_to_the_replica_that_took_it() -> None:
     with pytest.raises(KeyError):
         await send(FakePool((KeyError("x"),), given="b"), router)
     assert router.events == ["claim a", "move b", "withdraw b"]
+
+
+class PassingOn(FakePool):
+    """A pool whose replica a turns out to be full when it is sent the call, which goes to b."""
+
+    @contextlib.asynccontextmanager
+    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[FakeReservation]:
+        async with super().reserve(rank) as held:
+            # What is passed on to b once stays there.
+            def send(call: EngineCall) -> Replies:
+                held.replica = "b"
+                return FakeReservation.send(held, call)
+
+            held.send = send  # type: ignore[method-assign]
+            yield held
+
+
+async def test_a_claim_follows_its_call_that_a_full_replica_passed_on() -> None:
+    router = FakeRouter()
+    sent = await send(PassingOn(ANSWER), router)
+    assert await texts(sent) == ["x", "y"]
+    assert sent.replica == "b"
+    assert router.events == ["claim a", "move b"]
+    router = FakeRouter()
+    await send(PassingOn((DiedError(),), ANSWER), router)
+    assert router.events[:3] == ["claim a", "move b", "withdraw b"], "b is lost, and not a"
 
 
 async def test_a_claim_that_cannot_move_costs_the_answer_nothing() -> None:

@@ -1,0 +1,233 @@
+"""The gateway's end of a connection: it proves who it is, sends calls and hands out what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aloraserve.serving.engine_messages import EngineCall
+from aloraserve_services.channel.codec import call_message, engine_reply
+from aloraserve_services.channel.credentials import client_context, is_proof, new_nonce, proof
+from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
+from aloraserve_services.channel.frames import FrameError, FramePeer
+from aloraserve_services.channel.messages import (
+    VERSION,
+    Cancel,
+    Challenge,
+    ChunkMessage,
+    Credit,
+    Draining,
+    End,
+    Failed,
+    Full,
+    Hello,
+    Refusal,
+    Refused,
+    Room,
+    Token,
+    Unavailable,
+    Welcome,
+    decode_to_gateway,
+)
+from aloraserve_services.channel.replies import CREDITS, ChannelReplies
+
+CONNECT_S = 5.0
+_REPLY = (Token, ChunkMessage, Refusal, Unavailable)
+
+
+class ChannelLostError(Exception):
+    """Raised when a connection is closed, or cannot be opened: for all calls on it."""
+
+
+class CallFailedError(Exception):
+    """Raised when a call ended with an error in the replica.
+
+    Args:
+        cause: the error's name.
+        is_lost: the engine is dead.
+    """
+
+    def __init__(self, cause: str, *, is_lost: bool) -> None:
+        super().__init__(f"the call failed in the replica: {cause}")
+        self.is_lost = is_lost
+
+
+class ReplicaConnection(FramePeer):
+    """One connection to one replica, for any number of calls. :func:`connect` makes it.
+
+    Args:
+        endpoint: of the replica.
+        on_room: called when there may be a place that was not there before.
+
+    Attributes:
+        replica: its id.
+        in_flight: places that are held here.
+        opened: done when calls may be sent.
+        closed: done with the cause when the connection is closed.
+    """
+
+    def __init__(self, endpoint: Endpoint, on_room: Callable[[], None]) -> None:
+        super().__init__(decode_to_gateway)
+        self.replica = endpoint.replica
+        self.in_flight = 0
+        self.opened: asyncio.Future[None] = self._loop.create_future()
+        self.closed: asyncio.Future[str] = self._loop.create_future()
+        self._secret = endpoint.secret
+        self._on_room = on_room
+        self._nonce = new_nonce()
+        self._replica_nonce = b""
+        self._capacity = 0
+        self._is_full = False
+        self._is_retired = False
+        self._number = 0
+        self._calls: dict[int, ChannelReplies] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a call may be sent, as far as this gateway knows."""
+        return self.is_open and not self._is_retired and not self._is_full and self.in_flight < self._capacity
+
+    def hold(self) -> None:
+        """Take a place."""
+        self.in_flight += 1
+
+    def release(self) -> None:
+        """Give a place back."""
+        self.in_flight -= 1
+        self._close_if_retired()
+        self._on_room()
+
+    def retire(self) -> None:
+        """Take no further calls, and close once those that run are over."""
+        self._is_retired = True
+        self._close_if_retired()
+
+    def call(self, call: EngineCall, replies: ChannelReplies) -> None:
+        """Send a call whose place is held.
+
+        Raises:
+            FrameError: the call is longer than a frame may be.
+        """
+        if not self.is_open:
+            replies.end(ChannelLostError("the connection was closed before the call was sent"))
+            return
+        self._number = number = self._number + 1
+        self.send(call_message(number, call, CREDITS))
+        self._calls[number] = replies
+        replies.attach(self, number)
+
+    def grant(self, number: int, chunks: int) -> None:
+        """Allow the replica to send more of a call."""
+        if number in self._calls:
+            self.send(Credit(number, chunks))
+
+    def cancel(self, number: int) -> None:
+        """End a call in the replica."""
+        if self._calls.pop(number, None) is not None:
+            self.send(Cancel(number))
+
+    def received(self, messages: Sequence[Any]) -> None:
+        """See the base."""
+        calls = self._calls
+        for message in messages:
+            if isinstance(message, _REPLY):
+                # A call that was cancelled may have replies on the way.
+                if (replies := calls.get(message.number)) is not None:
+                    replies.put(engine_reply(message))
+            elif isinstance(message, End):
+                self._end(message.number, StopAsyncIteration())
+            else:
+                self._signalled(message)
+
+    def ended(self, cause: str) -> None:
+        """See the base."""
+        error = ChannelLostError(cause)
+        if not self.opened.done():
+            self.opened.set_exception(error)
+        calls, self._calls = self._calls, {}
+        for replies in calls.values():
+            replies.end(ChannelLostError(cause))
+        self.closed.set_result(cause)
+
+    def _signalled(self, message: Any) -> None:
+        if isinstance(message, Failed):
+            self._end(message.number, CallFailedError(message.cause, is_lost=message.is_lost))
+        elif isinstance(message, Full):
+            self._is_full = True
+            if (replies := self._calls.pop(message.number, None)) is not None:
+                replies.refuse()
+        elif isinstance(message, Room):
+            self._is_full = False
+            self._on_room()
+        elif isinstance(message, Draining):
+            self._is_retired = True
+        elif not self.opened.done():
+            self._greeted(message)
+        else:
+            raise FrameError(f"{type(message).__name__} is out of place")
+
+    def _greeted(self, message: Any) -> None:
+        if isinstance(message, Challenge):
+            if message.version != VERSION:
+                self.opened.set_exception(ChannelVersionError(message.version))
+                return
+            self._replica_nonce = message.nonce
+            self.send(Hello(VERSION, self._nonce, proof(self._secret, "gateway", message.nonce, self._nonce)))
+        elif isinstance(message, Welcome) and self._is_replica(message.proof):
+            self._capacity = message.capacity
+            self.opened.set_result(None)
+            self.watch()
+        else:
+            reason = message.reason if isinstance(message, Refused) else "the other end does not have its secret"
+            raise FrameError(reason[:200])
+
+    def _is_replica(self, given: bytes) -> bool:
+        return bool(self._replica_nonce) and is_proof(given, self._secret, "replica", self._replica_nonce, self._nonce)
+
+    def _end(self, number: int, outcome: Exception) -> None:
+        if (replies := self._calls.pop(number, None)) is not None:
+            replies.end(outcome)
+
+    def _close_if_retired(self) -> None:
+        if self._is_retired and not self.in_flight:
+            self.close("the replica is not used any more")
+
+
+async def connect(endpoint: Endpoint, on_room: Callable[[], None]) -> ReplicaConnection:
+    """Return an open connection: over the Unix socket if the replica is on this machine, else over TLS.
+
+    Args:
+        endpoint: of the replica.
+        on_room: see :class:`ReplicaConnection`.
+
+    Raises:
+        ChannelVersionError: the replica speaks another version.
+        ChannelLostError: it cannot be reached, or one of the two ends does not have the secret.
+    """
+    connection = ReplicaConnection(endpoint, on_room)
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            await _reach(connection, endpoint)
+            await connection.opened
+    except (OSError, TimeoutError) as error:
+        raise ChannelLostError(f"it cannot be reached: {type(error).__name__}") from error
+    finally:
+        if not connection.opened.done():
+            connection.opened.cancel()
+        if connection.opened.cancelled() or connection.opened.exception() is not None:
+            connection.close("it was not opened")
+    return connection
+
+
+async def _reach(connection: ReplicaConnection, endpoint: Endpoint) -> None:
+    loop = asyncio.get_running_loop()
+    if os.access(endpoint.socket, os.W_OK):
+        await loop.create_unix_connection(lambda: connection, endpoint.socket)
+    elif endpoint.host:
+        await loop.create_connection(
+            lambda: connection, endpoint.host, endpoint.port, ssl=client_context(endpoint.certificate)
+        )
+    else:
+        raise ChannelLostError("it is on another machine and takes calls on its own alone (setting channel_host)")

@@ -1,0 +1,46 @@
+"""The pool that a gateway's settings ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from aloraserve.serving.replica_pool import ReplicaPool
+from aloraserve.settings import Settings
+from aloraserve_services.gateway.channel_pool import ChannelPool
+from aloraserve_services.gateway.known_replicas import watching
+from aloraserve_services.gateway.replica_links import ReplicaLinks
+from aloraserve_services.gateway.serve_pool import ServePool, replica_endpoints
+
+
+class GatewayPool:
+    """The engine replicas of a gateway, over connections or over Serve's handle.
+
+    Args:
+        settings: of the fleet.
+        engines: Serve's handle of the engine deployment.
+        known: returns the ids of the replicas that Serve has now.
+
+    Attributes:
+        replicas: the pool.
+    """
+
+    def __init__(self, settings: Settings, engines: Any, known: Callable[[], Sequence[str]]) -> None:
+        self.replicas: ReplicaPool = ServePool(engines)
+        self._links: ReplicaLinks | None = None
+        if settings.transport == "channel":
+            self._links = ReplicaLinks(known, replica_endpoints(engines))
+            self.replicas = ChannelPool(self._links, self.replicas, max_queued=settings.max_queued)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the connections on this event loop, until the context ends."""
+        if self._links is None:
+            yield
+            return
+        loop, look = asyncio.get_running_loop(), self._links.look
+        with watching(lambda: loop.call_soon_threadsafe(look)):
+            async with self._links.running():
+                yield
