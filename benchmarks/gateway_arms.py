@@ -18,7 +18,7 @@ from aloraserve_services.models.model_files import resolve_model
 from aloraserve_services.models.untrained import demo_adapters
 from benchmarks.gateway_calls import Arm
 from benchmarks.gateway_real import vllm_servers
-from benchmarks.harness.bare_engines import bare_engines, server_process, wait_for_answer
+from benchmarks.harness.bare_engines import BareEngines, bare_engines, server_process, wait_for_answer
 from benchmarks.harness.calibrations import calibration_file, instant
 from benchmarks.harness.detached_platform import detached_platform
 from benchmarks.harness.processes import PlatformProcesses
@@ -71,18 +71,19 @@ class GatewayArms:
         with contextlib.ExitStack() as stack:
             times = stack.enter_context(calibration_file(instant(load("live-peers"), token_s=TOKEN_S)))
             flags = ("--model", str(self.model), "--adapters-dir", str(self._adapters), "--calibration", str(times))
-            bare = tuple(stack.enter_context(bare_engines(self._settings.replicas, *flags)))
-            self._progress(f"{len(bare)} bare engines answer")
+            bare = stack.enter_context(bare_engines(self._settings.replicas, *flags))
+            self._progress(f"{len(bare.urls)} bare engines answer")
             found = [stack.enter_context(self._platform(THIS, None, "--engine", "simulated", *flags))]
             if self._others.baseline is not None:
                 before = self._platform(BASELINE, self._others.baseline, "--engine", "simulated", *flags)
                 found.append(stack.enter_context(before))
             if self._others.routers_venv is not None:
-                found += [stack.enter_context(self._router(name, self._others.routers_venv, bare)) for name in ROUTERS]
+                names = [name for name, other in ROUTERS.items() if not other.with_session]
+                found += [stack.enter_context(self._router(name, self._others.routers_venv, bare)) for name in names]
             if self._others.serve_llm_venv is not None:
                 variables = {"ALORASERVE_CALIBRATION": str(times), "ALORASERVE_ADAPTERS_DIR": str(self._adapters)}
                 found.append(stack.enter_context(self._serve_llm(self._others.serve_llm_venv, variables)))
-            yield [*found, Arm(BARE, bare)]
+            yield [*found, Arm(BARE, bare.urls, PlatformProcesses(None, bare.pid))]
 
     @contextlib.contextmanager
     def real(self) -> Iterator[list[Arm]]:
@@ -108,10 +109,10 @@ class GatewayArms:
             yield Arm(name, (running.url,), PlatformProcesses(running.pid))
 
     @contextlib.contextmanager
-    def _router(self, name: str, venv: Path, engines: tuple[str, ...]) -> Iterator[Arm]:
-        with router(name, venv, engines) as (url, pid):
+    def _router(self, name: str, venv: Path, engines: BareEngines) -> Iterator[Arm]:
+        with router(name, venv, engines.urls) as (url, pid):
             self._progress(f"{name} answers")
-            yield Arm(name, (url,), PlatformProcesses(pid))
+            yield Arm(name, (url,), PlatformProcesses(pid, engines.pid))
 
     @contextlib.contextmanager
     def _serve_llm(self, venv: Path, variables: dict[str, str], *flags: str) -> Iterator[Arm]:

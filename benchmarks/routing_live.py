@@ -137,7 +137,7 @@ class RoutingArms:
             flags = (*model, "--adapters-dir", str(plan.adapters_dir))
             engine = ("--calibration", str(times), "--block-tokens", str(settings.block_tokens))
             engines = stack.enter_context(bare_engines(settings.replicas, *flags, *engine))
-            url, pid = stack.enter_context(router(name, self._venv, engines))
+            url, pid = stack.enter_context(router(name, self._venv, engines.urls))
             steps(f"playing {load.rate_per_s:g} new conversations per second on {name}")
             return asyncio.run(play_router(name, url, pid, plan, load))
 

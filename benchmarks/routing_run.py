@@ -14,6 +14,7 @@ from benchmarks.conversations import conversations, hit_bound
 from benchmarks.harness.client import AsyncStreamingClient
 from benchmarks.harness.fleet_probe import served_ttft_s
 from benchmarks.harness.processes import PlatformProcesses, used
+from benchmarks.harness.routers import ROUTERS
 from benchmarks.harness.stats import percentile
 from benchmarks.routing_result import RoutingBenchResult
 
@@ -57,14 +58,15 @@ async def play_router(name: str, url: str, pid: int, plan: FleetPlan, load: Rout
     """Play conversations on a router before bare engines.
 
     Args:
-        name: of the router.
+        name: of the router, a key of :data:`~benchmarks.harness.routers.ROUTERS`.
         url: of its API.
         pid: of its process.
         plan: of the engines, with their calibration slowed already.
         load: what to play.
     """
     client = AsyncStreamingClient(url, with_usage=True)
-    player = ConversationPlayer(plan, client, with_session=load.with_session, slowdown=load.slowdown)
+    with_session = load.with_session or ROUTERS[name].with_session
+    player = ConversationPlayer(plan, client, with_session=with_session, slowdown=load.slowdown)
     await player.idle(load.seed)
     result = await _play(player, PlatformProcesses(pid), load, name)
     result.is_own = False

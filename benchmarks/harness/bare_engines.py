@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import httpx
@@ -21,9 +22,22 @@ STOP_TIMEOUT_S = 10.0
 POLL_S = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class BareEngines:
+    """Engines that run.
+
+    Args:
+        urls: their addresses.
+        pid: of the process that all of them descend from.
+    """
+
+    urls: tuple[str, ...]
+    pid: int
+
+
 @contextlib.contextmanager
-def bare_engines(count: int, *flags: str) -> Iterator[list[str]]:
-    """Run engines for the time of the context; yield their addresses.
+def bare_engines(count: int, *flags: str) -> Iterator[BareEngines]:
+    """Run engines for the time of the context; yield where they are.
 
     Args:
         count: how many.
@@ -35,7 +49,8 @@ def bare_engines(count: int, *flags: str) -> Iterator[list[str]]:
     first = free_ports(count)
     command = (*COMMAND, "engine", "--simulated", "--port", str(first), "--count", str(count), *flags)
     with server_process(command) as process:
-        yield [wait_for_health(f"http://127.0.0.1:{first + number}", process) for number in range(count)]
+        urls = [wait_for_health(f"http://127.0.0.1:{first + number}", process) for number in range(count)]
+        yield BareEngines(tuple(urls), process.pid)
 
 
 def free_ports(count: int) -> int:

@@ -34,11 +34,13 @@ class PlatformProcesses:
     """The processes of one platform.
 
     Args:
-        pid: of the process that started it.
+        pid: of the process that started it, None for engines alone.
+        engines: of a process that started engines elsewhere.
     """
 
-    def __init__(self, pid: int) -> None:
-        self._root = psutil.Process(pid)
+    def __init__(self, pid: int | None, engines: int | None = None) -> None:
+        roots = ((COMMAND, pid), (ENGINES, engines))
+        self._roots = [(part, psutil.Process(root)) for part, root in roots if root is not None]
 
     def cpu_s(self) -> dict[str, float]:
         """Return the CPU time that each part has used so far, user and system together."""
@@ -64,15 +66,16 @@ class PlatformProcesses:
         return dict(found)
 
     def _all(self) -> list[tuple[str, psutil.Process]]:
-        found = [(COMMAND, self._root)]
-        engines: set[int] = set()
-        for process in self._root.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                # What an engine starts, vLLM's core for one, is the engine.
-                part = ENGINES if process.ppid() in engines else part_of(" ".join(process.cmdline()))
-                if part == ENGINES:
-                    engines.add(process.pid)
-                found.append((part, process))
+        found = list(self._roots)
+        engines = {process.pid for part, process in found if part == ENGINES}
+        for _, root in self._roots:
+            for process in root.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    # What an engine starts, vLLM's core for one, is the engine.
+                    part = ENGINES if process.ppid() in engines else part_of(" ".join(process.cmdline()))
+                    if part == ENGINES:
+                        engines.add(process.pid)
+                    found.append((part, process))
         return found
 
 

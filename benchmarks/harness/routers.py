@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from aloraserve.errors import StartError
@@ -15,13 +16,30 @@ from benchmarks.harness.bare_engines import server_process, wait_for_health
 REQUIREMENTS = ("sglang-router==0.3.2", "vllm-router==0.1.17")
 INSTALL_TIMEOUT_S = 600
 
-_TUNED = ("--cache-threshold", "0.3", "--balance-abs-threshold", "8", "--balance-rel-threshold", "1.5")
-"""Their default absolute threshold, 64 calls, never lets six engines with a dozen calls share load."""
+_THRESHOLDS = ("--cache-threshold", "0.3", "--balance-abs-threshold", "8", "--balance-rel-threshold", "1.5")
+"""vllm-router gains from sharing load earlier than its default of 64 calls; sglang-router loses hits and time by it."""
+_QUIET = ("--log-level", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class OtherRouter:
+    """A router and the settings that did best on these conversations.
+
+    Args:
+        command: its program and flags.
+        with_session: whether it needs each conversation's id as a header.
+    """
+
+    command: tuple[str, ...]
+    with_session: bool = False
+
+
 ROUTERS = {
-    "sglang-router": ("sglang-router", "launch", "--policy", "cache_aware", *_TUNED, "--log-level", "error"),
-    "vllm-router": ("vllm-router", "--policy", "cache_aware", *_TUNED, "--log-level", "error"),
+    "sglang-router": OtherRouter(("sglang-router", "launch", "--policy", "cache_aware", *_QUIET)),
+    "vllm-router": OtherRouter(("vllm-router", "--policy", "cache_aware", *_THRESHOLDS, *_QUIET)),
+    "vllm-router by session": OtherRouter(("vllm-router", "--policy", "consistent_hash", *_QUIET), with_session=True),
 }
-"""Name of each, and its command: the policy that looks at prefixes, with the settings that did best."""
+"""Policies that look at prefixes, and the one that looks at what a client says about its conversation instead."""
 
 
 def routers_environment(folder: Path) -> Path:
@@ -54,7 +72,7 @@ def router(name: str, venv: Path, engines: Sequence[str]) -> Iterator[tuple[str,
     Raises:
         StartError: it does not start.
     """
-    program, *flags = ROUTERS[name]
+    program, *flags = ROUTERS[name].command
     port = free_port()
     where = ("--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port()))
     command = (str(venv / "bin" / program), *flags, *where, "--worker-urls", *engines)

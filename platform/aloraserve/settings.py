@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     max_queued: int = Field(
         256, ge=1, le=100_000, description="Requests that may wait in each gateway for a replica; more get 429."
     )
+    stream_interval: int = Field(
+        1, ge=1, le=1024, description="Tokens of an answer that an engine streams together, after the first."
+    )
     transport: Literal["channel", "serve"] = Field(
         "channel", description="What carries calls to the engines: a connection to each replica, or Serve's handle."
     )

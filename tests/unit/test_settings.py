@@ -68,6 +68,7 @@ def test_flags_win_over_the_environment_over_the_file_over_defaults(
         ("redis_url", "redis://cache:6379", "redis://cache:6379"),
         ("policy", "round-robin", "round-robin"),
         ("receipts", "16", 16),
+        ("stream_interval", "8", 8),
     ],
 )
 def test_a_variable_s_text_becomes_the_setting_s_type(
@@ -138,6 +139,7 @@ def test_an_unknown_flag_is_refused_by_name() -> None:
             "one of expected-ttft, longest-prefix, session-hash, least-loaded, power-of-two, round-robin",
         ),
         ("receipts", "0", "greater than or equal to 1"),
+        ("stream_interval", "0", "greater than or equal to 1"),
         ("block_tokens", "12", "multiple of 8"),
         ("max_lora_rank", "12", "8, 16, 32"),
         ("kv_cache_gib", "nan", "less than or equal to 1024"),

@@ -10,12 +10,11 @@ asked: some 100 us for a message. Callers without a tenant share.
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -62,12 +61,14 @@ class Lookup:
     Args:
         text: looked up.
         salt: the tenant's.
+        cuts: where it may be cut, with the id of the token that ends there.
         ends: where its pieces end.
         known: its first pieces, by their places.
     """
 
     text: str
     salt: str | None
+    cuts: list[tuple[int, int]]
     ends: list[int]
     known: dict[_Place, _Piece] = field(default_factory=dict)
 
@@ -125,7 +126,8 @@ class PromptCache:
             text: a rendered prompt.
             salt: the tenant's, None without one.
         """
-        found = Lookup(text, salt, self._ends(text))
+        cuts = self._cuts(text)
+        found = Lookup(text, salt, cuts, _ends(cuts))
         with self._lock:
             self._follow(found)
             self._touch(found.known)
@@ -149,21 +151,12 @@ class PromptCache:
             self._remember(found, ids, keys, ends)
         return ids, keys
 
-    def _ends(self, text: str) -> list[int]:
-        """Return where a text's pieces end; that depends on nothing behind each of them."""
-        ends: list[int] = []
-        start = 0
-        for match in self._cuts(text):
-            if match.end() - start >= MIN_PIECE_CHARACTERS:
-                start = match.end()
-                ends.append(start)
-        return ends
-
-    def _cuts(self, text: str, start: int = 0) -> Iterator[re.Match[str]]:
-        """Yield the tokens behind which a text may be cut, from a place on where it may."""
-        if self._encoder.added is not None:
-            cuts = self._encoder.cuts
-            yield from (match for match in self._encoder.added.finditer(text, start) if match[0] in cuts)
+    def _cuts(self, text: str) -> list[tuple[int, int]]:
+        """Return where a text may be cut: the end and the id of each token that allows it."""
+        if self._encoder.added is None:
+            return []
+        found = ((match.end(), self._encoder.cuts.get(match[0])) for match in self._encoder.added.finditer(text))
+        return [(end, number) for end, number in found if number is not None]
 
     def _follow(self, found: Lookup) -> None:
         before: _Before = found.salt
@@ -188,17 +181,18 @@ class PromptCache:
         Ids of tokens behind which texts are cut stand for just these. Where a model also gives one of them for what it
         does not know there are more of them than in the text.
         """
-        if not (ends := set(found.new_ends)):
+        ends = set(found.new_ends)
+        if not ends:
             return []
-        matches = list(self._cuts(found.text, found.start))
-        numbers = [self._encoder.cuts[match[0]] for match in matches]
-        if any(new.count(number) != times for number, times in Counter(numbers).items()):
+        start = found.start
+        cuts = [cut for cut in found.cuts if cut[0] > start]
+        if any(new.count(number) != times for number, times in Counter(number for _, number in cuts).items()):
             return []
         id_ends: list[int] = []
         place = 0
-        for match, number in zip(matches, numbers, strict=True):
+        for end, number in cuts:
             place = new.index(number, place) + 1
-            if match.end() in ends:
+            if end in ends:
                 id_ends.append(place)
         return id_ends
 
@@ -225,3 +219,14 @@ class PromptCache:
             known = self._pieces[place] = _Piece(self._last_number, array("I", ids[start:end]), own, end, size)
             self._bytes += size
         return known
+
+
+def _ends(cuts: Iterable[tuple[int, int]]) -> list[int]:
+    """Return where a text's pieces end; that depends on nothing behind each of them."""
+    ends: list[int] = []
+    start = 0
+    for end, _ in cuts:
+        if end - start >= MIN_PIECE_CHARACTERS:
+            start = end
+            ends.append(end)
+    return ends

@@ -36,6 +36,11 @@ class ChannelReplies:
         self._outcome: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next reply, or the end, can be had without waiting."""
+        return bool(self._ready) or (self._outcome is not None and not self._is_refused)
+
     def __aiter__(self) -> AsyncIterator[EngineReply]:
         return self
 

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from aloraserve_services.engine.simulated.engine import SimulatedEngine
     from aloraserve_services.engine.simulated.events import SimulatedEvents
 
-STREAM_TOKENS = 8
-"""Of a simulated engine: a chunk costs engine, gateway and proxy 2 ms of CPU together, whatever it holds, and the fleet
-has two cores."""
-
 
 def open_vllm(plan: FleetPlan) -> EngineParts:
     """Start vLLM's engine on the running event loop.
@@ -48,5 +44,5 @@ def open_simulated(plan: FleetPlan) -> tuple[SimulatedEngine, SimulatedEvents]:
         raise StartError("the plan has no calibration; a simulated engine needs one")
     events = SimulatedEvents()
     words = AnswerWords.read(plan.model_path)
-    engine = SimulatedEngine(plan.calibration, plan.keyspace, words, events, stream_tokens=STREAM_TOKENS)
-    return engine, events
+    interval = plan.settings.stream_interval
+    return SimulatedEngine(plan.calibration, plan.keyspace, words, events, stream_tokens=interval), events

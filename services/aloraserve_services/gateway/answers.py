@@ -7,9 +7,10 @@ same in all of them, made in the beginning, around a text and perhaps log-probab
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast
 
@@ -164,8 +165,7 @@ class Answer(ABC):
     def _chunk_writer(self) -> Callable[[EngineChunk], bytes]:
         """Return what writes chunks as events."""
         beginnings, after_text = self._beginnings(self.before_text), self.after_text
-        reasons: tuple[FinishReason | None, ...] = (None, "stop", "length")
-        endings: dict[str | None, bytes] = {reason: after_text + _ending(b"null", reason) for reason in reasons}
+        endings = _plain_endings(after_text)
         characters = [0] * self._count
 
         def write(chunk: EngineChunk) -> bytes:
@@ -286,6 +286,13 @@ class CompletionAnswer(Answer):
 
 def _event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
+
+
+@functools.cache
+def _plain_endings(after_text: bytes) -> Mapping[str | None, bytes]:
+    """Return what stands after the text where no log-probabilities were asked for, by the reason of the end."""
+    reasons: tuple[FinishReason | None, ...] = (None, "stop", "length")
+    return {reason: after_text + _ending(b"null", reason) for reason in reasons}
 
 
 def _ending(logprobs: bytes, finish_reason: FinishReason | None) -> bytes:

@@ -103,7 +103,7 @@ def test_a_router_s_answers_do_not_say_what_its_engines_took() -> None:
 
 
 def test_routers_are_all_unless_some_are_named() -> None:
-    assert chosen_routers(None) == chosen_routers(["all"]) == ["sglang-router", "vllm-router"]
+    assert chosen_routers(None) == chosen_routers(["all"]) == ["sglang-router", "vllm-router", "vllm-router by session"]
     assert chosen_routers(["vllm-router"]) == ["vllm-router"]
     assert chosen_routers(["none"]) == []
     with pytest.raises(typer.BadParameter, match="'nginx'"):

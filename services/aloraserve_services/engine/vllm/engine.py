@@ -71,6 +71,7 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
         "max_model_len": settings.max_model_len,
         "block_size": settings.block_tokens,
         "max_num_seqs": settings.max_num_seqs,
+        "stream_interval": settings.stream_interval,
         "enable_prefix_caching": True,
         "kv_events_config": _kv_events(events_endpoint, replay_endpoint),
         "enable_log_requests": False,
