@@ -143,19 +143,19 @@ def _times_us(run: Callable[[], Any]) -> list[float]:
 
 
 def _count_searches(subject: Subject, engine: Engine, generator: random.Random) -> int:
-    from vllm_alora.patches import front_end
+    from vllm_alora import decision
 
     calls = 0
-    original = front_end.find_activation
+    original = decision.find_activation
 
     def counting(token_ids: Sequence[int], invocation_ids: Sequence[int]) -> int | None:
         nonlocal calls
         calls += 1
         return original(token_ids, invocation_ids)
 
-    front_end.find_activation = counting
+    decision.find_activation = counting
     try:
         engine.call(subject.tokens(100, generator) + list(subject.alora.invocation), subject.alora, 16)
     finally:
-        front_end.find_activation = original
+        decision.find_activation = original
     return calls

@@ -10,6 +10,7 @@ import threading
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given, settings
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 
 import vllm_alora
 from vllm_alora.activation import ACTIVATION_KEY, NEVER
-from vllm_alora.patches import kv_event_producers
+from vllm_alora.patches import kv_event_producers, reload
 from vllm_alora.patches.seam import UnsupportedVllmError, is_patched
+from vllm_alora.reloads import RELOADS
 
 BLOCK = 4
 BLOCKS = 8
@@ -407,7 +409,7 @@ def test_loading_the_plugin_imports_no_connector() -> None:
     """Every process loads the plugin, few have a connector; the factory is there to patch those that do."""
     check = """
 import sys, vllm_alora
-from vllm_alora.patches import kv_event_producers
+from vllm_alora.patches import kv_event_producers, reload
 vllm_alora.register(); kv_event_producers.apply()
 loaded = [name for name in kv_event_producers._PRODUCERS if name in sys.modules]
 assert not loaded, loaded
@@ -444,3 +446,35 @@ def test_a_connector_that_changed_its_seam_is_refused(strange_module: str, reaso
     """Its events would say what is not true."""
     with pytest.raises(UnsupportedVllmError, match=reason):
         kv_event_producers.patch_loaded()
+
+
+def test_hashes_that_change_with_a_reload_are_offloaded_under_their_new_keys() -> None:
+    """The offloading connector copies a request's hashes as they grow; after a reload it has to copy them again."""
+    scheduler = importlib.import_module(f"{CONNECTORS}.offloading.scheduler")
+    kv_event_producers.apply()
+    request = request_of(None)
+    group = SimpleNamespace(offload_keys=[])
+    state = scheduler.RequestOffloadState.__new__(scheduler.RequestOffloadState)
+    state.config = SimpleNamespace(
+        kv_group_configs=[SimpleNamespace(hashes_per_chunk=2, group_idx=0, tokens_per_chunk=2 * BLOCK)]
+    )
+    state.req, state.group_states, state.req_context = request, [group], MagicMock()
+    state.update_offload_keys()
+    before = list(group.offload_keys)
+    RELOADS.note_reload(request.lora_request)
+    reload._key_again([request], request.lora_request.lora_int_id)
+    state.update_offload_keys()
+    assert len(group.offload_keys) == len(before) == BLOCKS // 2
+    assert not set(group.offload_keys) & set(before)
+
+
+@pytest.mark.parametrize(("lookahead", "base_blocks"), [(0, 2), (1, 1)])
+def test_a_hash_that_covers_tokens_after_its_block_is_the_adapters_where_they_are(
+    lookahead: int, base_blocks: int
+) -> None:
+    """vLLM 0.33 with EAGLE: the block before an activation point at its end is hashed, and named, as the adapter's."""
+    request = request_of(2 * BLOCK)
+    setattr(request, reload.LOOKAHEAD, lookahead)
+    chunk = SimpleNamespace(lora_name=NAME, lora_id=7, block_hashes=[b"0", b"1", b"2"], block_size=BLOCK)
+    kv_event_producers._name_chunk(chunk, request, 0)
+    assert chunk.lora_name.base_blocks == base_blocks

@@ -157,8 +157,10 @@ def test_a_request_cannot_load_an_adapter_again_by_itself(engine: Engine, adapte
         engine.generate([*words(10, 1), *CERTAINTY], request)
 
 
-def test_an_adapter_whose_configuration_is_gone_is_refused(engine: Engine, adapters_path: Path, tmp_path: Path) -> None:
-    """Nobody can say whether it is an aLoRA, and the engine may have it loaded."""
+def test_an_adapter_is_what_it_was_when_it_was_loaded(
+    engine: Engine, reference: Reference, adapters_path: Path, tmp_path: Path
+) -> None:
+    """Its configuration is gone since; one that is not loaded either is refused, and the engine goes on."""
     from vllm.exceptions import VLLMValidationError
     from vllm.lora.request import LoRARequest
 
@@ -166,8 +168,39 @@ def test_an_adapter_whose_configuration_is_gone_is_refused(engine: Engine, adapt
     request = LoRARequest("gone", 78, str(tmp_path / "gone"))
     engine.llm.llm_engine.add_lora(request)
     (tmp_path / "gone" / "adapter_config.json").unlink()
-    with pytest.raises(VLLMValidationError, match=r"adapter_config\.json of 'gone' cannot be read"):
-        engine.generate([*words(10, 1), *CERTAINTY], request)
+    prompt = [*words(10, 1), *CERTAINTY]
+    assert engine.generate(prompt, request) == reference.answer(prompt, "certainty").tokens
+    with pytest.raises(VLLMValidationError, match=r"adapter_config\.json of 'never' cannot be read"):
+        engine.generate(prompt, LoRARequest("never", 79, str(tmp_path / "gone")))
+    assert engine.generate(prompt, engine.lora("certainty")) == reference.answer(prompt, "certainty").tokens
+
+
+def test_a_request_that_no_front_end_has_seen_is_decided_in_the_core(engine: Engine, reference: Reference) -> None:
+    """A ready ``EngineCoreRequest`` over vLLM's own wire: exact with the invocation, ended alone without it."""
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+
+    llm_engine = engine.llm.llm_engine
+    params = SamplingParams(max_tokens=8, min_tokens=8, temperature=0, detokenize=False, extra_args=None)
+    prompts = {"with": [*words(70, 390), *CERTAINTY, *words(5, 391)], "without": words(40, 392)}
+    for name, prompt in prompts.items():
+        arrived = EngineCoreRequest(
+            request_id=name,
+            prompt_token_ids=prompt,
+            mm_features=None,
+            sampling_params=params.clone(),
+            pooling_params=None,
+            arrival_time=0.0,
+            lora_request=engine.lora("certainty"),
+            cache_salt=None,
+            data_parallel_rank=None,
+        )
+        llm_engine.add_request(name, arrived, params)
+    ended: dict[str, Any] = {}
+    while llm_engine.has_unfinished_requests():
+        ended.update({output.request_id: output.outputs[0] for output in llm_engine.step() if output.finished})
+    assert list(ended["with"].token_ids) == reference.answer(prompts["with"], "certainty").tokens
+    assert (ended["without"].finish_reason, list(ended["without"].token_ids)) == ("error", [])
 
 
 def test_the_counters_distinguish_kinds_tokens_and_what_was_shared(engine: Engine) -> None:
@@ -193,8 +226,11 @@ def _counters() -> dict[str, float]:
     from prometheus_client import REGISTRY
 
     return {
-        f"{sample.name} {''.join(sample.labels.values())}": sample.value
+        f"{sample.name} {sample.labels.get('kind', sample.labels.get('effect', ''))}": sample.value
         for metric in REGISTRY.collect()
         for sample in metric.samples
-        if sample.name.startswith("vllm_alora_") and sample.name.endswith("_total")
+        if sample.name.startswith("vllm_alora_")
+        and sample.name.endswith("_total")
+        and sample.labels["engine"] == "0"
+        and sample.labels["model_name"]
     }

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm_alora import self_check
 from vllm_alora.activation import ACTIVATION_KEY, NEVER
 from vllm_alora.patches import front_end, kernel_metadata, runner_v2
 from vllm_alora.patches.seam import UnsupportedVllmError, is_patched
@@ -289,13 +290,13 @@ def test_a_dummy_batch_has_no_mask(runner: Runner) -> None:
     assert not active
 
 
-def test_a_vllm_that_keeps_positions_elsewhere_is_refused(runner: Runner) -> None:
-    """Without positions an aLoRA request would run unmasked."""
-    runner.runner.req_states = SimpleNamespace()
-    add = runner_v2._wrap_add_requests(lambda self, output: None)
-    add(runner.runner, SimpleNamespace(scheduled_new_reqs=[new_request("lora", 11, None)]))
-    with pytest.raises(UnsupportedVllmError, match="no num_computed_tokens_np"):
-        add(runner.runner, SimpleNamespace(scheduled_new_reqs=[new_request("a", 11, 3)]))
+def test_a_vllm_that_keeps_positions_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the plugin is loaded, not at the first request: without positions an aLoRA request would run unmasked."""
+    from vllm.v1.worker.gpu import states
+
+    monkeypatch.setattr(states, "RequestState", type("RequestState", (), {"__init__": lambda self: None}))
+    with pytest.raises(UnsupportedVllmError, match="has no num_computed_tokens_np"):
+        self_check._check_mask_of_runner_v2()
 
 
 @dataclass

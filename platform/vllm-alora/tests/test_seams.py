@@ -231,7 +231,7 @@ def test_an_alora_on_whole_request_weights_is_refused(target: str) -> None:
 
 def test_an_unknown_absent_policy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A typo must not choose one of the two silently."""
-    from vllm_alora.patches.front_end import ABSENT_VARIABLE, absent_means_base
+    from vllm_alora.decision import ABSENT_VARIABLE, absent_means_base
 
     monkeypatch.setenv(ABSENT_VARIABLE, "Base")
     with pytest.raises(ValueError, match="'Base'; accepted are 'error' and 'base'"):

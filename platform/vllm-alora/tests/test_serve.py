@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -28,6 +29,7 @@ class Server:
 
     url: str
     adapters_path: Path
+    log: Path
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", json=body, timeout=120, trust_env=False)
@@ -56,7 +58,7 @@ def server(model_path: Path, adapters_path: Path, tmp_path_factory: pytest.TempP
     command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "512"]
     command += ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"certainty={folder / 'certainty'}"]
     command += ["--enable-prompt-tokens-details"]
-    environment = {**os.environ, **ENVIRONMENT, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    environment = {**os.environ, **ENVIRONMENT, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_LOGGING_LEVEL": "INFO"}
     log = tmp_path_factory.mktemp("log") / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
@@ -67,7 +69,7 @@ def server(model_path: Path, adapters_path: Path, tmp_path_factory: pytest.TempP
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.25)
-        yield Server(url, folder)
+        yield Server(url, folder, log)
     finally:
         process.terminate()
         process.wait(60)
@@ -90,12 +92,12 @@ def test_an_alora_call_goes_on_from_the_base_models_blocks(server: Server) -> No
     assert answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 96
     grown = {name: value - before[name] for name, value in server.counters().items()}
     assert grown == {
-        'vllm_alora_requests_total{kind="base"}': 1,
-        'vllm_alora_requests_total{kind="lora"}': 0,
-        'vllm_alora_requests_total{kind="alora"}': 1,
-        'vllm_alora_tokens_total{effect="masked"}': 100,
-        'vllm_alora_tokens_total{effect="adapted"}': 2 + 8,
-        "vllm_alora_cross_adapter_cached_tokens_total": 96,
+        'vllm_alora_requests_total{engine="0",kind="base",model_name="base"}': 1,
+        'vllm_alora_requests_total{engine="0",kind="lora",model_name="base"}': 0,
+        'vllm_alora_requests_total{engine="0",kind="alora",model_name="base"}': 1,
+        'vllm_alora_tokens_total{effect="masked",engine="0",model_name="base"}': 100,
+        'vllm_alora_tokens_total{effect="adapted",engine="0",model_name="base"}': 2 + 8,
+        'vllm_alora_cross_adapter_cached_tokens_total{engine="0",model_name="base"}': 96,
     }
 
 
@@ -107,6 +109,35 @@ def test_a_prompt_without_the_invocation_is_a_400_that_says_what_was_expected(se
     assert "'certainty'" in message
     assert "'w901 w902'" in message
     assert "[901, 902]" in message
+
+
+def test_the_model_list_and_the_log_say_what_an_adapter_is(server: Server) -> None:
+    """With its invocation, as text in the log."""
+    cards = httpx.get(f"{server.url}/v1/models", timeout=30, trust_env=False).json()["data"]
+    kinds = {card["id"]: (card.get("kind"), card.get("alora_invocation_tokens")) for card in cards}
+    assert kinds == {"base": (None, None), "certainty": ("alora", CERTAINTY)}
+    assert "'certainty'" in server.log.read_text()
+    assert "is an aLoRA: invocation 'w901 w902' (token ids [901, 902])" in server.log.read_text()
+
+
+def test_an_adapter_that_would_be_served_wrongly_is_refused_when_it_is_loaded(server: Server, tmp_path: Path) -> None:
+    """With words on what to add; the server goes on."""
+    shutil.copytree(server.adapters_path / "certainty", tmp_path / "legacy")
+    file = tmp_path / "legacy" / "adapter_config.json"
+    config = {**json.loads(file.read_text()), "alora_invocation_tokens": None, "invocation_string": "w901 w902"}
+    file.write_text(json.dumps(config))
+    answer = server.post("/v1/load_lora_adapter", lora_name="legacy", lora_path=str(tmp_path / "legacy"))
+    assert answer.status_code >= 400
+    assert "Add alora_invocation_tokens" in answer.json()["error"]["message"]
+    assert server.complete("base", words(5, 604)).status_code == 200
+
+
+def test_beam_search_with_an_alora_is_a_400(server: Server) -> None:
+    body = {"prompt": [*words(20, 605), *CERTAINTY], "max_tokens": 2, "use_beam_search": True, "n": 2}
+    answer = server.post("/v1/completions", model="certainty", **body)
+    assert answer.status_code == 400
+    assert "beam search" in answer.json()["error"]["message"]
+    assert server.post("/v1/completions", model="base", **body).status_code == 200
 
 
 def test_the_reserved_key_cannot_come_from_a_client(server: Server) -> None:

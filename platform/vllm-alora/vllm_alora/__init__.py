@@ -12,11 +12,15 @@ __version__ = "0.1.0"
 
 
 def register() -> None:
-    """Patch vLLM's seams, each at most once per process.
+    """Patch vLLM's seams, each at most once per process, and see what comes out.
 
     Raises:
-        UnsupportedVllmError: a seam of the installed vLLM is not as this version of the plugin knows it.
+        UnsupportedVllmError: the installed vLLM is not as this version of the plugin knows it.
     """
     from vllm_alora.patches import apply_all
+    from vllm_alora.self_check import check
+    from vllm_alora.versions import check_version
 
+    check_version()
     apply_all()
+    check()

@@ -1,7 +1,8 @@
 """Where an aLoRA adapter starts to change weights, and how that index travels through vLLM.
 
-The front end finds the activation point once, by token ids, and carries it to the scheduler and to the workers in
-``SamplingParams.extra_args`` under a key that clients cannot set.
+The activation point is found by token ids: in the front end, so that a client gets a clear error, and again in the
+engine core, which every request passes. It travels in ``SamplingParams.extra_args`` under a key that clients cannot
+set.
 """
 
 from __future__ import annotations
@@ -35,9 +36,18 @@ def find_activation(token_ids: Sequence[int], invocation_ids: Sequence[int]) -> 
 
 
 def activation_of(sampling_params: Any) -> int | None:
-    """Return the activation point that the front end wrote for a request, or None for base and plain LoRA."""
+    """Return the activation point of a request, or None for base and plain LoRA requests.
+
+    Workers read it in every step, so a value that is not an index counts as none instead of raising; the engine core
+    lets no such value through (:mod:`vllm_alora.decision`).
+    """
     extra_args = getattr(sampling_params, "extra_args", None)
     if not extra_args:
         return None
     value = extra_args.get(ACTIVATION_KEY)
-    return None if value is None else int(value)
+    return value if is_index(value) else None
+
+
+def is_index(value: Any) -> bool:
+    """Say whether a value can be an activation point: an integer that is not negative."""
+    return type(value) is int and value >= 0

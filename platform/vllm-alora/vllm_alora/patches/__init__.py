@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from vllm_alora.patches import (
+    admission,
+    beam_search,
     block_hash,
     cpu_lora,
     front_end,
@@ -10,16 +12,21 @@ from vllm_alora.patches import (
     kv_event_producers,
     kv_events,
     metrics,
+    model_list,
     peft_config,
     reload,
     runner_v1,
     runner_v2,
+    worker_lora,
 )
-from vllm_alora.versions import check_version
 
 _PATCHES = (
     peft_config,
+    worker_lora,
     front_end,
+    beam_search,
+    model_list,
+    admission,
     block_hash,
     reload,
     kv_events,
@@ -34,6 +41,5 @@ _PATCHES = (
 
 def apply_all() -> None:
     """Apply every patch; see :func:`vllm_alora.register`."""
-    check_version()
     for patch in _PATCHES:
         patch.apply()

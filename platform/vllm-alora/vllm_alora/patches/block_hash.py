@@ -1,24 +1,27 @@
 """Key the blocks before the activation point as the base model's (``vllm/v1/core/kv_cache_utils.py``).
 
 Of those only the adapter's key goes. The tenant's cache salt, multimodal and embedding keys stay: dropping the whole
-tuple would let tenants share blocks. The block that contains the activation point also gets where in it that is, and an
-adapter that was loaded again gets keys of its own.
+tuple would let tenants share blocks. The block that contains the activation point also gets where in it that is, and
+each of the adapter's blocks which weights it was computed with.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from vllm_alora.activation import activation_of
-from vllm_alora.patches.seam import is_patched, mark, require
-from vllm_alora.reloads import generation_of
+from vllm_alora.patches.seam import UnsupportedVllmError, is_patched, mark, require, vllm_version
+from vllm_alora.reloads import generation_at
 
 NAME = "generate_block_hash_extra_keys"
 STRADDLE = "alora"
 """Tag of the key of a block that the activation point lies in: how many of its tokens are the base model's. In KV
 events it is a bare integer after the adapter's name."""
+WEIGHTS = "alora_weights"
+"""Tag of the key that names an adapter's weights. In KV events it is bytes, as vLLM's own digests are."""
 
 
 def apply() -> None:
@@ -64,7 +67,7 @@ def _untagging(hashed: Any) -> Any:
 
 
 def _untagged(key: Any) -> Any:
-    return key[1] if isinstance(key, tuple) and key[0] in ("lora", STRADDLE) else key
+    return key[1] if isinstance(key, tuple) and key[0] in ("lora", STRADDLE, WEIGHTS) else key
 
 
 def _wrap(original: Any) -> Any:
@@ -75,29 +78,52 @@ def _wrap(original: Any) -> Any:
         keys, mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
         if keys is None or request.lora_request is None:
             return keys, mm_idx
-        # The adapter's key is the first.
-        adapter, *others = keys
-        if not isinstance(adapter, tuple):
-            adapter = _tagged(request.lora_request)
+        others = _without_adapter(keys, request.lora_request)
         activation = activation_of(request.sampling_params)
         if activation is not None and activation >= end_token_idx:
-            return tuple(others) or None, mm_idx
-        generation = generation_of(request)
-        if generation:
-            adapter = (*adapter[:-1], f"{adapter[-1]}#reload-{generation}")
-        if activation is not None and activation > start_token_idx:
-            # A later token may complete another, last occurrence of the invocation: the same tokens then have another
-            # activation point in this block, and other content.
-            return (adapter, (STRADDLE, activation - start_token_idx), *others), mm_idx
-        return (adapter, *others), mm_idx
+            return others or None, mm_idx
+        inside = 0 if activation is None else max(0, activation - start_token_idx)
+        return (*_adapter_keys(request, end_token_idx, inside), *others), mm_idx
 
     return generate_block_hash_extra_keys
 
 
-def _tagged(lora_request: Any) -> tuple[str, str, str]:
-    """Return the key that vLLM gives an adapter since 0.31.
+def _without_adapter(keys: tuple[Any, ...], lora_request: Any) -> tuple[Any, ...]:
+    """Return vLLM's keys of a block without the adapter's, whichever of them that is.
 
-    Before, it is the bare name: another adapter of that name under another path would meet its blocks, and so would a
-    base request whose cache salt happens to be the name.
+    Raises:
+        UnsupportedVllmError: none is the adapter's: taking any other one off would let tenants share blocks.
     """
-    return ("lora", lora_request.lora_name, lora_request.lora_path)
+    # Before 0.31 keys are untagged, and the adapter's is the first.
+    first, *others = keys
+    if first == lora_request.lora_name:
+        return tuple(others)
+    others = [key for key in keys if not (isinstance(key, tuple) and key[0] == "lora")]
+    if len(others) != len(keys) - 1:
+        raise UnsupportedVllmError(
+            f"vllm-alora does not know this vLLM ({vllm_version()}): of the keys of a LoRA request's block "
+            f"{len(keys) - len(others)} are the adapter's"
+        )
+    return tuple(others)
+
+
+def _adapter_keys(request: Any, end: int, inside: int) -> Iterator[Any]:
+    """Yield the keys of a block that an adapter changes.
+
+    Args:
+        request: a request with an adapter.
+        end: the block's end, exclusive.
+        inside: how many of its tokens are the base model's.
+    """
+    adapter = request.lora_request
+    weights = generation_at(request, end)
+    # vLLM's own key since 0.31. Before, it is the bare name: another adapter of that name under another path would meet
+    # its blocks, and so would a base request whose cache salt happens to be the name. Where the weights are known the
+    # path says nothing more, and other machines have other paths.
+    yield ("lora", adapter.lora_name, "" if weights else adapter.lora_path)
+    if inside:
+        # A later token may complete another, last occurrence of the invocation: the same tokens then have another
+        # activation point in this block, and other content.
+        yield (STRADDLE, inside)
+    if weights:
+        yield (WEIGHTS, weights.encode())

@@ -1,41 +1,39 @@
-"""Find each request's activation point in the front end (``vllm/v1/engine/input_processor.py``).
+"""Decide each request in the front end (``vllm/v1/engine/input_processor.py``, ``async_llm.py``, ``llm_engine.py``).
 
-Deciding here gives a clean error to the client (a ``VLLMValidationError`` is an HTTP 400 in ``vllm serve``), and the
-scheduler and the workers read the same index.
+Deciding here gives a clean error to the client (a ``VLLMValidationError`` is an HTTP 400 in ``vllm serve``). The engine
+core decides again (``patches/admission.py``).
 
-The front end also hears of adapters that are loaded again (``AsyncLLM.add_lora``, ``LLMEngine.add_lora``). ``vllm
-serve`` keeps the request object of a reload and sends it along with every later call, still with ``load_inplace``,
-which has the worker read the files again in each step; here that mark is taken off once the reload was made.
+The front end hears of adapters that are loaded (``add_lora``). It reads what they are from its own disk, off the event
+loop; where it does not have the files it asks the engine, whose workers have.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import os
+import inspect
 from typing import Any
 
-from vllm_alora.activation import ACTIVATION_KEY, NEVER, find_activation
-from vllm_alora.adapters import ADAPTERS, UnreadableAdapterError
-from vllm_alora.patches.seam import replace
-
-TOKEN_HASHING_CONNECTORS = frozenset(
-    {
-        "ExampleConnector",
-        "SharedStorageConnector",
-        "LMCacheConnectorV1",
-        "LMCacheMPConnector",
-        "FlexKVConnectorV1",
-        "HF3FSKVConnector",
-    }
+from vllm_alora.activation import ACTIVATION_KEY
+from vllm_alora.adapter_config import Invocation
+from vllm_alora.adapters import ADAPTERS, read_adapter
+from vllm_alora.announcement import announce
+from vllm_alora.decision import (
+    absent_means_base,
+    decide,
+    invocation_tokens,
+    refusal,
+    refuse_kind_of_request,
+    without_reload_mark,
 )
-"""KV connectors that find blocks by their tokens, whatever adapter computed them: right for no adapter at all."""
-
-ABSENT_VARIABLE = "VLLM_ALORA_ABSENT"
-"""What to do with a prompt that lacks the invocation: "error" (default) or "base", PEFT's silent behaviour."""
+from vllm_alora.patches import model_list
+from vllm_alora.patches.admission import DESCRIBE, take_description
+from vllm_alora.patches.seam import replace
+from vllm_alora.setups import refuse_setup
 
 
 def apply() -> None:
-    """Wrap ``InputProcessor.process_inputs`` and the engines' ``add_lora``.
+    """Wrap ``InputProcessor.process_inputs``, and ``add_lora`` and ``add_request`` of both engines' front ends.
 
     Raises:
         ValueError: the environment's ``VLLM_ALORA_ABSENT`` is neither "error" nor "base".
@@ -45,26 +43,11 @@ def apply() -> None:
     from vllm.v1.engine.llm_engine import LLMEngine
 
     absent_means_base()
-    replace(AsyncLLM, "add_lora", _wrap_load, "lora_request")
+    replace(AsyncLLM, "add_lora", _wrap_load_async, "lora_request")
+    replace(AsyncLLM, "add_request", _wrap_add_async, "lora_request")
     replace(LLMEngine, "add_lora", _wrap_load, "lora_request")
+    replace(LLMEngine, "add_request", _wrap_add, "lora_request")
     replace(InputProcessor, "process_inputs", _wrap, "prompt", "params", "lora_request", "resumable")
-
-
-def absent_means_base() -> bool:
-    """Say whether a prompt without the invocation runs on the base model."""
-    value = os.environ.get(ABSENT_VARIABLE, "error")
-    if value not in ("error", "base"):
-        raise ValueError(f"{ABSENT_VARIABLE} is {value!r}; accepted are 'error' and 'base'")
-    return value == "base"
-
-
-def _wrap_load(original: Any) -> Any:
-    @functools.wraps(original)
-    def add_lora(self: Any, lora_request: Any) -> Any:
-        ADAPTERS.note_load(lora_request)
-        return original(self, lora_request)
-
-    return add_lora
 
 
 def _wrap(original: Any) -> Any:
@@ -73,101 +56,111 @@ def _wrap(original: Any) -> Any:
         request = original(self, *args, **kwargs)
         _refuse_reserved_key(request)
         if request.lora_request is not None:
-            invocation = _invocation(request.lora_request)
-            if invocation is not None:
+            is_alora = _invocation(request.lora_request) is not None
+            if is_alora:
                 _refuse_unsupported(self.vllm_config, request)
-                _activate(request, invocation, self.tokenizer)
-            _unmark_reload(request, is_alora=invocation is not None)
+            decide(request, self.tokenizer)
+            request.lora_request = without_reload_mark(request.lora_request, is_alora=is_alora)
+            announce(request.lora_request, self.tokenizer)
         return request
 
     return process_inputs
 
 
-def _invocation(lora_request: Any) -> tuple[int, ...] | None:
-    try:
-        return ADAPTERS.invocation(lora_request)
-    except UnreadableAdapterError as error:
-        raise _error(f"{error}: it says whether the adapter is an aLoRA.", "model") from error
-
-
-def _unmark_reload(request: Any, *, is_alora: bool) -> None:
-    """Take ``load_inplace`` off a request whose adapter was loaded again already."""
-    if not request.lora_request.load_inplace:
-        return
-    if ADAPTERS.was_reloaded(request.lora_request):
-        from msgspec.structs import replace as replaced
-
-        request.lora_request = replaced(request.lora_request, load_inplace=False)
-    elif is_alora:
-        raise _error(
-            f"aLoRA adapter {request.lora_request.lora_name!r} cannot be loaded in place by a generation request: its "
-            "blocks would mix two loads. Call add_lora (in vllm serve, /v1/load_lora_adapter) first.",
-            "model",
-        )
-
-
-def _activate(request: Any, invocation: tuple[int, ...], tokenizer: Any) -> None:
-    activation = find_activation(request.prompt_token_ids, invocation)
-    if activation is None:
-        if not absent_means_base():
-            raise _error(
-                f"The prompt does not contain the invocation of the aLoRA adapter "
-                f"{request.lora_request.lora_name!r}: expected {_text(tokenizer, invocation)} "
-                f"(token ids {list(invocation)}).",
-                "prompt",
-            )
-        activation = NEVER
-    params = request.sampling_params
-    params.extra_args = {**(params.extra_args or {}), ACTIVATION_KEY: activation}
+def _invocation(lora_request: Any) -> Invocation | None:
+    return invocation_tokens(lora_request)
 
 
 def _refuse_reserved_key(request: Any) -> None:
     extra_args = getattr(request.sampling_params, "extra_args", None)
     if extra_args and ACTIVATION_KEY in extra_args:
-        raise _error(f"{ACTIVATION_KEY!r} is reserved and cannot be set by a request.", "vllm_xargs")
+        raise refusal(f"{ACTIVATION_KEY!r} is reserved and cannot be set by a request.", "vllm_xargs")
 
 
 def _refuse_unsupported(config: Any, request: Any) -> None:
-    """Name what would give wrong answers with an aLoRA adapter, before anything runs."""
-    name = request.lora_request.lora_name
-    if request.sampling_params is None:
-        raise _error(f"aLoRA adapter {name!r} generates text; pooling requests cannot use it.", "model")
-    if request.prompt_token_ids is None or request.prompt_embeds is not None:
-        raise _error(f"aLoRA adapter {name!r} needs token ids; prompt embeddings have none to find it by.", "prompt")
-    if request.resumable:
-        raise _error(f"aLoRA adapter {name!r} cannot be used in a resumable request.", "resumable")
-    for holder, flag in (
-        (config.lora_config, "specialize_active_lora"),
-        (config.lora_config, "enable_tower_connector_lora"),
-    ):
-        if getattr(holder, flag, False):
-            raise _error(f"aLoRA adapter {name!r} cannot be served with {flag}; turn it off.", "model")
-    if getattr(config.cache_config, "kv_sharing_fast_prefill", False):
-        raise _error(f"aLoRA adapter {name!r} cannot be served with kv_sharing_fast_prefill; turn it off.", "model")
-    connector = next(iter(_connectors(config) & TOKEN_HASHING_CONNECTORS), None)
-    if connector is not None:
-        raise _error(
-            f"aLoRA adapter {name!r} cannot be served with {connector}, which finds blocks by tokens alone.", "model"
-        )
-    if getattr(config.parallel_config, "prefill_context_parallel_size", 1) > 1:
-        raise _error(f"aLoRA adapter {name!r} cannot be served with prefill context parallelism.", "model")
+    refuse_kind_of_request(request)
+    refuse_setup(config, request.lora_request.lora_name)
 
 
-def _connectors(config: Any) -> set[str]:
-    """Return the names of the KV connectors in use, those inside a ``MultiConnector`` included."""
-    transfer = getattr(config, "kv_transfer_config", None)
-    if transfer is None:
-        return set()
-    inner = (getattr(transfer, "kv_connector_extra_config", None) or {}).get("connectors") or ()
-    return {str(transfer.kv_connector), *(str(connector.get("kv_connector")) for connector in inner)}
+def _wrap_load(original: Any) -> Any:
+    @functools.wraps(original)
+    def add_lora(self: Any, lora_request: Any) -> Any:
+        _refuse_load(self.vllm_config, lora_request)
+        loaded = original(self, lora_request)
+        ADAPTERS.note_load(lora_request)
+        _learn(self, lora_request)
+        announce(lora_request, self.input_processor.tokenizer, again=True)
+        return loaded
+
+    return add_lora
 
 
-def _text(tokenizer: Any, invocation: tuple[int, ...]) -> str:
-    return "its tokens" if tokenizer is None else repr(tokenizer.decode(list(invocation)))
+def _wrap_load_async(original: Any) -> Any:
+    @functools.wraps(original)
+    async def add_lora(self: Any, lora_request: Any) -> Any:
+        await asyncio.to_thread(_refuse_load, self.vllm_config, lora_request)
+        loaded = await original(self, lora_request)
+        ADAPTERS.note_load(lora_request)
+        await _learn_async(self, lora_request)
+        announce(lora_request, self.input_processor.tokenizer, again=True)
+        model_list.apply()
+        return loaded
+
+    return add_lora
 
 
-def _error(message: str, parameter: str) -> Exception:
-    from vllm.exceptions import VLLMValidationError
+def _refuse_load(config: Any, lora_request: Any) -> None:
+    """Refuse an adapter that this engine cannot serve, before anything is loaded."""
+    found = read_adapter(lora_request)
+    if found is not None and found[0] is not None:
+        refuse_setup(config, lora_request.lora_name)
 
-    error: Exception = VLLMValidationError(message, parameter=parameter)
-    return error
+
+def _learn(engine: Any, lora_request: Any) -> None:
+    """Find out what an adapter is: from the disk here, or else from the engine, whose workers load it."""
+    if engine.vllm_config.lora_config is None or _is_known(lora_request):
+        return
+    client = engine.engine_core
+    core = getattr(client, "engine_core", None)  # An engine in this process is called directly.
+    take_description(
+        lora_request,
+        client.call_utility(DESCRIBE, lora_request) if core is None else getattr(core, DESCRIBE)(lora_request),
+    )
+
+
+async def _learn_async(engine: Any, lora_request: Any) -> None:
+    if engine.vllm_config.lora_config is None or ADAPTERS.knows(lora_request):
+        return
+    if not await asyncio.to_thread(_is_known, lora_request):
+        take_description(lora_request, await engine.engine_core.call_utility_async(DESCRIBE, lora_request))
+
+
+def _is_known(lora_request: Any) -> bool:
+    invocation_tokens(lora_request)
+    return ADAPTERS.knows(lora_request)
+
+
+def _wrap_add(original: Any) -> Any:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def add_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        lora_request = signature.bind(self, *args, **kwargs).arguments.get("lora_request")
+        if lora_request is not None:
+            _learn(self, lora_request)
+        return original(self, *args, **kwargs)
+
+    return add_request
+
+
+def _wrap_add_async(original: Any) -> Any:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    async def add_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        lora_request = signature.bind(self, *args, **kwargs).arguments.get("lora_request")
+        if lora_request is not None:
+            await _learn_async(self, lora_request)
+        return await original(self, *args, **kwargs)
+
+    return add_request

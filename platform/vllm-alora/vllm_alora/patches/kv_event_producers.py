@@ -15,7 +15,8 @@ from typing import Any
 from vllm_alora.activation import activation_of
 from vllm_alora.patches.block_hash import bind_event_keys
 from vllm_alora.patches.kv_events import leading_base_blocks, name_as_base, split
-from vllm_alora.patches.seam import replace
+from vllm_alora.patches.reload import HASHED_AGAIN, LOOKAHEAD
+from vllm_alora.patches.seam import replace, require_state
 
 _ADAPTER = "_alora_adapter"
 """Attribute of a Mooncake ``ReqMeta``: adapter id, adapter name, number of leading block hashes that are base."""
@@ -64,11 +65,18 @@ class _NameOfSome(str):
         return self
 
 
+def _base_tokens(request: Any) -> int | None:
+    """Return how many of a request's first tokens lie in blocks keyed as the base model's; None without an aLoRA."""
+    activation = activation_of(request.sampling_params)
+    return None if activation is None else max(0, activation - getattr(request, LOOKAHEAD, 0))
+
+
 def _patch_offloading(module: Any) -> None:
     tracker = module.OffloadingEventsTracker
     replace(tracker, "_build_event_metadata", _wrap_chunk, "req", "group_config", "chunk_idx")
     replace(tracker, "_record_partial_tail", _wrap_tail, "req", "group_config", "boundary_tokens", "offload_key")
     replace(tracker, "_take_stored_event", _wrap_take, "event")
+    require_state(tracker, "_pending_event_metadata", "self_describing_enabled")
 
 
 def _wrap_chunk(original: Any) -> Any:
@@ -94,11 +102,11 @@ def _wrap_tail(original: Any) -> Any:
 
 def _name_chunk(chunk: Any, request: Any, start: int) -> None:
     """Name the adapter on what is kept of an offloaded chunk only from the activation point on."""
-    activation = activation_of(request.sampling_params)
-    if activation is None or chunk.lora_name is None:
+    base_tokens = _base_tokens(request)
+    if base_tokens is None or chunk.lora_name is None:
         return
     blocks = len(chunk.block_hashes)
-    base_blocks = leading_base_blocks(activation, start, blocks, chunk.block_size)
+    base_blocks = leading_base_blocks(base_tokens, start, blocks, chunk.block_size)
     if base_blocks == blocks:
         name_as_base(chunk)
     elif base_blocks:
@@ -119,9 +127,26 @@ def _wrap_take(original: Any) -> Any:
     return take_stored_event
 
 
+def _patch_offloading_keys(module: Any) -> None:
+    replace(module.RequestOffloadState, "update_offload_keys", _wrap_offload_keys)
+
+
+def _wrap_offload_keys(original: Any) -> Any:
+    @functools.wraps(original)
+    def update_offload_keys(self: Any) -> None:
+        # It copies hashes that it has not copied yet; after a reload all of them may be others.
+        if self.req.__dict__.pop(HASHED_AGAIN, False):
+            for group in self.group_states:
+                group.offload_keys.clear()
+        original(self)
+
+    return update_offload_keys
+
+
 def _patch_simple_offload(module: Any) -> None:
     if hasattr(module, "BlockStored"):  # vLLM 0.29 publishes no events here.
         owner = module.SimpleCPUOffloadScheduler
+        require_state(owner, "hash_block_size")
         replace(owner, "_select_eager_blocks_to_store", _wrap_select, "state", "block_ids_by_group")
 
 
@@ -130,12 +155,12 @@ def _wrap_select(original: Any) -> Any:
     def select_eager_blocks_to_store(self: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
         selected = original(self, state, *args, **kwargs)
         blocks = selected[-1]
-        activation = activation_of(state.request.sampling_params)
-        if activation is None or not blocks:
+        base_tokens = _base_tokens(state.request)
+        if base_tokens is None or not blocks:
             return selected
         from vllm.v1.core.kv_cache_utils import get_block_hash
 
-        base = set(state.request.block_hashes[: activation // self.hash_block_size])
+        base = set(state.request.block_hashes[: base_tokens // self.hash_block_size])
         for by_hash in blocks:
             for block_hash, block in by_hash.items():
                 if get_block_hash(block_hash) in base:
@@ -146,6 +171,7 @@ def _wrap_select(original: Any) -> Any:
 
 
 def _patch_mooncake_scheduler(module: Any) -> None:
+    require_state(module.MooncakeStoreScheduler, "_unfinished_requests", "_hash_block_size")
     replace(module.MooncakeStoreScheduler, "build_connector_meta", _wrap_connector_meta, "scheduler_output")
 
 
@@ -155,10 +181,10 @@ def _wrap_connector_meta(original: Any) -> Any:
         meta = original(self, scheduler_output)
         for stored in meta.requests:
             request, *_ = self._unfinished_requests.get(stored.req_id, (None,))
-            activation = request and activation_of(request.sampling_params)
-            if activation is not None and request.lora_request is not None:
+            base_tokens = request and _base_tokens(request)
+            if base_tokens is not None and request.lora_request is not None:
                 adapter = request.lora_request
-                base_hashes = activation // self._hash_block_size
+                base_hashes = base_tokens // self._hash_block_size
                 # The store's worker sees no request, and its event no more than hashes.
                 setattr(stored, _ADAPTER, (adapter.adapter_id, adapter.name, base_hashes))
         return meta
@@ -208,6 +234,7 @@ def _name_stored(events: list[Any], chain: list[Any], lora_id: int, lora_name: s
 _CONNECTORS = "vllm.distributed.kv_transfer.kv_connector.v1"
 _PRODUCERS: dict[str, Callable[[Any], None]] = {
     f"{_CONNECTORS}.offloading.events": _patch_offloading,
+    f"{_CONNECTORS}.offloading.scheduler": _patch_offloading_keys,
     "vllm.v1.simple_kv_offload.manager": _patch_simple_offload,
     f"{_CONNECTORS}.mooncake.store.scheduler": _patch_mooncake_scheduler,
     f"{_CONNECTORS}.mooncake.store.worker": _patch_mooncake_worker,

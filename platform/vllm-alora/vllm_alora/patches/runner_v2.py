@@ -15,12 +15,13 @@ import numpy as np
 
 from vllm_alora.activation import activation_of
 from vllm_alora.patches.runner_v1 import mask, masked_spans
-from vllm_alora.patches.seam import UnsupportedVllmError, replace, vllm_version
+from vllm_alora.patches.seam import replace
 
 RUNNER_MODULE = "vllm.v1.worker.gpu.model_runner"
 _PENDING = "_alora_pending"
 _STATES = "_alora_request_states"
-_POSITIONS = "num_computed_tokens_np"
+STATES_ATTRIBUTE = "num_computed_tokens_np"
+"""Attribute of ``RequestState``: how many tokens of each request were computed."""
 
 
 def apply() -> None:
@@ -39,12 +40,17 @@ def _wrap_init(original: Any) -> Any:
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        setattr(self, _PENDING, {})
-        setattr(self, _STATES, None)
+        watch(self, None, {})
         runner = importlib.import_module(RUNNER_MODULE).GPUModelRunner
         replace(runner, "add_requests", _wrap_add_requests, "scheduler_output")
 
     return init
+
+
+def watch(state: Any, request_states: Any, pending: dict[str, int]) -> None:
+    """Let a ``LoraState`` see the positions of the runner's requests and their activation points."""
+    setattr(state, _STATES, request_states)
+    setattr(state, _PENDING, pending)
 
 
 def _wrap_add_requests(original: Any) -> Any:
@@ -56,23 +62,9 @@ def _wrap_add_requests(original: Any) -> Any:
             activation = activation_of(new.sampling_params)
             if activation is not None:
                 pending[new.req_id] = activation
-                _note_states(self)
+                watch(self.lora_state, self.req_states, pending)
 
     return add_requests
-
-
-def _note_states(runner: Any) -> None:
-    """Let the LoRA state see the positions of the runner's requests.
-
-    Raises:
-        UnsupportedVllmError: this vLLM keeps them elsewhere.
-    """
-    if not hasattr(runner.req_states, _POSITIONS):
-        raise UnsupportedVllmError(
-            f"vllm-alora does not know this vLLM ({vllm_version()}): the request states of {RUNNER_MODULE} "
-            f"have no {_POSITIONS}"
-        )
-    setattr(runner.lora_state, _STATES, runner.req_states)
 
 
 def _wrap_remove(original: Any) -> Any:
@@ -92,7 +84,7 @@ def _wrap_make(original: Any) -> Any:
         prompt, tokens, active = original(self, req_ids, idx_mapping, num_scheduled_tokens)
         pending = getattr(self, _PENDING)
         if pending:
-            computed = getattr(getattr(self, _STATES), _POSITIONS)[idx_mapping]
+            computed = getattr(getattr(self, _STATES), STATES_ATTRIBUTE)[idx_mapping]
             tokens = mask(tokens, masked_spans(pending, req_ids, computed, num_scheduled_tokens))
         return prompt, tokens, active
 

@@ -33,6 +33,20 @@ def require(owner: Any, name: str, *parameters: str) -> Callable[..., Any]:
     return function
 
 
+def require_state(owner: type[Any], *attributes: str) -> None:
+    """Check that a class still keeps what the plugin reads: its ``__init__`` names these attributes.
+
+    Raises:
+        UnsupportedVllmError: it does not; names the class and the attributes.
+    """
+    named = inspect.unwrap(owner.__init__).__code__.co_names
+    missing = [attribute for attribute in attributes if attribute not in named]
+    if missing:
+        raise UnsupportedVllmError(
+            f"vllm-alora does not know this vLLM ({vllm_version()}): {_place(owner)} has no {', '.join(missing)}"
+        )
+
+
 def _place(owner: Any) -> str:
     if inspect.ismodule(owner):
         return owner.__name__
