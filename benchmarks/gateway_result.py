@@ -63,8 +63,9 @@ class ArmResult:
         looked = ((CALL_CPU, CALL_CPU_ALL, self.call_cpu_ms), (CHUNK_CPU, CHUNK_CPU_ALL, self.chunk_cpu_ms))
         for name, whole, parts in looked:
             if parts:
-                found[name] = statistics.median(without_engines(turn) for turn in parts)
                 found[whole] = statistics.median(sum(turn.values()) for turn in parts)
+                if any(part != ENGINES for part in parts[0]):
+                    found[name] = statistics.median(without_engines(turn) for turn in parts)
         return {name: found[name] for name in UNITS if name in found}
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def show_results(console: Console, results: Sequence[ArmResult]) -> None:
             table.add_row(name, bound, *(_shown(found.get(name), unit) for found in figures))
     wide(console).print(table)
     for result in results:
-        if result.call_cpu_ms:
+        if CALL_CPU in result.figures():
             _show_parts(console, result)
 
 

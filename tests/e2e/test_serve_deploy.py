@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -232,6 +233,27 @@ def test_savings_are_the_fleet_s(http: httpx.Client) -> None:
     # The other gateway writes its part every two seconds.
     wait_until(lambda: http.get("/v1/savings").json()["total"]["calls"] == sum(answered(http).values()))
     assert all(answered(http).values())
+
+
+def test_a_running_answer_ends_before_its_application_does(http: httpx.Client, cluster: Cluster) -> None:
+    """The last test of this deployment."""
+    body = {"model": BASE, "prompt": "x", "max_tokens": 600, "ignore_eos": True, "stream": True}
+    with http.stream("POST", "/v1/completions", json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        cluster.serve("shutdown", "--yes")
+
+        def is_refused() -> bool:
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.get(f"{http.base_url}/healthz", trust_env=False, timeout=5)
+                return False
+            return True
+
+        wait_until(is_refused)
+        text = [line for line in lines if line]
+    assert text[-1] == "data: [DONE]"
+    assert '"error"' not in "".join(text)
+    assert '"finish_reason":"length"' in text[-2]
 
 
 def test_a_wrong_argument_is_named_in_the_application_s_status(

@@ -76,6 +76,13 @@ def distance(reference: Reference, call: Call, answer: Steps) -> float:
 
 
 def apart(first: Steps, second: Steps) -> float:
-    """Return the mean distance between two answers in the log-probabilities of their first step's tokens, in nats."""
+    """Return the mean distance between two answers in the log-probabilities of their first step's tokens, in nats.
+
+    A token that is not among the likeliest of one answer counts as the least likely of them: the true distance is
+    greater.
+    """
     one, other = first.logprobs[0], second.logprobs[0]
-    return statistics.fmean(abs(one[token] - other[token]) for token in one.keys() & other.keys() or [next(iter(one))])
+    least_one, least_other = min(one.values()), min(other.values())
+    return statistics.fmean(
+        abs(one.get(token, least_one) - other.get(token, least_other)) for token in one.keys() | other.keys()
+    )

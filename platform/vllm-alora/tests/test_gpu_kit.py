@@ -123,8 +123,12 @@ def test_the_report_says_what_failed_and_keeps_earlier_phases(tmp_path: Path) ->
     assert not later.is_good
 
 
-def test_an_engine_that_wrote_no_result_is_no_success(tmp_path: Path) -> None:
-    assert _load("report").tests_of(tmp_path / "none.xml")["summary"] == "no result"
+def test_an_engine_that_was_cut_off_shows_what_had_ended(tmp_path: Path) -> None:
+    log = tmp_path / "v2_graphs.log"
+    log.write_text("gpu::exact[v2_graphs] PASSED [ 9%]\ngpu::warm[64-v2_graphs] FAILED [18%]\ngpu::late[v2_graphs] \n")
+    found = _load("report").tests_so_far(log)
+    assert found["summary"] == "cut off; 1 passed before"
+    assert found["failed"] == ["warm[64-v2_graphs]"]
 
 
 def test_a_process_that_outruns_its_limit_is_ended_and_its_log_kept(

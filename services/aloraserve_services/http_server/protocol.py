@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,7 @@ from aloraserve_services.http_server.refusals import only_probes, raw_refusal, r
 WRITE_BUFFER_BYTES = 32 << 10
 """What may wait to be sent before the application is stopped from writing more."""
 
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _STOPPING = refusing(HTTPStatus.SERVICE_UNAVAILABLE, "the server has stopped; retry elsewhere", (b"retry-after", b"1"))
 
 
@@ -86,7 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._phase is Phase.BETWEEN:
             self._enter(Phase.HEAD)
         is_refused = self._phase is Phase.BODY and not self.is_answering
-        super().data_received(data)
+        super().data_received(_without_upgrade(data) if self._phase is Phase.HEAD else data)
         if self._phase is Phase.HEAD:
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.max_head_bytes:
@@ -237,3 +239,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._enter(Phase.DROPPED)
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Return a head whose ``Upgrade`` is another field, which a server may do without: llhttp would drop the body.
+
+    Java's own client asks for HTTP/2 in this way with its first request.
+    """
+    end = data.find(b"\r\n\r\n")
+    found = _UPGRADE.search(data, 0, end if end >= 0 else len(data))
+    return data if found is None else data[: found.start()] + b"\r\nx-upgrade:" + data[found.end() :]

@@ -80,6 +80,8 @@ def test_engines_are_left_out_of_a_call_s_cost_and_turns_give_their_median() -> 
     assert result.figures() == expected
     verdicts = {figure.name: figure.is_met for figure in judged(result)}
     assert verdicts == dict.fromkeys(expected) | {CALL_CPU: True, CHUNK_CPU: True}
+    bare = ArmResult("bare engines", call_cpu_ms=[{ENGINES: 2.0}])
+    assert bare.figures() == {CALL_CPU_ALL: 2.0}
     assert without_engines(result.call_cpu_ms[0]) == 3.5
 
 

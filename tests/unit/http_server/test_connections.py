@@ -47,6 +47,14 @@ class Application:
             pass
         await answer(send, b"ok")
 
+    async def echo(self, receive: Receive, send: Send) -> None:
+        """Send the body back."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        await answer(send, body)
+
     async def refuse(self, receive: Receive, send: Send) -> None:
         """Answer without reading the body."""
         await answer(send, b"no", status=413)
@@ -160,6 +168,14 @@ async def test_a_head_without_an_end_is_not_kept(app: Application) -> None:
         connection[1].write(b"GET / HTTP/1.1\r\n" + b"x" * 100_000)
         assert status_of(await ended(connection)) == 431
         connection[1].close()
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+async def test_a_wish_for_another_protocol_is_passed_over(app: Application, protocol: str) -> None:
+    """Java's client wishes for HTTP/2 with a body; the request is answered as it is."""
+    wish = post("/echo", b"hello", f"Upgrade: {protocol}", "connection: Upgrade, HTTP2-Settings, close")
+    async with serving(app) as server:
+        assert (await asyncio.wait_for(server.ask(wish), 10)).endswith(b"hello")
 
 
 async def test_what_is_not_http_is_refused(app: Application) -> None:
