@@ -14,7 +14,7 @@ from aloraserve_services.channel.endpoint import Endpoint
 from aloraserve_services.channel.server import ChannelServer
 from aloraserve_services.gateway.channel_pool import ChannelPool
 from aloraserve_services.gateway.replica_links import ReplicaLinks
-from support.pool_replica import CAPACITY, PoolReplica
+from support.pool_replica import CAPACITY, PoolReplica, call_of
 
 MAX_QUEUED = 2
 WITHIN_S = 20.0
@@ -97,3 +97,9 @@ async def channel_fleet(folder: Path, *names: str, is_tls: bool = False) -> Asyn
     finally:
         for name in list(fleet.servers):
             await fleet.remove(name)
+
+
+async def answered(pool: ChannelPool, name: str = "plain-1") -> str:
+    """Return replica a's answer to a call."""
+    async with pool.reserve(["a"]) as place:
+        return "".join([reply.text async for reply in place.send(call_of(name))])
