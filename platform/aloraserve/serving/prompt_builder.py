@@ -10,6 +10,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -21,6 +22,7 @@ from aloraserve.routing.base import Call
 from aloraserve.serving.encoder import Encoder
 from aloraserve.serving.prompt_cache import Lookup, PromptCache
 from aloraserve.serving.request import GenerationRequest, Origin
+from aloraserve.serving.text_cache import TextCache, TokenizedText
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from aloraserve.wire.sampling import SamplingSettings
@@ -32,6 +34,7 @@ TOKENIZED_AT_ONCE = 4_096
 0.1 ms of CPU time, and waits for a core."""
 MESSAGE_CHARACTERS = 256
 """What rendering a message costs beside its text, in characters."""
+_NO_KEYS: Sequence[BlockKey] = ()
 _RESERVED = frozenset({"messages", "tools", "documents", "return_dict"})
 _TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 """What a template raises over messages or arguments that it was not made for."""
@@ -80,6 +83,8 @@ class PromptBuilder:
         self._resolve = resolve
         self._encoder = Encoder(tokenizer)
         self._cache = PromptCache(self._encoder, keyspace, max_tokens=max_model_len)
+        self._texts = TextCache(partial(self._encoder.ids, special=True), keyspace, max_tokens=max_model_len)
+        self._tokenizing: dict[tuple[str | None, str], asyncio.Task[TokenizedText]] = {}
         # The tokenizer's own arguments: "chat_template" among them would run a program of the client's.
         self._reserved = _RESERVED | set(inspect.signature(tokenizer.apply_chat_template).parameters)
 
@@ -103,9 +108,28 @@ class PromptBuilder:
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
         adapter = self._adapter(body.model)
-        if len(body.one_prompt) > TOKENIZED_AT_ONCE:
-            return await asyncio.to_thread(self._completion, body, origin, adapter)
-        return self._completion(body, origin, adapter)
+        prompt = body.one_prompt
+        text = await self._tokenized(prompt, origin.caller.cache_salt) if isinstance(prompt, str) else None
+        is_hashed = text is not None and (adapter is None or bool(adapter.invocation_ids))
+        if len(prompt) > TOKENIZED_AT_ONCE and not is_hashed:
+            return await asyncio.to_thread(self._completion, body, origin, adapter, text)
+        return self._completion(body, origin, adapter, text)
+
+    async def _tokenized(self, text: str, salt: str | None) -> TokenizedText:
+        """Return a completion's text with its ids; calls that come with the same text at once wait for one thread."""
+        found = self._texts.find(text, salt)
+        if found is not None:
+            return found
+        if len(text) <= TOKENIZED_AT_ONCE:
+            return self._texts.tokenize(text, salt)
+        place = (salt, text)
+        task = self._tokenizing.get(place)
+        if task is None:
+            task = asyncio.create_task(asyncio.to_thread(self._texts.tokenize, text, salt), name="tokenize")
+            self._tokenizing[place] = task
+            task.add_done_callback(lambda _: self._tokenizing.pop(place))
+        # The client that came first may leave; the others still want the ids.
+        return await asyncio.shield(task)
 
     def _adapter(self, model: str) -> AdapterVersion | None:
         return None if model == self._base_model else self._resolve(model)
@@ -118,8 +142,10 @@ class PromptBuilder:
     ) -> GenerationRequest:
         return self._request(body, origin, self._chat_prompt(found, body, adapter), adapter, field="messages")
 
-    def _completion(self, body: CompletionRequest, origin: Origin, adapter: AdapterVersion | None) -> GenerationRequest:
-        prompt = self._completion_prompt(body.one_prompt, adapter)
+    def _completion(
+        self, body: CompletionRequest, origin: Origin, adapter: AdapterVersion | None, text: TokenizedText | None
+    ) -> GenerationRequest:
+        prompt = self._completion_prompt(body.one_prompt, adapter, text)
         return self._request(body, origin, prompt, adapter, field="prompt", default_tokens=DEFAULT_MAX_TOKENS)
 
     def _look_up(self, body: ChatRequest, salt: str | None, *, add_generation_prompt: bool = True) -> Lookup:
@@ -148,12 +174,18 @@ class PromptBuilder:
             raise InvalidRequestError(f"the chat template refuses the messages: {error}", param="messages") from None
         return str(text)
 
-    def _completion_prompt(self, prompt: str | list[int], adapter: AdapterVersion | None) -> _Prompt:
-        token_ids = self._encoder.ids(prompt, special=True) if isinstance(prompt, str) else self._checked(prompt)
+    def _completion_prompt(
+        self, prompt: str | list[int], adapter: AdapterVersion | None, text: TokenizedText | None
+    ) -> _Prompt:
+        if text is None:
+            assert not isinstance(prompt, str)
+            token_ids, known = self._checked(prompt), _NO_KEYS
+        else:
+            token_ids, known = list(text.ids), text.keys
         activation = _activation(token_ids, adapter)
         if adapter is None or activation is not None:
-            return _Prompt(token_ids, activation)
-        return _Prompt([*token_ids, *adapter.invocation_ids], len(token_ids))
+            return _Prompt(token_ids, activation, known)
+        return _Prompt([*token_ids, *adapter.invocation_ids], len(token_ids), known)
 
     def _checked(self, token_ids: list[int]) -> list[int]:
         size = self._encoder.size

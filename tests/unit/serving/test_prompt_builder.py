@@ -338,3 +338,55 @@ async def test_an_alora_on_a_conversation_tokenizes_what_is_new() -> None:
     assert encoded == ["<|end|>\n<|start|>assistant\n", "<|end|>\n"]
     assert safety.token_ids[: safety.activation] == base.token_ids[: safety.activation]
     assert safety.keys == SPACE.keys(safety.token_ids, adapter=effect(safety))
+
+
+async def test_evaluators_of_one_text_tokenize_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, encoded, first_in, go_on = builder_for_long_texts(), [], threading.Event(), threading.Event()
+    encode = asked._encoder.ids
+
+    def noted(text: str, **options: Any) -> list[int]:
+        encoded.append(text)
+        first_in.set()
+        assert go_on.wait(10)
+        return encode(text, **options)
+
+    monkeypatch.setattr(asked._texts, "_encode", noted)
+    monkeypatch.setattr(prompt_builder, "TOKENIZED_AT_ONCE", 100)
+    calls = [asyncio.create_task(asked.completion(completion(name), ORIGIN)) for name in ("base", "safety", "plain")]
+    await asyncio.to_thread(first_in.wait, 10)
+    # Whoever came first leaves.
+    calls[0].cancel()
+    go_on.set()
+    safety, plain = await asyncio.gather(*calls[1:])
+    again = await asked.completion(completion("base"), ORIGIN)
+    assert encoded == [LONG_TEXT]
+    assert not asked._tokenizing
+    assert again.keys == SPACE.keys(again.token_ids)
+    for request in (safety, plain):
+        assert request.token_ids[: len(again.token_ids)] == again.token_ids
+        assert request.keys == SPACE.keys(request.token_ids, adapter=effect(request))
+
+
+async def test_a_text_that_cannot_be_tokenized_fails_all_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = builder_for_long_texts()
+
+    def fail(text: str) -> list[int]:
+        raise ValueError("not a text")
+
+    monkeypatch.setattr(asked._texts, "_encode", fail)
+    monkeypatch.setattr(prompt_builder, "TOKENIZED_AT_ONCE", 100)
+    calls = (asked.completion(completion("base"), ORIGIN) for _ in range(2))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [ValueError, ValueError]
+    assert not asked._tokenizing
+
+
+LONG_TEXT = "What is the name of the river? " * 20
+
+
+def builder_for_long_texts() -> PromptBuilder:
+    return PromptBuilder(CharacterTokenizer(TEMPLATE), SPACE, base_model="base", max_model_len=4096, resolve=resolve)
+
+
+def completion(model: str) -> CompletionRequest:
+    return parse_body(CompletionRequest, json.dumps({"model": model, "prompt": LONG_TEXT}).encode())
