@@ -22,7 +22,7 @@ from benchmarks.gateway_abuse import Abuse
 from benchmarks.gateway_arms import BASELINE, THIS, GatewayArms, Others
 from benchmarks.gateway_calls import Arm, Bodies
 from benchmarks.gateway_profile import Profile, write_profiles
-from benchmarks.gateway_real import measure_real
+from benchmarks.gateway_real import QUESTION, measure_real
 from benchmarks.gateway_result import ArmResult, judged, show_results
 from benchmarks.gateway_turns import GatewayTurns
 from benchmarks.harness.command import run_command
@@ -46,7 +46,8 @@ def bench_gateway(
     check_result_file(json)
     steps = Steps()
     arms = GatewayArms(settings, Others(baseline, routers_venv, serve_llm_venv), steps)
-    bench = GatewayBench(Bodies(arms.model.name, AnswerWords.read(arms.model)), steps)
+    bodies = Bodies(arms.model.name, AnswerWords.read(arms.model), QUESTION if real else "")
+    bench = GatewayBench(bodies, steps)
     profiles: list[Profile] = []
     if real:
         with arms.real() as started:

@@ -43,19 +43,21 @@ class Arm:
 
 
 class Bodies:
-    """Bodies of chats, with prompts of an exact number of tokens.
+    """Bodies of chats, with prompts of an exact number of tokens, the question apart.
 
     Args:
         model: served name.
         words: of the model's tokenizer, one token each.
+        question: ends each message, so that a real model has something to say.
 
     Attributes:
         model: likewise.
     """
 
-    def __init__(self, model: str, words: AnswerWords) -> None:
+    def __init__(self, model: str, words: AnswerWords, question: str = "") -> None:
         self.model = model
         self._words = words
+        self._question = question
         self._numbers = itertools.count(1)
 
     def fresh(self, prompt_tokens: int, answer_tokens: int, *, stream: bool = False) -> Body:
@@ -65,7 +67,7 @@ class Bodies:
     def text(self, seed: int, prompt_tokens: int) -> str:
         """Return a message; equal seeds give equal ones."""
         answer = self._words.answer([seed], None, 0)
-        return "".join(answer.word(at).text for at in range(prompt_tokens - TEMPLATE_TOKENS))
+        return "".join(answer.word(at).text for at in range(prompt_tokens - TEMPLATE_TOKENS)) + self._question
 
     def chat(self, text: str, answer_tokens: int, *, stream: bool) -> Body:
         """Return the body of a chat with one message."""

@@ -16,6 +16,8 @@ from benchmarks.harness.bare_engines import server_process, wait_for_health
 STREAMS, CALLS = 16, 32
 PROMPT_TOKENS, ANSWER_TOKENS = 100, 64
 TTFT_CALLS, TTFT_PROMPTS = 60, 3
+QUESTION = " Write a short story in plain English about a river, a bridge and the people who built it."
+"""A small model answers random words with tokens that have no text; then a client cannot see the first one."""
 START_TIMEOUT_S = 240.0
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

@@ -22,6 +22,7 @@ TIMEOUT_S = 120.0
 COMPLETIONS, CHATS = "/v1/completions", "/v1/chat/completions"
 _EVENT, _DONE, _LAST_CHUNK, _ERROR = b"data: ", b"data: [DONE]", b"0\r\n\r\n", b'"error":'
 _TOKEN = re.compile(rb'"(?:content|text)": ?"[^"]')
+_FINISHED = re.compile(rb'"finish_reason": ?"')
 _HEAD_END = b"\r\n\r\n"
 _END_BYTES = 64
 
@@ -31,7 +32,7 @@ class CountedAnswer:
     """What came of one call.
 
     Args:
-        ttft_s: from sending the request to the bytes of the first token.
+        ttft_s: from sending the request to the bytes of the first token; to the last byte of an answer without text.
         e2e_s: to the last byte.
         events: of a stream, its end not counted; 0 of a whole answer.
     """
@@ -128,6 +129,7 @@ async def _stream(reader: asyncio.StreamReader, started: float) -> CountedAnswer
         received += part
         if not first_s and _TOKEN.search(received):
             first_s = time.perf_counter() - started
-    if not first_s or _ERROR in received:
+    ended_s = time.perf_counter() - started
+    if _ERROR in received or not (first_s or _FINISHED.search(received)):
         raise CallFailedError(f"cut short: {bytes(received[-300:])!r}")
-    return CountedAnswer(first_s, time.perf_counter() - started, received.count(_EVENT) - 1)
+    return CountedAnswer(first_s or ended_s, ended_s, received.count(_EVENT) - 1)

@@ -93,6 +93,12 @@ async def test_a_connection_serves_one_call_after_the_other() -> None:
     assert server.connections == 1
 
 
+async def test_an_answer_without_text_has_its_first_token_at_its_end() -> None:
+    ended = {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "length"}]}
+    answer = await streamed(STREAM_HEAD + event(ROLE) + event(ended) + END)
+    assert answer.ttft_s == answer.e2e_s
+
+
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
