@@ -151,6 +151,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse what is not HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1")
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Close after the answer: an ``Upgrade`` that came in two parts was seen, and nothing behind it is read."""
+        self._refuse(HTTPStatus.BAD_REQUEST, "another protocol is wished for; only HTTP/1.1 is spoken here")
+
     def expire(self, now: float) -> None:
         """Close the connection if the client has taken too long; the server calls this now and then."""
         limits, spent_s = self._limits, now - self._phase_since
