@@ -25,8 +25,7 @@ def without_plugin() -> Iterator[None]:
     """
     found = list(_patched())
     for owner, name, function in found:
-        if hasattr(function, "__wrapped__"):
-            setattr(owner, name, function.__wrapped__)
+        setattr(owner, name, inspect.unwrap(function, stop=lambda one: not hasattr(one, MARK)))
     try:
         left = [f"{owner.__name__}.{name}" for owner, name, _ in _patched()]
         if not found or left:

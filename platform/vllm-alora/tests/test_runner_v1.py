@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ def batch() -> Any:
     from vllm.v1.worker.gpu_input_batch import InputBatch
 
     runner_v1.apply()
+    # vLLM took this parameter away in 0.32.
+    has_kernel_blocks = "kernel_block_sizes" in inspect.signature(InputBatch.__init__).parameters
     return InputBatch(
         max_num_reqs=ROWS,
         max_model_len=128,
@@ -28,6 +31,7 @@ def batch() -> Any:
         vocab_size=64,
         block_sizes=[BLOCK],
         max_num_blocks_per_req=[128 // BLOCK],
+        **({"kernel_block_sizes": [BLOCK]} if has_kernel_blocks else {}),
     )
 
 
