@@ -41,12 +41,13 @@ def vllm_servers(settings: Settings, model: Path) -> Iterator[tuple[str, ...]]:
         *("--max-num-seqs", str(settings.max_num_seqs)),
         *("--kv-cache-memory-bytes", str(int(settings.kv_cache_gib * (1 << 30)))),
     )
+    # What `vllm serve` runs; the CPU build's `vllm` command does not find its own version.
+    program = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model))
     with contextlib.ExitStack() as stack:
         servers = []
         for _ in range(settings.replicas):
             port = free_port()
-            command = (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--port", str(port))
-            process = stack.enter_context(server_process((*command, *engine), ENVIRONMENT))
+            process = stack.enter_context(server_process((*program, "--port", str(port), *engine), ENVIRONMENT))
             servers.append((f"http://127.0.0.1:{port}", process))
         yield tuple(wait_for_health(url, process, START_TIMEOUT_S) for url, process in servers)
 

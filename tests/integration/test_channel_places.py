@@ -9,9 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.channel_fleet import ChannelFleet, answered, channel_fleet, until
 from support.pool_replica import CAPACITY, call_of, running
 
+from aloraserve.routing.receipts import Outcome
+from aloraserve_services.channel.connection import ChannelLostError
 from aloraserve_services.channel.replies import CREDITS
 
 
@@ -24,6 +27,44 @@ async def test_a_replica_without_a_connection_is_reached_by_the_handle(fleet: Ch
             assert (place.replica, place.send(call_of("x"))) == ("by handle", "x")
         assert handle.ranks == [["a", "a"]]
         assert handle.held == 0
+
+
+async def test_those_that_wait_go_by_the_handle_when_it_alone_reaches_a_replica(fleet: ChannelFleet) -> None:
+    """A connection that is lost and cannot be opened again: nobody gives them a place any more."""
+    handle = Handle()
+
+    async def waits() -> str:
+        async with pool.reserve(["a"]) as place:
+            return place.replica
+
+    async with fleet.gateway(handle) as (pool, links), contextlib.AsyncExitStack() as held:
+        for number in range(CAPACITY):
+            place = await held.enter_async_context(pool.reserve(["a"]))
+            await place.send(call_of(f"hold-{number}")).__anext__()
+        waiting = [asyncio.create_task(waits()) for _ in range(2)]
+        await until(lambda: pool.waiting == 2, "the replica is full")
+        fleet.endpoints["a"] = replace(fleet.endpoints["a"], socket="/none")
+        links.open["a"].abort("as when its machine is cut off")
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*waiting) == ["by handle", "by handle"]
+            assert await waits() == "by handle", "and those that come now do not wait behind them"
+    assert handle.held == 0
+
+
+async def test_a_call_that_was_refused_is_tried_again_when_no_connection_is_left(fleet: ChannelFleet) -> None:
+    async with fleet.gateway() as (one, _), fleet.gateway(Handle()) as (two, links):
+        async with contextlib.AsyncExitStack() as held:
+            for number in range(CAPACITY):
+                place = await held.enter_async_context(one.reserve(["a"]))
+                await place.send(call_of(f"hold-{number}")).__anext__()
+            refused = asyncio.create_task(answered(two))
+            await until(lambda: two.waiting == 1, "it was refused and waits")
+            fleet.endpoints["a"] = replace(fleet.endpoints["a"], socket="/none")
+            links.open["a"].abort("as when its machine is cut off")
+            async with asyncio.timeout(10):
+                with pytest.raises(ChannelLostError) as caught:
+                    await refused
+        assert two.outcome_of(caught.value) is Outcome.LOST
 
 
 class Handle:

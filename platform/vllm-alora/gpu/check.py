@@ -21,7 +21,18 @@ from report import Report, tests_of, tests_so_far
 PLUGIN = Path(__file__).resolve().parents[1]
 START = time.monotonic()
 
-ENGINES = ("v2_graphs", "v1_graphs", "v2_eager", "v1_eager", "moe", "offload", "sleep", "v2_compiled", "stock")
+ENGINES = (
+    "v2_graphs",
+    "v1_graphs",
+    "v2_eager",
+    "v1_eager",
+    "moe",
+    "v2_compiled",
+    "v1_compiled",
+    "offload",
+    "sleep",
+    "stock",
+)
 """What ``-k`` chooses of the tests, a process each: small models, one GPU. The most important ones first."""
 AT_ONCE = 5
 """More of them on 16 cores hold each other up: nine took over three minutes each."""
@@ -36,8 +47,10 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
     "OMP_NUM_THREADS": "2",
+    "VLLM_USE_AOT_COMPILE": "0",
 }
-"""So that nothing looks for a network, or for FlashInfer, which the kit leaves out, or takes every core."""
+"""So that nothing looks for a network, for FlashInfer, which the kit leaves out, or for what PyTorch 2.11 has not, or
+takes every core."""
 TESTS = ("tests/test_gpu.py", "tests/test_gpu_moe.py")
 
 
@@ -77,6 +90,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--attention", help="vLLM's attention backend, for example TRITON_ATTN (default: vLLM's choice)"
     )
+    parser.add_argument(
+        "--compile", action="store_true", help="measure with torch.compile and vLLM's default graphs, a minute longer"
+    )
     return parser.parse_args()
 
 
@@ -86,6 +102,8 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
     settings = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if options.attention:
         settings["ALORA_CHECK_ATTENTION"] = options.attention
+    if options.compile:
+        settings["ALORA_CHECK_COMPILE"] = "1"
     return {**os.environ, **settings}
 
 

@@ -42,26 +42,29 @@ SETTINGS: dict[str, Any] = {
     "max_num_batched_tokens": 8192,
     "kv_cache_memory_bytes": 24 << 30,
     "enforce_eager": False,
-    "kernel_config": {"enable_jit_warmup": False},
-    "compilation_config": {
-        "mode": 0,
-        "cudagraph_mode": "FULL_DECODE_ONLY",
-        "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64],
-    },
 }
-"""CUDA graphs for decoding, no torch.compile: the check must start in half a minute."""
+SIZES = [1, 2, 4, 8, 16, 32, 64]
+QUICK: dict[str, Any] = {
+    "kernel_config": {"enable_jit_warmup": False},
+    "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": SIZES},
+}
+"""CUDA graphs for decoding, no torch.compile: starts in half a minute."""
+COMPILED: dict[str, Any] = {"compilation_config": {"cudagraph_capture_sizes": SIZES}}
+"""vLLM's defaults, but for fewer sizes of graphs: torch.compile, graphs for prefills of up to 64 tokens too."""
 
 
 def start(scratch: Path, seed: int = 0) -> tuple[Subject, Engine]:
     """Write configuration and adapters into a folder and start the engine with both kinds of adapter."""
     set_environment()
     attention = os.environ.get("ALORA_CHECK_ATTENTION")
-    changes = {"attention_backend": attention} if attention else {}
+    is_compiled = bool(os.environ.get("ALORA_CHECK_COMPILE"))
+    changes = {**(COMPILED if is_compiled else QUICK), **({"attention_backend": attention} if attention else {})}
     folder = scratch / "llama-8b-shape"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(SHAPE))
     write_tokenizer(folder)
     subject = find_subject(folder, None, "bfloat16", scratch / "adapters", seed)
     engine = Engine(subject.model, "bfloat16", (subject.alora, subject.lora), **SETTINGS, **changes)
-    print(f"  {engine.settings}; CUDA graphs for decoding, no torch.compile", flush=True)
+    kind = "torch.compile and vLLM's default graphs" if is_compiled else "CUDA graphs for decoding, no torch.compile"
+    print(f"  {engine.settings}; {kind}", flush=True)
     return subject, engine

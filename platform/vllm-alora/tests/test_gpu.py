@@ -34,9 +34,15 @@ TOLERANCE = 3.0
 GRAPHS: dict[str, Any] = {
     "enforce_eager": False,
     "kernel_config": {"enable_jit_warmup": False},
-    "compilation_config": {"mode": 0, "cudagraph_mode": "FULL", "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32]},
+    "compilation_config": {
+        "mode": 0,
+        "cudagraph_mode": "FULL_DECODE_ONLY",
+        "cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32],
+    },
 }
-"""Whole graphs without torch.compile, for steps of up to 32 tokens: prefills in them too."""
+"""Whole graphs for decoding, without torch.compile."""
+COMPILED: dict[str, Any] = {"enforce_eager": False, "compilation_config": {"cudagraph_capture_sizes": [1, 2, 4, 8, 32]}}
+"""torch.compile and vLLM's default graphs: pieces for prefills of up to 32 tokens, whole ones for decoding."""
 OFFLOAD: dict[str, Any] = {
     "kv_connector": "OffloadingConnector",
     "kv_role": "kv_both",
@@ -48,7 +54,8 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "v2_eager": ("1", {}),
     "v1_graphs": ("0", GRAPHS),
     "v2_graphs": ("1", GRAPHS),
-    "v2_compiled": ("1", {"enforce_eager": False, "compilation_config": {"cudagraph_capture_sizes": [1, 2, 4, 8]}}),
+    "v1_compiled": ("0", COMPILED),
+    "v2_compiled": ("1", COMPILED),
     "stock": ("1", {}),
     "offload": ("1", {"kv_transfer_config": OFFLOAD}),
     "sleep": ("1", {"enable_sleep_mode": True}),
@@ -89,7 +96,7 @@ class Bench:
         assert not far, f"further from PEFT than {self.tolerance:.3f}: {far}"
 
 
-@pytest.fixture(scope="module", params=engines(*list(ENGINES)[:6]))
+@pytest.fixture(scope="module", params=engines(*list(ENGINES)[:7]))
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """The engine of that name, and the noise of base and plain LoRA calls on it."""
     from vllm import envs

@@ -104,6 +104,8 @@ def _asker(model: Path, adapter: Path) -> Ask:
     from vllm.lora.request import LoRARequest
 
     settings: dict[str, Any] = {"dtype": "bfloat16", "max_model_len": 512, "kv_cache_memory_bytes": 1 << 28, **GRAPHS}
+    # Whole graphs for prefills of a few tokens too: what naive assignment reads is baked into them.
+    settings["compilation_config"] = {**GRAPHS["compilation_config"], "cudagraph_mode": "FULL"}
     settings |= gpu_settings()
     llm = LLM(str(model), enable_lora=True, max_loras=2, max_lora_rank=RANK, enable_prefix_caching=False, **settings)
     params = SamplingParams(max_tokens=6, min_tokens=6, temperature=0, logprobs=20, detokenize=False)

@@ -22,6 +22,10 @@ class PoolFullError(Exception):
     """Raised when too many calls wait for a place already."""
 
 
+class NoConnectionError(ChannelLostError):
+    """Raised for those that wait for a place when one is to be had by Serve's handle alone."""
+
+
 @dataclass(eq=False, slots=True)
 class _Waiter:
     rank: Sequence[str]
@@ -69,7 +73,7 @@ class ChannelPool:
     def reserve_by_handle(self, rank: Sequence[str]) -> AbstractAsyncContextManager[Reservation] | None:
         """Return a reservation through Serve's handle, if the best that can be had now is to be reached so."""
         by_handle = self._links.by_handle
-        if not by_handle or self._waiting:
+        if not by_handle:
             return None
         for replica in rank:
             if replica in by_handle:
@@ -87,12 +91,15 @@ class ChannelPool:
 
         Raises:
             PoolFullError: too many wait already.
+            NoConnectionError: Serve's handle is to be asked for a place.
         """
         if not self._waiting or is_next:
             found = self._free(rank)
             if found is not None:
                 found.hold()
                 return found
+        if self._links.by_handle:
+            raise _no_connection()
         return await self._wait(_Waiter(rank, asyncio.get_running_loop().create_future()), is_next)
 
     async def _wait(self, waiter: _Waiter, is_next: bool) -> ReplicaConnection:
@@ -108,7 +115,7 @@ class ChannelPool:
             if waiter.place.cancelled():
                 with contextlib.suppress(ValueError):
                     self._waiting.remove(waiter)
-            else:
+            elif waiter.place.exception() is None:
                 # It was given a place in the same turn of the loop.
                 waiter.place.result().release()
             raise
@@ -120,11 +127,14 @@ class ChannelPool:
                 self._waiting.popleft()
                 continue
             found = self._free(self._waiting[0].rank)
-            if found is None:
+            if found is None and not self._links.by_handle:
                 return
             waiter = self._waiting.popleft()
-            found.hold()
-            waiter.place.set_result(found)
+            if found is None:
+                waiter.place.set_exception(_no_connection())
+            else:
+                found.hold()
+                waiter.place.set_result(found)
 
     def _free(self, rank: Sequence[str]) -> ReplicaConnection | None:
         """Return the best connection with room: in rank, or else the one with the fewest calls."""
@@ -158,11 +168,16 @@ class ChannelReservation:
         self._call: EngineCall | None = None
 
     async def __aenter__(self) -> Self:
-        self._by_handle = self._pool.reserve_by_handle(self._rank)
-        if self._by_handle is not None:
-            self._handles = await self._by_handle.__aenter__()
-        else:
-            self._place = await self._pool.take(self._rank)
+        by_handle = self._pool.reserve_by_handle(self._rank)
+        while by_handle is None:
+            try:
+                self._place = await self._pool.take(self._rank)
+            except NoConnectionError:
+                by_handle = self._pool.reserve_by_handle(self._rank)
+            else:
+                return self
+        self._handles = await by_handle.__aenter__()
+        self._by_handle = by_handle
         return self
 
     async def __aexit__(self, *error: Any) -> None:
@@ -202,3 +217,7 @@ class ChannelReservation:
         place, self._place = self._place, None
         if place is not None:
             place.release()
+
+
+def _no_connection() -> NoConnectionError:
+    return NoConnectionError("no connection has room, and Serve's handle reaches a replica that none does")

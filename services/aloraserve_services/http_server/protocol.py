@@ -20,6 +20,9 @@ from aloraserve_services.http_server.refusals import only_probes, raw_refusal, r
 WRITE_BUFFER_BYTES = 32 << 10
 """What may wait to be sent before the application is stopped from writing more."""
 
+FRAMING_A_BYTE = 16
+"""Of a chunk, for each byte that it brings; one that brings a single byte has five or more."""
+
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _STOPPING = refusing(HTTPStatus.SERVICE_UNAVAILABLE, "the server has stopped; retry elsewhere", (b"retry-after", b"1"))
 
@@ -51,7 +54,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._phase = Phase.HEAD
         self._phase_since = loop.time()
         self._head_bytes = 0
+        self._is_begun = False
         self._field_bytes = 0
+        self._body_bytes = 0
+        self._framing_bytes = 0
         self._discarded_bytes = 0
         self._unsent_bytes = 0
         self._unsent_since: float | None = None
@@ -87,14 +93,16 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._phase is Phase.BETWEEN:
             self._enter(Phase.HEAD)
-        is_refused = self._phase is Phase.BODY and not self.is_answering
+        was_body = self._phase is Phase.BODY
+        is_refused = was_body and not self.is_answering
+        self._is_begun, self._body_bytes = False, 0
         super().data_received(_without_upgrade(data) if self._phase is Phase.HEAD else data)
-        if self._phase is Phase.HEAD:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.max_head_bytes:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, self._head_message())
+        if self._phase is Phase.HEAD and not self._is_begun:
+            self._count_head(len(data))
         elif is_refused:
             self._discard(len(data))
+        elif was_body and self._phase is Phase.BODY:
+            self._count_framing(len(data))
 
     def resume_writing(self) -> None:
         """Go on, now that the client has taken what waited for it."""
@@ -106,6 +114,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._field_bytes = 0
         if self._phase is not Phase.HEAD:
+            # Behind another request: what came with that one is not this one's head.
+            self._is_begun = True
             self._enter(Phase.HEAD)
 
     def on_url(self, url: bytes) -> None:
@@ -114,9 +124,16 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See httptools."""
+        """See httptools; what follows a chunked body is no header of its request."""
+        if self._phase is Phase.BODY:
+            return
         self._field_bytes += len(name) + len(value)
         super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Start to answer, now that the head is complete."""
@@ -157,6 +174,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._phase, self._phase_since = phase, self.loop.time()
         if phase is Phase.HEAD:
             self._head_bytes = 0
+        elif phase is Phase.BODY:
+            self._framing_bytes = 0
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         serve = self._until_gone(app, cycle)
@@ -177,6 +196,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             def send_last(message: Message) -> Awaitable[None]:
+                if scope["http_version"] != "1.1":
+                    _have_closing_end(cycle, message)
                 if cycle.more_body and not cycle.keep_alive and message["type"] == "http.response.body":
                     # uvicorn would close the connection at once.
                     cycle.keep_alive = self._lingers = True
@@ -204,6 +225,19 @@ class BoundedProtocol(HttpToolsProtocol):
             return True
         self._unsent_bytes = unsent
         return False
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._limits.max_head_bytes:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, self._head_message())
+
+    def _count_framing(self, size: int) -> None:
+        """Refuse a body of which little is content: chunks' extensions and trailers have no bound of their own."""
+        framing = size - (1 + FRAMING_A_BYTE) * self._body_bytes
+        self._framing_bytes = max(0, self._framing_bytes + framing)
+        if self._framing_bytes > self._limits.max_head_bytes:
+            message = f"the body's chunks have more than {self._limits.max_head_bytes} bytes of framing"
+            self._refuse(HTTPStatus.BAD_REQUEST, message)
 
     def _discard(self, size: int) -> None:
         self._discarded_bytes += size
@@ -249,3 +283,11 @@ def _without_upgrade(data: bytes) -> bytes:
     end = data.find(b"\r\n\r\n")
     found = _UPGRADE.search(data, 0, end if end >= 0 else len(data))
     return data if found is None else data[: found.start()] + b"\r\nx-upgrade:" + data[found.end() :]
+
+
+def _have_closing_end(cycle: RequestResponseCycle, message: Message) -> None:
+    """Have an answer of unknown length end with its connection; uvicorn would send chunks, which HTTP/1.0 has not."""
+    if message["type"] == "http.response.body":
+        cycle.expected_content_length = max(cycle.expected_content_length, len(message.get("body", b"")))
+    elif all(name.lower() != b"content-length" for name, _ in message["headers"]):
+        cycle.chunked_encoding = False

@@ -55,6 +55,12 @@ class Application:
             body, more = body + message["body"], message["more_body"]
         await answer(send, body)
 
+    async def three(self, receive: Receive, send: Send) -> None:
+        """Send three pieces of a body whose length was not announced."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for more in (True, True, False):
+            await send({"type": "http.response.body", "body": PIECE, "more_body": more})
+
     async def refuse(self, receive: Receive, send: Send) -> None:
         """Answer without reading the body."""
         await answer(send, b"no", status=413)
@@ -275,6 +281,62 @@ async def test_pipelined_requests_are_answered_in_order(app: Application) -> Non
         kept = get("/").replace(b"close", b"keep-alive")
         assert (await server.ask(kept * 5 + get("/"))).count(b"HTTP/1.1 200 OK") == 6
         await server.idle()
+
+
+async def test_a_head_that_comes_in_part_with_another_body_is_read_on(app: Application) -> None:
+    first, second = post("/echo", b"x" * 60_000), get("/")
+    async with serving(app) as server, opened(server, 1, first + second[:10]) as [(reader, writer)]:
+        await reader.readuntil(b"x" * 60_000)
+        writer.write(second[10:])
+        assert (await reader.read()).endswith(b"ok")
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.0\r\nconnection: keep-alive"])
+async def test_a_client_of_before_chunks_is_sent_none(app: Application, version: bytes) -> None:
+    async with serving(app) as server:
+        reply = await server.ask(b"GET /three " + version + b"\r\n\r\n")
+        head, _, body = reply.partition(b"\r\n\r\n")
+        assert body == 3 * PIECE
+        assert b"transfer-encoding" not in head
+        assert b"connection: close" in head
+        assert (await server.ask(b"GET / HTTP/1.0\r\n\r\n")).endswith(
+            b"content-length: 2\r\nconnection: close\r\n\r\nok"
+        )
+
+
+CHUNKED = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("flood", [b"0\r\n" + b"x: y\r\n" * 11_000, b"0\r\nx: ", b"1;x="])
+async def test_a_body_of_framing_alone_is_not_kept(app: Application, flood: bytes) -> None:
+    """Trailers and extensions of chunks are no part of the body, whose readers bound its length alone."""
+    limits = HttpLimits(max_discarded_bytes=1 << 20, tick_s=0.01)
+    async with serving(app, limits) as server, opened(server, 1, CHUNKED + b"1\r\na\r\n" + flood) as [(_, writer)]:
+        sent, more = 0, (flood.partition(b"\r\n")[2] if flood.endswith(b"\n") else b"x" * 65_536)
+        with contextlib.suppress(ConnectionError):
+            while sent < 64 << 20:
+                writer.write(more)
+                await writer.drain()
+                sent += len(more)
+        assert sent < 32 << 20
+        await asyncio.wait_for(server.idle(), 10)
+
+
+async def test_small_chunks_and_trailers_are_taken(app: Application) -> None:
+    async with serving(app) as server:
+        body = b"1\r\nx\r\n" * 100_000 + b"0\r\nauthorization: Bearer other\r\n\r\n"
+        assert (await server.ask(CHUNKED + body)).endswith(b"\r\n\r\n" + b"x" * 100_000)
+
+
+async def test_a_trailer_is_no_header() -> None:
+    """A proxy in front may have looked at the headers alone."""
+
+    async def names(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, b" ".join(name for name, _ in scope["headers"]))
+
+    async with serving(names) as server:
+        reply = await server.ask(CHUNKED + b"0\r\nauthorization: Bearer other\r\n\r\n")
+        assert reply.endswith(b"\r\n\r\nhost transfer-encoding connection")
 
 
 async def test_rubbish_after_a_request_does_not_disturb_its_answer(app: Application) -> None:
