@@ -232,12 +232,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, self._head_message())
 
     def _count_framing(self, size: int) -> None:
-        """Refuse a body of which little is content: chunks' extensions and trailers have no bound of their own."""
+        """Close on a body of which little is content: chunks' extensions and trailers have no bound of their own."""
         framing = size - (1 + FRAMING_A_BYTE) * self._body_bytes
         self._framing_bytes = max(0, self._framing_bytes + framing)
         if self._framing_bytes > self._limits.max_head_bytes:
-            message = f"the body's chunks have more than {self._limits.max_head_bytes} bytes of framing"
-            self._refuse(HTTPStatus.BAD_REQUEST, message)
+            self.transport.abort()
 
     def _discard(self, size: int) -> None:
         self._discarded_bytes += size
