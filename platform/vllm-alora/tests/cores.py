@@ -188,8 +188,9 @@ class Core:
             kv_cache_tensors=[],
             kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
         )
+        no_grammars = MagicMock(**{"should_advance.return_value": False})
         return Scheduler(
-            vllm_config=self.config, kv_cache_config=cache, structured_output_manager=MagicMock(), block_size=BLOCK
+            vllm_config=self.config, kv_cache_config=cache, structured_output_manager=no_grammars, block_size=BLOCK
         )
 
     @contextmanager

@@ -1,126 +1,350 @@
-"""Faults that the engine tests must notice, one at a time: ``python tests/mutants.py``.
+"""Faults put into a copy of the plugin, one at a time, each with the test that must notice it.
 
-Each mutant is put into the loaded plugin, with the engine in the tests' own process; ``test_engine.py`` has to fail.
+    python tests/mutants.py [--live] [NAME ...]
+
+Before anything is changed, those tests must pass in the copy. The plugin's self-check at load is taken out of the copy,
+so that the tests are what notices. ``--live`` holds the faults that reach a CPU engine's answers to ``test_engine.py``
+too, half a minute each.
 """
 
 from __future__ import annotations
 
-import functools
+import argparse
+import importlib
+import multiprocessing
 import os
-import subprocess
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-VARIABLE = "ALORA_MUTANT"
-BLOCK = 32
+import pytest
 
-
-def mask_one_token_late() -> None:
-    """The first token of the invocation is left to the base model."""
-    _shift_mask(1)
-
-
-def mask_one_token_early() -> None:
-    """The last token before the invocation gets the adapter."""
-    _shift_mask(-1)
+ROOT = Path(__file__).parents[1]
+COPIED = ("vllm_alora", "tests", "pyproject.toml")
+SELF_CHECK = ("vllm_alora/__init__.py", "    check()\n", "")
+LIVE_TESTS = "tests/test_engine.py"
+PRELOADED = ("peft", "vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.worker.gpu.model_runner")
+FAILED = 1
+"""pytest's exit code where tests ran and failed."""
 
 
-def mask_one_block_early() -> None:
-    """The last block before the invocation gets the adapter."""
-    _shift_mask(-BLOCK)
+@dataclass(frozen=True)
+class Mutant:
+    """A fault.
+
+    Attributes:
+        name: what goes wrong.
+        file: of the plugin's package.
+        code: what stands there, once.
+        fault: what stands there instead.
+        test: file and name of the fast test that notices it.
+        is_live: whether a CPU engine's answers show it too.
+    """
+
+    name: str
+    file: str
+    code: str
+    fault: str
+    test: str
+    is_live: bool = False
+
+    @property
+    def node(self) -> str:
+        """Its test, as pytest names it from the plugin's folder."""
+        return f"tests/{self.test}"
+
+    def put_into(self, root: Path) -> None:
+        """Change the plugin below a folder.
+
+        Raises:
+            ValueError: the code does not stand there once.
+        """
+        change(root, f"vllm_alora/{self.file}", self.code, self.fault)
 
 
-def straddling_block_keyed_as_base() -> None:
-    """The block that contains the activation point is shared with the base model."""
-    from vllm_alora.patches import block_hash
-
-    original = block_hash.activation_of
-
-    def rounded_up(params: Any) -> int | None:
-        activation = original(params)
-        return None if activation is None else -(-activation // BLOCK) * BLOCK
-
-    block_hash.activation_of = rounded_up
-
-
-def salts_dropped() -> None:
-    """Blocks before the activation point lose all of their keys, the tenant's salt too."""
-    from vllm.v1.core import kv_cache_utils
-
-    name = "generate_block_hash_extra_keys"
-    original = getattr(kv_cache_utils, name)
-
-    @functools.wraps(original)
-    def without(request: Any, start: int, end: int, mm_idx: int) -> tuple[Any, int]:
-        keys, mm_idx = original(request, start, end, mm_idx)
-        is_base = request.lora_request is not None and not any(key[0] == "lora" for key in keys or ())
-        return (None if is_base else keys), mm_idx
-
-    for module in list(sys.modules.values()):
-        if getattr(module, "__dict__", {}).get(name) is original:
-            setattr(module, name, without)
-
-
-def slot_minus_one_read() -> None:
-    """Tokens without an adapter get the last slot's weights, as in stock vLLM with every slot full."""
-    from vllm_alora.patches import cpu_lora
-
-    original = cpu_lora.segments_of
-    cpu_lora.segments_of = lambda slots: original(slots.where(slots >= 0, 3))
-
-
-MUTANTS: tuple[Callable[[], None], ...] = (
-    mask_one_token_late,
-    mask_one_token_early,
-    mask_one_block_early,
-    straddling_block_keyed_as_base,
-    salts_dropped,
-    slot_minus_one_read,
+MUTANTS = (
+    Mutant(
+        "first invocation instead of the last",
+        "activation.py",
+        "range(len(token_ids) - width, -1, -1)",
+        "range(len(token_ids) - width + 1)",
+        "test_seams.py::test_activation_is_pefts",
+        is_live=True,
+    ),
+    Mutant(
+        "mask one token late",
+        "patches/runner_v1.py",
+        "np.minimum(activations - computed,",
+        "np.minimum(activations + 1 - computed,",
+        "test_runner_v2.py::test_a_chunk_is_masked_up_to_the_activation_point",
+        is_live=True,
+    ),
+    Mutant(
+        "mask one token early",
+        "patches/runner_v1.py",
+        "np.minimum(activations - computed,",
+        "np.minimum(activations - 1 - computed,",
+        "test_runner_v2.py::test_a_chunk_is_masked_up_to_the_activation_point",
+        is_live=True,
+    ),
+    Mutant(
+        "V1: no mask",
+        "patches/runner_v1.py",
+        "return prompt, mask(tokens, masked_spans(pending, req_ids, computed, num_scheduled_tokens)), active",
+        "return prompt, tokens, active",
+        "test_runner_v1.py::test_a_chunk_is_masked_up_to_the_activation_point",
+        is_live=True,
+    ),
+    Mutant(
+        "V1: a request that is over lends its point to the next of its name",
+        "patches/runner_v1.py",
+        "        _pending(self).pop(req_id, None)\n",
+        "",
+        "test_runner_v1.py::test_finished_requests_leave_nothing",
+    ),
+    Mutant(
+        "V2: new requests have no activation point",
+        "patches/runner_v2.py",
+        "if activation is not None:",
+        "if False:",
+        "test_runner_v2.py::test_a_chunk_is_masked_up_to_the_activation_point",
+    ),
+    Mutant(
+        "V2: positions by place in the batch instead of row",
+        "patches/runner_v2.py",
+        "STATES_ATTRIBUTE)[idx_mapping]",
+        "STATES_ATTRIBUTE)[: len(idx_mapping)]",
+        "test_runner_v2.py::test_rows_may_be_permuted",
+    ),
+    Mutant(
+        "V2: a request that is over stays",
+        "patches/runner_v2.py",
+        "        getattr(self, _PENDING).pop(req_id, None)\n",
+        "",
+        "test_runner_v2.py::test_finished_and_aborted_requests_leave_nothing",
+    ),
+    Mutant(
+        "kernel metadata: ids of the step before are left",
+        "patches/kernel_metadata.py",
+        "        self.token_lora_mapping.fill_(NO_SLOT)\n",
+        "",
+        "test_runner_v2.py::test_a_masked_step_after_an_adapted_one_leaves_no_id_to_read",
+    ),
+    Mutant(
+        "kernel metadata: rows that pad a graph are left",
+        "patches/kernel_metadata.py",
+        "self.token_lora_mapping.fill_(",
+        "self.token_lora_mapping[: len(token_lora_mapping)].fill_(",
+        "test_runner_v2.py::test_rows_that_pad_a_graph_have_no_adapter",
+    ),
+    Mutant(
+        "CPU kernels: slot -1 is read",
+        "patches/cpu_lora.py",
+        "itertools.groupby(slots.tolist())",
+        "itertools.groupby(slots.where(slots >= 0, 2).tolist())",
+        "test_seams.py::test_the_cpu_wrapper_adds_each_tokens_own_adapter",
+    ),
+    Mutant(
+        "keys: the block of the activation point is the base model's",
+        "patches/block_hash.py",
+        "activation >= end_token_idx",
+        "activation > start_token_idx",
+        "test_keys.py::test_from_the_activation_point_on_blocks_are_the_adapters",
+        is_live=True,
+    ),
+    Mutant(
+        "keys: that block does not say where the point is",
+        "patches/block_hash.py",
+        "    if inside:\n",
+        "    if False:\n",
+        "test_keys.py::test_from_the_activation_point_on_blocks_are_the_adapters",
+    ),
+    Mutant(
+        "keys: salts are dropped with the adapter",
+        "patches/block_hash.py",
+        "return others or None, mm_idx",
+        "return None, mm_idx",
+        "test_keys.py::test_blocks_before_the_activation_point_have_exactly_the_base_models_keys",
+        is_live=True,
+    ),
+    Mutant(
+        "keys: no weights",
+        "patches/block_hash.py",
+        "    if weights:\n",
+        "    if False:\n",
+        "test_reloads.py::test_kv_events_say_which_weights_a_block_is_of",
+    ),
+    Mutant(
+        "events: the base part is not published",
+        "patches/kv_events.py",
+        "        self.kv_event_queue.append(base)\n",
+        "",
+        "test_events.py::test_blocks_before_the_activation_point_are_published_as_the_base_models_own",
+        is_live=True,
+    ),
+    Mutant(
+        "events: the base part names the adapter",
+        "patches/kv_events.py",
+        "replaced(event, lora_id=None, lora_name=None, **before)",
+        "replaced(event, **before)",
+        "test_events.py::test_blocks_before_the_activation_point_are_published_as_the_base_models_own",
+    ),
+    Mutant(
+        "events: the adapter part hangs on the wrong parent",
+        "patches/kv_events.py",
+        "replaced(event, parent_block_hash=parent, **after)",
+        "replaced(event, **after)",
+        "test_events.py::test_blocks_before_the_activation_point_are_published_as_the_base_models_own",
+    ),
+    Mutant(
+        "events: offloaded chunks are not split",
+        "patches/kv_event_producers.py",
+        "    elif base_blocks:\n",
+        "    elif False:\n",
+        "test_events.py::test_offloaded_chunks_are_split_at_the_activation_point",
+    ),
+    Mutant(
+        "events: the Mooncake store names the adapter on all blocks",
+        "patches/kv_event_producers.py",
+        "if event.block_hashes[-1] not in base:",
+        "if True:",
+        "test_events.py::test_the_mooncake_store_names_the_adapter_from_the_activation_point_on",
+    ),
+    Mutant(
+        "reload: a running request goes on under its old weights",
+        "patches/reload.py",
+        "            go_on_mixed(request, request.num_computed_tokens)\n",
+        "",
+        "test_reloads.py::test_a_request_that_runs_across_a_reload_shares_no_block_that_it_completes_afterwards",
+    ),
+    Mutant(
+        "reload: a running request takes the new weights' keys",
+        "patches/reload.py",
+        "            go_on_mixed(request, request.num_computed_tokens)\n",
+        "            begin_again(request)\n",
+        "test_reloads.py::test_a_request_that_runs_across_a_reload_shares_no_block_that_it_completes_afterwards",
+    ),
+    Mutant(
+        "reload: requests on their way in keep old keys",
+        "patches/reload.py",
+        "            _key_again([request], request.lora_request.lora_int_id)\n",
+        "",
+        "test_reloads.py::test_one_that_arrives_before_a_reload_and_is_scheduled_after_it_has_the_new_keys",
+    ),
+    Mutant(
+        "reload: preempted requests keep old keys",
+        "patches/reload.py",
+        "            _begin_again(request)\n        return preempted",
+        "            pass\n        return preempted",
+        "test_interleavings.py::test_no_interleaving_files_kv_under_a_name_of_other_kv",
+    ),
+    Mutant(
+        "reload: old requests bring old weights back",
+        "patches/worker_lora.py",
+        "lora_request = latest.get(lora_request.lora_int_id, lora_request)",
+        "pass",
+        "test_reloads.py::test_a_request_from_before_a_reload_does_not_bring_the_old_weights_back",
+    ),
+    Mutant(
+        "generations: a name for each load instead of a digest",
+        "reloads.py",
+        "generation = self._digest(lora_request) or _unique()",
+        "generation = _unique()",
+        "test_reloads.py::test_engines_that_loaded_the_same_weights_agree_whatever_they_loaded_before",
+    ),
+    Mutant(
+        "admission: the engine core believes what came",
+        "patches/admission.py",
+        "        decide(SimpleNamespace(**{**_ABSENT",
+        "        SimpleNamespace(**({**_ABSENT",
+        "test_admission.py::test_an_alora_request_has_its_activation_point_whatever_came_with_it",
+    ),
 )
 
 
-def _shift_mask(tokens: int) -> None:
-    from vllm_alora.patches import runner_v1, runner_v2
+def change(root: Path, file: str, code: str, fault: str) -> None:
+    """Replace code that stands once in a file below a folder.
 
-    runner_v1.masked_spans = runner_v2.masked_spans = shifted_spans(tokens)
-
-
-def shifted_spans(tokens: int) -> Callable[..., list[tuple[int, int]]]:
-    """Return ``masked_spans`` with every activation point so many tokens later."""
-    from vllm_alora.patches.runner_v1 import masked_spans
-
-    def shifted(pending: dict[str, int], *rest: Any) -> list[tuple[int, int]]:
-        return masked_spans({request: activation + tokens for request, activation in pending.items()}, *rest)
-
-    return shifted
-
-
-def apply_chosen() -> None:
-    """Put in the mutant that the environment names, if any; called before an engine starts."""
-    name = os.environ.get(VARIABLE)
-    if name:
-        import vllm_alora
-
-        vllm_alora.register()
-        next(mutant for mutant in MUTANTS if mutant.__name__ == name)()
+    Raises:
+        ValueError: it stands there otherwise.
+    """
+    path = root / file
+    text = path.read_text("utf-8")
+    if text.count(code) != 1:
+        raise ValueError(f"{file} has {text.count(code)} times {code!r}; a mutant needs it once")
+    path.write_text(text.replace(code, fault), "utf-8")
 
 
 def main() -> int:
-    """Run the tests against every mutant; return how many survived."""
-    survivors = 0
-    for mutant in MUTANTS:
-        started = time.monotonic()
-        environment = {**os.environ, VARIABLE: mutant.__name__, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/test_engine.py"]
-        done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
-        failed = [line.split("::")[-1].split(" ")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")]
-        survivors += not failed
-        verdict = f"noticed by {failed[0]}" if failed else f"NOT NOTICED (pytest's exit code {done.returncode})"
-        print(f"{time.monotonic() - started:4.0f} s  {mutant.__name__:<32} {verdict}", flush=True)
-    return survivors
+    """Run every mutant's tests; return how many runs noticed nothing."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--live", action="store_true", help="hold what an engine shows to test_engine.py too")
+    parser.add_argument("names", nargs="*", help="of mutants (default: all)")
+    options = parser.parse_args()
+    unknown = set(options.names) - {mutant.name for mutant in MUTANTS}
+    if unknown:
+        parser.error(f"no mutant is called {sorted(unknown)}; they are {[mutant.name for mutant in MUTANTS]}")
+    chosen = [mutant for mutant in MUTANTS if mutant.name in options.names or not options.names]
+    runs = [(mutant, mutant.node) for mutant in chosen]
+    if options.live:
+        runs += [(mutant, LIVE_TESTS) for mutant in chosen if mutant.is_live]
+    for module in PRELOADED:
+        importlib.import_module(module)
+    if not _pass_unchanged(dict.fromkeys(test for _, test in runs)):
+        return len(runs)
+    survivors = [mutant.name for mutant, test in runs if not _is_noticed(mutant, test)]
+    print("\n".join([f"{len(runs) - len(survivors)} of {len(runs)} noticed", *(f"not: {name}" for name in survivors)]))
+    return len(survivors)
+
+
+def _pass_unchanged(tests: Iterable[str]) -> bool:
+    code, output = _run(None, list(tests))
+    if code:
+        print(f"{output}\nThe tests fail without a mutant; nothing was tried.", file=sys.stderr)
+    return code == 0
+
+
+def _is_noticed(mutant: Mutant, test: str) -> bool:
+    started = time.monotonic()
+    code, output = _run(mutant, [test])
+    failed = [line.split("::")[-1].split(" - ")[0] for line in output.splitlines() if line.startswith("FAILED")]
+    is_noticed = code == FAILED and bool(failed)
+    verdict = f"noticed by {failed[0]}" if is_noticed else f"NOT NOTICED (pytest's exit code {code})"
+    print(f"{time.monotonic() - started:4.0f} s  {mutant.name:<68} {verdict}", flush=True)
+    return is_noticed
+
+
+def _run(mutant: Mutant | None, tests: Sequence[str]) -> tuple[int | None, str]:
+    """Run tests in a copy of the plugin with a mutant in it; return pytest's exit code and output."""
+    with tempfile.TemporaryDirectory(prefix="vllm-alora-mutant-") as folder:
+        root = Path(folder)
+        for name in COPIED:
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
+        change(root, *SELF_CHECK)
+        if mutant is not None:
+            mutant.put_into(root)
+        output = root / "output"
+        # A fork of this process, which has vLLM loaded and the plugin not: importing vLLM takes longer than the tests.
+        process = multiprocessing.get_context("fork").Process(target=_test_copy, args=(root, tests, output))
+        process.start()
+        process.join()
+        return process.exitcode, output.read_text("utf-8")
+
+
+def _test_copy(root: Path, tests: Sequence[str], output: Path) -> None:
+    """Run tests in a copy of the plugin, in a process of their own."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(root)
+    sys.path[:] = [str(root), *(path for path in sys.path if not Path(path).is_relative_to(ROOT))]
+    # For the engines' processes.
+    os.environ.update(PYTHONPATH=str(root), PYTHONDONTWRITEBYTECODE="1")
+    sys.exit(int(pytest.main(["-q", "-x", "--assert=plain", "-p", "no:cacheprovider", *tests])))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_the_plugin_is_taken_out_for_a_while_and_comes_back(monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     vllm_alora.register()
     ours = InputProcessor.process_inputs
-    with _load("arm").without_plugin():
+    with _load("plugin").without_plugin():
         assert not is_patched(InputProcessor.process_inputs)
     assert InputProcessor.process_inputs is ours
 

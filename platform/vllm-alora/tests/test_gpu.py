@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mutants import shifted_spans
 from scores import Call, Steps, answer_all, answer_each, distance
 from tiny import ADAPTERS, Engine, Reference, started_engine, words, write_adapter, write_adapters, write_model
 
@@ -200,6 +199,16 @@ def test_a_mask_that_is_one_token_off_lies_far_outside(
     record_property("distances", [round(found, 4) for found in wrong])
     assert sum(found > bench.tolerance for found in wrong) > len(wrong) / 2
     assert max(wrong) > 3 * bench.tolerance
+
+
+def shifted_spans(tokens: int) -> Callable[..., list[tuple[int, int]]]:
+    """Return ``masked_spans`` with every activation point so many tokens later."""
+    from vllm_alora.patches.runner_v1 import masked_spans
+
+    def shifted(pending: dict[str, int], *rest: Any) -> list[tuple[int, int]]:
+        return masked_spans({request: activation + tokens for request, activation in pending.items()}, *rest)
+
+    return shifted
 
 
 @pytest.mark.parametrize("length", [2 * BLOCK - 2, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1])

@@ -265,15 +265,17 @@ def test_drafts_and_optimistic_positions_change_nothing_after_activation(runner:
 
 
 def test_rows_may_be_permuted(runner: Runner) -> None:
-    """The batch's order is not that of the runner's rows."""
+    """The batch's order is not that of the runner's rows; each row has its own position."""
     names = ["a", "b", "c"]
-    runner.step(dict.fromkeys(names, 1), new=[new_request(name, 11, 4 + i) for i, name in enumerate(names)])
+    new = [new_request(name, 11, 4 + i, computed=3 * i) for i, name in enumerate(names)]
+    runner.step(dict.fromkeys(names, 1), new=new)
     rows = runner.runner.req_states.req_id_to_index
     for order in (["c", "a", "b"], ["b", "c"], ["c", "b", "a"]):
         mapping = np.array([rows[name] for name in order])
         scheduled = np.full(len(order), 8, dtype=np.int32)
         _, ids, _ = runner.runner.lora_state.make_lora_inputs(order, mapping, scheduled)
-        expected = [[0] * (4 + names.index(name)) + [11] * (4 - names.index(name)) for name in order]
+        masked = {name: max(0, 4 - 2 * i) for i, name in enumerate(names)}
+        expected = [[0] * masked[name] + [11] * (8 - masked[name]) for name in order]
         assert [int(slot) for slot in ids] == [slot for row in expected for slot in row]
 
 

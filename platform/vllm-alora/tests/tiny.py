@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mutants import apply_chosen
 
 VOCABULARY = 1024
 ADAPTERS: dict[str, tuple[int, tuple[int, ...] | None]] = {
@@ -266,7 +265,6 @@ def started_engine(model_path: Path, adapters_path: Path, **changes: Any) -> Ite
     os.environ.update(ENVIRONMENT)
     from vllm import LLM
 
-    apply_chosen()
     arguments: dict[str, Any] = {
         "dtype": "float32",
         "enforce_eager": True,

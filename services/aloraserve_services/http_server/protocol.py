@@ -151,6 +151,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse what is not HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1")
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Close after the answer: an ``Upgrade`` that came in two parts was seen, and nothing behind it is read."""
+        self._refuse(HTTPStatus.BAD_REQUEST, "another protocol is wished for; only HTTP/1.1 is spoken here")
+
     def expire(self, now: float) -> None:
         """Close the connection if the client has taken too long; the server calls this now and then."""
         limits, spent_s = self._limits, now - self._phase_since
@@ -232,12 +236,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, self._head_message())
 
     def _count_framing(self, size: int) -> None:
-        """Refuse a body of which little is content: chunks' extensions and trailers have no bound of their own."""
+        """Close on a body of which little is content: chunks' extensions and trailers have no bound of their own."""
         framing = size - (1 + FRAMING_A_BYTE) * self._body_bytes
         self._framing_bytes = max(0, self._framing_bytes + framing)
         if self._framing_bytes > self._limits.max_head_bytes:
-            message = f"the body's chunks have more than {self._limits.max_head_bytes} bytes of framing"
-            self._refuse(HTTPStatus.BAD_REQUEST, message)
+            self.transport.abort()
 
     def _discard(self, size: int) -> None:
         self._discarded_bytes += size

@@ -184,6 +184,19 @@ async def test_a_wish_for_another_protocol_is_passed_over(app: Application, prot
         assert (await asyncio.wait_for(server.ask(wish), 10)).endswith(b"hello")
 
 
+async def test_a_wish_that_arrives_in_halves_ends_the_connection_with_its_answer(app: Application) -> None:
+    """The parser reads nothing further: a next request would wait for ever."""
+    wish = get("/", "Upgrade: h2c").replace(b"connection: close", b"connection: Upgrade")
+    async with serving(app) as server, opened(server, 1) as [(reader, writer)]:
+        half = wish.index(b"grade: h2c")
+        writer.write(wish[:half])
+        while not any(connection._head_bytes for connection in server.server._state.connections):  # type: ignore[union-attr]  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        writer.write(wish[half:] + get("/"))
+        assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"ok")
+        await server.idle()
+
+
 async def test_what_is_not_http_is_refused(app: Application) -> None:
     async with serving(app) as server:
         reply = await server.ask(b"\x16\x03\x01 TLS, in truth\r\n\r\n")

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from vllm_alora.patches.seam import is_patched, mark, replace, require
+from vllm_alora.patches.seam import is_patched, replace
 
 _SEEN = "_alora_filled"
 Segment = tuple[int, int, int]
@@ -64,8 +64,7 @@ def apply() -> None:
         ("_expand_decode", _expand),
         ("_expand_slice_decode", _expand_slice),
     ):
-        require(PunicaWrapperCPU, name, "y", "x", "w_t_all")
-        setattr(PunicaWrapperCPU, name, mark(function))
+        replace(PunicaWrapperCPU, name, functools.partial(_instead, function), "y", "x", "w_t_all")
 
 
 def is_right(wrapper_class: Any) -> bool:
@@ -193,6 +192,16 @@ def _wrap_activate(original: Any) -> Any:
         return activated
 
     return activate_adapter
+
+
+def _instead(function: Callable[..., None], original: Any) -> Any:
+    """Return a function to call instead of vLLM's own, which can be put back from it."""
+
+    @functools.wraps(original)
+    def operation(self: Any, *args: Any, **kwargs: Any) -> None:
+        function(self, *args, **kwargs)
+
+    return operation
 
 
 def _weight(stacked: torch.Tensor, slot: int) -> torch.Tensor:
