@@ -23,6 +23,7 @@ from aloraserve_services.channel.credentials import new_nonce
 from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
 from aloraserve_services.channel.messages import VERSION, Challenge, Ping, Refused, encode
 from aloraserve_services.channel.server import MAX_STRANGERS
+from aloraserve_services.gateway import replica_links
 
 CONNECTS = 10_000
 
@@ -136,6 +137,27 @@ async def test_only_so_many_may_have_proved_nothing(fleet: ChannelFleet, monkeyp
         for stranger in strangers:
             stranger.writer.close()
         await until(lambda: fleet.servers["a"].connections == 1, "only the gateway is left")
+
+
+async def test_a_replica_that_does_not_say_where_it_is_is_asked_again(
+    fleet: ChannelFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    say = fleet.endpoint_of
+
+    async def hang_once(name: str) -> Endpoint:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.Event().wait()
+        return await say(name)
+
+    monkeypatch.setattr(fleet, "endpoint_of", hang_once)
+    monkeypatch.setattr(replica_links, "ASK_TIMEOUT_S", 0.05)
+    async with fleet.gateway() as (pool, links):
+        assert links.open
+        assert await answered(pool)
+    assert asked > 1
 
 
 async def test_ten_thousand_connects_leave_nothing(fleet: ChannelFleet) -> None:

@@ -13,6 +13,8 @@ from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
 
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Between attempts at one replica; the last counts from then on."""
+ASK_TIMEOUT_S = 30.0
+"""Of a replica that Serve has and that does not say where it takes calls; it is asked again."""
 LOOK_S = 1.0
 """Between looks at Serve's list; most changes are noted at once."""
 
@@ -102,7 +104,8 @@ class ReplicaLinks:
     async def _connected(self, replica: str) -> ReplicaConnection | None:
         """Return a connection, None if there is none now."""
         try:
-            endpoint = await self._endpoint_of(replica)
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                endpoint = await self._endpoint_of(replica)
         except ChannelVersionError as error:
             self._use_handle(replica, error)
             return None
