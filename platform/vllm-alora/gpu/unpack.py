@@ -54,6 +54,22 @@ def verified(folder: Path) -> list[Path]:
     return [folder / name for _, name in lines]
 
 
+def extract(archive: tarfile.TarFile, target: Path) -> None:
+    """Unpack files and folders below the target, and nothing else, also with a Python before 3.11.4.
+
+    Raises:
+        SystemExit: a member would lie elsewhere, or is a link or a device.
+    """
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(target, filter="data")
+        return
+    for member in archive:
+        path = Path(member.name)
+        if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
+            sys.exit(f"error: the archive has {member.name!r}; files and folders below {target} are accepted")
+        archive.extract(member, target)
+
+
 def main() -> None:
     """Unpack and compile to bytecode."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -63,7 +79,7 @@ def main() -> None:
     parts = verified(Path(__file__).resolve().parent)
     target.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BufferedReader(Parts(parts), 1 << 20), mode="r|xz") as archive:
-        archive.extractall(target, filter="data")
+        extract(archive, target)
     print(f"{len(parts)} parts unpacked into {target}, {time.monotonic() - start:.0f} s", flush=True)
     compileall.compile_dir(target / "site", quiet=2, workers=0)
     print(f"compiled, {time.monotonic() - start:.0f} s", flush=True)

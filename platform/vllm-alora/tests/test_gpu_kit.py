@@ -87,6 +87,23 @@ def test_parts_are_joined_unpacked_and_compiled(kit: Path, tmp_path: Path) -> No
     assert list((tmp_path / "there/site/__pycache__").iterdir())
 
 
+@pytest.mark.parametrize("name", ["../outside.py", "/outside.py", "site/../../outside.py"])
+def test_a_python_without_filters_unpacks_nothing_elsewhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, module = io.BytesIO(), _load("unpack")
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for member in ("site/found.py", name):
+            tar.addfile(tarfile.TarInfo(member))
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    target = tmp_path / "deep" / "there"
+    data.seek(0)
+    with tarfile.open(fileobj=data) as tar, pytest.raises(SystemExit, match=r"outside\.py"):
+        module.extract(tar, target)
+    assert (target / "site/found.py").is_file()
+    assert not list(tmp_path.rglob("outside.py"))
+
+
 def test_a_changed_or_missing_part_is_named_and_nothing_is_unpacked(kit: Path, tmp_path: Path) -> None:
     part = kit / "part-2"
     part.write_bytes(part.read_bytes()[::-1])
