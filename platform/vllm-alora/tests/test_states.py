@@ -107,11 +107,21 @@ def test_speculated_tokens_are_verified_with_the_adapter(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fully_sharded", [False, True], ids=["half sharded", "fully sharded"])
 def test_two_workers_of_a_tensor_parallel_engine_mask_alike(
-    model_path: Path, adapters_path: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+    model_path: Path, adapters_path: Path, reference: Reference, fully_sharded: bool
 ) -> None:
-    """Tensor parallel 2 over gloo: each worker holds half of the heads and loads the plugin in its own process."""
-    with started_engine(model_path, adapters_path, tensor_parallel_size=2, distributed_executor_backend="mp") as engine:
+    """Tensor parallel 2 over gloo: each worker holds half of the heads and loads the plugin in its own process.
+
+    Fully sharded, each also computes half of an adapter's rank, by other operations of the CPU wrapper.
+    """
+    with started_engine(
+        model_path,
+        adapters_path,
+        tensor_parallel_size=2,
+        distributed_executor_backend="mp",
+        fully_sharded_loras=fully_sharded,
+    ) as engine:
         prompt = words(100, 420)
         calls: list[Any] = [invoked(prompt, name, words(5, 421)) for name in NAMES]
         answers = [engine.answers(calls), engine.answers(calls)]

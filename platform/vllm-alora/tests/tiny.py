@@ -33,7 +33,7 @@ ENVIRONMENT = {
 
 
 def write_model(path: Path, architecture: str, dtype: str = "float32", **changes: Any) -> Path:
-    """Write a small random model: "llama", "qwen3" or "granite", with changes to its configuration."""
+    """Write a small random model: "llama", "qwen3", "granite" or "gemma3", with changes to its configuration."""
     import torch
     import transformers
 
@@ -48,6 +48,16 @@ def write_model(path: Path, architecture: str, dtype: str = "float32", **changes
                 "attention_multiplier": 0.1,
                 "residual_multiplier": 0.8,
                 "logits_scaling": 2.0,
+            },
+        ),
+        # Every second layer sees the last 48 tokens only: a block and a half.
+        "gemma3": (
+            "Gemma3TextConfig",
+            "Gemma3ForCausalLM",
+            {
+                "sliding_window": 48,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+                "query_pre_attn_scalar": 64,
             },
         ),
     }[architecture]
