@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def _load(name: str) -> ModuleType:
-    """Import a file of ``benchmarks/``, which is not a package: its folder is not on the path of a wheel's user."""
-    path = BENCHMARKS / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"vllm_alora_bench_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-figures = _load("figures")
-random_model = _load("random_model")
+figures = load_script("benchmarks", "figures")
+random_model = load_script("benchmarks", "random_model")
 
 
 def _imported(path: Path) -> set[str]:
@@ -86,7 +72,7 @@ def test_the_plugin_is_taken_out_for_a_while_and_comes_back(monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     vllm_alora.register()
     ours = InputProcessor.process_inputs
-    with _load("plugin").without_plugin():
+    with load_script("benchmarks", "plugin").without_plugin():
         assert not is_patched(InputProcessor.process_inputs)
     assert InputProcessor.process_inputs is ours
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import io
 import os
 import struct
@@ -12,23 +11,12 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 PLUGIN = Path(__file__).parents[1]
 GPU = PLUGIN / "gpu"
-
-
-def _load(name: str) -> ModuleType:
-    path = GPU / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"vllm_alora_gpu_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def fat_binary(*entries: tuple[int, bytes]) -> bytes:
@@ -44,13 +32,13 @@ def test_only_one_architectures_code_is_left_and_nothing_moves() -> None:
     first = fat_binary((80, b"eighty--" * 4), (90, b"ninety--" * 4))
     second = fat_binary((100, b"hundred-" * 2), (90, b"ninety-2"))
     library = b"head" + first + b"between" + second + b"tail"
-    shrunk = _load("fatbin").keep_architecture(library, 90)
+    shrunk = load_script("gpu", "fatbin").keep_architecture(library, 90)
     assert shrunk == library.replace(b"eighty--", bytes(8)).replace(b"hundred-", bytes(8))
 
 
 def test_a_library_without_the_architecture_is_refused() -> None:
     with pytest.raises(ValueError, match="no code for sm_90"):
-        _load("fatbin").keep_architecture(b"x" + fat_binary((80, b"eighty--")), 90)
+        load_script("gpu", "fatbin").keep_architecture(b"x" + fat_binary((80, b"eighty--")), 90)
 
 
 @pytest.fixture
@@ -91,7 +79,7 @@ def test_parts_are_joined_unpacked_and_compiled(kit: Path, tmp_path: Path) -> No
 def test_a_python_without_filters_unpacks_nothing_elsewhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, module = io.BytesIO(), _load("unpack")
+    data, module = io.BytesIO(), load_script("gpu", "unpack")
     with tarfile.open(fileobj=data, mode="w") as tar:
         for member in ("site/found.py", name):
             tar.addfile(tarfile.TarInfo(member))
@@ -123,7 +111,7 @@ JUNIT = """<testsuites><testsuite>
 
 
 def test_the_report_says_what_failed_and_keeps_earlier_phases(tmp_path: Path) -> None:
-    report_module = _load("report")
+    report_module = load_script("gpu", "report")
     (tmp_path / "junit.xml").write_text(JUNIT)
     report = report_module.Report({"GPU": "H100"})
     report.tests["v2_graphs"] = {**report_module.tests_of(tmp_path / "junit.xml"), "seconds": 30, "exit": 1}
@@ -143,7 +131,7 @@ def test_the_report_says_what_failed_and_keeps_earlier_phases(tmp_path: Path) ->
 def test_an_engine_that_was_cut_off_shows_what_had_ended(tmp_path: Path) -> None:
     log = tmp_path / "v2_graphs.log"
     log.write_text("gpu::exact[v2_graphs] PASSED [ 9%]\ngpu::warm[64-v2_graphs] FAILED [18%]\ngpu::late[v2_graphs] \n")
-    found = _load("report").tests_so_far(log)
+    found = load_script("gpu", "report").tests_so_far(log)
     assert found["summary"] == "cut off; 1 passed before"
     assert found["failed"] == ["warm[64-v2_graphs]"]
 
@@ -153,7 +141,7 @@ def test_a_process_that_outruns_its_limit_is_ended_and_its_log_kept(
 ) -> None:
     """One phase that hangs must not lose the others."""
     monkeypatch.syspath_prepend(str(GPU))
-    check = _load("check")
+    check = load_script("gpu", "check")
     command = [sys.executable, "-u", "-c", "print('  so far'); import threading; threading.Event().wait()"]
     seconds, code = check._run(command, tmp_path / "log", dict(os.environ), 2)
     assert code == -9
