@@ -19,7 +19,7 @@ from aloraserve.settings import load_settings
 from aloraserve.wire import ChatRequest, CompletionRequest
 from aloraserve_services.bare_engine.bodies import read_body
 from aloraserve_services.bare_engine.engine import BareEngine
-from aloraserve_services.bare_engine.routes import EngineRoutes, writer
+from aloraserve_services.bare_engine.routes import EngineRoutes
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 from aloraserve_services.models.untrained import demo_adapters
 from aloraserve_services.plan import make_plan
@@ -91,7 +91,7 @@ class ServeEngine:
         self, kind: type[Answer], body: ChatRequest | CompletionRequest, whole: Any
     ) -> AsyncIterator[Any]:
         request = await self._bare.request(body, None)
-        answer, chunks = writer(kind, request), self._bare.generate(request)
+        answer, chunks = kind.to(request), self._bare.generate(request)
         if request.is_streamed:
             async for event in answer.stream(chunks, include_usage=body.include_usage):
                 yield event

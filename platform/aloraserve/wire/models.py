@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, Self
 
+from aloraserve.adapters import AdapterVersion
 from aloraserve.wire.responses import ResponsePart
 
 ModelKind = Literal["base", "lora", "alora"]
@@ -30,3 +32,19 @@ class ModelList(ResponsePart):
 
     object: Literal["list"] = "list"
     data: list[ModelEntry]
+
+    @classmethod
+    def of(cls, base: str, adapters: Iterable[AdapterVersion], created: int) -> Self:
+        """Return the list of the base model and its adapters.
+
+        Args:
+            base: its served name.
+            adapters: that are served now.
+            created: in seconds since 1970.
+        """
+        entries = [ModelEntry(id=base, created=created, root=base)]
+        for adapter in adapters:
+            entries.append(
+                ModelEntry(id=adapter.name, created=created, root=adapter.name, parent=base, kind=adapter.kind)
+            )
+        return cls(data=entries)

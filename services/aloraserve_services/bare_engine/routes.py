@@ -13,8 +13,7 @@ from starlette.types import Send
 
 from aloraserve.errors import AloraserveError
 from aloraserve.serving.engine_messages import EngineChunk
-from aloraserve.serving.request import GenerationRequest
-from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList, reply_for
+from aloraserve.wire import ChatRequest, CompletionRequest, ModelList, reply_for
 from aloraserve_services.bare_engine.bodies import read_body
 from aloraserve_services.bare_engine.engine import BareEngine
 from aloraserve_services.bare_engine.metrics import metrics_text
@@ -60,11 +59,8 @@ class EngineRoutes:
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters."""
-        base = self._bare.plan.served_name
-        entries = [ModelEntry(id=base, created=0, root=base)]
-        for adapter in self._bare.registry.all():
-            entries.append(ModelEntry(id=adapter.name, created=0, root=adapter.name, parent=base, kind=adapter.kind))
-        return Response(ModelList(data=entries).to_json(), media_type="application/json")
+        listed = ModelList.of(self._bare.plan.served_name, self._bare.registry.all(), created=0)
+        return Response(listed.to_json(), media_type="application/json")
 
     async def health(self, request: Request) -> Response:
         """Say whether the engine lives."""
@@ -96,7 +92,7 @@ class EngineRoutes:
 
     async def _answer(self, kind: type[Answer], body: ChatRequest | CompletionRequest, request: Request) -> Response:
         made = await self._bare.request(body, request.headers.get("x-request-id"))
-        answer = writer(kind, made)
+        answer = kind.to(made)
         chunks = self._bare.generate(made)
         if not made.is_streamed:
             return Response(await answer.whole(chunks), media_type="application/json")
@@ -119,12 +115,6 @@ class EventStream(StreamingResponse):
         """Send all events; end the call in any case."""
         async with contextlib.aclosing(self._chunks):
             await super().stream_response(send)
-
-
-def writer(kind: type[Answer], request: GenerationRequest) -> Answer:
-    """Return the writer of a request's answer."""
-    sampling = request.sampling
-    return kind(request.id, request.model, request.prompt_tokens, sampling.n, sampling.logprobs is not None)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

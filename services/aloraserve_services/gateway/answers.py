@@ -19,6 +19,7 @@ import structlog
 
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
 from aloraserve.serving.generation import Generation
+from aloraserve.serving.request import GenerationRequest
 from aloraserve.wire import Usage, reply_for
 from aloraserve.wire.chat import (
     AssistantMessage,
@@ -95,14 +96,24 @@ class Answer(ABC):
     @classmethod
     def of(cls, generation: Generation) -> Self:
         """Return the writer of a generation's answer."""
-        request, savings = generation.request, generation.savings
+        savings = generation.savings
+        return cls.to(generation.request, SavingsUsage.of(savings, generation.ttft_s) if savings else None)
+
+    @classmethod
+    def to(cls, request: GenerationRequest, savings: SavingsUsage | None = None) -> Self:
+        """Return the writer of the answer to a request.
+
+        Args:
+            request: to answer.
+            savings: for the usage.
+        """
         return cls(
             request.id,
             request.model,
             request.prompt_tokens,
             request.sampling.n,
             request.sampling.logprobs is not None,
-            SavingsUsage.of(savings, generation.ttft_s) if savings else None,
+            savings,
         )
 
     async def whole(self, chunks: AsyncIterator[EngineChunk]) -> str:

@@ -15,7 +15,7 @@ from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.session import SESSION_HEADER, session_of
 from aloraserve.tenants import Tenants
-from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
+from aloraserve.wire import ChatRequest, CompletionRequest, ModelList
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.event_stream import EventStream
@@ -93,13 +93,7 @@ class OpenAIRoutes:
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters."""
         self._tenants.authenticate(request.headers.get("authorization"))
-        base, created = self._base_model, self._created
-        entries = [ModelEntry(id=base, created=created, root=base)]
-        for adapter in self._adapters.all():
-            entries.append(
-                ModelEntry(id=adapter.name, created=created, root=adapter.name, parent=base, kind=adapter.kind)
-            )
-        return _json(ModelList(data=entries).to_json())
+        return _json(ModelList.of(self._base_model, self._adapters.all(), self._created).to_json())
 
     async def healthz(self, request: Request) -> Response:
         """Say that this process answers."""
