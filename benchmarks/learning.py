@@ -1,8 +1,8 @@
 """``make bench-learning``: what an engine is learned to take while it is busy, against what it takes when timed alone.
 
 One engine answers several calls at a time, prompts of all lengths with and without cached prefixes. From the steps that
-it reports meanwhile its times are learned. Before and after, single prefills and batches of answers are timed; of a
-simulated engine the times are known.
+it reports meanwhile its times are learned. In between, single prefills and batches of answers are timed: in turns, so
+that what else the machine does slows both. A simulated engine's times are known.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def bench_learning(
     chosen: ChosenSettings,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long the engine is busy.")] = 45.0,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Calls at a time.")] = 8,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Times of each before and after; medians count.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Turns of both; medians count.")] = 5,
     seed: PromptSeed = 0,
     json: JsonFile = None,
 ) -> None:
@@ -132,10 +132,12 @@ class Learned:
 async def _measure(plan: FleetPlan, seconds: float, concurrency: int, rounds: int, seed: int) -> Learned:
     parts = EngineParts(*open_simulated(plan)) if plan.calibration is not None else open_vllm(plan)
     try:
-        run = _Run(plan, parts.engine, rounds, seed)
-        before = await run.alone()
-        await run.busy(seconds, concurrency)
-        return run.result([sample for pair in zip(before, await run.alone(), strict=True) for sample in pair])
+        run = _Run(plan, parts.engine, seed)
+        alone = []
+        for _ in range(rounds):
+            alone.append(await run.alone())
+            await run.busy(seconds / rounds, concurrency)
+        return run.result(alone)
     finally:
         parts.events.close()
         parts.engine.shutdown()
@@ -147,10 +149,10 @@ Sample = PrefillSample | DecodeSample
 class _Run:
     """One engine, timed and learned."""
 
-    def __init__(self, plan: FleetPlan, engine: Any, rounds: int, seed: int) -> None:
+    def __init__(self, plan: FleetPlan, engine: Any, seed: int) -> None:
         self._plan = plan
         self._engine = engine
-        self._timer = EngineTimer(plan, engine, rounds=rounds, seed=seed, progress=Steps())
+        self._timer = EngineTimer(plan, engine, rounds=1, seed=seed, progress=Steps())
         self._random = random.Random(seed)  # noqa: S311
         self._learner = StepLearner()
         self._steps: list[float] = []
@@ -170,11 +172,11 @@ class _Run:
         await asyncio.gather(*(self._converse(until) for _ in range(concurrency)))
         self._engine.observe_steps(lambda step: None)
 
-    def result(self, alone: Sequence[Sample]) -> Learned:
-        """Return what was learned beside the medians of equal samples."""
+    def result(self, alone: Sequence[Sequence[Sample]]) -> Learned:
+        """Return what was learned beside the medians of equal samples, of which each turn has one."""
         model = self._learner.model()
         assert model is not None, "the engine was busy and reported no step"
-        rows = [_row(alone[at : at + 2], model, self._engine.step_tokens) for at in range(0, len(alone), 2)]
+        rows = [_row(same, model, self._engine.step_tokens) for same in zip(*alone, strict=True)]
         plan, count = self._plan, len(self._steps)
         name = f"simulated {plan.calibration.name}" if plan.calibration else f"{plan.served_name} in {plan.dtype}"
         return Learned(name, model, rows, count, self._spent_s / count * 1e6, statistics.median(self._steps) * 1e3)

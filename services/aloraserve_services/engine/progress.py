@@ -109,7 +109,7 @@ class Progress:
     def more_tokens(self, request_id: str, tokens: int) -> None:
         """Note tokens after the first."""
         running = self._running.get(request_id)
-        if running is not None:
+        if running is not None and running.is_prefilled:
             running.generated += tokens
 
     def end(self, request_id: str) -> None:
