@@ -64,13 +64,13 @@ def given_redis(url: str, namespace: str) -> Iterator[str]:
         asyncio.run(_ping(url, namespace))
     except DirectoryUnavailableError as error:
         raise StartError(
-            f"no Redis answers at {redacted_url(url)}: {error}. Start one, correct redis_url, or leave it out to use "
+            f"no Redis answers at {redacted_url(url)}: {error}. Start one, correct the URL, or leave it out to use "
             "an embedded server"
         ) from None
     except (ValueError, TypeError):
         # The reader's own message may quote a password that it took for a port.
         raise SettingsError(
-            f"redis_url cannot be read; accepted are {SCHEMES}, with '/', '#', '?' and '@' in a password "
+            f"a Redis URL cannot be read; accepted are {SCHEMES}, with '/', '#', '?' and '@' in a password "
             "percent-encoded"
         ) from None
     yield url
