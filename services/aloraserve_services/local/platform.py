@@ -80,7 +80,7 @@ def local_platform(
             url = stack.enter_context(redis)
             progress("Redis answers" if settings.redis_url else "embedded Redis started")
             for cell_url in settings.cell_redis_urls:
-                stack.enter_context(given_redis(cell_url, settings.namespace))
+                stack.enter_context(given_redis(cell_url, settings.namespace, "cell_redis_urls"))
             settings = _with_whole_paths(settings).model_copy(update={"redis_url": url})
             plan = make_plan(settings, adapters_dir=adapters_dir, progress=progress)
             _join_fleet(plan)
