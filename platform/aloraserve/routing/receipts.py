@@ -89,6 +89,8 @@ class Receipt:
         regret_s: how much sooner another candidate was expected to answer than this one did; None without an answer
             or another candidate.
         estimate_error_s: see :func:`estimate_error_s`; None without an answer, too.
+        cell: whose replicas were the candidates.
+        spilled: whether that is another cell than the call's own.
     """
 
     request_id: str
@@ -111,6 +113,8 @@ class Receipt:
     ttft_s: float | None = None
     regret_s: float | None = None
     estimate_error_s: float | None = None
+    cell: int = 0
+    spilled: bool = False
 
     def cut_short(self) -> Receipt:
         """Return it as of an answer that began and was lost."""
@@ -167,6 +171,8 @@ class Receipt:
             estimate_error_s=estimate_error_s(placement, last.replica, answered.ttft_s, is_first=len(attempts) == 1)
             if answered
             else None,
+            cell=placement.cell,
+            spilled=placement.spilled,
         )
 
 
