@@ -14,6 +14,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from aloraserve.directory.base import Directory
+from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.expected_ttft import ExpectedTtftTuning
 from aloraserve.routing.policies import make_policy, policy_kind
@@ -72,7 +73,7 @@ class Gateway:
             self._metrics.turn_off()
         self._tracing = Tracing()
         self._adapters = plan.open_registry()
-        self._directory = directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
+        self._directory = directory = guarded(ObservedDirectory(plan.open_directory(), self._metrics.directory))
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = SavingsReporter(
             plan.open_ledger(),
