@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import MAX_LOOKUP_BLOCKS, Candidate, Directory
@@ -34,6 +35,33 @@ class _Found:
     cause: FallbackCause | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A placement that claims nothing yet.
+
+    Args:
+        placement: the decision.
+        unseen_from: the first block that nobody has or is about to have, None if that is unknown.
+    """
+
+    placement: Placement
+    unseen_from: int | None = None
+
+
+class CallRouter(Protocol):
+    """What the request path needs of a router; :class:`Router` says what each method does."""
+
+    async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement: ...
+
+    async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement: ...
+
+    async def withdraw(self, call: Call, placement: Placement, claim_id: str) -> bool: ...
+
+    def answered(self, claim_id: str) -> None: ...
+
+    def ended(self, claim_id: str) -> None: ...
+
+
 class Router:
     """Asks the directory and the policy, and claims; falls back to a rendezvous hash when the directory does not help.
 
@@ -54,6 +82,8 @@ class Router:
         use_directory: False asks the policy about the known replicas and does no I/O.
         breaker: keeps a failing directory from costing each call its budget.
         claim_budget_s: the longest that the claims of one call wait together, and a withdrawal.
+        names: of conversations; several routers of one gateway share them.
+        in_flight: the gateway's own calls, likewise.
         clock: seconds that never go back. Not the event loop's: uvloop's, which Ray runs its workers on, stands still
             within a turn of the loop.
     """
@@ -69,6 +99,8 @@ class Router:
         use_directory: bool = True,
         breaker: Breaker | None = None,
         claim_budget_s: float = CLAIM_BUDGET_S,
+        names: ConversationNames | None = None,
+        in_flight: InFlight | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = guarded(directory)
@@ -82,8 +114,8 @@ class Router:
         self._clock = clock
         self._fallback = Rendezvous()
         self._claims = Claims(self._directory, self._breaker, budget_s=claim_budget_s, keep_s=2 * budget_s, clock=clock)
-        self._names = ConversationNames()
-        self._in_flight = InFlight()
+        self._names = names or ConversationNames()
+        self._in_flight = InFlight() if in_flight is None else in_flight
         self._last_seen = LastSeen(self._in_flight)
 
     async def decide(self, call: Call) -> Decision:
@@ -92,8 +124,7 @@ class Router:
         Raises:
             ValueError: the call's block size is not the key space's.
         """
-        placement, _ = await self._decided(self._named(call))
-        return placement.decision
+        return (await self.propose(call)).placement.decision
 
     async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
         """Decide, and claim the call for the first in rank.
@@ -109,8 +140,12 @@ class Router:
         Raises:
             ValueError: the call's block size is not the key space's.
         """
+        return await self.accept(call, await self.propose(call, avoid), claim_id, avoid=avoid)
+
+    async def accept(self, call: Call, proposal: Proposal, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
+        """Claim the call as :meth:`propose` proposed; see :meth:`place`."""
         try:
-            return await self._placed(self._named(call), claim_id, avoid)
+            return await self._accepted(call, proposal, claim_id, avoid)
         except BaseException:
             self._in_flight.end(claim_id)
             raise
@@ -140,35 +175,17 @@ class Router:
             return False
         return await self._claims.withdraw(Claim(claim_id, placement.replica, incarnation, call.keys))
 
-    async def _placed(self, call: Call, claim_id: str, avoid: Collection[str]) -> Placement:
-        placement, unseen_from = await self._decided(call, avoid)
-        self._begin(call, placement, claim_id)
-        started = self._clock()
-        outcome = await self._claimed(call, placement, claim_id, unseen_from, self._claim_budget_s)
-        if outcome is not ClaimOutcome.CONFLICT:
-            return replace(placement, claim=outcome, claim_s=self._clock() - started)
-        second, _ = await self._decided(call, avoid)
-        self._begin(call, second, claim_id)
-        left_s = self._claim_budget_s - (self._clock() - started - second.lookup_s)
-        outcome = await self._claimed(call, second, claim_id, None, left_s)
-        return replace(
-            second,
-            claim=ClaimOutcome.CONFLICT if outcome is ClaimOutcome.CLAIMED else outcome,
-            lookup_s=placement.lookup_s + second.lookup_s,
-            policy_s=placement.policy_s + second.policy_s,
-            claim_s=self._clock() - started - second.lookup_s - second.policy_s,
-        )
+    async def propose(self, call: Call, avoid: Collection[str] = ()) -> Proposal:
+        """Decide, and claim nothing yet.
 
-    def _named(self, call: Call) -> Call:
-        if call.block_tokens != self._keyspace.block_tokens:
-            raise ValueError(f"block_tokens is {call.block_tokens}; the fleet's is {self._keyspace.block_tokens}")
-        return replace(call, conversation=self._names.name(call))
+        Args:
+            call: what to place.
+            avoid: replicas that are not proposed: those that were lost under this call.
 
-    def _begin(self, call: Call, placement: Placement, claim_id: str) -> None:
-        self._in_flight.begin(claim_id, placement.replica, _prefill_tokens(call, placement), self._clock())
-
-    async def _decided(self, call: Call, avoid: Collection[str] = ()) -> tuple[Placement, int | None]:
-        """Return a decision that claims nothing yet, and the first block that nobody has, None if that is unknown."""
+        Raises:
+            ValueError: the call's block size is not the key space's.
+        """
+        call = self._named(call)
         started = self._clock()
         found = await self._candidates(call)
         looked_up_at = self._clock()
@@ -187,7 +204,34 @@ class Router:
             lookup_s=looked_up_at - started,
             policy_s=self._clock() - looked_up_at,
         )
-        return placement, found.unseen_from
+        return Proposal(placement, found.unseen_from)
+
+    async def _accepted(self, call: Call, proposal: Proposal, claim_id: str, avoid: Collection[str]) -> Placement:
+        placement = proposal.placement
+        self._begin(call, placement, claim_id)
+        started = self._clock()
+        outcome = await self._claimed(call, placement, claim_id, proposal.unseen_from, self._claim_budget_s)
+        if outcome is not ClaimOutcome.CONFLICT:
+            return replace(placement, claim=outcome, claim_s=self._clock() - started)
+        second = (await self.propose(call, avoid)).placement
+        self._begin(call, second, claim_id)
+        left_s = self._claim_budget_s - (self._clock() - started - second.lookup_s)
+        outcome = await self._claimed(call, second, claim_id, None, left_s)
+        return replace(
+            second,
+            claim=ClaimOutcome.CONFLICT if outcome is ClaimOutcome.CLAIMED else outcome,
+            lookup_s=placement.lookup_s + second.lookup_s,
+            policy_s=placement.policy_s + second.policy_s,
+            claim_s=self._clock() - started - second.lookup_s - second.policy_s,
+        )
+
+    def _named(self, call: Call) -> Call:
+        if call.block_tokens != self._keyspace.block_tokens:
+            raise ValueError(f"block_tokens is {call.block_tokens}; the fleet's is {self._keyspace.block_tokens}")
+        return call if call.conversation else replace(call, conversation=self._names.name(call))
+
+    def _begin(self, call: Call, placement: Placement, claim_id: str) -> None:
+        self._in_flight.begin(claim_id, placement.replica, _prefill_tokens(call, placement), self._clock())
 
     async def _candidates(self, call: Call) -> _Found:
         known = self._known_replicas()
