@@ -99,6 +99,24 @@ FLEET = Dashboard(
             "Share of the tokens that decisions counted on and that were prefilled all the same.",
         ),
         Panel(
+            "How far prompts are reused",
+            "percentunit",
+            (
+                Query(
+                    f'sum by (rung) (rate(aloraserve_reusable_tokens_total{{rung!="prompt"}}{RATE}))'
+                    f' / ignoring(rung) group_left sum(rate(aloraserve_reusable_tokens_total{{rung="prompt"}}{RATE}))',
+                    "{{rung}}",
+                ),
+            ),
+            "Of prompts: in an endless cache, in one of the fleet's size, with perfect routing, predicted, delivered.",
+        ),
+        Panel(
+            "Prefilled again",
+            "short",
+            (per_second("aloraserve_unreused_tokens_total", "cause"),),
+            "Tokens a second that somebody held, or had held, by why they were not used.",
+        ),
+        Panel(
             "Decisions by policy", "reqps", (per_second("aloraserve_decisions_total", "policy"),), "Of answered calls."
         ),
         Panel("Fallbacks", "reqps", (per_second("aloraserve_fallbacks_total", "reason"),), "Without the directory."),
