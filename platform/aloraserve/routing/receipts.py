@@ -97,6 +97,7 @@ class Receipt:
             (:class:`~aloraserve.diagnosis.account.Ladder`); empty without an answer.
         missed: tokens that were prefilled although somebody held them, or had held them, by why
             (:class:`~aloraserve.diagnosis.account.MissCause`).
+        estimate_error_s: see :func:`estimate_error_s`; None without an answer, too.
         cell: whose replicas were the candidates.
         spilled: whether that is another cell than the call's own.
     """
@@ -122,6 +123,7 @@ class Receipt:
     regret_s: float | None = None
     ladder: Mapping[str, int] = field(default_factory=dict)
     missed: Mapping[str, int] = field(default_factory=dict)
+    estimate_error_s: float | None = None
     cell: int = 0
     spilled: bool = False
 
@@ -179,6 +181,9 @@ class Receipt:
             regret_s=_regret_s(estimates, last.replica, answered),
             ladder=answered.ladder if answered else {},
             missed=answered.missed if answered else {},
+            estimate_error_s=estimate_error_s(placement, last.replica, answered.ttft_s, is_first=len(attempts) == 1)
+            if answered
+            else None,
             cell=placement.cell,
             spilled=placement.spilled,
         )
@@ -194,6 +199,27 @@ def _regret_s(estimates: tuple[Estimate, ...], replica: str, answered: Answered 
     if answered is None or not others:
         return None
     return max(0.0, answered.ttft_s - min(others))
+
+
+def estimate_error_s(placement: Placement, replica: str, ttft_s: float, *, is_first: bool) -> float | None:
+    """Return the actual TTFT less the one that was expected: how well the estimates are calibrated.
+
+    None where nothing was promised: without the directory, of a replica that published nothing or was not ranked, and
+    of a call that another replica was to answer first.
+
+    Args:
+        placement: by which the call was sent.
+        replica: that answered.
+        ttft_s: as it was.
+        is_first: whether no other attempt was made before.
+    """
+    if not is_first or placement.fallback is not None:
+        return None
+    estimates = placement.decision.estimates
+    promised = next((estimate for estimate in estimates if estimate.replica == replica), None)
+    if promised is None or promised.unknown_s > 0:
+        return None
+    return ttft_s - promised.expected_ttft_s
 
 
 class ReceiptRing:

@@ -83,6 +83,8 @@ class CallMetrics(CallObserver):
         metrics.missed_tokens.labels(kind).inc(max(0, overlap - generation.cached_tokens))
         if generation.reuse is not None:
             self._count_reuse(generation.reuse)
+        if (error_s := generation.estimate_error_s) is not None:
+            metrics.estimate_error.labels(kind).observe(error_s)
         if generation.savings is not None:
             self._count_savings(*labels, generation.savings, generation.ttft_s)
 
