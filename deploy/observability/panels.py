@@ -93,7 +93,7 @@ FLEET = Dashboard(
                 Query(quantile(share, "aloraserve_estimate_error_seconds", "kind"), f"p{100 * share:g} {{{{kind}}}}")
                 for share in (0.1, 0.5, 0.9)
             ),
-            "Actual less expected: below 0 calls were faster than their decision expected. A median far from 0 is a bias.",
+            "Actual less expected: below 0 calls were faster than expected. A median far from 0 is a bias.",
         ),
         Panel(
             "Cached share of prompts",
