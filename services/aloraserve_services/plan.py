@@ -83,9 +83,14 @@ class FleetPlan:
         """Calls that one gateway has in progress at once: all that the engines take in, and its own waiting room."""
         return self.settings.replicas * self.capacity + self.settings.max_queued
 
-    def open_directory(self) -> RedisDirectory:
-        """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""
-        return RedisDirectory.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+    def open_directory(self, on_unreadable: Callable[[], None] = lambda: None) -> RedisDirectory:
+        """Return a client of the fleet's directory; gateways and replicas have to look in the same place.
+
+        Args:
+            on_unreadable: called for each record in it that cannot be read.
+        """
+        url, namespace = self.settings.redis_url or "", self.settings.namespace
+        return RedisDirectory.from_url(url, namespace=namespace, on_unreadable=on_unreadable)
 
     def open_endpoints(self) -> RedisEndpoints:
         """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""

@@ -7,7 +7,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Self
 
@@ -74,6 +74,7 @@ class RedisDirectory:
         forget_s: how long a silent replica's holdings are kept.
         max_calls: calls at once; more wait, within ``timeout_s``.
         url: where the server is, for messages.
+        on_unreadable: called for each record or claim that cannot be read and is passed over.
 
     Raises:
         ValueError: the namespace is empty or has a brace.
@@ -89,6 +90,7 @@ class RedisDirectory:
         forget_s: float = FORGET_S,
         max_calls: int = 32,
         url: str = "redis",
+        on_unreadable: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._fleet = f"{fleet_prefix(namespace)}{SCHEMA}:"
@@ -103,7 +105,7 @@ class RedisDirectory:
         self._forget_ms = milliseconds(forget_s)
         self._scripts = ScriptClient(client, timeout_s=timeout_s, max_calls=max_calls, url=url, part="directory")
         self._clock = time.monotonic
-        self._view = DirectoryView(holder_of)
+        self._view = DirectoryView(holder_of, on_unreadable=on_unreadable)
         self._refresher = ViewRefresher(self._refresh)
         self._changed_at = -math.inf
         self._firsts: dict[bytes, BlockKey] = {}
@@ -119,6 +121,7 @@ class RedisDirectory:
         max_connections: int = 32,
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
+        on_unreadable: Callable[[], None] = lambda: None,
     ) -> Self:
         """Return a directory at ``url``; connects when first used.
 
@@ -130,6 +133,7 @@ class RedisDirectory:
                 Callers beyond them wait, within ``timeout_s``.
             node_ttl_s: see the class.
             forget_s: see the class.
+            on_unreadable: see the class.
 
         Raises:
             ValueError: the URL or the namespace is not one of those accepted.
@@ -143,6 +147,7 @@ class RedisDirectory:
             forget_s=forget_s,
             max_calls=max_connections,
             url=url,
+            on_unreadable=on_unreadable,
         )
 
     @property

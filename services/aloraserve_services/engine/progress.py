@@ -18,9 +18,9 @@ REMEMBERED = 9
 """Prefills that the rate is the median of: one that something else on the machine slowed down decides nothing."""
 REMEMBERED_STEPS = 33
 REMEMBERED_REQUESTS = 33
-SETTLED_FOR_S = 1.0
-"""How long a call's claim is reported as settled: the claim of one that moved, or that its gateway made late, may reach
-the directory after the call reached the engine."""
+SETTLED_AGAIN_S = 1.0
+"""When a call's claim is reported as settled for the second and last time: the claim of one that moved, or that its
+gateway made late, may reach the directory after the call reached the engine."""
 LEAST_QUEUE_S = 1e-4
 FIT_EVERY_S = 1.0
 """With all samples a fit takes up to 15 ms of the event loop."""
@@ -84,7 +84,8 @@ class Progress:
         self._steps_s: deque[float] = deque(maxlen=REMEMBERED_STEPS)
         self._services_s: deque[float] = deque(maxlen=REMEMBERED_REQUESTS)
         self._prefilled_at = -math.inf
-        self._settled: dict[str, float] = {}
+        self._unreported: dict[str, None] = {}
+        self._reported: dict[str, float] = {}
 
     def accept(
         self,
@@ -109,9 +110,9 @@ class Progress:
         held_tokens = min(held_tokens, prompt_tokens - 1)
         teaches = is_resident and not self._running
         self._running[request_id] = _Running(prompt_tokens, held_tokens, adapter, self._clock(), teaches)
-        self._settled[request_id] = math.inf
-        if len(self._settled) > MAX_SETTLED:
-            del self._settled[next(iter(self._settled))]
+        self._unreported[request_id] = None
+        if len(self._unreported) > MAX_SETTLED:
+            del self._unreported[next(iter(self._unreported))]
 
     def first_token(self, request_id: str, cached_tokens: int, prompt_tokens: int) -> None:
         """Note that a request's prefill is done, of which the engine had ``cached_tokens``."""
@@ -146,21 +147,28 @@ class Progress:
             self._services_s.append(self._clock() - running.accepted_at)
 
     def settled(self) -> tuple[str, ...]:
-        """Return the ids of the calls that came since the last heartbeat that reached the directory, and just before.
+        """Return the ids of the calls that are to be reported as settled now: each twice, ``SETTLED_AGAIN_S`` apart.
 
         At most ``MAX_SETTLED``: the claims of older ones end by themselves.
         """
-        return tuple(self._settled)
+        due = self._clock() - SETTLED_AGAIN_S
+        again = []
+        for request_id, reported_at in self._reported.items():
+            if reported_at > due:
+                break
+            again.append(request_id)
+        return (*again, *self._unreported)[:MAX_SETTLED]
 
     def acknowledged(self, settled: Sequence[str]) -> None:
-        """Note that a heartbeat has carried ids to the directory; they are reported again for ``SETTLED_FOR_S``."""
+        """Note that a heartbeat has carried ids to the directory."""
         now = self._clock()
         for request_id in settled:
-            reported_at = self._settled.get(request_id, now)
-            if reported_at == math.inf:
-                self._settled[request_id] = now
-            elif now - reported_at >= SETTLED_FOR_S:
-                self._settled.pop(request_id, None)
+            if self._unreported.pop(request_id, False) is None:
+                self._reported[request_id] = now
+            else:
+                self._reported.pop(request_id, None)
+        while len(self._reported) > MAX_SETTLED:
+            del self._reported[next(iter(self._reported))]
 
     def active_adapters(self) -> tuple[str, ...]:
         """Return the names of the adapters of accepted requests, sorted."""

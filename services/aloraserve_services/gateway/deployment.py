@@ -72,7 +72,8 @@ class Gateway:
             self._metrics.turn_off()
         self._tracing = Tracing()
         self._adapters = plan.open_registry()
-        self._directory = directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
+        calls = self._metrics.directory
+        self._directory = directory = ObservedDirectory(plan.open_directory(calls.unreadable.inc), calls)
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = SavingsReporter(
             plan.open_ledger(),
