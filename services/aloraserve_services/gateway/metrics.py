@@ -142,7 +142,7 @@ class GatewayMetrics(Instruments):
             "aloraserve_cached_tokens_by_source_total", "Cached prompt tokens by who first computed them.", ["source"]
         )
         self.ledger_failures = self.counter(
-            "aloraserve_savings_ledger_failures_total", "Flushes to the savings ledger that were lost.", []
+            "aloraserve_savings_ledger_failures_total", "Flushes to the savings ledger that failed.", []
         )
 
     def _begin_at_zero(self) -> None:
