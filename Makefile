@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants-plugin weekly docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ bench-e2e: install ## Measure TTFT of aLoRA and LoRA through HTTP, 500 and 2,000
 bench-routing: install ## Measure block keys, lookups, ingest and memory of the directory (ARGS="...")
 	@$(BIN)/python -m benchmarks.directory $(ARGS)
 
+bench-redis-clients: install ## Compare the way to Redis with other clients (ARGS="--redis-url URL")
+	@$(BIN)/python -m benchmarks.redis_clients $(ARGS)
+
 bench-routing-live: install ## Compare this gateway with sglang-router and vllm-router on six simulated engines (ARGS="...")
 	@$(BIN)/python -m benchmarks.routing_live $(ARGS)
 
@@ -51,6 +54,9 @@ bench-call-cost: install ## Measure the CPU time of each step of a call in the g
 
 bench-savings: install ## Check estimated savings against measured ones (ARGS="--url URL" for a running platform)
 	@$(BIN)/python -m benchmarks.savings $(ARGS)
+
+bench-learning: install ## Compare what a busy engine is learned to take with what it takes alone (ARGS="--dtype float32")
+	@$(BIN)/python -m benchmarks.learning $(ARGS)
 
 loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform in ten minutes, with a report (ARGS="--minutes 30")
 	@$(BIN)/python -m loadtests $(ARGS)
@@ -85,15 +91,19 @@ test-fast: install-dev ## Run the tests that start neither an engine nor the pla
 plugin-matrix: ## Run vllm-alora's tests against each vLLM it supports (ARGS="--versions 0.31.0 -- -m 'not engine'")
 	@$(PYTHON) deploy/install/plugin_matrix.py $(ARGS)
 
+mutants: install-dev ## Put faults into directory, routing and simulator, one at a time: a test must notice each (ARGS="NAME")
+	@PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
+
 mutants-plugin: install-dev ## Put faults into vllm-alora, one at a time: a test must notice each (ARGS="--live")
 	@$(BIN)/python platform/vllm-alora/tests/mutants.py $(ARGS)
 
-weekly: install-dev ## Run what takes too long for every change: all tests, the plugin's mutants, its matrix (hours)
+weekly: install-dev ## Run what takes too long for every change: all tests, all mutants, the plugin's matrix (hours)
 	@$(BIN)/python tests/lanes.py --all; tests=$$?; \
-	$(BIN)/python platform/vllm-alora/tests/mutants.py --live; mutants=$$?; \
+	PYTHONPATH=tests $(BIN)/python -m mutants; mutants=$$?; \
+	$(BIN)/python platform/vllm-alora/tests/mutants.py --live; plugin=$$?; \
 	$(PYTHON) deploy/install/plugin_matrix.py --keep-going; matrix=$$?; \
-	echo "weekly, exit codes: tests $$tests, mutants $$mutants, matrix $$matrix"; \
-	[ "$$tests $$mutants $$matrix" = "0 0 0" ]
+	echo "weekly, exit codes: tests $$tests, mutants $$mutants, the plugin's $$plugin, matrix $$matrix"; \
+	[ "$$tests $$mutants $$plugin $$matrix" = "0 0 0 0" ]
 
 docs: install-dev ## Build the documentation into site/, every link and anchor checked
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
