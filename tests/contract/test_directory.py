@@ -555,6 +555,12 @@ class TestHandshake:
         with pytest.raises(KeySpaceMismatchError, match=f"schema is 99 and the fleet's is {SCHEMA}"):
             await directory.join(KeySpace("m", "t", 16, schema=99))
 
+    async def test_who_only_compares_sets_nothing_and_is_refused_too(self, directory: Directory) -> None:
+        await directory.join(KeySpace("m", "t", 16), ttl_s=0)
+        await directory.join(KeySpace("n", "t", 16))
+        with pytest.raises(KeySpaceMismatchError, match="model is 'm' and the fleet's is 'n'"):
+            await directory.join(KeySpace("m", "t", 16), ttl_s=0)
+
     async def test_a_fleet_that_is_gone_leaves_its_namespace_to_another(self, directory: Directory) -> None:
         await directory.join(KeySpace("m", "t", 16), ttl_s=SHORT_S)
 
