@@ -190,6 +190,7 @@ class TestHoldings:
     async def test_a_new_incarnation_hides_what_the_old_one_held(self, directory: Directory) -> None:
         await alive(directory, incarnation="1")
         await directory.apply("a", "1", stored=place(keys(4)))
+        assert await held(directory, keys(4)) == 4
         await alive(directory, incarnation="2")
         assert await held(directory, keys(4)) == 0
         await directory.apply("a", "2", stored=place(keys(4))[:1])
@@ -391,6 +392,9 @@ class TestClaims:
         assert await directory.claim("c2", "b", "1", keys(4), tokens=1, unseen_from=0)
         await directory.withdraw("c1", "a", "1", keys(4))
         assert not await directory.claim("c3", "c", "1", keys(4), tokens=1, unseen_from=0)
+        assert await directory.claim("c4", "b", "1", keys(4), tokens=1, unseen_from=0)
+        await directory.withdraw("c2", "b", "1", keys(4))
+        assert not await directory.claim("c5", "c", "1", keys(4), tokens=1, unseen_from=0), "it is the fourth's now"
 
     async def test_a_claim_made_again_counts_once(self, directory: Directory) -> None:
         await alive(directory)
