@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 
 from aloraserve.directory.base import Candidate, ReplicaState
 from aloraserve.routing.base import Decision
@@ -52,7 +51,7 @@ _MESSAGES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placement:
     """A decision and the claim that goes with it.
 
@@ -85,15 +84,14 @@ class Placement:
 
     def label(self, replica: str) -> str:
         """Return a replica's short name; its id if it was not a candidate."""
-        state = self._states.get(replica)
+        state = self._state(replica)
         return replica if state is None else state.label or replica
 
     def incarnation(self, replica: str) -> str:
         """Return the start number that a candidate published, empty if it has not."""
-        state = self._states.get(replica)
+        state = self._state(replica)
         return "" if state is None else state.incarnation
 
-    @cached_property
-    def _states(self) -> Mapping[str, ReplicaState]:
-        """States by replica: made when one is asked for, as a fleet may have hundreds."""
-        return {candidate.state.replica: candidate.state for candidate in self.candidates}
+    def _state(self, replica: str) -> ReplicaState | None:
+        # A table of all would take longer than the one or two questions.
+        return next((candidate.state for candidate in self.candidates if candidate.state.replica == replica), None)
