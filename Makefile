@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants-plugin weekly docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -85,11 +85,15 @@ test-fast: install-dev ## Run the tests that start neither an engine nor the pla
 plugin-matrix: ## Run vllm-alora's tests against each vLLM it supports (ARGS="--versions 0.31.0 -- -m 'not engine'")
 	@$(PYTHON) deploy/install/plugin_matrix.py $(ARGS)
 
+mutants: install-dev ## Put faults into directory, routing and simulator, one at a time: a test must notice each (ARGS="NAME")
+	@PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
+
 mutants-plugin: install-dev ## Put faults into vllm-alora, one at a time: a test must notice each (ARGS="--live")
 	@$(BIN)/python platform/vllm-alora/tests/mutants.py $(ARGS)
 
-weekly: install-dev ## Run what takes too long for every change: all tests, the plugin's mutants, its matrix (hours)
+weekly: install-dev ## Run what takes too long for every change: all tests, all mutants, the plugin's matrix (hours)
 	@$(BIN)/python tests/lanes.py --all
+	@PYTHONPATH=tests $(BIN)/python -m mutants
 	@$(BIN)/python platform/vllm-alora/tests/mutants.py --live
 	@$(PYTHON) deploy/install/plugin_matrix.py --keep-going
 

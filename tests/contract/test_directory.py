@@ -269,18 +269,25 @@ class TestHoldings:
         prompt = keys(50)
         await alive(directory)
         seen: set[int] = set()
+        written = asyncio.Event()
 
         async def write() -> None:
-            for _ in range(20):
+            for rounds in range(400):
                 await directory.apply("a", "1", stored=place(prompt))
+                await asyncio.sleep(0)
                 await directory.apply("a", "1", removed=place(prompt))
+                await asyncio.sleep(0)
+                if rounds >= 20 and len(seen) >= 2:
+                    break
+            written.set()
 
         async def read() -> None:
-            for _ in range(40):
+            while not written.is_set():
                 seen.add(await held(directory, prompt))
+                await asyncio.sleep(0)
 
         await asyncio.gather(write(), *(read() for _ in range(4)))
-        assert seen <= {0, 50}
+        assert seen == {0, 50}
 
 
 class TestClaims:

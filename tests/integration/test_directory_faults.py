@@ -304,8 +304,10 @@ async def _all_live(directories: list[RedisDirectory], count: int) -> bool:
 def _skew(monkeypatch: pytest.MonkeyPatch, skew_ms: int) -> None:
     """Set the clock that all scripts read off by ``skew_ms``: what a fail-over to another machine does."""
     clock = "local now = time[1] * 1000 + math.floor(time[2] / 1000)"
-    timed = {name: script for name, script in vars(redis_scripts).items() if isinstance(script, Script)}
-    assert any(clock in script.source for script in timed.values())
+    scripts = {name: script for name, script in vars(redis_scripts).items() if isinstance(script, Script)}
+    timed = {name: script for name, script in scripts.items() if "TIME" in script.source}
+    assert len(timed) > 5
     for name, script in timed.items():
+        assert script.source.count("TIME") == script.source.count(clock) == 1, f"{name} reads its clock in another way"
         skewed = Script(script.source.replace(clock, f"{clock} + ({skew_ms})"))
         monkeypatch.setattr(redis_scripts, name, skewed)

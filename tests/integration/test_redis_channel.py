@@ -22,7 +22,7 @@ TIMEOUT_S = 0.4
 
 
 def echo(text: str) -> ScriptCall:
-    return ScriptCall(ECHO, "k", (text,))
+    return ScriptCall(ECHO, ("k",), (text,))
 
 
 def echoed(text: str) -> list[bytes]:
@@ -71,8 +71,8 @@ async def test_who_gave_up_takes_nobody_elses_reply(wire: Wire, channel: RedisCh
 
 async def test_an_error_is_its_callers_alone(wire: Wire, channel: RedisChannel) -> None:
     refused, partly, served = await asyncio.gather(
-        channel.run([ScriptCall(FAIL, "k", ("once",))]),
-        channel.run([echo("a"), ScriptCall(FAIL, "k", ("twice",)), echo("b")]),
+        channel.run([ScriptCall(FAIL, ("k",), ("once",))]),
+        channel.run([echo("a"), ScriptCall(FAIL, ("k",), ("twice",)), echo("b")]),
         channel.run([echo("c")]),
         return_exceptions=True,
     )
@@ -283,6 +283,6 @@ async def _scripts_run(url: str) -> int:
 async def test_a_server_that_does_not_serve_is_left(wire: Wire, channel: RedisChannel, code: str) -> None:
     refused = Script(f"return redis.error_reply('{code} not now')")
     with pytest.raises(RedisError, match="not now"):
-        await channel.run([ScriptCall(refused, "k", ())])
+        await channel.run([ScriptCall(refused, ("k",), ())])
     assert await channel.run([echo("next")]) == [echoed("next")]
     assert wire.connections == 2

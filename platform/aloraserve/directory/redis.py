@@ -128,7 +128,7 @@ class RedisDirectory:
 
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         mine = json.dumps({item.name: getattr(space, item.name) for item in fields(KeySpace)}, sort_keys=True)
-        fleet = await self._scripts.run(ScriptCall(scripts.JOIN, self._fleet, (mine, milliseconds(ttl_s))))
+        fleet = await self._scripts.run(ScriptCall(scripts.JOIN, (f"{self._fleet}space",), (mine, milliseconds(ttl_s))))
         if bytes(fleet).decode() != mine:
             check_same(_key_space(fleet), space)
 
@@ -137,11 +137,11 @@ class RedisDirectory:
             raise ValueError(f"incarnation {state.incarnation[:40]!r}... is longer than {MAX_INCARNATION_BYTES} bytes")
         content = json.dumps(asdict(state), separators=(",", ":"))
         arguments = (state.replica, milliseconds(ttl_s), state.incarnation, content, self._forget_ms)
-        await self._scripts.run(ScriptCall(scripts.PUBLISH, self._fleet, (*arguments, *settled[:MAX_SETTLED])))
+        await self._scripts.run(ScriptCall(scripts.PUBLISH, (self._fleet,), (*arguments, *settled[:MAX_SETTLED])))
 
     async def retire(self, replica: str) -> None:
         content = json.dumps({"replica": replica, "incarnation": ""})
-        await self._scripts.run(ScriptCall(scripts.RETIRE, self._fleet, (replica, content, self._forget_ms)))
+        await self._scripts.run(ScriptCall(scripts.RETIRE, (self._fleet,), (replica, content, self._forget_ms)))
 
     async def apply(
         self,
@@ -155,7 +155,7 @@ class RedisDirectory:
         holder = holder_of(replica, incarnation)
         changes = changes_by_shard(stored, removed, len(self._shards))
         calls = [
-            ScriptCall(scripts.APPLY, self._shards[shard], (holder, self._node_ttl_ms, blob))
+            ScriptCall(scripts.APPLY, (self._shards[shard],), (holder, self._node_ttl_ms, blob))
             for shard, blob in changes.items()
         ]
         await self._scripts.run_all(calls)
@@ -165,13 +165,13 @@ class RedisDirectory:
         since = self._view.version
         if len(self._shards) == 1:
             states, overlaps = await self._scripts.run(
-                ScriptCall(scripts.LOOKUP_WITH_STATES, self._fleet, (blob, since))
+                ScriptCall(scripts.LOOKUP_WITH_STATES, (self._fleet,), (blob, since))
             )
         else:
             states, overlaps = await self._scripts.run_all(
                 [
-                    ScriptCall(scripts.STATES, self._fleet, (since,)),
-                    ScriptCall(scripts.LOOKUP, self._shard(keys), (blob,)),
+                    ScriptCall(scripts.STATES, (self._fleet,), (since,)),
+                    ScriptCall(scripts.LOOKUP, (self._shard(keys),), (blob,)),
                 ]
             )
         found = {
@@ -211,12 +211,12 @@ class RedisDirectory:
         )
         done, _ = await self._scripts.run_all(
             [
-                ScriptCall(scripts.CLAIM_BLOCKS, self._shard(keys), blocks),
-                ScriptCall(scripts.CLAIM_TOKENS, self._fleet, (replica, claim_id, max(tokens, 0), ttl_ms)),
+                ScriptCall(scripts.CLAIM_BLOCKS, (self._shard(keys),), blocks),
+                ScriptCall(scripts.CLAIM_TOKENS, (self._fleet,), (replica, claim_id, max(tokens, 0), ttl_ms)),
             ]
         )
         if not done:
-            await self._scripts.run(ScriptCall(scripts.WITHDRAW_TOKENS, self._fleet, (replica, claim_id)))
+            await self._scripts.run(ScriptCall(scripts.WITHDRAW_TOKENS, (self._fleet,), (replica, claim_id)))
         return bool(done)
 
     async def withdraw(self, claim_id: str, replica: str, incarnation: str, keys: Sequence[BlockKey]) -> None:
@@ -224,13 +224,13 @@ class RedisDirectory:
         blocks = (holder_of(replica, incarnation), tag_of(claim_id), b"".join(keys))
         await self._scripts.run_all(
             [
-                ScriptCall(scripts.WITHDRAW_BLOCKS, self._shard(keys), blocks),
-                ScriptCall(scripts.WITHDRAW_TOKENS, self._fleet, (replica, claim_id)),
+                ScriptCall(scripts.WITHDRAW_BLOCKS, (self._shard(keys),), blocks),
+                ScriptCall(scripts.WITHDRAW_TOKENS, (self._fleet,), (replica, claim_id)),
             ]
         )
 
     async def states(self) -> list[ReplicaState]:
-        reply = await self._scripts.run(ScriptCall(scripts.STATES, self._fleet, (self._view.version,)))
+        reply = await self._scripts.run(ScriptCall(scripts.STATES, (self._fleet,), (self._view.version,)))
         return [known.plain.state for known in self._view.live(reply)]
 
     async def epoch(self) -> str:
@@ -247,7 +247,7 @@ class RedisDirectory:
     async def reclaim(self, *, max_fields: int = 1024) -> int:
         """See the contract; one shard a call, and one call of the fleet every ``RECLAIM_WINDOW_S``."""
         limits = (self._forget_ms, milliseconds(LEFT_KEPT_S), milliseconds(RECLAIM_WINDOW_S))
-        records = await self._scripts.run(ScriptCall(scripts.KEPT, self._fleet, limits))
+        records = await self._scripts.run(ScriptCall(scripts.KEPT, (self._fleet,), limits))
         if records is None:
             return 0
         names = [bytes(record).decode() for record in records]
@@ -255,7 +255,7 @@ class RedisDirectory:
         shard = self._shards[self._next_reclaimed]
         self._next_reclaimed = (self._next_reclaimed + 1) % len(self._shards)
         arguments = (kept, milliseconds(SUPERSEDED_S), max_fields, self._node_ttl_ms)
-        return int(await self._scripts.run(ScriptCall(scripts.RECLAIM, shard, arguments)))
+        return int(await self._scripts.run(ScriptCall(scripts.RECLAIM, (shard,), arguments)))
 
     async def ping(self) -> None:
         await self._scripts.run(self._epoch_of(self._fleet))
@@ -268,7 +268,7 @@ class RedisDirectory:
 
     @staticmethod
     def _epoch_of(prefix: str) -> ScriptCall:
-        return ScriptCall(scripts.EPOCH, prefix, (secrets.token_hex(8),))
+        return ScriptCall(scripts.EPOCH, (f"{prefix}epoch",), (secrets.token_hex(8),))
 
     def _by_server(self) -> dict[str, list[str]]:
         """Return the prefixes that each server of a cluster has, by the server's name."""

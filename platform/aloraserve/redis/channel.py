@@ -212,12 +212,12 @@ class RedisChannel:
         if not calls:
             return []
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        commands = [("EVALSHA", call.script.digest, 1, call.prefix, *call.arguments) for call in calls]
+        commands = [("EVALSHA", call.script.digest, len(call.keys), *call.keys, *call.arguments) for call in calls]
         replies = await self._exchange(commands, deadline)
         for index, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):
                 call = calls[index]
-                command = ("EVAL", call.script.source, 1, call.prefix, *call.arguments)
+                command = ("EVAL", call.script.source, len(call.keys), *call.keys, *call.arguments)
                 [replies[index]] = await self._exchange([command], deadline)
         for reply in replies:
             if isinstance(reply, RedisError):

@@ -78,6 +78,6 @@ class ClusterScriptRunner:
         # A cluster's client refuses what goes beyond its connections to a server, instead of having it wait.
         async with self._commands:
             try:
-                return await redis.evalsha(call.script.digest, 1, call.prefix, *call.arguments)
+                return await redis.evalsha(call.script.digest, len(call.keys), *call.keys, *call.arguments)
             except NoScriptError:
-                return await redis.eval(call.script.source, 1, call.prefix, *call.arguments)
+                return await redis.eval(call.script.source, len(call.keys), *call.keys, *call.arguments)

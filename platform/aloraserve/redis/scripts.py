@@ -2,8 +2,10 @@
 
 A script lies in the ``lua`` folder of the package that uses it. Its first line is Redis' own (``#!lua flags=...``); a
 second line ``-- include: head, runs`` stands for those parts, which lie in ``lua/parts`` beside the script or, for all
-packages, in ``lua`` here. ``KEYS[1]`` is a prefix that carries a hash tag, so every key that a script derives from it
-lies in one cluster slot.
+packages, in ``lua`` here.
+
+A script touches only keys that its call declares. Their names are computed here in Python and carry one hash tag, so
+they lie in one slot of a cluster, and a server that is moving the slot sees which of them it still has.
 """
 
 from __future__ import annotations
@@ -56,12 +58,12 @@ class ScriptCall(NamedTuple):
 
     Args:
         script: what to run.
-        prefix: its only key.
-        arguments: its other arguments.
+        keys: the names of all keys that it may touch, ``KEYS`` in the script: at least one, all with one hash tag.
+        arguments: its other arguments, ``ARGV`` in the script.
     """
 
     script: Script
-    prefix: str
+    keys: Sequence[str | bytes]
     arguments: Sequence[str | bytes | int] = ()
 
 

@@ -88,6 +88,8 @@ class Receipt:
         ttft_s: as it was, None without an answer.
         regret_s: how much sooner another candidate was expected to answer than this one did; None without an answer
             or another candidate.
+        cell: whose replicas were the candidates.
+        spilled: whether that is another cell than the call's own.
     """
 
     request_id: str
@@ -109,6 +111,8 @@ class Receipt:
     cached_tokens: int | None = None
     ttft_s: float | None = None
     regret_s: float | None = None
+    cell: int = 0
+    spilled: bool = False
 
     def cut_short(self) -> Receipt:
         """Return it as of an answer that began and was lost."""
@@ -162,6 +166,8 @@ class Receipt:
             cached_tokens=answered.cached_tokens if answered else None,
             ttft_s=answered.ttft_s if answered else None,
             regret_s=_regret_s(estimates, last.replica, answered),
+            cell=placement.cell,
+            spilled=placement.spilled,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import LEASE_TTL_S, MAX_LOOKUP_BLOCKS, Candidate, Directory, ReplicaLoad
@@ -28,6 +29,29 @@ class _Found:
     candidates: Sequence[Candidate]
     unseen_from: int | None = None
     cause: FallbackCause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A placement that claims nothing yet.
+
+    Args:
+        placement: the decision.
+        unseen_from: the first block that nobody has or is about to have, None if that is unknown.
+    """
+
+    placement: Placement
+    unseen_from: int | None = None
+
+
+class CallRouter(Protocol):
+    """What the request path needs of a router; :class:`Router` says what each method does."""
+
+    async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement: ...
+
+    async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement: ...
+
+    async def withdraw(self, call: Call, placement: Placement, claim_id: str) -> bool: ...
 
 
 class Router:
@@ -83,8 +107,7 @@ class Router:
         Raises:
             ValueError: the call's block size is not the key space's.
         """
-        placement, _ = await self._decided(call)
-        return placement.decision
+        return (await self.propose(call)).placement.decision
 
     async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
         """Decide, and claim the call for the first in rank.
@@ -100,12 +123,16 @@ class Router:
         Raises:
             ValueError: the call's block size is not the key space's.
         """
-        placement, unseen_from = await self._decided(call, avoid)
+        return await self.accept(call, await self.propose(call, avoid), claim_id, avoid=avoid)
+
+    async def accept(self, call: Call, proposal: Proposal, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
+        """Claim the call as :meth:`propose` proposed; see :meth:`place`."""
+        placement = proposal.placement
         started = self._clock()
-        outcome = await self._claimed(call, placement, claim_id, unseen_from, self._claim_budget_s)
+        outcome = await self._claimed(call, placement, claim_id, proposal.unseen_from, self._claim_budget_s)
         if outcome is not ClaimOutcome.CONFLICT:
             return replace(placement, claim=outcome, claim_s=self._clock() - started)
-        second, _ = await self._decided(call, avoid)
+        second = (await self.propose(call, avoid)).placement
         left_s = self._claim_budget_s - (self._clock() - started - second.lookup_s)
         outcome = await self._claimed(call, second, claim_id, None, left_s)
         return replace(
@@ -132,8 +159,16 @@ class Router:
             return False
         return await self._claims.withdraw(Claim(claim_id, placement.replica, incarnation, call.keys))
 
-    async def _decided(self, call: Call, avoid: Collection[str] = ()) -> tuple[Placement, int | None]:
-        """Return a decision that claims nothing yet, and the first block that nobody has, None if that is unknown."""
+    async def propose(self, call: Call, avoid: Collection[str] = ()) -> Proposal:
+        """Decide, and claim nothing yet.
+
+        Args:
+            call: what to place.
+            avoid: replicas that are not proposed: those that were lost under this call.
+
+        Raises:
+            ValueError: the call's block size is not the key space's.
+        """
         if call.block_tokens != self._keyspace.block_tokens:
             raise ValueError(f"block_tokens is {call.block_tokens}; the fleet's is {self._keyspace.block_tokens}")
         started = self._clock()
@@ -154,7 +189,7 @@ class Router:
             lookup_s=looked_up_at - started,
             policy_s=self._clock() - looked_up_at,
         )
-        return placement, found.unseen_from
+        return Proposal(placement, found.unseen_from)
 
     async def _candidates(self, call: Call) -> _Found:
         known = self._known_replicas()

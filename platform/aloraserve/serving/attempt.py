@@ -12,7 +12,7 @@ from aloraserve.directory.base import CLAIM_TTL_S
 from aloraserve.errors import OverloadedError, ReplicaLostError
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import AttemptRecord, Outcome
-from aloraserve.routing.router import Router
+from aloraserve.routing.router import CallRouter
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineUnavailable
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
@@ -67,7 +67,7 @@ class Attempt:
 
     def __init__(
         self,
-        router: Router,
+        router: CallRouter,
         pool: ReplicaPool,
         observer: CallObserver,
         request: GenerationRequest,

@@ -42,7 +42,7 @@ class RedisEndpoints:
         max_endpoints: int = MAX_ENDPOINTS,
         url: str = "redis",
     ) -> None:
-        self._prefix = fleet_prefix(namespace)
+        self._keys = (f"{fleet_prefix(namespace)}processes",)
         self._max_endpoints = max_endpoints
         self._scripts = ScriptClient(
             client, timeout_s=timeout_s, max_calls=MAX_CONNECTIONS, url=url, part="list of metrics endpoints"
@@ -62,10 +62,10 @@ class RedisEndpoints:
         check_endpoint(endpoint)
         name, content = json.dumps(endpoint[:2]), json.dumps(endpoint)
         arguments = (name, content, milliseconds(ttl_s), self._max_endpoints)
-        await self._scripts.run(ScriptCall(_REGISTER, self._prefix, arguments))
+        await self._scripts.run(ScriptCall(_REGISTER, self._keys, arguments))
 
     async def endpoints(self) -> list[MetricsEndpoint]:
-        records = await self._scripts.run(ScriptCall(_ENDPOINTS, self._prefix))
+        records = await self._scripts.run(ScriptCall(_ENDPOINTS, self._keys))
         try:
             return sorted(MetricsEndpoint(*json.loads(record)) for record in records)
         except (ValueError, TypeError) as error:

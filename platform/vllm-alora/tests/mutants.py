@@ -10,60 +10,39 @@ too, half a minute each.
 from __future__ import annotations
 
 import argparse
-import importlib
-import multiprocessing
-import os
-import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+import mutation
+from mutation import Change, SourceTree, named, run_mutants
 
-ROOT = Path(__file__).parents[1]
-COPIED = ("vllm_alora", "tests", "pyproject.toml")
-SELF_CHECK = ("vllm_alora/__init__.py", "    check()\n", "")
+PLUGIN = SourceTree(
+    root=Path(__file__).parents[1],
+    copied=("vllm_alora", "tests", "pyproject.toml"),
+    sources="vllm_alora",
+    tests="tests",
+    paths=(".",),
+    preloaded=(
+        "peft",
+        "vllm.v1.engine.async_llm",
+        "vllm.v1.engine.core",
+        "vllm.v1.worker.gpu.model_runner",
+    ),
+    prepared=(Change("vllm_alora/__init__.py", "    check()\n", ""),),
+)
 LIVE_TESTS = "tests/test_engine.py"
-PRELOADED = ("peft", "vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.worker.gpu.model_runner")
-FAILED = 1
-"""pytest's exit code where tests ran and failed."""
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A fault.
+class Mutant(mutation.Mutant):
+    """A fault in the plugin.
 
     Attributes:
-        name: what goes wrong.
-        file: of the plugin's package.
-        code: what stands there, once.
-        fault: what stands there instead.
-        test: file and name of the fast test that notices it.
         is_live: whether a CPU engine's answers show it too.
     """
 
-    name: str
-    file: str
-    code: str
-    fault: str
-    test: str
     is_live: bool = False
-
-    @property
-    def node(self) -> str:
-        """Its test, as pytest names it from the plugin's folder."""
-        return f"tests/{self.test}"
-
-    def put_into(self, root: Path) -> None:
-        """Change the plugin below a folder.
-
-        Raises:
-            ValueError: the code does not stand there once.
-        """
-        change(root, f"vllm_alora/{self.file}", self.code, self.fault)
 
 
 MUTANTS = (
@@ -266,85 +245,20 @@ MUTANTS = (
 )
 
 
-def change(root: Path, file: str, code: str, fault: str) -> None:
-    """Replace code that stands once in a file below a folder.
-
-    Raises:
-        ValueError: it stands there otherwise.
-    """
-    path = root / file
-    text = path.read_text("utf-8")
-    if text.count(code) != 1:
-        raise ValueError(f"{file} has {text.count(code)} times {code!r}; a mutant needs it once")
-    path.write_text(text.replace(code, fault), "utf-8")
-
-
 def main() -> int:
     """Run every mutant's tests; return how many runs noticed nothing."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--live", action="store_true", help="hold what an engine shows to test_engine.py too")
     parser.add_argument("names", nargs="*", help="of mutants (default: all)")
     options = parser.parse_args()
-    unknown = set(options.names) - {mutant.name for mutant in MUTANTS}
-    if unknown:
-        parser.error(f"no mutant is called {sorted(unknown)}; they are {[mutant.name for mutant in MUTANTS]}")
-    chosen = [mutant for mutant in MUTANTS if mutant.name in options.names or not options.names]
-    runs = [(mutant, mutant.node) for mutant in chosen]
+    try:
+        chosen = named(MUTANTS, options.names)
+    except ValueError as error:
+        parser.error(str(error))
+    runs = [(mutant, PLUGIN.nodes(mutant)) for mutant in chosen]
     if options.live:
-        runs += [(mutant, LIVE_TESTS) for mutant in chosen if mutant.is_live]
-    for module in PRELOADED:
-        importlib.import_module(module)
-    if not _pass_unchanged(dict.fromkeys(test for _, test in runs)):
-        return len(runs)
-    survivors = [mutant.name for mutant, test in runs if not _is_noticed(mutant, test)]
-    print("\n".join([f"{len(runs) - len(survivors)} of {len(runs)} noticed", *(f"not: {name}" for name in survivors)]))
-    return len(survivors)
-
-
-def _pass_unchanged(tests: Iterable[str]) -> bool:
-    code, output = _run(None, list(tests))
-    if code:
-        print(f"{output}\nThe tests fail without a mutant; nothing was tried.", file=sys.stderr)
-    return code == 0
-
-
-def _is_noticed(mutant: Mutant, test: str) -> bool:
-    started = time.monotonic()
-    code, output = _run(mutant, [test])
-    failed = [line.split("::")[-1].split(" - ")[0] for line in output.splitlines() if line.startswith("FAILED")]
-    is_noticed = code == FAILED and bool(failed)
-    verdict = f"noticed by {failed[0]}" if is_noticed else f"NOT NOTICED (pytest's exit code {code})"
-    print(f"{time.monotonic() - started:4.0f} s  {mutant.name:<68} {verdict}", flush=True)
-    return is_noticed
-
-
-def _run(mutant: Mutant | None, tests: Sequence[str]) -> tuple[int | None, str]:
-    """Run tests in a copy of the plugin with a mutant in it; return pytest's exit code and output."""
-    with tempfile.TemporaryDirectory(prefix="vllm-alora-mutant-") as folder:
-        root = Path(folder)
-        for name in COPIED:
-            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
-        change(root, *SELF_CHECK)
-        if mutant is not None:
-            mutant.put_into(root)
-        output = root / "output"
-        # A fork of this process, which has vLLM loaded and the plugin not: importing vLLM takes longer than the tests.
-        process = multiprocessing.get_context("fork").Process(target=_test_copy, args=(root, tests, output))
-        process.start()
-        process.join()
-        return process.exitcode, output.read_text("utf-8")
-
-
-def _test_copy(root: Path, tests: Sequence[str], output: Path) -> None:
-    """Run tests in a copy of the plugin, in a process of their own."""
-    with output.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.chdir(root)
-    sys.path[:] = [str(root), *(path for path in sys.path if not Path(path).is_relative_to(ROOT))]
-    # For the engines' processes.
-    os.environ.update(PYTHONPATH=str(root), PYTHONDONTWRITEBYTECODE="1")
-    sys.exit(int(pytest.main(["-q", "-x", "--assert=plain", "-p", "no:cacheprovider", *tests])))
+        runs += [(mutant, [LIVE_TESTS]) for mutant in chosen if mutant.is_live]
+    return run_mutants(PLUGIN, runs)
 
 
 if __name__ == "__main__":

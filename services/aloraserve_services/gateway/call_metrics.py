@@ -48,6 +48,7 @@ class CallMetrics(CallObserver):
         """Count a decision, its claim and its time."""
         metrics = self._metrics
         metrics.claims.labels(placement.claim.value).inc()
+        metrics.cell_decisions.labels(str(placement.cell), str(placement.spilled).lower()).inc()
         if placement.fallback is not None:
             metrics.fallbacks.labels(placement.fallback.value).inc()
         metrics.decision.labels("lookup").observe(placement.lookup_s)

@@ -90,6 +90,11 @@ class GatewayMetrics(Instruments):
         self.fallbacks = self.counter(
             "aloraserve_fallbacks_total", "Decisions without the directory, by why.", ["reason"]
         )
+        self.cell_decisions = self.counter(
+            "aloraserve_cell_decisions_total",
+            "Decisions by the cell whose replicas were the candidates, and whether that is not the call's own.",
+            ["cell", "spilled"],
+        )
         self.claims = self.counter("aloraserve_claims_total", "Claims by what became of them.", ["outcome"])
         self.attempts = self.counter(
             "aloraserve_attempts_total", "Attempts to have a call answered, by what became of them.", ["outcome"]

@@ -432,11 +432,22 @@ async def test_a_claim_that_fails_unforeseen_is_forgotten(directory: FaultyDirec
 
 
 async def test_a_placement_says_where_its_time_went(directory: FaultyDirectory) -> None:
+    now = [0.0]
+
+    class Slow(ExpectedTtft):
+        def decide(self, call: Call, candidates: Sequence[Candidate]) -> Decision:
+            now[0] += 0.002
+            return super().decide(call, candidates)
+
+    async def take(seconds: float) -> None:
+        now[0] += seconds
+
+    directory.before_answer, directory.before_claim = (lambda: take(0.004)), (lambda: take(0.001))
     await alive(directory, "a")
-    placement = await router(directory, ["a"]).place(CALL, "c")
-    parts = (placement.lookup_s, placement.policy_s, placement.claim_s)
-    assert min(parts) >= 0
-    assert max(parts) > 0
+    placement = await router(directory, ["a"], policy=Slow(), clock=lambda: now[0]).place(CALL, "c")
+    assert placement.lookup_s == pytest.approx(0.004)
+    assert placement.policy_s == pytest.approx(0.002)
+    assert placement.claim_s == pytest.approx(0.001)
 
 
 def test_times_are_finer_than_the_loops() -> None:

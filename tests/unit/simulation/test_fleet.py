@@ -161,8 +161,21 @@ def test_after_a_fault_the_directory_is_right_again(faults: list[str]) -> None:
 
 @pytest.mark.parametrize("fault", ["event-delay:2", "event-loss:0.5"])
 def test_late_and_lost_events_cost_hits_at_most(fault: str) -> None:
-    result = run("longest-prefix", fault)
+    result, undisturbed = run("longest-prefix", fault), run("longest-prefix")
     assert len([one for one in result.records if one.e2e_s < math.inf]) == 240
+    assert hit_rate(result) > 0.95 * hit_rate(undisturbed), "events that were lost come again"
+
+
+def test_no_claim_is_open_once_all_calls_ended() -> None:
+    routers: list[PlatformRouter] = []
+
+    def make(context: RunContext) -> PlatformRouter:
+        routers.append(PlatformRouter("expected-ttft", context))
+        return routers[-1]
+
+    ModelledFleet(FLEET, Workload(ROWS, WORKLOAD), make).run()
+    found = asyncio.run(routers[0].directory.lookup([]))
+    assert [(candidate.claims, candidate.claimed_tokens) for candidate in found] == [(0, 0)] * 3
 
 
 def test_a_call_that_no_replica_has_room_for_is_refused_before_the_run() -> None:

@@ -47,6 +47,13 @@ def test_what_a_replica_publishes_is_what_it_has_to_do(fixture: Fixture, make_ca
     assert idle.kv_usage == 0.0
 
 
+def test_what_is_cached_is_not_queued(fixture: Fixture, make_call: MakeCall) -> None:
+    fixture.engine.submit(make_call(64))
+    fixture.queue.run()
+    fixture.engine.submit(make_call(68))
+    assert fixture.engine.load().queued_prefill_tokens == 4
+
+
 def test_kv_events_name_places_in_chains(fixture: Fixture, make_call: MakeCall) -> None:
     call = make_call(800, 1)
     fixture.engine.submit(call)

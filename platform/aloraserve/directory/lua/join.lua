@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
--- include: head
 local space, ttl_ms = unpack(ARGV)
-local fleet = redis.call('GET', prefix .. 'space')
+local fleet = redis.call('GET', KEYS[1])
 if fleet and fleet ~= space then return fleet end
-redis.call('SET', prefix .. 'space', space, 'PX', ttl_ms)
+redis.call('SET', KEYS[1], space, 'PX', ttl_ms)
 return space

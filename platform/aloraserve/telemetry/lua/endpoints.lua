@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- include: head
+-- include: clock
 local found = {}
-for _, record in ipairs(redis.call('HVALS', prefix .. 'processes')) do
+for _, record in ipairs(redis.call('HVALS', KEYS[1])) do
   local ends, content = string.match(record, '^(%d+) (.*)$')
   if tonumber(ends) > now then found[#found + 1] = content end
 end

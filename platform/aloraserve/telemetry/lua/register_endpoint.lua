@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- include: head, whole, extend
+-- include: clock, whole, extend
 local name, content, ttl_ms, most = unpack(ARGV)
-local processes = prefix .. 'processes'
+local processes = KEYS[1]
 local known = redis.call('HGETALL', processes)
 local count, is_new = 0, true
 for i = 1, #known, 2 do

@@ -1,0 +1,1 @@
+local sub, byte, find = string.sub, string.byte, string.find
