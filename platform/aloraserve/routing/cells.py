@@ -16,6 +16,7 @@ from functools import lru_cache
 from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call
+from aloraserve.routing.conversation_names import ConversationNames
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.rendezvous import conversation, weight
 from aloraserve.routing.router import Proposal, Router
@@ -91,17 +92,22 @@ class CellRouter:
     Args:
         routers: of the cells, in order.
         replicas: which belong to which.
+        names: of conversations, which the routers share.
         spill_s: expected TTFT at home up to which no other cell is asked.
     """
 
-    def __init__(self, routers: Sequence[Router], replicas: CellReplicas, *, spill_s: float) -> None:
+    def __init__(
+        self, routers: Sequence[Router], replicas: CellReplicas, names: ConversationNames, *, spill_s: float
+    ) -> None:
         self._routers = routers
+        self._names = names
         self._replicas = replicas
         self._spill_s = spill_s
         self._turn = 0
 
     async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
         """See :meth:`~aloraserve.routing.router.Router.place`; the placement names its cell."""
+        call = replace(call, conversation=self._names.name(call))
         home = self._home(call)
         chosen, proposal = home, await self._routers[home].propose(call, avoid)
         if self._may_spill(home, proposal):
@@ -119,6 +125,16 @@ class CellRouter:
     async def withdraw(self, call: Call, placement: Placement, claim_id: str) -> bool:
         """See :meth:`~aloraserve.routing.router.Router.withdraw`."""
         return await self._routers[placement.cell].withdraw(call, placement, claim_id)
+
+    def answered(self, claim_id: str) -> None:
+        """See :meth:`~aloraserve.routing.router.Router.answered`."""
+        for router in self._routers:
+            router.answered(claim_id)
+
+    def ended(self, claim_id: str) -> None:
+        """See :meth:`~aloraserve.routing.router.Router.ended`."""
+        for router in self._routers:
+            router.ended(claim_id)
 
     def _home(self, call: Call) -> int:
         if call.keys:

@@ -79,6 +79,8 @@ class CallMetrics(CallObserver):
         overlap = generation.overlap_tokens
         metrics.overlap_tokens.labels(kind).inc(overlap)
         metrics.missed_tokens.labels(kind).inc(max(0, overlap - generation.cached_tokens))
+        if (error_s := generation.estimate_error_s) is not None:
+            metrics.estimate_error.labels(kind).observe(error_s)
         if generation.savings is not None:
             self._count_savings(*labels, generation.savings, generation.ttft_s)
 

@@ -15,8 +15,11 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from aloraserve.directory.base import Directory
+from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.cells import CellReplicas, CellRouter
+from aloraserve.routing.conversation_names import ConversationNames
+from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import CallRouter, Router
@@ -74,10 +77,12 @@ class Gateway:
         self._tracing = Tracing()
         self._adapters = plan.open_registry()
         self._directories = [
-            ObservedDirectory(plan.open_directory(cell), self._metrics.directory) for cell in range(settings.cells)
+            guarded(ObservedDirectory(plan.open_directory(cell), self._metrics.directory))
+            for cell in range(settings.cells)
         ]
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._cells = CellReplicas(self._replicas, self._directories)
+        self._names, self._in_flight = ConversationNames(), InFlight()
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
@@ -158,7 +163,9 @@ class Gateway:
             self._cell_router(plan, directory, functools.partial(self._cells.of, cell))
             for cell, directory in enumerate(self._directories)
         ]
-        return CellRouter(routers, self._cells, spill_s=plan.settings.cell_spill_s) if len(routers) > 1 else routers[0]
+        if len(routers) == 1:
+            return routers[0]
+        return CellRouter(routers, self._cells, self._names, spill_s=plan.settings.cell_spill_s)
 
     def _cell_router(self, plan: FleetPlan, directory: Directory, replicas: Callable[[], Sequence[str]]) -> Router:
         settings = plan.settings
@@ -174,6 +181,8 @@ class Gateway:
             budget_s=settings.lookup_budget_ms / 1000,
             known_replicas=replicas,
             use_directory=policy_kind(settings.policy).asks_directory,
+            names=self._names,
+            in_flight=self._in_flight,
         )
 
     def _fleet_receipts(self, gateways: int) -> FleetReceipts:

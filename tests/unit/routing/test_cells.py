@@ -14,6 +14,7 @@ from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call
 from aloraserve.routing.cells import CellReplicas, CellRouter, cell_namespace, cell_of
+from aloraserve.routing.conversation_names import ConversationNames
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.placement import FallbackCause, Placement
 from aloraserve.routing.router import Router
@@ -54,7 +55,7 @@ class Fleet:
             Router(directory, ExpectedTtft(), SPACE, known_replicas=partial(self.members.of, cell))
             for cell, directory in enumerate(self.directories)
         ]
-        self.router = CellRouter(routers, self.members, spill_s=SPILL_S)
+        self.router = CellRouter(routers, self.members, ConversationNames(), spill_s=SPILL_S)
 
     def cell(self, replica: str) -> int:
         return cell_of(self.names.index(replica), len(self.directories))
@@ -134,7 +135,7 @@ async def test_a_conversation_that_spilled_is_found_where_it_is_by_every_gateway
     spilled = await fleet.router.place(first, "second")
     await fleet.hold(spilled.replica, first)
     await fleet.publish()
-    another = CellRouter(fleet.router._routers, fleet.members, spill_s=SPILL_S)
+    another = CellRouter(fleet.router._routers, fleet.members, ConversationNames(), spill_s=SPILL_S)
     again = await another.place(call(7, 2, turns=11), "third")
     assert (again.replica, again.spilled) == (spilled.replica, True)
 
