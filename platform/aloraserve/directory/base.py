@@ -97,6 +97,9 @@ class ReplicaLoad:
         service_s: how long a request keeps its slot, typically.
         step_tokens: tokens that one step computes at most.
         prefill_samples: prefills that its model rests on.
+        ageing: its engine begins the waiting calls by their numbers, which age at this rate
+            (:class:`~aloraserve.routing.scheduling.Scheduling`); 0: in the order in which they came.
+        queue_profile: ``queued_prefill_s`` by the calls' numbers, see :mod:`aloraserve.routing.queue_profile`.
     """
 
     running: int = 0
@@ -117,6 +120,8 @@ class ReplicaLoad:
     service_s: float = 0.0
     step_tokens: int = 0
     prefill_samples: int = 0
+    ageing: float = 0.0
+    queue_profile: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,11 @@ class Directory(Protocol):
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         """Agree on the key space: the first to come sets it, and it stays while somebody joins again in time.
 
-        Replicas join before they start their engine, and again with their heartbeats.
+        Replicas join before they start their engine, and again with their heartbeats. Gateways only compare.
+
+        Args:
+            space: the caller's.
+            ttl_s: how long it stays if nobody joins again; with 0 it is compared with the fleet's, and not set.
 
         Raises:
             KeySpaceMismatchError: the fleet's differs; names each part that does, both values.
