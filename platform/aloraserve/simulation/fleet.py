@@ -77,6 +77,11 @@ class CallRecord:
     replica: int
     output_tokens: int = 1
 
+    @property
+    def tpot_s(self) -> float:
+        """Mean time between two tokens of its answer (time per output token); it has several."""
+        return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
+
 
 @dataclass(slots=True)
 class RunResult:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.bounds import one_cache, rate_scale_at
 from aloraserve.simulation.faults import Fault
@@ -46,6 +47,7 @@ class StudySettings:
         seeds: a run of each router for each.
         faults: of every run.
         scheduling: the order in which the engines begin their calls, under every router.
+        tpot_objective_s: of the platform's cost model; 0: none.
     """
 
     policies: tuple[str, ...]
@@ -59,6 +61,7 @@ class StudySettings:
     seeds: tuple[int, ...] = (0,)
     faults: tuple[Fault, ...] = ()
     scheduling: Scheduling = field(default_factory=Scheduling)
+    tpot_objective_s: float = TPOT_OBJECTIVE_S
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -66,6 +69,8 @@ class StudySettings:
             raise SettingsError(f"requests is {self.requests}; 1 to {MAX_ROWS} are accepted")
         if not 1 <= len(self.seeds) <= MAX_SEEDS:
             raise SettingsError(f"{len(self.seeds)} seeds are given; 1 to {MAX_SEEDS} are accepted")
+        if not 0 <= self.tpot_objective_s <= 60:
+            raise SettingsError(f"tpot_objective_ms is {1000 * self.tpot_objective_s:g}; 0 to 60000 are accepted")
         self.fleet(0)
 
     def fleet(self, seed: int) -> FleetSettings:
@@ -187,7 +192,8 @@ def _run(job: _Job, report: Callable[[str, float], None]) -> dict[str, float]:
         unscaled = settings.workload_of(seed, 1.0)
         rate_scale = rate_scale_at(settings.load, bounds.pooled, unscaled, settings.replicas)
     workload = settings.workload_of(seed, rate_scale)
-    make = router_factory(name, step_tokens=settings.calibration.max_num_batched_tokens)
+    step_tokens, objective_s = settings.calibration.max_num_batched_tokens, settings.tpot_objective_s
+    make = router_factory(name, step_tokens=step_tokens, tpot_objective_s=objective_s)
     label = f"{name}, seed {seed}"
     fleet = ModelledFleet(
         settings.fleet(seed), workload, make, on_progress=lambda sent: report(label, sent / len(workload.rows))

@@ -72,6 +72,9 @@ def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str,
         figures[f"{name}_mean_s"] = statistics.fmean(ordered) if ordered else math.nan
         for percent in (50, 90, 99):
             figures[f"{name}_p{percent}_s"] = percentile(ordered, percent / 100)
+    gaps = sorted(record.tpot_s for record in answered if record.output_tokens > 1)
+    for percent in (50, 90, 99):
+        figures[f"tpot_p{percent}_s"] = percentile(gaps, percent / 100)
     for kind in ("base", "alora", "lora"):
         ordered = sorted(record.ttft_s for record in answered if record.kind == kind)
         if ordered:
