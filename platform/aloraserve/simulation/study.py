@@ -44,6 +44,7 @@ class StudySettings:
         load: share of saturation that sets the rate; None leaves the rate as ``workload`` has it.
         seeds: a run of each router for each.
         faults: of every run.
+        gateways: of the platform's own router.
     """
 
     policies: tuple[str, ...]
@@ -56,6 +57,7 @@ class StudySettings:
     load: float | None = None
     seeds: tuple[int, ...] = (0,)
     faults: tuple[Fault, ...] = ()
+    gateways: int = 1
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -67,7 +69,7 @@ class StudySettings:
 
     def fleet(self, seed: int) -> FleetSettings:
         """Return the fleet of one run."""
-        return FleetSettings(self.calibration, self.replicas, self.kv_tokens, self.faults, seed)
+        return FleetSettings(self.calibration, self.replicas, self.kv_tokens, self.faults, seed, self.gateways)
 
     def rows(self, seed: int) -> list[TraceRow]:
         """Return the base turns of the file, or of a generated trace of this seed."""

@@ -35,6 +35,7 @@ _PLAIN_EVERY_S = 10.0
 def simulate(
     trace: Annotated[str, typer.Option(help=f'Mooncake-format JSONL, or "{GENERATED}".')] = GENERATED,
     replicas: Annotated[int, typer.Option(help="Modelled engines.")] = 8,
+    gateways: Annotated[int, typer.Option(help="Gateways of the platform's own router.")] = 1,
     kv_tokens: Annotated[int | None, typer.Option(help="KV cache of each; default: as in the calibration.")] = None,
     policy: Annotated[
         list[str] | None,
@@ -98,6 +99,7 @@ def simulate(
         load=load,
         seeds=parse_seeds(seed, seeds),
         faults=parse_faults(fault or [], replicas),
+        gateways=gateways,
     )
     started = time.monotonic()
     with _progress(err) as on_progress:
@@ -209,6 +211,7 @@ def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str,
             "trace": str(settings.trace) if settings.trace else GENERATED,
             "requests": settings.requests,
             "replicas": settings.replicas,
+            "gateways": settings.gateways,
             "kv_tokens": settings.fleet(0).kv_tokens_each,
             "load": settings.load,
             "seeds": list(settings.seeds),
