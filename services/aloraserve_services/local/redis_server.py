@@ -12,7 +12,7 @@ from pathlib import Path
 from aloraserve.directory.base import ReplicaState
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import DirectoryUnavailableError, SettingsError, StartError
-from aloraserve.redis.client import SCHEMES, redacted_url
+from aloraserve.redis.url import SCHEMES, redacted_url
 from aloraserve_services.extras import require
 
 MAX_MEMORY = "256mb"
@@ -55,7 +55,7 @@ def given_redis(url: str, namespace: str, setting: str = "redis_url") -> Iterato
     """Yield ``url`` after making sure that a server answers there.
 
     Args:
-        url: see :func:`~aloraserve.redis.client.open_client`.
+        url: see :func:`~aloraserve.redis.url.read_url`.
         namespace: the fleet's; the check uses one that begins with it, so that a user's ACL covers both.
         setting: where the URL comes from.
 
