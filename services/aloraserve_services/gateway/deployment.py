@@ -81,8 +81,9 @@ class Gateway:
             self._metrics.turn_off()
         self._tracing = Tracing()
         self._adapters = plan.open_registry()
+        calls = self._metrics.directory
         self._directories = [
-            guarded(ObservedDirectory(plan.open_directory(cell), self._metrics.directory))
+            guarded(ObservedDirectory(plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(settings.cells)
         ]
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
