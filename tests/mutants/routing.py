@@ -38,7 +38,7 @@ ROUTING = (
         "routing/conversation_names.py",
         "        return own or plain_name(call)",
         "        return plain_name(call)",
-        "unit/routing/test_conversation_names.py "
+        "unit/routing/test_conversation_names.py::test_applications_with_system_prompts_of_their_own "
         "unit/routing/test_router.py::test_in_an_outage_conversations_with_one_system_prompt_spread_and_stay",
     ),
     Mutant(
