@@ -33,4 +33,62 @@ ROUTING = (
         "False",
         "unit/routing/test_router.py::test_a_process_that_is_held_up_all_the_time_waits_some_turns_for_its_answer",
     ),
+    Mutant(
+        "conversations that share a system prompt have one name",
+        "routing/conversation_names.py",
+        "        return own or plain_name(call)",
+        "        return plain_name(call)",
+        "unit/routing/test_conversation_names.py::test_applications_with_system_prompts_of_their_own "
+        "unit/routing/test_router.py::test_in_an_outage_conversations_with_one_system_prompt_spread_and_stay",
+    ),
+    Mutant(
+        "a conversation's siblings of many adapters are conversations of their own",
+        "routing/conversation_names.py",
+        "    if depth == call.base_blocks and call.adapter is not None:",
+        "    if False:",
+        "unit/routing/test_conversation_names.py::test_siblings_of_many_adapters_have_their_conversations_name",
+    ),
+    Mutant(
+        "names are never forgotten",
+        "routing/conversation_names.py",
+        "        if len(self._young.seen) >= self._max_keys:",
+        "        if False:",
+        "unit/routing/test_conversation_names.py::test_what_is_learned_stays_bounded_and_what_is_in_use_is_kept",
+    ),
+    Mutant(
+        "a call is in flight for ever",
+        "serving/attempt.py",
+        "        self._router.ended(self._engine_call.request_id)\n",
+        "",
+        "unit/serving/test_attempts.py::test_a_call_is_in_flight_until_it_ends_in_whatever_way",
+    ),
+    Mutant(
+        "a call that is cancelled while it is placed is in flight for ever",
+        "routing/router.py",
+        "        except BaseException:\n            self._in_flight.end(claim_id)\n            raise\n",
+        "        except ZeroDivisionError:\n            raise\n",
+        "unit/routing/test_router.py::test_a_call_that_is_cancelled_while_it_is_placed_does_not_count",
+    ),
+    Mutant(
+        "the fallback does not look at the calls in flight",
+        "routing/rendezvous.py",
+        "                candidate.state.replica in busy,\n",
+        "",
+        "unit/routing/test_router.py::test_in_an_outage_a_burst_of_one_conversation_is_spread_by_the_calls_in_flight",
+    ),
+    Mutant(
+        "a replica without a lease looks idle",
+        "routing/fleet_mean.py",
+        "load=load or ReplicaLoad()), claimed",
+        "load=ReplicaLoad()), claimed",
+        "unit/routing/test_router.py::test_no_policy_takes_a_replica_without_a_lease_for_an_idle_one",
+    ),
+    Mutant(
+        "an unforeseen error of the directory fails the call",
+        "directory/guarded.py",
+        "        except Exception as error:",
+        "        except ZeroDivisionError as error:",
+        "unit/routing/test_router.py::test_no_error_of_a_lookup_fails_a_decision "
+        "unit/routing/test_router.py::test_no_error_of_a_claim_or_a_withdrawal_fails_a_call",
+    ),
 )

@@ -251,12 +251,14 @@ class RunContext:
         fleet: as it starts; kept up by the run.
         loop: simulated time.
         faults: of the run.
+        gateways: the platform's, which share the calls and know of each other by the directory only.
     """
 
     seed: int
     fleet: VisibleFleet
     loop: SimulatedLoop
     faults: Sequence[Fault] = ()
+    gateways: int = 1
 
 
 RouterFactory = Callable[[RunContext], RouterModel]

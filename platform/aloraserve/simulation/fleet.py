@@ -20,6 +20,7 @@ from aloraserve.simulation.simulated_loop import SimulatedLoop
 from aloraserve.simulation.workload import Workload
 
 MAX_REPLICAS = 10_000
+MAX_GATEWAYS = 100
 SETTLE_S = LEASE_TTL_S
 """After the last call: what it changed has reached everyone by then."""
 
@@ -35,6 +36,7 @@ class FleetSettings:
         faults: see :mod:`aloraserve.simulation.faults`.
         seed: of the router and of which event batches are lost.
         scheduling: the order in which every engine begins its calls.
+        gateways: of the platform's own router; other projects' routers are one process each.
     """
 
     calibration: Calibration
@@ -43,11 +45,14 @@ class FleetSettings:
     faults: tuple[Fault, ...] = ()
     seed: int = 0
     scheduling: Scheduling = field(default_factory=Scheduling)
+    gateways: int = 1
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
         if not 1 <= self.replicas <= MAX_REPLICAS:
             raise SettingsError(f"replicas is {self.replicas}; 1 to {MAX_REPLICAS} are accepted")
+        if not 1 <= self.gateways <= MAX_GATEWAYS:
+            raise SettingsError(f"gateways is {self.gateways}; 1 to {MAX_GATEWAYS} are accepted")
 
     @property
     def kv_tokens_each(self) -> int:
@@ -143,7 +148,9 @@ class ModelledFleet:
         self._parked: list[SimulatedCall] = []
         views = [self._view(index) for index in range(settings.replicas)]
         self._fleet = VisibleFleet(views, list(range(settings.replicas)), workload.settings.block_tokens)
-        self._router = make_router(RunContext(settings.seed, self._fleet, self._loop, settings.faults))
+        self._router = make_router(
+            RunContext(settings.seed, self._fleet, self._loop, settings.faults, settings.gateways)
+        )
         self._result = RunResult(self._router.name)
         chance = random.Random(f"events {settings.seed}")  # noqa: S311
         hooks = ReplicaHooks(self._first_token, self._finished)

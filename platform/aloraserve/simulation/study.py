@@ -48,6 +48,7 @@ class StudySettings:
         faults: of every run.
         scheduling: the order in which the engines begin their calls, under every router.
         tpot_objective_s: of the platform's cost model; 0: none.
+        gateways: of the platform's own router.
     """
 
     policies: tuple[str, ...]
@@ -62,6 +63,7 @@ class StudySettings:
     faults: tuple[Fault, ...] = ()
     scheduling: Scheduling = field(default_factory=Scheduling)
     tpot_objective_s: float = TPOT_OBJECTIVE_S
+    gateways: int = 1
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -75,7 +77,9 @@ class StudySettings:
 
     def fleet(self, seed: int) -> FleetSettings:
         """Return the fleet of one run."""
-        return FleetSettings(self.calibration, self.replicas, self.kv_tokens, self.faults, seed, self.scheduling)
+        return FleetSettings(
+            self.calibration, self.replicas, self.kv_tokens, self.faults, seed, self.scheduling, self.gateways
+        )
 
     def rows(self, seed: int) -> list[TraceRow]:
         """Return the base turns of the file, or of a generated trace of this seed."""

@@ -37,6 +37,7 @@ _PLAIN_EVERY_S = 10.0
 def simulate(
     trace: Annotated[str, typer.Option(help=f'Mooncake-format JSONL, or "{GENERATED}".')] = GENERATED,
     replicas: Annotated[int, typer.Option(help="Modelled engines.")] = 8,
+    gateways: Annotated[int, typer.Option(help="Gateways of the platform's own router.")] = 1,
     kv_tokens: Annotated[int | None, typer.Option(help="KV cache of each; default: as in the calibration.")] = None,
     policy: Annotated[
         list[str] | None,
@@ -111,6 +112,7 @@ def simulate(
         faults=parse_faults(fault or [], replicas),
         scheduling=_scheduling(scheduling_policy, priority_ageing),
         tpot_objective_s=tpot_objective_ms / 1000,
+        gateways=gateways,
     )
     started = time.monotonic()
     with _progress(err) as on_progress:
@@ -229,6 +231,7 @@ def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str,
             "trace": str(settings.trace) if settings.trace else GENERATED,
             "requests": settings.requests,
             "replicas": settings.replicas,
+            "gateways": settings.gateways,
             "kv_tokens": settings.fleet(0).kv_tokens_each,
             "load": settings.load,
             "seeds": list(settings.seeds),
