@@ -73,7 +73,7 @@ class Router:
         self._claim_budget_s = claim_budget_s
         self._clock = clock
         self._fallback = Rendezvous()
-        self._claims = Claims(directory, self._breaker, budget_s=claim_budget_s, keep_s=2 * budget_s, clock=clock)
+        self._claims = Claims(directory, self._breaker, budget_s=claim_budget_s)
         self._last: Sequence[Candidate] = ()
         self._last_at = clock()
 
@@ -128,7 +128,6 @@ class Router:
         """Take a claim back; return whether the directory acknowledged it. It expires by itself otherwise."""
         incarnation = placement.incarnations.get(placement.replica)
         if placement.claim is ClaimOutcome.NONE or not incarnation:
-            self._claims.forget(claim_id)
             return False
         return await self._claims.withdraw(Claim(claim_id, placement.replica, incarnation, call.keys))
 
@@ -160,11 +159,10 @@ class Router:
         known = self._known_replicas()
         if not self._use_directory:
             return _Found([unpublished(replica) for replica in dict.fromkeys(known)])
-        looked_up_at = self._clock()
         found = await self._lookup(call)
         if isinstance(found, FallbackCause):
             return _Found(self._fallback_candidates(known), cause=found)
-        found = self._claims.added_to(found, call.keys, looked_up_at)
+        found = self._claims.added_to(found, call.keys)
         reachable = set(known)
         live = [candidate for candidate in found if not known or candidate.state.replica in reachable]
         if not live:

@@ -275,7 +275,7 @@ async def test_the_second_of_two_gateways_with_one_new_prefix_learns_of_the_firs
 
     async def come_first() -> None:
         directory.before_claim = None
-        assert await directory.claim("early", other, "1", CALL.keys, tokens=160)
+        assert await directory.claim("early", other, "1", CALL.keys, tokens=160, unseen_from=0)
 
     directory.before_claim = come_first
     placement = await second.place(CALL, "late")
@@ -428,7 +428,7 @@ async def test_a_claim_that_fails_unforeseen_is_forgotten(directory: FaultyDirec
     directory.before_claim = break_down
     with pytest.raises(KeyError):
         await one.place(CALL, "c")
-    assert not one._claims._pending._claims
+    assert not len(one._claims._pending)
 
 
 async def test_a_placement_says_where_its_time_went(directory: FaultyDirectory) -> None:
