@@ -5,9 +5,12 @@ Invariants, for every backend:
 - The directory is advisory. What it says may be stale; it costs time, never an answer.
 - A holding counts only while its replica's lease lives and names the same incarnation.
 - What a replica reports is *prefix-closed*: it names a block only while it has every block before it. Backends
-  rely on it: they look at one block of a run and take those before it as held too.
-- ``lookup`` takes a bounded number of round trips (one on a single server), whatever the number of replicas, and
-  looks at no more than ``MAX_LOOKUP_BLOCKS``. It writes nothing.
+  rely on it: they look at one block of a run and take those before it as held too. While a change is on its way (of a
+  chain that goes, the front may be gone and the end not yet), or after a node was evicted, a lookup says something
+  between what the replica had and what it has, and may say less; never more than both.
+- ``lookup`` takes a bounded number of round trips (one, for long prompts two), whatever the number of replicas, and
+  reads O(log n) blocks for each place at which holders stop. It looks at no more than ``MAX_LOOKUP_BLOCKS`` and
+  writes nothing.
 - Nothing grows without bound: leases, claims and nodes expire by themselves; what dead and earlier incarnations
   left is freed by :meth:`Directory.reclaim`, a bounded part a call. A replica that was silent for ``FORGET_S`` may
   lose its holdings: it republishes them when it comes back.
@@ -28,7 +31,9 @@ from typing import NamedTuple, Protocol
 from aloraserve.blocks import BlockKey
 from aloraserve.blocks.keys import KEY_BYTES, KeySpace
 
-MAX_LOOKUP_BLOCKS = 8192
+MAX_LOOKUP_BLOCKS = 65_536
+"""Covers prompts of 1,048,576 tokens with blocks of 16."""
+MAX_CLAIM_BLOCKS = 8192
 LEASE_TTL_S = 2.0
 CLAIM_TTL_S = 10.0
 NODE_TTL_S = 6 * 3600
@@ -233,7 +238,7 @@ class Directory(Protocol):
         ``ttl_s`` passes; the keys count until they are stored, ``ttl_s`` passes or withdrawal, and as long as that
         incarnation lives. A key that the replica holds when the claim is made needs no mark, so it stops counting if it
         is evicted meanwhile; a key that another of its claims marked keeps that mark, renewed if it would end within
-        half of ``ttl_s``. Keys beyond ``MAX_LOOKUP_BLOCKS`` are not marked.
+        half of ``ttl_s``. Keys beyond ``MAX_CLAIM_BLOCKS`` are not marked.
 
         Args:
             claim_id: the call's id in the engine.

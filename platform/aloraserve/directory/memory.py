@@ -16,6 +16,7 @@ from aloraserve.directory.base import (
     FAST_TIER,
     FORGET_S,
     LEASE_TTL_S,
+    MAX_CLAIM_BLOCKS,
     MAX_LOOKUP_BLOCKS,
     NODE_TTL_S,
     RUN_BLOCKS,
@@ -180,7 +181,7 @@ class MemoryDirectory:
     ) -> bool:
         self._expire()
         holder = (replica, incarnation)
-        keys = tuple(keys[:MAX_LOOKUP_BLOCKS])
+        keys = tuple(keys[:MAX_CLAIM_BLOCKS])
         if unseen_from is not None and unseen_from < len(keys) and self._others(keys, unseen_from, holder):
             return False
         self._drop_claim(claim_id)

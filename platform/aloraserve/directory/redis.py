@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Self
+from typing import Any, Self
 
 from redis.asyncio import Redis, RedisCluster
 from redis.crc import key_slot
@@ -19,16 +19,19 @@ from aloraserve.directory.base import (
     CLAIM_TTL_S,
     FORGET_S,
     LEASE_TTL_S,
+    MAX_CLAIM_BLOCKS,
     MAX_LOOKUP_BLOCKS,
     MAX_SETTLED,
     NODE_TTL_S,
     Candidate,
     Holding,
     ReplicaState,
+    anchor,
     check_apply,
 )
 from aloraserve.directory.fleet_view import FleetView
 from aloraserve.directory.handshake import check_same
+from aloraserve.directory.long_lookup import ONE_TRIP_BLOCKS, Ends, joined, run_marks, windows
 from aloraserve.directory.redis_encoding import changes_by_shard, holder_of, shard_of, tag_of
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.redis.client import RedisClient, fleet_prefix, milliseconds, open_client
@@ -161,23 +164,23 @@ class RedisDirectory:
         await self._scripts.run_all(calls)
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
-        blob = b"".join(keys[:MAX_LOOKUP_BLOCKS])
+        keys = keys[:MAX_LOOKUP_BLOCKS]
         since = self._view.version
-        if len(self._shards) == 1:
-            states, overlaps = await self._scripts.run(
-                ScriptCall(scripts.LOOKUP_WITH_STATES, self._fleet, (blob, since))
-            )
-        else:
+        is_long = len(keys) > ONE_TRIP_BLOCKS
+        if is_long or len(self._shards) > 1:
+            script, blob = (scripts.LOOKUP_RUNS, run_marks(keys)) if is_long else (scripts.LOOKUP, keys)
             states, overlaps = await self._scripts.run_all(
                 [
                     ScriptCall(scripts.STATES, self._fleet, (since,)),
-                    ScriptCall(scripts.LOOKUP, self._shard(keys), (blob,)),
+                    ScriptCall(script, self._shard(keys), (b"".join(blob),)),
                 ]
             )
-        found = {
-            overlaps[start]: overlaps[start + 1 : start + _OVERLAP_WIDTH]
-            for start in range(0, len(overlaps), _OVERLAP_WIDTH)
-        }
+        else:
+            arguments = (b"".join(keys), since)
+            states, overlaps = await self._scripts.run(ScriptCall(scripts.LOOKUP_WITH_STATES, self._fleet, arguments))
+        found = _ends(overlaps)
+        if is_long:
+            found = await self._looked_into(keys, found)
         claimed = self._view.claims(states)
         return [
             _candidate(known.plain, found.get(known.holder), claimed.get(known.plain.state.replica))
@@ -195,7 +198,7 @@ class RedisDirectory:
         ttl_s: float = CLAIM_TTL_S,
         unseen_from: int | None = None,
     ) -> bool:
-        keys = keys[:MAX_LOOKUP_BLOCKS]
+        keys = keys[:MAX_CLAIM_BLOCKS]
         ttl_ms = milliseconds(ttl_s)
         if unseen_from is not None and not self._view.version:
             # Whose holdings count is known from lookups, and there was none.
@@ -220,7 +223,7 @@ class RedisDirectory:
         return bool(done)
 
     async def withdraw(self, claim_id: str, replica: str, incarnation: str, keys: Sequence[BlockKey]) -> None:
-        keys = keys[:MAX_LOOKUP_BLOCKS]
+        keys = keys[:MAX_CLAIM_BLOCKS]
         blocks = (holder_of(replica, incarnation), tag_of(claim_id), b"".join(keys))
         await self._scripts.run_all(
             [
@@ -263,6 +266,18 @@ class RedisDirectory:
     async def close(self) -> None:
         await self._scripts.close()
 
+    async def _looked_into(self, keys: Sequence[BlockKey], ends_by_run: Mapping[bytes, Ends]) -> dict[bytes, Ends]:
+        """Return how many leading blocks each holder has, given how many leading runs."""
+        slices = windows(ends_by_run, len(keys))
+        replies = await self._scripts.run_all(
+            [
+                ScriptCall(scripts.LOOKUP, self._shard(keys), (b"".join(keys[part]), anchor(keys, part.start)))
+                for part in slices.values()
+            ]
+        )
+        inside = {run: _ends(reply) for run, reply in zip(slices, replies, strict=True)}
+        return joined(ends_by_run, inside, len(keys))
+
     def _shard(self, keys: Sequence[BlockKey]) -> str:
         return self._shards[shard_of(keys[0], len(self._shards)) if keys else 0]
 
@@ -283,6 +298,10 @@ class RedisDirectory:
                 raise self._scripts.unavailable(f"has no server for {prefix}") from error
             servers.setdefault(name, []).append(prefix)
         return servers
+
+
+def _ends(rows: Sequence[Any]) -> dict[bytes, Ends]:
+    return {rows[at]: Ends(*rows[at + 1 : at + _OVERLAP_WIDTH]) for at in range(0, len(rows), _OVERLAP_WIDTH)}
 
 
 def _candidate(plain: Candidate, overlap: Sequence[int] | None, claimed: tuple[int, int] | None) -> Candidate:

@@ -1,3 +1,3 @@
 #!lua flags=no-writes
--- include: head, runs, entries, overlaps
-return overlaps(ARGV[1])
+-- include: head, runs, entries, bisect, overlaps
+return overlaps(ARGV[1], ARGV[2])
