@@ -6,7 +6,7 @@ The server's ``changes`` and ``claim`` scripts feed it; lookups join it with wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,6 +82,11 @@ class DirectoryView:
     def unreadable(self) -> int:
         """How many records and claims could not be read so far."""
         return self._fleet.unreadable + self._unreadable
+
+    @property
+    def holders(self) -> KeysView[bytes]:
+        """What stands for the live replicas in the index."""
+        return self._by_holder.keys()
 
     def take(self, reply: Sequence[Any], page: int) -> bool:
         """Take in a reply of ``changes``; return whether there is more to ask for.
