@@ -11,7 +11,7 @@ from aloraserve.directory.base import RUN_BLOCKS
 ONE_TRIP_BLOCKS = 2048
 """Longer prompts are looked up in two round trips."""
 MAX_WINDOWS = 16
-"""Runs that are looked into. Holders that stop in further ones, which have less, are said to stop at the run's start."""
+"""Runs that are looked into. Holders that stop in others, which have less, are said to stop at the run's start."""
 
 
 class Ends(NamedTuple):

@@ -193,9 +193,7 @@ class RedisDirectory:
         holders = [holder_of(replica, name) for name in (incarnation, *former)]
         arguments = (holders[0], self._node_ttl_ms, fence, b"".join(holders[1:]))
         calls = [
-            ScriptCall(
-                scripts.APPLY, self._shards[shard].changes(holders, changes.anchors), (*arguments, changes.blob)
-            )
+            ScriptCall(scripts.APPLY, self._shards[shard].changes(holders, changes.anchors), (*arguments, changes.blob))
             for shard, changes in changes_by_shard(stored, removed, len(self._shards)).items()
         ]
         await self._scripts.run_all(calls)
@@ -304,7 +302,7 @@ class RedisDirectory:
             report.add_done_callback(self._reports.discard)
 
     async def _report(self, shard: ShardKeys, names: Sequence[bytes]) -> None:
-        arguments = (MAX_LOST, milliseconds(LOST_KEPT_S), *names)
+        arguments: list[bytes | int] = [MAX_LOST, milliseconds(LOST_KEPT_S), *names]
         with contextlib.suppress(DirectoryUnavailableError):
             await self._scripts.run(ScriptCall(scripts.REPORT, (shard.lost,), arguments))
 

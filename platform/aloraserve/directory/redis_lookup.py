@@ -43,7 +43,7 @@ class PromptLookup:
         found = _ends(reply[0])
         if is_long:
             found = await self._looked_into(keys, shard, found)
-        self._strays.note(shard, anchors, found, reply[1])
+        self._strays.note(shard, anchors, found, zip(reply[1][::2], reply[1][1::2], strict=True))
         return found
 
     async def _looked_into(

@@ -1,7 +1,7 @@
 """Frees what dead and earlier incarnations left in Redis; what a call costs is what it frees.
 
-A holder's index lists the fields of its entries. Scripts touch only keys that they were given, so that what lies there is
-read first and cleaned then: whoever came back in between is left alone by the script itself.
+A holder's index lists the fields of its entries. Scripts touch only keys that they were given, so the index is read
+first and its entries are cleaned then; the script itself spares a holder that came back in between.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Reclaimer:
         while seen < limit:
             rows = await self._scripts.run(ScriptCall(scripts.LISTED, [shard.index(holder)], (MAX_LISTED,)))
             names, runs = _part(dict(_pairs(rows)), limit - seen)
-            arguments = (holder, milliseconds(SUPERSEDED_S), _blob(runs.values()), *names)
+            arguments: list[bytes | int] = [holder, milliseconds(SUPERSEDED_S), _blob(runs.values()), *names]
             freed += await self._scripts.run(ScriptCall(scripts.CLEAN, shard.cleaning(holder, runs), arguments))
             if not names:
                 break

@@ -24,7 +24,7 @@ and under the prefix of each shard of chains:
 
 ==================  ========  ===========================================================================
 ``b:<anchor>``      hash      a run: first 8 bytes of a block's key -> its entries
-``o:<holder>``      hash      where its entries are: anchor -> fields, up to 64; anchor and field -> nothing, the others;
+``o:<holder>``      hash      its entries: anchor -> up to 64 fields; anchor and field -> nothing, for the others;
                               ``f`` -> the latest fence of its changes
 ``owners``          zset      holder, by when it last applied
 ``lost``            hash      holder and anchor -> a cursor: nodes in which lookups met a holder that no record names

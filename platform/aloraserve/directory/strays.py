@@ -1,13 +1,14 @@
 """Holders that lookups meet and no record names: entries that reclaiming may not know of.
 
-A dead holder's entries are found by its index. A server that evicts keys may take the index and leave the entries, in nodes
-that others keep alive. Lookups come across them, and report where; :mod:`aloraserve.directory.redis_reclaim` sweeps there.
+A dead holder's entries are found by its index. A server that evicts keys may take the index and leave the entries, in
+nodes that others keep alive. Lookups come across them and report where; :mod:`aloraserve.directory.redis_reclaim` sweeps
+there.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 
 from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import RUN_BLOCKS
@@ -48,7 +49,11 @@ class Strays:
         self._reported_at = clock()
 
     def note(
-        self, shard: ShardKeys, anchors: Sequence[BlockKey], found: Mapping[bytes, Ends], elsewhere: Sequence[bytes | int]
+        self,
+        shard: ShardKeys,
+        anchors: Sequence[BlockKey],
+        found: Mapping[bytes, Ends],
+        elsewhere: Iterable[tuple[bytes, int]],
     ) -> None:
         """Note where a lookup met holders that are not known.
 
@@ -63,9 +68,9 @@ class Strays:
             runs = found[holder].held // RUN_BLOCKS + 1
             for place in {anchors[0], *anchors[max(0, runs - MAX_RUNS) : runs]}:
                 self._add(shard, holder, place)
-        for holder, run in zip(elsewhere[::2], elsewhere[1::2], strict=True):
+        for holder, run in elsewhere:
             if holder not in known:
-                self._add(shard, bytes(holder), anchors[int(run)])
+                self._add(shard, holder, anchors[run])
 
     def due(self) -> dict[ShardKeys, list[bytes]]:
         """Return what is to be reported now: holders and anchors, joined, by shard."""
