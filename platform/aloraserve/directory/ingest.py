@@ -1,6 +1,6 @@
 """From an engine's events to the directory's holdings: in order, bounded, and whole again after an outage.
 
-- A push that may not have arrived is made again, with a greater fence, so that the lost one has no effect later.
+- A push that may not have arrived is made again, with a greater fence, so the lost one has no effect.
   Nothing else is pushed for its sake, and nothing stops counting.
 - Everything is pushed again, in place and at a pace, where nothing is wrong: on schedule, after a silence, and after the
   directory (or a part of it) lost its content.

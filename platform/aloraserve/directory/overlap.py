@@ -2,11 +2,11 @@
 
 Holdings are prefix-closed: a holder that has the last block of a run has the run, and those before it. So the run in
 which it stops is found by bisection along the runs' last blocks, and the block by bisection inside that run: O(log n)
-reads per holder, however long the prompt is, and fewer where holders stop together. The in-memory directory uses the walk
-as it is; the Redis one has the same in Lua.
+reads per holder, however long the prompt is, and fewer where holders stop together. The in-memory directory uses the
+walk as it is; the Redis one has the same in Lua.
 
-Where holdings are not prefix-closed for a moment (a change is on its way, a node was evicted), a walk may stop early, or
-take as held what lies before a block that is: what the holder had before the change.
+Where holdings are not prefix-closed for a moment (a change is on its way, a node was evicted), a walk may stop early,
+or take as held what lies before a block that is: what the holder had before the change.
 """
 
 from __future__ import annotations

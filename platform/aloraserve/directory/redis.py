@@ -64,6 +64,7 @@ MAX_FIRSTS = 8192
 MAX_LOST = 512
 """Reported places of one shard that wait to be swept."""
 LOST_KEPT_S = 60.0
+REPORT_EVERY_S = 1.0
 
 
 class RedisDirectory:
@@ -109,7 +110,7 @@ class RedisDirectory:
         self._refresher = ViewRefresher(self._refresh)
         self._changed_at = -math.inf
         self._firsts: dict[bytes, BlockKey] = {}
-        self._strays = Strays(lambda: self._view.holders, quiet_s=SUPERSEDED_S)
+        self._strays = Strays(lambda: self._view.holders, quiet_s=SUPERSEDED_S, every_s=REPORT_EVERY_S)
         self._prompts = PromptLookup(self._scripts, self._strays)
         self._reclaimer = Reclaimer(self._scripts, self._keys, self._shards, forget_s=forget_s)
         self._epochs = ShardEpochs(self._scripts, self._by_server)

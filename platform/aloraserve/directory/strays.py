@@ -1,8 +1,8 @@
 """Holders that lookups meet and no record names: entries that reclaiming may not know of.
 
 A dead holder's entries are found by its index. A server that evicts keys may take the index and leave the entries, in
-nodes that others keep alive. Lookups come across them and report where; :mod:`aloraserve.directory.redis_reclaim` sweeps
-there.
+nodes that others keep alive. Lookups come across them and report where;
+:mod:`aloraserve.directory.redis_reclaim` sweeps there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Strays:
         known: Callable[[], KeysView[bytes]],
         *,
         quiet_s: float,
-        every_s: float = 1.0,
+        every_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._known = known
