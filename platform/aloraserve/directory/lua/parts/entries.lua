@@ -10,6 +10,7 @@ local function without(value, id)
 end
 -- Entries are in the order of their holders, so that equal holders make equal values.
 local function with(value, id, tier)
+  if value == '' then return id .. tier end
   local at = place_of(value, id, 9)
   if at then return sub(value, 1, at + 7) .. tier .. sub(value, at + 9) end
   local rank = struct.unpack('>I6', id)

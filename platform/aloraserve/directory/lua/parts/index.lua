@@ -3,7 +3,9 @@
 local LISTED = 64 * 8
 local function listed(index, anchor, fields)
   if #fields == 0 then return end
-  local list = redis.call('HGET', index, anchor) or ''
+  local list = redis.call('HGET', index, anchor)
+  if not list and #fields * 8 <= LISTED then return redis.call('HSET', index, anchor, table.concat(fields)) end
+  list = list or ''
   local new, set = {}, {}
   local room = (LISTED - #list) / 8
   for _, field in ipairs(fields) do
