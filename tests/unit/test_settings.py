@@ -128,7 +128,8 @@ def test_an_unknown_flag_is_refused_by_name() -> None:
         ("port", "65536", "less than or equal to 65535"),
         ("port", "http", "valid integer"),
         ("port", "1.5", "valid integer"),
-        ("replicas", "65", "less than or equal to 64"),
+        ("replicas", "4097", "less than or equal to 4096"),
+        ("cells", "65", "less than or equal to 64"),
         ("host", "nowhere", "an IP address or localhost"),
         ("namespace", "A_B", "pattern"),
         ("namespace", "{x}", "pattern"),
@@ -339,3 +340,15 @@ def test_a_refused_redis_url_is_not_shown(write: Write) -> None:
 
 def test_a_context_without_room_for_two_blocks_is_refused() -> None:
     assert "at least two blocks" in refusal(max_model_len=256, block_tokens=256)
+
+
+def test_cells_have_one_to_128_replicas_each_and_a_server_each_or_none() -> None:
+    assert load_settings(replicas=128).cells == 1
+    assert load_settings(replicas=256, cells=2, cell_redis_urls=("redis://a:1", "redis://b:1")).cells == 2
+    for flags in ({"replicas": 129}, {"replicas": 3, "cells": 4}):
+        assert f"replicas is {flags['replicas']} with cells" in refusal(**flags)
+    secret = "redis://:hunter2@cell:6379"
+    message = refusal(replicas=2, cells=2, cell_redis_urls=(secret,))
+    assert "cell_redis_urls has 1 with cells 2" in message
+    assert "hunter2" not in message
+    assert "hunter2" not in refusal(replicas=2, cells=2, cell_redis_urls=secret)

@@ -54,18 +54,25 @@ class DirectoryView:
 
     Args:
         holder_of: gives a replica's and an incarnation's bytes in the index.
+        on_unreadable: called for each record or claim that cannot be read.
         clock: seconds that never go back.
     """
 
-    def __init__(self, holder_of: Callable[[str, str], bytes], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._fleet = FleetView(holder_of, clock=clock)
+    def __init__(
+        self,
+        holder_of: Callable[[str, str], bytes],
+        *,
+        on_unreadable: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fleet = FleetView(holder_of, on_unreadable=on_unreadable, clock=clock)
+        self._on_unreadable = on_unreadable
         self._clock = clock
         self._blocks: ClaimedBlocks[bytes] = ClaimedBlocks()
         self._under_way: dict[bytes, _UnderWay] = {}
         self._totals: dict[str, Totals] = {}
         self._totals_version = 0
         self._cursor = (0, 0)
-        self._unreadable = 0
         self._order: list[KnownReplica] = []
         self._plain: list[Candidate] = []
         self._places: dict[str, int] = {}
@@ -77,11 +84,6 @@ class DirectoryView:
         """Where the next replies are to go on; no entry where claims are to be read from the first that may live on."""
         claims = f"{self._cursor[0]}-{self._cursor[1]}" if any(self._cursor) else ""
         return Cursors(self._fleet.version, self._totals_version, claims)
-
-    @property
-    def unreadable(self) -> int:
-        """How many records and claims could not be read so far."""
-        return self._fleet.unreadable + self._unreadable
 
     @property
     def holders(self) -> KeysView[bytes]:
@@ -205,7 +207,7 @@ class DirectoryView:
             try:
                 claim = read_claim(fields)
             except (ValueError, KeyError):
-                self._unreadable += 1
+                self._on_unreadable()
                 continue
             under_way = self._under_way.get(claim.name)
             if under_way is not None:

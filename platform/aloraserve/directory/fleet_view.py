@@ -56,17 +56,25 @@ class FleetView:
 
     Args:
         holder_of: gives a replica's and an incarnation's bytes in the index.
+        on_unreadable: called for each record that cannot be read.
         clock: seconds that never go back.
     """
 
-    def __init__(self, holder_of: Callable[[str, str], bytes], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        holder_of: Callable[[str, str], bytes],
+        *,
+        on_unreadable: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.version = 0
-        self.unreadable = 0
+        self._on_unreadable = on_unreadable
         self._holder_of = holder_of
         self._clock = clock
         self._known: dict[bytes, KnownReplica] = {}
         self._order: list[KnownReplica] = []
         self._places: dict[bytes, int] = {}
+        self._is_sorted = True
         self._lapsed: dict[bytes, tuple[int, int]] = {}
         self._server_ms = 0
         self._server_at = 0.0
@@ -92,16 +100,19 @@ class FleetView:
                 known.doubtful = True
         self.version = through
         found = [self._note(name, record) for name, record in zip(names, records, strict=True)]
-        if len(self._order) < len(self._known):
-            self._sort()
-        self._next_lapse = min(map(self._end_of, self._order), default=math.inf)
+        # To be worked out when it is asked for: a view of thousands comes in many pages.
+        self._next_lapse = -math.inf
         return [noted for noted in found if noted is not None]
 
     def live(self) -> list[KnownReplica]:
         """Return the replicas that are alive now, sorted by id: the same list until one joins or leaves."""
         now = self._clock()
         if now >= self._next_lapse:
-            self._forget(now)
+            self._next_lapse = min(map(self._end_of, self._known.values()), default=math.inf)
+            if self._next_lapse <= now:
+                self._forget(now)
+            if not self._is_sorted:
+                self._sort()
         return self._order
 
     def _end_of(self, known: KnownReplica) -> float:
@@ -124,20 +135,19 @@ class FleetView:
         noted = KnownReplica(version, expiry_ms, ends_at, state, self._holder_of(state.replica, state.incarnation))
         self._known[name] = noted
         place = self._places.get(name)
-        if place is not None:
+        if place is None:
+            self._is_sorted = False
+        else:
             self._order[place] = noted
         return noted
 
     def _pass_over(self, name: bytes) -> None:
         """Count a record that cannot be read. Its content, and what the reader says of it, are not for logs."""
-        self.unreadable += 1
+        self._on_unreadable()
         if self._clock() - self._logged_at >= LOG_EVERY_S:
             self._logged_at = self._clock()
-            _LOG.warning(
-                "the record of replica %.80r in the directory cannot be read; it is left out (%d such records so far)",
-                name.decode(errors="replace"),
-                self.unreadable,
-            )
+            shown = name.decode(errors="replace")
+            _LOG.warning("the record of replica %.80r in the directory cannot be read; it is left out", shown)
 
     def _is_news(self, name: bytes, version: int, expiry_ms: int) -> bool:
         last = self._known.get(name)
@@ -150,20 +160,20 @@ class FleetView:
 
     def _forget(self, now: float) -> None:
         """Drop what has lapsed; a renewed record has another version and comes again."""
-        for name, known in list(self._known.items()):
-            if self._end_of(known) <= now:
-                del self._known[name]
-                self._lapsed.pop(name, None)
-                self._lapsed[name] = known.published
+        for name, known in [item for item in self._known.items() if self._end_of(item[1]) <= now]:
+            del self._known[name]
+            self._lapsed.pop(name, None)
+            self._lapsed[name] = known.published
         for name in list(self._lapsed)[: max(0, len(self._lapsed) - MAX_LAPSED)]:
             del self._lapsed[name]
-        self._sort()
-        self._next_lapse = min(map(self._end_of, self._order), default=math.inf)
+        self._is_sorted = False
+        self._next_lapse = min(map(self._end_of, self._known.values()), default=math.inf)
 
     def _sort(self) -> None:
         by_id = sorted(self._known.items(), key=lambda item: item[1].state.replica)
         self._order = [known for _, known in by_id]
         self._places = {name: place for place, (name, _) in enumerate(by_id)}
+        self._is_sorted = True
 
 
 _STATE = TypeAdapter(ReplicaState)

@@ -2,7 +2,7 @@
 
 - A push that may not have arrived is made again, with a greater fence, so the lost one has no effect.
   Nothing else is pushed for its sake, and nothing stops counting.
-- Everything is pushed again, in place and at a pace, where nothing is wrong: on schedule, after a silence, and after the
+- A push that may not have arrived is made again, with a greater fence, and then the lost one has no effect.
   directory (or a part of it) lost its content.
 - Where what the directory has may be wrong, and it cannot be said where, the replica begins a new *generation*: its
   incarnation gets the next suffix, and everything it holds is pushed again under it. If the directory is an older copy

@@ -8,13 +8,9 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Self
-
-from redis.asyncio import Redis, RedisCluster
-from redis.crc import key_slot
-from redis.exceptions import RedisClusterException
 
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.blocks.keys import SCHEMA
@@ -50,7 +46,7 @@ from aloraserve.directory.redis_reclaim import SUPERSEDED_S, Reclaimer
 from aloraserve.directory.strays import Strays
 from aloraserve.directory.view_refresher import ViewRefresher
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve.redis.client import RedisClient, fleet_prefix, milliseconds, open_client
+from aloraserve.redis.keys import CLUSTER_SHARDS, fleet_prefix, milliseconds
 from aloraserve.redis.script_client import ScriptClient
 from aloraserve.redis.scripts import ScriptCall
 
@@ -71,13 +67,11 @@ class RedisDirectory:
     """See :class:`~aloraserve.directory.base.Directory`.
 
     Args:
-        client: decodes no responses; closed by :meth:`close`.
+        client: closed by :meth:`close`.
         namespace: what keeps fleets apart on one server; no braces.
-        timeout_s: the longest that a call may take, waiting for a connection included.
         node_ttl_s: how long a node lives after something in it was last stored.
         forget_s: how long a silent replica's holdings are kept.
-        max_calls: calls at once; more wait, within ``timeout_s``.
-        url: where the server is, for messages.
+        on_unreadable: called for each record or claim that cannot be read and is passed over.
 
     Raises:
         ValueError: the namespace is empty or has a brace.
@@ -85,28 +79,25 @@ class RedisDirectory:
 
     def __init__(
         self,
-        client: RedisClient,
+        client: ScriptClient,
         *,
         namespace: str,
-        timeout_s: float = 0.5,
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
-        max_calls: int = 32,
-        url: str = "redis",
+        on_unreadable: Callable[[], None] = lambda: None,
     ) -> None:
-        self._client = client
+        self._scripts = client
         self._fleet = f"{fleet_prefix(namespace)}{SCHEMA}:"
         self._keys = FleetKeys(fleet_prefix(namespace), self._fleet)
         self._shards = (
-            [ShardKeys(self._fleet)]
-            if client.shards == 1
-            else [ShardKeys(f"{{aloraserve:{namespace}:{shard:02x}}}:{SCHEMA}:") for shard in range(client.shards)]
+            [ShardKeys(f"{{aloraserve:{namespace}:{shard:02x}}}:{SCHEMA}:") for shard in range(CLUSTER_SHARDS)]
+            if client.is_cluster
+            else [ShardKeys(self._fleet)]
         )
         self._node_ttl_ms = milliseconds(node_ttl_s)
         self._forget_ms = milliseconds(forget_s)
-        self._scripts = ScriptClient(client, timeout_s=timeout_s, max_calls=max_calls, url=url, part="directory")
         self._clock = time.monotonic
-        self._view = DirectoryView(holder_of)
+        self._view = DirectoryView(holder_of, on_unreadable=on_unreadable)
         self._refresher = ViewRefresher(self._refresh)
         self._changed_at = -math.inf
         self._firsts: dict[bytes, BlockKey] = {}
@@ -123,39 +114,27 @@ class RedisDirectory:
         *,
         namespace: str,
         timeout_s: float = 0.5,
-        max_connections: int = 32,
+        max_calls: int = 32,
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
+        on_unreadable: Callable[[], None] = lambda: None,
     ) -> Self:
         """Return a directory at ``url``; connects when first used.
 
         Args:
-            url: see :func:`~aloraserve.redis.client.open_client`.
+            url: see :func:`~aloraserve.redis.url.read_url`.
             namespace: see the class, as the others.
-            timeout_s: of each call.
-            max_connections: the most to one server of a cluster; else, where one is enough, the most calls at once.
-                Callers beyond them wait, within ``timeout_s``.
+            timeout_s: of each call, waiting for a connection included.
+            max_calls: the most under way on a server; more wait, within ``timeout_s``.
             node_ttl_s: see the class.
             forget_s: see the class.
+            on_unreadable: see the class.
 
         Raises:
             ValueError: the URL or the namespace is not one of those accepted.
         """
-        client = open_client(url, timeout_s=timeout_s, max_connections=max_connections)
-        return cls(
-            client,
-            namespace=namespace,
-            timeout_s=timeout_s,
-            node_ttl_s=node_ttl_s,
-            forget_s=forget_s,
-            max_calls=max_connections,
-            url=url,
-        )
-
-    @property
-    def client(self) -> Redis | RedisCluster:
-        """The client underneath, for measurements."""
-        return self._client.redis
+        client = ScriptClient.from_url(url, timeout_s=timeout_s, max_calls=max_calls, part="directory")
+        return cls(client, namespace=namespace, node_ttl_s=node_ttl_s, forget_s=forget_s, on_unreadable=on_unreadable)
 
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         mine = json.dumps({item.name: getattr(space, item.name) for item in fields(KeySpace)}, sort_keys=True)
@@ -274,7 +253,7 @@ class RedisDirectory:
         return self._shards[shard_of(head, len(self._shards))].prefix
 
     async def epoch(self) -> Mapping[str, Epoch]:
-        if self._client.is_cluster:
+        if self._scripts.is_cluster:
             # Whoever asked once knows which server has what.
             await self.ping()
         return await self._epochs.read()
@@ -309,16 +288,9 @@ class RedisDirectory:
 
     def _by_server(self) -> dict[str, list[ShardKeys]]:
         """Return the shards that each server has, by the server's name."""
-        redis = self._client.redis
-        if not isinstance(redis, RedisCluster):
-            return {"": list(self._shards)}
         servers: dict[str, list[ShardKeys]] = {}
         for shard in self._shards:
-            try:
-                name = redis.nodes_manager.get_node_from_slot(key_slot(shard.prefix.encode())).name
-            except RedisClusterException as error:
-                raise self._scripts.unavailable(f"has no server for {shard.prefix}") from error
-            servers.setdefault(name, []).append(shard)
+            servers.setdefault(self._scripts.server_of(shard.prefix), []).append(shard)
         return servers
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from aloraserve.directory import redis_scripts as scripts
 from aloraserve.directory.redis_encoding import FIELD_BYTES, HOLDER_BYTES, holder_of
 from aloraserve.directory.redis_keys import FleetKeys, ShardKeys
-from aloraserve.redis.client import milliseconds
+from aloraserve.redis.keys import milliseconds
 from aloraserve.redis.script_client import ScriptClient
 from aloraserve.redis.scripts import ScriptCall
 

@@ -83,11 +83,9 @@ class Claims:
             return False
         return True
 
-    async def _acknowledged(self, claim: Claim, budget_s: float) -> bool | None:
-        if not self._breaker.closed or budget_s <= 0:
-            return None
-        recording = asyncio.ensure_future(
-            self._directory.claim(
+    async def _recorded(self, claim: Claim) -> bool:
+        try:
+            return await self._directory.claim(
                 claim.claim_id,
                 claim.replica,
                 claim.incarnation,
@@ -95,7 +93,14 @@ class Claims:
                 tokens=claim.tokens,
                 unseen_from=claim.unseen_from,
             )
-        )
+        finally:
+            # In the same turn of the loop: what the directory shows must not count here too.
+            self._pending.drop(claim.claim_id)
+
+    async def _acknowledged(self, claim: Claim, budget_s: float) -> bool | None:
+        if not self._breaker.closed or budget_s <= 0:
+            return None
+        recording = asyncio.ensure_future(self._recorded(claim))
         try:
             async with asyncio.timeout(budget_s):
                 return await asyncio.shield(recording)

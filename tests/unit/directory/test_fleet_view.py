@@ -49,7 +49,11 @@ class Client:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self.view = FleetView(holder_of, clock=lambda: self.now_s)
+        self.unreadable = 0
+        self.view = FleetView(holder_of, on_unreadable=self._count, clock=lambda: self.now_s)
+
+    def _count(self) -> None:
+        self.unreadable += 1
 
     def look(self, server: Server) -> list[str]:
         return self.take(server.reply(self.view.version))
@@ -199,7 +203,7 @@ def test_a_record_that_cannot_be_read_takes_nobody_elses_service(
         server.publish("bad")
         server.records["bad"] = (server.version, wrong)
         client.look(server)
-    assert client.view.unreadable == 4
+    assert client.unreadable == 4
     assert [record.levelname for record in caplog.records] == ["WARNING"], "once a minute"
     assert "'bad'" in caplog.text
     client.now_s += fleet_view.LOG_EVERY_S
@@ -231,7 +235,7 @@ def test_records_of_older_and_newer_releases_are_read() -> None:
         version += 1
         client.take([server.now_ms, version, [b"a"], [_at(head, version) + json.dumps(other).encode()]])
         assert client.seen() == ["a1"]
-    assert not client.view.unreadable
+    assert not client.unreadable
     assert client.view.live()[0].state.load.running == 2
 
 
