@@ -121,6 +121,19 @@ class TestPushes:
         await asyncio.sleep(0.003)
         assert await directory.reclaim() == 2 * 10
 
+    async def test_a_push_learns_that_earlier_ones_of_its_incarnation_were_freed(
+        self, directory: Directory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        part = directory.part(LONG[0])
+        placed = place(LONG[:200])
+        assert await directory.apply("a", "1", stored=placed) == {part}
+        assert not await directory.apply("a", "1", stored=placed[:1])
+        await alive(directory, incarnation="2")
+        await asyncio.sleep(0.003)
+        assert await directory.reclaim(max_fields=64) >= 64
+        assert await directory.apply("a", "1", stored=placed[:1]) == {part}
+        assert not await directory.apply("a", "1", stored=placed[:1])
+
     async def test_more_earlier_incarnations_than_accepted_are_refused(self, directory: Directory) -> None:
         names = tuple(str(number) for number in range(MAX_FORMER + 1))
         with pytest.raises(ValueError, match=f"5 earlier incarnations in one apply; at most {MAX_FORMER}"):

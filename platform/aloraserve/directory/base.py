@@ -25,7 +25,7 @@ callers' clocks do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -217,7 +217,7 @@ class Directory(Protocol):
         removed: Sequence[Holding] = (),
         fence: int = 0,
         former: Sequence[str] = (),
-    ) -> None:
+    ) -> Set[str]:
         """Record that the replica has the ``stored`` blocks and no longer has the ``removed`` ones.
 
         Idempotent: the same call again changes nothing; a block stored again may have another tier. Callers split
@@ -234,6 +234,10 @@ class Directory(Protocol):
                 take effect later.
             former: earlier incarnations of the replica, whose holdings of these blocks are dropped; at most
                 ``MAX_FORMER``.
+
+        Returns:
+            The parts (see :meth:`part`) that had nothing of this incarnation, or freed some of it. For other than its
+            first call there, what it holds in them is to be applied again.
 
         Raises:
             ValueError: more than ``MAX_APPLY_BLOCKS`` holdings, or one of their keys is not 16 bytes long, or a tier

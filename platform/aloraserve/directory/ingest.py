@@ -18,7 +18,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Generic
 
@@ -41,11 +41,16 @@ FILL_S = 5.0
 """How long what an older copy of the directory says goes on to count while everything is pushed again."""
 
 
-class _Everything:
+class _Everything(frozenset[str]):
     """Has every part."""
 
     def __contains__(self, part: object) -> bool:
         return True
+
+    def __or__(self, other: object) -> _Everything:
+        return self
+
+    __ror__ = __or__
 
 
 _ALL = _Everything()
@@ -125,7 +130,9 @@ class Ingest(Generic[EventT]):
         self._fence = 0
         self._pushing_since = self._late_since = math.inf
         self._queue = ChangeQueue()
-        self._renewed: Container[str] | None = None
+        self._renewed: frozenset[str] | None = None
+        self._known_by = ""
+        self._known_parts: set[str] = set()
         self._next_sequence = 0
         self._epoch: Mapping[str, Epoch] | None = None
         self._published_at = self._republished_at = clock()
@@ -249,16 +256,17 @@ class Ingest(Generic[EventT]):
         self._idle.clear()
         self._work.set()
 
-    def _renew(self, parts: Container[str]) -> None:
+    def _renew(self, parts: frozenset[str]) -> None:
         """Have everything pushed again that is held in these parts of the directory."""
-        self._renewed = parts if self._renewed is None else _ALL
+        self._renewed = parts if self._renewed is None else self._renewed | parts
         self._wake()
 
     async def _check_epoch(self) -> None:
         epoch = await self._directory.epoch()
         known = self._epoch or epoch
-        lost = {part for part, now in epoch.items() if part in known and known[part].content != now.content}
+        lost = frozenset(part for part, now in epoch.items() if part in known and known[part].content != now.content)
         self._epoch = epoch
+        self._known_parts -= lost
         if any(known[part].copy != now.copy for part, now in epoch.items() if part in known and part not in lost):
             self._generations.replace(self._clock() + FILL_S)
             self._renew(_ALL)
@@ -280,7 +288,7 @@ class Ingest(Generic[EventT]):
         self._work.clear()
         self._idle.set()
 
-    def _begin_renewal(self, parts: Container[str]) -> None:
+    def _begin_renewal(self, parts: frozenset[str]) -> None:
         self._renewed = None
         self._queue.renew(holding for holding in self._mirror.snapshot() if self._directory.part(holding.head) in parts)
         self._republished_at = self._clock()
@@ -293,7 +301,7 @@ class Ingest(Generic[EventT]):
         generation = self._generations.filled
         self._pushing_since = began_at = self._clock()
         try:
-            await self._directory.apply(
+            news = await self._directory.apply(
                 self._replica,
                 generation,
                 stored=[change.holding for change in changes if change.is_held],
@@ -314,6 +322,17 @@ class Ingest(Generic[EventT]):
         self._is_failing, self._late_since = False, math.inf
         self._pace.done(len(changes), began_at, self._clock())
         self.stats.pushes += 1
+        await self._note_parts(generation, news)
+
+    async def _note_parts(self, generation: str, news: Set[str]) -> None:
+        """Have everything pushed again in parts that have not kept what this generation pushed before."""
+        if generation != self._known_by:
+            self._known_by, self._known_parts = generation, set()
+        if lost := self._known_parts & news:
+            self._renew(frozenset(lost))
+            # Now, so that it is not found out and made up for a second time.
+            await self._check_epoch()
+        self._known_parts |= news
 
     async def _wait_to_retry(self, failures: int) -> None:
         """Wait, longer after each failure."""

@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from aloraserve.blocks import BlockKey, KeySpace
@@ -155,13 +155,14 @@ class MemoryDirectory:
         removed: Sequence[Holding] = (),
         fence: int = 0,
         former: Sequence[str] = (),
-    ) -> None:
+    ) -> Set[str]:
         check_apply(stored, removed, former)
         self._expire()
         holder = (replica, incarnation)
         now = self._clock()
         if fence < self._fences.get(holder, 0):
-            return
+            return frozenset()
+        is_new = holder not in self._applied_at
         self._fences[holder] = fence
         self._known[replica] = self._applied_at[holder] = now
         for name in former:
@@ -173,6 +174,7 @@ class MemoryDirectory:
             self._store(holding, holder, now + self._node_ttl_s)
         while len(self._nodes) > self._max_nodes:
             self._nodes.popitem(last=False)
+        return {""} if is_new else frozenset()
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
         self._expire()
@@ -313,6 +315,7 @@ class MemoryDirectory:
     def _free(self, holder: _Holder, limit: int) -> int:
         freed = 0
         runs = self._held_at[holder]
+        self._applied_at.pop(holder, None)
         while runs and freed < limit:
             name = next(iter(runs))
             node = self._nodes.get(name)
@@ -322,7 +325,6 @@ class MemoryDirectory:
             del runs[name]
         if not runs:
             del self._held_at[holder]
-            self._applied_at.pop(holder, None)
             self._fences.pop(holder, None)
         return freed
 

@@ -8,7 +8,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, fields
 from typing import Self
 
@@ -168,15 +168,18 @@ class RedisDirectory:
         removed: Sequence[Holding] = (),
         fence: int = 0,
         former: Sequence[str] = (),
-    ) -> None:
+    ) -> Set[str]:
         check_apply(stored, removed, former)
         holders = [holder_of(replica, name) for name in (incarnation, *former)]
         arguments = (holders[0], self._node_ttl_ms, fence, b"".join(holders[1:]))
-        calls = [
-            ScriptCall(scripts.APPLY, self._shards[shard].changes(holders, changes.anchors), (*arguments, changes.blob))
-            for shard, changes in changes_by_shard(stored, removed, len(self._shards)).items()
-        ]
-        await self._scripts.run_all(calls)
+        changes = changes_by_shard(stored, removed, len(self._shards))
+        replies = await self._scripts.run_all(
+            [
+                ScriptCall(scripts.APPLY, self._shards[shard].changes(holders, part.anchors), (*arguments, part.blob))
+                for shard, part in changes.items()
+            ]
+        )
+        return {self._shards[shard].prefix for shard, known in zip(changes, replies, strict=True) if not known}
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
         keys = keys[:MAX_LOOKUP_BLOCKS]

@@ -17,8 +17,9 @@ from aloraserve.redis.keys import milliseconds
 from aloraserve.redis.script_client import ScriptClient
 from aloraserve.redis.scripts import ScriptCall
 
-SUPERSEDED_S = 5.0
-"""How long a holder that no lease names stays: it may be a next incarnation that is being filled."""
+SUPERSEDED_S = 30.0
+"""How long a holder that no lease names stays: it may be a next incarnation that is being filled, for longer than
+:data:`~aloraserve.directory.ingest.FILL_S`."""
 RECLAIM_WINDOW_S = 0.1
 LEFT_KEPT_S = 10.0
 """How long the record of a replica that left stays, for clients that have not heard of it."""

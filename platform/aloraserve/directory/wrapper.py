@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import TypeVar
 
 from aloraserve.blocks import BlockKey, KeySpace
@@ -43,8 +43,8 @@ class DirectoryWrapper:
         removed: Sequence[Holding] = (),
         fence: int = 0,
         former: Sequence[str] = (),
-    ) -> None:
-        await self._through(
+    ) -> Set[str]:
+        return await self._through(
             "apply",
             lambda: self._directory.apply(
                 replica, incarnation, stored=stored, removed=removed, fence=fence, former=former

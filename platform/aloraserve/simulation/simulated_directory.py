@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from aloraserve.blocks import BlockKey
@@ -38,9 +38,9 @@ class SimulatedDirectory(MemoryDirectory):
         await self._answer()
         await super().retire(replica)
 
-    async def apply(self, replica: str, incarnation: str, **options: Any) -> None:
+    async def apply(self, replica: str, incarnation: str, **options: Any) -> Set[str]:
         await self._answer()
-        await super().apply(replica, incarnation, **options)
+        return await super().apply(replica, incarnation, **options)
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
         await self._answer()

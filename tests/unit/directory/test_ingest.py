@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -49,14 +49,15 @@ class FlakyDirectory(MemoryDirectory):
         stored: Sequence[Holding] = (),
         removed: Sequence[Holding] = (),
         **options: Any,
-    ) -> None:
+    ) -> Set[str]:
         self._check()
         await asyncio.sleep(0)
-        await super().apply(replica, incarnation, stored=stored, removed=removed, **options)
+        news = await super().apply(replica, incarnation, stored=stored, removed=removed, **options)
         self.applies += 1
         self.sizes.append(len(stored) + len(removed))
         if self.applies in self.fail_at:
             raise DirectoryUnavailableError("told to fail")
+        return news
 
     def _check(self) -> None:
         if self.broken:
@@ -78,10 +79,10 @@ class PartedDirectory(FlakyDirectory):
     async def epoch(self) -> Mapping[str, Epoch]:
         return dict(self.epochs)
 
-    async def apply(self, replica: str, incarnation: str, **options: Any) -> None:
+    async def apply(self, replica: str, incarnation: str, **options: Any) -> Set[str]:
         if self.stuck is not None:
             await self.stuck.wait()
-        await super().apply(replica, incarnation, **options)
+        return await super().apply(replica, incarnation, **options)
 
 
 class Source:
@@ -468,6 +469,37 @@ async def test_what_an_older_copy_says_stops_counting_in_time() -> None:
         assert ingest.incarnation != before
         directory.stuck.set()
         assert await ingest.drain(5)
+
+
+async def test_what_was_freed_while_a_replica_did_not_publish_is_pushed_again() -> None:
+    now = 0.0
+    directory = FlakyDirectory(clock=lambda: now)
+    ingest, _, source = build(directory)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        now = FORGET_S + 1
+        assert await directory.reclaim(max_fields=40)
+        source.send(stored(100, 1))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 101
+
+
+async def test_a_loss_that_a_push_meets_is_made_up_for_once() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        directory.clear()
+        source.send(stored(100, 1))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        assert await ingest.drain(5)
+    assert await held(directory) == 101
+    assert ingest.stats.republishes == 1
 
 
 async def test_a_new_generation_strikes_off_what_earlier_ones_left() -> None:

@@ -3,8 +3,9 @@ local owners, index = KEYS[1], KEYS[2]
 -- include: clock, strings, whole, entries, index
 local holder, ttl_ms, fence, former, changes = unpack(ARGV)
 local latest = redis.call('HGET', index, 'f')
-if latest and tonumber(latest) > tonumber(fence) then return 0 end
+if latest and tonumber(latest) > tonumber(fence) then return 1 end
 if fence ~= '0' and latest ~= fence then redis.call('HSET', index, 'f', fence) end
+local applied = redis.call('ZSCORE', owners, holder)
 local earlier = {}
 for i = 1, #former / 8 do
   if redis.call('EXISTS', KEYS[2 + i]) == 1 then
@@ -59,4 +60,4 @@ end
 redis.call('PEXPIRE', index, ttl_ms)
 redis.call('ZADD', owners, whole(now), holder)
 redis.call('PEXPIRE', owners, ttl_ms)
-return 1
+return applied and tonumber(applied) > 0 and 1 or 0

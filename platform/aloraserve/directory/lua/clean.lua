@@ -4,6 +4,8 @@ local owners, index = KEYS[1], KEYS[2]
 local holder, quiet_ms, runs = ARGV[1], ARGV[2], ARGV[3]
 local applied = redis.call('ZSCORE', owners, holder)
 if applied and tonumber(applied) > now - quiet_ms then return 0 end
+-- From now on it is one of which something is missing, should it come back.
+if applied then redis.call('ZADD', owners, 0, holder) end
 local freed, at, group = 0, 1, 0
 while at <= #runs do
   group = group + 1
