@@ -202,6 +202,7 @@ class Router:
             labels={state.replica: state.label or state.replica for state in states},
             lookup_s=looked_up_at - started,
             policy_s=self._clock() - looked_up_at,
+            candidates=found.candidates,
         )
         return Proposal(placement, found.unseen_from)
 

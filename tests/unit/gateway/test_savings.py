@@ -18,7 +18,8 @@ from aloraserve.savings.base import CachedBySource, CallSavings
 from aloraserve.savings.memory import MemoryLedger
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve_services.gateway import savings as savings_module
-from aloraserve_services.gateway.savings import SavingsReporter, parse_window
+from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.window import parse_window
 
 SAVED = CallSavings(0.75, 64, 32, 0.5, CachedBySource(own=1, base=2, sibling=3, unknown=4))
 
