@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from aloraserve.blocks import BlockKey
@@ -46,10 +46,12 @@ class ChangeQueue:
         self._changes.update((holding.key, Change(holding, True)) for holding in held)
         self._changes = self._changes | waiting
 
-    def take(self, count: int) -> list[Change]:
-        """Remove the first changes and return them."""
-        keys = list(islice(self._changes, count))
-        return [self._changes.pop(key) for key in keys]
+    def take(self, count: int, *, alike: bool = False) -> list[Change]:
+        """Remove the first changes and return them; ``alike``: only removals, or none."""
+        first = list(islice(self._changes.items(), count))
+        if alike:
+            first = list(takewhile(lambda item: item[1].is_held == first[0][1].is_held, first))
+        return [self._changes.pop(key) for key, _ in first]
 
     def put_back(self, changes: Iterable[Change]) -> None:
         """Put changes in front that did not arrive, unless their blocks have changed since."""

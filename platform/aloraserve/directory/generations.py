@@ -30,9 +30,17 @@ class Generations:
         return self._incarnation(self._filled)
 
     @property
-    def former(self) -> tuple[str, ...]:
-        """Earlier incarnations that may have holdings and do not count any more."""
-        numbers = [number for number in range(self._oldest, self._filled) if number != self._named]
+    def is_replacing(self) -> bool:
+        """Whether an earlier generation counts until this one is whole."""
+        return self._named != self._filled
+
+    def former(self, *, removing: bool = False) -> tuple[str, ...]:
+        """Return earlier incarnations that may have holdings, as far as a push is to strike them off.
+
+        Args:
+            removing: the push removes blocks: then the one that still counts loses them, too.
+        """
+        numbers = [number for number in range(self._oldest, self._filled) if removing or number != self._named]
         return tuple(map(self._incarnation, numbers[-MAX_FORMER:]))
 
     def abandon(self) -> None:

@@ -15,6 +15,7 @@ What earlier generations left is struck off by the pushes themselves, and else f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
@@ -35,6 +36,8 @@ from aloraserve.errors import DirectoryUnavailableError
 
 EventT = TypeVar("EventT", default=EngineEvent)
 
+CATCH_UP_S = 0.5
+"""How long the first heartbeat after an outage waits for the changes that it held up."""
 STUCK_PUSH_S = 1.0
 """How long heartbeats that get through may go on renewing what pushes that do not would have removed."""
 FILL_S = 5.0
@@ -138,6 +141,7 @@ class Ingest(Generic[EventT]):
         self._published_at = self._republished_at = clock()
         self._checked_at = self._kept_at = -math.inf
         self._work, self._idle = asyncio.Event(), asyncio.Event()
+        self._retry, self._tried = asyncio.Event(), asyncio.Event()
         self._idle.set()
 
     @property
@@ -194,6 +198,8 @@ class Ingest(Generic[EventT]):
             KeySpaceMismatchError: the fleet has another key space now: this replica was out of reach, and another
                 fleet took its namespace.
         """
+        if self._is_failing and self._late_since == math.inf:
+            await self._try_now()
         now = self._clock()
         if now - self._republished_at > self._republish_every_s:
             self._renew(_ALL)
@@ -282,7 +288,8 @@ class Ingest(Generic[EventT]):
                 self._begin_renewal(self._renewed)
             if self._is_paced:
                 await asyncio.sleep(self._pace.pause_s(self._clock()))
-            await self._push()
+            if self._queue:
+                await self._push()
         self._generations.whole()
         self._is_paced = False
         self._work.clear()
@@ -297,8 +304,9 @@ class Ingest(Generic[EventT]):
         self.stats.republishes += 1
 
     async def _push(self) -> None:
-        changes = self._queue.take(self._pace.keys)
-        generation = self._generations.filled
+        # What counts until the next generation is whole loses what goes, too.
+        changes = self._queue.take(self._pace.keys, alike=self._generations.is_replacing)
+        generation, former = self._generations.filled, self._generations.former(removing=not changes[0].is_held)
         self._pushing_since = began_at = self._clock()
         try:
             news = await self._directory.apply(
@@ -307,7 +315,7 @@ class Ingest(Generic[EventT]):
                 stored=[change.holding for change in changes if change.is_held],
                 removed=[change.holding for change in changes if not change.is_held],
                 fence=self._fence,
-                former=self._generations.former,
+                former=former,
             )
         except BaseException:
             # Also when cancelled: it may arrive, now or later.
@@ -317,9 +325,11 @@ class Ingest(Generic[EventT]):
                 self._queue.put_back(changes)
             self._wake()
             raise
+        else:
+            self._is_failing, self._late_since = False, math.inf
         finally:
             self._pushing_since = math.inf
-        self._is_failing, self._late_since = False, math.inf
+            self._tried.set()
         self._pace.done(len(changes), began_at, self._clock())
         self.stats.pushes += 1
         await self._note_parts(generation, news)
@@ -335,6 +345,19 @@ class Ingest(Generic[EventT]):
         self._known_parts |= news
 
     async def _wait_to_retry(self, failures: int) -> None:
-        """Wait, longer after each failure."""
+        """Wait, longer after each failure, unless a heartbeat says that it is time."""
         longest = min(self._max_backoff_s, 0.05 * 2.0 ** min(failures, 10))
-        await asyncio.sleep(longest * self._chance.uniform(0.5, 1.0))
+        self._retry.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest * self._chance.uniform(0.5, 1.0)):
+                await self._retry.wait()
+
+    async def _try_now(self) -> None:
+        """Let changes that an outage held up go before the heartbeat that has older ones count again."""
+        self._tried.clear()
+        self._retry.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_S):
+                await self._tried.wait()
+                if not self._is_failing:
+                    await self._idle.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-QUICK_S = 0.003
+QUICK_S = 0.004
 """A push that took no longer found nobody waiting. Lookups have 10 ms."""
 QUICK_RATIO = 2.0
 """Nor did one that took so many times the quickest: a backend far away is not a busy one."""

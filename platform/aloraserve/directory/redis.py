@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import secrets
@@ -282,12 +281,17 @@ class RedisDirectory:
         for shard, names in self._strays.due().items():
             report = asyncio.create_task(self._report(shard, names))
             self._reports.add(report)
-            report.add_done_callback(self._reports.discard)
+            report.add_done_callback(self._end_report)
 
     async def _report(self, shard: ShardKeys, names: Sequence[bytes]) -> None:
         arguments: list[bytes | int] = [MAX_LOST, milliseconds(LOST_KEPT_S), *names]
-        with contextlib.suppress(DirectoryUnavailableError):
-            await self._scripts.run(ScriptCall(scripts.REPORT, (shard.lost,), arguments))
+        await self._scripts.run(ScriptCall(scripts.REPORT, (shard.lost,), arguments))
+
+    def _end_report(self, report: asyncio.Task[None]) -> None:
+        self._reports.discard(report)
+        if not report.cancelled():
+            # Marks it as seen: nobody waits for it.
+            report.exception()
 
     def _by_server(self) -> dict[str, list[ShardKeys]]:
         """Return the shards that each server has, by the server's name."""

@@ -334,13 +334,13 @@ async def test_a_push_that_may_not_have_arrived_is_made_again_and_nothing_stops_
 async def test_a_heartbeat_names_the_next_generation_once_pushes_fail_beside_others_for_long() -> None:
     now = 0.0
     directory = FlakyDirectory()
-    ingest, _, source = build(directory, max_backoff_s=60.0, clock=lambda: now)
+    ingest, _, source = build(directory, clock=lambda: now)
     async with running(ingest):
         source.send(stored(0, 10))
         assert await ingest.drain(5)
-        directory.fail_at = {directory.applies + 1}
+        directory.fail_at = set(range(directory.applies + 1, 10_000))
         source.send(BlocksRemoved((9,)))
-        await eventually(lambda: ingest.stats.push_failures == 1)
+        await eventually(lambda: ingest.stats.push_failures > 0)
         assert await ingest.heartbeat(STATE)
         now = 0.9
         assert await ingest.heartbeat(STATE)
@@ -348,6 +348,44 @@ async def test_a_heartbeat_names_the_next_generation_once_pushes_fail_beside_oth
         now = 1.1
         assert await ingest.heartbeat(STATE)
         assert await held(directory) == 0
+        directory.fail_at = set()
+        assert await ingest.drain(5)
+        assert await held(directory) == 9
+
+
+async def test_the_first_heartbeat_after_an_outage_comes_after_the_changes_that_it_held_up() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory, chunk=8, max_backoff_s=60.0)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        directory.broken = True
+        source.send(BlocksRemoved(tuple(range(40, 100))))
+        await eventually(lambda: ingest.stats.push_failures > 0)
+        directory.broken = False
+        assert await ingest.heartbeat(STATE)
+        assert await held(directory) == 40
+
+
+async def test_what_counts_until_the_next_generation_is_whole_loses_what_goes() -> None:
+    directory = PartedDirectory()
+    ingest, _, source = build(directory, chunk=8)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        before = ingest.incarnation
+        directory.epochs = {part: Epoch("content", "older copy") for part in directory.epochs}
+        assert await ingest.heartbeat(STATE)
+        source.send(BlocksRemoved(tuple(range(50, 100))))
+        applies = directory.applies
+        await eventually(lambda: directory.applies >= applies + 50 / 8)
+        assert ingest.incarnation == before
+        assert await held(directory) == 50
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        assert ingest.incarnation != before
+        assert await held(directory) == 50
 
 
 async def test_an_outage_of_pushes_and_heartbeats_alike_costs_no_generation() -> None:
