@@ -30,6 +30,11 @@ class Generations:
         return self._incarnation(self._filled)
 
     @property
+    def nothing(self) -> str:
+        """An incarnation that never has holdings."""
+        return f"{self._start}.-"
+
+    @property
     def is_replacing(self) -> bool:
         """Whether an earlier generation counts until this one is whole."""
         return self._named != self._filled

@@ -1,13 +1,14 @@
 """From an engine's events to the directory's holdings: in order, bounded, and whole again after an outage.
 
-- A push that may not have arrived is made again, with a greater fence, so the lost one has no effect.
-  Nothing else is pushed for its sake, and nothing stops counting.
-- A push that may not have arrived is made again, with a greater fence, and then the lost one has no effect.
+- A push that may not have arrived is made again, with a greater fence, and then the lost one has no effect. While
+  pushes fail for longer than ``STUCK_PUSH_S``, heartbeats name an incarnation that has nothing; once what went was
+  removed, they name the last one again. Nothing else is pushed for the sake of an outage.
+- Everything is pushed again, in place and at a pace, where nothing is wrong: on schedule, after a silence, and after the
   directory (or a part of it) lost its content.
 - Where what the directory has may be wrong, and it cannot be said where, the replica begins a new *generation*: its
   incarnation gets the next suffix, and everything it holds is pushed again under it. If the directory is an older copy
-  of itself, the old generation counts until the new one is whole, at most for ``FILL_S``. If changes do not arrive for
-  ``STUCK_PUSH_S`` while heartbeats do, or events or changes were lost here, it stops counting at once.
+  of itself, the old generation counts until the new one is whole, at most for ``FILL_S``. If events or changes were
+  lost here, it stops counting at once.
 
 What earlier generations left is struck off by the pushes themselves, and else freed in the background.
 """
@@ -36,10 +37,9 @@ from aloraserve.errors import DirectoryUnavailableError
 
 EventT = TypeVar("EventT", default=EngineEvent)
 
-CATCH_UP_S = 0.5
-"""How long the first heartbeat after an outage waits for the changes that it held up."""
 STUCK_PUSH_S = 1.0
-"""How long heartbeats that get through may go on renewing what pushes that do not would have removed."""
+"""How long heartbeats may renew what a push that does not get through would have removed."""
+LEAST_BACKOFF_S = 0.05
 FILL_S = 5.0
 """How long what an older copy of the directory says goes on to count while everything is pushed again."""
 
@@ -129,9 +129,9 @@ class Ingest(Generic[EventT]):
         self._keep_every_s = keep_every_s
         self._clock = clock
         self._pace = PushPace(chunk, self._chance)
-        self._is_paced = self._is_failing = False
+        self._is_paced = self._is_silent = False
         self._fence = 0
-        self._pushing_since = self._late_since = math.inf
+        self._pushing_since = self._failing_since = math.inf
         self._queue = ChangeQueue()
         self._renewed: frozenset[str] | None = None
         self._known_by = ""
@@ -140,14 +140,13 @@ class Ingest(Generic[EventT]):
         self._epoch: Mapping[str, Epoch] | None = None
         self._published_at = self._republished_at = clock()
         self._checked_at = self._kept_at = -math.inf
-        self._work, self._idle = asyncio.Event(), asyncio.Event()
-        self._retry, self._tried = asyncio.Event(), asyncio.Event()
+        self._work, self._idle, self._retry = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._idle.set()
 
     @property
     def incarnation(self) -> str:
         """The incarnation that the replica's published state must name now; :meth:`heartbeat` sees to it."""
-        return self._generations.named
+        return self._generations.nothing if self._is_late else self._generations.named
 
     @property
     def pending(self) -> int:
@@ -167,7 +166,6 @@ class Ingest(Generic[EventT]):
         """Have everything pushed again under the next generation, and nothing count that was pushed before."""
         self._generations.abandon()
         self._queue.clear()
-        self._late_since = math.inf
         self._renew(_ALL)
 
     async def run(self) -> None:
@@ -198,22 +196,19 @@ class Ingest(Generic[EventT]):
             KeySpaceMismatchError: the fleet has another key space now: this replica was out of reach, and another
                 fleet took its namespace.
         """
-        if self._is_failing and self._late_since == math.inf:
-            await self._try_now()
         now = self._clock()
-        if now - self._republished_at > self._republish_every_s:
+        if now - self._republished_at > self._republish_every_s or now - self._published_at > FORGET_S / 2:
             self._renew(_ALL)
-        if now - min(self._pushing_since, self._late_since) > STUCK_PUSH_S:
-            self.start_over()
         self._generations.on_time(now)
         try:
             published = replace(state, incarnation=self.incarnation, held_blocks=len(self._mirror))
             await self._directory.publish(published, ttl_s=ttl_s, settled=settled)
+            self._note_answer()
             await self._keep_up()
         except DirectoryUnavailableError:
+            self._is_silent = True
             self.stats.heartbeat_failures += 1
             return False
-        self._note_answer(now)
         return True
 
     async def drain(self, timeout_s: float) -> bool:
@@ -235,12 +230,17 @@ class Ingest(Generic[EventT]):
             self.stats.reclaimed += await self._directory.reclaim()
             self._kept_at = now
 
-    def _note_answer(self, asked_at: float) -> None:
-        """Note since when the directory answers while changes do not arrive, and whether it may have forgotten us."""
-        if self._is_failing:
-            self._late_since = min(self._late_since, asked_at)
-        if self._clock() - self._published_at > FORGET_S / 2:
-            self._renew(_ALL)
+    @property
+    def _is_late(self) -> bool:
+        """Whether blocks that are gone count for too long already, as their removal does not get through."""
+        since = min(self._pushing_since, self._failing_since)
+        return self._clock() - since > STUCK_PUSH_S
+
+    def _note_answer(self) -> None:
+        """Have changes that wait for another try go on where the directory answers again."""
+        if self._is_silent:
+            self._retry.set()
+        self._is_silent = False
         self._published_at = self._clock()
 
     def _lose(self) -> None:
@@ -286,10 +286,9 @@ class Ingest(Generic[EventT]):
         while self._renewed is not None or self._queue:
             if self._renewed is not None:
                 self._begin_renewal(self._renewed)
-            if self._is_paced:
-                await asyncio.sleep(self._pace.pause_s(self._clock()))
+            woke_late_s = await self._rest() if self._is_paced else 0.0
             if self._queue:
-                await self._push()
+                await self._push(woke_late_s)
         self._generations.whole()
         self._is_paced = False
         self._work.clear()
@@ -299,38 +298,43 @@ class Ingest(Generic[EventT]):
         self._renewed = None
         self._queue.renew(holding for holding in self._mirror.snapshot() if self._directory.part(holding.head) in parts)
         self._republished_at = self._clock()
-        self._pace.begin(self._clock())
+        self._pace.begin()
         self._is_paced = True
         self.stats.republishes += 1
 
-    async def _push(self) -> None:
+    async def _rest(self) -> float:
+        """Let others go first; return how much longer this took than it should."""
+        rest_s, began_at = self._pace.rest_s(), self._clock()
+        await asyncio.sleep(rest_s)
+        return max(0.0, self._clock() - began_at - rest_s)
+
+    async def _push(self, woke_late_s: float) -> None:
         # What counts until the next generation is whole loses what goes, too.
         changes = self._queue.take(self._pace.keys, alike=self._generations.is_replacing)
-        generation, former = self._generations.filled, self._generations.former(removing=not changes[0].is_held)
+        generation = self._generations.filled
         self._pushing_since = began_at = self._clock()
         try:
             news = await self._directory.apply(
                 self._replica,
                 generation,
-                stored=[change.holding for change in changes if change.is_held],
-                removed=[change.holding for change in changes if not change.is_held],
+                stored=changes.stored,
+                removed=changes.removed,
                 fence=self._fence,
-                former=former,
+                former=self._generations.former(removing=bool(changes.removed)),
             )
         except BaseException:
             # Also when cancelled: it may arrive, now or later.
             self._fence += 1
-            self._is_failing = True
+            self._failing_since = min(self._failing_since, began_at)
             if generation == self._generations.filled:
                 self._queue.put_back(changes)
             self._wake()
             raise
-        else:
-            self._is_failing, self._late_since = False, math.inf
         finally:
             self._pushing_since = math.inf
-            self._tried.set()
-        self._pace.done(len(changes), began_at, self._clock())
+        if not self._queue.has_removals:
+            self._failing_since = math.inf
+        self._pace.done(self._clock() - began_at, woke_late_s)
         self.stats.pushes += 1
         await self._note_parts(generation, news)
 
@@ -346,18 +350,8 @@ class Ingest(Generic[EventT]):
 
     async def _wait_to_retry(self, failures: int) -> None:
         """Wait, longer after each failure, unless a heartbeat says that it is time."""
-        longest = min(self._max_backoff_s, 0.05 * 2.0 ** min(failures, 10))
+        longest = min(self._max_backoff_s, LEAST_BACKOFF_S * 2.0 ** min(failures, 10))
         self._retry.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest * self._chance.uniform(0.5, 1.0)):
                 await self._retry.wait()
-
-    async def _try_now(self) -> None:
-        """Let changes that an outage held up go before the heartbeat that has older ones count again."""
-        self._tried.clear()
-        self._retry.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CATCH_UP_S):
-                await self._tried.wait()
-                if not self._is_failing:
-                    await self._idle.wait()

@@ -1,8 +1,9 @@
 """How fast a replica publishes its holdings again, so that lookups go first.
 
 The backend answers one call at a time. After it lost its content, all replicas have everything to push: without a
-pace, lookups would wait behind a push of each of them. So a replica begins slowly, at a moment of its own, and adds to
-its rate while its pushes come back quickly; when they do not, others wait too, and it pushes fewer keys, less often.
+pace, lookups would wait behind a long push of each of them. So a replica begins with small pushes, at a moment of its
+own, and adds to them while they come back quickly. When they do not, others wait too: it halves its pushes, and rests
+longer between them, in proportion to their own time. So many replicas share a backend evenly, and a few use it fully.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 import random
 
 QUICK_S = 0.004
-"""A push that took no longer found nobody waiting. Lookups have 10 ms."""
+"""A push that took no longer met few others. Lookups have 10 ms."""
 QUICK_RATIO = 2.0
 """Nor did one that took so many times the quickest: a backend far away is not a busy one."""
-START_PER_S = 2000.0
-STEP_PER_S = 1000.0
-LEAST_PER_S = 250.0
-SLOWER = 0.6
-JITTER_S = 0.2
 LEAST_KEYS = 32
+JITTER_S = 0.2
+LEAST_REST_S = 0.001
+REST_STEP = 0.5
+"""How much longer a replica rests after each slow push, and shorter after each quick one, in times of that push."""
+MAX_REST = 16.0
 
 
 class PushPace:
@@ -33,34 +34,34 @@ class PushPace:
         self.keys = self._largest = largest
         self._smallest = min(LEAST_KEYS, largest)
         self._chance = chance
-        self._per_s = START_PER_S
-        self._next_at = 0.0
+        self._rest = 0.0
+        self._rest_s = 0.0
         self._quickest_s = QUICK_S
 
-    def begin(self, now: float) -> None:
-        """Start slowly, soon."""
-        self._per_s = START_PER_S
-        self._next_at = now + self._chance.uniform(0.0, JITTER_S)
+    def begin(self) -> None:
+        """Start small, and soon."""
+        self.keys = self._smallest
+        self._rest_s = self._chance.uniform(0.0, JITTER_S)
 
-    def pause_s(self, now: float) -> float:
+    def rest_s(self) -> float:
         """Return how long the next push has to wait."""
-        return max(0.0, self._next_at - now)
+        return max(LEAST_REST_S, self._rest_s)
 
-    def done(self, keys: int, began_at: float, now: float) -> None:
+    def done(self, took_s: float, woke_late_s: float = 0.0) -> None:
         """Note that a push came back.
 
         Args:
-            keys: in it.
-            began_at: when it was sent.
-            now: on the same clock.
+            took_s: from its begin.
+            woke_late_s: how much longer than asked for the rest before it was: a process that is busy itself sees
+                replies late, too, which says nothing of the backend.
         """
-        took_s = now - began_at
+        took_s = max(0.0, took_s - woke_late_s)
         # Slowly upwards: a backend may move further away.
         self._quickest_s = min(took_s, self._quickest_s * 1.01)
         if took_s <= max(QUICK_S, QUICK_RATIO * self._quickest_s):
-            self._per_s += STEP_PER_S
+            self._rest = max(0.0, self._rest - REST_STEP)
             self.keys = min(self._largest, self.keys + self._smallest)
         else:
-            self._per_s = max(LEAST_PER_S, self._per_s * SLOWER)
+            self._rest = min(MAX_REST, self._rest + REST_STEP)
             self.keys = max(self._smallest, self.keys // 2)
-        self._next_at = began_at + keys / self._per_s
+        self._rest_s = self._rest * took_s

@@ -28,7 +28,7 @@ class FlakyDirectory(MemoryDirectory):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.broken = False
+        self.broken = self.refuses = False
         self.fail_at: set[int] = set()
         self.applies = 0
         self.sizes: list[int] = []
@@ -52,6 +52,8 @@ class FlakyDirectory(MemoryDirectory):
     ) -> Set[str]:
         self._check()
         await asyncio.sleep(0)
+        if self.refuses:
+            raise DirectoryUnavailableError("told to refuse")
         news = await super().apply(replica, incarnation, stored=stored, removed=removed, **options)
         self.applies += 1
         self.sizes.append(len(stored) + len(removed))
@@ -288,7 +290,7 @@ async def test_a_cancelled_push_is_made_up_for() -> None:
     assert await held(directory) == 10
 
 
-async def test_a_heartbeat_beside_a_push_that_hangs_names_the_next_generation() -> None:
+async def test_nothing_counts_beside_a_push_that_hangs() -> None:
     now = 0.0
     directory = FlakyDirectory()
     ingest, _, source = build(directory, clock=lambda: now)
@@ -331,39 +333,54 @@ async def test_a_push_that_may_not_have_arrived_is_made_again_and_nothing_stops_
     assert ingest.stats.republishes == 0
 
 
-async def test_a_heartbeat_names_the_next_generation_once_pushes_fail_beside_others_for_long() -> None:
+async def test_nothing_counts_while_pushes_fail_for_long_and_then_all_does_again() -> None:
     now = 0.0
     directory = FlakyDirectory()
     ingest, _, source = build(directory, clock=lambda: now)
     async with running(ingest):
-        source.send(stored(0, 10))
+        source.send(stored(0, 100))
         assert await ingest.drain(5)
-        directory.fail_at = set(range(directory.applies + 1, 10_000))
-        source.send(BlocksRemoved((9,)))
-        await eventually(lambda: ingest.stats.push_failures > 0)
         assert await ingest.heartbeat(STATE)
+        before, pushed = ingest.incarnation, sum(directory.sizes)
+        directory.refuses = True
+        source.send(BlocksRemoved((99,)))
+        await eventually(lambda: ingest.stats.push_failures > 0)
         now = 0.9
         assert await ingest.heartbeat(STATE)
-        assert await held(directory) == 9
+        assert await held(directory) == 100
         now = 1.1
         assert await ingest.heartbeat(STATE)
         assert await held(directory) == 0
-        directory.fail_at = set()
+        directory.refuses = False
         assert await ingest.drain(5)
-        assert await held(directory) == 9
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 99
+    assert ingest.incarnation == before
+    assert sum(directory.sizes) == pushed + 1
 
 
-async def test_the_first_heartbeat_after_an_outage_comes_after_the_changes_that_it_held_up() -> None:
+async def test_after_an_outage_nothing_counts_until_what_is_gone_was_removed() -> None:
+    now = 0.0
     directory = FlakyDirectory()
-    ingest, _, source = build(directory, chunk=8, max_backoff_s=60.0)
+    ingest, _, source = build(directory, chunk=8, max_backoff_s=60.0, clock=lambda: now)
     async with running(ingest):
         source.send(stored(0, 100))
         assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
         directory.broken = True
         source.send(BlocksRemoved(tuple(range(40, 100))))
         await eventually(lambda: ingest.stats.push_failures > 0)
+        assert not await ingest.heartbeat(STATE)
+        now = 2.0
         directory.broken = False
+        seen = set()
+        while ingest.pending:
+            assert await ingest.heartbeat(STATE)
+            seen.add(await held(directory))
+            await asyncio.sleep(0)
+        assert await ingest.drain(5)
         assert await ingest.heartbeat(STATE)
+        assert seen <= {0, 40}
         assert await held(directory) == 40
 
 
