@@ -11,6 +11,7 @@ from functools import partial
 from aloraserve.directory.base import LEASE_TTL_S
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.base import Kind, ReplicaView, RouterFactory, RunContext, SimulatedCall, VisibleFleet
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.modelled_engine import ModelledEngine, ModelledRequest, StepResult
@@ -33,6 +34,7 @@ class FleetSettings:
         kv_tokens: of each, the calibration's if None.
         faults: see :mod:`aloraserve.simulation.faults`.
         seed: of the router and of which event batches are lost.
+        scheduling: the order in which every engine begins its calls.
     """
 
     calibration: Calibration
@@ -40,6 +42,7 @@ class FleetSettings:
     kv_tokens: int | None = None
     faults: tuple[Fault, ...] = ()
     seed: int = 0
+    scheduling: Scheduling = field(default_factory=Scheduling)
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -63,6 +66,7 @@ class CallRecord:
         ttft_s: from its arrival to its first token; infinite if there was none.
         e2e_s: from its arrival to its last token; infinite if its replica died in between.
         replica: who answered.
+        output_tokens: of its answer.
     """
 
     kind: Kind
@@ -71,6 +75,7 @@ class CallRecord:
     ttft_s: float
     e2e_s: float
     replica: int
+    output_tokens: int = 1
 
 
 @dataclass(slots=True)
@@ -178,6 +183,7 @@ class ModelledFleet:
             kv_tokens=self._settings.kv_tokens_each,
             block_tokens=self._workload.settings.block_tokens,
             answer_keys=self._workload.answer_keys,
+            scheduling=self._settings.scheduling,
         )
 
     def _next_base_call(self) -> None:
@@ -250,7 +256,9 @@ class ModelledFleet:
         ends_s = (request.first_token_s, request.finished_s) if request else (math.nan, math.nan)
         ttft_s, e2e_s = (math.inf if math.isnan(at_s) else at_s - call.arrival_s + overhead_s for at_s in ends_s)
         cached = request.num_cached_tokens if request else 0
-        self._result.records.append(CallRecord(call.kind, call.prompt_tokens, cached, ttft_s, e2e_s, replica))
+        self._result.records.append(
+            CallRecord(call.kind, call.prompt_tokens, cached, ttft_s, e2e_s, replica, call.output_tokens)
+        )
         self._result.ended_s = self._loop.now_s
 
     def _schedule(self, fault: Fault) -> None:

@@ -7,12 +7,15 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
 from aloraserve.engine_model.step_learner import StepLearner
 from aloraserve.engine_model.step_model import StepModel
 from aloraserve.engine_model.step_stats import StepStats
+from aloraserve.routing.prefill_model import PrefillModel
+from aloraserve.routing.queue_profile import queue_profile
+from aloraserve.routing.scheduling import Scheduling
 
 REMEMBERED_REQUESTS = 33
 RATE_TOKENS = 1024
@@ -33,6 +36,7 @@ class EngineFacts:
         adapter_slots: distinct adapters that it runs at once, 0 without adapters.
         adapter_load_s: how long loading one took, 0 if unknown.
         step_tokens: tokens that one step computes at most, 0 if unknown.
+        scheduling: the order in which it begins the calls that wait.
     """
 
     max_requests: int
@@ -40,14 +44,16 @@ class EngineFacts:
     adapter_slots: int = 0
     adapter_load_s: float = 0.0
     step_tokens: int = 0
+    scheduling: Scheduling = field(default_factory=Scheduling)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Running:
     prompt_tokens: int
     held_tokens: int
     adapter: str | None
     accepted_at: float
+    number_s: float
     begun_at: float = math.nan
     generated: int = 0
 
@@ -73,7 +79,8 @@ class Progress:
         self._running: dict[str, _Running] = {}
         self._learner = learner
         self._services_s: deque[float] = deque(maxlen=REMEMBERED_REQUESTS)
-        self._prefilled_at = -math.inf
+        self._prefilled_at = self._turn_at = -math.inf
+        self._under_way: _Running | None = None
         self._unreported: dict[str, None] = {}
         self._reported: dict[str, float] = {}
 
@@ -83,8 +90,8 @@ class Progress:
         prompt_tokens: int,
         held_tokens: int = 0,
         adapter: str | None = None,
-    ) -> None:
-        """Note a request.
+    ) -> int:
+        """Note a request; return its priority in the engine, see :mod:`aloraserve.routing.scheduling`.
 
         Args:
             request_id: of the call.
@@ -93,10 +100,14 @@ class Progress:
             adapter: the name of its adapter.
         """
         held_tokens = min(held_tokens, prompt_tokens - 1)
-        self._running[request_id] = _Running(prompt_tokens, held_tokens, adapter, self._clock())
+        now, scheduling, model = self._clock(), self._facts.scheduling, self._learner.model()
+        prefill_s = model.prefill.seconds(held_tokens, prompt_tokens) if model else 0.0
+        number_s = scheduling.number_s(prefill_s, now)
+        self._running[request_id] = _Running(prompt_tokens, held_tokens, adapter, now, number_s)
         self._unreported[request_id] = None
         if len(self._unreported) > MAX_SETTLED:
             del self._unreported[next(iter(self._unreported))]
+        return scheduling.priority(prefill_s, now)
 
     def first_token(self, request_id: str, prefill_s: float = 0.0) -> None:
         """Note that a request's prefill is done, which took ``prefill_s`` from when its turn came."""
@@ -152,6 +163,7 @@ class Progress:
         waiting = [running for running in self._running.values() if not running.is_prefilled]
         model = self._learner.model() or StepModel()
         facts, prefill = self._facts, model.prefill
+        left_s = self._left_s(prefill, waiting)
         return ReplicaLoad(
             running=len(self._running) - len(waiting),
             waiting=len(waiting),
@@ -159,7 +171,7 @@ class Progress:
             kv_usage=kv_usage,
             prefill_tokens_per_s=RATE_TOKENS / prefill.seconds(0, RATE_TOKENS) if prefill.s_per_token > 0 else 0.0,
             max_requests=facts.max_requests,
-            queued_prefill_s=self._queued_s(waiting),
+            queued_prefill_s=max(LEAST_QUEUE_S, sum(left_s)) if left_s else 0.0,
             prefill_fixed_s=prefill.fixed_s,
             prefill_s_per_token=prefill.s_per_token,
             prefill_s_per_square_token=prefill.s_per_square_token,
@@ -171,6 +183,8 @@ class Progress:
             service_s=_median(self._services_s),
             step_tokens=facts.step_tokens,
             prefill_samples=self._learner.quality.samples,
+            ageing=facts.scheduling.published_ageing,
+            queue_profile=self._queue_profile(waiting, left_s),
         )
 
     def _answers_step_s(self, model: StepModel) -> float:
@@ -187,19 +201,36 @@ class Progress:
             )
         )
 
-    def _queued_s(self, waiting: Sequence[_Running]) -> float:
-        """Return how long the waiting prefills will take from now on: the first of them is under way.
+    def _left_s(self, prefill: PrefillModel, waiting: Sequence[_Running]) -> list[float]:
+        """Return how long each waiting prefill will take from now on; one of them is under way.
 
-        Where there are some that is never 0, which means that nothing is known: the last one may take longer than it
-        should.
+        Together that is never 0 in what is published, which would mean that nothing is known: the last one may take
+        longer than it should.
         """
-        model = self._learner.model()
-        if model is None or not waiting:
-            return 0.0
-        prefill = model.prefill
-        each_s = [prefill.seconds(request.held_tokens, request.prompt_tokens) for request in waiting]
-        begun_at = max(waiting[0].accepted_at, self._prefilled_at)
-        return max(LEAST_QUEUE_S, sum(each_s) - min(each_s[0], max(self._clock() - begun_at, 0.0)))
+        if prefill.s_per_token <= 0 or not waiting:
+            return []
+        begun = self._begun(waiting)
+        left_s = [prefill.seconds(request.held_tokens, request.prompt_tokens) for request in waiting]
+        at = waiting.index(begun)
+        left_s[at] = max(0.0, left_s[at] - max(self._clock() - self._turn_at, 0.0))
+        return left_s
+
+    def _begun(self, waiting: Sequence[_Running]) -> _Running:
+        """Return the one that is under way: the engine began it when the one before it was done."""
+        begun = self._under_way
+        if begun is None or begun not in waiting:
+            begun = self._under_way = min(waiting, key=lambda request: request.number_s)
+            self._turn_at = max(begun.accepted_at, self._prefilled_at)
+        return begun
+
+    def _queue_profile(self, waiting: Sequence[_Running], left_s: Sequence[float]) -> tuple[float, ...]:
+        """Return what is left of the waiting prefills by their numbers; nothing overtakes the one that is under way."""
+        ageing = self._facts.scheduling.published_ageing
+        if not ageing or not left_s:
+            return ()
+        now_s = ageing * self._clock()
+        numbers_s = (0.0 if request is self._under_way else request.number_s - now_s for request in waiting)
+        return queue_profile(zip(numbers_s, left_s, strict=True))
 
 
 def _median(values: Sequence[float] | deque[float]) -> float:

@@ -21,7 +21,6 @@ from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.cells import CellReplicas, CellRouter
 from aloraserve.routing.conversation_names import ConversationNames
-from aloraserve.routing.expected_ttft import ExpectedTtftTuning
 from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
@@ -191,7 +190,6 @@ class Gateway:
             settings.policy,
             # Gateways that draw should not all draw the same.
             seed=secrets.randbits(32),
-            tuning=ExpectedTtftTuning(overflow_wait_s=settings.overflow_wait_s),
         )
         return Router(
             directory,

@@ -132,10 +132,11 @@ class SavingsReporter(CallObserver):
             "saved_ttft_s": round(figures.saved_us / 1e6, 6),
             "lost_ttft_s": round(figures.lost_us / 1e6, 6),
             "net_saved_ttft_s": round(figures.net_saved_s, 6),
+            "saved_queue_s": round(figures.saved_queue_us / 1e6, 6),
             "confidence": round(figures.confidence_milli / calls / 1000, 3),
             # What was not prefilled is what an engine did not work for.
-            "accelerator_s": round(figures.net_saved_s, 6),
+            "accelerator_s": round(figures.saved_prefill_s, 6),
         }
         if self._hour_price is not None:
-            shown["cost"] = round(figures.net_saved_s / 3600 * self._hour_price, 6)
+            shown["cost"] = round(figures.saved_prefill_s / 3600 * self._hour_price, 6)
         return shown

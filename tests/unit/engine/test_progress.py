@@ -11,6 +11,8 @@ from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
 from aloraserve.engine_model.step_learner import StepLearner
 from aloraserve.engine_model.step_model import StepModel
 from aloraserve.engine_model.step_stats import StepStats, squares
+from aloraserve.routing.queue_profile import seconds_before
+from aloraserve.routing.scheduling import AGEING, Scheduling
 from aloraserve_services.engine.progress import (
     RATE_TOKENS,
     REMEMBERED_REQUESTS,
@@ -61,7 +63,7 @@ def teach(learner: StepLearner, *, answers: bool = True) -> None:
 
 
 def test_nothing_to_do_means_no_load_and_no_rate(progress: Progress) -> None:
-    assert progress.load(0.25) == ReplicaLoad(kv_usage=0.25, max_requests=4)
+    assert progress.load(0.25) == ReplicaLoad(kv_usage=0.25, max_requests=4, ageing=AGEING)
     assert progress.active_adapters() == ()
     assert progress.settled() == ()
 
@@ -94,7 +96,7 @@ def test_a_request_waits_until_its_first_token_and_runs_until_its_end(progress: 
 def test_a_request_that_ends_before_its_first_token_waits_no_more(progress: Progress) -> None:
     progress.accept("a", 100)
     progress.end("a")
-    assert progress.load(0.0) == ReplicaLoad(max_requests=4)
+    assert progress.load(0.0) == ReplicaLoad(max_requests=4, ageing=AGEING)
 
 
 def test_what_is_not_running_changes_nothing(progress: Progress, clock: Clock) -> None:
@@ -105,7 +107,7 @@ def test_what_is_not_running_changes_nothing(progress: Progress, clock: Clock) -
     progress.end("a")
     clock.now_s += 1
     progress.first_token("a")
-    assert progress.load(0.0) == ReplicaLoad(max_requests=4)
+    assert progress.load(0.0) == ReplicaLoad(max_requests=4, ageing=AGEING)
 
 
 def test_the_rate_that_people_read_is_of_a_cold_prompt(progress: Progress, learner: StepLearner) -> None:
@@ -148,6 +150,35 @@ def test_the_prefill_model_is_learned_and_says_how_long_the_queue_takes(
     progress.first_token("a")
     clock.now_s += 0.5
     assert progress.load(0.0).queued_prefill_s == near(1.0)
+
+
+def test_the_queue_is_published_by_what_the_engine_computes_before_a_call(
+    progress: Progress, learner: StepLearner, clock: Clock
+) -> None:
+    teach(learner)
+    priorities = [progress.accept(name, tokens) for name, tokens in (("long", 4000), ("short", 300), ("middle", 1500))]
+    assert sorted(priorities) == [priorities[1], priorities[2], priorities[0]]
+    profile = progress.load(0.0).queue_profile
+    # All came at once, so that the engine began the shortest.
+    assert seconds_before(profile, 0.0) == near(0.8)
+    assert seconds_before(profile, 4.0) == near(0.8 + 2.0)
+    assert seconds_before(profile, 60.0) == near(0.8 + 2.0 + 4.5)
+    clock.now_s += 80.0
+    progress.first_token("short")
+    # What waited for so long is before a call without any prefill.
+    assert seconds_before(progress.load(0.0).queue_profile, 0.0) == near(2.0)
+    clock.now_s += 20.0
+    assert seconds_before(progress.load(0.0).queue_profile, 0.0) == near(4.5), "the one under way is late"
+
+
+def test_an_engine_that_takes_calls_in_their_order_has_no_priorities(learner: StepLearner, clock: Clock) -> None:
+    teach(learner)
+    progress = Progress(EngineFacts(4, scheduling=Scheduling("fcfs")), learner, clock)
+    assert (progress.accept("a", 1000), progress.accept("b", 10)) == (0, 0)
+    load = progress.load(0.0)
+    assert (load.ageing, load.queue_profile) == (0.0, ())
+    clock.now_s += 0.4
+    assert progress.load(0.0).queued_prefill_s == near(1.1 + 0.51), "the first one is under way"
 
 
 def test_the_decoding_step_is_the_pure_one_of_the_batch_as_it_is(
