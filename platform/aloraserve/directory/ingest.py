@@ -1,10 +1,10 @@
 """From an engine's events to the directory's holdings: in order, bounded, and whole again after an outage.
 
 - A push that may not have arrived is made again, with a greater fence, and then the lost one has no effect. While
-  pushes fail for longer than ``STUCK_PUSH_S``, heartbeats name an incarnation that has nothing; once what went was
+  pushes fail for longer than ``STUCK_PUSH_S``, heartbeats name an incarnation that has nothing; once what is gone was
   removed, they name the last one again. Nothing else is pushed for the sake of an outage.
-- Everything is pushed again, in place and at a pace, where nothing is wrong: on schedule, after a silence, and after the
-  directory (or a part of it) lost its content.
+- Everything is pushed again, in place and at a pace, where nothing is wrong: on schedule, after a silence, and after
+  the directory (or a part of it) lost its content.
 - Where what the directory has may be wrong, and it cannot be said where, the replica begins a new *generation*: its
   incarnation gets the next suffix, and everything it holds is pushed again under it. If the directory is an older copy
   of itself, the old generation counts until the new one is whole, at most for ``FILL_S``. If events or changes were

@@ -14,12 +14,12 @@ QUICK_S = 0.004
 """A push that took no longer met few others. Lookups have 10 ms."""
 QUICK_RATIO = 2.0
 """Nor did one that took so many times the quickest: a backend far away is not a busy one."""
-LEAST_KEYS = 32
+LEAST_KEYS = 64
 JITTER_S = 0.2
 LEAST_REST_S = 0.001
 REST_STEP = 0.5
 """How much longer a replica rests after each slow push, and shorter after each quick one, in times of that push."""
-MAX_REST = 16.0
+MAX_REST = 4.0
 
 
 class PushPace:
