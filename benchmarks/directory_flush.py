@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections import Counter
@@ -126,9 +127,14 @@ class FlushBench:
         """Wait until the directory has each conversation; return the seconds."""
         started = time.perf_counter()
         for replica, call in calls:
-            while not await self._is_held(directory, replica, call):
-                await asyncio.sleep(0.02)
+            await self._until_held(directory, replica, call)
         return time.perf_counter() - started
+
+    async def _until_held(self, directory: RedisDirectory, replica: str, call: Call) -> None:
+        for _ in itertools.count():
+            if await self._is_held(directory, replica, call):
+                return
+            await asyncio.sleep(0.02)
 
     async def _is_held(self, directory: RedisDirectory, replica: str, call: Call) -> bool:
         candidates = await directory.lookup(call.keys)
