@@ -168,7 +168,7 @@ class ModelledFleet:
     def _view(self, index: int) -> ReplicaView:
         times = self._settings.calibration
         blocks = self._settings.kv_tokens_each // self._workload.settings.block_tokens
-        return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots)
+        return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots, times.max_num_batched_tokens)
 
     def _new_engine(self, on_step: Callable[[StepResult], None]) -> ModelledEngine:
         return ModelledEngine(
