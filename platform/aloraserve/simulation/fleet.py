@@ -63,6 +63,7 @@ class CallRecord:
         ttft_s: from its arrival to its first token; infinite if there was none.
         e2e_s: from its arrival to its last token; infinite if its replica died in between.
         replica: who answered.
+        output_tokens: of its answer.
     """
 
     kind: Kind
@@ -71,6 +72,12 @@ class CallRecord:
     ttft_s: float
     e2e_s: float
     replica: int
+    output_tokens: int = 1
+
+    @property
+    def tpot_s(self) -> float:
+        """From one token of the answer to the next, on average; of an answer of at least two."""
+        return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
 
 
 @dataclass(slots=True)
@@ -250,7 +257,9 @@ class ModelledFleet:
         ends_s = (request.first_token_s, request.finished_s) if request else (math.nan, math.nan)
         ttft_s, e2e_s = (math.inf if math.isnan(at_s) else at_s - call.arrival_s + overhead_s for at_s in ends_s)
         cached = request.num_cached_tokens if request else 0
-        self._result.records.append(CallRecord(call.kind, call.prompt_tokens, cached, ttft_s, e2e_s, replica))
+        self._result.records.append(
+            CallRecord(call.kind, call.prompt_tokens, cached, ttft_s, e2e_s, replica, call.output_tokens)
+        )
         self._result.ended_s = self._loop.now_s
 
     def _schedule(self, fault: Fault) -> None:
