@@ -14,8 +14,9 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aloraserve.errors import SettingsError
-from aloraserve.routing.expected_ttft import OVERFLOW_WAIT_S, ExpectedTtft
+from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.policies import POLICIES, check_policy
+from aloraserve.routing.scheduling import AGEING, MAX_AGEING, MIN_AGEING, SchedulingPolicy
 
 LogFormat = Literal["auto", "json", "text"]
 MAX_FILE_BYTES = 1 << 20
@@ -24,6 +25,11 @@ MAX_ADMINS = 64
 _KEY = re.compile(r"[!-~]{16,}")
 _KEYS = {"admin_keys", "api_keys"}
 _SECRET = frozenset({*_KEYS, "redis_url"})
+_REMOVED = {
+    "overflow_wait_s": "engines begin the shortest waiting call first instead, see scheduling_policy and "
+    "priority_ageing; no call is held back in the router any more",
+}
+"""Settings of earlier releases, and what replaced them."""
 
 
 def default_state_dir() -> Path:
@@ -109,15 +115,19 @@ class Settings(BaseSettings):
     channel_port: int = Field(0, ge=0, le=65535, description="First port tried for that; 0: the system chooses.")
     max_loras: int = Field(8, ge=1, le=64, description="Adapters that may run in one batch.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(64, description="Highest adapter rank accepted.")
+    scheduling_policy: SchedulingPolicy = Field(
+        "priority",
+        description="Which waiting call an engine begins: the shortest prefill, ageing, or the first that came (fcfs).",
+    )
+    priority_ageing: float = Field(
+        AGEING,
+        ge=MIN_AGEING,
+        le=MAX_AGEING,
+        description="Seconds of prefill that a second of waiting makes up for; a low rate favours short calls.",
+    )
     policy: str = Field(
         ExpectedTtft.name,
         description=f"How replicas are chosen: {', '.join(POLICIES)}, or module:attribute of a policy of your own.",
-    )
-    overflow_wait_s: float = Field(
-        OVERFLOW_WAIT_S,
-        ge=0,
-        le=3600,
-        description="How much longer calls without a prefix may wait in an overloaded fleet; 0: as long as others.",
     )
     receipts: int = Field(1024, ge=1, le=100_000, description="Routing decisions that a gateway can explain.")
     lookup_budget_ms: float = Field(10, gt=0, le=1000, description="Time for the directory before falling back.")
@@ -282,12 +292,19 @@ def _refuse_unknown_variables() -> None:
     known = {f"ALORASERVE_{key.upper()}" for key in Settings.model_fields} | {"ALORASERVE_CONFIG"}
     unknown = sorted(key for key in os.environ if key.upper().startswith("ALORASERVE_") and key.upper() not in known)
     if unknown:
+        _refuse_removed(unknown[0].upper().removeprefix("ALORASERVE_").lower(), "environment", unknown[0])
         raise SettingsError(f"unknown variable {unknown[0]}; known are {', '.join(sorted(known))}")
+
+
+def _refuse_removed(key: str, source: str, name: str) -> None:
+    if key in _REMOVED:
+        raise SettingsError(f"{source}: {name} is not a setting any more: {_REMOVED[key]}; take it out")
 
 
 def _refuse_unknown_keys(keys: Iterable[Any], source: str) -> None:
     unknown = sorted(str(key) for key in keys if key not in Settings.model_fields)
     if unknown:
+        _refuse_removed(unknown[0], source, unknown[0])
         known = ", ".join(sorted(Settings.model_fields))
         raise SettingsError(f"{source}: unknown key {unknown[0][:80]!r}; known are {known}")
 

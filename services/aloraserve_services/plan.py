@@ -27,6 +27,7 @@ from aloraserve.directory.redis import RedisDirectory
 from aloraserve.engine_model import calibration
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
 from aloraserve.telemetry.redis_endpoints import RedisEndpoints
@@ -72,6 +73,11 @@ class FleetPlan:
     def max_requests(self) -> int:
         """Requests that one engine runs at once."""
         return self.settings.max_num_seqs if self.calibration is None else self.calibration.max_num_seqs
+
+    @property
+    def scheduling(self) -> Scheduling:
+        """The order in which each engine begins the calls that wait in it."""
+        return Scheduling(self.settings.scheduling_policy, self.settings.priority_ageing)
 
     @property
     def capacity(self) -> int:

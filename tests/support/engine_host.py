@@ -14,6 +14,7 @@ from aloraserve.directory.base import LEASE_TTL_S, ReplicaState
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.engine_model.calibration import AdapterTimes, Calibration, DecodeTimes, PrefillTimes
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.routing.scheduling import Scheduling
 from aloraserve.serving.engine_messages import EngineCall
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.adapters import EngineAdapters
@@ -143,7 +144,7 @@ async def started_host(
         directory,
         EngineParts(engine, events),
         engine_adapters,
-        await load_adapters(engine, engine_adapters, CALIBRATION.max_num_seqs),
+        await load_adapters(engine, engine_adapters, CALIBRATION.max_num_seqs, Scheduling()),
         answer_held_s=answer_held_s,
     )
     try:

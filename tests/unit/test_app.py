@@ -83,7 +83,7 @@ def test_settings_survive_as_plain_arguments(tmp_path: Path) -> None:
         api_keys={"tenant": "key-0123456789abcdef"},
         admin_keys={"admin": "admin-0123456789abcdef"},
         adapters_dir=tmp_path,
-        overflow_wait_s=0,
+        priority_ageing=0.1,
         redis_url=REDIS,
         reserve_modules=("q_proj",),
     )

@@ -339,3 +339,20 @@ def test_a_refused_redis_url_is_not_shown(write: Write) -> None:
 
 def test_a_context_without_room_for_two_blocks_is_refused() -> None:
     assert "at least two blocks" in refusal(max_model_len=256, block_tokens=256)
+
+
+def test_a_setting_of_an_earlier_release_says_what_replaced_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "aloraserve.yaml"
+    file.write_text("overflow_wait_s: 30\n")
+    with pytest.raises(SettingsError, match=r"overflow_wait_s is not a setting any more: .*priority_ageing") as raised:
+        load_settings(file)
+    assert str(raised.value).startswith(f"{file}: ")
+    monkeypatch.setenv("ALORASERVE_OVERFLOW_WAIT_S", "30")
+    with pytest.raises(SettingsError, match="environment: ALORASERVE_OVERFLOW_WAIT_S is not a setting any more"):
+        load_settings()
+
+
+@pytest.mark.parametrize(("ageing", "what"), [(0, "greater than or equal to 0.001"), (1.5, "less than or equal to 1")])
+def test_the_rate_of_ageing_is_bounded(ageing: float, what: str) -> None:
+    with pytest.raises(SettingsError, match=f"priority_ageing is '{ageing}': Input should be {what}"):
+        load_settings(priority_ageing=ageing)

@@ -43,6 +43,7 @@ class Request:
         num_prompt_tokens: at least 1.
         max_tokens: length of its answer, at least 1: a model of an engine knows it from the start.
         adapter: name of its adapter, None for the base model.
+        priority: the lowest begins first, see :mod:`aloraserve.routing.scheduling`.
         output_keys: gives the keys of the blocks that the whole answer fills, which go on from the prompt's.
 
     Attributes:
@@ -63,6 +64,7 @@ class Request:
     num_prompt_tokens: int
     max_tokens: int
     adapter: str | None = None
+    priority: int = 0
     output_keys: Callable[[], Sequence[BlockKey]] = no_keys
     status: RequestStatus = RequestStatus.WAITING
     num_output_tokens: int = 0
@@ -81,6 +83,11 @@ class Request:
                 f"request {self.request_id!r} has {self.num_prompt_tokens} prompt tokens and {self.max_tokens} to "
                 "generate; at least 1 of each is needed"
             )
+
+    @property
+    def rank(self) -> tuple[int, float, RequestId]:
+        """Its place among others by priority; of equal ones the first that came is first, as in vLLM."""
+        return self.priority, self.arrival_s, self.request_id
 
     @property
     def num_tokens(self) -> int:

@@ -1,10 +1,10 @@
 """The scheduler of a modelled engine: vLLM's (``v1/core/sched/scheduler.py``), without a clock and without a thread.
 
 A step gives each running answer one token; prompts that have begun get as many as the token budget leaves; then waiting
-requests begin in their order while there is a request slot, an adapter slot and room in the cache. One that lacks only
-an adapter slot lets later ones pass. How long a step takes is linear in what it does
-(:class:`~aloraserve.engine_model.calibration.Calibration`). While nothing but answers is computed, all steps up to the
-next change are one event (:class:`~aloraserve.engine_model.decode_series.DecodeSeries`).
+requests begin in their order (:mod:`aloraserve.engine_model.request_queue`) while there is a request slot, an adapter
+slot and room in the cache. One that lacks only an adapter slot lets later ones pass. How long a step takes is linear in
+what it does (:class:`~aloraserve.engine_model.calibration.Calibration`). While nothing but answers is computed, all
+steps up to the next change are one event (:class:`~aloraserve.engine_model.decode_series.DecodeSeries`).
 
 Whoever drives it says what time it is. It calls :meth:`Scheduler.advance` at :attr:`Scheduler.next_event_s`, or later:
 what happened in between happened at its own time. It also does so before every other call, and after requests were
@@ -22,7 +22,6 @@ at most the token budget.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from aloraserve.engine_model.adapter_slots import AdapterSlots
@@ -31,6 +30,8 @@ from aloraserve.engine_model.decode_series import DecodeSeries
 from aloraserve.engine_model.kv_cache_manager import KVCacheManager
 from aloraserve.engine_model.outputs import EngineCoreOutputs, KVCacheEvent
 from aloraserve.engine_model.request import Request, RequestId, RequestStatus
+from aloraserve.engine_model.request_queue import request_queue
+from aloraserve.routing.scheduling import SchedulingPolicy
 
 
 class Scheduler:
@@ -40,6 +41,7 @@ class Scheduler:
         calibration: times and limits.
         kv_tokens: tokens that its KV cache has room for.
         block_tokens: tokens per block.
+        policy: in which order requests begin.
         resident: adapters that are loaded from the start, as many as may be.
 
     Attributes:
@@ -51,7 +53,13 @@ class Scheduler:
     """
 
     def __init__(
-        self, calibration: Calibration, *, kv_tokens: int, block_tokens: int, resident: Sequence[str] = ()
+        self,
+        calibration: Calibration,
+        *,
+        kv_tokens: int,
+        block_tokens: int,
+        policy: SchedulingPolicy = "priority",
+        resident: Sequence[str] = (),
     ) -> None:
         self.requests: dict[RequestId, Request] = {}
         self.running: dict[RequestId, Request] = {}
@@ -63,7 +71,7 @@ class Scheduler:
         self._prefill = calibration.prefill.model
         self._prompts_per_step = 1 if calibration.prefill_apart else calibration.max_num_seqs
         self._kv_tokens = kv_tokens
-        self._waiting: deque[Request] = deque()
+        self._waiting = request_queue(policy)
         self._prefilling: list[Request] = []
         self._chunks: list[tuple[Request, int]] = []
         self._answers = DecodeSeries(calibration.decode)
@@ -102,7 +110,7 @@ class Scheduler:
             tokens = request.num_prompt_tokens + request.max_tokens
             raise ValueError(f"a call of {tokens} tokens cannot run: the KV cache has room for {self._kv_tokens}")
         self.requests[request.request_id] = request
-        self._waiting.append(request)
+        self._waiting.add(request)
 
     def abort_requests(self, request_ids: Iterable[RequestId], now_s: float) -> None:
         """Give requests up; their blocks and slots are free at once, the step that runs ends when it would have.
@@ -232,18 +240,18 @@ class Scheduler:
         seconds = 0.0
         passed: list[Request] = []
         while self._waiting and budget > 0 and self._has_slot:
-            request = self._waiting[0]
+            request = self._waiting.peek()
             if not self.adapter_slots.has_room(request.adapter):
-                passed.append(self._waiting.popleft())
+                passed.append(self._waiting.pop())
                 continue
             if not self.kv_cache_manager.allocate_slots(request):
                 break
-            self._waiting.popleft()
+            self._waiting.pop()
             seconds += self._run(request)
             tokens = min(request.num_tokens - request.num_computed_tokens, budget)
             seconds += self._chunk(request, tokens)
             budget -= tokens
-        self._waiting.extendleft(reversed(passed))
+        self._waiting.put_back(passed)
         return seconds
 
     @property
@@ -315,10 +323,11 @@ class Scheduler:
         self._answers.preempt_all(now_s)
         self._prefilling.clear()
         self._chunks.clear()
-        for request in reversed(self.running.values()):
+        preempted = list(self.running.values())
+        self.running.clear()
+        for request in reversed(preempted):
             request.status = RequestStatus.PREEMPTED
             request.num_computed_tokens = 0
             self.kv_cache_manager.free(request)
             self.adapter_slots.release(request.adapter)
-            self._waiting.appendleft(request)
-        self.running.clear()
+        self._waiting.put_back(preempted)

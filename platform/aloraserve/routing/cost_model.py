@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,6 +10,7 @@ from functools import lru_cache
 from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
 from aloraserve.routing.base import Call, Estimate
 from aloraserve.routing.prefill_model import PrefillModel
+from aloraserve.routing.queue_profile import seconds_before
 
 FEW_SAMPLES = 8
 """A model that rests on fewer prefills says more of the moment they were measured in than of the engine."""
@@ -49,6 +51,7 @@ def _with_rates(candidate: Candidate, best: ReplicaLoad) -> Candidate:
         prefill_s_per_token=best.prefill_s_per_token,
         prefill_s_per_square_token=best.prefill_s_per_square_token,
         queued_prefill_s=0.0,
+        queue_profile=(),
     )
     return replace(candidate, state=replace(candidate.state, load=load))
 
@@ -73,12 +76,29 @@ def overlap_tokens(call: Call, candidate: Candidate) -> int:
     return tokens
 
 
+def queue_before_s(load: ReplicaLoad, prefill_s: float, s_per_token: float) -> float:
+    """Return how long a replica's queue, as published, keeps its engine from a call.
+
+    Args:
+        load: as published.
+        prefill_s: how long the call takes there.
+        s_per_token: the replica's rate, for one that says no time.
+    """
+    if load.queued_prefill_s <= 0:
+        return max(0, load.queued_prefill_tokens) * s_per_token
+    if not load.queue_profile:
+        return load.queued_prefill_s
+    return seconds_before(load.queue_profile, prefill_s)
+
+
 @dataclass(frozen=True, slots=True)
 class CostModel:
     """Expected TTFT in seconds: the sum of an :class:`~aloraserve.routing.base.Estimate`'s parts.
 
     - ``queue_s``: what the replica says of its queue (its tokens at its rate, if it says no time), and the claimed
-      tokens at its linear rate, with a fixed part for each claim.
+      tokens at its linear rate, with a fixed part for each claim. Of an engine that begins waiting calls by their
+      numbers, only what it computes before this call (:mod:`~aloraserve.routing.queue_profile`). Of claimed calls just
+      the sum is known: those that take no longer than this one take at most as long as it, each.
     - ``prefill_s``: the call's own tokens, by the replica's :class:`~aloraserve.routing.prefill_model.PrefillModel`.
     - ``decode_s``: chunked prefill shares each step with the answers being decoded (Sarathi-Serve, arXiv
       2403.02310). The queue and the call take ``tokens / step_tokens`` steps, each longer by ``decode_share`` of a
@@ -133,9 +153,11 @@ class CostModel:
         model = self.prefill_model(load)
         overlap = overlap_tokens(call, candidate)
         queued = queued_tokens(candidate)
-        # One call costs thousands of these, so that parts without a cause are not worked out.
-        queue_s = self._queue_s(model, candidate) if queued or load.queued_prefill_s or candidate.claims else 0.0
         prefill_s = model.seconds(overlap, call.prompt_tokens)
+        # One call costs thousands of these, so that parts without a cause are not worked out.
+        queue_s = 0.0
+        if queued or load.queued_prefill_s or candidate.claims:
+            queue_s, queued = self._queue(model, candidate, prefill_s)
         decode_s = 0.0
         if load.running > 0 and load.decode_step_s > 0:
             decode_s = self._decode_s(load, queued + call.prompt_tokens - overlap)
@@ -162,10 +184,6 @@ class CostModel:
             unknown_s,
         )
 
-    def queue_s(self, candidate: Candidate) -> float:
-        """Return how long the candidate's engine takes for the prefills that it has and those claimed for it."""
-        return self._queue_s(self.prefill_model(candidate.state.load), candidate)
-
     def slot_wait_s(self, call: Call, candidate: Candidate) -> float:
         """Return how long a call waits for a request slot and an adapter slot; 0 where their number is unknown."""
         load = candidate.state.load
@@ -184,10 +202,15 @@ class CostModel:
         return load.service_s if load.service_s > 0 else self.service_s
 
     @staticmethod
-    def _queue_s(model: PrefillModel, candidate: Candidate) -> float:
-        load = candidate.state.load
-        queue_s = load.queued_prefill_s or max(0, load.queued_prefill_tokens) * model.s_per_token
-        return max(0.0, queue_s) + candidate.claimed_tokens * model.s_per_token + candidate.claims * model.fixed_s
+    def _queue(model: PrefillModel, candidate: Candidate, prefill_s: float) -> tuple[float, int]:
+        """Return how long the engine computes before a call that takes ``prefill_s``, and how many tokens."""
+        load, claims, queued = candidate.state.load, candidate.claims, queued_tokens(candidate)
+        claimed_s = candidate.claimed_tokens * model.s_per_token + claims * model.fixed_s
+        whole_s = queue_before_s(load, math.inf, model.s_per_token) + claimed_s
+        if not load.ageing or whole_s <= 0:
+            return whole_s, queued
+        before_s = queue_before_s(load, prefill_s, model.s_per_token) + min(claimed_s, claims * prefill_s)
+        return before_s, round(queued * min(before_s / whole_s, 1.0))
 
     def _decode_s(self, load: ReplicaLoad, tokens: int) -> float:
         return load.decode_step_s * self.decode_share * (0.5 + max(0, tokens) / (load.step_tokens or self.step_tokens))

@@ -9,18 +9,13 @@ from typing import NamedTuple
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision, Estimate
-from aloraserve.routing.cost_model import CostModel, is_published, overlap_tokens, requests, with_fleet_rates
+from aloraserve.routing.cost_model import CostModel, is_published, queue_before_s, requests, with_fleet_rates
 from aloraserve.routing.rendezvous import conversation, weight
-
-OVERFLOW_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedTtftTuning:
-    """When two candidates are equally good, what a second prefill costs the fleet, and when it is overloaded.
-
-    A replica's *turnover* is the time in which it could fill its whole KV cache again. Calls that wait for a good part
-    of it find that their prefix was evicted meanwhile.
+    """When two candidates are equally good, and what a second prefill costs the fleet.
 
     Args:
         tie_tokens: the time to prefill so many tokens makes no difference; less than a block, or a held one would not
@@ -28,14 +23,7 @@ class ExpectedTtftTuning:
         tie_share: nor is this share of the best's score: the rates that equal machines measure differ that much, also
             with the lengths of the prompts that they happened to get.
         duplicate_share: leaving the longest overlap makes the fleet compute tokens that it has, and evict others for
-            them: that share of their prefill is charged on top of what the call itself waits for them, if the fleet is
-            idle.
-        busy_share: charged on top of that, the more the nearer the fleet's mean queue is to ``overload_share``: what
-            is computed twice then delays all who wait behind it.
-        overload_share: of the turnover; with longer queues everywhere the fleet is overloaded.
-        overflow_share: of the turnover; no call is sent on purpose to a queue longer than that.
-        overflow_wait_s: nor to one that is longer than the shortest by more than that; 0 treats cold calls like others.
-        overflow_replicas: smaller fleets have no replica to spare for the overflow.
+            them: that share of their prefill is charged on top of what the call itself waits for them.
         overlap_steps: overlaps count as different among the equally good if they differ by one of so many parts of the
             prompt.
         room_steps: so does the room in their KV caches while one of them is idle, if it differs by one of so many parts
@@ -49,11 +37,6 @@ class ExpectedTtftTuning:
     tie_tokens: int = 4
     tie_share: float = 0.25
     duplicate_share: float = 0.25
-    busy_share: float = 3.0
-    overload_share: float = 0.1
-    overflow_share: float = 6.0
-    overflow_wait_s: float = OVERFLOW_WAIT_S
-    overflow_replicas: int = 4
     overlap_steps: int = 8
     room_steps: int = 4
     spread_requests: int = 1
@@ -78,11 +61,6 @@ class ExpectedTtft:
     coarse steps; then the overlap in blocks, then a hash of the conversation: gateways that decide on the same stale
     state send different conversations to different replicas, and each conversation to one.
 
-    In an overloaded fleet calls that have to be prefilled anyway go to the longest queue within ``overflow_share`` and
-    ``overflow_wait_s``: waiting costs them no prefix, and the other replicas' queues stay short enough for the calls
-    that have one to lose. Spread evenly, the same overload makes everyone's prefixes go before they are used, and the
-    fleet compute yet more.
-
     Args:
         costs: the cost model.
         tuning: see :class:`ExpectedTtftTuning`.
@@ -98,12 +76,8 @@ class ExpectedTtft:
         """Order ``candidates`` by score, the equally good by what else speaks for them."""
         if not candidates:
             return Decision(self.name, "no replica is known", ())
-        pressure = self._pressure(candidates)
-        if pressure >= 1 and (overflow := self._overflow(call, candidates)):
-            estimates = tuple(self._costs.estimate(call, candidate) for candidate in overflow)
-            return Decision(self.name, "every queue is long, no prefix to lose", estimates)
         estimated = with_fleet_rates(self._shortlisted(call, candidates))
-        scored = sorted(self._scored(call, estimated, pressure), key=_by_score)
+        scored = sorted(self._scored(call, estimated), key=_by_score)
         limit_s = self._tie_limit_s(scored[0])
         tied = [option for option in scored if option.score_s <= limit_s]
         if len(tied) > 1:
@@ -121,12 +95,9 @@ class ExpectedTtft:
         def work_s(candidate: Candidate) -> tuple[float, int, int]:
             load = candidate.state.load
             token_s = load.prefill_s_per_token or default_s
-            tokens = (
-                candidate.claimed_tokens
-                + prompt_tokens
-                - max(candidate.held_blocks, candidate.claimed_blocks) * block_tokens
-            )
-            seconds = (load.queued_prefill_s or load.queued_prefill_tokens * token_s) + tokens * token_s
+            held_tokens = max(candidate.held_blocks, candidate.claimed_blocks) * block_tokens
+            own_s = (prompt_tokens - held_tokens) * token_s
+            seconds = queue_before_s(load, own_s, token_s) + candidate.claimed_tokens * token_s + own_s
             if adapter is not None and adapter not in candidate.state.resident:
                 seconds += load.adapter_load_s
             if not is_published(candidate):
@@ -135,54 +106,20 @@ class ExpectedTtft:
 
         return heapq.nsmallest(self._tuning.shortlist, candidates, key=work_s)
 
-    def _pressure(self, candidates: Sequence[Candidate]) -> float:
-        """Return the mean queue as a share of the one that counts as overload, at most 1."""
-        queued = turnover = 0.0
-        for candidate in candidates:
-            load = candidate.state.load
-            queued += load.queued_prefill_s + candidate.claimed_tokens * load.prefill_s_per_token
-            turnover += _turnover_s(candidate)
-        return min(1.0, queued / (self._tuning.overload_share * turnover)) if turnover > 0 else 0.0
-
-    def _overflow(self, call: Call, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return who takes a call that has to be prefilled, mostly, wherever it goes, in an overloaded fleet.
-
-        Nobody, where it is another call or another fleet; of many candidates the first ``shortlist``.
-        """
-        tuning = self._tuning
-        if len(candidates) < tuning.overflow_replicas or not tuning.overflow_wait_s:
-            return []
-        if 2 * max(overlap_tokens(call, candidate) for candidate in candidates) >= call.prompt_tokens:
-            return []
-        queues = [self._costs.queue_s(candidate) for candidate in candidates]
-        pairs = list(zip(queues, candidates, strict=True))
-        if any(queue_s <= tuning.overload_share * _turnover_s(candidate) for queue_s, candidate in pairs):
-            return []
-        longest_s = min(queues) + tuning.overflow_wait_s
-
-        def order(pair: tuple[float, Candidate]) -> tuple[bool, float, str]:
-            queue_s, candidate = pair
-            is_full = queue_s > min(tuning.overflow_share * _turnover_s(candidate), longest_s)
-            return is_full, queue_s if is_full else -queue_s, candidate.state.replica
-
-        few = len(pairs) if len(pairs) <= 2 * tuning.shortlist else tuning.shortlist
-        return [candidate for _, candidate in heapq.nsmallest(few, pairs, key=order)]
-
-    def _scored(self, call: Call, candidates: Sequence[Candidate], pressure: float) -> list[_Scored]:
+    def _scored(self, call: Call, candidates: Sequence[Candidate]) -> list[_Scored]:
         estimates = [self._costs.estimate(call, candidate) for candidate in candidates]
         longest = max(estimate.overlap_tokens for estimate in estimates)
-        share = self._tuning.duplicate_share + self._tuning.busy_share * pressure
         return [
-            _Scored(self._score_s(estimate, candidate, longest, share), requests(candidate), estimate, candidate)
+            _Scored(self._score_s(estimate, candidate, longest), requests(candidate), estimate, candidate)
             for estimate, candidate in zip(estimates, candidates, strict=True)
         ]
 
-    def _score_s(self, estimate: Estimate, candidate: Candidate, longest: int, share: float) -> float:
+    def _score_s(self, estimate: Estimate, candidate: Candidate, longest: int) -> float:
         if estimate.overlap_tokens >= longest:
             return estimate.expected_ttft_s
         model = self._costs.prefill_model(candidate.state.load)
         again_s = model.seconds(estimate.overlap_tokens, longest) - model.fixed_s
-        return estimate.expected_ttft_s + share * again_s
+        return estimate.expected_ttft_s + self._tuning.duplicate_share * again_s
 
     def _tie_limit_s(self, best: _Scored) -> float:
         tokens_s = self._tuning.tie_tokens * self._costs.prefill_model(best.candidate.state.load).s_per_token
@@ -212,10 +149,6 @@ class ExpectedTtft:
 
 def _by_score(option: _Scored) -> tuple[float, int, str]:
     return option[0], option[1], option[2][0]
-
-
-def _turnover_s(candidate: Candidate) -> float:
-    return candidate.state.load.kv_tokens * candidate.state.load.prefill_s_per_token
 
 
 def _room_tokens(call: Call, scored: _Scored) -> int:

@@ -11,6 +11,7 @@ from functools import partial
 from aloraserve.directory.base import LEASE_TTL_S
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.base import Kind, ReplicaView, RouterFactory, RunContext, SimulatedCall, VisibleFleet
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.modelled_engine import ModelledEngine, ModelledRequest, StepResult
@@ -33,6 +34,7 @@ class FleetSettings:
         kv_tokens: of each, the calibration's if None.
         faults: see :mod:`aloraserve.simulation.faults`.
         seed: of the router and of which event batches are lost.
+        scheduling: the order in which every engine begins its calls.
     """
 
     calibration: Calibration
@@ -40,6 +42,7 @@ class FleetSettings:
     kv_tokens: int | None = None
     faults: tuple[Fault, ...] = ()
     seed: int = 0
+    scheduling: Scheduling = field(default_factory=Scheduling)
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -185,6 +188,7 @@ class ModelledFleet:
             kv_tokens=self._settings.kv_tokens_each,
             block_tokens=self._workload.settings.block_tokens,
             answer_keys=self._workload.answer_keys,
+            scheduling=self._settings.scheduling,
         )
 
     def _next_base_call(self) -> None:

@@ -15,6 +15,8 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs, KVCacheEvent
 from aloraserve.engine_model.request import Request, RequestId
 from aloraserve.engine_model.scheduler import Scheduler
+from aloraserve.routing.queue_profile import queue_profile
+from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.base import SimulatedCall
 from aloraserve.simulation.event_queue_driver import EventQueueDriver
 from aloraserve.simulation.simulated_loop import SimulatedLoop
@@ -23,6 +25,7 @@ LEAST_QUEUE_S = 1e-4
 """Of a queue that is not empty: 0 would mean that nothing is known."""
 AnswerKeys = Callable[[SimulatedCall], list[BlockKey]]
 KvEvents = list[tuple[list[Holding], list[BlockKey]]]
+DEFAULT_SCHEDULING = Scheduling()
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -33,11 +36,13 @@ class ModelledRequest(Request):
         call: the call.
         queued_tokens: tokens to prefill, as expected when it came.
         queued_s: how long that takes alone.
+        number_s: its place in the queue, see :class:`~aloraserve.routing.scheduling.Scheduling`.
     """
 
     call: SimulatedCall
     queued_tokens: int = 0
     queued_s: float = 0.0
+    number_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -70,6 +75,7 @@ class ModelledEngine:
         kv_tokens: tokens that its KV cache has room for.
         block_tokens: tokens per block.
         answer_keys: gives the keys of the blocks that a call's answer fills.
+        scheduling: the order in which calls begin.
         resident: adapters that are loaded from the start, as many as may be.
     """
 
@@ -82,9 +88,17 @@ class ModelledEngine:
         kv_tokens: int,
         block_tokens: int,
         answer_keys: AnswerKeys = no_answer_keys,
+        scheduling: Scheduling = DEFAULT_SCHEDULING,
         resident: Sequence[str] = (),
     ) -> None:
-        self.scheduler = Scheduler(calibration, kv_tokens=kv_tokens, block_tokens=block_tokens, resident=resident)
+        self.scheduler = Scheduler(
+            calibration,
+            kv_tokens=kv_tokens,
+            block_tokens=block_tokens,
+            policy=scheduling.policy,
+            resident=resident,
+        )
+        self._scheduling = scheduling
         self._times = calibration
         self._prefill = calibration.prefill.model
         self._loop = loop
@@ -127,6 +141,8 @@ class ModelledEngine:
         """
         request = self._request(call)
         request.queued_tokens, request.queued_s = self._expected(request)
+        request.number_s = self._scheduling.number_s(request.queued_s, self._loop.now_s)
+        request.priority = self._scheduling.priority(request.queued_s, self._loop.now_s)
         self._driver.add_requests([request])
         self._requests[call.request] = request
         self._queued_tokens += request.queued_tokens
@@ -170,6 +186,18 @@ class ModelledEngine:
             adapter_slots=times.adapters.slots,
             adapter_load_s=times.adapters.load_s,
             service_s=self._service_s,
+            ageing=self._scheduling.published_ageing,
+            queue_profile=self._queue_profile(),
+        )
+
+    def _queue_profile(self) -> tuple[float, ...]:
+        if not self._scheduling.published_ageing or self._queued_tokens <= 0:
+            return ()
+        now_s = self._scheduling.ageing * self._loop.now_s
+        return queue_profile(
+            (request.number_s - now_s if math.isnan(request.scheduled_s) else 0.0, request.queued_s)
+            for request in self._requests.values()
+            if math.isnan(request.first_token_s)
         )
 
     def _request(self, call: SimulatedCall) -> ModelledRequest:

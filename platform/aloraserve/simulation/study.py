@@ -11,6 +11,7 @@ from typing import Any
 
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.bounds import one_cache, rate_scale_at
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, check_fits
@@ -39,6 +40,7 @@ class StudySettings:
         load: share of saturation that sets the rate; None leaves the rate as ``workload`` has it.
         seeds: a run of each router for each.
         faults: of every run.
+        scheduling: the order in which the engines begin their calls, under every router.
     """
 
     policies: tuple[str, ...]
@@ -51,6 +53,7 @@ class StudySettings:
     load: float | None = None
     seeds: tuple[int, ...] = (0,)
     faults: tuple[Fault, ...] = ()
+    scheduling: Scheduling = field(default_factory=Scheduling)
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -62,7 +65,7 @@ class StudySettings:
 
     def fleet(self, seed: int) -> FleetSettings:
         """Return the fleet of one run."""
-        return FleetSettings(self.calibration, self.replicas, self.kv_tokens, self.faults, seed)
+        return FleetSettings(self.calibration, self.replicas, self.kv_tokens, self.faults, seed, self.scheduling)
 
     def rows(self, seed: int) -> list[TraceRow]:
         """Return the base turns of the file, or of a generated trace of this seed."""

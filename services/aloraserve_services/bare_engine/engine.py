@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from aloraserve.adapters import AdapterRegistry
 from aloraserve.errors import InvalidRequestError
-from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.tenants.base import UNTENANTED
@@ -101,7 +101,7 @@ class BareEngine:
         # Two calls of one client may carry one id; the engine knows each by an id of its own.
         call = request.engine_call(uuid.uuid4().hex)
         counts, is_first = self.tokens, True
-        async with contextlib.aclosing(self.engine.generate(call)) as replies:
+        async with contextlib.aclosing(self.engine.generate(call, self._priority(call))) as replies:
             async for reply in replies:
                 if isinstance(reply, EngineRefusal):
                     raise InvalidRequestError(reply.message, param=reply.param)
@@ -112,3 +112,10 @@ class BareEngine:
                     is_first = False
                 counts.generated += reply.tokens
                 yield reply
+
+    def _priority(self, call: EngineCall) -> int:
+        """Return a call's place in the engine's queue, as a replica of the platform decides it."""
+        assert self.plan.calibration is not None
+        cached, prompt = self.engine.num_cached_tokens(call.keys), len(call.token_ids)
+        prefill_s = self.plan.calibration.prefill.model.seconds(min(cached, prompt - 1), prompt)
+        return self.plan.scheduling.priority(prefill_s, time.monotonic())

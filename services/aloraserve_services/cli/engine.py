@@ -15,7 +15,7 @@ from aloraserve_services.local.address import base_url, check_port
 
 @takes_settings(
     *("model", "served_name", "host", "port", "adapters_dir", "state_dir", "calibration", "block_tokens"),
-    "max_model_len",
+    *("max_model_len", "scheduling_policy", "priority_ageing"),
 )
 def engine(
     chosen: ChosenSettings,

@@ -19,6 +19,7 @@ from rich.table import Table
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.calibration import load as load_calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.scheduling import AGEING, Scheduling
 from aloraserve.simulation.demo_replay import DemoReplay, median_error, read_calls
 from aloraserve.simulation.faults import parse_faults
 from aloraserve.simulation.plot import write_plot
@@ -59,6 +60,12 @@ def simulate(
             "several."
         ),
     ] = None,
+    scheduling_policy: Annotated[
+        str, typer.Option(help="Order in which every engine begins its waiting calls: priority or fcfs.")
+    ] = "priority",
+    priority_ageing: Annotated[
+        float, typer.Option(help="Seconds of prefill that a second of waiting makes up for.")
+    ] = AGEING,
     plot: Annotated[Path | None, typer.Option(help="Also draw the comparison to this .html or .svg file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
     against: Annotated[
@@ -98,6 +105,7 @@ def simulate(
         load=load,
         seeds=parse_seeds(seed, seeds),
         faults=parse_faults(fault or [], replicas),
+        scheduling=_scheduling(scheduling_policy, priority_ageing),
     )
     started = time.monotonic()
     with _progress(err) as on_progress:
@@ -109,6 +117,13 @@ def simulate(
     if plot is not None:
         write_plot(plot, figures, title(settings, figures))
         out.print(f"drawn to {plot}")
+
+
+def _scheduling(policy: str, ageing: float) -> Scheduling:
+    try:
+        return Scheduling(policy, ageing)  # type: ignore[arg-type]  # it refuses what is not one
+    except ValueError as error:
+        raise SettingsError(f"scheduling: {error}") from None
 
 
 @contextlib.contextmanager
@@ -214,6 +229,7 @@ def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str,
             "seeds": list(settings.seeds),
             "calibration": settings.calibration.name,
             "workload": asdict(settings.workload),
+            "scheduling": asdict(settings.scheduling),
             "faults": [asdict(fault) | {"end_s": min(fault.end_s, 1e12)} for fault in settings.faults],
         },
         "policies": [of_policy.to_json() for of_policy in figures],

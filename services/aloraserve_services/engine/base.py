@@ -52,8 +52,14 @@ class Engine(Protocol):
         """Whether the engine has ended or failed and will answer nothing more."""
         ...
 
-    def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
+    def generate(self, call: EngineCall, priority: int = 0) -> AsyncGenerator[EngineReply]:
         """Yield what the engine generates, as it comes; a call that it refuses yields one refusal.
+
+        Args:
+            call: to answer.
+            priority: of the calls that wait, the lowest begins first, and the highest gives its blocks up first where
+                they run out; of equal ones the first that came is first. An engine that takes calls in their order
+                ignores it.
 
         Raises:
             Exception: the engine's own, if it dies under the call.

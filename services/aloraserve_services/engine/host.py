@@ -17,6 +17,7 @@ from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.base import CallSavings
 from aloraserve.savings.meter import SavingsMeter
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply, EngineUnavailable
@@ -84,13 +85,16 @@ async def join_fleet(directory: Directory, keyspace: KeySpace, label: str) -> No
         log.warning("directory_unavailable", replica=label)
 
 
-async def load_adapters(engine: Engine, adapters: EngineAdapters, max_requests: int) -> EngineFacts:
+async def load_adapters(
+    engine: Engine, adapters: EngineAdapters, max_requests: int, scheduling: Scheduling
+) -> EngineFacts:
     """Load an engine's first adapters; return what is then known of it.
 
     Args:
         engine: just started.
         adapters: of the engine.
         max_requests: how many requests it runs at once.
+        scheduling: the order in which it begins the calls that wait.
     """
     started = time.perf_counter()
     count = await adapters.load()
@@ -100,6 +104,7 @@ async def load_adapters(engine: Engine, adapters: EngineAdapters, max_requests: 
         adapter_slots=engine.adapter_slots,
         adapter_load_s=(time.perf_counter() - started) / count if count else 0.0,
         step_tokens=engine.step_tokens,
+        scheduling=scheduling,
     )
 
 
@@ -189,11 +194,11 @@ class EngineHost:
         if call.adapter is not None and (problem := await self._adapters.hold(call.adapter)) is not None:
             yield EngineUnavailable(problem)
             return
-        self._accept(call)
+        priority = self._accept(call)
         observed = self._begin_observing(call)
         reported_by = 0
         try:
-            async with contextlib.aclosing(self._engine.generate(call)) as replies:
+            async with contextlib.aclosing(self._engine.generate(call, priority)) as replies:
                 async for reply in replies:
                     if isinstance(reply, EngineChunk):
                         observed.chunk(reply)
@@ -219,15 +224,17 @@ class EngineHost:
             self._meter.emptied()
         return is_empty
 
-    def _accept(self, call: EngineCall) -> None:
+    def _accept(self, call: EngineCall) -> int:
+        """Note a call; return its priority in the engine."""
         prompt_tokens = len(call.token_ids)
         held = self.mirror.overlap(call.keys) * self._block_tokens
         name, version = (None, None) if call.adapter is None else (call.adapter.name, call.adapter.engine_name)
         is_resident = name is None or name in self._residency.names
-        self._progress.accept(call.request_id, prompt_tokens, held, name, is_resident=is_resident)
+        priority = self._progress.accept(call.request_id, prompt_tokens, held, name, is_resident=is_resident)
         self._meter.accept(call.request_id, call.token_ids, call.keys, version, call.cache_salt)
         # After the engine has the call: it computes meanwhile.
         asyncio.get_running_loop().call_soon(self._meter.prepare, call.request_id)
+        return priority
 
     def _first_token(self, call: EngineCall, chunk: EngineChunk) -> CallSavings | None:
         self._progress.first_token(call.request_id, chunk.cached_tokens, len(call.token_ids))

@@ -44,5 +44,12 @@ def open_simulated(plan: FleetPlan) -> tuple[SimulatedEngine, SimulatedEvents]:
         raise StartError("the plan has no calibration; a simulated engine needs one")
     events = SimulatedEvents()
     words = AnswerWords.read(plan.model_path)
-    interval = plan.settings.stream_interval
-    return SimulatedEngine(plan.calibration, plan.keyspace, words, events, stream_tokens=interval), events
+    engine = SimulatedEngine(
+        plan.calibration,
+        plan.keyspace,
+        words,
+        events,
+        policy=plan.scheduling.policy,
+        stream_tokens=plan.settings.stream_interval,
+    )
+    return engine, events

@@ -7,11 +7,13 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
 from aloraserve.routing.prefill_learner import PrefillLearner, PrefillQuality
 from aloraserve.routing.prefill_model import PrefillModel
+from aloraserve.routing.queue_profile import queue_profile
+from aloraserve.routing.scheduling import Scheduling
 
 MIN_MEASURED_TOKENS = 64
 REMEMBERED = 9
@@ -38,6 +40,7 @@ class EngineFacts:
         adapter_slots: distinct adapters that it runs at once, 0 without adapters.
         adapter_load_s: how long loading one took, 0 if unknown.
         step_tokens: tokens that one step computes at most, 0 if unknown.
+        scheduling: the order in which it begins the calls that wait.
     """
 
     max_requests: int
@@ -45,15 +48,17 @@ class EngineFacts:
     adapter_slots: int = 0
     adapter_load_s: float = 0.0
     step_tokens: int = 0
+    scheduling: Scheduling = field(default_factory=Scheduling)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Running:
     prompt_tokens: int
     held_tokens: int
     adapter: str | None
     accepted_at: float
     teaches: bool
+    number_s: float
     last_token_at: float = math.nan
     generated: int = 0
 
@@ -83,7 +88,8 @@ class Progress:
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
         self._steps_s: deque[float] = deque(maxlen=REMEMBERED_STEPS)
         self._services_s: deque[float] = deque(maxlen=REMEMBERED_REQUESTS)
-        self._prefilled_at = -math.inf
+        self._prefilled_at = self._begun_at = -math.inf
+        self._under_way: _Running | None = None
         self._settled: dict[str, float] = {}
 
     def accept(
@@ -94,8 +100,8 @@ class Progress:
         adapter: str | None = None,
         *,
         is_resident: bool = True,
-    ) -> None:
-        """Note a request.
+    ) -> int:
+        """Note a request; return its priority in the engine, see :mod:`aloraserve.routing.scheduling`.
 
         Args:
             request_id: of the call.
@@ -108,10 +114,15 @@ class Progress:
             other.teaches = False
         held_tokens = min(held_tokens, prompt_tokens - 1)
         teaches = is_resident and not self._running
-        self._running[request_id] = _Running(prompt_tokens, held_tokens, adapter, self._clock(), teaches)
+        now, scheduling = self._clock(), self._facts.scheduling
+        model = self._prefill_model()
+        prefill_s = model.seconds(held_tokens, prompt_tokens) if model else 0.0
+        number_s = scheduling.number_s(prefill_s, now)
+        self._running[request_id] = _Running(prompt_tokens, held_tokens, adapter, now, teaches, number_s)
         self._settled[request_id] = math.inf
         if len(self._settled) > MAX_SETTLED:
             del self._settled[next(iter(self._settled))]
+        return scheduling.priority(prefill_s, now)
 
     def first_token(self, request_id: str, cached_tokens: int, prompt_tokens: int) -> None:
         """Note that a request's prefill is done, of which the engine had ``cached_tokens``."""
@@ -171,6 +182,7 @@ class Progress:
         waiting = [running for running in self._running.values() if not running.is_prefilled]
         model = self._prefill_model()
         facts = self._facts
+        left_s = self._left_s(model, waiting)
         return ReplicaLoad(
             running=len(self._running) - len(waiting),
             waiting=len(waiting),
@@ -178,7 +190,7 @@ class Progress:
             kv_usage=kv_usage,
             prefill_tokens_per_s=_median(self._rates),
             max_requests=facts.max_requests,
-            queued_prefill_s=self._queued_s(waiting),
+            queued_prefill_s=max(LEAST_QUEUE_S, sum(left_s)) if left_s else 0.0,
             prefill_fixed_s=model.fixed_s if model else 0.0,
             prefill_s_per_token=model.s_per_token if model else 0.0,
             prefill_s_per_square_token=model.s_per_square_token if model else 0.0,
@@ -190,6 +202,8 @@ class Progress:
             service_s=_median(self._services_s),
             step_tokens=facts.step_tokens,
             prefill_samples=self._learner.quality.samples,
+            ageing=facts.scheduling.published_ageing,
+            queue_profile=self._queue_profile(waiting, left_s),
         )
 
     @property
@@ -203,18 +217,36 @@ class Progress:
             self._learned, self._fitted_at = self._learner.model(), now
         return self._learned
 
-    def _queued_s(self, waiting: Sequence[_Running]) -> float:
-        """Return how long the waiting prefills will take from now on: the first of them is under way.
+    def _left_s(self, model: PrefillModel | None, waiting: Sequence[_Running]) -> list[float]:
+        """Return how long each waiting prefill will take from now on; one of them is under way.
 
-        Where there are some that is never 0, which means that nothing is known: the last one may take longer than it
-        should.
+        Together that is never 0 in what is published, which would mean that nothing is known: the last one may take
+        longer than it should.
         """
-        model = self._prefill_model()
         if model is None or not waiting:
-            return 0.0
-        each_s = [model.seconds(request.held_tokens, request.prompt_tokens) for request in waiting]
-        begun_at = max(waiting[0].accepted_at, self._prefilled_at)
-        return max(LEAST_QUEUE_S, sum(each_s) - min(each_s[0], max(self._clock() - begun_at, 0.0)))
+            return []
+        begun = self._begun(waiting)
+        left_s = [model.seconds(request.held_tokens, request.prompt_tokens) for request in waiting]
+        at = waiting.index(begun)
+        left_s[at] = max(0.0, left_s[at] - max(self._clock() - self._begun_at, 0.0))
+        return left_s
+
+    def _begun(self, waiting: Sequence[_Running]) -> _Running:
+        """Return the one that is under way: the engine began it when the one before it was done."""
+        begun = self._under_way
+        if begun is None or begun not in waiting:
+            begun = self._under_way = min(waiting, key=lambda request: request.number_s)
+            self._begun_at = max(begun.accepted_at, self._prefilled_at)
+        return begun
+
+    def _queue_profile(self, waiting: Sequence[_Running], left_s: Sequence[float]) -> tuple[float, ...]:
+        """Return what is left of the waiting prefills by their numbers; nothing overtakes the one that is under way."""
+        ageing = self._facts.scheduling.published_ageing
+        if not ageing or not left_s:
+            return ()
+        now_s = ageing * self._clock()
+        numbers_s = (0.0 if request is self._under_way else request.number_s - now_s for request in waiting)
+        return queue_profile(zip(numbers_s, left_s, strict=True))
 
 
 def _median(values: Sequence[float] | deque[float]) -> float:

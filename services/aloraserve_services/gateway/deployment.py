@@ -15,7 +15,6 @@ from starlette.types import ASGIApp
 
 from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve.routing.expected_ttft import ExpectedTtftTuning
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
@@ -150,7 +149,6 @@ class Gateway:
             settings.policy,
             # Gateways that draw should not all draw the same.
             seed=secrets.randbits(32),
-            tuning=ExpectedTtftTuning(overflow_wait_s=settings.overflow_wait_s),
         )
         return Router(
             directory,

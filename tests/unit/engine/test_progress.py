@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
+from aloraserve.routing.queue_profile import seconds_before
+from aloraserve.routing.scheduling import AGEING, Scheduling
 from aloraserve_services.engine.progress import (
     MIN_MEASURED_TOKENS,
     REMEMBERED,
@@ -48,7 +50,7 @@ def rate(progress: Progress) -> float:
 
 
 def test_nothing_to_do_means_no_load_and_no_rate(progress: Progress) -> None:
-    assert progress.load(0.25) == ReplicaLoad(kv_usage=0.25, max_requests=4)
+    assert progress.load(0.25) == ReplicaLoad(kv_usage=0.25, max_requests=4, ageing=AGEING)
     assert progress.active_adapters() == ()
     assert progress.settled() == ()
 
@@ -80,7 +82,7 @@ def test_a_request_waits_until_its_first_token_and_runs_until_its_end(progress: 
 def test_a_request_that_ends_before_its_first_token_waits_no_more(progress: Progress) -> None:
     progress.accept("a", 100)
     progress.end("a")
-    assert progress.load(0.0) == ReplicaLoad(max_requests=4)
+    assert progress.load(0.0) == ReplicaLoad(max_requests=4, ageing=AGEING)
 
 
 def test_what_is_not_running_changes_nothing(progress: Progress, clock: Clock) -> None:
@@ -91,7 +93,7 @@ def test_what_is_not_running_changes_nothing(progress: Progress, clock: Clock) -
     progress.end("a")
     clock.now_s += 1
     progress.first_token("a", 0, 100)
-    assert progress.load(0.0) == ReplicaLoad(max_requests=4)
+    assert progress.load(0.0) == ReplicaLoad(max_requests=4, ageing=AGEING)
 
 
 def test_the_rate_counts_only_the_tokens_that_were_prefilled(progress: Progress, clock: Clock) -> None:
@@ -204,6 +206,34 @@ def test_the_prefill_model_is_learned_and_says_how_long_the_queue_takes(progress
     progress.first_token("a", 500, 1000)
     clock.now_s += 0.5
     assert progress.load(0.0).queued_prefill_s == pytest.approx(1.0)
+
+
+def test_the_queue_is_published_by_what_the_engine_computes_before_a_call(progress: Progress, clock: Clock) -> None:
+    for tokens in (100, 200, 400, 800, 1600) * 4:
+        prefill(progress, clock, tokens, 0.5 + tokens * 0.001)
+    priorities = [progress.accept(name, tokens) for name, tokens in (("long", 4000), ("short", 300), ("middle", 1500))]
+    assert sorted(priorities) == [priorities[1], priorities[2], priorities[0]]
+    profile = progress.load(0.0).queue_profile
+    # The engine began the one that was there alone before others came: here all came at once, so the shortest.
+    assert seconds_before(profile, 0.0) == pytest.approx(0.8)
+    assert seconds_before(profile, 2.0) == pytest.approx(0.8 + 2.0)
+    assert seconds_before(profile, 60.0) == pytest.approx(0.8 + 2.0 + 4.5)
+    clock.now_s += 80.0
+    progress.first_token("short", 0, 300)
+    # What waited for so long is before a call without any prefill.
+    assert seconds_before(progress.load(0.0).queue_profile, 0.0) == pytest.approx(2.0)
+    clock.now_s += 20.0
+    assert seconds_before(progress.load(0.0).queue_profile, 0.0) == pytest.approx(4.5), "the one under way is late"
+
+
+def test_an_engine_that_takes_calls_in_their_order_has_no_priorities(clock: Clock) -> None:
+    progress = Progress(EngineFacts(4, scheduling=Scheduling("fcfs")), clock)
+    prefill(progress, clock, 1000, 1.0)
+    assert (progress.accept("a", 1000), progress.accept("b", 10)) == (0, 0)
+    load = progress.load(0.0)
+    assert (load.ageing, load.queue_profile) == (0.0, ())
+    clock.now_s += 0.4
+    assert progress.load(0.0).queued_prefill_s == pytest.approx(0.6 + 0.01), "the first one is under way"
 
 
 def test_a_request_that_loads_its_adapter_measures_no_prefill(progress: Progress, clock: Clock) -> None:

@@ -14,6 +14,7 @@ from aloraserve.engine_model.calibration import AdapterTimes, Calibration, Decod
 from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs
 from aloraserve.engine_model.request import Request, RequestStatus
 from aloraserve.engine_model.scheduler import Scheduler
+from aloraserve.routing.scheduling import Scheduling
 
 BLOCK = 4
 SPACE = KeySpace("model", "tokenizer", BLOCK)
@@ -52,7 +53,7 @@ class Play:
     tokens: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     preempted: int = 0
 
-    def add(self, stream: int, prompt: int, output: int, adapter: str | None) -> None:
+    def add(self, stream: int, prompt: int, output: int, adapter: str | None, priority: int = 0) -> None:
         chain = SPACE.extend(SPACE.root(f"{stream} {adapter}"), range(prompt + output))
         whole = prompt // BLOCK
         request = Request(
@@ -62,6 +63,7 @@ class Play:
             num_prompt_tokens=prompt,
             max_tokens=output,
             adapter=adapter,
+            priority=priority,
             output_keys=lambda: chain[whole : (prompt + output - 1) // BLOCK],
         )
         self.requests.append(request)
@@ -226,3 +228,41 @@ def test_times_do_not_depend_on_how_often_the_driver_looks(actions: list[tuple[o
     assert [request.num_cached_tokens for request in often.requests] == [
         request.num_cached_tokens for request in seldom.requests
     ]
+
+
+ARRIVALS = st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 40), st.integers(1, 12)), min_size=2, max_size=25)
+
+
+@given(ARRIVALS, st.floats(0.001, 1.0), st.booleans())
+def test_nothing_accepted_too_late_overtakes_a_call(
+    arrivals: list[tuple[float, int, int]], ageing: float, is_apart: bool
+) -> None:
+    """A call that takes p seconds is overtaken only by shorter ones accepted within the next p / ageing seconds."""
+    scheduling, times = Scheduling(ageing=ageing), calibration(is_apart=is_apart)
+    played = Play(Scheduler(times, kv_tokens=CAPACITY * BLOCK, block_tokens=BLOCK, policy="priority"))
+    prefills_s: list[float] = []
+    for number, (gap_s, prompt, output) in enumerate(arrivals):
+        played.pass_s(gap_s)
+        prefills_s.append(times.prefill.model.seconds(0, prompt))
+        played.add(number, prompt, output, None, scheduling.priority(prefills_s[-1], played.now_s))
+        played.check()
+    played.drain()
+    for call, prefill_s in zip(played.requests, prefills_s, strict=True):
+        for other, other_s in zip(played.requests, prefills_s, strict=True):
+            if other.arrival_s > call.arrival_s and other.scheduled_s < call.scheduled_s:
+                assert other_s < prefill_s
+                assert other.arrival_s < call.arrival_s + prefill_s / ageing + 1e-5
+
+
+@given(ARRIVALS)
+def test_of_those_that_wait_the_lowest_priority_begins_first(arrivals: list[tuple[float, int, int]]) -> None:
+    played = Play(Scheduler(calibration(is_apart=False), kv_tokens=CAPACITY * BLOCK, block_tokens=BLOCK))
+    for number, (gap_s, prompt, output) in enumerate(arrivals):
+        played.pass_s(gap_s)
+        played.add(number, prompt, output, None, priority=prompt % 5)
+    played.drain()
+    for call in played.requests:
+        for other in played.requests:
+            if other.priority < call.priority and other.arrival_s <= call.scheduled_s < other.scheduled_s:
+                # It came while the step ran that began both, or it was there and had its turn first.
+                assert other.arrival_s == call.scheduled_s

@@ -233,7 +233,7 @@ def test_a_slow_rate_of_few_samples_counts_as_the_best_that_the_fleet_knows() ->
     assert rates(slow, fast) == [1e-3, 1e-3], "of many that know little the fastest was disturbed least"
     assert rates(well, fast) == [2e-3, 1e-3]
     corrected = with_fleet_rates([well, slow])[1]
-    assert CostModel().queue_s(corrected) == pytest.approx(0.02), "its queue at that rate too"
+    assert CostModel().estimate(CALL, corrected).queue_s == pytest.approx(0.02), "its queue at that rate too"
 
 
 def test_rates_of_many_samples_and_those_without_a_number_count_as_they_are() -> None:

@@ -14,6 +14,7 @@ from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
 from aloraserve.routing.base import Call
 from aloraserve.routing.cost_model import unpublished
 from aloraserve.routing.expected_ttft import ExpectedTtft, ExpectedTtftTuning
+from aloraserve.routing.queue_profile import queue_profile
 
 SPACE = KeySpace("model", "tokenizer", 16)
 CALL = Call(prompt_tokens=512, block_tokens=16, keys=SPACE.keys([7] * 512))
@@ -218,75 +219,32 @@ def test_of_many_candidates_the_shortlist_has_the_one_with_the_least_to_do(
     assert min(by_name[name] for name in shown) == min(by_name.values())
 
 
-def overloaded(*queues_s: float, held: int = 0) -> list[Candidate]:
-    """Replicas whose turnover is 10 s; the first holds ``held`` blocks."""
-    return [
-        candidate(
-            f"r{number}",
-            held=0 if number else held,
-            queued_prefill_s=queue_s,
-            prefill_s_per_token=0.001,
-            kv_tokens=10_000,
-            waiting=1,
-        )
-        for number, queue_s in enumerate(queues_s)
-    ]
+def queued(name: str, *, held: int = 0, ageing: float = 0.05) -> Candidate:
+    """A replica with a minute of long prefills before it: in its queue, or ahead of everything without ageing."""
+    waiting = [(60.0, 60.0)]
+    return candidate(
+        name,
+        held=held,
+        queued_prefill_s=60.0,
+        queued_prefill_tokens=60_000,
+        prefill_s_per_token=0.001,
+        waiting=1,
+        ageing=ageing,
+        queue_profile=queue_profile(waiting) if ageing else (),
+    )
 
 
-def test_an_overloaded_fleet_keeps_short_queues_for_calls_that_have_a_prefix_to_lose() -> None:
-    fleet = overloaded(1.2, 1.3, 4.0, 2.0)
-    decision = ExpectedTtft().decide(CALL, fleet)
-    assert decision.rank == ["r2", "r3", "r1", "r0"]
-    assert decision.reason == "every queue is long, no prefix to lose"
-    assert ExpectedTtft().decide(CALL, overloaded(1.2, 1.3, 4.0, 2.0, held=30)).rank[0] == "r0"
+def test_a_short_call_stays_with_its_prefix_before_a_queue_of_long_ones() -> None:
+    idle = candidate("idle", prefill_s_per_token=0.001)
+    decision = ExpectedTtft().decide(CALL, [queued("busy", held=30), idle])
+    assert decision.rank[0] == "busy"
+    assert decision.estimates[0].queue_s == 0
+    assert ExpectedTtft().decide(CALL, [queued("busy", held=30, ageing=0.0), idle]).rank[0] == "idle"
 
 
-def test_as_long_as_one_queue_is_short_there_is_no_overflow() -> None:
-    assert ExpectedTtft().decide(CALL, overloaded(0.5, 1.3, 4.0, 2.0)).rank[0] == "r0"
-
-
-def test_a_queue_that_takes_too_much_of_the_overflow_gets_no_more() -> None:
-    assert ExpectedTtft().decide(CALL, overloaded(1.2, 1.3, 70.0, 65.0)).rank == ["r1", "r0", "r3", "r2"]
-
-
-def test_a_cold_call_waits_so_much_longer_than_in_the_shortest_queue_and_no_more() -> None:
-    fleet = overloaded(1.2, 9.0, 4.0, 2.0)
-    assert ExpectedTtft().decide(CALL, fleet).rank[0] == "r1"
-    assert ExpectedTtft(tuning=ExpectedTtftTuning(overflow_wait_s=5.0)).decide(CALL, fleet).rank == [
-        "r2",
-        "r3",
-        "r0",
-        "r1",
-    ]
-
-
-def test_the_overflow_can_be_turned_off() -> None:
-    decision = ExpectedTtft(tuning=ExpectedTtftTuning(overflow_wait_s=0.0)).decide(CALL, overloaded(1.2, 1.3, 4.0, 2.0))
-    assert decision.rank[0] in ("r0", "r1")
-    assert decision.reason == "least loaded, no prefix anywhere"
-
-
-def test_in_a_large_fleet_the_longest_queue_is_that_of_all_replicas() -> None:
-    """The shortlist of other calls has those with the least work, and so the shortest queues."""
-    queues_s = [1.1 + 0.01 * number for number in range(63)]
-    fleet = overloaded(*queues_s[:40], 5.0, *queues_s[40:])
-    decision = ExpectedTtft().decide(CALL, fleet)
-    assert decision.rank[:2] == ["r40", "r63"]
-    assert len(decision.rank) == ExpectedTtftTuning().shortlist
-    fleet[50] = overloaded(0.1)[0]
-    assert ExpectedTtft().decide(CALL, fleet).reason == "least loaded, no prefix anywhere"
-    held = overloaded(*queues_s, held=30)
-    assert ExpectedTtft().decide(CALL, held).rank[0] == "r0"
-
-
-def test_a_small_fleet_has_no_replica_to_spare() -> None:
-    assert ExpectedTtft().decide(CALL, overloaded(1.2, 2.3, 4.0)).rank == ["r0", "r1", "r2"]
-
-
-def test_a_busy_fleet_computes_less_twice() -> None:
-    idle, busy = overloaded(2.0, 0.0, 0.0, 0.0, held=30), overloaded(3.3, 1.3, 1.3, 1.3, held=30)
-    assert ExpectedTtft().decide(CALL, idle).rank[0] != "r0"
-    assert ExpectedTtft().decide(CALL, busy).rank[0] == "r0"
+def test_the_shortlist_of_a_large_fleet_has_the_replica_whose_queue_is_not_before_the_call() -> None:
+    fleet = [candidate(f"r{number:02d}", prefill_s_per_token=0.001) for number in range(60)]
+    assert ExpectedTtft().decide(CALL, [*fleet, queued("busy", held=30)]).rank[0] == "busy"
 
 
 class Fleet:

@@ -25,6 +25,7 @@ class Choice:
         answer: its words.
         arrival_s: of the call, on the model's clock.
         begun: to set once a choice of the call has its first token.
+        priority: of the call.
 
     Attributes:
         request: for the scheduler.
@@ -39,6 +40,7 @@ class Choice:
         answer: Answer,
         arrival_s: float,
         begun: asyncio.Event,
+        priority: int = 0,
     ) -> None:
         self.call = call
         self.begun = begun
@@ -53,6 +55,7 @@ class Choice:
             num_prompt_tokens=len(call.token_ids),
             max_tokens=self._writer.length,
             adapter=None if call.adapter is None else call.adapter.engine_name,
+            priority=priority,
             output_keys=self._output_keys,
         )
 

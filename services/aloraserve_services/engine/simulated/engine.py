@@ -16,6 +16,7 @@ from dataclasses import replace
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import (
     AdapterEffect,
+    BlockKey,
     BlocksCleared,
     BlocksRemoved,
     EngineEvent,
@@ -26,6 +27,7 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs, KVCacheEvent
 from aloraserve.engine_model.request import RequestId, choice_ids
 from aloraserve.engine_model.scheduler import Scheduler
+from aloraserve.routing.scheduling import SchedulingPolicy
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
 from aloraserve_services.engine.simulated.answer_words import AnswerWords
 from aloraserve_services.engine.simulated.asyncio_driver import AsyncioDriver
@@ -45,6 +47,7 @@ class SimulatedEngine:
         keyspace: where the keys of its blocks come from.
         words: what it answers with.
         events: where its KV events go.
+        policy: in which order calls begin.
         stream_tokens: after a choice's first word, so many leave together (vLLM's ``stream_interval``).
         clock: monotonic seconds.
         call_later: makes a call after some of them.
@@ -60,11 +63,12 @@ class SimulatedEngine:
         words: AnswerWords,
         events: SimulatedEvents,
         *,
+        policy: SchedulingPolicy = "priority",
         stream_tokens: int = 1,
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater = call_later,
     ) -> None:
-        self.scheduler = Scheduler(times, kv_tokens=times.kv_tokens, block_tokens=keyspace.block_tokens)
+        self.scheduler = Scheduler(times, kv_tokens=times.kv_tokens, block_tokens=keyspace.block_tokens, policy=policy)
         self.served: deque[tuple[str, float]] = deque(maxlen=REMEMBERED_CALLS)
         self._times = times
         self._keyspace = keyspace
@@ -105,6 +109,10 @@ class SimulatedEngine:
         """Stand still, or go on where it was, as a test asks."""
         self._clock.hang(is_hanging)
 
+    def num_cached_tokens(self, keys: Sequence[BlockKey]) -> int:
+        """Return how many leading tokens of a prompt with these block keys are cached."""
+        return self.scheduler.kv_cache_manager.cache.match(keys) * self._keyspace.block_tokens
+
     async def add_adapter(self, version: AdapterVersion) -> None:
         """See the contract; what runs is not held up."""
         await self._clock.until(self._clock.now_s() + self._times.adapters.load_s)
@@ -134,9 +142,9 @@ class SimulatedEngine:
         """Stop."""
         self._driver.stop()
 
-    async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
+    async def generate(self, call: EngineCall, priority: int = 0) -> AsyncGenerator[EngineReply]:
         """Yield the answer's words when they are due, several at once where the reader was slow."""
-        accepted = self._accepted(call)
+        accepted = self._accepted(call, priority)
         if isinstance(accepted, EngineRefusal):
             yield accepted
             return
@@ -158,7 +166,7 @@ class SimulatedEngine:
             for request_id in choices:
                 del self._choices[request_id]
 
-    def _accepted(self, call: EngineCall) -> list[Choice] | EngineRefusal:
+    def _accepted(self, call: EngineCall, priority: int) -> list[Choice] | EngineRefusal:
         """Return a call's choices, or why it does not run."""
         ids = choice_ids(call.request_id, call.sampling.n)
         if any(request_id in self._choices for request_id in ids):
@@ -175,7 +183,7 @@ class SimulatedEngine:
         version = None if call.adapter is None else call.adapter.engine_name
         answers = [self._words.answer(call.token_ids, version, index) for index in range(len(ids))]
         return [
-            Choice(index, request_id, call, prompt, answers[index], arrival_s, begun)
+            Choice(index, request_id, call, prompt, answers[index], arrival_s, begun, priority)
             for index, request_id in enumerate(ids)
         ]
 

@@ -72,6 +72,7 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
         "block_size": settings.block_tokens,
         "max_num_seqs": settings.max_num_seqs,
         "stream_interval": settings.stream_interval,
+        "scheduling_policy": settings.scheduling_policy,
         "enable_prefix_caching": True,
         "kv_events_config": _kv_events(events_endpoint, replay_endpoint),
         "enable_log_requests": False,
@@ -214,7 +215,7 @@ class VllmEngine:
         """Stop the engine and its processes."""
         self._llm.shutdown()
 
-    async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
+    async def generate(self, call: EngineCall, priority: int = 0) -> AsyncGenerator[EngineReply]:
         """Yield what the engine generates, as it comes; a call that it refuses yields one refusal.
 
         Closing the iterator aborts the request in the engine.
@@ -225,7 +226,9 @@ class VllmEngine:
         if call.cache_salt is not None:
             prompt["cache_salt"] = call.cache_salt
         lora = None if call.adapter is None else lora_request(self._versions[call.adapter.engine_id])
-        outputs = self._llm.generate(prompt, sampling_params(call.sampling), call.request_id, lora_request=lora)
+        outputs = self._llm.generate(
+            prompt, sampling_params(call.sampling), call.request_id, lora_request=lora, priority=priority
+        )
         async with contextlib.aclosing(outputs):
             try:
                 output = await anext(outputs)

@@ -19,6 +19,7 @@ from aloraserve.blocks.keys import version_salt
 from aloraserve.directory.mirror import Mirror
 from aloraserve.engine_model.block_cache import BlockCache
 from aloraserve.engine_model.calibration import AdapterTimes, Calibration, DecodeTimes, PrefillTimes, load
+from aloraserve.routing.scheduling import Scheduling
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.simulated.answer_words import AnswerWords, Word
@@ -569,3 +570,45 @@ def test_the_peers_calibration_is_the_table_s() -> None:
     live = load("live-peers")
     assert live.prefill.model.seconds(0, 8000) == pytest.approx(1.002)
     assert (live.decode.fixed_s, live.kv_tokens, live.block_tokens) == (0.01, 40_000, 16)
+
+
+async def test_the_lowest_priority_begins_first_and_all_choices_have_their_call_s() -> None:
+    one = Fixture(max_num_seqs=1)
+    order: list[str] = []
+
+    async def ask(name: str, priority: int, **parts: Any) -> None:
+        call = one.call([len(name), *range(500, 540)], **parts)
+        async for _ in one.engine.generate(call, priority):
+            order.append(name)
+
+    await one.time.run(
+        asyncio.wait_for(
+            asyncio.gather(ask("runs", 9), ask("last", 3), ask("both", 2, n=2), ask("first", 1), ask("tied", 3)), None
+        )
+    )
+    assert order == ["runs", "first", "both", "both", "last", "tied"]
+
+
+async def test_a_long_prompt_is_not_starved_by_a_stream_of_short_ones() -> None:
+    """Short ones keep the engine busy for good; the long one begins after the last that came before its time is up."""
+    one, scheduling = Fixture(max_num_seqs=1), Scheduling(ageing=0.5)
+    begun: list[tuple[str, float]] = []
+
+    async def ask(name: str, tokens: int) -> None:
+        accepted_s = one.time.now_s
+        call = one.call([*name.encode(), *range(1000, 1000 + tokens)])
+        priority = scheduling.priority(1.0 + 0.01 * len(call.token_ids), accepted_s)
+        async for _ in one.engine.generate(call, priority):
+            begun.append((name, accepted_s))
+
+    async def stream(number: int) -> None:
+        for turn in range(40):
+            await ask(f"short {number} {turn}", 20)
+
+    await one.time.run(asyncio.wait_for(asyncio.gather(ask("begins", 1), ask("long", 800), stream(1), stream(2)), None))
+    names = [name for name, _ in begun]
+    long_at = names.index("long")
+    overtook = [accepted_s for name, accepted_s in begun[:long_at] if name.startswith("short")]
+    limit_s = begun[long_at][1] + (1.0 + 0.01 * 804) / 0.5
+    assert 2 < len(overtook) < 80
+    assert max(overtook) <= limit_s

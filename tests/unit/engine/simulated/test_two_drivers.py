@@ -148,6 +148,7 @@ def by_event_queue(times: Calibration, calls: Sequence[TracedCall]) -> Played:
             num_prompt_tokens=len(call.token_ids),
             max_tokens=call.max_tokens,
             adapter=call.adapter,
+            priority=call.prompt_tokens,
             output_keys=lambda: call.keys(call.answer(choice))[len(keys) :],
         )
 
@@ -181,9 +182,9 @@ async def by_asyncio(times: Calibration, calls: Sequence[TracedCall]) -> Played:
         await time.sleep(call.at_s)
         sampling = SamplingSettings(max_tokens=call.max_tokens, ignore_eos=True, n=call.choices)
         ids = choice_ids(f"call-{number}", call.choices)
-        async for reply in engine.generate(
-            EngineCall(f"call-{number}", call.token_ids, sampling, call.adapter and ADAPTERS[call.adapter].ref)
-        ):
+        ref = call.adapter and ADAPTERS[call.adapter].ref
+        engine_call = EngineCall(f"call-{number}", call.token_ids, sampling, ref)
+        async for reply in engine.generate(engine_call, call.prompt_tokens):
             assert isinstance(reply, EngineChunk)
             reported[ids[reply.index]] = reply.cached_tokens
 
