@@ -108,7 +108,7 @@ def simulate(
         scheduling=_scheduling(scheduling_policy, priority_ageing),
     )
     started = time.monotonic()
-    with _progress(err) as on_progress:
+    with show_progress(err) as on_progress:
         figures = run_study(settings, on_progress=on_progress)
     _show(out, settings, figures, time.monotonic() - started)
     if json is not None:
@@ -127,7 +127,7 @@ def _scheduling(policy: str, ageing: float) -> Scheduling:
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Callable[[StudyProgress], None]]:
+def show_progress(console: Console) -> Iterator[Callable[[StudyProgress], None]]:
     """Show a bar on a terminal, a line now and then elsewhere."""
     if not console.is_terminal:
         last = time.monotonic()
