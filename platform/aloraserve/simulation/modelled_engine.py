@@ -186,6 +186,7 @@ class ModelledEngine:
             adapter_slots=times.adapters.slots,
             adapter_load_s=times.adapters.load_s,
             service_s=self._service_s,
+            step_tokens=times.max_num_batched_tokens,
             ageing=self._scheduling.published_ageing,
             queue_profile=self._queue_profile(),
         )

@@ -209,7 +209,7 @@ def run_router(
         unscaled = Workload(workload.rows, replace(workload.settings, rate_scale=1.0))
         rate_scale = rate_scale_at(load, bounds.pooled, unscaled, fleet.replicas)
         workload = Workload(workload.rows, replace(workload.settings, rate_scale=rate_scale))
-    make = router_factory(name, step_tokens=fleet.calibration.max_num_batched_tokens)
+    make = router_factory(name)
     played = ModelledFleet(fleet, workload, make, on_progress=lambda sent: report(label, sent / len(workload.rows)))
     with no_collector():
         return summarize(played.run(), bounds, rate_scale)

@@ -186,7 +186,7 @@ def _show(console: Console, settings: StudySettings, figures: list[PolicyFigures
 def _show_against(console: Console, path: Path, times: Calibration, policy: str, json: Path | None) -> None:
     """Print a demo's TTFTs beside the model's, and the median error."""
     calls, replicas = read_calls(path)
-    factory = router_factory(policy, step_tokens=times.max_num_batched_tokens)
+    factory = router_factory(policy)
     replayed = DemoReplay(calls, times, replicas, factory).run()
     table = Table(title=f"{path.name}, {replicas} replicas, {policy}, {times.name}", title_justify="left", box=SIMPLE)
     for head in ("conversation", "turn", "adapter", "prompt", "cached", "estimated", "TTFT", "estimated", "error"):
