@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-routers loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ bench-e2e: install ## Measure TTFT of aLoRA and LoRA through HTTP, 500 and 2,000
 bench-routing: install ## Measure block keys, lookups, ingest and memory of the directory (ARGS="...")
 	@$(BIN)/python -m benchmarks.directory $(ARGS)
 
+bench-redis-clients: install ## Compare the way to Redis with other clients (ARGS="--redis-url URL")
+	@$(BIN)/python -m benchmarks.redis_clients $(ARGS)
+
 bench-routing-live: install ## Compare this gateway with sglang-router and vllm-router on six simulated engines (ARGS="...")
 	@$(BIN)/python -m benchmarks.routing_live $(ARGS)
 
@@ -51,6 +54,9 @@ bench-call-cost: install ## Measure the CPU time of each step of a call in the g
 
 bench-savings: install ## Check estimated savings against measured ones (ARGS="--url URL" for a running platform)
 	@$(BIN)/python -m benchmarks.savings $(ARGS)
+
+bench-learning: install ## Compare what a busy engine is learned to take with what it takes alone (ARGS="--dtype float32")
+	@$(BIN)/python -m benchmarks.learning $(ARGS)
 
 bench-routers: install ## Compare routers in the simulator on windows of a trace (ARGS="--trace FILE --replicas 8,32")
 	@$(BIN)/python -m benchmarks.simulated_routers $(ARGS)

@@ -47,6 +47,7 @@ from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.local.redis_server import embedded_redis
 from aloraserve_services.models.model_files import ensure_smollm2
 from benchmarks.harness.command import run_command
+from benchmarks.harness.redis_server import server_info
 from benchmarks.harness.report import Figure, figures_json, show_figures, write_json
 from benchmarks.synthetic_fleet import LEASE_S, SPACE, heartbeats, open_directory, replica_name, replica_state
 
@@ -218,6 +219,7 @@ class CallCost:
         self._conversations = Conversations(prompt_tokens)
         self._calls = calls
         self._replicas = replicas
+        self._url = url
         self._directory = open_directory(url)
         ids = tuple(tokenizer("<|im_start|>safety\n", add_special_tokens=False)["input_ids"])
         self._adapter = AdapterVersion("safety", "alora", Path("/none"), 8, ("q_proj",), ids, "digest")
@@ -353,7 +355,7 @@ class CallCost:
         return (time.process_time_ns() - started) / 1000 / len(values)
 
     async def _redis_us(self) -> float:
-        info: Any = await self._directory.client.info("cpu")
+        info = await server_info(self._url, "cpu")
         return float(info["used_cpu_user"] + info["used_cpu_sys"]) * 1e6
 
     def _add(self, name: str, value: float, unit: str = "us", target: float | None = None) -> None:

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 import uvloop
@@ -29,7 +29,7 @@ from aloraserve_services.cli.console import Steps, clearly, out
 from aloraserve_services.cli.options import JsonFile
 from benchmarks.harness.arrivals import at_rate
 from benchmarks.harness.command import run_command
-from benchmarks.harness.redis_server import bench_server
+from benchmarks.harness.redis_server import bench_server, server_info
 from benchmarks.harness.report import Figure, figures_json, show_figures, write_json
 from benchmarks.harness.stats import percentile
 from benchmarks.synthetic_fleet import (
@@ -130,18 +130,18 @@ class DirectoryBench:
 
     async def _fill(self, directory: RedisDirectory) -> None:
         """Store conversations that share documents, each on one replica, until there are enough blocks."""
-        before = await _used_memory(directory)
+        before = await _used_memory(self.url)
         started = time.perf_counter()
         holdings = await self._store_conversations(directory)
         rate = holdings / (time.perf_counter() - started)
-        after = await _used_memory(directory)
+        after = await _used_memory(self.url)
         blocks = self._stored_blocks + DOCUMENTS * SHARED_BLOCKS
         self.figures.append(Figure("applies, blocks per second", rate, "blocks/s", 50_000, at_least=True))
         self.figures.append(Figure(f"memory, {blocks:,} blocks", (after - before) / blocks, "bytes/block", 120))
         second = 0
         for prompt, owner in list(zip(self._prompts, self._owners, strict=True))[: len(self._owners) // 4]:
             second += await store(directory, (owner + 1) % self.replicas, prompt, SHARED_BLOCKS)
-        further = (await _used_memory(directory) - after) / max(second, 1)
+        further = (await _used_memory(self.url) - after) / max(second, 1)
         self.figures.append(Figure("memory, each further holder", further, "bytes/block", 24))
         self._long = chain("long", LONG_BLOCKS)
         for owner in range(min(3, self.replicas)):
@@ -218,10 +218,10 @@ class DirectoryBench:
         self, directory: RedisDirectory, calls: Sequence[Call], generator: random.Random, name: str
     ) -> None:
         """Note the server's own time for a script, as it counts it: mostly lookups, and the heartbeats beside them."""
-        before = await _evalsha_us(directory)
+        before = await _evalsha_us(self.url)
         for _ in range(100):
             await directory.lookup(generator.choice(calls).keys)
-        after = await _evalsha_us(directory)
+        after = await _evalsha_us(self.url)
         mean_ms = (after[1] - before[1]) / max(after[0] - before[0], 1) / 1000
         self.figures.append(Figure(f"{name}: the server's part, mean", mean_ms, "ms"))
 
@@ -236,14 +236,14 @@ class DirectoryBench:
         self.figures.append(Figure("the least question at the same rate, p50", found_ms, "ms"))
 
 
-async def _evalsha_us(directory: RedisDirectory) -> tuple[int, int]:
+async def _evalsha_us(url: str) -> tuple[int, int]:
     """Return how many scripts the server ran, and for how many microseconds."""
-    stats = (await cast(Any, directory.client).info("commandstats")).get("cmdstat_evalsha", {})
+    stats = (await server_info(url, "commandstats")).get("cmdstat_evalsha", {})
     return int(stats.get("calls", 0)), int(stats.get("usec", 0))
 
 
-async def _used_memory(directory: RedisDirectory) -> int:
-    info = await cast(Any, directory.client).info("memory")
+async def _used_memory(url: str) -> int:
+    info = await server_info(url, "memory")
     return int(info["used_memory"])
 
 

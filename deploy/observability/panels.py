@@ -87,6 +87,15 @@ FLEET = Dashboard(
             "Decision", "s", quantiles("aloraserve_decision_seconds", "stage"), "What a routing decision spent where."
         ),
         Panel(
+            "TTFT against the estimate",
+            "s",
+            tuple(
+                Query(quantile(share, "aloraserve_estimate_error_seconds", "kind"), f"p{100 * share:g} {{{{kind}}}}")
+                for share in (0.1, 0.5, 0.9)
+            ),
+            "Actual less expected: below 0 calls were faster than their decision expected. A median far from 0 is a bias.",
+        ),
+        Panel(
             "Cached share of prompts",
             "percentunit",
             (share("aloraserve_cached_tokens_total", "aloraserve_prompt_tokens_total", "kind"),),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from svg import picture, text
+from svg import arrow_head, picture, text
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 780, 330
@@ -35,7 +35,7 @@ DASHED = "M412 234 C480 234 500 280 580 280"
 
 def draw() -> str:
     """Return the boxes of the platform and what goes between them."""
-    parts = [text(16, 28, "How a call travels", size=16, kind="strong"), _arrow_head()]
+    parts = [text(16, 28, "How a call travels", size=16, kind="strong"), arrow_head()]
     for left, top, width, height, name, lines in BOXES:
         parts.append(f'<rect x="{left}" y="{top}" width="{width}" height="{height}" rx="6" class="line"/>')
         parts.append(text(left + width / 2, top + 24, name, anchor="middle", kind="strong"))
@@ -47,11 +47,6 @@ def draw() -> str:
     parts.append(f'<path class="line" stroke-dasharray="4 3" d="{DASHED}"/>')
     parts.append(text(470, 300, "or here, where waiting costs less", size=12, anchor="middle", kind="muted"))
     return picture(WIDTH, HEIGHT, "Client, gateway, directory and replicas, and what a call does with each", parts)
-
-
-def _arrow_head() -> str:
-    sizes = 'markerWidth="8" markerHeight="8" refX="8" refY="4" orient="auto"'
-    return f'<defs><marker id="head" {sizes}><path d="M0 0 L8 4 L0 8 z" class="head"/></marker></defs>'
 
 
 if __name__ == "__main__":

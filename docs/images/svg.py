@@ -54,3 +54,9 @@ def text(x: float, y: float, content: str, *, size: int = 13, anchor: str = "sta
 def box(x: float, y: float, width: float, height: float, kind: str) -> str:
     """Return a filled rectangle."""
     return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="2" class="{kind}"/>'
+
+
+def arrow_head() -> str:
+    """Return the definition of the marker ``head``, for the ends of lines."""
+    sizes = 'markerWidth="8" markerHeight="8" refX="8" refY="4" orient="auto"'
+    return f'<defs><marker id="head" {sizes}><path d="M0 0 L8 4 L0 8 z" class="head"/></marker></defs>'

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aloraserve.errors import SettingsError
+from aloraserve.routing.cells import MAX_CELL_REPLICAS
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.policies import POLICIES, check_policy
 from aloraserve.routing.scheduling import AGEING, MAX_AGEING, MIN_AGEING, SchedulingPolicy
@@ -24,7 +25,7 @@ MAX_TENANTS = 1024
 MAX_ADMINS = 64
 _KEY = re.compile(r"[!-~]{16,}")
 _KEYS = {"admin_keys", "api_keys"}
-_SECRET = frozenset({*_KEYS, "redis_url"})
+_SECRET = frozenset({*_KEYS, "redis_url", "cell_redis_urls"})
 _REMOVED = {
     "overflow_wait_s": "engines begin the shortest waiting call first instead, see scheduling_policy and "
     "priority_ageing; no call is held back in the router any more",
@@ -53,7 +54,16 @@ class Settings(BaseSettings):
     calibration: str = Field(
         "live-peers", description="What a simulated engine's times and sizes are: a name or a JSON file."
     )
-    replicas: int = Field(2, ge=1, le=64, description="Engine replicas.")
+    replicas: int = Field(2, ge=1, le=4096, description="Engine replicas.")
+    cells: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description=f"Parts of the fleet with a directory each, of up to {MAX_CELL_REPLICAS} replicas.",
+    )
+    cell_spill_s: float = Field(
+        0.5, ge=0, le=3600, description="Expected TTFT in a call's own cell above which a second cell is asked too."
+    )
     gateways: int = Field(1, ge=1, le=32, description="Gateway replicas.")
     host: str = Field("127.0.0.1", description="Address that the HTTP API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP API.")
@@ -80,6 +90,9 @@ class Settings(BaseSettings):
     )
     allow_anonymous: bool = Field(False, description="Listen on a public address without API keys.")
     redis_url: str | None = Field(None, description="Redis or Valkey URL; default: an embedded server.")
+    cell_redis_urls: tuple[str, ...] = Field(
+        (), max_length=64, description="A Redis or Valkey for the directory of each cell; none: all in redis_url."
+    )
     namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="Names this fleet in a shared Redis.")
     adapters_dir: Path | None = Field(None, description="Folder of PEFT adapters, one subfolder each; it is followed.")
     adapters_poll_s: float = Field(2, ge=0.05, le=3600, description="Seconds between looks into that folder.")
@@ -191,6 +204,16 @@ class Settings(BaseSettings):
         tenants = {key.get_secret_value() for key in self.api_keys.values()}
         if any(key.get_secret_value() in tenants for key in self.admin_keys.values()):
             raise ValueError("admin_keys has a key of api_keys: an administrator needs one of their own")
+        return self
+
+    @model_validator(mode="after")
+    def _cells_have_replicas(self) -> Settings:
+        if not self.cells <= self.replicas <= self.cells * MAX_CELL_REPLICAS:
+            raise ValueError(
+                f"replicas is {self.replicas} with cells {self.cells}: 1 to {MAX_CELL_REPLICAS} a cell are accepted"
+            )
+        if self.cell_redis_urls and len(self.cell_redis_urls) != self.cells:
+            raise ValueError(f"cell_redis_urls has {len(self.cell_redis_urls)} with cells {self.cells}: one a cell")
         return self
 
     @model_validator(mode="after")

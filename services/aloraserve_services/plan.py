@@ -27,6 +27,7 @@ from aloraserve.directory.redis import RedisDirectory
 from aloraserve.engine_model import calibration
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.cells import cell_namespace
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
@@ -89,9 +90,11 @@ class FleetPlan:
         """Calls that one gateway has in progress at once: all that the engines take in, and its own waiting room."""
         return self.settings.replicas * self.capacity + self.settings.max_queued
 
-    def open_directory(self) -> RedisDirectory:
-        """Return a client of the fleet's directory; gateways and replicas have to look in the same place."""
-        return RedisDirectory.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+    def open_directory(self, cell: int) -> RedisDirectory:
+        """Return a client of a cell's directory; gateways and replicas have to look in the same place."""
+        settings = self.settings
+        url = settings.cell_redis_urls[cell] if settings.cell_redis_urls else settings.redis_url or ""
+        return RedisDirectory.from_url(url, namespace=cell_namespace(settings.namespace, cell, settings.cells))
 
     def open_endpoints(self) -> RedisEndpoints:
         """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""

@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 from support.redis_deployments import Cluster
+from support.redis_fixtures import url_of
+from support.redis_servers import OTHER_SERVERS
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory import memory as memory_backend
@@ -62,18 +64,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         started.stop()
 
 
-@pytest.fixture(params=["memory", "redis", "cluster"])
+@pytest.fixture(params=["memory", "redis", "cluster", *OTHER_SERVERS])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
-    fixture = {"redis": "redis_server", "cluster": "cluster"}.get(request.param)
-    server = request.getfixturevalue(fixture) if fixture else None
+    url = None if request.param == "memory" else url_of(request, request.param)
     async with AsyncExitStack() as stack:
 
         def build(namespace: str = "test", **options: float) -> Directory:
-            # The cluster is there for all tests, so each has its own namespaces.
+            # Most servers are there for all tests, so each has its own namespaces.
             own = f"{request.node.name}-{namespace}"
             directory: Directory = (
-                RedisDirectory.from_url(server.url, namespace=own, timeout_s=5.0, **options)
-                if server
+                RedisDirectory.from_url(url, namespace=own, timeout_s=5.0, **options)
+                if url
                 else MemoryDirectory(**options)
             )
             stack.push_async_callback(directory.close)

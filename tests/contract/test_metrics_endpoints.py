@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 from support.redis_deployments import Cluster
+from support.redis_fixtures import url_of
+from support.redis_servers import OTHER_SERVERS
 
 from aloraserve.telemetry.endpoints import EndpointRegistry, MetricsEndpoint
 from aloraserve.telemetry.memory_endpoints import MemoryEndpoints
@@ -28,16 +30,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         started.stop()
 
 
-@pytest.fixture(params=["memory", "redis", "cluster"])
+@pytest.fixture(params=["memory", "redis", "cluster", *OTHER_SERVERS])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
-    fixture = {"redis": "redis_server", "cluster": "cluster"}.get(request.param)
-    server = request.getfixturevalue(fixture) if fixture else None
+    url = None if request.param == "memory" else url_of(request, request.param)
     async with AsyncExitStack() as stack:
 
         def build(**options: int) -> EndpointRegistry:
             registry: EndpointRegistry = (
-                RedisEndpoints.from_url(server.url, namespace=request.node.name, timeout_s=5.0, **options)
-                if server
+                RedisEndpoints.from_url(url, namespace=request.node.name, timeout_s=5.0, **options)
+                if url
                 else MemoryEndpoints(**options)
             )
             stack.push_async_callback(registry.close)

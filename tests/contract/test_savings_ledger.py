@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from support.redis_fixtures import url_of
+from support.redis_servers import OTHER_SERVERS
 
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.savings import memory as memory_backend
 from aloraserve.savings.base import (
+    FIGURES,
     LONGEST_FINE_S,
     LONGEST_WINDOW_S,
     MAX_ADAPTERS,
@@ -29,7 +32,14 @@ from aloraserve.savings.base import (
     buckets,
 )
 from aloraserve.savings.memory import MemoryLedger
-from aloraserve.savings.redis import MAX_PENDING_BUCKETS, RedisLedger
+from aloraserve.savings.redis import (
+    MAX_PENDING_BUCKETS,
+    MAX_PIECE_FIELDS,
+    MAX_UNWRITTEN,
+    RETRIED_S,
+    WRITER_KEPT_S,
+    RedisLedger,
+)
 
 NOW_S = 1_800_000_000.0
 """The start of a minute and of a quarter of an hour."""
@@ -40,14 +50,16 @@ def entry(adapter: str = "safety", saved_s: float = 0.5, **cached: int) -> Savin
     return SavingsEntry(adapter, 0.123456, 100, CallSavings(saved_s, 64, 32, 0.75, CachedBySource(**cached)))
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", *OTHER_SERVERS])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
-    server = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    url = None if request.param == "memory" else url_of(request, request.param)
     async with AsyncExitStack() as stack:
 
         def build(namespace: str = "test", timeout_s: float = 5.0) -> SavingsLedger:
+            # Most servers are there for all tests, so each has its own namespaces.
+            own = f"{request.node.name}-{namespace}"
             ledger: SavingsLedger = (
-                RedisLedger.from_url(server.url, namespace=namespace, timeout_s=timeout_s) if server else MemoryLedger()
+                RedisLedger.from_url(url, namespace=own, timeout_s=timeout_s) if url else MemoryLedger()
             )
             stack.push_async_callback(ledger.close)
             return ledger
@@ -197,6 +209,9 @@ class TestRedis:
         await ledger.flush()
         async with Redis.from_url(redis_server.url) as admin:
             keys = await admin.keys("*")
+            [writer] = [key for key in keys if b":writer:" in key]
+            assert 0 < await admin.pttl(writer) <= WRITER_KEPT_S * 1000
+            keys.remove(writer)
             assert sorted(key.decode().rsplit(":", 2)[1] for key in keys) == ["60", "60", "900", "900"]
             for key in keys:
                 width = int(key.decode().rsplit(":", 2)[1])
@@ -212,18 +227,18 @@ class TestRedis:
         ledger.add(entry(), NOW_S)
         await ledger.flush()
         async with Redis.from_url(redis_server.url) as admin:
-            for key in await admin.keys("*"):
+            for key in await admin.keys("*:savings:[0-9]*"):
                 await admin.hset(key, "joules:safety", "1.5")
         assert asdict((await ledger.totals(60, NOW_S))["safety"]) == asdict(SavingsFigures.of(entry()))
         await ledger.close()
 
-    async def test_without_its_server_figures_are_lost_and_said_to_be(
-        self, open: Callable[..., RedisLedger], redis_server: Any
+    async def test_without_its_server_figures_wait_for_a_while_and_are_then_lost(
+        self, open: Callable[..., RedisLedger], redis_server: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ledger = open(timeout_s=0.3)
-        ledger.add(entry(), NOW_S)
         redis_server.stop()
-        for _ in range(2):
+        for now in (0.0, 1.0, RETRIED_S + 0.5):
+            monkeypatch.setattr(ledger, "_clock", lambda now=now: now)
             ledger.add(entry(), NOW_S)
             with pytest.raises(DirectoryUnavailableError, match="savings ledger at unix://"):
                 await ledger.flush()
@@ -231,7 +246,40 @@ class TestRedis:
             await ledger.totals(60, NOW_S)
         redis_server.start()
         ledger.add(entry(), NOW_S)
-        assert await calls(ledger, 60) == 1
+        assert await calls(ledger, 60) == 3, "all but the first"
+        await ledger.close()
+
+    async def test_what_waits_for_a_server_is_bounded(self, open: Callable[..., RedisLedger]) -> None:
+        ledger = open()
+        for _ in range(2 * MAX_UNWRITTEN):
+            ledger.add(entry(), NOW_S)
+            ledger._take()
+        assert len(ledger._unwritten) == MAX_UNWRITTEN
+        await ledger.close()
+
+    async def test_a_piece_whose_reply_was_lost_is_sent_again_and_counted_once(
+        self, open: Callable[..., RedisLedger], redis_server: Any
+    ) -> None:
+        ledger = open(timeout_s=0.2)
+        await ledger.totals(60, NOW_S)
+        for _ in range(4):
+            ledger.add(entry(), NOW_S)
+            redis_server.pause()
+            with pytest.raises(DirectoryUnavailableError):
+                await ledger.flush()
+            # The server finds the piece in its buffer when it goes on.
+            redis_server.resume()
+        assert await calls(ledger, 60) == 4
+        await ledger.close()
+
+    async def test_many_names_are_written_in_pieces_and_read_in_slices(self, open: Callable[..., RedisLedger]) -> None:
+        ledger = open()
+        for number in range(MAX_ADAPTERS):
+            ledger.add(entry(f"adapter-{number}"), NOW_S)
+        ledger._take()
+        assert max(len(piece.fields) for piece in ledger._unwritten) < 2 * MAX_PIECE_FIELDS + 2 * len(FIGURES)
+        assert await calls(ledger, 60) == MAX_ADAPTERS
+        assert not ledger._unwritten
         await ledger.close()
 
     async def test_a_server_that_hangs_is_not_waited_for(
@@ -243,7 +291,7 @@ class TestRedis:
         try:
             ledger.add(entry(), NOW_S)
             async with asyncio.timeout(5):
-                with pytest.raises(DirectoryUnavailableError, match="TimeoutError"):
+                with pytest.raises(DirectoryUnavailableError, match="did not answer within"):
                     await ledger.flush()
         finally:
             redis_server.resume()

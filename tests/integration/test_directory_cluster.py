@@ -82,7 +82,7 @@ async def test_a_slot_that_moves_costs_no_holding(opened: Opener) -> None:
 async def test_a_directory_opened_before_its_loop_and_asked_by_many_at_once_answers(opened: Opener) -> None:
     await opened().publish(ReplicaState("a", "1"), ttl_s=60)
     before = _redirections(opened.cluster)
-    directory = await asyncio.to_thread(opened, max_connections=4, timeout_s=5.0)
+    directory = await asyncio.to_thread(opened, max_calls=4, timeout_s=5.0)
     found = await asyncio.gather(*(directory.lookup(chat.keys) for chat in CHATS * 5))
     assert all(candidates[0].state.replica == "a" for candidates in found)
     assert await directory.epoch() == await directory.epoch()

@@ -272,7 +272,7 @@ async def test_a_gateway_that_waits_less_than_a_connection_takes_gets_one(redis_
 
 async def test_a_gateway_in_a_hurry_opens_no_more_connections_than_it_may(redis_server: Any) -> None:
     async with Wire(redis_server.url.removeprefix("unix://")) as wire:
-        directory = RedisDirectory.from_url(wire.url, namespace="test", timeout_s=0.3, max_connections=4)
+        directory = RedisDirectory.from_url(wire.url, namespace="test", timeout_s=0.3, max_calls=4)
         wire.cut()
         for _ in range(5):
             tasks = [asyncio.create_task(directory.lookup(CHATS[0].keys)) for _ in range(20)]

@@ -18,7 +18,7 @@ from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.directory.redis import RedisDirectory, holder_of
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve.redis.client import redacted_url
+from aloraserve.redis.url import redacted_url
 from aloraserve.routing.base import Call
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.router import Router
@@ -31,7 +31,7 @@ STATE = ReplicaState("a", "")
 
 @pytest.fixture
 async def directory(redis_server: Any) -> AsyncIterator[RedisDirectory]:
-    opened = RedisDirectory.from_url(redis_server.url, namespace="test", timeout_s=1.0, max_connections=4)
+    opened = RedisDirectory.from_url(redis_server.url, namespace="test", timeout_s=1.0, max_calls=4)
     yield opened
     await opened.close()
 

@@ -13,6 +13,8 @@ from support.simulated_fleet import eventually, fleet
 
 from aloraserve.directory.base import ReplicaState
 from aloraserve.directory.redis import RedisDirectory
+from aloraserve.redis.connect import Connector
+from aloraserve.redis.url import Host
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +57,20 @@ async def test_a_sentinel_that_hangs_is_passed_over(sentinels: Sentinels, opened
         sentinels.sentinels[0].send(signal.SIGCONT)
 
 
-async def test_closing_ends_the_connections_to_sentinels_too(opened: Opener) -> None:
+async def test_sentinels_are_asked_when_a_connection_is_opened_and_not_by_each_call(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    named_by = Connector._named_by
+
+    async def counted(self: Connector, sentinel: Host) -> Host:
+        asked.append(sentinel)
+        return await named_by(self, sentinel)
+
+    monkeypatch.setattr(Connector, "_named_by", counted)
     directory = opened()
-    await directory.ping()
-    pools = [sentinel.connection_pool for sentinel in directory._client.sentinels]
-    connections = [one for pool in pools for one in pool._available_connections]
-    assert any(one.is_connected for one in connections)
-    await directory.close()
-    assert not any(one.is_connected for one in connections)
+    await asyncio.gather(*(directory.ping() for _ in range(50)))
+    assert len(asked) == 1
 
 
 async def test_a_primary_that_hangs_is_failed_over_and_comes_back_as_a_replica(

@@ -12,8 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from redis.asyncio import Redis, RedisCluster, SSLConnection
-from redis.asyncio.sentinel import SentinelManagedSSLConnection
+from redis.asyncio import Redis
 from support.redis_deployments import Server, Wire, certificates, free_port, wait_until
 
 from aloraserve.blocks import KeySpace
@@ -21,7 +20,6 @@ from aloraserve.directory import redis as redis_backend
 from aloraserve.directory.base import ReplicaState, place
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve.redis.client import open_client
 from aloraserve.savings.base import CachedBySource, CallSavings, SavingsEntry
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.telemetry.endpoints import MetricsEndpoint
@@ -35,7 +33,7 @@ PASSWORD = "p/a@s:s#w?ö d"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "concepts" / "directory.md"
 RULES = next(re.finditer(r"^ACL SETUSER aloraserve (.+)$", DOCUMENT.read_text(), re.MULTILINE)).group(1).split()
 COMMANDS = [rule[1:] for rule in RULES if rule.startswith("+")]
-CLUSTER_ONLY = {"cluster|slots", "command", "asking"}
+CLUSTER_ONLY = {"cluster|slots", "asking"}
 NOT_NEEDED = {"info"}
 """What a user may lack at a price that the documentation names."""
 
@@ -254,54 +252,3 @@ async def test_a_cluster_over_tls_as_the_documented_user(
             with pytest.raises(DirectoryUnavailableError):
                 await opened(url).ping()
             server.client.execute_command("ACL", "SETUSER", "aloraserve", f"+{command}")
-
-
-def test_a_sentinels_url_carries_tls_and_both_users() -> None:
-    client = open_client(
-        "rediss+sentinel://me:mine@h1,h2:1/fleet/3?ssl_ca_certs=/ca&sentinel_username=s&sentinel_password=t",
-        timeout_s=0.9,
-        max_connections=4,
-    )
-    pool = client.redis.connection_pool
-    kwargs = pool.connection_kwargs
-    assert pool.connection_class is SentinelManagedSSLConnection
-    assert (kwargs["username"], kwargs["password"], kwargs["db"], kwargs["ssl_ca_certs"]) == ("me", "mine", 3, "/ca")
-    for sentinel, port in zip(pool.sentinel_manager.sentinels, (26379, 1), strict=True):
-        kwargs = sentinel.connection_pool.connection_kwargs
-        assert sentinel.connection_pool.connection_class is SSLConnection
-        assert (kwargs["username"], kwargs["password"], kwargs["ssl_ca_certs"], kwargs["port"]) == (
-            "s",
-            "t",
-            "/ca",
-            port,
-        )
-        assert kwargs["socket_timeout"] * 3 == pytest.approx(0.9)
-    assert client.shards == 1
-
-
-def test_a_clusters_url_may_have_slashes_in_its_options() -> None:
-    client = open_client("rediss+cluster://h1,h2:1?ssl_ca_certs=/etc/ca.pem", timeout_s=0.9, max_connections=4)
-    assert isinstance(client.redis, RedisCluster)
-    nodes = client.redis.nodes_manager
-    assert sorted(nodes.startup_nodes) == ["h1:6379", "h2:1"]
-    assert nodes.connection_kwargs["ssl_ca_certs"] == "/etc/ca.pem"
-    assert client.shards == 64
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://host",
-        "redis+sentinel://host:1",
-        "redis+sentinel:///fleet",
-        "redis+sentinel://host/fleet/s3cret",
-        "redis+cluster://host/3",
-        "redis+cluster://",
-        "redis+cluster://user:s3cret",
-        "redis://host:s3cret",
-    ],
-)
-def test_a_url_that_cannot_be_read_is_refused_without_being_repeated(url: str) -> None:
-    with pytest.raises(ValueError, match="accepted are redis://") as caught:
-        open_client(url, timeout_s=1, max_connections=1)
-    assert "s3cret" not in str(caught.value)

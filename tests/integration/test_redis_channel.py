@@ -13,8 +13,9 @@ from redis.exceptions import RedisError, ResponseError
 from support.redis_deployments import Wire
 
 from aloraserve.redis.channel import RedisChannel
-from aloraserve.redis.client import open_client
+from aloraserve.redis.connect import Connector
 from aloraserve.redis.scripts import Script, ScriptCall
+from aloraserve.redis.url import read_url
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 FAIL = Script("return redis.error_reply('ERR refused ' .. ARGV[1])")
@@ -30,9 +31,7 @@ def echoed(text: str) -> list[bytes]:
 
 
 def channel_to(url: str, max_calls: int = 32, timeout_s: float = TIMEOUT_S) -> RedisChannel:
-    client = open_client(url, timeout_s=timeout_s, max_connections=4)
-    assert isinstance(client.redis, Redis)
-    return RedisChannel(client.redis.connection_pool, timeout_s=timeout_s, max_calls=max_calls)
+    return RedisChannel(Connector(read_url(url), timeout_s), timeout_s=timeout_s, max_calls=max_calls)
 
 
 @pytest.fixture
@@ -243,7 +242,7 @@ async def test_a_transport_that_is_closing_takes_nothing(redis_server: Any) -> N
     assert line is not None
     line._transport.abort()
     # The loop has not reported it yet.
-    assert line.ended is None
+    assert not line._is_ended
     assert await channel.run([echo("next")]) == [echoed("next")]
     await channel.close()
 
@@ -254,7 +253,7 @@ async def test_calls_with_no_time_left_cost_no_place(redis_server: Any) -> None:
     loop = asyncio.get_running_loop()
     command = ("EVALSHA", ECHO.digest, 1, "k", "hurried")
     for left_s in (0.0004, 0.0, -0.1):
-        hurried = [channel._exchange([command], loop.time() + left_s) for _ in range(3)]
+        hurried = [channel.exchange([command], loop.time() + left_s) for _ in range(3)]
         found = await asyncio.gather(*hurried, return_exceptions=True)
         assert all(one == [echoed("hurried")] or isinstance(one, TimeoutError) for one in found)
     assert await channel.run([echo("next")]) == [echoed("next")]

@@ -17,6 +17,7 @@ from aloraserve.adapters import AdapterRegistry, AdapterVersion, FolderRegistry
 from aloraserve.blocks import AdapterEffect
 from aloraserve.blocks.keys import version_salt
 from aloraserve.directory.mirror import Mirror
+from aloraserve.engine_model.step_stats import StepStats, squares
 from aloraserve.errors import InvalidAdapterError
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.settings import load_settings
@@ -80,6 +81,18 @@ def same(expected: Sequence[float]) -> object:
     return pytest.approx(expected, abs=1e-4)
 
 
+def check_steps(steps: Sequence[StepStats], *, cached: int, adapted: bool = False) -> None:
+    """Assert that these are what one answer to the prompt took: its prefill, then a token each step."""
+    prefill, *answers = steps
+    computed = len(PROMPT) - cached
+    assert prefill[1:] == (computed, squares(cached, len(PROMPT)), computed * adapted, 0, 0, 0)
+    expected = [(0, 0, 0, 1, len(PROMPT) + number, adapted) for number in range(1, len(answers) + 1)]
+    assert [step[1:] for step in answers] == expected
+    # The last step's statistics may come a moment after the answer.
+    assert len(answers) >= 10
+    assert all(step.seconds > 0 for step in steps)
+
+
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """Keep what an engine sets in its process's environment from the tests after these."""
@@ -124,7 +137,10 @@ async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Pa
     folder = tmp_path / "adapters"
     folder.mkdir()
     async with started(folder, tmp_path / "state", model_path) as one:
+        steps: list[StepStats] = []
+        one.parts.engine.observe_steps(steps.append)
         base, _ = await one.answer("base", None, 12)
+        check_steps(steps, cached=0)
 
         shutil.copytree(written[0], folder / NAME)
         for _ in range(2):
@@ -132,9 +148,13 @@ async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Pa
         first = one.registry.resolve(NAME)
         assert await one.adapters.hold(first.ref) is None
         assert await one.parts.engine.resident() == (NAME,)
+        steps.clear()
         of_first, _ = await one.answer("first", first, 60)
+        check_steps(steps, cached=0, adapted=True)
         assert of_first[:12] != same(base)
+        steps.clear()
         assert await one.answer("first again", first, 60) == (same(of_first), 64)
+        check_steps(steps, cached=64, adapted=True)
         assert await one.held_blocks(first) == 2
 
         # A call runs while the folder gets other content.

@@ -110,6 +110,8 @@ class FakeRouter:
         self.claimed: dict[str, str] = {}
         self.withdrawn: list[str] = []
         self.events: list[str] = []
+        self.in_flight: set[str] = set()
+        self.unanswered: set[str] = set()
 
     async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
         estimates = [Estimate("a", "engine-a", 0.1, 4, 0), Estimate("b", "engine-b", 0.2, 0, 0)]
@@ -118,6 +120,8 @@ class FakeRouter:
         if replica:
             self.claimed[claim_id] = replica
         self.events.append(f"claim {replica}")
+        self.in_flight.add(claim_id)
+        self.unanswered.add(claim_id)
         labels = {name: f"engine-{name}" for name in "abc"}
         claim = ClaimOutcome.CLAIMED if replica else ClaimOutcome.NONE
         return Placement(decision, {"a": "1", "b": "1"}, replica, claim, labels=labels)
@@ -131,6 +135,13 @@ class FakeRouter:
         self.withdrawn.append(claim_id)
         self.events.append(f"withdraw {placement.replica}")
         return True
+
+    def answered(self, claim_id: str) -> None:
+        self.unanswered.discard(claim_id)
+
+    def ended(self, claim_id: str) -> None:
+        self.in_flight.discard(claim_id)
+        self.unanswered.discard(claim_id)
 
 
 def request(

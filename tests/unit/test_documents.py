@@ -91,14 +91,15 @@ def test_the_readme_is_short() -> None:
 
 def test_pictures_are_what_their_scripts_draw() -> None:
     images = ROOT / "docs" / "images"
-    bars, blocks, path = (
-        runpy.run_path(str(images / f"draw_{name}.py")) for name in ("ttft", "blocks", "request_path")
+    bars, blocks, path, cells = (
+        runpy.run_path(str(images / f"draw_{name}.py")) for name in ("ttft", "blocks", "request_path", "cells")
     )
     assert bars["draw"](json.loads((images / "ttft.json").read_text("utf-8"))) == (images / "ttft.svg").read_text(
         "utf-8"
     )
     assert blocks["draw"]() == (images / "activated-lora.svg").read_text("utf-8")
     assert path["draw"]() == (images / "request-path.svg").read_text("utf-8")
+    assert cells["draw"]() == (images / "cells.svg").read_text("utf-8")
 
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.*")), ids=lambda example: example.name)

@@ -128,7 +128,8 @@ def test_an_unknown_flag_is_refused_by_name() -> None:
         ("port", "65536", "less than or equal to 65535"),
         ("port", "http", "valid integer"),
         ("port", "1.5", "valid integer"),
-        ("replicas", "65", "less than or equal to 64"),
+        ("replicas", "4097", "less than or equal to 4096"),
+        ("cells", "65", "less than or equal to 64"),
         ("host", "nowhere", "an IP address or localhost"),
         ("namespace", "A_B", "pattern"),
         ("namespace", "{x}", "pattern"),
@@ -356,3 +357,15 @@ def test_a_setting_of_an_earlier_release_says_what_replaced_it(tmp_path: Path, m
 def test_the_rate_of_ageing_is_bounded(ageing: float, what: str) -> None:
     with pytest.raises(SettingsError, match=f"priority_ageing is '{ageing}': Input should be {what}"):
         load_settings(priority_ageing=ageing)
+
+
+def test_cells_have_one_to_128_replicas_each_and_a_server_each_or_none() -> None:
+    assert load_settings(replicas=128).cells == 1
+    assert load_settings(replicas=256, cells=2, cell_redis_urls=("redis://a:1", "redis://b:1")).cells == 2
+    for flags in ({"replicas": 129}, {"replicas": 3, "cells": 4}):
+        assert f"replicas is {flags['replicas']} with cells" in refusal(**flags)
+    secret = "redis://:hunter2@cell:6379"
+    message = refusal(replicas=2, cells=2, cell_redis_urls=(secret,))
+    assert "cell_redis_urls has 1 with cells 2" in message
+    assert "hunter2" not in message
+    assert "hunter2" not in refusal(replicas=2, cells=2, cell_redis_urls=secret)

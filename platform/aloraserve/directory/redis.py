@@ -9,10 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Self
 
-from redis.asyncio import Redis, RedisCluster
-from redis.crc import key_slot
-from redis.exceptions import RedisClusterException
-
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.directory import redis_scripts as scripts
 from aloraserve.directory.base import (
@@ -31,7 +27,7 @@ from aloraserve.directory.fleet_view import FleetView
 from aloraserve.directory.handshake import check_same
 from aloraserve.directory.redis_encoding import changes_by_shard, holder_of, shard_of, tag_of
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve.redis.client import RedisClient, fleet_prefix, milliseconds, open_client
+from aloraserve.redis.keys import CLUSTER_SHARDS, fleet_prefix, milliseconds
 from aloraserve.redis.script_client import ScriptClient
 from aloraserve.redis.scripts import ScriptCall
 
@@ -48,13 +44,10 @@ class RedisDirectory:
     """See :class:`~aloraserve.directory.base.Directory`.
 
     Args:
-        client: decodes no responses; closed by :meth:`close`.
+        client: closed by :meth:`close`.
         namespace: what keeps fleets apart on one server; no braces.
-        timeout_s: the longest that a call may take, waiting for a connection included.
         node_ttl_s: how long a node lives after something in it was last stored.
         forget_s: how long a silent replica's holdings are kept.
-        max_calls: calls at once; more wait, within ``timeout_s``.
-        url: where the server is, for messages.
 
     Raises:
         ValueError: the namespace is empty or has a brace.
@@ -62,28 +55,23 @@ class RedisDirectory:
 
     def __init__(
         self,
-        client: RedisClient,
+        client: ScriptClient,
         *,
         namespace: str,
-        timeout_s: float = 0.5,
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
-        max_calls: int = 32,
-        url: str = "redis",
     ) -> None:
-        self._client = client
+        self._scripts = client
         self._fleet = fleet_prefix(namespace)
         self._shards = (
-            [self._fleet]
-            if client.shards == 1
-            else [f"{{aloraserve:{namespace}:{shard:02x}}}:" for shard in range(client.shards)]
+            [f"{{aloraserve:{namespace}:{shard:02x}}}:" for shard in range(CLUSTER_SHARDS)]
+            if client.is_cluster
+            else [self._fleet]
         )
-        self._slots = {prefix: key_slot(prefix.encode()) for prefix in (self._fleet, *self._shards)}
         self._node_ttl_ms = milliseconds(node_ttl_s)
         self._forget_ms = milliseconds(forget_s)
-        self._scripts = ScriptClient(client, timeout_s=timeout_s, max_calls=max_calls, url=url, part="directory")
         self._view = FleetView(holder_of)
-        self._next_reclaimed = secrets.randbelow(client.shards)
+        self._next_reclaimed = secrets.randbelow(len(self._shards))
 
     @classmethod
     def from_url(
@@ -92,39 +80,25 @@ class RedisDirectory:
         *,
         namespace: str,
         timeout_s: float = 0.5,
-        max_connections: int = 32,
+        max_calls: int = 32,
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
     ) -> Self:
         """Return a directory at ``url``; connects when first used.
 
         Args:
-            url: see :func:`~aloraserve.redis.client.open_client`.
+            url: see :func:`~aloraserve.redis.url.read_url`.
             namespace: see the class, as the others.
-            timeout_s: of each call.
-            max_connections: the most to one server of a cluster; else, where one is enough, the most calls at once.
-                Callers beyond them wait, within ``timeout_s``.
+            timeout_s: of each call, waiting for a connection included.
+            max_calls: the most under way on a server; more wait, within ``timeout_s``.
             node_ttl_s: see the class.
             forget_s: see the class.
 
         Raises:
             ValueError: the URL or the namespace is not one of those accepted.
         """
-        client = open_client(url, timeout_s=timeout_s, max_connections=max_connections)
-        return cls(
-            client,
-            namespace=namespace,
-            timeout_s=timeout_s,
-            node_ttl_s=node_ttl_s,
-            forget_s=forget_s,
-            max_calls=max_connections,
-            url=url,
-        )
-
-    @property
-    def client(self) -> Redis | RedisCluster:
-        """The client underneath, for measurements."""
-        return self._client.redis
+        client = ScriptClient.from_url(url, timeout_s=timeout_s, max_calls=max_calls, part="directory")
+        return cls(client, namespace=namespace, node_ttl_s=node_ttl_s, forget_s=forget_s)
 
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         mine = json.dumps({item.name: getattr(space, item.name) for item in fields(KeySpace)}, sort_keys=True)
@@ -235,7 +209,7 @@ class RedisDirectory:
 
     async def epoch(self) -> str:
         """See the contract; in a cluster one shard is asked for all that its server has."""
-        if not self._client.is_cluster:
+        if not self._scripts.is_cluster:
             return bytes(await self._scripts.run(self._epoch_of(self._fleet))).decode()
         # Whoever asked once knows which server has what.
         await self.ping()
@@ -273,15 +247,8 @@ class RedisDirectory:
     def _by_server(self) -> dict[str, list[str]]:
         """Return the prefixes that each server of a cluster has, by the server's name."""
         servers: dict[str, list[str]] = {}
-        redis = self._client.redis
-        if not isinstance(redis, RedisCluster):
-            return servers
-        for prefix, slot in self._slots.items():
-            try:
-                name = redis.nodes_manager.get_node_from_slot(slot).name
-            except RedisClusterException as error:
-                raise self._scripts.unavailable(f"has no server for {prefix}") from error
-            servers.setdefault(name, []).append(prefix)
+        for prefix in (self._fleet, *self._shards):
+            servers.setdefault(self._scripts.server_of(prefix), []).append(prefix)
         return servers
 
 

@@ -12,6 +12,7 @@ import math
 from aloraserve.engine_model.calibration import DecodeTimes
 from aloraserve.engine_model.request import Request, RequestId
 from aloraserve.engine_model.step_series import StepSeries
+from aloraserve.engine_model.step_stats import StepStats
 
 
 class DecodeSeries:
@@ -33,6 +34,7 @@ class DecodeSeries:
         self._context_tokens = 0
         self._step = 0
         self._steps = 0
+        self._is_alone = False
         self._series = StepSeries(0.0, times.fixed_s, 0.0)
 
     def __len__(self) -> int:
@@ -53,6 +55,20 @@ class DecodeSeries:
     def step_s(self) -> float:
         """How long a step takes that computes answers alone."""
         return self._times.fixed_s + self.tokens_s
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the answers' contexts together, when the steps began that run."""
+        return self._context_tokens
+
+    def stats(self) -> StepStats | None:
+        """Return the mean of the steps that end at :attr:`next_s`, None if they compute more than answers."""
+        if not self._is_alone:
+            return None
+        answers, steps = len(self._heap), self._steps
+        context = self._context_tokens + answers * (steps - 1) / 2
+        seconds = (self._series.end_s(steps) - self._series.started_s) / steps
+        return StepStats(seconds, answers=answers, context_tokens=context)
 
     def add(self, request: Request, now_s: float) -> None:
         """Take in an answer whose last token came with its prefill; it joins at the end of the step that runs."""
@@ -82,12 +98,14 @@ class DecodeSeries:
     def begin(self, now_s: float) -> None:
         """Begin as many steps as there are until the first answer ends."""
         self._steps = self._heap[0][0] - self._step
+        self._is_alone = True
         self._series = StepSeries(now_s, self.step_s, self._times.s_per_context_token * len(self._heap))
         self.next_s = self._series.end_s(self._steps)
 
     def begin_step(self, end_s: float) -> None:
         """Begin one step that computes more than answers and ends at ``end_s``."""
         self._steps = 1
+        self._is_alone = False
         self.next_s = end_s
 
     def cut(self, now_s: float) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from aloraserve.blocks import BlockKey
 from aloraserve.engine_model.request import Request
+from aloraserve.engine_model.step_stats import StepStats
 
 
 class BlocksChanged(NamedTuple):
@@ -46,8 +47,10 @@ class EngineCoreOutputs:
         first_tokens: requests whose first token came, in order.
         finished: requests whose last did, in order.
         kv_events: in order.
+        steps: in order; of answers alone, those up to a change are one with their mean.
     """
 
     first_tokens: list[Request] = field(default_factory=list)
     finished: list[Request] = field(default_factory=list)
     kv_events: list[KVCacheEvent] = field(default_factory=list)
+    steps: list[StepStats] = field(default_factory=list)

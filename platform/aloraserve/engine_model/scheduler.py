@@ -31,6 +31,7 @@ from aloraserve.engine_model.kv_cache_manager import KVCacheManager
 from aloraserve.engine_model.outputs import EngineCoreOutputs, KVCacheEvent
 from aloraserve.engine_model.request import Request, RequestId, RequestStatus
 from aloraserve.engine_model.request_queue import request_queue
+from aloraserve.engine_model.step_stats import StepStats, squares
 from aloraserve.routing.scheduling import SchedulingPolicy
 
 
@@ -75,6 +76,7 @@ class Scheduler:
         self._prefilling: list[Request] = []
         self._chunks: list[tuple[Request, int]] = []
         self._answers = DecodeSeries(calibration.decode)
+        self._step = StepStats(0.0)
         self._step_end_s = math.inf
         self._since_s = 0.0
 
@@ -94,9 +96,9 @@ class Scheduler:
         return len(self._prefilling)
 
     @property
-    def decode_step_s(self) -> float:
-        """How long a step takes that computes the running answers alone; 0 without any."""
-        return self._answers.step_s if self._answers else 0.0
+    def answers(self) -> tuple[int, int]:
+        """How many answers are computed, and the tokens of their contexts together when their steps began."""
+        return len(self._answers), self._answers.context_tokens
 
     def add_request(self, request: Request) -> None:
         """Take in a request; several that come at once are added before one :meth:`schedule`.
@@ -187,10 +189,13 @@ class Scheduler:
     def _end_step(self, now_s: float, outputs: EngineCoreOutputs) -> None:
         self.busy_s += now_s - self._since_s
         if self._answers.next_s <= now_s:
+            if (answers := self._answers.stats()) is not None:
+                outputs.steps.append(answers)
             for request in self._answers.end():
                 self._finish(request, now_s, outputs)
         if self._step_end_s <= now_s:
             self._step_end_s = math.inf
+            outputs.steps.append(self._step)
             chunks, self._chunks = self._chunks, []
             for request, tokens in chunks:
                 request.num_computed_tokens += tokens
@@ -217,6 +222,7 @@ class Scheduler:
         if self._chunks:
             fixed_s = max(self._prefill.fixed_s, times.decode.fixed_s if answers else 0.0)
             self._step_end_s = now_s + fixed_s + prefill_s + answers.tokens_s
+            self._step = self._stats(self._step_end_s - now_s, len(answers), answers.context_tokens)
             if answers:
                 answers.begin_step(self._step_end_s)
 
@@ -224,6 +230,21 @@ class Scheduler:
         prefill_s = self._schedule_prompts(self._times.max_num_batched_tokens)
         if self._chunks:
             self._step_end_s = now_s + self._prefill.fixed_s + prefill_s
+            self._step = self._stats(self._step_end_s - now_s)
+
+    def _stats(self, seconds: float, answers: int = 0, context_tokens: int = 0) -> StepStats:
+        """Return what the step computes that begins; an adapter's calls are its from their first token on."""
+        return StepStats(
+            seconds,
+            prefill_tokens=sum(tokens for _, tokens in self._chunks),
+            prefill_squares=sum(
+                squares(request.num_computed_tokens, request.num_computed_tokens + tokens)
+                for request, tokens in self._chunks
+            ),
+            adapter_tokens=sum(tokens for request, tokens in self._chunks if request.adapter is not None),
+            answers=answers,
+            context_tokens=context_tokens,
+        )
 
     def _schedule_prompts(self, budget: int) -> float:
         """Choose what of which prompts the step computes within a budget; return how long that takes."""

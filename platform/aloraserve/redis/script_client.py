@@ -1,36 +1,65 @@
-"""Scripts on whatever a client talks to; every failure is one error of ours."""
+"""Scripts on whatever a URL names; every failure is one error of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
-from redis.asyncio import RedisCluster
 from redis.exceptions import RedisError
 
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.redis.channel import RedisChannel
-from aloraserve.redis.client import RedisClient, redacted_url
-from aloraserve.redis.cluster import ClusterScriptRunner
+from aloraserve.redis.cluster import ClusterChannel
+from aloraserve.redis.connect import Connector
 from aloraserve.redis.scripts import ScriptCall, ScriptRunner
+from aloraserve.redis.url import Deployment, read_url, redacted_url
 
 
 class ScriptClient:
     """Runs scripts in bounded time.
 
     Args:
-        client: decodes no responses; closed by :meth:`close`.
+        runner: closed by :meth:`close`.
         timeout_s: the longest that a call may take, waiting for a connection included.
-        max_calls: calls at once; more wait, within ``timeout_s``.
         url: where the server is, for messages.
         part: what of the platform is kept there, for messages.
     """
 
-    def __init__(self, client: RedisClient, *, timeout_s: float, max_calls: int, url: str, part: str) -> None:
-        self.client = client
+    def __init__(self, runner: ScriptRunner, *, timeout_s: float, url: str, part: str) -> None:
+        self._runner = runner
         self._timeout_s = timeout_s
         self._where = f"the {part} at {redacted_url(url)}"
-        self._runner = _runner(client, timeout_s, max_calls)
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout_s: float, max_calls: int, part: str) -> Self:
+        """Return a client that connects when it is first used.
+
+        Args:
+            url: see :func:`~aloraserve.redis.url.read_url`.
+            timeout_s: see the class.
+            max_calls: under way on a server; more wait, within ``timeout_s``.
+            part: see the class.
+
+        Raises:
+            ValueError: the URL is none that is accepted.
+        """
+        return cls(_runner(url, timeout_s, max_calls), timeout_s=timeout_s, url=url, part=part)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys lie on several servers."""
+        return isinstance(self._runner, ClusterChannel)
+
+    def server_of(self, key: str) -> str:
+        """Return which server of a cluster has a key, as far as is known; all keys' is empty where there is one.
+
+        Raises:
+            DirectoryUnavailableError: none has it.
+        """
+        try:
+            return self._runner.server_of(key) if isinstance(self._runner, ClusterChannel) else ""
+        except RedisError as error:
+            raise self.unavailable(f"failed: {error}") from error
 
     async def run(self, call: ScriptCall) -> Any:
         """Return a script's reply; raises like :meth:`run_all`."""
@@ -56,11 +85,11 @@ class ScriptClient:
     async def close(self) -> None:
         """End what is under way and release connections."""
         await self._runner.close()
-        await self.client.close()
 
 
-def _runner(client: RedisClient, timeout_s: float, max_calls: int) -> ScriptRunner:
-    redis = client.redis
-    if isinstance(redis, RedisCluster):
-        return ClusterScriptRunner(redis, timeout_s=timeout_s, max_calls=max_calls)
-    return RedisChannel(redis.connection_pool, timeout_s=timeout_s, max_calls=max_calls)
+def _runner(url: str, timeout_s: float, max_calls: int) -> ScriptRunner:
+    address = read_url(url)
+    connector = Connector(address, timeout_s)
+    if address.deployment is Deployment.CLUSTER:
+        return ClusterChannel(connector, address.hosts, timeout_s=timeout_s, max_calls=max_calls)
+    return RedisChannel(connector, timeout_s=timeout_s, max_calls=max_calls)

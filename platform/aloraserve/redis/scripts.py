@@ -66,6 +66,14 @@ class ScriptCall(NamedTuple):
     keys: Sequence[str | bytes]
     arguments: Sequence[str | bytes | int] = ()
 
+    def by_digest(self) -> tuple[str | bytes | int, ...]:
+        """Return the command for a server that knows the script."""
+        return ("EVALSHA", self.script.digest, len(self.keys), *self.keys, *self.arguments)
+
+    def by_source(self) -> tuple[str | bytes | int, ...]:
+        """Return the command for one that does not."""
+        return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.arguments)
+
 
 class ScriptRunner(Protocol):
     """Runs scripts, any number at once."""

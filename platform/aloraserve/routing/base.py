@@ -28,6 +28,9 @@ class Call:
         keys: the prompt's block keys, exact: base before the activation point, the adapter's after it.
         adapter: name of the adapter, None for the base model.
         session: the client's own id of the conversation, where it sends one.
+        base_blocks: how many leading blocks are the base model's own, None if all are.
+        conversation: what names the call's conversation, as the gateway has learned it
+            (:class:`~aloraserve.routing.conversation_names.ConversationNames`); empty before.
     """
 
     prompt_tokens: int
@@ -35,6 +38,8 @@ class Call:
     keys: Sequence[BlockKey]
     adapter: str | None = None
     session: str | None = None
+    base_blocks: int | None = None
+    conversation: bytes = b""
 
 
 class Estimate(NamedTuple):

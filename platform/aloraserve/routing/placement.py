@@ -65,6 +65,8 @@ class Placement:
         lookup_s: time that asking the directory took.
         policy_s: time that the policy took.
         claim_s: time that claiming took.
+        cell: whose replicas the candidates were.
+        spilled: whether that is another cell than the call's own.
     """
 
     decision: Decision
@@ -77,6 +79,8 @@ class Placement:
     lookup_s: float = 0.0
     policy_s: float = 0.0
     claim_s: float = 0.0
+    cell: int = 0
+    spilled: bool = False
 
     def label(self, replica: str) -> str:
         """Return a replica's short name; its id if it was not a candidate."""

@@ -88,6 +88,9 @@ class Receipt:
         ttft_s: as it was, None without an answer.
         regret_s: how much sooner another candidate was expected to answer than this one did; None without an answer
             or another candidate.
+        estimate_error_s: see :func:`estimate_error_s`; None without an answer, too.
+        cell: whose replicas were the candidates.
+        spilled: whether that is another cell than the call's own.
     """
 
     request_id: str
@@ -109,6 +112,9 @@ class Receipt:
     cached_tokens: int | None = None
     ttft_s: float | None = None
     regret_s: float | None = None
+    estimate_error_s: float | None = None
+    cell: int = 0
+    spilled: bool = False
 
     def cut_short(self) -> Receipt:
         """Return it as of an answer that began and was lost."""
@@ -162,6 +168,11 @@ class Receipt:
             cached_tokens=answered.cached_tokens if answered else None,
             ttft_s=answered.ttft_s if answered else None,
             regret_s=_regret_s(estimates, last.replica, answered),
+            estimate_error_s=estimate_error_s(placement, last.replica, answered.ttft_s, is_first=len(attempts) == 1)
+            if answered
+            else None,
+            cell=placement.cell,
+            spilled=placement.spilled,
         )
 
 
@@ -175,6 +186,27 @@ def _regret_s(estimates: tuple[Estimate, ...], replica: str, answered: Answered 
     if answered is None or not others:
         return None
     return max(0.0, answered.ttft_s - min(others))
+
+
+def estimate_error_s(placement: Placement, replica: str, ttft_s: float, *, is_first: bool) -> float | None:
+    """Return the actual TTFT less the one that was expected: how well the estimates are calibrated.
+
+    None where nothing was promised: without the directory, of a replica that published nothing or was not ranked, and
+    of a call that another replica was to answer first.
+
+    Args:
+        placement: by which the call was sent.
+        replica: that answered.
+        ttft_s: as it was.
+        is_first: whether no other attempt was made before.
+    """
+    if not is_first or placement.fallback is not None:
+        return None
+    estimates = placement.decision.estimates
+    promised = next((estimate for estimate in estimates if estimate.replica == replica), None)
+    if promised is None or promised.unknown_s > 0:
+        return None
+    return ttft_s - promised.expected_ttft_s
 
 
 class ReceiptRing:

@@ -7,20 +7,17 @@ from collections.abc import Sequence
 
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Decision
-from aloraserve.routing.cost_model import CostModel, is_published, requests
+from aloraserve.routing.conversation_names import plain_name
+from aloraserve.routing.cost_model import CostModel, queued_tokens, requests
 
-ANCHOR_BLOCKS = 4
+SLACK = 1.25
+"""How many times the mean a replica's load may be, where nothing is known of its cache."""
+SPARE_CALLS = 4
 
 
 def conversation(call: Call) -> bytes:
-    """Return what names the call's conversation: the key of its fourth block, or of its last if it is shorter.
-
-    Keys are chained, so that one stands for all before it. Without any key there is no affinity to keep and the
-    prompt's length spreads calls.
-    """
-    if not call.keys:
-        return str(call.prompt_tokens).encode()
-    return call.keys[min(ANCHOR_BLOCKS, len(call.keys)) - 1]
+    """Return what names the call's conversation, also of a call that no gateway has named."""
+    return call.conversation or plain_name(call)
 
 
 def weight(name: bytes, replica: str) -> bytes:
@@ -32,18 +29,20 @@ def weight(name: bytes, replica: str) -> bytes:
 class Rendezvous:
     """See :class:`~aloraserve.routing.base.Policy`: by the weight of (conversation, replica).
 
-    Replicas with at most ``slack`` times the mean number of requests, and one more, come first ("consistent
-    hashing with bounded loads", Mirrokni et al. 2018), in hash order; the busier ones follow, in hash order
-    too.
+    Replicas with room for the call come first, in hash order; the busy ones follow, in hash order too. Room is what
+    "consistent hashing with bounded loads" (Mirrokni et al. 2018) leaves: ``slack`` times the mean load, this call
+    included, in tokens to prefill and in calls. Small loads are no reason to leave a prefix: there is always room for
+    the prefill of as many tokens as this call's own, which is the most that going elsewhere costs, and for
+    ``SPARE_CALLS`` calls. Gateways that each count only their own calls keep the bound together, but for those.
 
     Args:
         costs: for the estimates that go with the order.
-        slack: at least 1.
+        slack: the ``c`` of the paper, at least 1.
     """
 
     name = "rendezvous"
 
-    def __init__(self, costs: CostModel | None = None, *, slack: float = 1.25) -> None:
+    def __init__(self, costs: CostModel | None = None, *, slack: float = SLACK) -> None:
         self._costs = costs or CostModel()
         self._slack = slack
 
@@ -52,7 +51,7 @@ class Rendezvous:
         if not candidates:
             return Decision(self.name, "no replica is known", ())
         name = conversation(call)
-        busy = self._busy(candidates)
+        busy = self._busy(call, candidates)
         ordered = sorted(
             candidates,
             key=lambda candidate: (
@@ -62,9 +61,14 @@ class Rendezvous:
             ),
         )
         estimates = tuple(self._costs.estimate(call, candidate) for candidate in ordered)
-        return Decision(self.name, "by hash of the conversation's first blocks", estimates)
+        return Decision(self.name, "by hash of the conversation", estimates)
 
-    def _busy(self, candidates: Sequence[Candidate]) -> set[str]:
-        loads = {candidate.state.replica: requests(candidate) for candidate in candidates if is_published(candidate)}
-        limit = self._slack * sum(loads.values()) / len(loads) + 1 if loads else 0
-        return {replica for replica, load in loads.items() if load > limit}
+    def _busy(self, call: Call, candidates: Sequence[Candidate]) -> set[str]:
+        share = self._slack / len(candidates)
+        most_calls = share * (sum(map(requests, candidates)) + 1) + SPARE_CALLS
+        most_tokens = max(share * (sum(map(queued_tokens, candidates)) + call.prompt_tokens), call.prompt_tokens)
+        return {
+            candidate.state.replica
+            for candidate in candidates
+            if requests(candidate) + 1 > most_calls or queued_tokens(candidate) > most_tokens
+        }

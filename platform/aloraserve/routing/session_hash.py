@@ -12,8 +12,8 @@ from aloraserve.routing.rendezvous import conversation, weight
 
 class SessionHash:
     """See :class:`~aloraserve.routing.base.Policy`: in the order of the weight of (session, replica), which moves only
-    a lost replica's sessions. Neither load nor holdings count. Without a session id the conversation's first blocks
-    stand for it.
+    a lost replica's sessions. Neither load nor holdings count. Without a session id the conversation's name stands for
+    it.
 
     Args:
         costs: for the estimates that go with the order.
@@ -28,10 +28,10 @@ class SessionHash:
         """Order ``candidates`` by hash."""
         if not candidates:
             return Decision(self.name, "no replica is known", ())
-        name = conversation(call) if call.session is None else call.session.encode("utf-8", "surrogatepass")
+        name = conversation(call)
         ordered = sorted(
             candidates, key=lambda candidate: (weight(name, candidate.state.replica), candidate.state.replica)
         )
         estimates = tuple(self._costs.estimate(call, candidate) for candidate in ordered)
-        named_by = "the conversation's first blocks" if call.session is None else "the session"
+        named_by = "the conversation" if call.session is None else "the session"
         return Decision(self.name, f"by hash of {named_by}", estimates)

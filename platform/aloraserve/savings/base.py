@@ -152,8 +152,8 @@ class SavingsLedger(Protocol):
     - Nothing grows without bound, and nothing older than a day is kept.
     - Windows are whole buckets: of a minute up to ``LONGEST_FINE_S``, else of a quarter of an hour. A window reaches
       back to the start of the bucket that it begins in, so it may hold up to a bucket more than was asked for.
-    - Several ledgers of one fleet add up where they share a server. It is advisory: what could not be written is
-      lost, so totals may be too small, never too large.
+    - Several ledgers of one fleet add up where they share a server. It is advisory: what could not be written for a
+      while is lost, so totals may be too small, never too large.
     """
 
     def add(self, entry: SavingsEntry, at_s: float) -> None:
@@ -169,7 +169,8 @@ class SavingsLedger(Protocol):
         """Write what was added to where others read it.
 
         Raises:
-            DirectoryUnavailableError: the server cannot be reached; what was to be written is lost.
+            DirectoryUnavailableError: the server cannot be reached; what was to be written is tried again with the next
+                flush, and lost after a while.
         """
         ...
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from aloraserve.blocks import BlockKey, KeySpace
-from aloraserve.routing.prefill_learner import PrefillQuality
-from aloraserve.routing.prefill_model import PrefillModel
+from aloraserve.blocks import BlockKey, KeySpace, activation_point
+from aloraserve.engine_model.step_learner import ModelQuality, StepLearner
+from aloraserve.engine_model.step_model import StepModel
 from aloraserve.savings.base import CallSavings
 from aloraserve.savings.ghost import Ghost
 from aloraserve.savings.sources import FirstStored
@@ -21,6 +21,8 @@ class _Call:
     keys: Sequence[BlockKey]
     adapter: str | None
     cache_salt: str | None
+    invocation_ids: Sequence[int]
+    activation: int = 0
     salted: list[BlockKey] | None = None
     has_begun: bool = False
     answers: dict[int, list[int]] = field(default_factory=dict)
@@ -35,12 +37,24 @@ class SavingsMeter:
         adapter_salts: an adapter version's salt by its name, None if unknown
             (:func:`~aloraserve.blocks.keys.version_salt`).
         capacity_blocks: of the engine's KV cache; 0 if unknown, and then so are savings.
+        learner: knows how long the engine's steps take.
+        step_tokens: tokens that a step computes at most, 0 if unknown.
     """
 
-    def __init__(self, keyspace: KeySpace, adapter_salts: Callable[[str], bytes | None], capacity_blocks: int) -> None:
+    def __init__(
+        self,
+        keyspace: KeySpace,
+        adapter_salts: Callable[[str], bytes | None],
+        capacity_blocks: int,
+        learner: StepLearner,
+        *,
+        step_tokens: int = 0,
+    ) -> None:
         self._keyspace = keyspace
         self._adapter_salts = adapter_salts
         self._is_capacity_known = capacity_blocks > 0
+        self._learner = learner
+        self._step_tokens = step_tokens
         self._ghost = Ghost(capacity_blocks)
         self._stored = FirstStored(capacity_blocks)
         self._calls: dict[str, _Call] = {}
@@ -52,6 +66,7 @@ class SavingsMeter:
         keys: Sequence[BlockKey],
         adapter: str | None,
         cache_salt: str | None,
+        invocation_ids: Sequence[int] = (),
     ) -> None:
         """Note a call.
 
@@ -61,18 +76,18 @@ class SavingsMeter:
             keys: the prompt's block keys, base before the activation point.
             adapter: name of its adapter version, None for the base model.
             cache_salt: of the tenant.
+            invocation_ids: an aLoRA's; empty of a plain LoRA, which changes the prompt from its first token on.
         """
-        self._calls[request_id] = _Call(token_ids, keys, adapter, cache_salt)
+        self._calls[request_id] = _Call(token_ids, keys, adapter, cache_salt, invocation_ids)
 
     def prepare(self, request_id: str) -> None:
         """Work out the call's adapter-keyed chain, while its engine computes; some tenths of a millisecond."""
         call = self._calls.get(request_id)
         if call is not None and call.salted is None:
             call.salted = self._salted(call)
+            call.activation = _activation(call)
 
-    def first_token(
-        self, request_id: str, cached_tokens: int, model: PrefillModel | None, quality: PrefillQuality
-    ) -> CallSavings | None:
+    def first_token(self, request_id: str, cached_tokens: int) -> CallSavings | None:
         """Return what a call saved whose prompt was just computed.
 
         None if that cannot be known: of a call or an adapter that is not known, and before the replica's speed is.
@@ -80,8 +95,6 @@ class SavingsMeter:
         Args:
             request_id: of the call.
             cached_tokens: prompt tokens that the engine did not compute.
-            model: the replica's prefill model, None before it has one.
-            quality: of the model.
         """
         call = self._calls.get(request_id)
         if call is None or call.has_begun:
@@ -95,11 +108,13 @@ class SavingsMeter:
         sources = self._stored.of(call.keys, call.adapter, width, cached_tokens)
         self._stored.computed(call.keys[cached_tokens // width :], call.adapter)
         call.has_begun = self._ghost.begin(request_id, salted)
+        model = self._learner.model()
         if model is None or not self._is_capacity_known:
             return None
-        saved_s = model.seconds(ghost_tokens, prompt_tokens) - model.seconds(cached_tokens, prompt_tokens)
-        longest = prompt_tokens - min(ghost_tokens, cached_tokens)
-        sure = confidence(quality, longest)
+        saved_s = self._prefill_s(model, call, ghost_tokens, 0) - self._prefill_s(
+            model, call, cached_tokens, call.activation
+        )
+        sure = confidence(self._learner.quality, prompt_tokens)
         return CallSavings(saved_s, cached_tokens - ghost_tokens, ghost_tokens, sure, sources)
 
     def more_tokens(self, request_id: str, choice: int, token_ids: Sequence[int]) -> None:
@@ -120,6 +135,12 @@ class SavingsMeter:
     def emptied(self) -> None:
         """Note that the engine's cache was emptied: an adapter-keyed one would have been as well."""
         self._ghost.clear()
+
+    def _prefill_s(self, model: StepModel, call: _Call, cached_tokens: int, activation: int) -> float:
+        """Return how long a call's prompt takes after its cached tokens if its adapter applies from a token on."""
+        end = len(call.token_ids)
+        adapted = 0 if call.adapter is None else max(end - max(cached_tokens, activation), 0)
+        return model.prefill_s(cached_tokens, end, adapter_tokens=adapted, step_tokens=self._step_tokens)
 
     def _answered(self, request_id: str, call: _Call, answer: Sequence[int]) -> None:
         # The last token's KV would have come with the next one.
@@ -145,11 +166,19 @@ class SavingsMeter:
         return [*known, *self._keyspace.extend(parent, token_ids[len(known) * self._keyspace.block_tokens :], salt)]
 
 
-def confidence(quality: PrefillQuality, tokens: int) -> float:
-    """Return how far a time for computing ``tokens`` may be trusted, 0 to 1.
+def _activation(call: _Call) -> int:
+    """Return from which token on a call's adapter changes its prompt; its length, if it never does."""
+    if not call.invocation_ids:
+        return 0
+    found = activation_point(call.token_ids, call.invocation_ids)
+    return len(call.token_ids) if found is None else found
 
-    The product of: prefills seen by :data:`ENOUGH_SAMPLES`, 1 less twice the model's median relative error, and the
-    most tokens that one of them computed by ``tokens``; each of them 0 to 1.
+
+def confidence(quality: ModelQuality, tokens: int) -> float:
+    """Return how far times of a prompt of ``tokens`` may be trusted, 0 to 1.
+
+    The product of: steps with prompt tokens seen by :data:`ENOUGH_SAMPLES`, 1 less twice the model's median relative
+    error on them, and the longest prompt of which the end was computed by ``tokens``; each of them 0 to 1.
     """
     seen = min(1.0, quality.samples / ENOUGH_SAMPLES)
     accuracy = max(0.0, 1.0 - 2 * quality.median_error)

@@ -12,7 +12,7 @@ from aloraserve.directory.base import CLAIM_TTL_S
 from aloraserve.errors import OverloadedError, ReplicaLostError
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import AttemptRecord, Outcome
-from aloraserve.routing.router import Router
+from aloraserve.routing.router import CallRouter
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineUnavailable
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
@@ -67,7 +67,7 @@ class Attempt:
 
     def __init__(
         self,
-        router: Router,
+        router: CallRouter,
         pool: ReplicaPool,
         observer: CallObserver,
         request: GenerationRequest,
@@ -119,6 +119,8 @@ class Attempt:
             raise
         reply = await self.next_reply()
         self._is_answered = isinstance(reply, EngineChunk)
+        if self._is_answered:
+            self._router.answered(self._engine_call.request_id)
         self.outcome = Outcome.ANSWERED if self._is_answered else Outcome.REFUSED
         return reply
 
@@ -154,6 +156,7 @@ class Attempt:
     async def close(self) -> None:
         """End the attempt: cancel what the replica still does, and withdraw the claim of a call without an answer."""
         held, self._held = self._held, None
+        self._router.ended(self._engine_call.request_id)
         try:
             if held is not None:
                 await held.__aexit__(None, None, None)

@@ -10,7 +10,7 @@ import structlog
 
 from aloraserve.errors import InvalidRequestError, ReplicaLostError
 from aloraserve.routing.receipts import AttemptRecord, Outcome
-from aloraserve.routing.router import Router
+from aloraserve.routing.router import CallRouter
 from aloraserve.serving.attempt import Attempt, LostError
 from aloraserve.serving.engine_messages import EngineRefusal
 from aloraserve.serving.generation import Generation
@@ -69,7 +69,7 @@ class Dispatcher:
         observers: learn what becomes of each call.
     """
 
-    def __init__(self, router: Router, pool: ReplicaPool, observers: Sequence[CallObserver] = ()) -> None:
+    def __init__(self, router: CallRouter, pool: ReplicaPool, observers: Sequence[CallObserver] = ()) -> None:
         self._router = router
         self._pool = pool
         self._observer = CallObservers(observers)

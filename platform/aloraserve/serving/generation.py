@@ -7,7 +7,7 @@ from collections import deque
 
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Decision
-from aloraserve.routing.receipts import Outcome
+from aloraserve.routing.receipts import Outcome, estimate_error_s
 from aloraserve.savings.base import CallSavings
 from aloraserve.serving.attempt import Attempt
 from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal
@@ -68,6 +68,13 @@ class Generation:
     def decision(self) -> Decision:
         """Why it was chosen."""
         return self._attempt.placement.decision
+
+    @property
+    def estimate_error_s(self) -> float | None:
+        """The TTFT less the expected one; see :func:`~aloraserve.routing.receipts.estimate_error_s`."""
+        attempt = self._attempt
+        is_first = len(attempt.records) == 1
+        return estimate_error_s(attempt.placement, attempt.replica, self.ttft_s, is_first=is_first)
 
     @property
     def reason(self) -> str:

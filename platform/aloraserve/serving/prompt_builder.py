@@ -226,6 +226,7 @@ class PromptBuilder:
             keys=self._keyspace.keys(prompt.token_ids, cache_salt=salt, adapter=effect, known=prompt.known),
             adapter=adapter.name if adapter else None,
             session=origin.session,
+            base_blocks=None if effect is None else max(effect.activation, 0) // self._keyspace.block_tokens,
         )
 
     def _bounded(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+import statistics
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,10 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs, KVCacheEvent
 from aloraserve.engine_model.request import Request, RequestId
 from aloraserve.engine_model.scheduler import Scheduler
+from aloraserve.engine_model.step_learner import StepLearner
+from aloraserve.engine_model.step_model import StepModel
+from aloraserve.engine_model.step_stats import StepStats
+from aloraserve.engine_model.warm_up import warm_up_steps
 from aloraserve.routing.queue_profile import queue_profile
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.base import SimulatedCall
@@ -23,6 +28,8 @@ from aloraserve.simulation.simulated_loop import SimulatedLoop
 
 LEAST_QUEUE_S = 1e-4
 """Of a queue that is not empty: 0 would mean that nothing is known."""
+REMEMBERED_REQUESTS = 33
+"""As live."""
 AnswerKeys = Callable[[SimulatedCall], list[BlockKey]]
 KvEvents = list[tuple[list[Holding], list[BlockKey]]]
 DEFAULT_SCHEDULING = Scheduling()
@@ -100,7 +107,9 @@ class ModelledEngine:
         )
         self._scheduling = scheduling
         self._times = calibration
-        self._prefill = calibration.prefill.model
+        self._learner = StepLearner(clock=loop.time)
+        for step in warm_up_steps(calibration):
+            self._learner.add(step)
         self._loop = loop
         self._on_step = on_step
         self._kv_tokens = kv_tokens
@@ -111,7 +120,7 @@ class ModelledEngine:
         self._queued_tokens = 0
         self._queued_s = 0.0
         self._request_tokens = 0
-        self._service_s = 0.0
+        self._services_s: deque[float] = deque(maxlen=REMEMBERED_REQUESTS)
 
     @property
     def queued_prefill_tokens(self) -> int:
@@ -166,26 +175,28 @@ class ModelledEngine:
         return sorted(self._requests.values(), key=lambda request: request.call.request)
 
     def load(self) -> ReplicaLoad:
-        """Return what a replica publishes of itself; a real one learns the rates that are given here."""
-        times, scheduler = self._times, self.scheduler
+        """Return what a replica publishes of itself; it learns how fast it is as a real one does."""
+        times, scheduler, model = self._times, self.scheduler, self._model
+        prefill = model.prefill
         decoding = len(scheduler.running) - scheduler.num_prefilling
         return ReplicaLoad(
             running=decoding,
             waiting=scheduler.num_waiting + scheduler.num_prefilling,
             queued_prefill_tokens=self._queued_tokens,
             kv_usage=self.cache.usage,
-            prefill_tokens_per_s=1 / times.prefill.s_per_token,
+            prefill_tokens_per_s=1 / prefill.s_per_token,
             max_requests=times.max_num_seqs,
             queued_prefill_s=max(self._queued_s, LEAST_QUEUE_S) if self._queued_tokens > 0 else 0.0,
-            prefill_fixed_s=times.prefill.fixed_s,
-            prefill_s_per_token=times.prefill.s_per_token,
-            prefill_s_per_square_token=times.prefill.s_per_square_token,
-            decode_step_s=scheduler.decode_step_s,
+            prefill_fixed_s=prefill.fixed_s,
+            prefill_s_per_token=prefill.s_per_token,
+            prefill_s_per_square_token=prefill.s_per_square_token,
+            decode_step_s=self._answers_step_s(model),
             kv_tokens=self._kv_tokens,
             running_tokens=self._request_tokens,
             adapter_slots=times.adapters.slots,
             adapter_load_s=times.adapters.load_s,
-            service_s=self._service_s,
+            service_s=statistics.median(self._services_s) if self._services_s else 0.0,
+            prefill_samples=self._learner.quality.samples,
             step_tokens=times.max_num_batched_tokens,
             ageing=self._scheduling.published_ageing,
             queue_profile=self._queue_profile(),
@@ -200,6 +211,16 @@ class ModelledEngine:
             for request in self._requests.values()
             if math.isnan(request.first_token_s)
         )
+
+    @property
+    def _model(self) -> StepModel:
+        model = self._learner.model()
+        assert model is not None, "it was warmed up"
+        return model
+
+    def _answers_step_s(self, model: StepModel) -> float:
+        answers, context_tokens = self.scheduler.answers
+        return model.seconds(StepStats(0.0, answers=answers, context_tokens=context_tokens)) if answers else 0.0
 
     def _request(self, call: SimulatedCall) -> ModelledRequest:
         return ModelledRequest(
@@ -217,16 +238,18 @@ class ModelledEngine:
         """Return how many tokens of a prompt are to be computed, and how long that takes alone."""
         cached = self.scheduler.kv_cache_manager.get_computed_tokens(request)
         request.num_cached_tokens = cached
-        return request.num_prompt_tokens - cached, self._prefill.seconds(cached, request.num_prompt_tokens)
+        return request.num_prompt_tokens - cached, self._model.prefill.seconds(cached, request.num_prompt_tokens)
 
     def _stepped(self, outputs: EngineCoreOutputs) -> None:
+        for step in outputs.steps:
+            self._learner.add(step)
         first_tokens = [self._requests[request.request_id] for request in outputs.first_tokens]
         finished = [self._requests[request.request_id] for request in outputs.finished]
         for request in first_tokens:
             self._prefilled(request)
         for request in finished:
             self._ended(request)
-            self._service_s += 0.1 * (request.finished_s - request.arrival_s - self._service_s)
+            self._services_s.append(request.finished_s - request.scheduled_s)
         self._on_step(StepResult(first_tokens, finished, [_placed(event) for event in outputs.kv_events]))
 
     def _prefilled(self, request: ModelledRequest) -> None:

@@ -21,6 +21,7 @@ from aloraserve.routing.own_policy import is_path
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.router import Router
+from aloraserve.routing.session_hash import SessionHash
 from aloraserve.simulation.base import KvBatch, ObservedReplica, ReplicaView, RunContext, SimulatedCall
 from aloraserve.simulation.replica_publisher import MIN_HEARTBEAT_S, ReplicaPublisher
 from aloraserve.simulation.simulated_directory import SimulatedDirectory
@@ -65,6 +66,8 @@ class PlatformRouter:
         self._directory = SimulatedDirectory(self._loop.time, context.faults)
         self._keyspace = KeySpace("simulated", "simulated", context.fleet.block_tokens)
         self._uses_directory = policy_kind(policy).asks_directory
+        # Few clients send an id of their conversation; those of policies that ask for one do.
+        self._has_sessions = policy == SessionHash.name or is_path(policy)
         has_costs = policy == ExpectedTtft.name or is_path(policy)
         costs = CostModel() if has_costs else _NoCosts()
         self._router = Router(
@@ -81,6 +84,7 @@ class PlatformRouter:
         self._known: list[str] | None = None
         self._starts: dict[int, int] = {}
         self._placed: dict[int, _Placed] = {}
+        self._answered: dict[int, str] = {}
         self._claims = 0
         for fault in context.faults:
             if fault.kind == "redis-outage":
@@ -95,7 +99,8 @@ class PlatformRouter:
     async def place(self, call: SimulatedCall) -> int:
         self._claims += 1
         claim_id = f"{call.request}-{self._claims}"
-        routed = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, call.session)
+        session = call.session if self._has_sessions else None
+        routed = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, session)
         placement = await self._router.place(routed, claim_id)
         self.fallbacks += placement.fallback is not None
         taker = self._taker(placement)
@@ -107,6 +112,7 @@ class PlatformRouter:
     async def lost(self, call: SimulatedCall, replica: int) -> None:
         """Take the call's claim back."""
         placed = self._placed.pop(call.request)
+        self._router.ended(placed.claim_id)
         await self._router.withdraw(placed.call, placed.placement, placed.claim_id)
 
     def watch(self, replica: ObservedReplica) -> PlatformObserver:
@@ -136,7 +142,12 @@ class PlatformRouter:
 
     def first_token(self, call: SimulatedCall) -> None:
         """Forget the claim: it stands."""
-        del self._placed[call.request]
+        claim_id = self._answered[call.request] = self._placed.pop(call.request).claim_id
+        self._router.answered(claim_id)
+
+    def finished(self, call: SimulatedCall) -> None:
+        """Count a call no more that had a first token."""
+        self._router.ended(self._answered.pop(call.request))
 
     def publisher(self, name: str) -> ReplicaPublisher | None:
         """Return who publishes for a replica, None if nobody reads it."""
@@ -185,7 +196,7 @@ class PlatformObserver:
         self._router.first_token(call)
 
     def finished(self, call: SimulatedCall) -> None:
-        return None
+        self._router.finished(call)
 
     def arrived(self, batch: KvBatch) -> None:
         if self._publisher:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from typing import Self
 
-from aloraserve.redis.client import RedisClient, fleet_prefix, milliseconds, open_client
+from aloraserve.redis.keys import fleet_prefix, milliseconds
 from aloraserve.redis.script_client import ScriptClient
 from aloraserve.redis.scripts import Script, ScriptCall
 from aloraserve.telemetry.endpoints import ENDPOINT_TTL_S, MAX_ENDPOINTS, MetricsEndpoint, check_endpoint
 
-MAX_CONNECTIONS = 2
+MAX_CALLS = 2
 _REGISTER = Script.read(__package__, "register_endpoint")
 _ENDPOINTS = Script.read(__package__, "endpoints")
 
@@ -23,30 +23,18 @@ class RedisEndpoints:
     """See :class:`~aloraserve.telemetry.endpoints.EndpointRegistry`.
 
     Args:
-        client: decodes no responses; closed by :meth:`close`.
+        client: closed by :meth:`close`.
         namespace: of the fleet.
-        timeout_s: the longest that a call may take.
         max_endpoints: the most that are listed.
-        url: where the server is, for messages.
 
     Raises:
         ValueError: the namespace is empty or has a brace.
     """
 
-    def __init__(
-        self,
-        client: RedisClient,
-        *,
-        namespace: str,
-        timeout_s: float = 1.0,
-        max_endpoints: int = MAX_ENDPOINTS,
-        url: str = "redis",
-    ) -> None:
+    def __init__(self, client: ScriptClient, *, namespace: str, max_endpoints: int = MAX_ENDPOINTS) -> None:
         self._keys = (f"{fleet_prefix(namespace)}processes",)
         self._max_endpoints = max_endpoints
-        self._scripts = ScriptClient(
-            client, timeout_s=timeout_s, max_calls=MAX_CONNECTIONS, url=url, part="list of metrics endpoints"
-        )
+        self._scripts = client
 
     @classmethod
     def from_url(cls, url: str, *, namespace: str, timeout_s: float = 1.0, max_endpoints: int = MAX_ENDPOINTS) -> Self:
@@ -55,8 +43,9 @@ class RedisEndpoints:
         Raises:
             ValueError: the URL or the namespace is not one of those accepted.
         """
-        client = open_client(url, timeout_s=timeout_s, max_connections=MAX_CONNECTIONS)
-        return cls(client, namespace=namespace, timeout_s=timeout_s, max_endpoints=max_endpoints, url=url)
+        part = "list of metrics endpoints"
+        client = ScriptClient.from_url(url, timeout_s=timeout_s, max_calls=MAX_CALLS, part=part)
+        return cls(client, namespace=namespace, max_endpoints=max_endpoints)
 
     async def register_endpoint(self, endpoint: MetricsEndpoint, *, ttl_s: float = ENDPOINT_TTL_S) -> None:
         check_endpoint(endpoint)

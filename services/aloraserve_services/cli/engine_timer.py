@@ -79,16 +79,16 @@ class EngineTimer:
         figures.adapter_load_s = (time.perf_counter() - started) / max(len(self._versions), 1)
         await self._warm_up()
         for length in self._fitting(COLD_TOKENS):
-            figures.prefills.append(await self._prefill(0, length))
+            figures.prefills.append(await self.time_prefill(0, length))
         for cached, added in CACHED_TOKENS:
             if cached + added <= self._most:
-                figures.prefills.append(await self._prefill(cached, added))
+                figures.prefills.append(await self.time_prefill(cached, added))
         for cached, added in ADAPTER_TOKENS if self._plain is not None else ():
             if cached + added <= self._most:
-                figures.prefills.append(await self._prefill(cached, added, self._plain))
+                figures.prefills.append(await self.time_prefill(cached, added, self._plain))
         for context in self._fitting(DECODE_CONTEXTS):
             for batch in DECODE_BATCHES:
-                figures.decodes.append(await self._decode(batch, context))
+                figures.decodes.append(await self.time_decode(batch, context))
         return figures
 
     def _fitting(self, lengths: tuple[int, ...]) -> list[int]:
@@ -97,31 +97,31 @@ class EngineTimer:
     async def _warm_up(self) -> None:
         self._progress("warming up")
         for adapter in (None, None, *[self._plain] * 2):
-            await self._timed(self._tokens(512), 4, adapter)
+            await self._timed(self.tokens(512), 4, adapter)
 
-    async def _prefill(self, cached: int, added: int, adapter: AdapterRef | None = None) -> PrefillSample:
+    async def time_prefill(self, cached: int, added: int, adapter: AdapterRef | None = None) -> PrefillSample:
         """Time the first token of a prompt whose first ``cached`` tokens were computed before."""
         self._progress(f"prefill of {added} tokens after {cached} cached{' by an adapter' if adapter else ''}")
         seconds, starts = [], []
         for _ in range(self._rounds):
-            prefix = self._tokens(cached)
+            prefix = self.tokens(cached)
             if cached:
                 await self._timed(prefix, 1, adapter)
-            times, held = await self._timed(prefix + self._tokens(added), 2, adapter)
+            times, held = await self._timed(prefix + self.tokens(added), 2, adapter)
             seconds.append(times[0])
             starts.append(held)
         return PrefillSample(
             round(statistics.median(starts)), cached + added, statistics.median(seconds), adapter is not None
         )
 
-    async def _decode(self, batch: int, context: int) -> DecodeSample:
+    async def time_decode(self, batch: int, context: int) -> DecodeSample:
         """Time the steps of a batch of answers, while all of them run."""
         self._progress(f"decoding {batch} answers with contexts of {context} tokens")
-        prompts = [self._tokens(context) for _ in range(batch)]
+        prompts = [self.tokens(context) for _ in range(batch)]
         for prompt in prompts:
             await self._timed(prompt, 1, None)
         begun = time.perf_counter()
-        answers = await asyncio.gather(*(self._stamps(prompt, DECODE_TOKENS, None) for prompt in prompts))
+        answers = await asyncio.gather(*(self.stamps(prompt, DECODE_TOKENS, None) for prompt in prompts))
         first = max(stamps[0] for stamps, _ in answers)
         last = min(stamps[-1] for stamps, _ in answers)
         gaps = [
@@ -136,10 +136,10 @@ class EngineTimer:
 
     async def _timed(self, token_ids: list[int], answer: int, adapter: AdapterRef | None) -> tuple[list[float], int]:
         started = time.perf_counter()
-        stamps, cached = await self._stamps(token_ids, answer, adapter)
+        stamps, cached = await self.stamps(token_ids, answer, adapter)
         return [stamp - started for stamp in stamps], cached
 
-    async def _stamps(self, token_ids: list[int], answer: int, adapter: AdapterRef | None) -> tuple[list[float], int]:
+    async def stamps(self, token_ids: list[int], answer: int, adapter: AdapterRef | None) -> tuple[list[float], int]:
         """Return when each chunk of an answer came, and how many prompt tokens were cached."""
         from aloraserve.serving.engine_messages import EngineCall, EngineChunk
         from aloraserve.wire.sampling import SamplingSettings
@@ -156,7 +156,8 @@ class EngineTimer:
             cached = reply.cached_tokens
         return stamps, cached
 
-    def _tokens(self, count: int) -> list[int]:
+    def tokens(self, count: int) -> list[int]:
+        """Return a prompt that was never there."""
         return [self._random.randrange(100, 40_000) for _ in range(count)]
 
 

@@ -96,9 +96,12 @@ def _answer(receipt: dict[str, Any]) -> str:
         f"answered by {receipt['label']} after {receipt['ttft_s'] * 1000:,.1f} ms, "
         f"{receipt['cached_tokens']:,} tokens cached"
     )
-    if receipt["regret_s"] is None:
-        return line
-    return f"{line}; regret {receipt['regret_s'] * 1000:,.1f} ms"
+    if receipt["regret_s"] is not None:
+        line += f"; regret {receipt['regret_s'] * 1000:,.1f} ms"
+    # Of a gateway that is older than this command there is none.
+    if receipt.get("estimate_error_s") is not None:
+        line += f"; {receipt['estimate_error_s'] * 1000:+,.1f} ms against the estimate"
+    return line
 
 
 def _candidates(receipt: dict[str, Any]) -> Table:

@@ -70,6 +70,10 @@ class EngineAdapters:
         else:
             del self._calls[ref.engine_name]
 
+    def invocation_ids(self, ref: AdapterRef) -> tuple[int, ...]:
+        """Return a held version's invocation; a plain LoRA's is empty."""
+        return self._loaded[ref.engine_name].invocation_ids
+
     async def follow(self) -> None:
         """Load what comes to be served, until cancelled; a version that the engine cannot load hides no other."""
         changes = self._registry.watch()

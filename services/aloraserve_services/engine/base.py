@@ -8,6 +8,8 @@ Invariants, for every engine:
   adapter's activation point, the adapter's from it on, one tenant's alone.
 - Each change of what it holds is an event, in order, in batches numbered without a gap; events of one step are there
   soon after the step.
+- Each step that computed something is reported soon after it ended, once, with its own time: how busy this process or
+  its event loop is does not change what is reported.
 - A call's adapter version was added before. One that gave way to others loads again by itself when it is called. At
   most ``adapter_slots`` distinct ones run at once. Two versions of one adapter are two adapters.
 
@@ -16,11 +18,12 @@ All methods are called on one event loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import NamedTuple, Protocol
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import EventBatch
+from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 
 
@@ -64,6 +67,10 @@ class Engine(Protocol):
         Raises:
             Exception: the engine's own, if it dies under the call.
         """
+        ...
+
+    def observe_steps(self, observe: Callable[[StepStats], None]) -> None:
+        """Have each step reported from now on."""
         ...
 
     async def add_adapter(self, version: AdapterVersion) -> None:

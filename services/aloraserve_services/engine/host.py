@@ -16,6 +16,8 @@ from aloraserve.blocks.keys import version_salt
 from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
+from aloraserve.engine_model.fleet_prior import fleet_prior
+from aloraserve.engine_model.step_learner import StepLearner
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.base import CallSavings
@@ -145,8 +147,16 @@ class EngineHost:
         self.ingest = Ingest(
             directory, identity.replica, identity.incarnation, self.mirror, on_gap=self._on_events_lost
         )
-        self._progress = Progress(facts)
-        self._meter = SavingsMeter(keyspace, version_salt, facts.kv_tokens // keyspace.block_tokens)
+        self._learner = StepLearner()
+        self._engine.observe_steps(self._learner.add)
+        self._progress = Progress(facts, self._learner)
+        self._meter = SavingsMeter(
+            keyspace,
+            version_salt,
+            facts.kv_tokens // keyspace.block_tokens,
+            self._learner,
+            step_tokens=facts.step_tokens,
+        )
         self._residency = Residency(self._engine.resident)
         adapters.observe(self._residency.adapter_used)
         self._gaps = GapCloser(self.empty_cache)
@@ -164,6 +174,7 @@ class EngineHost:
             StartError: the engine's KV events do not arrive, or its cache cannot be emptied.
         """
         await self._residency.look()
+        await self._learn_from_fleet()
         self.keep(self._read_events, self.ingest.run)
         await WarmUp(self.generate, self.empty_cache, self.mirror, max_model_tokens=max_model_tokens).run()
         self.keep(self._beat, self._residency.run, self._gaps.run, self._adapters.follow, self._adapters.sweep)
@@ -204,7 +215,7 @@ class EngineHost:
                         observed.chunk(reply)
                         savings = None
                         if reported_by:
-                            self._progress.more_tokens(call.request_id, reply.tokens, reply.index)
+                            self._progress.more_tokens(call.request_id, reply.tokens)
                         else:
                             savings = self._first_token(call, reply)
                             reported_by = self._heartbeat.prefill_ended()
@@ -229,16 +240,16 @@ class EngineHost:
         prompt_tokens = len(call.token_ids)
         held = self.mirror.overlap(call.keys) * self._block_tokens
         name, version = (None, None) if call.adapter is None else (call.adapter.name, call.adapter.engine_name)
-        is_resident = name is None or name in self._residency.names
-        priority = self._progress.accept(call.request_id, prompt_tokens, held, name, is_resident=is_resident)
-        self._meter.accept(call.request_id, call.token_ids, call.keys, version, call.cache_salt)
+        priority = self._progress.accept(call.request_id, prompt_tokens, held, name)
+        invocation = () if call.adapter is None else self._adapters.invocation_ids(call.adapter)
+        self._meter.accept(call.request_id, call.token_ids, call.keys, version, call.cache_salt, invocation)
         # After the engine has the call: it computes meanwhile.
         asyncio.get_running_loop().call_soon(self._meter.prepare, call.request_id)
         return priority
 
     def _first_token(self, call: EngineCall, chunk: EngineChunk) -> CallSavings | None:
-        self._progress.first_token(call.request_id, chunk.cached_tokens, len(call.token_ids))
-        return self._meter.first_token(call.request_id, chunk.cached_tokens, *self._progress.prefill)
+        self._progress.first_token(call.request_id, chunk.prefill_s)
+        return self._meter.first_token(call.request_id, chunk.cached_tokens)
 
     def _end(self, call: EngineCall) -> None:
         self._progress.end(call.request_id)
@@ -256,6 +267,12 @@ class EngineHost:
             resident=self._residency.names,
             active_adapters=self._progress.active_adapters(),
         )
+
+    async def _learn_from_fleet(self) -> None:
+        """Begin with how fast the fleet's other engines are."""
+        # The directory is advisory: without it, what the warm-up shows has to do.
+        with contextlib.suppress(DirectoryUnavailableError):
+            self._learner.prior = fleet_prior([state.load for state in await self._directory.states()])
 
     async def _read_events(self) -> None:
         async for batch in self._events.batches():

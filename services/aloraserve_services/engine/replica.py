@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import REGISTRY
 
 from aloraserve.directory.base import Directory
+from aloraserve.routing.cells import cell_of
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 from aloraserve.settings import Settings
 from aloraserve.telemetry.tracing import Tracing
@@ -56,7 +57,7 @@ class EngineReplica:
         plan = await asyncio.to_thread(make_plan, settings, progress=log.info)
         identity = _identity()
         telemetry = ReplicaTelemetry(settings, identity.label, node_ip, plan.open_endpoints(), REGISTRY, tracing)
-        directory = telemetry.directory(self._open_directory(plan))
+        directory = telemetry.directory(self._open_directory(plan, cell_of(_rank(), settings.cells)))
         await join_fleet(directory, plan.keyspace, identity.label)
         parts = self._open_engine(plan)
         self._closing.callback(parts.events.close)
@@ -109,8 +110,8 @@ class EngineReplica:
         with self._closing:
             await channel.drain(self._drain_timeout_s)
 
-    def _open_directory(self, plan: FleetPlan) -> Directory:
-        return plan.open_directory()
+    def _open_directory(self, plan: FleetPlan, cell: int) -> Directory:
+        return plan.open_directory(cell)
 
     def _open_engine(self, plan: FleetPlan) -> EngineParts:
         return open_vllm(plan)
@@ -120,5 +121,12 @@ def _identity() -> ReplicaIdentity:
     """Return who this replica is, as Serve has it."""
     from ray import serve
 
-    context = serve.get_replica_context()
-    return ReplicaIdentity(context.replica_id.unique_id, f"engine-{context.rank.rank}", uuid.uuid4().hex[:12])
+    replica_id = serve.get_replica_context().replica_id.unique_id
+    return ReplicaIdentity(replica_id, f"engine-{_rank()}", uuid.uuid4().hex[:12])
+
+
+def _rank() -> int:
+    """Return this replica's number among the fleet's; one that takes a lost one's place has its number."""
+    from ray import serve
+
+    return int(serve.get_replica_context().rank.rank)

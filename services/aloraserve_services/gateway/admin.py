@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
@@ -30,7 +31,7 @@ class AdminRoutes:
     Args:
         plan: of the fleet.
         tenants: know who may ask.
-        directory: of the fleet.
+        directories: of the fleet's cells.
         adapters: that are served now, and that are refused.
         replicas: returns ids of the replicas that can be reached.
         receipts: of all gateways.
@@ -43,7 +44,7 @@ class AdminRoutes:
         self,
         plan: FleetPlan,
         tenants: Tenants,
-        directory: Directory,
+        directories: Sequence[Directory],
         adapters: AdapterRegistry,
         *,
         replicas: Callable[[], Sequence[str]],
@@ -54,7 +55,7 @@ class AdminRoutes:
     ) -> None:
         self._plan = plan
         self._tenants = tenants
-        self._directory = directory
+        self._directories = directories
         self._adapters = adapters
         self._replicas = replicas
         self._receipts = receipts
@@ -74,16 +75,13 @@ class AdminRoutes:
     async def replicas(self, request: Request) -> Response:
         """Say what each replica holds and does; what ``aloraserve status`` shows."""
         self._check(request)
-        try:
-            states, directory = [asdict(state) for state in await self._directory.states()], "ok"
-        except DirectoryUnavailableError:
-            states, directory = [], "cannot be reached"
+        states, lost = await self._states()
         content = {
             "model": self._plan.served_name,
             "dtype": self._plan.dtype,
             "policy": self._plan.settings.policy,
             "block_tokens": self._plan.keyspace.block_tokens,
-            "directory": directory,
+            "directory": _reachability(lost, len(self._directories)),
             "known": list(self._replicas()),
             "replicas": states,
             "adapters": [
@@ -131,6 +129,20 @@ class AdminRoutes:
         """Give the gateway's metrics to Prometheus."""
         return Response(self._metrics(), media_type=CONTENT_TYPE)
 
+    async def _states(self) -> tuple[list[dict[str, Any]], int]:
+        """Return every replica's state, with its cell, and how many cells' directories do not answer."""
+        found = await asyncio.gather(*[directory.states() for directory in self._directories], return_exceptions=True)
+        states: list[dict[str, Any]] = []
+        lost = 0
+        for cell, of_cell in enumerate(found):
+            if isinstance(of_cell, DirectoryUnavailableError):
+                lost += 1
+            elif isinstance(of_cell, BaseException):
+                raise of_cell
+            else:
+                states += [asdict(state) | {"cell": cell} for state in of_cell]
+        return states, lost
+
     def _check(self, request: Request, role: Role = Role.TENANT) -> None:
         self._tenants.authenticate(request.headers.get("authorization"), role)
 
@@ -142,6 +154,12 @@ def _limit(text: str | None) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_LISTED):
         raise InvalidRequestError(f"limit is {text[:20]!r}; 1 to {MAX_LISTED} are accepted", param="limit")
     return int(text)
+
+
+def _reachability(lost: int, cells: int) -> str:
+    if not lost:
+        return "ok"
+    return "cannot be reached" if lost == cells else f"{lost} of {cells} cells cannot be reached"
 
 
 def _json(content: object) -> Response:

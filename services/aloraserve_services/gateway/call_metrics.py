@@ -48,6 +48,7 @@ class CallMetrics(CallObserver):
         """Count a decision, its claim and its time."""
         metrics = self._metrics
         metrics.claims.labels(placement.claim.value).inc()
+        metrics.cell_decisions.labels(str(placement.cell), str(placement.spilled).lower()).inc()
         if placement.fallback is not None:
             metrics.fallbacks.labels(placement.fallback.value).inc()
         metrics.decision.labels("lookup").observe(placement.lookup_s)
@@ -78,6 +79,8 @@ class CallMetrics(CallObserver):
         overlap = generation.overlap_tokens
         metrics.overlap_tokens.labels(kind).inc(overlap)
         metrics.missed_tokens.labels(kind).inc(max(0, overlap - generation.cached_tokens))
+        if (error_s := generation.estimate_error_s) is not None:
+            metrics.estimate_error.labels(kind).observe(error_s)
         if generation.savings is not None:
             self._count_savings(*labels, generation.savings, generation.ttft_s)
 

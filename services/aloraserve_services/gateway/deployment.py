@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -14,10 +15,14 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from aloraserve.directory.base import Directory
+from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.routing.cells import CellReplicas, CellRouter
+from aloraserve.routing.conversation_names import ConversationNames
+from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
-from aloraserve.routing.router import Router
+from aloraserve.routing.router import CallRouter, Router
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
@@ -71,8 +76,13 @@ class Gateway:
             self._metrics.turn_off()
         self._tracing = Tracing()
         self._adapters = plan.open_registry()
-        self._directory = directory = ObservedDirectory(plan.open_directory(), self._metrics.directory)
+        self._directories = [
+            guarded(ObservedDirectory(plan.open_directory(cell), self._metrics.directory))
+            for cell in range(settings.cells)
+        ]
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
+        self._cells = CellReplicas(self._replicas, self._directories)
+        self._names, self._in_flight = ConversationNames(), InFlight()
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
@@ -95,7 +105,7 @@ class Gateway:
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
-            Dispatcher(self._router(plan, directory), self._pool.replicas, observers),
+            Dispatcher(self._router(plan), self._pool.replicas, observers),
             BodyReader(settings.max_model_len, settings.body_timeout_s),
             self.slots,
             base_model=plan.served_name,
@@ -105,7 +115,7 @@ class Gateway:
         self._admin = AdminRoutes(
             plan,
             tenants,
-            directory,
+            self._directories,
             self._adapters,
             replicas=self._replicas,
             receipts=self._fleet_receipts(settings.gateways),
@@ -123,16 +133,21 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow adapters."""
+        """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow changes."""
         async with self._pool.running(), self._process.running(), self._savings.flushing(), following(self._adapters):
-            yield
+            following_cells = asyncio.create_task(self._cells.follow(), name="follow_cells")
+            try:
+                yield
+            finally:
+                following_cells.cancel()
 
     async def reachable(self) -> tuple[int, int]:
         """Return how many replicas Serve knows, and how many of them have published themselves in the directory."""
         try:
-            return len(self._replicas()), len(await self._directory.states())
+            states = [await directory.states() for directory in self._directories]
         except DirectoryUnavailableError:
-            return len(self._replicas()), 0
+            states = []
+        return len(self._replicas()), sum(map(len, states))
 
     async def own_receipt(self, request_id: str) -> dict[str, Any] | None:
         """Return this gateway's receipt of a request; other gateways call this."""
@@ -143,7 +158,16 @@ class Gateway:
         """Return this gateway's last receipts, the newest first; other gateways call this."""
         return [receipt.as_dict() for receipt in self._receipts.latest(limit)]
 
-    def _router(self, plan: FleetPlan, directory: Directory) -> Router:
+    def _router(self, plan: FleetPlan) -> CallRouter:
+        routers = [
+            self._cell_router(plan, directory, functools.partial(self._cells.of, cell))
+            for cell, directory in enumerate(self._directories)
+        ]
+        if len(routers) == 1:
+            return routers[0]
+        return CellRouter(routers, self._cells, self._names, spill_s=plan.settings.cell_spill_s)
+
+    def _cell_router(self, plan: FleetPlan, directory: Directory, replicas: Callable[[], Sequence[str]]) -> Router:
         settings = plan.settings
         policy = make_policy(
             settings.policy,
@@ -155,8 +179,10 @@ class Gateway:
             policy,
             plan.keyspace,
             budget_s=settings.lookup_budget_ms / 1000,
-            known_replicas=self._replicas,
+            known_replicas=replicas,
             use_directory=policy_kind(settings.policy).asks_directory,
+            names=self._names,
+            in_flight=self._in_flight,
         )
 
     def _fleet_receipts(self, gateways: int) -> FleetReceipts:

@@ -16,6 +16,7 @@ from aloraserve.telemetry.labels import BoundedNames
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 _ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+_ERROR_BUCKETS = (-10, -2.5, -1, -0.5, -0.25, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 SOURCES = tuple(item.name for item in fields(CachedBySource))
 ATTEMPT_OUTCOMES = [outcome for outcome in Outcome if outcome is not Outcome.CUT_SHORT]
 """What an attempt can have come to when it is counted: at its first chunk, or at its end without one."""
@@ -87,8 +88,19 @@ class GatewayMetrics(Instruments):
             ["stage"],
             _DECISION_BUCKETS,
         )
+        self.estimate_error = self.histogram(
+            "aloraserve_estimate_error_seconds",
+            "Actual TTFT less the one that the decision expected of the replica that answered.",
+            ["kind"],
+            _ERROR_BUCKETS,
+        )
         self.fallbacks = self.counter(
             "aloraserve_fallbacks_total", "Decisions without the directory, by why.", ["reason"]
+        )
+        self.cell_decisions = self.counter(
+            "aloraserve_cell_decisions_total",
+            "Decisions by the cell whose replicas were the candidates, and whether that is not the call's own.",
+            ["cell", "spilled"],
         )
         self.claims = self.counter("aloraserve_claims_total", "Claims by what became of them.", ["outcome"])
         self.attempts = self.counter(
@@ -130,7 +142,7 @@ class GatewayMetrics(Instruments):
             "aloraserve_cached_tokens_by_source_total", "Cached prompt tokens by who first computed them.", ["source"]
         )
         self.ledger_failures = self.counter(
-            "aloraserve_savings_ledger_failures_total", "Flushes to the savings ledger that were lost.", []
+            "aloraserve_savings_ledger_failures_total", "Flushes to the savings ledger that failed.", []
         )
 
     def _begin_at_zero(self) -> None:

@@ -34,7 +34,7 @@ class SavingsReporter(CallObserver):
         resolve: returns the adapter version that is served under a name now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
         hour_price: what an hour of one engine costs, None if nobody says.
-        on_failure: called for each flush that is lost.
+        on_failure: called for each flush that fails.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class SavingsReporter(CallObserver):
             await self._ledger.flush()
         except DirectoryUnavailableError as error:
             self._on_failure()
-            log.warning("savings_lost", cause=error.message)
+            log.warning("savings_not_written", cause=error.message)
             return False
         return True
 

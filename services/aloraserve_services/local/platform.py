@@ -79,6 +79,8 @@ def local_platform(
             redis = given_redis(settings.redis_url, settings.namespace) if settings.redis_url else embedded_redis()
             url = stack.enter_context(redis)
             progress("Redis answers" if settings.redis_url else "embedded Redis started")
+            for cell_url in settings.cell_redis_urls:
+                stack.enter_context(given_redis(cell_url, settings.namespace, "cell_redis_urls"))
             settings = _with_whole_paths(settings).model_copy(update={"redis_url": url})
             plan = make_plan(settings, adapters_dir=adapters_dir, progress=progress)
             _join_fleet(plan)
@@ -111,15 +113,16 @@ def _quiet_libraries(settings: Settings) -> None:
 def _join_fleet(plan: FleetPlan) -> None:
     """Report at once, rather than from each replica, that a fleet with another key space has this namespace."""
 
-    async def join() -> None:
-        directory = plan.open_directory()
+    async def join(cell: int) -> None:
+        directory = plan.open_directory(cell)
         try:
             await directory.join(plan.keyspace)
         finally:
             await directory.close()
 
     try:
-        asyncio.run(join())
+        for cell in range(plan.settings.cells):
+            asyncio.run(join(cell))
     except KeySpaceMismatchError as error:
         raise StartError(error.message) from None
     except DirectoryUnavailableError as error:

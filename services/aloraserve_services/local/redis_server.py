@@ -12,10 +12,12 @@ from pathlib import Path
 from aloraserve.directory.base import ReplicaState
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import DirectoryUnavailableError, SettingsError, StartError
-from aloraserve.redis.client import SCHEMES, redacted_url
+from aloraserve.redis.url import SCHEMES, redacted_url
 from aloraserve_services.extras import require
 
 MAX_MEMORY = "256mb"
+WITHOUT = {"redis_url": "an embedded server", "cell_redis_urls": "redis_url for all cells"}
+"""What is used where a setting is left out."""
 
 
 @contextlib.contextmanager
@@ -49,12 +51,13 @@ def embedded_redis() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def given_redis(url: str, namespace: str) -> Iterator[str]:
+def given_redis(url: str, namespace: str, setting: str = "redis_url") -> Iterator[str]:
     """Yield ``url`` after making sure that a server answers there.
 
     Args:
-        url: see :func:`~aloraserve.redis.client.open_client`.
+        url: see :func:`~aloraserve.redis.url.read_url`.
         namespace: the fleet's; the check uses one that begins with it, so that a user's ACL covers both.
+        setting: where the URL comes from.
 
     Raises:
         StartError: none does, or it is too old; names the address, never the password.
@@ -64,13 +67,13 @@ def given_redis(url: str, namespace: str) -> Iterator[str]:
         asyncio.run(_ping(url, namespace))
     except DirectoryUnavailableError as error:
         raise StartError(
-            f"no Redis answers at {redacted_url(url)}: {error}. Start one, correct redis_url, or leave it out to use "
-            "an embedded server"
+            f"no Redis answers at {redacted_url(url)}: {error}. Start one, correct {setting}, or leave it out to "
+            f"use {WITHOUT[setting]}"
         ) from None
     except (ValueError, TypeError):
         # The reader's own message may quote a password that it took for a port.
         raise SettingsError(
-            f"redis_url cannot be read; accepted are {SCHEMES}, with '/', '#', '?' and '@' in a password "
+            f"{setting} cannot be read; accepted are {SCHEMES}, with '/', '#', '?' and '@' in a password "
             "percent-encoded"
         ) from None
     yield url

@@ -10,10 +10,11 @@ import pytest
 from support.engine_host import SPACE, simulated_parts
 
 from aloraserve.directory.mirror import Mirror
+from aloraserve.engine_model.warm_up import WARM_UP_PROMPTS
 from aloraserve.errors import StartError
 from aloraserve_services.engine.simulated.engine import SimulatedEngine
 from aloraserve_services.engine.simulated.events import SimulatedEvents
-from aloraserve_services.engine.warm_up import WARM_UP_PREFILLS, WarmUp
+from aloraserve_services.engine.warm_up import WarmUp
 
 
 @asynccontextmanager
@@ -39,7 +40,7 @@ async def test_warming_up_prefills_some_prompts_and_leaves_nothing_behind() -> N
     async with mirrored() as (engine, _, mirror):
         await WarmUp(engine.generate, engine.reset_prefix_cache, mirror, max_model_tokens=66).run()
         assert len(mirror) == 0
-        assert len(engine.served) == WARM_UP_PREFILLS + 1
+        assert len(engine.served) == len(WARM_UP_PROMPTS) + 1
 
 
 async def test_an_engine_whose_events_do_not_arrive_is_refused() -> None:

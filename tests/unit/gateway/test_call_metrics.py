@@ -138,6 +138,21 @@ async def test_a_call_that_nobody_took_is_an_attempt_alone(counted: Counted) -> 
     assert counted.value("ttft_seconds_count", **BOTH) == 0
 
 
+async def test_how_far_the_ttft_was_from_the_expected_one_is_counted(counted: Counted) -> None:
+    generation = await counted.call(FakePool(ANSWER))
+    expected_s = generation.decision.estimates[0].expected_ttft_s
+    assert generation.estimate_error_s == pytest.approx(generation.ttft_s - expected_s)
+    assert counted.value("estimate_error_seconds_count", **KIND) == 1
+    below = [counted.value("estimate_error_seconds_bucket", **KIND, le=le) for le in ("-0.25", "0.0")]
+    assert below == [0, 1], "this pool answers at once, and 0.1 s was expected"
+
+
+async def test_after_a_lost_attempt_nothing_was_expected(counted: Counted) -> None:
+    await counted.call(FakePool((DiedError(),), ANSWER), is_streamed=False)
+    assert counted.value("ttft_seconds_count", **BOTH) == 1
+    assert counted.value("estimate_error_seconds_count", **KIND) == 0
+
+
 async def test_what_was_promised_and_not_there_is_missed(counted: Counted) -> None:
     await counted.call(FakePool((EngineChunk(0, "x", 1, cached_tokens=1),)))
     assert (counted.value("overlap_tokens_total", **KIND), counted.value("overlap_missed_tokens_total", **KIND)) == (

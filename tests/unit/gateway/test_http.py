@@ -128,7 +128,7 @@ async def test_the_session_header_keeps_a_session_on_a_replica(client: Open) -> 
         assert len({receipt["replica"] for receipt in receipts}) == 1
         assert receipts[0]["reason"] == "by hash of the session"
     without = (await one.get(f"/v1/receipts/{await ask(one)}")).json()
-    assert without["reason"] == "by hash of the conversation's first blocks"
+    assert without["reason"] == "by hash of the conversation"
 
 
 async def test_a_session_of_any_length_is_one(client: Open) -> None:

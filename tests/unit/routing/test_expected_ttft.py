@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
 from aloraserve.routing.base import Call
+from aloraserve.routing.conversation_names import ConversationNames
 from aloraserve.routing.cost_model import unpublished
 from aloraserve.routing.expected_ttft import ExpectedTtft, ExpectedTtftTuning
 from aloraserve.routing.queue_profile import queue_profile
@@ -76,7 +77,7 @@ def test_a_holder_without_a_free_slot_spills() -> None:
 
 
 def test_claimed_tokens_count_as_queued() -> None:
-    assert rank(candidate("a", tokens=100), candidate("b")) == ["b", "a"]
+    assert rank(candidate("a", tokens=200), candidate("b", blocks=9)) == ["b", "a"]
 
 
 def test_a_faster_replica_wins_when_nobody_holds_anything() -> None:
@@ -114,6 +115,24 @@ def test_different_conversations_on_one_stale_state_do_not_all_go_to_the_idle_re
     assert set(chosen) == {"idle", "a", "b", "c"}
     assert max(chosen.values()) < 100
     assert len({rank(*fleet, call=call(5))[0] for _ in range(5)}) == 1, "one conversation goes to one"
+
+
+@pytest.mark.parametrize("held", [0, 32])
+def test_conversations_with_one_system_prompt_do_not_all_go_to_one_of_many_idle_replicas(held: int) -> None:
+    """On one stale state, as several gateways decide; all replicas hold the system prompt, or none does."""
+    names, system = ConversationNames(), [5] * 512
+    fleet = [candidate(f"r{number}", held=held) for number in range(8)]
+
+    def first(conversation: int) -> str:
+        prompt = [*system, *[1000 + conversation] * 512]
+        one = Call(len(prompt), 16, SPACE.keys(prompt))
+        return rank(*fleet, call=replace(one, conversation=names.name(one)))[0]
+
+    for conversation in range(40):
+        first(conversation)
+    chosen = Counter(first(number) for number in range(100, 300))
+    assert len(chosen) == len(fleet)
+    assert max(chosen.values()) < 2 * 200 / len(fleet), "all 200 of one replica before"
 
 
 def test_a_replica_with_clearly_more_requests_is_not_a_tie() -> None:

@@ -88,10 +88,13 @@ def test_sessions_spread_over_the_fleet_and_a_lost_replica_moves_only_its_own() 
     assert all(now == then for now, then in zip(after, before, strict=True) if then != "a")
 
 
-def test_without_a_session_its_first_blocks_stand_for_a_conversation() -> None:
+def test_without_a_session_the_name_that_the_gateway_gave_stands_for_a_conversation() -> None:
     fleet = [candidate(name) for name in "abcde"]
-    short, long = Call(64, 16, SPACE.keys([3] * 64)), Call(640, 16, SPACE.keys([3] * 640))
-    assert rank("session-hash", *fleet, call=short) == rank("session-hash", *fleet, call=long)
+    for conversation in (b"one", b"other"):
+        short, long = (Call(tokens, 16, SPACE.keys([3] * tokens), conversation=conversation) for tokens in (64, 640))
+        assert rank("session-hash", *fleet, call=short) == rank("session-hash", *fleet, call=long)
+    named = [replace(CALL, conversation=b"%d" % number) for number in range(40)]
+    assert len({rank("session-hash", *fleet, call=call)[0] for call in named}) == len(fleet)
 
 
 def test_of_two_drawn_the_less_loaded_wins_and_the_busiest_never_does() -> None:

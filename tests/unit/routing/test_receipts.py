@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aloraserve.routing.base import Call, Decision, Estimate
-from aloraserve.routing.placement import ClaimOutcome, Placement
-from aloraserve.routing.receipts import MAX_CANDIDATES, Answered, AttemptRecord, Outcome, Receipt, ReceiptRing
+from aloraserve.routing.placement import ClaimOutcome, FallbackCause, Placement
+from aloraserve.routing.receipts import (
+    MAX_CANDIDATES,
+    Answered,
+    AttemptRecord,
+    Outcome,
+    Receipt,
+    ReceiptRing,
+    estimate_error_s,
+)
 
 KEY = b"secret-block-key"
 CALL = Call(64, 16, [KEY], adapter="safety", session="secret-session")
@@ -53,6 +62,23 @@ def test_regret_is_what_another_candidate_would_have_saved() -> None:
     assert receipt(ttft_s=0.5, replica="1").regret_s == pytest.approx(0.4)
     assert receipt(count=1).regret_s is None
     assert receipt(ttft_s=None).regret_s is None
+
+
+def test_the_error_of_the_estimate_is_of_the_replica_that_answered() -> None:
+    assert receipt(ttft_s=0.5).estimate_error_s == pytest.approx(0.4)
+    assert receipt(ttft_s=0.05).estimate_error_s == pytest.approx(-0.05)
+    assert receipt(ttft_s=0.5, replica="1").estimate_error_s == pytest.approx(0.3)
+    assert receipt(ttft_s=None).estimate_error_s is None
+    assert receipt(count=16, left_out=84, replica="90").estimate_error_s is None, "it was not ranked"
+
+
+def test_nothing_was_expected_after_a_lost_attempt_by_the_fallback_or_of_an_unknown_replica() -> None:
+    known, unknown = Estimate("0", "engine-0", 0.1, 0, 0), Estimate("0", "engine-0", 1.1, 0, 0, unknown_s=1.0)
+    placement = Placement(Decision("p", "", (known,)), {}, "0", ClaimOutcome.NONE, labels={})
+    assert estimate_error_s(placement, "0", 0.5, is_first=True) == pytest.approx(0.4)
+    assert estimate_error_s(placement, "0", 0.5, is_first=False) is None
+    assert estimate_error_s(replace(placement, fallback=FallbackCause.SLOW), "0", 0.5, is_first=True) is None
+    assert estimate_error_s(replace(placement, decision=Decision("p", "", (unknown,))), "0", 0.5, is_first=True) is None
 
 
 def test_without_an_answer_there_is_nobody_to_name() -> None:

@@ -17,6 +17,7 @@ from aloraserve.routing.base import Call, Decision
 from aloraserve.routing.breaker import Breaker
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.placement import FallbackCause
+from aloraserve.routing.policies import make_policy
 from aloraserve.routing.round_robin import RoundRobin
 from aloraserve.routing.router import Router
 
@@ -418,17 +419,42 @@ async def test_a_cancelled_claim_is_taken_back(directory: FaultyDirectory) -> No
     assert (await directory.lookup(CALL.keys))[0].claims == 0
 
 
-async def test_a_claim_that_fails_unforeseen_is_forgotten(directory: FaultyDirectory) -> None:
+UNFORESEEN = [ValueError("x"), AttributeError("no attribute '_writer'"), KeyError("x"), RuntimeError("x"), OSError("x")]
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
+async def test_no_error_of_a_lookup_fails_a_decision(directory: FaultyDirectory, error: Exception) -> None:
+    await alive(directory, "a")
+    breaker = Breaker(failures=2)
+    one = router(directory, ["a"], breaker=breaker)
+
+    async def break_down() -> None:
+        raise error
+
+    directory.before_answer = break_down
+    placement = await one.place(CALL, "c")
+    assert (placement.replica, placement.fallback) == ("a", FallbackCause.UNREACHABLE)
+    assert (await one.decide(CALL)).policy == "fallback"
+    assert not breaker.closed
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
+async def test_no_error_of_a_claim_or_a_withdrawal_fails_a_call(directory: FaultyDirectory, error: Exception) -> None:
     await alive(directory, "a")
     one = router(directory, ["a"])
 
-    async def break_down() -> None:
-        raise KeyError("unforeseen")
+    async def break_down(*_: Any, **__: Any) -> None:
+        raise error
 
     directory.before_claim = break_down
-    with pytest.raises(KeyError):
-        await one.place(CALL, "c")
+    placement = await one.place(CALL, "c")
+    assert (placement.replica, placement.claim) == ("a", "failed")
     assert not one._claims._pending._claims
+    directory.before_claim = None
+    placement = await one.place(CALL, "d")
+    directory.withdraw = break_down  # type: ignore[method-assign]
+    assert placement.claim == "claimed"
+    assert not await one.withdraw(CALL, placement, "d")
 
 
 async def test_a_placement_says_where_its_time_went(directory: FaultyDirectory) -> None:
@@ -469,8 +495,11 @@ def test_times_are_finer_than_the_loops() -> None:
 
 
 async def test_a_call_of_another_block_size_is_refused(directory: FaultyDirectory) -> None:
+    one = router(directory, ["a"])
     with pytest.raises(ValueError, match="block_tokens is 8"):
-        await router(directory, ["a"]).decide(Call(8, 8, []))
+        await one.decide(Call(8, 8, []))
+    with pytest.raises(ValueError, match="block_tokens is 8"):
+        await one.place(Call(8, 8, []), "c")
 
 
 async def test_a_cancelled_decision_stays_cancelled(directory: FaultyDirectory) -> None:
@@ -480,3 +509,114 @@ async def test_a_cancelled_decision_stays_cancelled(directory: FaultyDirectory) 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+SYSTEM = list(range(10_000, 10_512))
+
+
+def chat(conversation: int, turn_tokens: int = 512, system: Sequence[int] = SYSTEM) -> Call:
+    """Return a call of one of many conversations that begin with the same system prompt."""
+    tokens = [*system, *(conversation * 1000 + index for index in range(turn_tokens))]
+    return Call(len(tokens), 16, SPACE.keys(tokens))
+
+
+async def in_turn(one: Router, calls: Sequence[Call]) -> list[str]:
+    """Place calls, each of which has ended before the next; return who got them."""
+    chosen = []
+    for number, call in enumerate(calls):
+        chosen.append((await one.place(call, f"c{number}")).replica)
+        one.ended(f"c{number}")
+    return chosen
+
+
+async def test_in_an_outage_conversations_with_one_system_prompt_spread_and_stay(directory: FaultyDirectory) -> None:
+    directory.fail = True
+    names = [f"r{number}" for number in range(8)]
+    one = router(directory, names)
+    chosen = Counter(await in_turn(one, [chat(number) for number in range(200)]))
+    assert set(chosen) == set(names)
+    assert max(chosen.values()) < 2 * 200 / len(names)
+    turns = [await in_turn(one, [chat(number, tokens) for number in range(200)]) for tokens in (600, 700, 2000)]
+    assert turns[0] == turns[1] == turns[2]
+
+
+async def test_in_an_outage_a_burst_of_one_conversation_is_spread_by_the_calls_in_flight(
+    directory: FaultyDirectory,
+) -> None:
+    directory.fail = True
+    names = [f"r{number}" for number in range(8)]
+    one = router(directory, names)
+    placed = Counter([(await one.place(chat(1), f"c{number}")).replica for number in range(80)])
+    assert max(placed.values()) <= 1.25 * 10 + 1
+    for number in range(80):
+        one.ended(f"c{number}")
+    assert len(set(await in_turn(one, [chat(1)] * 8))) == 1, "nothing is left of calls that ended"
+
+
+async def test_a_replica_without_a_lease_does_not_draw_a_loaded_fleets_calls(directory: FaultyDirectory) -> None:
+    load = {"queued_prefill_s": 2.0, "queued_prefill_tokens": 40_000, "prefill_s_per_token": 5e-5, "waiting": 10}
+    names = [f"r{number}" for number in range(7)]
+    await alive(directory, *names, **load)
+    one = router(directory, [*names, "hung"])
+    calls = [Call(2048, 16, SPACE.keys([number] * 2048)) for number in range(500)]
+    chosen = Counter([(await one.place(call, f"c{number}")).replica for number, call in enumerate(calls)])
+    assert chosen["hung"] <= 500 / 8, "465 of them before"
+    assert min(chosen.values()) > 20, "it gets some: it may be new"
+
+
+@pytest.mark.parametrize("policy", ["expected-ttft", "power-of-two", "least-loaded", "longest-prefix"])
+async def test_no_policy_takes_a_replica_without_a_lease_for_an_idle_one(
+    directory: FaultyDirectory, policy: str
+) -> None:
+    await alive(directory, *"abc", running=20, waiting=5, queued_prefill_tokens=9000, prefill_s_per_token=1e-4)
+    one = router(directory, [*"abc", "hung"], policy=make_policy(policy))
+    calls = [Call(256, 16, SPACE.keys([number] * 256)) for number in range(200)]
+    chosen = Counter([(await one.place(call, f"c{number}")).replica for number, call in enumerate(calls)])
+    assert chosen["hung"] <= 75, chosen
+
+
+async def test_a_claim_that_the_directory_shows_is_not_counted_again(directory: FaultyDirectory) -> None:
+    await alive(directory, "a", prefill_s_per_token=1e-4)
+    one = router(directory, ["a"])
+    await one.place(chat(1), "c")
+    (estimate,) = (await one.decide(chat(2))).estimates
+    assert estimate.queued_tokens == chat(1).prompt_tokens
+
+
+async def test_a_call_counts_until_its_end_in_whatever_way_it_ends(directory: FaultyDirectory) -> None:
+    directory.fail = True
+    one = router(directory, ["a", "b"])
+
+    async def queued() -> dict[str, int]:
+        return {estimate.replica: estimate.queued_tokens for estimate in (await one.decide(CALL)).estimates}
+
+    placement = await one.place(CALL, "c")
+    first, other = placement.replica, "b" if placement.replica == "a" else "a"
+    assert await queued() == {first: 160, other: 0}
+    await one.move(CALL, placement, other, "c")
+    assert await queued() == {first: 0, other: 160}
+    one.answered("c")
+    assert await queued() == {first: 0, other: 0}
+    assert len(one._in_flight) == 1
+    one.ended("c")
+    one.ended("c")
+    await one.move(CALL, placement, other, "c")
+    assert len(one._in_flight) == 0
+
+
+async def test_a_call_that_is_cancelled_while_it_is_placed_does_not_count(directory: FaultyDirectory) -> None:
+    await alive(directory, "a")
+    one, began = router(directory, ["a"], claim_budget_s=0.05), asyncio.Event()
+
+    async def hang() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    directory.before_claim = hang
+    task = asyncio.create_task(one.place(CALL, "c"))
+    await began.wait()
+    assert len(one._in_flight) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(one._in_flight) == 0

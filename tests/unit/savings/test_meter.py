@@ -4,30 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace
 from aloraserve.engine_model.block_cache import BlockCache
-from aloraserve.routing.prefill_learner import PrefillQuality
-from aloraserve.routing.prefill_model import PrefillModel
+from aloraserve.engine_model.step_learner import ModelQuality, StepLearner
+from aloraserve.engine_model.step_model import StepModel
 from aloraserve.savings.base import CachedBySource, CallSavings
 from aloraserve.savings.meter import ENOUGH_SAMPLES, SavingsMeter, confidence
 
 BLOCK = 8
 SPACE = KeySpace("model", "tokenizer", BLOCK)
-MODEL = PrefillModel(fixed_s=0.01, s_per_token=0.001, s_per_square_token=1e-6)
-SURE = PrefillQuality(ENOUGH_SAMPLES, 0.0, 10_000)
+MODEL = StepModel(fixed_s=0.01, s_per_token=0.001, s_per_square=1e-6)
+SURE = ModelQuality(ENOUGH_SAMPLES, 0.0, 10_000)
 SALTS = {name: AdapterEffect(name, "digest", 0).salt for name in ("safety", "sibling", "plain")}
 INVOCATION = [900, 901]
 PROMPT = list(range(100, 100 + 10 * BLOCK))
+
+
+class Known(StepLearner):
+    """A learner that knows what the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: StepModel | None = MODEL
+        self.sure = SURE
+
+    def model(self) -> StepModel | None:
+        return self.known
+
+    @property
+    def quality(self) -> ModelQuality:
+        return self.sure
 
 
 class Replica:
     """An engine's cache, with a meter beside it; plain LoRAs are those named so."""
 
     def __init__(self, capacity_blocks: int = 100) -> None:
-        self.meter = SavingsMeter(SPACE, SALTS.get, capacity_blocks)
+        self.learner = Known()
+        self.meter = SavingsMeter(SPACE, SALTS.get, capacity_blocks, self.learner)
         self.cache = BlockCache(max(capacity_blocks, 1))
         self._calls = 0
 
@@ -36,14 +54,13 @@ class Replica:
         adapter: str | None,
         conversation: Sequence[int],
         answer: Sequence[int] = (),
-        model: PrefillModel | None = MODEL,
-        quality: PrefillQuality = SURE,
     ) -> CallSavings | None:
         self._calls += 1
         request_id, prompt, keys = f"r{self._calls}", *self.prompt(adapter, conversation)
-        self.meter.accept(request_id, prompt, keys, adapter, None)
+        invocation_ids = INVOCATION if adapter not in (None, "plain") else ()
+        self.meter.accept(request_id, prompt, keys, adapter, None, invocation_ids)
         cached_tokens = min(self.cache.match(keys), (len(prompt) - 1) // BLOCK) * BLOCK
-        found = self.meter.first_token(request_id, cached_tokens, model, quality)
+        found = self.meter.first_token(request_id, cached_tokens)
         self.meter.more_tokens(request_id, 0, answer)
         self.meter.end(request_id)
         whole = [*prompt, *answer[:-1]]
@@ -81,9 +98,38 @@ def test_an_aloras_first_call_saves_the_conversation_that_the_base_model_compute
     whole, shared = len(PROMPT) + len(INVOCATION), len(PROMPT)
     assert saved.saved_tokens == shared
     assert saved.counterfactual_cached_tokens == 0
-    assert saved.saved_s == pytest.approx(MODEL.seconds(0, whole) - MODEL.seconds(shared, whole))
+    assert saved.saved_s == pytest.approx(MODEL.prefill.seconds(0, whole) - MODEL.prefill.seconds(shared, whole))
     assert saved.confidence == 1.0
     assert saved.cached == CachedBySource(base=shared)
+
+
+def test_the_counterfactual_pays_for_the_adapter_from_the_first_token_on(replica: Replica) -> None:
+    replica.learner.known = replace(MODEL, s_per_adapter_token=1e-4)
+    replica.call(None, PROMPT)
+    whole, shared = len(PROMPT) + len(INVOCATION), len(PROMPT)
+    expected_s = MODEL.prefill.seconds(0, whole) - MODEL.prefill.seconds(shared, whole)
+    assert replica.estimate("safety", PROMPT).saved_s == pytest.approx(expected_s + shared * 1e-4)
+
+
+def test_an_alora_that_computes_its_conversation_itself_saves_the_adapters_work_on_it(replica: Replica) -> None:
+    replica.learner.known = replace(MODEL, s_per_adapter_token=1e-4)
+    saved = replica.estimate("safety", PROMPT)
+    assert (saved.saved_tokens, saved.saved_s) == (0, pytest.approx(len(PROMPT) * 1e-4))
+
+
+def test_a_plain_lora_and_the_base_model_save_no_adapters_work(replica: Replica) -> None:
+    replica.learner.known = replace(MODEL, s_per_adapter_token=1e-4)
+    assert replica.estimate("plain", PROMPT).saved_s == pytest.approx(0.0)
+    assert replica.estimate(None, range(5000, 5100)).saved_s == pytest.approx(0.0)
+
+
+def test_a_prompt_of_several_steps_pays_for_each(replica: Replica) -> None:
+    replica.meter = SavingsMeter(SPACE, SALTS.get, 100, replica.learner, step_tokens=32)
+    replica.call(None, PROMPT)
+    saved_s = replica.estimate("safety", PROMPT).saved_s
+    whole, shared = len(PROMPT) + len(INVOCATION), len(PROMPT)
+    one_step_s = MODEL.prefill.seconds(0, whole) - MODEL.prefill.seconds(shared, whole)
+    assert saved_s == pytest.approx(one_step_s + 2 * MODEL.fixed_s), "82 tokens in steps of 32, against one of two"
 
 
 def test_an_aloras_repeated_call_saves_nothing_as_it_would_be_cached_anyway(replica: Replica) -> None:
@@ -151,7 +197,7 @@ def test_an_answers_last_token_was_never_computed(replica: Replica) -> None:
 def test_each_of_several_answers_may_go_on(replica: Replica) -> None:
     prompt, keys = replica.prompt(None, PROMPT)
     replica.meter.accept("r", prompt, keys, None, None)
-    replica.meter.first_token("r", 0, MODEL, SURE)
+    replica.meter.first_token("r", 0)
     answers = {choice: list(range(700 + 100 * choice, 709 + 100 * choice)) for choice in (0, 1)}
     for choice, answer in answers.items():
         replica.meter.more_tokens("r", choice, answer[:4])
@@ -202,7 +248,7 @@ def test_tenants_do_not_warm_each_others_counterfactual(replica: Replica) -> Non
     prompt, _ = replica.prompt("safety", PROMPT)
     keys = SPACE.keys(prompt, cache_salt="t", adapter=AdapterEffect("safety", "digest", len(PROMPT)))
     replica.meter.accept("r", prompt, keys, "safety", "t")
-    saved = replica.meter.first_token("r", 0, MODEL, SURE)
+    saved = replica.meter.first_token("r", 0)
     assert saved is not None
     assert saved.counterfactual_cached_tokens == 0
 
@@ -215,20 +261,22 @@ def test_nothing_is_reported_of_an_adapter_that_is_not_known(replica: Replica) -
 
 def test_nothing_is_reported_while_speed_or_capacity_are_not_known(replica: Replica) -> None:
     replica.call(None, PROMPT)
-    assert replica.call("safety", PROMPT, model=None) is None
+    replica.learner.known = None
+    assert replica.call("safety", PROMPT) is None
+    replica.learner.known = MODEL
     assert replica.estimate("safety", PROMPT).saved_tokens == 0, "it was followed all the same"
     without = Replica(capacity_blocks=0)
     assert without.call(None, PROMPT) is None
 
 
 def test_nothing_is_reported_of_a_call_that_was_never_accepted_or_has_begun(replica: Replica) -> None:
-    assert replica.meter.first_token("never", 0, MODEL, SURE) is None
+    assert replica.meter.first_token("never", 0) is None
     replica.meter.more_tokens("never", 0, [1])
     replica.meter.end("never")
     prompt, keys = replica.prompt(None, PROMPT)
     replica.meter.accept("r", prompt, keys, None, None)
-    assert replica.meter.first_token("r", 0, MODEL, SURE) is not None
-    assert replica.meter.first_token("r", 0, MODEL, SURE) is None
+    assert replica.meter.first_token("r", 0) is not None
+    assert replica.meter.first_token("r", 0) is None
 
 
 def test_a_call_that_ends_without_a_token_leaves_nothing(replica: Replica) -> None:
@@ -257,14 +305,14 @@ def test_a_prompt_that_no_engine_has_room_for_leaves_no_trace_in_the_ghost() -> 
 @pytest.mark.parametrize(
     ("quality", "expected"),
     [
-        (PrefillQuality(), 0.0),
-        (PrefillQuality(ENOUGH_SAMPLES // 2, 0.0, 1000), 0.5),
-        (PrefillQuality(ENOUGH_SAMPLES, 0.25, 1000), 0.5),
-        (PrefillQuality(ENOUGH_SAMPLES, 0.5, 1000), 0.0),
-        (PrefillQuality(ENOUGH_SAMPLES, 0.0, 500), 0.5),
-        (PrefillQuality(10 * ENOUGH_SAMPLES, 0.1, 5000), 0.8),
-        (PrefillQuality(8, math.inf, 1000), 0.0),
+        (ModelQuality(), 0.0),
+        (ModelQuality(ENOUGH_SAMPLES // 2, 0.0, 1000), 0.5),
+        (ModelQuality(ENOUGH_SAMPLES, 0.25, 1000), 0.5),
+        (ModelQuality(ENOUGH_SAMPLES, 0.5, 1000), 0.0),
+        (ModelQuality(ENOUGH_SAMPLES, 0.0, 500), 0.5),
+        (ModelQuality(10 * ENOUGH_SAMPLES, 0.1, 5000), 0.8),
+        (ModelQuality(8, math.inf, 1000), 0.0),
     ],
 )
-def test_confidence_is_of_samples_error_and_reach(quality: PrefillQuality, expected: float) -> None:
+def test_confidence_is_of_samples_error_and_reach(quality: ModelQuality, expected: float) -> None:
     assert confidence(quality, 1000) == pytest.approx(expected)

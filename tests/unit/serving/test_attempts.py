@@ -287,6 +287,7 @@ async def test_a_client_that_goes_away_leaves_no_claim_and_a_receipt() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert router.events == ["claim a", "withdraw a"]
+    assert not router.in_flight
     assert only(receipts).attempts[0].outcome == "cancelled"
 
 
@@ -334,3 +335,39 @@ async def test_however_a_call_ends_no_place_stays_held(script: Any, is_streamed:
     with contextlib.suppress(InvalidRequestError, KeyError, ReplicaLostError):
         await texts(await send(pool, is_streamed=is_streamed))
     assert pool.held == 0
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+@pytest.mark.parametrize(
+    "scripts",
+    [
+        (ANSWER,),
+        ((ANSWER[0], DiedError()), ANSWER),
+        ((ANSWER[0], EngineChunk(0, "", 0, "abort")), ANSWER),
+        (DiedError(), ANSWER),
+        (DiedError(),) * 3,
+        ((EngineRefusal("too odd", "prompt"),),),
+        (FullError(),),
+        (KeyError("x"),),
+        ((EngineUnavailable("not here"),), ANSWER),
+        ((),),
+    ],
+    ids=lambda scripts: "-".join(str(part)[:30] for part in scripts),
+)
+async def test_a_call_is_in_flight_until_it_ends_in_whatever_way(scripts: Sequence[Any], is_streamed: bool) -> None:
+    router = FakeRouter()
+    with contextlib.suppress(InvalidRequestError, OverloadedError, ReplicaLostError, KeyError):
+        sent = await send(FakePool(*scripts), router, is_streamed=is_streamed)
+        assert len(router.in_flight) == is_streamed
+        assert not router.unanswered
+        await texts(sent)
+    assert not router.in_flight
+    assert not router.unanswered
+
+
+async def test_a_call_whose_client_goes_away_amid_its_answer_is_not_in_flight() -> None:
+    router = FakeRouter()
+    sent = await send(FakePool(ANSWER), router)
+    assert len(router.in_flight) == 1
+    await sent.aclose()
+    assert not router.in_flight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,24 +19,36 @@ from aloraserve.simulation.platform_router import PlatformRouter
 from aloraserve.simulation.router_names import router_factory, router_names
 from aloraserve.simulation.simulated_loop import SimulatedLoop
 from aloraserve.simulation.summary import Bounds, summarize
-from aloraserve.simulation.trace import GeneratedTrace
+from aloraserve.simulation.trace import ID_TOKENS, GeneratedTrace, TraceRow
 from aloraserve.simulation.workload import Workload, WorkloadSettings
 
 H100 = load("h100-llama-3.1-8b")
 ROWS = GeneratedTrace(conversations_per_s=0.6).rows(60, 0)
+SYSTEM_PROMPT = tuple(range(10**6, 10**6 + 5))
+WITH_SYSTEM_PROMPT = [
+    replace(row, input_tokens=row.input_tokens + 5 * ID_TOKENS, ids=SYSTEM_PROMPT + row.ids) for row in ROWS
+]
 WORKLOAD = WorkloadSettings(block_tokens=128)
 FLEET = FleetSettings(H100, replicas=3, kv_tokens=60_000)
 
 
 def run(
-    policy: str = "expected-ttft", *faults: str, fleet: FleetSettings = FLEET, settings: WorkloadSettings = WORKLOAD
+    policy: str = "expected-ttft",
+    *faults: str,
+    fleet: FleetSettings = FLEET,
+    settings: WorkloadSettings = WORKLOAD,
+    rows: Sequence[TraceRow] = ROWS,
 ) -> RunResult:
     fleet = replace(fleet, faults=parse_faults(faults, fleet.replicas))
-    return ModelledFleet(fleet, Workload(ROWS, settings), router_factory(policy)).run()
+    return ModelledFleet(fleet, Workload(rows, settings), router_factory(policy)).run()
 
 
 def hit_rate(result: RunResult) -> float:
     return sum(one.cached_tokens for one in result.records) / sum(one.prompt_tokens for one in result.records)
+
+
+def ttft_p90_s(result: RunResult) -> float:
+    return sorted(one.ttft_s for one in result.records)[int(len(result.records) * 0.9)]
 
 
 @pytest.mark.parametrize("policy", router_names())
@@ -83,7 +96,7 @@ def test_a_calls_work_is_its_prefill_and_its_share_of_the_steps() -> None:
 
 
 def test_calls_of_a_killed_replica_are_answered_by_others() -> None:
-    result = run("expected-ttft", "kill:0@20", "restart:0@60")
+    result = run("expected-ttft", "kill:2@20", "restart:2@60")
     answered = [one for one in result.records if one.e2e_s < math.inf]
     assert len(result.records) - len(answered) == result.cut
     assert result.cut + result.resent > 0
@@ -121,9 +134,13 @@ def test_with_nobody_alive_calls_wait_for_a_restart() -> None:
 
 
 def test_without_the_directory_calls_are_answered_by_the_fallback() -> None:
-    result = run("expected-ttft", "redis-outage@20-50")
-    assert result.fallbacks > 0
-    assert len([one for one in result.records if one.e2e_s < math.inf]) == 240
+    """Conversations with one system prompt spread over the fleet, and stay where they are."""
+    there, out = run(rows=WITH_SYSTEM_PROMPT), run("expected-ttft", "redis-outage@1-10000", rows=WITH_SYSTEM_PROMPT)
+    assert out.fallbacks > 230
+    assert len([one for one in out.records if one.e2e_s < math.inf]) == 240
+    assert max(out.requests) <= 2 * sum(out.requests) / len(out.requests), "208 of 240 before"
+    assert ttft_p90_s(out) <= 3 * ttft_p90_s(there), "16 times before"
+    assert hit_rate(out) > 0.9 * hit_rate(there)
 
 
 @pytest.mark.parametrize(

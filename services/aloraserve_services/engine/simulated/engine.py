@@ -27,6 +27,7 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs, KVCacheEvent
 from aloraserve.engine_model.request import RequestId, choice_ids
 from aloraserve.engine_model.scheduler import Scheduler
+from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.routing.scheduling import SchedulingPolicy
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
 from aloraserve_services.engine.simulated.answer_words import AnswerWords
@@ -79,6 +80,7 @@ class SimulatedEngine:
         self._clock = ModelClock(clock, call_later)
         self._driver = AsyncioDriver(self.scheduler, self._clock, self._take)
         self._choices: dict[RequestId, Choice] = {}
+        self._observe_step: Callable[[StepStats], None] = lambda step: None
 
     @property
     def kv_usage(self) -> float:
@@ -112,6 +114,10 @@ class SimulatedEngine:
     def num_cached_tokens(self, keys: Sequence[BlockKey]) -> int:
         """Return how many leading tokens of a prompt with these block keys are cached."""
         return self.scheduler.kv_cache_manager.cache.match(keys) * self._keyspace.block_tokens
+
+    def observe_steps(self, observe: Callable[[StepStats], None]) -> None:
+        """See the contract; times are the model's."""
+        self._observe_step = observe
 
     async def add_adapter(self, version: AdapterVersion) -> None:
         """See the contract; what runs is not held up."""
@@ -213,7 +219,9 @@ class SimulatedEngine:
         return self._driver.token_s(choice.request, choice.next_tokens(self._stream_tokens))
 
     def _take(self, outputs: EngineCoreOutputs) -> None:
-        """Publish what changed, and have calls go on whose first token came."""
+        """Publish what changed, report steps, and have calls go on whose first token came."""
+        for step in outputs.steps:
+            self._observe_step(step)
         for request in outputs.first_tokens:
             choice = self._choices[request.request_id]
             if not choice.begun.is_set():

@@ -37,8 +37,8 @@ class SimulatedEngineReplica(EngineReplica):
         """
         return list(self._engine.served)
 
-    def _open_directory(self, plan: FleetPlan) -> Directory:
-        self._way = SeverableDirectory(super()._open_directory(plan))
+    def _open_directory(self, plan: FleetPlan, cell: int) -> Directory:
+        self._way = SeverableDirectory(super()._open_directory(plan, cell))
         return self._way
 
     def _open_engine(self, plan: FleetPlan) -> EngineParts:

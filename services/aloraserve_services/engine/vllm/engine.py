@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.adapters.folder import MAX_ADAPTERS
+from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.errors import InvalidAdapterError
 from aloraserve.serving.engine_messages import (
     EngineCall,
@@ -20,6 +21,8 @@ from aloraserve.serving.engine_messages import (
 )
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.parent_watch import PARENT_VARIABLE
+from aloraserve_services.engine.vllm.reporting_scheduler import SCHEDULER
+from aloraserve_services.engine.vllm.step_observer import StepObserver
 from aloraserve_services.models.hardware import is_cpu_engine
 from aloraserve_services.plan import FleetPlan
 
@@ -76,6 +79,7 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
         "enable_prefix_caching": True,
         "kv_events_config": _kv_events(events_endpoint, replay_endpoint),
         "enable_log_requests": False,
+        "scheduler_cls": SCHEDULER,
     }
     if is_cpu_engine():
         arguments |= {
@@ -105,27 +109,6 @@ def _kv_events(endpoint: str, replay_endpoint: str | None) -> Any:
     )
 
 
-class KvUsage:
-    """Keeps the engine's last word on its KV cache; vLLM calls :meth:`record` after each step."""
-
-    def __init__(self, vllm_config: Any = None, engine_index: int = 0) -> None:
-        self.share = 0.0
-
-    def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
-        """Note the share of KV blocks in use, from 0 to 1."""
-        if scheduler_stats is not None:
-            self.share = float(scheduler_stats.kv_cache_usage)
-
-    def log_engine_initialized(self) -> None:
-        """Do nothing; part of vLLM's ``StatLoggerBase``."""
-
-    def log(self) -> None:
-        """Do nothing; part of vLLM's ``StatLoggerBase``."""
-
-    def record_sleep_state(self, is_awake: int, level: int) -> None:
-        """Do nothing; part of vLLM's ``StatLoggerBase``."""
-
-
 class VllmEngine:
     """A started vLLM engine; see :class:`~aloraserve_services.engine.base.Engine`.
 
@@ -140,15 +123,15 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._plan = plan
-        self._usage = KvUsage()
+        self._steps = StepObserver()
         self._versions: dict[int, AdapterVersion] = {}
         arguments = AsyncEngineArgs(**engine_arguments(plan, events_endpoint, replay_endpoint))
-        self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda config, index=0: self._usage])
+        self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda config, index=0: self._steps])
 
     @property
     def kv_usage(self) -> float:
         """Share of KV blocks in use, from 0 to 1."""
-        return self._usage.share
+        return self._steps.kv_usage
 
     @property
     def kv_tokens(self) -> int:
@@ -165,6 +148,10 @@ class VllmEngine:
     def step_tokens(self) -> int:
         """Tokens that one step computes at most."""
         return int(self._llm.vllm_config.scheduler_config.max_num_batched_tokens)
+
+    def observe_steps(self, observe: Callable[[StepStats], None]) -> None:
+        """See the contract."""
+        self._steps.observe = observe
 
     async def add_adapter(self, version: AdapterVersion) -> None:
         """See the contract. vLLM would load it with its first call, too; what it cannot load then ends the engine."""
