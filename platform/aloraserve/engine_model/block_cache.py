@@ -2,8 +2,9 @@
 
 The rules are those of vLLM's ``v1/core/kv_cache_manager.py`` and ``block_pool.py``: a prompt reuses its leading cached
 blocks; blocks of running requests are never evicted; a request's blocks are freed last block first, so that a chain
-loses its tail before its head. Two simplifications: a request gets room for its whole prompt and answer when it starts
-(vLLM takes blocks as it goes and preempts when they run out), and two requests that compute one block share it.
+loses its tail before its head. A simplification: two requests that compute one block share it.
+
+Blocks of answers are counted together while these grow, and told apart when one of them leaves.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class BlockCache:
         return len(self._references) + self._unkeyed
 
     @property
+    def free_blocks(self) -> int:
+        """Blocks that no running request uses; cached ones among them are evicted when they are needed."""
+        return self.capacity_blocks - self.used_blocks
+
+    @property
     def usage(self) -> float:
         """Share of the capacity that running requests use, 0 to 1."""
         return self.used_blocks / self.capacity_blocks
@@ -85,7 +91,7 @@ class BlockCache:
         Args:
             request_id: not running yet.
             keys: of the prompt's whole blocks, a chain.
-            total_blocks: of prompt and answer; at least ``len(keys)``.
+            total_blocks: of what it has; at least ``len(keys)``.
 
         Returns:
             What changed, or None, and nothing did, if running requests leave too little room.
@@ -106,6 +112,27 @@ class BlockCache:
         self._unkeyed += unkeyed
         self._requests[request_id] = _Request(list(keys), unkeyed)
         return Allocation(stored, self._evict())
+
+    def grow(self, blocks: int) -> list[BlockKey]:
+        """Give running answers blocks, or take some back that they did not come to use.
+
+        Args:
+            blocks: how many; at most :attr:`free_blocks`, negative to take back.
+
+        Returns:
+            The keys that were evicted for them, none before its descendants.
+        """
+        self._unkeyed += blocks
+        return self._evict()
+
+    def settle(self, request_id: str | int, total_blocks: int) -> None:
+        """Say how many blocks a request has of all that :meth:`grow` gave, before it leaves.
+
+        Raises:
+            KeyError: the request does not run.
+        """
+        request = self._requests[request_id]
+        request.unkeyed = max(total_blocks - len(request.keys), 0)
 
     def store(self, request_id: str | int, keys: Sequence[BlockKey]) -> Allocation:
         """Name blocks of a running request that its answer filled; keys beyond its room are left out.

@@ -1,4 +1,4 @@
-"""The answers that are being computed: each step adds a token to each of them.
+"""The answers that are being computed: each step adds a token to each of them, and takes the blocks for it.
 
 Until something else happens all steps are one event, because their times form an arithmetic series: contexts grow by a
 token each. Where an answer is in between is asked for when somebody wants to know.
@@ -9,25 +9,33 @@ from __future__ import annotations
 import heapq
 import math
 
+from aloraserve.engine_model.answer_blocks import AnswerBlocks
 from aloraserve.engine_model.calibration import DecodeTimes
+from aloraserve.engine_model.kv_cache_manager import KVCacheManager
 from aloraserve.engine_model.request import Request, RequestId
 from aloraserve.engine_model.step_series import StepSeries
 from aloraserve.engine_model.step_stats import StepStats
 
 
 class DecodeSeries:
-    """See the module's docstring. Steps run from :meth:`begin` or :meth:`begin_step` to :meth:`end`.
+    """See the module's docstring. After :meth:`reserve_step` steps run from :meth:`begin` or :meth:`begin_step` to
+    :meth:`end`.
+
+    The steps that are to run have their blocks from the start; what :meth:`cut` takes from them is given back.
 
     Args:
         times: of a step.
+        kv_cache_manager: where blocks come from.
 
     Attributes:
         next_s: when the steps end that run; infinite while none do.
     """
 
-    def __init__(self, times: DecodeTimes) -> None:
+    def __init__(self, times: DecodeTimes, kv_cache_manager: KVCacheManager) -> None:
         self.next_s = math.inf
         self._times = times
+        self._kv_cache_manager = kv_cache_manager
+        self._blocks = AnswerBlocks(kv_cache_manager.block_tokens)
         self._heap: list[tuple[int, RequestId, Request]] = []
         self._joining: dict[RequestId, Request] = {}
         self._left: set[RequestId] = set()
@@ -35,6 +43,7 @@ class DecodeSeries:
         self._step = 0
         self._steps = 0
         self._is_alone = False
+        self._reserved = 0
         self._series = StepSeries(0.0, times.fixed_s, 0.0)
 
     def __len__(self) -> int:
@@ -70,6 +79,15 @@ class DecodeSeries:
         seconds = (self._series.end_s(steps) - self._series.started_s) / steps
         return StepStats(seconds, answers=answers, context_tokens=context)
 
+    def reserve_step(self) -> bool:
+        """Take the blocks of the next step, before anything else does; return whether there were enough."""
+        needed = self._blocks.needed(self._step, 1)
+        if needed > self._kv_cache_manager.free_blocks:
+            return False
+        self._take(needed)
+        self._reserved = needed
+        return True
+
     def add(self, request: Request, now_s: float) -> None:
         """Take in an answer whose last token came with its prefill; it joins at the end of the step that runs."""
         if self.next_s == math.inf:
@@ -83,21 +101,39 @@ class DecodeSeries:
         if self._joining.pop(request.request_id, None) is None:
             self._left.add(request.request_id)
             self.cut(now_s)
+            self._leave(request)
+            request.end_step = -1
+
+    def preempt(self, request: Request) -> None:
+        """Give an answer up to be computed again later; no step runs."""
+        request.num_output_tokens = self._tokens_before(request)
+        self._context_tokens -= request.num_tokens
+        self._heap = [entry for entry in self._heap if entry[2] is not request]
+        heapq.heapify(self._heap)
+        self._leave(request)
+        request.end_step = -1
 
     def preempt_all(self, now_s: float) -> None:
         """Give all up to be computed again later; what the step that runs computes of them is lost."""
-        for _, _, request in self._heap:
+        stay = [request for _, number, request in self._heap if number not in self._left]
+        for request in stay:
             request.num_output_tokens = self.num_output_tokens(request, now_s)
-            request.end_step = -1
         self.cut(now_s)
+        for request in stay:
+            self._leave(request)
+            request.end_step = -1
         self._heap.clear()
         self._joining.clear()
         self._left.clear()
+        self._blocks.clear()
         self._context_tokens = 0
 
     def begin(self, now_s: float) -> None:
-        """Begin as many steps as there are until the first answer ends."""
-        self._steps = self._heap[0][0] - self._step
+        """Begin as many steps as there are until the first answer ends or blocks run out."""
+        limit = self._heap[0][0] - self._step
+        free = self._kv_cache_manager.free_blocks + self._reserved
+        self._steps = self._blocks.most_steps(self._step, free, limit)
+        self._take(self._blocks.needed(self._step, self._steps) - self._reserved)
         self._is_alone = True
         self._series = StepSeries(now_s, self.step_s, self._times.s_per_context_token * len(self._heap))
         self.next_s = self._series.end_s(self._steps)
@@ -111,7 +147,8 @@ class DecodeSeries:
     def cut(self, now_s: float) -> None:
         """Have the steps end with the one that runs."""
         if self._steps > 1:
-            self._steps = min(self._series.begun(now_s), self._steps)
+            steps, self._steps = self._steps, min(self._series.begun(now_s), self._steps)
+            self._take(self._blocks.needed(self._step, self._steps) - self._blocks.needed(self._step, steps))
             self.next_s = self._series.end_s(self._steps)
 
     def end(self) -> list[Request]:
@@ -126,6 +163,7 @@ class DecodeSeries:
         while self._heap and self._heap[0][0] <= self._step:
             request = heapq.heappop(self._heap)[2]
             self._context_tokens -= request.num_prompt_tokens + request.max_tokens
+            self._leave(request)
             ended.append(request)
         for request in self._joining.values():
             self._push(request)
@@ -152,7 +190,19 @@ class DecodeSeries:
     def _push(self, request: Request) -> None:
         request.end_step = self._step + request.max_tokens - request.num_output_tokens
         self._context_tokens += request.num_tokens
+        self._blocks.add(request.num_tokens - 1, self._step)
         heapq.heappush(self._heap, (request.end_step, request.request_id, request))
+
+    def _take(self, blocks: int) -> None:
+        if blocks:
+            self._kv_cache_manager.grow(blocks, self._heap[0][2])
+
+    def _leave(self, request: Request) -> None:
+        """Count an answer's blocks apart from the others', up to the end of the steps that run."""
+        step = self._step + self._steps
+        tokens = request.num_prompt_tokens + request.max_tokens - 1 - (request.end_step - step)
+        self._blocks.remove(tokens, step)
+        self._kv_cache_manager.settle(request, tokens)
 
     def _drop_left(self) -> None:
         for end_step, number, request in self._heap:

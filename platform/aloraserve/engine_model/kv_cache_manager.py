@@ -32,22 +32,24 @@ class KVCacheManager:
         """Share of the blocks that running requests use, 0 to 1."""
         return self.cache.usage
 
-    def num_blocks(self, request: Request) -> int:
-        """Return how many blocks a request's prompt and answer fill."""
-        return -(-(request.num_prompt_tokens + request.max_tokens) // self.block_tokens)
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that no running request uses."""
+        return self.cache.free_blocks
+
+    def num_blocks(self, tokens: int) -> int:
+        """Return how many blocks so many tokens fill."""
+        return -(-tokens // self.block_tokens)
 
     def get_computed_tokens(self, request: Request) -> int:
         """Return how many of a request's tokens are cached; its last one is always computed."""
         return self._computed_tokens(request, self._keys(request))
 
     def allocate_slots(self, request: Request) -> bool:
-        """Give a request blocks for its prompt and its whole answer; return whether there was room.
-
-        vLLM takes blocks as it goes and preempts when they run out.
-        """
+        """Give a request blocks for its prompt and what it had generated before; return whether there was room."""
         keys = self._keys(request)
         computed = self._computed_tokens(request, keys)
-        allocation = self.cache.allocate(request.request_id, keys, self.num_blocks(request))
+        allocation = self.cache.allocate(request.request_id, keys, self.num_blocks(request.num_tokens))
         if allocation is None:
             return False
         request.num_computed_tokens = computed
@@ -55,6 +57,22 @@ class KVCacheManager:
         self._uncomputed.update(allocation.stored)
         self._note(request, keys, allocation)
         return True
+
+    def grow(self, blocks: int, request: Request) -> None:
+        """Give running answers blocks together, or take some back.
+
+        Args:
+            blocks: at most :attr:`free_blocks`; negative to take back.
+            request: one of them.
+        """
+        evicted = self.cache.grow(blocks)
+        if evicted:
+            chain = request.prompt_keys
+            self._events.append(BlocksChanged(evicted, request, chain, len(chain)))
+
+    def settle(self, request: Request, tokens: int) -> None:
+        """Say for how many tokens a request has blocks, of all that :meth:`grow` gave, before it leaves."""
+        self.cache.settle(request.request_id, self.num_blocks(tokens))
 
     def set_computed(self, request: Request) -> None:
         """Note that a request's ``num_computed_tokens`` went up."""

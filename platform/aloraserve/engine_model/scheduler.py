@@ -2,9 +2,13 @@
 
 A step gives each running answer one token; prompts that have begun get as many as the token budget leaves; then waiting
 requests begin in their order (:mod:`aloraserve.engine_model.request_queue`) while there is a request slot, an adapter
-slot and room in the cache. One that lacks only an adapter slot lets later ones pass. How long a step takes is linear in
-what it does (:class:`~aloraserve.engine_model.calibration.Calibration`). While nothing but answers is computed, all
-steps up to the next change are one event (:class:`~aloraserve.engine_model.decode_series.DecodeSeries`).
+slot and room for its prompt in the cache. One that lacks only an adapter slot lets later ones pass. Answers take blocks
+as they grow. Where these run out, the running request with the highest priority value (in order of arrival: the one
+that began last) is preempted: it waits again, and what was evicted of it meanwhile is computed again.
+
+How long a step takes is linear in what it does (:class:`~aloraserve.engine_model.calibration.Calibration`). While
+nothing but answers is computed, all steps up to the next change are one event
+(:class:`~aloraserve.engine_model.decode_series.DecodeSeries`).
 
 Whoever drives it says what time it is. It calls :meth:`Scheduler.advance` at :attr:`Scheduler.next_event_s`, or later:
 what happened in between happened at its own time. It also does so before every other call, and after requests were
@@ -15,8 +19,8 @@ added or aborted it calls :meth:`Scheduler.schedule`::
     scheduler.schedule(now_s)
 
 Invariants: a request that was added is finished or aborted, and then nothing of it is left; blocks of running requests
-are not evicted; waiting requests begin in their order, but for those that lack an adapter slot; what a step computes is
-at most the token budget.
+are not evicted; waiting requests begin in their order, but for those that lack an adapter slot, and one that is
+preempted has its old place in it; what a step computes is at most the token budget.
 """
 
 from __future__ import annotations
@@ -72,13 +76,15 @@ class Scheduler:
         self._prefill = calibration.prefill.model
         self._prompts_per_step = 1 if calibration.prefill_apart else calibration.max_num_seqs
         self._kv_tokens = kv_tokens
+        self._by_priority = policy == "priority"
         self._waiting = request_queue(policy)
         self._prefilling: list[Request] = []
         self._chunks: list[tuple[Request, int]] = []
-        self._answers = DecodeSeries(calibration.decode)
+        self._answers = DecodeSeries(calibration.decode, self.kv_cache_manager)
         self._step = StepStats(0.0)
         self._step_end_s = math.inf
         self._since_s = 0.0
+        self._takes_more = True
 
     @property
     def next_event_s(self) -> float:
@@ -108,8 +114,8 @@ class Scheduler:
         """
         if request.request_id in self.requests:
             raise ValueError(f"request {request.request_id!r} runs already")
-        if self.kv_cache_manager.num_blocks(request) > self.kv_cache_manager.cache.capacity_blocks:
-            tokens = request.num_prompt_tokens + request.max_tokens
+        tokens = request.num_prompt_tokens + request.max_tokens
+        if self.kv_cache_manager.num_blocks(tokens) > self.kv_cache_manager.cache.capacity_blocks:
             raise ValueError(f"a call of {tokens} tokens cannot run: the KV cache has room for {self._kv_tokens}")
         self.requests[request.request_id] = request
         self._waiting.add(request)
@@ -207,6 +213,7 @@ class Scheduler:
         """Begin a step with prompts unless one runs, and steps of answers unless they run."""
         self._since_s = now_s
         answers = self._answers
+        self._takes_more = answers.next_s < math.inf or not self._make_room()
         if self._step_end_s == math.inf:
             if self._times.prefill_apart:
                 self._begin_prompts_alone(now_s)
@@ -214,6 +221,20 @@ class Scheduler:
                 self._begin_prompts(now_s)
         if answers and answers.next_s == math.inf:
             answers.begin(now_s)
+
+    def _make_room(self) -> bool:
+        """Preempt until the answers have blocks for a step; return whether that was necessary."""
+        is_preempted = False
+        while not self._answers.reserve_step():
+            self._preempt(self._victim())
+            is_preempted = True
+        return is_preempted
+
+    def _victim(self) -> Request:
+        running = self.running.values()
+        if self._by_priority:
+            return max(running, key=lambda request: (request.priority, request.arrival_s))
+        return next(reversed(running))
 
     def _begin_prompts(self, now_s: float) -> None:
         """Begin a step that computes prompts and a token for each answer, if there are prompts."""
@@ -260,7 +281,7 @@ class Scheduler:
     def _schedule_waiting(self, budget: int) -> float:
         seconds = 0.0
         passed: list[Request] = []
-        while self._waiting and budget > 0 and self._has_slot:
+        while self._takes_more and self._waiting and budget > 0 and self._has_slot:
             request = self._waiting.peek()
             if not self.adapter_slots.has_room(request.adapter):
                 passed.append(self._waiting.pop())
@@ -330,14 +351,30 @@ class Scheduler:
     def _abort_running(self, request: Request, now_s: float) -> None:
         self._stop(request)
         if request in self._prefilling:
-            self._prefilling.remove(request)
-            self._chunks = [chunk for chunk in self._chunks if chunk[0] is not request]
+            self._drop_prompt(request)
         else:
-            request.num_output_tokens = self.num_output_tokens(request, now_s)
-            request.end_step = -1
-            self.kv_cache_manager.cache_blocks(request, request.num_tokens - 1)
+            tokens = self.num_output_tokens(request, now_s)
             self._answers.remove(request, now_s)
+            request.num_output_tokens = tokens
+            self.kv_cache_manager.cache_blocks(request, request.num_tokens - 1)
         self.kv_cache_manager.free(request)
+
+    def _preempt(self, request: Request) -> None:
+        """Have a request wait again; its blocks stay cached until their room is needed."""
+        if request in self._prefilling:
+            self._drop_prompt(request)
+        else:
+            self._answers.preempt(request)
+            self.kv_cache_manager.cache_blocks(request, request.num_tokens - 1)
+        self._stop(request)
+        self.kv_cache_manager.free(request)
+        request.status = RequestStatus.PREEMPTED
+        request.num_computed_tokens = 0
+        self._waiting.put_back([request])
+
+    def _drop_prompt(self, request: Request) -> None:
+        self._prefilling.remove(request)
+        self._chunks = [chunk for chunk in self._chunks if chunk[0] is not request]
 
     def _preempt_all(self, now_s: float) -> None:
         """Have all that runs wait again, before what waits, in the order in which it began."""

@@ -12,6 +12,7 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.outputs import AllBlocksCleared, BlocksChanged, KVCacheEvent
 from aloraserve.engine_model.request import Request, RequestStatus, choice_ids, no_keys
 from aloraserve.engine_model.scheduler import Scheduler
+from aloraserve.routing.scheduling import SchedulingPolicy
 from aloraserve.simulation.base import SimulatedCall
 
 MakeCall = Callable[..., SimulatedCall]
@@ -279,7 +280,7 @@ def test_an_aborted_answer_frees_its_blocks_and_slots_at_once(engine: Engine, ma
     engine.advance(1.0)
     engine.abort(request, 1.0)
     assert request.status is RequestStatus.FINISHED_ABORTED
-    assert engine.kv_cache_manager.cache.used_blocks == 6
+    assert engine.kv_cache_manager.cache.used_blocks == 5
     assert engine.adapter_slots.running == ()
     assert list(engine.running) == [stays.request_id]
     assert finish(engine) == [stays]
@@ -383,6 +384,59 @@ def test_preempted_requests_come_before_those_that_waited(engine: Engine, make_c
     engine.advance(engine.next_event_s)
     assert list(engine.running) == running[: len(engine.running)]
     assert sorted(finish(engine), key=began.index) == began
+
+
+def crowded(calibration: Calibration, policy: SchedulingPolicy) -> Engine:
+    """An engine with room for 12 blocks."""
+    return Engine(calibration, kv_tokens=12 * 16, block_tokens=16, policy=policy)
+
+
+def submit_at(engine: Engine, call: SimulatedCall, now_s: float, priority: int) -> Request:
+    request = request_of(call, now_s)
+    request.priority = priority
+    engine.add_request(request)
+    engine.schedule(now_s)
+    return request
+
+
+def test_where_blocks_run_out_the_highest_priority_value_is_preempted(
+    calibration: Calibration, make_call: MakeCall
+) -> None:
+    engine = crowded(calibration, "priority")
+    last, first, middle = (submit_at(engine, make_call(48, 40, stream=n), 0.0, p) for n, p in enumerate((9, 1, 5)))
+    while last.status is not RequestStatus.PREEMPTED:
+        engine.advance(engine.next_event_s)
+    # All have four blocks and need a fifth.
+    assert last.num_output_tokens == 17
+    assert [request.status for request in (first, middle)] == [RequestStatus.RUNNING] * 2
+    assert engine.num_waiting == 1, "nothing begins in the step that preempted"
+    assert finish(engine) == [first, middle, last]
+    assert last.num_output_tokens == 40
+    assert last.num_cached_tokens == 0, "as it began first"
+
+
+def test_a_preempted_request_is_computed_again_only_as_far_as_it_was_evicted(
+    calibration: Calibration, make_call: MakeCall
+) -> None:
+    engine = crowded(calibration, "priority")
+    stays = submit_at(engine, make_call(80, 30), 0.0, 1)
+    goes = submit_at(engine, make_call(90, 60, stream=1), 0.0, 2)
+    while goes.status is not RequestStatus.PREEMPTED:
+        engine.advance(engine.next_event_s)
+    while goes.status is RequestStatus.PREEMPTED:
+        engine.advance(engine.next_event_s)
+    assert stays.status is RequestStatus.FINISHED
+    assert goes.num_computed_tokens >= 64
+    assert finish(engine) == [goes]
+
+
+def test_in_order_of_arrival_the_last_that_began_is_preempted(calibration: Calibration, make_call: MakeCall) -> None:
+    engine = crowded(calibration, "fcfs")
+    requests = [submit_at(engine, make_call(48, 40, stream=n), 0.0, priority) for n, priority in enumerate((9, 1, 5))]
+    while requests[2].status is not RequestStatus.PREEMPTED:
+        engine.advance(engine.next_event_s)
+    assert [request.status is RequestStatus.PREEMPTED for request in requests] == [False, False, True]
+    assert finish(engine) == requests
 
 
 def test_ids_in_use_are_refused(engine: Engine, make_call: MakeCall) -> None:

@@ -14,7 +14,7 @@ from aloraserve.engine_model.calibration import AdapterTimes, Calibration, Decod
 from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs
 from aloraserve.engine_model.request import Request, RequestStatus
 from aloraserve.engine_model.scheduler import Scheduler
-from aloraserve.routing.scheduling import Scheduling
+from aloraserve.routing.scheduling import Scheduling, SchedulingPolicy
 
 BLOCK = 4
 SPACE = KeySpace("model", "tokenizer", BLOCK)
@@ -100,6 +100,7 @@ class Play:
         assert self.cached == {*cache._references, *cache._idle}
         assert len(self.cached) + cache._unkeyed <= CAPACITY
         assert set(cache._requests) == set(scheduler.running)
+        assert cache._unkeyed == sum(self._unkeyed_blocks(request) for request in scheduler.running.values())
         assert len(scheduler.running) <= MAX_NUM_SEQS
         assert len(scheduler.adapter_slots.running) <= 1
         beside = 0 if scheduler._times.prefill_apart or not scheduler._chunks else len(scheduler._answers)
@@ -113,6 +114,17 @@ class Play:
             assert self.tokens[int(request.request_id)] <= tokens < request.max_tokens
             assert scheduler.token_s(request, tokens + 1) >= self.now_s
             self.tokens[int(request.request_id)] = tokens
+
+    def _unkeyed_blocks(self, request: Request) -> int:
+        """Return how many blocks without a key a running request has, at the end of the steps that run."""
+        answers = self.scheduler._answers
+        tokens = request.num_tokens
+        if request.end_step >= 0:
+            steps_left = request.end_step - answers._step - answers._steps
+            tokens = request.num_prompt_tokens + request.max_tokens - 1 - steps_left
+        elif request in answers:
+            tokens -= 1
+        return -(-tokens // BLOCK) - request.num_keyed_blocks
 
     def _took(self, outputs: EngineCoreOutputs) -> None:
         assert all(request.status.is_finished for request in outputs.finished)
@@ -132,14 +144,19 @@ class Play:
 
 
 ADDS = st.tuples(
-    st.just("add"), st.integers(0, 2), st.integers(1, 40), st.integers(1, 12), st.sampled_from((None, "a", "b"))
+    st.just("add"),
+    st.integers(0, 2),
+    st.integers(1, 40),
+    st.integers(1, 30),
+    st.sampled_from((None, "a", "b")),
+    st.integers(0, 3),
 )
 # Time passes until an instant before the end of the step that computes both last tokens.
 INSTANT_BEFORE_THE_LAST_TOKEN = [
-    ("add", 0, 1, 1, "a"),
+    ("add", 0, 1, 1, "a", 0),
     ("pass", 0.25),
-    ("add", 1, 27, 6, "a"),
-    ("add", 1, 27, 6, "a"),
+    ("add", 1, 27, 6, "a", 0),
+    ("add", 1, 27, 6, "a", 0),
     ("pass", 0.2),
 ]
 ACTIONS = st.lists(
@@ -154,12 +171,14 @@ ACTIONS = st.lists(
 )
 
 
-def play(actions: list[tuple[object, ...]], *, is_apart: bool) -> Play:
-    played = Play(Scheduler(calibration(is_apart=is_apart), kv_tokens=CAPACITY * BLOCK, block_tokens=BLOCK))
+def play(actions: list[tuple[object, ...]], *, is_apart: bool, policy: SchedulingPolicy = "priority") -> Play:
+    played = Play(
+        Scheduler(calibration(is_apart=is_apart), kv_tokens=CAPACITY * BLOCK, block_tokens=BLOCK, policy=policy)
+    )
     for action in actions:
         match action:
-            case ("add", int(stream), int(prompt), int(output), adapter):
-                played.add(stream, prompt, output, adapter if isinstance(adapter, str) else None)
+            case ("add", int(stream), int(prompt), int(output), adapter, int(priority)):
+                played.add(stream, prompt, output, adapter if isinstance(adapter, str) else None, priority)
             case ("pass", float(seconds)):
                 played.pass_s(seconds)
             case ("abort", int(number)):
@@ -172,16 +191,17 @@ def play(actions: list[tuple[object, ...]], *, is_apart: bool) -> Play:
     return played
 
 
-@given(ACTIONS, st.booleans())
+@given(ACTIONS, st.booleans(), st.sampled_from(("priority", "fcfs")))
 def test_nothing_leaks_limits_are_kept_and_every_request_ends(
-    actions: list[tuple[object, ...]], is_apart: bool
+    actions: list[tuple[object, ...]], is_apart: bool, policy: SchedulingPolicy
 ) -> None:
-    played = play(actions, is_apart=is_apart)
+    played = play(actions, is_apart=is_apart, policy=policy)
     scheduler = played.scheduler
     assert (scheduler.requests, scheduler.running, scheduler.num_waiting) == ({}, {}, 0)
     assert scheduler.kv_cache_manager.cache.used_blocks == 0
     assert not scheduler.kv_cache_manager._uncomputed
     assert scheduler._answers._context_tokens == 0
+    assert not any(scheduler._answers._blocks._by_offset)
     assert scheduler.adapter_slots.running == ()
     for request in played.requests:
         assert request.status.is_finished
@@ -191,7 +211,7 @@ def test_nothing_leaks_limits_are_kept_and_every_request_ends(
 @given(ACTIONS, st.booleans())
 def test_requests_begin_in_the_order_in_which_they_came(actions: list[tuple[object, ...]], is_apart: bool) -> None:
     """But for those of adapters, which wait for a slot."""
-    played = play(actions, is_apart=is_apart)
+    played = play(actions, is_apart=is_apart, policy="fcfs")
     begun = [
         request.scheduled_s
         for request in played.requests
@@ -208,8 +228,8 @@ def test_times_do_not_depend_on_how_often_the_driver_looks(actions: list[tuple[o
     often = Play(Scheduler(calibration(is_apart=False), kv_tokens=CAPACITY * BLOCK, block_tokens=BLOCK))
     for action in actions:
         match action:
-            case ("add", int(stream), int(prompt), int(output), adapter):
-                often.add(stream, prompt, output, adapter if isinstance(adapter, str) else None)
+            case ("add", int(stream), int(prompt), int(output), adapter, int(priority)):
+                often.add(stream, prompt, output, adapter if isinstance(adapter, str) else None, priority)
             case ("pass", float(seconds)):
                 end_s = often.now_s + seconds
                 while often.scheduler.next_event_s <= end_s:
