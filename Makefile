@@ -101,10 +101,12 @@ mutants-plugin: install-dev ## Put faults into vllm-alora, one at a time: a test
 	@$(BIN)/python platform/vllm-alora/tests/mutants.py $(ARGS)
 
 weekly: install-dev ## Run what takes too long for every change: all tests, all mutants, the plugin's matrix (hours)
-	@$(BIN)/python tests/lanes.py --all
-	@PYTHONPATH=tests $(BIN)/python -m mutants
-	@$(BIN)/python platform/vllm-alora/tests/mutants.py --live
-	@$(PYTHON) deploy/install/plugin_matrix.py --keep-going
+	@$(BIN)/python tests/lanes.py --all; tests=$$?; \
+	PYTHONPATH=tests $(BIN)/python -m mutants; mutants=$$?; \
+	$(BIN)/python platform/vllm-alora/tests/mutants.py --live; plugin=$$?; \
+	$(PYTHON) deploy/install/plugin_matrix.py --keep-going; matrix=$$?; \
+	echo "weekly, exit codes: tests $$tests, mutants $$mutants, the plugin's $$plugin, matrix $$matrix"; \
+	[ "$$tests $$mutants $$plugin $$matrix" = "0 0 0 0" ]
 
 docs: install-dev ## Build the documentation into site/, every link and anchor checked
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -1,6 +1,6 @@
 """``make bench-routing``: cost of the directory and of a decision on a real server.
 
-Measured are block keys, lookups at a rate, ingest, and memory.
+Measured are block keys, lookups and placements at a rate, ingest, and memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -23,6 +23,7 @@ from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.routing.base import Call
+from aloraserve.routing.placement import ClaimOutcome
 from aloraserve.routing.policies import make_policy
 from aloraserve.routing.router import Router
 from aloraserve_services.cli.console import Steps, clearly, out
@@ -48,6 +49,9 @@ SHARED_BLOCKS = 128
 PROMPT_BLOCKS = 512
 LONG_BLOCKS = 8192
 DOCUMENTS = 64
+NEW_FROM = 480
+"""The first block of a placed call that nobody has."""
+SMALL_FLEET = 64
 
 
 @clearly
@@ -56,13 +60,14 @@ def bench_routing(
     blocks: Annotated[int, typer.Option(min=10_000, max=20_000_000, help="Distinct blocks in it.")] = 1_000_000,
     rate: Annotated[float, typer.Option(min=1, max=5000, help="Lookups per second.")] = 200.0,
     seconds: Annotated[float, typer.Option(min=1, max=600, help="How long lookups are measured.")] = 20.0,
+    open_claims: Annotated[int, typer.Option(min=0, max=64, help="Open claims of each replica.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the conversations and of what is looked up.")] = 0,
     redis_url: Annotated[str | None, typer.Option(help="Empty Redis or Valkey; default: one of its own.")] = None,
     json: JsonFile = None,
 ) -> None:
-    """Measure block keys, lookups, ingest and memory of the directory on a real server (needs no engine)."""
+    """Measure block keys, lookups, claims, ingest and memory of the directory on a real server (needs no engine)."""
     with contextlib.nullcontext(redis_url) if redis_url else bench_server() as url:
-        bench = DirectoryBench(str(url), replicas, blocks, rate, seconds, seed, Steps())
+        bench = DirectoryBench(str(url), replicas, blocks, rate, seconds, open_claims, seed, Steps())
         # As a gateway: Ray runs its workers on uvloop.
         figures = uvloop.run(bench.run())
     show_figures(out, "directory and decision", figures)
@@ -78,7 +83,8 @@ class DirectoryBench:
         replicas: in the fleet.
         blocks: distinct blocks in the directory.
         rate_per_s: lookups per second, at exponentially distributed intervals.
-        seconds: how long lookups are measured for each length.
+        seconds: how long lookups are measured for each length, and placements.
+        open_claims: of each replica, made by another gateway.
         seed: of the conversations and of what is looked up when.
         progress: called with what happens.
     """
@@ -88,6 +94,7 @@ class DirectoryBench:
     blocks: int
     rate_per_s: float
     seconds: float
+    open_claims: int
     seed: int
     progress: Callable[[str], None]
     figures: list[Figure] = field(default_factory=list)
@@ -111,6 +118,8 @@ class DirectoryBench:
                 await self._least(directory)
                 await self._lookups(directory, f"{self.replicas} replicas, 8k tokens", self._prompts, 0.8, 2.5)
                 await self._lookups(directory, "128k tokens", [self._long], None, 8.0)
+                await self._placements(directory)
+            await self._turns(directory)
         finally:
             await directory.close()
         return self.figures
@@ -225,6 +234,83 @@ class DirectoryBench:
         mean_ms = (after[1] - before[1]) / max(after[0] - before[0], 1) / 1000
         self.figures.append(Figure(f"{name}: the server's part, mean", mean_ms, "ms"))
 
+    async def _placements(self, directory: RedisDirectory) -> None:
+        """Time decisions that are claimed; each is settled by its replica's next heartbeat, which is not timed."""
+        self.progress("placements")
+        await self._open_claims()
+        place_one, settled = self._turn(directory), open_directory(self.url)
+        heartbeats_made: set[asyncio.Task[None]] = set()
+
+        async def place() -> None:
+            claim_id, replica = await place_one()
+            state = replica_state(_number(replica))
+            task = asyncio.create_task(settled.publish(state, ttl_s=LEASE_S, settled=[claim_id]))
+            heartbeats_made.add(task)
+            task.add_done_callback(heartbeats_made.discard)
+
+        try:
+            times = await at_rate(place, self.rate_per_s, self.seconds, self._generator())
+            await asyncio.gather(*heartbeats_made)
+        finally:
+            await settled.close()
+        name = f"keys to claimed placement, {self.replicas} replicas with {self.open_claims} open claims, 8k tokens"
+        p50_ms, p99_ms = (0.8, 2.5) if self.replicas <= SMALL_FLEET else (None, 6.0)
+        for percent, target_ms in ((50, p50_ms), (99, p99_ms)):
+            found_ms = percentile(times, percent / 100) * 1000
+            self.figures.append(Figure(f"{name}, p{percent}", found_ms, "ms", target_ms))
+
+    async def _turns(self, directory: RedisDirectory) -> None:
+        """Note the server's own time for a turn (lookup, claim, heartbeat), and for a claim of a long new prompt."""
+        place_one, turns = self._turn(directory), 200
+        before = await _evalsha_us(self.url)
+        for _ in range(turns):
+            claim_id, replica = await place_one()
+            await directory.publish(replica_state(_number(replica)), ttl_s=LEASE_S, settled=[claim_id])
+        after = await _evalsha_us(self.url)
+        turn_ms = (after[1] - before[1]) / turns / 1000
+        self.figures.append(Figure("lookup, claim and heartbeat: the server's part, mean", turn_ms, "ms", 0.6))
+        prompts = [chain(f"new {number}", LONG_BLOCKS) for number in range(10)]
+        before = await _evalsha_us(self.url)
+        for number, prompt in enumerate(prompts):
+            await directory.claim(f"long-{number}", replica_name(0), "1.0", prompt, tokens=1, unseen_from=0)
+        after = await _evalsha_us(self.url)
+        claim_ms = (after[1] - before[1]) / len(prompts) / 1000
+        self.figures.append(Figure("claim of 8,192 new blocks: the server's part, mean", claim_ms, "ms", 1.0))
+
+    async def _open_claims(self) -> None:
+        """Make the claims of another gateway that stay open."""
+        other, generator = open_directory(self.url), self._generator()
+        for number in range(self.replicas):
+            for each in range(self.open_claims):
+                keys, name = generator.choice(self._prompts), replica_name(number)
+                await other.claim(f"open-{number}-{each}", name, "1.0", keys, tokens=64, ttl_s=LEASE_S)
+        await other.close()
+
+    def _turn(self, directory: RedisDirectory) -> Callable[[], Awaitable[tuple[str, str]]]:
+        """Return what places the next call, and says its claim's id and its replica."""
+        known = [replica_name(number) for number in range(self.replicas)]
+        router = Router(
+            directory,
+            make_policy("expected-ttft"),
+            SPACE,
+            budget_s=10.0,
+            claim_budget_s=10.0,
+            known_replicas=lambda: known,
+        )
+        generator = self._generator()
+
+        async def place() -> tuple[str, str]:
+            # A new question about a stored conversation: its last blocks are new.
+            prompt = generator.choice(self._prompts)
+            keys = [*prompt[:NEW_FROM], *chain(str(generator.random()), PROMPT_BLOCKS - NEW_FROM, prompt[NEW_FROM - 1])]
+            claim_id = f"{generator.getrandbits(128):032x}"
+            placed = await router.place(Call(len(keys) * BLOCK_TOKENS + 5, BLOCK_TOKENS, keys), claim_id)
+            if placed.claim is not ClaimOutcome.CLAIMED:
+                raise RuntimeError(f"a call was not claimed: {placed.claim}, {placed.fallback}")
+            return claim_id, placed.replica
+
+        return place
+
     async def _least(self, directory: RedisDirectory) -> None:
         """Time the least question to the server through the same client, at the same rate."""
 
@@ -234,6 +320,10 @@ class DirectoryBench:
         times = await at_rate(ping, self.rate_per_s, self.seconds / 4, self._generator())
         found_ms = percentile(times, 0.5) * 1000
         self.figures.append(Figure("the least question at the same rate, p50", found_ms, "ms"))
+
+
+def _number(replica: str) -> int:
+    return int(replica.rpartition("-")[2])
 
 
 async def _evalsha_us(url: str) -> tuple[int, int]:

@@ -35,7 +35,7 @@ from benchmarks.harness.report import make_table, milliseconds, write_json
 
 PREFILLS = ((0, 64), (0, 256), (0, 1024), (1024, 64))
 """Cached tokens and tokens after them that are timed alone."""
-DECODES = ((1, 128), (4, 512), (8, 512))
+DECODES = ((1, 128), (4, 128), (8, 128))
 """Answers and the tokens of each one's context."""
 ALLOWED = {"simulated": 0.10, "vllm": 0.20}
 LONGEST_PROMPT, LONGEST_ANSWER = 1500, 48
@@ -47,7 +47,7 @@ def bench_learning(
     chosen: ChosenSettings,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long the engine is busy.")] = 45.0,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Calls at a time.")] = 8,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Turns of both; medians count.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Turns of both; medians count.")] = 10,
     seed: PromptSeed = 0,
     json: JsonFile = None,
 ) -> None:

@@ -93,7 +93,7 @@ FLEET = Dashboard(
                 Query(quantile(share, "aloraserve_estimate_error_seconds", "kind"), f"p{100 * share:g} {{{{kind}}}}")
                 for share in (0.1, 0.5, 0.9)
             ),
-            "Actual less expected: below 0 calls were faster than their decision expected. A median far from 0 is a bias.",
+            "Actual less expected: below 0 calls were faster than expected. A median far from 0 is a bias.",
         ),
         Panel(
             "Cached share of prompts",
@@ -106,6 +106,24 @@ FLEET = Dashboard(
             "percentunit",
             (share("aloraserve_overlap_missed_tokens_total", "aloraserve_overlap_tokens_total", "kind"),),
             "Share of the tokens that decisions counted on and that were prefilled all the same.",
+        ),
+        Panel(
+            "How far prompts are reused",
+            "percentunit",
+            (
+                Query(
+                    f'sum by (rung) (rate(aloraserve_reusable_tokens_total{{rung!="prompt"}}{RATE}))'
+                    f' / ignoring(rung) group_left sum(rate(aloraserve_reusable_tokens_total{{rung="prompt"}}{RATE}))',
+                    "{{rung}}",
+                ),
+            ),
+            "Of prompts: in an endless cache, in one of the fleet's size, with perfect routing, predicted, delivered.",
+        ),
+        Panel(
+            "Prefilled again",
+            "short",
+            (per_second("aloraserve_unreused_tokens_total", "cause"),),
+            "Tokens a second that somebody held, or had held, by why they were not used.",
         ),
         Panel(
             "Decisions by policy", "reqps", (per_second("aloraserve_decisions_total", "policy"),), "Of answered calls."

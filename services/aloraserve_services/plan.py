@@ -90,11 +90,17 @@ class FleetPlan:
         """Calls that one gateway has in progress at once: all that the engines take in, and its own waiting room."""
         return self.settings.replicas * self.capacity + self.settings.max_queued
 
-    def open_directory(self, cell: int) -> RedisDirectory:
-        """Return a client of a cell's directory; gateways and replicas have to look in the same place."""
+    def open_directory(self, cell: int, on_unreadable: Callable[[], None] = lambda: None) -> RedisDirectory:
+        """Return a client of a cell's directory; gateways and replicas have to look in the same place.
+
+        Args:
+            cell: which.
+            on_unreadable: called for each record in it that cannot be read.
+        """
         settings = self.settings
         url = settings.cell_redis_urls[cell] if settings.cell_redis_urls else settings.redis_url or ""
-        return RedisDirectory.from_url(url, namespace=cell_namespace(settings.namespace, cell, settings.cells))
+        namespace = cell_namespace(settings.namespace, cell, settings.cells)
+        return RedisDirectory.from_url(url, namespace=namespace, on_unreadable=on_unreadable)
 
     def open_endpoints(self) -> RedisEndpoints:
         """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""

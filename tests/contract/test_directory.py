@@ -14,6 +14,7 @@ from support.redis_fixtures import url_of
 from support.redis_servers import OTHER_SERVERS
 
 from aloraserve.blocks import KeySpace
+from aloraserve.blocks.keys import SCHEMA
 from aloraserve.directory import memory as memory_backend
 from aloraserve.directory import redis as redis_backend
 from aloraserve.directory.base import (
@@ -320,8 +321,9 @@ class TestClaims:
         await directory.claim("c2", "a", "1", keys(4)[:1], tokens=5)
 
         async def expired() -> bool:
+            await alive(directory)
             found = await one(directory, keys(4))
-            return (found.claimed_blocks, found.claimed_tokens) == (1, 5)
+            return (found.claimed_blocks, found.claimed_tokens, found.claims) == (1, 5, 1)
 
         await eventually(expired)
 
@@ -370,17 +372,66 @@ class TestClaims:
         assert await directory.claim("c4", "b", "1", prompt, tokens=64)
         assert (await one(directory, prompt, "b")).claimed_blocks == len(prompt)
 
-    async def test_a_block_that_came_to_be_held_meanwhile_stops_a_claim_too(self, directory: Directory) -> None:
+    async def test_a_block_that_was_claimed_and_came_to_be_held_meanwhile_stops_a_claim_too(
+        self, directory: Directory
+    ) -> None:
         for replica in ("a", "b"):
             await alive(directory, replica)
+        assert await directory.claim("c0", "b", "1", keys(4), tokens=1, unseen_from=2)
         await directory.apply("b", "1", stored=place(keys(4)))
+        await directory.publish(ReplicaState("b", "1"), ttl_s=60, settled=["c0"])
         assert not await directory.claim("c", "a", "1", keys(4), tokens=1, unseen_from=2)
         assert await directory.claim("c", "a", "1", keys(4), tokens=1, unseen_from=4)
+
+    async def test_a_withdrawn_claim_stops_no_other(self, directory: Directory) -> None:
+        for replica in ("a", "b", "c"):
+            await alive(directory, replica)
+        assert await directory.claim("c1", "a", "1", keys(4), tokens=1, unseen_from=0)
+        await directory.withdraw("c1", "a", "1", keys(4))
+        assert await directory.claim("c2", "b", "1", keys(4), tokens=1, unseen_from=0)
+        await directory.withdraw("c1", "a", "1", keys(4))
+        assert not await directory.claim("c3", "c", "1", keys(4), tokens=1, unseen_from=0)
+
+    async def test_a_claim_made_again_counts_once(self, directory: Directory) -> None:
+        await alive(directory)
+        for tokens in (64, 40):
+            assert await directory.claim("c1", "a", "1", keys(4), tokens=tokens, unseen_from=0)
+        found = await one(directory, keys(4))
+        assert (found.claimed_blocks, found.claimed_tokens, found.claims) == (4, 40, 1)
+        await directory.withdraw("c1", "a", "1", keys(4))
+        found = await one(directory, keys(4))
+        assert (found.claimed_blocks, found.claimed_tokens, found.claims) == (0, 0, 0)
+
+    async def test_a_claim_that_moves_counts_for_the_one_that_got_it(self, directory: Directory) -> None:
+        for replica in ("a", "b"):
+            await alive(directory, replica)
+        await directory.claim("c1", "a", "1", keys(4), tokens=5, unseen_from=0)
+        await directory.withdraw("c1", "a", "1", keys(4))
+        await directory.claim("c1", "b", "1", keys(4), tokens=5)
+        found = {one.state.replica: (one.claimed_blocks, one.claims) for one in await directory.lookup(keys(4))}
+        assert found == {"a": (0, 0), "b": (4, 1)}
+
+    async def test_a_claim_of_any_length_counts_to_where_a_prompt_leaves_it(self, directory: Directory) -> None:
+        await alive(directory)
+        prompt = keys(20 * RUN_BLOCKS + 7)
+        await directory.claim("c1", "a", "1", prompt, tokens=1)
+        for shared in (len(prompt), len(prompt) - 1, len(prompt) - 5, 20 * RUN_BLOCKS, 3 * RUN_BLOCKS + 9, 9):
+            other = [*prompt[:shared], *keys(50, "other")]
+            found = (await one(directory, other)).claimed_blocks
+            assert found == (shared if shared >= len(prompt) - 8 else shared // RUN_BLOCKS * RUN_BLOCKS)
+
+    async def test_retiring_ends_the_claims_too(self, directory: Directory) -> None:
+        await alive(directory)
+        await directory.claim("c1", "a", "1", keys(4), tokens=5)
+        await directory.retire("a")
+        await alive(directory)
+        found = await one(directory, keys(4))
+        assert (found.claimed_tokens, found.claims) == (0, 0)
 
     async def test_what_the_dead_and_earlier_incarnations_left_stops_no_claim(self, directory: Directory) -> None:
         await alive(directory, "dead", ttl_s=SHORT_S)
         await directory.apply("dead", "1", stored=place(keys(4)))
-        await directory.claim("c0", "dead", "1", keys(6), tokens=1)
+        assert await directory.claim("c0", "dead", "1", keys(6), tokens=1, unseen_from=0)
         await alive(directory, "a", incarnation="1")
         await directory.apply("a", "1", stored=place(keys(4)))
         await alive(directory, "a", incarnation="2")
@@ -498,6 +549,11 @@ class TestHandshake:
         assert "tokenizer is 'u' and the fleet's is 't'" in caught.value.message
         assert "block_tokens is 32 and the fleet's is 16" in caught.value.message
         assert "model" not in caught.value.message
+
+    async def test_a_release_that_lays_the_directory_out_otherwise_is_refused(self, directory: Directory) -> None:
+        await directory.join(KeySpace("m", "t", 16))
+        with pytest.raises(KeySpaceMismatchError, match=f"schema is 99 and the fleet's is {SCHEMA}"):
+            await directory.join(KeySpace("m", "t", 16, schema=99))
 
     async def test_a_fleet_that_is_gone_leaves_its_namespace_to_another(self, directory: Directory) -> None:
         await directory.join(KeySpace("m", "t", 16), ttl_s=SHORT_S)

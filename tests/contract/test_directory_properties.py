@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import RUN_BLOCKS, Candidate, Directory, Holding, ReplicaState, place
+from aloraserve.directory.claimed_blocks import LAST_MARKS
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.directory.redis import RedisDirectory
 
@@ -34,7 +35,7 @@ class Model:
 
     incarnation: dict[str, int] = field(default_factory=dict)
     tiers: dict[tuple[str, int], dict[bytes, int]] = field(default_factory=dict)
-    claims: dict[str, tuple[str, int, frozenset[bytes], int]] = field(default_factory=dict)
+    claims: dict[str, tuple[str, int, list[bytes], int]] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
 
     def holds(self, replica: str) -> dict[bytes, int]:
@@ -45,24 +46,25 @@ class Model:
 
     def _candidate(self, replica: str, prompt: list[bytes]) -> tuple[int, int, int, int]:
         held = self.holds(replica)
-        mine = [one for one in self.claims.values() if one[0] == replica]
-        now = self.incarnation[replica]
-        about = set(held).union(*(keys for _, incarnation, keys, _ in mine if incarnation == now))
+        now = (replica, self.incarnation[replica])
+        about = [_shown(prompt, keys) for owner, made_in, keys, _ in self.claims.values() if (owner, made_in) == now]
         tokens = sum(
             tokens
             for claim, (owner, _, _, tokens) in self.claims.items()
             if owner == replica and claim not in self.settled
         )
-        return (
-            _leading(prompt, lambda key: held.get(key, 1) == 0),
-            _leading(prompt, lambda key: key in held),
-            _leading(prompt, lambda key: key in about),
-            tokens,
-        )
+        blocks = _leading(prompt, lambda key: key in held)
+        return _leading(prompt, lambda key: held.get(key, 1) == 0), blocks, max([blocks, *about]), tokens
 
 
 def _leading(prompt: list[bytes], test: Callable[[bytes], bool]) -> int:
     return next((index for index, key in enumerate(prompt) if not test(key)), len(prompt))
+
+
+def _shown(prompt: list[bytes], claimed: list[bytes]) -> int:
+    """How many of a prompt's blocks a claim is known to cover: all that they share, or else whole runs."""
+    shared = _leading(prompt, lambda key: key in claimed)
+    return shared if shared > len(claimed) - LAST_MARKS else shared // RUN_BLOCKS * RUN_BLOCKS
 
 
 replicas = st.sampled_from(REPLICAS)
@@ -120,14 +122,7 @@ class Player:
         new = [one._replace(tier=tier if index >= fast else 0) for index, one in enumerate(placed)]
         await self._apply(replica, stored=new)
         held.update({one.key: one.tier for one in new})
-        self._come_true(replica, {one.key for one in new})
         await self._sink(replica)
-
-    def _come_true(self, replica: str, keys: set[bytes]) -> None:
-        incarnation = self.model.incarnation.get(replica, 0)
-        for name, (owner, made_in, made, tokens) in self.model.claims.items():
-            if (owner, made_in) == (replica, incarnation):
-                self.model.claims[name] = (owner, made_in, made - keys, tokens)
 
     async def _sink(self, replica: str) -> None:
         """Keep ranks falling along every chain, as the contract has it."""
@@ -158,17 +153,10 @@ class Player:
     async def claim(self, replica: str, prompt: int, length: int, tokens: int) -> None:
         name = f"c{next(self.names)}"
         keys = PROMPTS[prompt][:length]
-        held = self.model.holds(replica)
         incarnation = self.model.incarnation.get(replica, 0)
-        marked = {
-            key
-            for owner, made_in, made, _ in self.model.claims.values()
-            if (owner, made_in) == (replica, incarnation)
-            for key in made
-        }
         await self.directory.claim(name, replica, str(incarnation), keys, tokens=tokens)
         self.made[name] = keys
-        self.model.claims[name] = (replica, incarnation, frozenset(set(keys) - set(held) - marked), tokens)
+        self.model.claims[name] = (replica, incarnation, keys, tokens)
 
     async def withdraw(self, number: int) -> None:
         name = f"c{number}"

@@ -47,7 +47,7 @@ Make = Callable[..., SavingsLedger]
 
 
 def entry(adapter: str = "safety", saved_s: float = 0.5, **cached: int) -> SavingsEntry:
-    return SavingsEntry(adapter, 0.123456, 100, CallSavings(saved_s, 64, 32, 0.75, CachedBySource(**cached)))
+    return SavingsEntry(adapter, 0.123456, 100, CallSavings(saved_s, 64, 32, 0.75, CachedBySource(**cached), -0.05))
 
 
 @pytest.fixture(params=["memory", "redis", *OTHER_SERVERS])
@@ -97,10 +97,12 @@ async def test_sums_are_exact_and_kept_apart_by_adapter(ledger: SavingsLedger, w
         "base_tokens": 200,
         "sibling_tokens": 300,
         "unknown_tokens": 400,
+        "saved_queue_us": -5_000_000,
         "confidence_milli": 75_000,
     }
     assert found[""].calls == 1
     assert found["safety"].net_saved_s == 0
+    assert found["safety"].saved_prefill_s == pytest.approx(5.0), "the wait for others is no engine's work"
     assert found["safety"].counterfactual_ttft_s == pytest.approx(12.3456)
 
 

@@ -20,6 +20,7 @@ import pytest
 
 BASE = "SmolLM2-135M-Instruct"
 REPLICAS = 3
+BLOCK = 32
 ROOT = Path(__file__).resolve().parents[2]
 MAX_REPLICA_BYTES = 300 << 20
 
@@ -180,6 +181,30 @@ def test_savings_are_checked_on_a_platform_that_runs(fleet: Any, tmp_path: Path)
     first = [one for one in json.loads(file.read_text())["samples"] if one["state"] == "first"]
     assert first
     assert all(one["estimated_s"] > 0 and 0 <= one["confidence"] <= 1 for one in first)
+
+
+def test_the_account_of_reuse_adds_up_and_names_what_a_lora_cannot_use(fleet: Any, command: Callable[..., Any]) -> None:
+    def account() -> dict[str, Any]:
+        content: dict[str, Any] = fleet.http.get("/v1/diagnosis?window=1h").json()
+        return content
+
+    settle(fleet)
+    before = account()
+    conversation = messages("a weir", 120)
+    first = fleet.chat(BASE, conversation)
+    settle(fleet)
+    reused = fleet.chat("safety", conversation)
+    twin = fleet.chat("safety-lora", conversation)
+    after = account()
+    ladder = {rung: after["ladder"][rung] - before["ladder"][rung] for rung in after["ladder"]}
+    missed = {cause: after["missed"][cause] - before["missed"][cause] for cause in after["missed"]}
+    assert after["calls"] - before["calls"] == 3
+    assert ladder["endless"] == ladder["delivered"] == reused.cached_tokens
+    assert ladder["prompt"] == sum(reply.prompt_tokens for reply in (first, reused, twin))
+    assert missed.pop("salted") >= 0.9 * first.prompt_tokens - BLOCK
+    assert not any(missed.values()), missed
+    shown = command("diagnose", "--url", fleet.url, "--window", "1h")
+    assert f"{after['ladder']['delivered']:,}" in shown.stdout, shown.stdout + shown.stderr
 
 
 @pytest.mark.parametrize("window", ["", "1", "1d", "30s", "25h"])

@@ -11,7 +11,7 @@ from benchmarks.directory import DirectoryBench
 
 @pytest.mark.timeout(120)
 async def test_every_figure_is_measured(redis_server: Any) -> None:
-    bench = DirectoryBench(redis_server.url, 4, 20_000, 50.0, 1.0, 0, lambda _: None)
+    bench = DirectoryBench(redis_server.url, 4, 20_000, 50.0, 1.0, 2, 0, lambda _: None)
     figures = {figure.name: figure.value for figure in await bench.run()}
     assert all(value > 0 for value in figures.values()), figures
     assert {name for name in figures if name.startswith("keys to ranked replicas")} == {

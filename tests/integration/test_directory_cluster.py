@@ -54,7 +54,7 @@ async def test_chains_are_spread_and_each_lies_in_one_slot(opened: Opener) -> No
     await directory.publish(ReplicaState("a", "1"), ttl_s=60)
     for chat in CHATS:
         await directory.apply("a", "1", stored=place(chat.keys))
-    nodes = [one.client.keys(f"{{aloraserve:{opened.namespace}:*}}:b:*") for one in opened.cluster.primaries]
+    nodes = [one.client.keys(f"{{aloraserve:{opened.namespace}:*}}:*:b:*") for one in opened.cluster.primaries]
     assert all(nodes)
     tags = {name.split(b"}")[0] for names in nodes for name in names}
     assert 1 < len(tags) <= len(CHATS)

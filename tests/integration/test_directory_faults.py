@@ -220,9 +220,13 @@ async def test_two_gateways_racing_send_one_new_prefix_to_one_replica(redis_serv
             assert len({one.replica for one in placed}) == 1, [one.decision for one in placed]
             outcomes += [one.claim for one in placed]
         assert set(outcomes) <= {"claimed", "conflict"}
-        found = await directories[0].lookup(burst[-1].keys)
-        assert sorted(one.claimed_blocks for one in found) == [0, 0, 0, 64]
-        assert sum(one.claims for one in found) == 2 * len(burst)
+
+        async def all_counted() -> bool:
+            found = await directories[0].lookup(burst[-1].keys)
+            assert sorted(one.claimed_blocks for one in found) == [0, 0, 0, 64]
+            return sum(one.claims for one in found) == 2 * len(burst)
+
+        await eventually(all_counted, 5)
     finally:
         for replica in replicas:
             await replica.kill()

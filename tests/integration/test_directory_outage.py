@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from aloraserve.blocks import BlocksStored, EventBatch, KeySpace
+from aloraserve.blocks.keys import SCHEMA
 from aloraserve.directory import redis as redis_backend
 from aloraserve.directory.base import Candidate, ReplicaState, place
 from aloraserve.directory.ingest import Ingest
@@ -27,6 +28,7 @@ SPACE = KeySpace("model", "tokenizer", 16)
 PROMPT = tuple(range(320))
 CALL = Call(len(PROMPT), 16, SPACE.keys(PROMPT))
 STATE = ReplicaState("a", "")
+PREFIX = f"{{aloraserve:test}}:{SCHEMA}:"
 
 
 @pytest.fixture
@@ -157,7 +159,7 @@ async def test_every_method_says_so_when_the_server_is_gone(
 
 
 async def test_a_server_that_refuses_is_unavailable_too(directory: RedisDirectory, client: Redis) -> None:
-    await client.set("{aloraserve:test}:versions", "not a sorted set")
+    await client.set(f"{PREFIX}versions", "not a sorted set")
     with pytest.raises(DirectoryUnavailableError, match="WRONGTYPE"):
         await directory.lookup(CALL.keys)
 
@@ -191,7 +193,7 @@ async def test_every_key_is_in_the_namespaces_slot_and_all_but_the_epoch_expire(
     await directory.join(SPACE)
     await directory.publish(ReplicaState("a", "1"))
     await directory.apply("a", "1", stored=place(CALL.keys))
-    await directory.claim("c", "b", "1", CALL.keys, tokens=5)
+    await directory.claim("c", "b", "1", CALL.keys, tokens=5, unseen_from=0)
     await directory.claim("d", "b", "1", SPACE.keys([7] * 160), tokens=5)
     await directory.withdraw("d", "b", "1", SPACE.keys([7] * 160))
     await directory.retire("b")
@@ -200,7 +202,7 @@ async def test_every_key_is_in_the_namespaces_slot_and_all_but_the_epoch_expire(
     names = await client.keys("*")
     assert all(name.startswith(b"{aloraserve:test}:") for name in names)
     forever = [name for name in names if await client.pttl(name) == -1]
-    assert forever == [b"{aloraserve:test}:epoch"]
+    assert forever == [f"{PREFIX}epoch".encode()]
 
 
 async def test_a_forgotten_replica_leaves_nothing(
@@ -210,30 +212,32 @@ async def test_a_forgotten_replica_leaves_nothing(
     directory = RedisDirectory.from_url(redis_server.url, namespace="test", forget_s=0.1)
     await directory.publish(ReplicaState("old", "1"), ttl_s=0.05)
     await directory.apply("old", "1", stored=place(CALL.keys))
-    node = b"{aloraserve:test}:b:" + CALL.keys[0]
+    node = f"{PREFIX}b:".encode() + CALL.keys[0]
     assert await client.hlen(node) == len(CALL.keys)
-    assert await client.exists(b"{aloraserve:test}:o:" + holder_of("old", "1"))
+    assert await client.exists(f"{PREFIX}o:".encode() + holder_of("old", "1"))
 
     async def gone() -> bool:
         await directory.publish(ReplicaState("a", "1"), ttl_s=60)
         await directory.reclaim()
-        return not await client.exists(node, b"{aloraserve:test}:o:" + holder_of("old", "1"))
+        return not await client.exists(node, f"{PREFIX}o:".encode() + holder_of("old", "1"))
 
     await eventually(gone)
     assert [state.replica for state in await directory.states()] == ["a"]
     await directory.close()
 
 
-async def test_a_killed_replicas_name_goes_when_its_claims_have_ended_though_others_go_on(
+async def test_what_was_claimed_for_a_replica_that_is_gone_goes_though_others_go_on(
     directory: RedisDirectory, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_backend, "RECLAIM_WINDOW_S", 0.001)
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
     await directory.claim("c", "killed", "1", CALL.keys, tokens=5, ttl_s=0.05)
     await directory.claim("d", "a", "1", CALL.keys, tokens=5)
 
     async def gone() -> bool:
         await directory.reclaim()
-        return await client.smembers(b"{aloraserve:test}:open") == {b"a"}
+        left = await client.zrange(f"{PREFIX}claimed", 0, -1), await client.hkeys(f"{PREFIX}totals")
+        return left == ([b"a"], [b"a"]) and not await client.exists(f"{PREFIX}t:killed")
 
     await eventually(gone)
 
@@ -250,26 +254,28 @@ async def test_of_a_fleets_reclaims_in_a_moment_one_reads_records(
     assert statistics["cmdstat_hgetall"]["calls"] == 1
 
 
-async def test_an_expired_claim_stops_no_other_and_goes_with_the_next(directory: RedisDirectory, client: Redis) -> None:
-    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
-    await directory.claim("c", "a", "1", CALL.keys, tokens=5, ttl_s=0.05)
-    node, field = b"{aloraserve:test}:b:" + CALL.keys[0], CALL.keys[0][:8]
+async def test_an_expired_claim_stops_no_other_and_a_withdrawn_one_leaves_no_key(
+    directory: RedisDirectory, client: Redis
+) -> None:
+    for replica in ("a", "b"):
+        await directory.publish(ReplicaState(replica, "1"), ttl_s=60)
+    await directory.claim("c", "a", "1", CALL.keys, tokens=5, ttl_s=0.05, unseen_from=0)
 
     async def claimed_by_b() -> bool:
         return await directory.claim("d", "b", "1", CALL.keys, tokens=5, unseen_from=0)
 
     await eventually(claimed_by_b)
-    assert holder_of("a", "1") not in await client.hget(node, field)
-    assert holder_of("b", "1") in await client.hget(node, field)
+    first = f"{PREFIX}c:".encode() + CALL.keys[0]
+    assert await client.exists(first)
     await directory.withdraw("d", "b", "1", CALL.keys)
-    assert not await client.exists(node)
+    assert not await client.exists(first, f"{PREFIX}t:b")
 
 
 async def test_a_states_unknown_fields_are_passed_over(directory: RedisDirectory, client: Redis) -> None:
     await directory.publish(ReplicaState("a", "1"), ttl_s=60)
-    record = await client.hget("{aloraserve:test}:replicas", "a")
+    record = await client.hget(f"{PREFIX}replicas", "a")
     newer = record.replace(b'"load":{', b'"new":1,"load":{"newer":2,')
-    await client.hset("{aloraserve:test}:replicas", "a", newer)
+    await client.hset(f"{PREFIX}replicas", "a", newer)
     assert await directory.states() == [ReplicaState("a", "1")]
 
 

@@ -47,8 +47,10 @@ async def exercise(directory: RedisDirectory) -> None:
         await directory.apply("a", incarnation, stored=place(PROMPT) + SIBLINGS)
     await directory.apply("a", "1", removed=place(PROMPT)[290:])
     await directory.publish(ReplicaState("b", "1"), ttl_s=60)
-    assert await directory.claim("c1", "b", "1", PROMPT, tokens=5)
-    assert not await directory.claim("c2", "b", "1", PROMPT, tokens=5, unseen_from=7)
+    assert await directory.claim("c1", "b", "1", PROMPT, tokens=5, unseen_from=7)
+    assert not await directory.claim("c2", "a", "2", PROMPT, tokens=5, unseen_from=7)
+    await directory.claim("c3", "b", "1", PROMPT, tokens=2)
+    await directory.publish(ReplicaState("b", "1"), ttl_s=60, settled=["c3"])
     assert [one.claimed_tokens for one in await directory.lookup(PROMPT)] == [0, 5]
     await directory.withdraw("c1", "b", "1", PROMPT)
     await directory.retire("b")

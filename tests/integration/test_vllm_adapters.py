@@ -189,7 +189,8 @@ async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Pa
         assert from_snapshot == same(of_first[:12])
 
         # What cannot be loaded is refused, and the engine goes on.
-        with pytest.raises(InvalidAdapterError, match="the engine cannot load it"):
+        with pytest.raises(InvalidAdapterError, match="the engine cannot load it") as refused:
             await one.parts.engine.add_adapter(replace(second, digest="0" * 64, path=tmp_path / "nowhere"))
+        assert "nowhere" in str(refused.value.__cause__), "what the log tells the operator"
         await one.parts.engine.check_health()
         assert await one.answer("base again", None, 12) == (same(base), 64)

@@ -16,6 +16,8 @@ from functools import cached_property
 BlockKey = bytes
 KEY_BYTES = 16
 VERSION_DIGITS = 32
+SCHEMA = 2
+"""Version of what lies in a directory; to be raised with every change that older releases would misread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,14 @@ class KeySpace:
         tokenizer: digest of the tokenizer.
         block_tokens: tokens per block.
         plugin: version of what decides which blocks an adapter changes.
+        schema: version of what lies in the directory. Keys do not depend on it.
     """
 
     model: str
     tokenizer: str
     block_tokens: int
     plugin: str = ""
+    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         if self.block_tokens < 1:

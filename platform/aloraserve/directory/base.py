@@ -6,8 +6,10 @@ Invariants, for every backend:
 - A holding counts only while its replica's lease lives and names the same incarnation.
 - What a replica reports is *prefix-closed*: it names a block only while it has every block before it. Backends
   rely on it: they look at one block of a run and take those before it as held too.
-- ``lookup`` takes a bounded number of round trips (one on a single server), whatever the number of replicas, and
-  looks at no more than ``MAX_LOOKUP_BLOCKS``. It writes nothing.
+- ``lookup`` takes one round trip, whatever the number of replicas, and looks at no more than ``MAX_LOOKUP_BLOCKS``. It
+  writes nothing. Leases, loads and claims come from a view that the object keeps in the background from its first
+  lookup on: what others do shows within a fraction of a second, what was done through the same object at once.
+- A claim takes as much of the backend for a long prompt as for a short one.
 - Nothing grows without bound: leases, claims and nodes expire by themselves; what dead and earlier incarnations
   left is freed by :meth:`Directory.reclaim`, a bounded part a call. A replica that was silent for ``FORGET_S`` may
   lose its holdings: it republishes them when it comes back.
@@ -152,7 +154,7 @@ class Candidate:
     Args:
         state: its last published state.
         held_blocks: leading blocks of the prompt that it holds, in any tier.
-        claimed_blocks: leading blocks that it holds or is about to have (never fewer than ``held_blocks``).
+        claimed_blocks: leading blocks that it holds or is about to have (never fewer than ``held_blocks``), at least.
         claimed_tokens: prefill tokens claimed for it that its published load does not include yet.
         fast_blocks: leading blocks that it holds in :data:`FAST_TIER` (never more than ``held_blocks``).
         claims: how many claims those tokens belong to.
@@ -234,11 +236,10 @@ class Directory(Protocol):
     ) -> bool:
         """Record that ``replica`` is about to have ``keys`` and has ``tokens`` more to prefill.
 
-        ``tokens`` count in lookups until the replica publishes the claim as settled, the claim is withdrawn, or
-        ``ttl_s`` passes; the keys count until they are stored, ``ttl_s`` passes or withdrawal, and as long as that
-        incarnation lives. A key that the replica holds when the claim is made needs no mark, so it stops counting if it
-        is evicted meanwhile; a key that another of its claims marked keeps that mark, renewed if it would end within
-        half of ``ttl_s``. Keys beyond ``MAX_LOOKUP_BLOCKS`` are not marked.
+        ``tokens`` count in lookups until the replica publishes the claim as settled, the claim is withdrawn, or the
+        replica publishes after ``ttl_s``. The keys count until ``ttl_s`` passes or withdrawal, and as long as that
+        incarnation lives; where a prompt leaves their chain before its end, they may count to whole runs only
+        (:mod:`aloraserve.directory.claimed_blocks`). When this returns, lookups of the same object count the claim.
 
         Args:
             claim_id: the call's id in the engine.
@@ -248,8 +249,9 @@ class Directory(Protocol):
             tokens: what it has to prefill for it.
             ttl_s: how long the claim lives.
             unseen_from: the first block that, as the caller knows from its lookup, no replica has or was about to
-                have. If another live replica holds or claimed it meanwhile, nothing is recorded: of any number of
-                gateways with the same new prefix one claims first, and the others learn of it.
+                have. If another live replica was claimed for it within the last ``ttl_s``, nothing is recorded, and
+                lookups count that claim from now on: of any number of gateways with the same new prefix one claims
+                first, and the others learn of it.
 
         Returns:
             False if nothing was recorded because of ``unseen_from``.

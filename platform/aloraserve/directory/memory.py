@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aloraserve.blocks import BlockKey, KeySpace
@@ -18,15 +18,15 @@ from aloraserve.directory.base import (
     LEASE_TTL_S,
     MAX_LOOKUP_BLOCKS,
     NODE_TTL_S,
-    RUN_BLOCKS,
     Candidate,
     Holding,
     ReplicaState,
     anchor,
     check_apply,
 )
+from aloraserve.directory.claimed_blocks import ClaimedBlocks, marks_of
 from aloraserve.directory.handshake import check_same
-from aloraserve.directory.overlap import CLAIMED, FAST, SLOW, Overlap, OverlapWalk
+from aloraserve.directory.overlap import FAST, SLOW, Overlap, OverlapWalk
 
 _Holder = tuple[str, str]
 _Ranks = dict[_Holder, int]
@@ -53,20 +53,20 @@ class _Node:
     blocks: dict[BlockKey, dict[_Holder, int]] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Claim:
-    holder: _Holder
-    keys: tuple[BlockKey, ...]
+    """Tokens claimed for a replica that its load does not include yet."""
+
     tokens: int
     expires_at: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
-    """A claim's mark on a block: the claim that made it, and when it ends."""
+class _First:
+    """Who claimed a block first."""
 
     claim_id: str
-    expires_at: float
+    holder: _Holder
 
 
 class MemoryDirectory:
@@ -106,16 +106,18 @@ class MemoryDirectory:
         self._nodes: OrderedDict[BlockKey, _Node] = OrderedDict()
         self._held_at: dict[_Holder, dict[BlockKey, None]] = {}
         self._applied_at: dict[_Holder, float] = {}
-        self._claims: dict[str, _Claim] = {}
-        self._marks: dict[BlockKey, dict[_Holder, _Mark]] = {}
-        self._claim_expiries: list[tuple[float, str]] = []
-        self._open: dict[str, dict[str, int]] = {}
+        self._claimed: ClaimedBlocks[_Holder] = ClaimedBlocks()
+        self._open: dict[str, dict[str, _Claim]] = {}
+        self._ends: list[tuple[float, str, str]] = []
+        self._firsts: dict[BlockKey, _First] = {}
+        self._first_of: dict[str, BlockKey] = {}
+        self._first_ends: list[tuple[float, str]] = []
         self._interned: dict[frozenset[tuple[_Holder, int]], dict[_Holder, int]] = {}
 
     def __len__(self) -> int:
         """How many nodes, claims and leases are kept."""
         self._expire()
-        return len(self._nodes) + len(self._claims) + len(self._leases)
+        return len(self._nodes) + len(self._claimed) + len(self._firsts) + len(self._leases)
 
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         now = self._clock()
@@ -164,8 +166,9 @@ class MemoryDirectory:
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
         self._expire()
-        overlaps = self._overlaps(keys[:MAX_LOOKUP_BLOCKS])
-        return [self._candidate(self._leases[replica].plain, overlaps) for replica in self._order]
+        keys = keys[:MAX_LOOKUP_BLOCKS]
+        overlaps, claimed = self._overlaps(keys), self._claimed.overlaps(keys)
+        return [self._candidate(self._leases[replica].plain, overlaps, claimed) for replica in self._order]
 
     async def claim(
         self,
@@ -179,23 +182,24 @@ class MemoryDirectory:
         unseen_from: int | None = None,
     ) -> bool:
         self._expire()
-        holder = (replica, incarnation)
-        keys = tuple(keys[:MAX_LOOKUP_BLOCKS])
-        if unseen_from is not None and unseen_from < len(keys) and self._others(keys, unseen_from, holder):
-            return False
-        self._drop_claim(claim_id)
-        expires_at = self._clock() + ttl_s
-        renew_before = self._clock() + ttl_s / 2
-        mark = _Mark(claim_id, expires_at)
-        marked = tuple(key for key in self._not_held(keys, holder) if self._mark(mark, holder, key, renew_before))
-        claim = _Claim(holder, marked, max(tokens, 0), expires_at)
-        self._claims[claim_id] = claim
-        self._open.setdefault(replica, {})[claim_id] = claim.tokens
-        heapq.heappush(self._claim_expiries, (claim.expires_at, claim_id))
+        holder, ends_at = (replica, incarnation), self._clock() + ttl_s
+        if unseen_from is not None and unseen_from < len(keys):
+            key = keys[unseen_from]
+            first = self._firsts.get(key)
+            if first is not None and first.holder[0] != replica and first.holder in self._live:
+                return False
+            self._firsts[key] = _First(claim_id, holder)
+            self._first_of[claim_id] = key
+            heapq.heappush(self._first_ends, (ends_at, claim_id))
+        self._claimed.add((claim_id, holder), holder, marks_of(keys), ends_at)
+        self._open.setdefault(replica, {})[claim_id] = _Claim(max(tokens, 0), ends_at)
+        heapq.heappush(self._ends, (ends_at, claim_id, replica))
         return True
 
     async def withdraw(self, claim_id: str, replica: str, incarnation: str, keys: Sequence[BlockKey]) -> None:
-        self._drop_claim(claim_id)
+        self._claimed.remove((claim_id, (replica, incarnation)))
+        self._settle(claim_id, replica)
+        self._drop_first(claim_id)
 
     async def states(self) -> list[ReplicaState]:
         self._expire()
@@ -226,15 +230,17 @@ class MemoryDirectory:
     async def close(self) -> None:
         return None
 
-    def _candidate(self, plain: Candidate, overlaps: dict[_Holder, Overlap]) -> Candidate:
+    def _candidate(
+        self, plain: Candidate, overlaps: Mapping[_Holder, Overlap], claimed: Mapping[_Holder, int]
+    ) -> Candidate:
         state = plain.state
-        overlap = overlaps.get((state.replica, state.incarnation))
-        opened = self._open.get(state.replica)
-        if overlap is None and opened is None:
+        holder = (state.replica, state.incarnation)
+        overlap, about, opened = overlaps.get(holder), claimed.get(holder, 0), self._open.get(state.replica)
+        if overlap is None and not about and opened is None:
             return plain
-        overlap = overlap or Overlap(0, 0, 0)
-        opened = opened or {}
-        return Candidate(state, overlap.held, overlap.claimed, sum(opened.values()), overlap.fast, len(opened))
+        overlap, opened = overlap or Overlap(0, 0), opened or {}
+        tokens = sum(claim.tokens for claim in opened.values())
+        return Candidate(state, overlap.held, max(overlap.held, about), tokens, overlap.fast, len(opened))
 
     def _note_leases(self) -> None:
         self._order = sorted(self._leases)
@@ -251,14 +257,12 @@ class MemoryDirectory:
                 node = self._nodes.get(anchor(keys, start))
                 blocks = runs[start] = node.blocks if node else {}
             tiers = blocks.get(keys[block], _NOBODY)
-            marks = self._marks.get(keys[block])
-            if marks is None and id(tiers) in cache:
-                return cache[id(tiers)]
-            ranks = {holder: FAST if tier == FAST_TIER else SLOW for holder, tier in tiers.items() if holder in live}
-            if marks is None:
-                cache[id(tiers)] = ranks
-                return ranks
-            return {holder: CLAIMED for holder in marks if holder in live} | ranks
+            ranks = cache.get(id(tiers))
+            if ranks is None:
+                ranks = cache[id(tiers)] = {
+                    holder: FAST if tier == FAST_TIER else SLOW for holder, tier in tiers.items() if holder in live
+                }
+            return ranks
 
         return OverlapWalk(ranks_at).run(keys)
 
@@ -274,11 +278,6 @@ class MemoryDirectory:
         if tiers is None or tiers.get(holder) != tier:
             node.blocks[key] = self._intern({**tiers, holder: tier} if tiers else {holder: tier})
         self._held_at.setdefault(holder, {})[name] = None
-        marks = self._marks.get(key)
-        if marks is not None:
-            marks.pop(holder, None)
-            if not marks:
-                del self._marks[key]
 
     def _remove(self, holding: Holding, holder: _Holder) -> None:
         node = self._nodes.get(holding.anchor)
@@ -313,64 +312,29 @@ class MemoryDirectory:
             self._applied_at.pop(holder, None)
         return freed
 
-    def _others(self, keys: Sequence[BlockKey], block: int, holder: _Holder) -> bool:
-        node = self._nodes.get(anchor(keys, block))
-        holders = set(node.blocks.get(keys[block], ()) if node else ()) | set(self._marks.get(keys[block], ()))
-        return bool((holders & self._live.keys()) - {holder})
-
-    def _not_held(self, keys: Sequence[BlockKey], holder: _Holder) -> Iterator[BlockKey]:
-        """Yield the keys that a holder does not have; of a run whose last block it has, it has all."""
-        for start in range(0, len(keys), RUN_BLOCKS):
-            run = keys[start : start + RUN_BLOCKS]
-            node = self._nodes.get(anchor(keys, start))
-            if node is None:
-                yield from run
-            elif holder not in node.blocks.get(run[-1], ()):
-                yield from (key for key in run if holder not in node.blocks.get(key, ()))
-
-    def _mark(self, mark: _Mark, holder: _Holder, key: BlockKey, renew_before: float) -> bool:
-        """Mark a block; return whether the mark is this one or was renewed."""
-        marks = self._marks.setdefault(key, {})
-        there = marks.setdefault(holder, mark)
-        if there is mark:
-            return True
-        if there.expires_at >= renew_before:
-            return False
-        marks[holder] = _Mark(there.claim_id, mark.expires_at)
-        return True
-
     def _settle(self, claim_id: str, replica: str) -> None:
         opened = self._open.get(replica, {})
         opened.pop(claim_id, None)
         if not opened:
             self._open.pop(replica, None)
 
-    def _drop_claim(self, claim_id: str) -> None:
-        claim = self._claims.pop(claim_id, None)
-        if claim is None:
-            return
-        self._settle(claim_id, claim.holder[0])
-        now = self._clock()
-        for key in claim.keys:
-            marks = self._marks.get(key, {})
-            mark = marks.get(claim.holder)
-            if mark is None:
-                continue
-            # Another claim may have made the mark, or renewed it since.
-            ended = mark.expires_at <= now
-            if ended or (claim.expires_at > now and (mark.claim_id == claim_id or mark.claim_id not in self._claims)):
-                del marks[claim.holder]
-            if not marks:
-                self._marks.pop(key, None)
+    def _drop_first(self, claim_id: str) -> None:
+        """Forget which block a claim was the first for, unless another one took its place."""
+        key = self._first_of.pop(claim_id, None)
+        if key is not None and key in self._firsts and self._firsts[key].claim_id == claim_id:
+            del self._firsts[key]
 
     def _expire(self) -> None:
         """Drop what has run out; each thing is dropped once, so the cost is that of having added it."""
         now = self._clock()
-        while self._claim_expiries and self._claim_expiries[0][0] <= now:
-            _, claim_id = heapq.heappop(self._claim_expiries)
-            claim = self._claims.get(claim_id)
+        self._claimed.expire(now)
+        while self._ends and self._ends[0][0] <= now:
+            _, claim_id, replica = heapq.heappop(self._ends)
+            claim = self._open.get(replica, {}).get(claim_id)
             if claim is not None and claim.expires_at <= now:
-                self._drop_claim(claim_id)
+                self._settle(claim_id, replica)
+        while self._first_ends and self._first_ends[0][0] <= now:
+            self._drop_first(heapq.heappop(self._first_ends)[1])
         while self._nodes and next(iter(self._nodes.values())).expires_at <= now:
             self._nodes.popitem(last=False)
         if self._leases and now >= self._next_lapse:

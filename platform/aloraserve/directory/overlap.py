@@ -13,17 +13,16 @@ from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import RUN_BLOCKS
 
 HolderT = TypeVar("HolderT", bound=Hashable)
-FAST, SLOW, CLAIMED = 0, 1, 2
+FAST, SLOW = 0, 1
 """How a holder has a block: the less the better. A holder's ranks along a chain never fall."""
 
 
 @dataclass(slots=True)
 class Overlap:
-    """Leading blocks that a holder has: in the fast tier, in any, and with those it claimed."""
+    """Leading blocks that a holder has: in the fast tier, and in any."""
 
     fast: int
     held: int
-    claimed: int
 
 
 @dataclass(slots=True)
@@ -52,14 +51,14 @@ class OverlapWalk(Generic[HolderT]):
             if not self._unchanged(self.ranks_at(start, stop - 1)):
                 self._step_through(start, stop)
         for holder, level in list(self._going.items()):
-            self._end(holder, level, CLAIMED, count)
+            self._end(holder, level, SLOW, count)
         return self._found
 
     def _unchanged(self, ranks: Mapping[HolderT, int]) -> bool:
         """Whether all that go on have a run's last block as well as those before it: then they have the whole run."""
         if ranks is self._last:
             return True
-        if all(ranks.get(holder, CLAIMED + 1) <= level for holder, level in self._going.items()):
+        if all(ranks.get(holder, SLOW + 1) <= level for holder, level in self._going.items()):
             self._last = ranks
             return True
         return False
@@ -74,7 +73,7 @@ class OverlapWalk(Generic[HolderT]):
             for holder, level in list(self._going.items()):
                 rank = ranks.get(holder)
                 if rank is None:
-                    self._end(holder, level, CLAIMED, block)
+                    self._end(holder, level, SLOW, block)
                     del self._going[holder]
                 elif rank > level:
                     self._end(holder, level, rank - 1, block)
@@ -83,10 +82,8 @@ class OverlapWalk(Generic[HolderT]):
 
     def _end(self, holder: HolderT, level: int, through: int, block: int) -> None:
         """Note that from ``block`` on the holder's ranks ``level`` to ``through`` go no further."""
-        found = self._found.setdefault(holder, Overlap(0, 0, 0))
+        found = self._found.setdefault(holder, Overlap(0, 0))
         if level <= FAST <= through:
             found.fast = block
-        if level <= SLOW <= through:
+        if through == SLOW:
             found.held = block
-        if through == CLAIMED:
-            found.claimed = block

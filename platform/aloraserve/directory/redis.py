@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Self
 
 from aloraserve.blocks import BlockKey, KeySpace
+from aloraserve.blocks.keys import SCHEMA
 from aloraserve.directory import redis_scripts as scripts
 from aloraserve.directory.base import (
     CLAIM_TTL_S,
@@ -23,9 +26,19 @@ from aloraserve.directory.base import (
     ReplicaState,
     check_apply,
 )
-from aloraserve.directory.fleet_view import FleetView
+from aloraserve.directory.claimed_blocks import marks_of
+from aloraserve.directory.directory_view import DirectoryView
 from aloraserve.directory.handshake import check_same
-from aloraserve.directory.redis_encoding import changes_by_shard, holder_of, shard_of, tag_of
+from aloraserve.directory.redis_encoding import (
+    changes_by_shard,
+    claim_blob,
+    claim_name,
+    holder_of,
+    shard_of,
+    withdrawal_blob,
+)
+from aloraserve.directory.redis_keys import FleetKeys
+from aloraserve.directory.view_refresher import ViewRefresher
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.redis.keys import CLUSTER_SHARDS, fleet_prefix, milliseconds
 from aloraserve.redis.script_client import ScriptClient
@@ -37,7 +50,13 @@ RECLAIM_WINDOW_S = 0.1
 MAX_INCARNATION_BYTES = 999
 LEFT_KEPT_S = 10.0
 """How long the record of a replica that left stays, for clients that have not heard of it."""
-_OVERLAP_WIDTH = 4
+FRESH_S = 0.1
+"""A lookup waits for a view that is not older than this. While calls come it is a fifth of that."""
+PAGE = 128
+"""Records, totals and claims in one reply, each: reading that many takes a millisecond or two of the event loop."""
+CLAIM_PAGE = 64
+MAX_FIRSTS = 8192
+_OVERLAP_WIDTH = 3
 
 
 class RedisDirectory:
@@ -48,6 +67,7 @@ class RedisDirectory:
         namespace: what keeps fleets apart on one server; no braces.
         node_ttl_s: how long a node lives after something in it was last stored.
         forget_s: how long a silent replica's holdings are kept.
+        on_unreadable: called for each record or claim that cannot be read and is passed over.
 
     Raises:
         ValueError: the namespace is empty or has a brace.
@@ -60,17 +80,23 @@ class RedisDirectory:
         namespace: str,
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
+        on_unreadable: Callable[[], None] = lambda: None,
     ) -> None:
         self._scripts = client
-        self._fleet = fleet_prefix(namespace)
+        self._fleet = f"{fleet_prefix(namespace)}{SCHEMA}:"
+        self._keys = FleetKeys(fleet_prefix(namespace), self._fleet)
         self._shards = (
-            [f"{{aloraserve:{namespace}:{shard:02x}}}:" for shard in range(CLUSTER_SHARDS)]
+            [f"{{aloraserve:{namespace}:{shard:02x}}}:{SCHEMA}:" for shard in range(CLUSTER_SHARDS)]
             if client.is_cluster
             else [self._fleet]
         )
         self._node_ttl_ms = milliseconds(node_ttl_s)
         self._forget_ms = milliseconds(forget_s)
-        self._view = FleetView(holder_of)
+        self._clock = time.monotonic
+        self._view = DirectoryView(holder_of, on_unreadable=on_unreadable)
+        self._refresher = ViewRefresher(self._refresh)
+        self._changed_at = -math.inf
+        self._firsts: dict[bytes, BlockKey] = {}
         self._next_reclaimed = secrets.randbelow(len(self._shards))
 
     @classmethod
@@ -83,6 +109,7 @@ class RedisDirectory:
         max_calls: int = 32,
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
+        on_unreadable: Callable[[], None] = lambda: None,
     ) -> Self:
         """Return a directory at ``url``; connects when first used.
 
@@ -93,16 +120,17 @@ class RedisDirectory:
             max_calls: the most under way on a server; more wait, within ``timeout_s``.
             node_ttl_s: see the class.
             forget_s: see the class.
+            on_unreadable: see the class.
 
         Raises:
             ValueError: the URL or the namespace is not one of those accepted.
         """
         client = ScriptClient.from_url(url, timeout_s=timeout_s, max_calls=max_calls, part="directory")
-        return cls(client, namespace=namespace, node_ttl_s=node_ttl_s, forget_s=forget_s)
+        return cls(client, namespace=namespace, node_ttl_s=node_ttl_s, forget_s=forget_s, on_unreadable=on_unreadable)
 
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         mine = json.dumps({item.name: getattr(space, item.name) for item in fields(KeySpace)}, sort_keys=True)
-        fleet = await self._scripts.run(ScriptCall(scripts.JOIN, (f"{self._fleet}space",), (mine, milliseconds(ttl_s))))
+        fleet = await self._scripts.run(ScriptCall(scripts.JOIN, (self._keys.space,), (mine, milliseconds(ttl_s))))
         if bytes(fleet).decode() != mine:
             check_same(_key_space(fleet), space)
 
@@ -111,11 +139,17 @@ class RedisDirectory:
             raise ValueError(f"incarnation {state.incarnation[:40]!r}... is longer than {MAX_INCARNATION_BYTES} bytes")
         content = json.dumps(asdict(state), separators=(",", ":"))
         arguments = (state.replica, milliseconds(ttl_s), state.incarnation, content, self._forget_ms)
-        await self._scripts.run(ScriptCall(scripts.PUBLISH, (self._fleet,), (*arguments, *settled[:MAX_SETTLED])))
+        await self._scripts.run(
+            ScriptCall(scripts.PUBLISH, self._keys.leases(state.replica), (*arguments, *settled[:MAX_SETTLED]))
+        )
+        self._changed_at = self._clock()
 
     async def retire(self, replica: str) -> None:
         content = json.dumps({"replica": replica, "incarnation": ""})
-        await self._scripts.run(ScriptCall(scripts.RETIRE, (self._fleet,), (replica, content, self._forget_ms)))
+        await self._scripts.run(
+            ScriptCall(scripts.RETIRE, self._keys.leases(replica), (replica, content, self._forget_ms))
+        )
+        self._changed_at = self._clock()
 
     async def apply(
         self,
@@ -135,28 +169,18 @@ class RedisDirectory:
         await self._scripts.run_all(calls)
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
-        blob = b"".join(keys[:MAX_LOOKUP_BLOCKS])
-        since = self._view.version
-        if len(self._shards) == 1:
-            states, overlaps = await self._scripts.run(
-                ScriptCall(scripts.LOOKUP_WITH_STATES, (self._fleet,), (blob, since))
-            )
-        else:
-            states, overlaps = await self._scripts.run_all(
-                [
-                    ScriptCall(scripts.STATES, (self._fleet,), (since,)),
-                    ScriptCall(scripts.LOOKUP, (self._shard(keys),), (blob,)),
-                ]
-            )
-        found = {
-            overlaps[start]: overlaps[start + 1 : start + _OVERLAP_WIDTH]
-            for start in range(0, len(overlaps), _OVERLAP_WIDTH)
-        }
-        claimed = self._view.claims(states)
-        return [
-            _candidate(known.plain, found.get(known.holder), claimed.get(known.plain.state.replica))
-            for known in self._view.live(states)
-        ]
+        as_of = max(self._clock() - FRESH_S, self._changed_at)
+        self._refresher.use(as_of)
+        held = await self._held(keys[:MAX_LOOKUP_BLOCKS])
+        await self._refresher.wait(as_of)
+        return self._view.candidates(keys[:MAX_LOOKUP_BLOCKS], held)
+
+    async def _held(self, keys: Sequence[BlockKey]) -> dict[bytes, tuple[int, int]]:
+        """Return how many of a prompt's leading blocks each holder has in the fast tier, and in any."""
+        if not keys:
+            return {}
+        found = await self._scripts.run(ScriptCall(scripts.LOOKUP, (self._shard(keys),), (b"".join(keys),)))
+        return {found[start]: (found[start + 1], found[start + 2]) for start in range(0, len(found), _OVERLAP_WIDTH)}
 
     async def claim(
         self,
@@ -169,43 +193,56 @@ class RedisDirectory:
         ttl_s: float = CLAIM_TTL_S,
         unseen_from: int | None = None,
     ) -> bool:
-        keys = keys[:MAX_LOOKUP_BLOCKS]
-        ttl_ms = milliseconds(ttl_s)
-        if unseen_from is not None and not self._view.version:
-            # Whose holdings count is known from lookups, and there was none.
-            await self.states()
-        blocks = (
-            holder_of(replica, incarnation),
-            tag_of(claim_id),
-            ttl_ms,
-            -1 if unseen_from is None else unseen_from,
-            self._node_ttl_ms,
-            b"".join(keys),
-            self._view.holders(),
+        name = claim_name(claim_id, holder_of(replica, incarnation))
+        first = keys[unseen_from] if unseen_from is not None and unseen_from < len(keys) else None
+        arguments = (
+            replica,
+            incarnation,
+            claim_id,
+            max(tokens, 0),
+            milliseconds(ttl_s),
+            self._forget_ms,
+            claim_blob(name, marks_of(keys)),
+            self._view.cursors.claims,
+            CLAIM_PAGE,
         )
-        done, _ = await self._scripts.run_all(
-            [
-                ScriptCall(scripts.CLAIM_BLOCKS, (self._shard(keys),), blocks),
-                ScriptCall(scripts.CLAIM_TOKENS, (self._fleet,), (replica, claim_id, max(tokens, 0), ttl_ms)),
-            ]
-        )
-        if not done:
-            await self._scripts.run(ScriptCall(scripts.WITHDRAW_TOKENS, (self._fleet,), (replica, claim_id)))
-        return bool(done)
+        reply = None
+        self._view.begin(name, replica, max(tokens, 0))
+        try:
+            reply = await self._scripts.run(ScriptCall(scripts.CLAIM, self._keys.claim(replica, first), arguments))
+        finally:
+            is_recorded = self._view.end(name, reply)
+        if is_recorded and first is not None:
+            self._note_first(name, first)
+        return is_recorded
 
     async def withdraw(self, claim_id: str, replica: str, incarnation: str, keys: Sequence[BlockKey]) -> None:
-        keys = keys[:MAX_LOOKUP_BLOCKS]
-        blocks = (holder_of(replica, incarnation), tag_of(claim_id), b"".join(keys))
-        await self._scripts.run_all(
-            [
-                ScriptCall(scripts.WITHDRAW_BLOCKS, (self._shard(keys),), blocks),
-                ScriptCall(scripts.WITHDRAW_TOKENS, (self._fleet,), (replica, claim_id)),
-            ]
-        )
+        name = claim_name(claim_id, holder_of(replica, incarnation))
+        self._view.withdraw(name)
+        names = self._keys.withdrawal(replica, self._firsts.pop(name, None))
+        arguments = (replica, claim_id, milliseconds(CLAIM_TTL_S), self._forget_ms, withdrawal_blob(name))
+        await self._scripts.run(ScriptCall(scripts.WITHDRAW, names, arguments))
+        self._changed_at = self._clock()
 
     async def states(self) -> list[ReplicaState]:
-        reply = await self._scripts.run(ScriptCall(scripts.STATES, (self._fleet,), (self._view.version,)))
-        return [known.plain.state for known in self._view.live(reply)]
+        as_of = self._clock()
+        self._refresher.use(as_of)
+        await self._refresher.wait(as_of)
+        return [candidate.state for candidate in self._view.live()]
+
+    async def _refresh(self) -> None:
+        """Take in what changed since the last time, page by page."""
+        has_more = True
+        while has_more:
+            arguments = (*self._view.cursors, PAGE, milliseconds(CLAIM_TTL_S))
+            reply = await self._scripts.run(ScriptCall(scripts.CHANGES, self._keys.changes, arguments))
+            has_more = self._view.take(reply, PAGE)
+
+    def _note_first(self, name: bytes, key: BlockKey) -> None:
+        """Remember the block that a claim was first for: a withdrawal frees it."""
+        self._firsts[name] = key
+        if len(self._firsts) > MAX_FIRSTS:
+            del self._firsts[next(iter(self._firsts))]
 
     async def epoch(self) -> str:
         """See the contract; in a cluster one shard is asked for all that its server has."""
@@ -221,7 +258,7 @@ class RedisDirectory:
     async def reclaim(self, *, max_fields: int = 1024) -> int:
         """See the contract; one shard a call, and one call of the fleet every ``RECLAIM_WINDOW_S``."""
         limits = (self._forget_ms, milliseconds(LEFT_KEPT_S), milliseconds(RECLAIM_WINDOW_S))
-        records = await self._scripts.run(ScriptCall(scripts.KEPT, (self._fleet,), limits))
+        records = await self._scripts.run(ScriptCall(scripts.KEPT, self._keys.kept, limits))
         if records is None:
             return 0
         names = [bytes(record).decode() for record in records]
@@ -235,6 +272,7 @@ class RedisDirectory:
         await self._scripts.run(self._epoch_of(self._fleet))
 
     async def close(self) -> None:
+        await self._refresher.close()
         await self._scripts.close()
 
     def _shard(self, keys: Sequence[BlockKey]) -> str:
@@ -252,16 +290,11 @@ class RedisDirectory:
         return servers
 
 
-def _candidate(plain: Candidate, overlap: Sequence[int] | None, claimed: tuple[int, int] | None) -> Candidate:
-    if overlap is None and claimed is None:
-        return plain
-    fast, held, about = overlap or (0, 0, 0)
-    tokens, claims = claimed or (0, 0)
-    return Candidate(plain.state, held, about, tokens, fast, claims)
-
-
 def _key_space(data: bytes) -> KeySpace:
+    """Read a fleet's key space. A first release's has no schema; what a newer one's has beside it is passed over."""
     try:
-        return KeySpace(**json.loads(data))
+        found = json.loads(data)
+        known = {item.name: found[item.name] for item in fields(KeySpace) if item.name in found}
+        return KeySpace(**{"schema": 1, **known})
     except (ValueError, TypeError) as error:
         raise DirectoryUnavailableError("the fleet's key space in the directory cannot be read") from error

@@ -6,13 +6,16 @@ import hashlib
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import Holding
+from aloraserve.directory.claimed_blocks import MARK_BYTES
 
 FIELD_BYTES = 8
 HOLDER_BYTES = 8
-TAG_BYTES = 4
+TAG_BYTES = 8
+_CLAIMED, _WITHDRAWN = b"c", b"w"
 MAX_GROUP = 1024
 """Blocks of one run in one script: Lua passes a list's values on its stack, which holds some thousands."""
 
@@ -23,9 +26,9 @@ def holder_of(replica: str, incarnation: str) -> bytes:
     return hashlib.blake2b(f"{replica}\0{incarnation}".encode(), digest_size=HOLDER_BYTES).digest()
 
 
-def tag_of(claim_id: str) -> bytes:
-    """Return the bytes that stand for a claim."""
-    return hashlib.blake2b(claim_id.encode(), digest_size=TAG_BYTES).digest()
+def claim_name(claim_id: str, holder: bytes) -> bytes:
+    """Return the bytes that stand for a holder's claim."""
+    return holder + hashlib.blake2b(claim_id.encode(), digest_size=TAG_BYTES).digest()
 
 
 def shard_of(first_key: BlockKey, shards: int) -> int:
@@ -52,3 +55,67 @@ def _groups(name: BlockKey, stored: Sequence[Holding], removed: Sequence[Holding
         yield name + struct.pack(">HH", len(new), len(old))
         yield b"".join(holding.key[:FIELD_BYTES] + bytes((holding.tier,)) for holding in new)
         yield b"".join(holding.key[:FIELD_BYTES] for holding in old)
+
+
+class ClaimEntry(NamedTuple):
+    """An entry of the stream of claims.
+
+    Args:
+        name: of the claim: a holder and a tag.
+        replica: whose claim it is.
+        ends_ms: when it ends, on the server's clock.
+        totals: the replica's open claims with it, see :func:`read_totals`.
+        marks: see :mod:`aloraserve.directory.claimed_blocks`.
+        is_withdrawn: the claim is taken back.
+    """
+
+    name: bytes
+    replica: str
+    ends_ms: int
+    totals: tuple[int, int, int]
+    marks: tuple[bytes, ...]
+    is_withdrawn: bool
+
+    @property
+    def holder(self) -> bytes:
+        """The holder that is about to have the blocks."""
+        return self.name[:HOLDER_BYTES]
+
+
+def claim_blob(name: bytes, marks: Sequence[bytes]) -> bytes:
+    """Return a claim as the stream's entry has it, beside what the server knows."""
+    return _CLAIMED + name + b"".join(marks)
+
+
+def withdrawal_blob(name: bytes) -> bytes:
+    """Return what takes a claim back in the stream."""
+    return _WITHDRAWN + name
+
+
+def read_claim(fields: Sequence[bytes]) -> ClaimEntry:
+    """Read the fields and values of an entry of the stream.
+
+    Raises:
+        ValueError: they cannot be read.
+        KeyError: one is missing.
+    """
+    found = dict(zip(fields[::2], fields[1::2], strict=True))
+    blob = found[b"claim"]
+    start = 1 + HOLDER_BYTES + TAG_BYTES
+    marks = tuple(blob[at : at + MARK_BYTES] for at in range(start, len(blob), MARK_BYTES))
+    return ClaimEntry(
+        blob[1:start],
+        found[b"replica"].decode(),
+        int(found[b"ends"]),
+        read_totals(found[b"totals"]),
+        marks,
+        blob[:1] == _WITHDRAWN,
+    )
+
+
+def read_totals(content: bytes | None) -> tuple[int, int, int]:
+    """Return the version of a replica's totals, its claimed tokens, and of how many claims they are."""
+    if not content:
+        return 0, 0, 0
+    version, tokens, claims, _ = content.split(b" ")
+    return int(version), int(tokens), int(claims)

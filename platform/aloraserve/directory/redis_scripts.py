@@ -1,19 +1,22 @@
 """The scripts of :mod:`aloraserve.directory.redis` and what they keep: each is atomic and one round trip.
 
-Times are the server's own, in milliseconds. There are two kinds of prefix. Under the fleet's lie:
+Times are the server's own, in milliseconds. There are two kinds of prefix, both with the version of this schema. Under
+the fleet's lie:
 
 ==================  ========  ===========================================================================
 key                 type      content
 ==================  ========  ===========================================================================
-``space``           string    JSON of the fleet's key space, living as long as somebody joins
 ``replicas``        hash      replica -> lease expiry (13 digits), its length (9), version (16), length of the
                               incarnation (3), incarnation, state JSON
-``version``         string    counts publications, from the time it was first needed on
+``version``         string    counts changes of records and totals, from the time it was first needed on
 ``versions``        zset      replica, by the version of its record
 ``known``           zset      replica, by when it last published
-``t:<replica>``     hash      claim id -> "<expiry> <tokens>", dropped when the replica settles it
-``open``            set       replicas that have such claims
-``rl``              string    set while the fleet's share of reclaiming is used up
+``t:<replica>``     hash      its open claims: claim id -> "<expiry> <tokens>"
+``totals``          hash      replica -> "<version> <tokens> <claims> <first expiry>" of its open claims
+``claimed``         zset      replica, by the version of its totals
+``claims``          stream    claims and withdrawals: replica, expiry, its totals with it, holder, claim and marks
+``c:<block key>``   string    who claimed that block first: claim id, replica, incarnation, entry (MessagePack)
+``turn``            string    set while the fleet's share of reclaiming is used up
 ``epoch``           string    random; lost when the data is
 ==================  ========  ===========================================================================
 
@@ -22,14 +25,16 @@ and under the prefix of each shard of chains:
 ==================  ========  ===========================================================================
 ``b:<anchor>``      hash      a run: first 8 bytes of a block's key -> its entries
 ``o:<holder>``      set       anchors of the runs that have entries of the holder
-``owners``          zset      holder, by when it last applied or claimed
+``owners``          zset      holder, by when it last applied
 ``rc``              string    where the reclaiming of a run stopped
 ``epoch``           string    as above
 ==================  ========  ===========================================================================
 
+Without a version there is ``space``, a string under the fleet's prefix: JSON of its key space, which has the schema's
+version, living as long as somebody joins.
+
 A holder is 8 bytes that stand for a replica and an incarnation. An entry is a holder and one byte: the tier of its
-holding; 255 is a claim's mark and goes on with its expiry (6 bytes) and 4 bytes that stand for the claim. A holder has
-one entry a block.
+holding. A holder has one entry a block. A claim's marks are in :mod:`aloraserve.directory.claimed_blocks`.
 """
 
 from __future__ import annotations
@@ -39,14 +44,11 @@ from aloraserve.redis.scripts import Script
 JOIN = Script.read(__package__, "join")
 PUBLISH = Script.read(__package__, "publish")
 RETIRE = Script.read(__package__, "retire")
-STATES = Script.read(__package__, "states")
+CHANGES = Script.read(__package__, "changes")
 KEPT = Script.read(__package__, "kept")
-CLAIM_TOKENS = Script.read(__package__, "claim_tokens")
-WITHDRAW_TOKENS = Script.read(__package__, "withdraw_tokens")
+CLAIM = Script.read(__package__, "claim")
+WITHDRAW = Script.read(__package__, "withdraw")
 APPLY = Script.read(__package__, "apply")
 LOOKUP = Script.read(__package__, "lookup")
-LOOKUP_WITH_STATES = Script.read(__package__, "lookup_with_states")
-CLAIM_BLOCKS = Script.read(__package__, "claim_blocks")
-WITHDRAW_BLOCKS = Script.read(__package__, "withdraw_blocks")
 RECLAIM = Script.read(__package__, "reclaim")
 EPOCH = Script.read(__package__, "epoch")

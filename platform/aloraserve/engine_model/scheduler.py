@@ -82,6 +82,7 @@ class Scheduler:
         self._chunks: list[tuple[Request, int]] = []
         self._answers = DecodeSeries(calibration.decode, self.kv_cache_manager)
         self._step = StepStats(0.0)
+        self._loads = False
         self._step_end_s = math.inf
         self._since_s = 0.0
         self._takes_more = True
@@ -201,7 +202,8 @@ class Scheduler:
                 self._finish(request, now_s, outputs)
         if self._step_end_s <= now_s:
             self._step_end_s = math.inf
-            outputs.steps.append(self._step)
+            if not self._loads:
+                outputs.steps.append(self._step)
             chunks, self._chunks = self._chunks, []
             for request, tokens in chunks:
                 request.num_computed_tokens += tokens
@@ -270,6 +272,7 @@ class Scheduler:
     def _schedule_prompts(self, budget: int) -> float:
         """Choose what of which prompts the step computes within a budget; return how long that takes."""
         seconds = 0.0
+        self._loads = False
         for request in self._prefilling[: self._prompts_per_step]:
             tokens = min(request.num_tokens - request.num_computed_tokens, budget)
             if tokens <= 0:
@@ -310,7 +313,9 @@ class Scheduler:
         self.running[request.request_id] = request
         self._prefilling.append(request)
         self.adapter_slots.take(request.adapter)
-        return self.adapter_slots.load_s(request.adapter)
+        load_s = self.adapter_slots.load_s(request.adapter)
+        self._loads = self._loads or load_s > 0
+        return load_s
 
     def _chunk(self, request: Request, tokens: int) -> float:
         """Add a part of a prompt to the step and return how long it takes, without what each step takes."""

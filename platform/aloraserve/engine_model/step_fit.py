@@ -29,10 +29,14 @@ PREFERRED = tuple(
         "s_per_square",
         "s_per_context_token",
         "s_per_answer",
+        "adapter_fixed_s",
         "s_per_adapter_token",
         "s_per_adapter_answer",
     )
 )
+LONG_ADAPTER_TOKENS = 256
+"""Tokens of an adapter in one step from which on what each takes can be known. An aLoRA's own few say more of what a
+step with an adapter takes, and would speak for thousands of tokens of a plain LoRA."""
 DISTINCT = 1e-3
 """The least share of a part's squares that the parts before it leave unexplained."""
 SURE = 3.0
@@ -58,7 +62,8 @@ def fit(steps: Sequence[StepStats], weights: Floats) -> StepModel:
     scale = np.sqrt(np.average(relative * relative, axis=0, weights=weights))
     scale[scale == 0] = 1.0
     relative /= scale
-    columns, parts = _select(relative, weights)
+    banned = {_ADAPTER_TOKEN} if features[:, _ADAPTER_TOKEN].max() < LONG_ADAPTER_TOKENS else set()
+    columns, parts = _select(relative, weights, banned)
     found = np.zeros(len(PARTS))
     found[columns] = parts
     return StepModel(*(float(part) for part in found / scale))
@@ -67,29 +72,30 @@ def fit(steps: Sequence[StepStats], weights: Floats) -> StepModel:
 def _features(steps: Sequence[StepStats]) -> Floats:
     """Return a row per step with a column for each of the model's parts."""
     return np.array(
-        [(1.0, step.prefill_tokens > 0, step.answers > 0, *step[1:]) for step in steps],
+        [(1.0, step.prefill_tokens > 0, step.answers > 0, step.adapter_tokens > 0, *step[1:]) for step in steps],
         dtype=np.float64,
     )
 
 
-def _select(rows: Floats, weights: Floats) -> tuple[list[int], Floats]:
+def _select(rows: Floats, weights: Floats, banned: set[int]) -> tuple[list[int], Floats]:
     """Return the columns that count and their parts: those that make each row's sum as near to 1 as can be."""
-    columns = _distinct(rows, weights)
     while True:
+        # One that is left out makes room for those that say the same otherwise.
+        columns = _distinct(rows, weights, banned)
         used = rows[:, columns]
         parts = _least_absolute(used, weights)
         weakest = _weakest(used, weights, parts)
         if weakest is None or len(columns) == 1:
             return columns, np.maximum(parts, 0.0)
-        del columns[weakest]
+        banned.add(columns[weakest])
 
 
-def _distinct(rows: Floats, weights: Floats) -> list[int]:
+def _distinct(rows: Floats, weights: Floats, banned: set[int]) -> list[int]:
     """Return the columns in which rows differ otherwise than in those before (Gram and Schmidt's elimination)."""
     gram = (rows * weights[:, None]).T @ rows / weights.sum()
     left, columns = gram.copy(), []
     for column in PREFERRED:
-        if gram[column, column] > 0 and left[column, column] > DISTINCT * gram[column, column]:
+        if column not in banned and gram[column, column] > 0 and left[column, column] > DISTINCT * gram[column, column]:
             columns.append(column)
             left -= np.outer(left[:, column], left[column]) / left[column, column]
     return columns
@@ -111,6 +117,7 @@ def _least_absolute(rows: Floats, weights: Floats) -> Floats:
     return parts
 
 
+_ADAPTER_TOKEN = PARTS.index("s_per_adapter_token")
 _RIDGE = 1e-9
 _NEAREST = 1e-3
 

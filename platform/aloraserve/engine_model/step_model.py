@@ -17,6 +17,7 @@ class StepModel:
         fixed_s: of each step.
         prefill_fixed_s: more, if it computes prompts.
         answers_fixed_s: more, if it computes answers.
+        adapter_fixed_s: more, if an adapter applies to prompt tokens.
         s_per_token: for each prompt token.
         s_per_square: for each of :attr:`~aloraserve.engine_model.step_stats.StepStats.prefill_squares`.
         s_per_adapter_token: more for each prompt token that an adapter applies to.
@@ -28,6 +29,7 @@ class StepModel:
     fixed_s: float = 0.0
     prefill_fixed_s: float = 0.0
     answers_fixed_s: float = 0.0
+    adapter_fixed_s: float = 0.0
     s_per_token: float = 0.0
     s_per_square: float = 0.0
     s_per_adapter_token: float = 0.0
@@ -40,7 +42,9 @@ class StepModel:
         seconds = self.fixed_s
         if step.prefill_tokens:
             seconds += self.prefill_fixed_s + self.s_per_token * step.prefill_tokens
-            seconds += self.s_per_square * step.prefill_squares + self.s_per_adapter_token * step.adapter_tokens
+            seconds += self.s_per_square * step.prefill_squares
+        if step.adapter_tokens:
+            seconds += self.adapter_fixed_s + self.s_per_adapter_token * step.adapter_tokens
         if step.answers:
             seconds += self.answers_fixed_s + self.s_per_answer * step.answers
             seconds += self.s_per_context_token * step.context_tokens + self.s_per_adapter_answer * step.adapter_answers
@@ -58,8 +62,10 @@ class StepModel:
         if end <= start:
             return 0.0
         steps = math.ceil((end - start) / step_tokens) if step_tokens else 1
+        adapter_steps = math.ceil(adapter_tokens / step_tokens) if step_tokens else min(adapter_tokens, 1)
+        fixed_s = steps * (self.fixed_s + self.prefill_fixed_s) + adapter_steps * self.adapter_fixed_s
         linear_s = self.s_per_token * (end - start) + self.s_per_adapter_token * adapter_tokens
-        return steps * (self.fixed_s + self.prefill_fixed_s) + linear_s + self.s_per_square * squares(start, end)
+        return fixed_s + linear_s + self.s_per_square * squares(start, end)
 
     @property
     def prefill(self) -> PrefillModel:

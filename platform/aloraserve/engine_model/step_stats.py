@@ -8,6 +8,8 @@ from typing import NamedTuple
 class StepStats(NamedTuple):
     """One step. Every engine reports its steps in this form; what they cost is learned from nothing else.
 
+    A step in which an adapter is loaded is not reported: its time says nothing of what it computed.
+
     A chunk of a prompt, a prompt after a cached prefix and a prompt that is computed again after a preemption are all
     the same here: tokens, and what they attend to.
 

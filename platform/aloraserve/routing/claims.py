@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aloraserve.blocks import BlockKey
@@ -43,27 +43,20 @@ class Claims:
         directory: where claims are recorded.
         breaker: of that directory, shared with whoever looks things up there.
         budget_s: the longest that a withdrawal waits, and a claim that is cancelled.
-        keep_s: how long no lookup takes longer.
-        clock: seconds that never go back.
     """
 
-    def __init__(
-        self, directory: Directory, breaker: Breaker, *, budget_s: float, keep_s: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, directory: Directory, breaker: Breaker, *, budget_s: float) -> None:
         self._directory = directory
         self._breaker = breaker
         self._budget_s = budget_s
-        self._clock = clock
-        self._pending = PendingClaims(keep_s=keep_s)
+        self._pending = PendingClaims()
 
-    def added_to(
-        self, candidates: Sequence[Candidate], keys: Sequence[BlockKey], looked_up_at: float
-    ) -> list[Candidate]:
-        """Return what a lookup of ``keys`` that began at ``looked_up_at`` found, with the claims that it may lack."""
-        return self._pending.added_to(candidates, keys, looked_up_at=looked_up_at, now=self._clock())
+    def added_to(self, candidates: Sequence[Candidate], keys: Sequence[BlockKey]) -> list[Candidate]:
+        """Return what a lookup of ``keys`` has just found, with the claims that are on their way."""
+        return self._pending.added_to(candidates, keys)
 
     async def record(self, claim: Claim, budget_s: float) -> bool | None:
-        """Record a claim; it counts in :meth:`added_to` meanwhile, and until lookups show it.
+        """Record a claim; it counts in :meth:`added_to` meanwhile.
 
         Args:
             claim: what to record.
@@ -75,19 +68,12 @@ class Claims:
         """
         self._pending.add(claim.claim_id, claim.replica, claim.keys, claim.tokens)
         try:
-            is_recorded = await self._acknowledged(claim, budget_s)
-        except BaseException:
+            return await self._acknowledged(claim, budget_s)
+        finally:
             self._pending.drop(claim.claim_id)
-            raise
-        if is_recorded:
-            self._pending.done(claim.claim_id, self._clock())
-        else:
-            self._pending.drop(claim.claim_id)
-        return is_recorded
 
     async def withdraw(self, claim: Claim) -> bool:
         """Take a claim back; return whether the directory acknowledged it."""
-        self._pending.drop(claim.claim_id)
         if not self._breaker.closed:
             return False
         try:
@@ -97,15 +83,9 @@ class Claims:
             return False
         return True
 
-    def forget(self, claim_id: str) -> None:
-        """Stop counting a claim that the directory never had."""
-        self._pending.drop(claim_id)
-
-    async def _acknowledged(self, claim: Claim, budget_s: float) -> bool | None:
-        if not self._breaker.closed or budget_s <= 0:
-            return None
-        recording = asyncio.ensure_future(
-            self._directory.claim(
+    async def _recorded(self, claim: Claim) -> bool:
+        try:
+            return await self._directory.claim(
                 claim.claim_id,
                 claim.replica,
                 claim.incarnation,
@@ -113,7 +93,14 @@ class Claims:
                 tokens=claim.tokens,
                 unseen_from=claim.unseen_from,
             )
-        )
+        finally:
+            # In the same turn of the loop: what the directory shows must not count here too.
+            self._pending.drop(claim.claim_id)
+
+    async def _acknowledged(self, claim: Claim, budget_s: float) -> bool | None:
+        if not self._breaker.closed or budget_s <= 0:
+            return None
+        recording = asyncio.ensure_future(self._recorded(claim))
         try:
             async with asyncio.timeout(budget_s):
                 return await asyncio.shield(recording)

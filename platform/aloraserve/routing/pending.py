@@ -1,4 +1,4 @@
-"""Decisions of this process that the directory may not show yet."""
+"""Claims of this process that are on their way to the directory."""
 
 from __future__ import annotations
 
@@ -16,23 +16,20 @@ class _Claim:
     replica: str
     keys: Sequence[BlockKey]
     tokens: int
-    done_at: float | None = None
 
 
 class PendingClaims:
-    """Own claims from the decision until lookups show them, so that a burst of calls does not decide on one stale
-    answer. For one event loop.
+    """Own claims from the decision until the directory has them, which shows them from then on. For one event loop.
 
-    A lookup that began before a claim was recorded may lack it: for that one it is added here. It may also have it
-    already, and then it counts twice for as long as that lookup's decision takes.
-
-    Args:
-        keep_s: how long a recorded claim is kept: no lookup takes longer.
+    Without them a burst of calls would decide on one stale answer.
     """
 
-    def __init__(self, *, keep_s: float) -> None:
-        self._keep_s = keep_s
+    def __init__(self) -> None:
         self._claims: dict[str, _Claim] = {}
+
+    def __len__(self) -> int:
+        """How many claims are on their way."""
+        return len(self._claims)
 
     def add(self, claim_id: str, replica: str, keys: Sequence[BlockKey], tokens: int) -> None:
         """Note a claim that is about to be made; of more than ``MAX_PENDING`` the oldest is forgotten."""
@@ -40,44 +37,18 @@ class PendingClaims:
         if len(self._claims) > MAX_PENDING:
             del self._claims[next(iter(self._claims))]
 
-    def done(self, claim_id: str, now: float) -> None:
-        """Note that the directory has the claim."""
-        claim = self._claims.get(claim_id)
-        if claim is not None:
-            claim.done_at = now
-
     def drop(self, claim_id: str) -> None:
-        """Forget a claim that was not recorded, or was withdrawn."""
+        """Forget a claim that the directory has, or has not taken."""
         self._claims.pop(claim_id, None)
 
-    def added_to(
-        self, candidates: Sequence[Candidate], keys: Sequence[BlockKey], *, looked_up_at: float, now: float
-    ) -> list[Candidate]:
-        """Return what a lookup of ``keys`` found, with the claims that it may lack.
-
-        Args:
-            candidates: found.
-            keys: looked up.
-            looked_up_at: when the lookup began.
-            now: on the same clock.
-        """
-        self._forget(now)
-        unseen = [claim for claim in self._claims.values() if claim.done_at is None or claim.done_at > looked_up_at]
-        if not unseen:
-            return list(candidates)
+    def added_to(self, candidates: Sequence[Candidate], keys: Sequence[BlockKey]) -> list[Candidate]:
+        """Return what a lookup of ``keys`` has just found, with the claims that the directory lacks."""
         by_replica: dict[str, list[_Claim]] = {}
-        for claim in unseen:
+        for claim in self._claims.values():
             by_replica.setdefault(claim.replica, []).append(claim)
+        if not by_replica:
+            return list(candidates)
         return [_with(candidate, by_replica.get(candidate.state.replica, ()), keys) for candidate in candidates]
-
-    def _forget(self, now: float) -> None:
-        old = [
-            claim_id
-            for claim_id, claim in self._claims.items()
-            if claim.done_at is not None and now - claim.done_at > self._keep_s
-        ]
-        for claim_id in old:
-            del self._claims[claim_id]
 
 
 def _with(candidate: Candidate, claims: Sequence[_Claim], keys: Sequence[BlockKey]) -> Candidate:

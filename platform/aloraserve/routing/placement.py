@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Decision
 
 
@@ -65,6 +66,7 @@ class Placement:
         lookup_s: time that asking the directory took.
         policy_s: time that the policy took.
         claim_s: time that claiming took.
+        candidates: all that were decided between, as the directory or what stood in for it knew them.
         cell: whose replicas the candidates were.
         spilled: whether that is another cell than the call's own.
     """
@@ -79,6 +81,7 @@ class Placement:
     lookup_s: float = 0.0
     policy_s: float = 0.0
     claim_s: float = 0.0
+    candidates: Sequence[Candidate] = ()
     cell: int = 0
     spilled: bool = False
 

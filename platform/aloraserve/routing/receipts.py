@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -57,10 +58,14 @@ class Answered:
     Args:
         cached_tokens: prompt tokens that it did not prefill.
         ttft_s: from the first decision to its first chunk, other attempts included.
+        ladder: see :class:`Receipt`, like the next one.
+        missed: by cause.
     """
 
     cached_tokens: int
     ttft_s: float
+    ladder: Mapping[str, int] = field(default_factory=dict)
+    missed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,10 @@ class Receipt:
         ttft_s: as it was, None without an answer.
         regret_s: how much sooner another candidate was expected to answer than this one did; None without an answer
             or another candidate.
+        ladder: prompt tokens that would have needed no prefill, from the best that could be to what was
+            (:class:`~aloraserve.diagnosis.account.Ladder`); empty without an answer.
+        missed: tokens that were prefilled although somebody held them, or had held them, by why
+            (:class:`~aloraserve.diagnosis.account.MissCause`).
         estimate_error_s: see :func:`estimate_error_s`; None without an answer, too.
         cell: whose replicas were the candidates.
         spilled: whether that is another cell than the call's own.
@@ -112,6 +121,8 @@ class Receipt:
     cached_tokens: int | None = None
     ttft_s: float | None = None
     regret_s: float | None = None
+    ladder: Mapping[str, int] = field(default_factory=dict)
+    missed: Mapping[str, int] = field(default_factory=dict)
     estimate_error_s: float | None = None
     cell: int = 0
     spilled: bool = False
@@ -168,6 +179,8 @@ class Receipt:
             cached_tokens=answered.cached_tokens if answered else None,
             ttft_s=answered.ttft_s if answered else None,
             regret_s=_regret_s(estimates, last.replica, answered),
+            ladder=answered.ladder if answered else {},
+            missed=answered.missed if answered else {},
             estimate_error_s=estimate_error_s(placement, last.replica, answered.ttft_s, is_first=len(attempts) == 1)
             if answered
             else None,

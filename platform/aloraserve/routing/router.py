@@ -113,7 +113,7 @@ class Router:
         self._claim_budget_s = claim_budget_s
         self._clock = clock
         self._fallback = Rendezvous()
-        self._claims = Claims(self._directory, self._breaker, budget_s=claim_budget_s, keep_s=2 * budget_s, clock=clock)
+        self._claims = Claims(self._directory, self._breaker, budget_s=claim_budget_s)
         self._names = names or ConversationNames()
         self._in_flight = InFlight() if in_flight is None else in_flight
         self._last_seen = LastSeen(self._in_flight)
@@ -171,7 +171,6 @@ class Router:
         """Take a claim back; return whether the directory acknowledged it. It expires by itself otherwise."""
         incarnation = placement.incarnations.get(placement.replica)
         if placement.claim is ClaimOutcome.NONE or not incarnation:
-            self._claims.forget(claim_id)
             return False
         return await self._claims.withdraw(Claim(claim_id, placement.replica, incarnation, call.keys))
 
@@ -203,6 +202,7 @@ class Router:
             labels={state.replica: state.label or state.replica for state in states},
             lookup_s=looked_up_at - started,
             policy_s=self._clock() - looked_up_at,
+            candidates=found.candidates,
         )
         return Proposal(placement, found.unseen_from)
 
@@ -237,11 +237,10 @@ class Router:
         known = self._known_replicas()
         if not self._use_directory:
             return _Found([stand_in(replica, self._in_flight) for replica in dict.fromkeys(known)])
-        looked_up_at = self._clock()
         found = await self._lookup(call)
         if isinstance(found, FallbackCause):
             return _Found(self._last_seen.candidates(known, self._clock()), cause=found)
-        found = self._claims.added_to(found, call.keys, looked_up_at)
+        found = self._claims.added_to(found, call.keys)
         reachable = set(known)
         live = [candidate for candidate in found if not known or candidate.state.replica in reachable]
         if not live:

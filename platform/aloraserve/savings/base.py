@@ -42,12 +42,12 @@ class CallSavings:
     """Effect of reuse across adapters on one call, as its replica estimates it.
 
     Args:
-        saved_s: counterfactual prefill time less actual prefill time; negative where adapter-keyed caching would
-            have been faster.
+        saved_s: counterfactual TTFT less the actual one; negative where adapter-keyed caching would have been faster.
         saved_tokens: prompt tokens that the counterfactual prefills more than the call did; may be negative too.
         counterfactual_cached_tokens: prompt tokens that an adapter-keyed cache would have had.
         confidence: 0 to 1, see :func:`~aloraserve.savings.meter.confidence`.
         cached: the actual cached tokens by source.
+        saved_queue_s: of ``saved_s``, what the call would have waited longer for the prefills before it.
     """
 
     saved_s: float
@@ -55,6 +55,7 @@ class CallSavings:
     counterfactual_cached_tokens: int
     confidence: float
     cached: CachedBySource
+    saved_queue_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class SavingsFigures:
         base_tokens: cached.
         sibling_tokens: cached.
         unknown_tokens: cached.
+        saved_queue_us: of what was saved less what was lost, the wait for other calls; may be negative.
         confidence_milli: sum of the calls' confidences, in thousandths.
     """
 
@@ -102,6 +104,7 @@ class SavingsFigures:
     base_tokens: int = 0
     sibling_tokens: int = 0
     unknown_tokens: int = 0
+    saved_queue_us: int = 0
     confidence_milli: int = 0
 
     @classmethod
@@ -120,6 +123,7 @@ class SavingsFigures:
             base_tokens=cached.base,
             sibling_tokens=cached.sibling,
             unknown_tokens=cached.unknown,
+            saved_queue_us=round(savings.saved_queue_s * 1e6),
             confidence_milli=round(savings.confidence * 1000),
         )
 
@@ -132,6 +136,11 @@ class SavingsFigures:
     def net_saved_s(self) -> float:
         """Seconds of TTFT saved less seconds lost."""
         return (self.saved_us - self.lost_us) / 1e6
+
+    @property
+    def saved_prefill_s(self) -> float:
+        """Seconds of prefill that engines did not do: several that wait for one are saved one prefill."""
+        return self.net_saved_s - self.saved_queue_us / 1e6
 
     @property
     def counterfactual_ttft_s(self) -> float:

@@ -23,6 +23,7 @@ class _Call:
     cache_salt: str | None
     invocation_ids: Sequence[int]
     activation: int = 0
+    saved_queue_s: float = 0.0
     salted: list[BlockKey] | None = None
     has_begun: bool = False
     answers: dict[int, list[int]] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class SavingsMeter:
         self._ghost = Ghost(capacity_blocks)
         self._stored = FirstStored(capacity_blocks)
         self._calls: dict[str, _Call] = {}
+        self._waiting: dict[str, _Call] = {}
 
     def accept(
         self,
@@ -78,7 +80,8 @@ class SavingsMeter:
             cache_salt: of the tenant.
             invocation_ids: an aLoRA's; empty of a plain LoRA, which changes the prompt from its first token on.
         """
-        self._calls[request_id] = _Call(token_ids, keys, adapter, cache_salt, invocation_ids)
+        call = _Call(token_ids, keys, adapter, cache_salt, invocation_ids)
+        self._calls[request_id] = self._waiting[request_id] = call
 
     def prepare(self, request_id: str) -> None:
         """Work out the call's adapter-keyed chain, while its engine computes; some tenths of a millisecond."""
@@ -96,10 +99,11 @@ class SavingsMeter:
             request_id: of the call.
             cached_tokens: prompt tokens that the engine did not compute.
         """
-        call = self._calls.get(request_id)
-        if call is None or call.has_begun:
+        call = self._waiting.get(request_id)
+        if call is None:
             return None
         self.prepare(request_id)
+        behind = self._leave(request_id)
         salted, width, prompt_tokens = call.salted, self._keyspace.block_tokens, len(call.token_ids)
         if salted is None:
             return None
@@ -111,11 +115,13 @@ class SavingsMeter:
         model = self._learner.model()
         if model is None or not self._is_capacity_known:
             return None
-        saved_s = self._prefill_s(model, call, ghost_tokens, 0) - self._prefill_s(
-            model, call, cached_tokens, call.activation
-        )
+        actual_s = self._prefill_s(model, call, cached_tokens, call.activation)
+        own_s = self._prefill_s(model, call, ghost_tokens, 0) - actual_s
+        for later in behind:
+            later.saved_queue_s += own_s
         sure = confidence(self._learner.quality, prompt_tokens)
-        return CallSavings(saved_s, cached_tokens - ghost_tokens, ghost_tokens, sure, sources)
+        saved_s, saved_tokens = own_s + call.saved_queue_s, cached_tokens - ghost_tokens
+        return CallSavings(saved_s, saved_tokens, ghost_tokens, sure, sources, call.saved_queue_s)
 
     def more_tokens(self, request_id: str, choice: int, token_ids: Sequence[int]) -> None:
         """Note generated tokens of one choice, the first ones included."""
@@ -126,6 +132,7 @@ class SavingsMeter:
     def end(self, request_id: str) -> None:
         """Note that a call ended, however it did; its answer is cached as its prompt is."""
         call = self._calls.pop(request_id, None)
+        self._waiting.pop(request_id, None)
         if call is None or not call.has_begun:
             return
         self._ghost.end(request_id)
@@ -135,6 +142,17 @@ class SavingsMeter:
     def emptied(self) -> None:
         """Note that the engine's cache was emptied: an adapter-keyed one would have been as well."""
         self._ghost.clear()
+
+    def _leave(self, request_id: str) -> list[_Call]:
+        """Have a call wait no more; return those that came after it and wait still.
+
+        Of its prefill they have waited for, or will, what was left when they came. The counterfactual's would have had
+        as much longer to go as it takes longer. What it would have delayed after this one's end is not counted.
+        """
+        found = list(self._waiting)
+        behind = [self._waiting[later] for later in found[found.index(request_id) + 1 :]]
+        del self._waiting[request_id]
+        return behind
 
     def _prefill_s(self, model: StepModel, call: _Call, cached_tokens: int, activation: int) -> float:
         """Return how long a call's prompt takes after its cached tokens if its adapter applies from a token on."""

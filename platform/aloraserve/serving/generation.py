@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from aloraserve.diagnosis.account import ReuseAccount
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Decision
 from aloraserve.routing.receipts import Outcome, estimate_error_s
@@ -31,12 +32,14 @@ class Generation:
         request: that is answered.
         ttft_s: from the acceptance of the call to its first chunk, earlier attempts included.
         tokens: generated so far, of all choices.
+        reuse: account of its prompt's reuse, set by an observer of first tokens.
     """
 
     def __init__(self, attempt: Attempt, first: EngineChunk, ttft_s: float, observer: CallObserver) -> None:
         self.request: GenerationRequest = attempt.request
         self.ttft_s = ttft_s
         self.tokens = first.tokens
+        self.reuse: ReuseAccount | None = None
         self._attempt = attempt
         self._facts = first
         self._ready = deque([first])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from weakref import WeakKeyDictionary
 
+from aloraserve.diagnosis.account import ReuseAccount
 from aloraserve.routing.receipts import Answered, Outcome, Receipt, ReceiptRing
 from aloraserve.serving.attempt import Attempt
 from aloraserve.serving.generation import Generation
@@ -25,7 +28,7 @@ class ReceiptWriter(CallObserver):
     def first_token(self, generation: Generation) -> None:
         """See the contract."""
         attempt = generation.attempt
-        answered = Answered(generation.cached_tokens, generation.ttft_s)
+        answered = Answered(generation.cached_tokens, generation.ttft_s, *_shown(generation.reuse))
         self._written[attempt] = self._write(attempt, answered)
 
     def ended(self, attempt: Attempt, generation: Generation | None) -> None:
@@ -41,3 +44,9 @@ class ReceiptWriter(CallObserver):
         receipt = Receipt.of(request.id, request.call, attempt.placement, attempt.records, answered, at_s=time.time())
         self._receipts.add(receipt)
         return receipt
+
+
+def _shown(reuse: ReuseAccount | None) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    if reuse is None:
+        return {}, {}
+    return asdict(reuse.ladder), {cause.value: tokens for cause, tokens in reuse.missed.items()}

@@ -26,6 +26,10 @@ class DirectoryMetrics(Instruments):
             ["call", "outcome"],
             _BUCKETS,
         )
+        self.unreadable = self.counter(
+            "aloraserve_directory_unreadable_total",
+            "Records and claims in the directory that could not be read and were passed over.",
+        )
 
 
 class ObservedDirectory(DirectoryWrapper):

@@ -242,6 +242,13 @@ MUTANTS = (
         "        SimpleNamespace(**({**_ABSENT",
         "test_admission.py::test_an_alora_request_has_its_activation_point_whatever_came_with_it",
     ),
+    Mutant(
+        "served models: a refused load stays vLLM's 500",
+        "patches/served_models.py",
+        '        replace(module.OpenAIServingModels, "load_lora_adapter", _wrap_load, "request")\n',
+        "",
+        "test_served_models.py::test_a_configuration_at_fault_is_a_400",
+    ),
 )
 
 

@@ -120,16 +120,33 @@ def test_the_model_list_and_the_log_say_what_an_adapter_is(server: Server) -> No
     assert "is an aLoRA: invocation 'w901 w902' (token ids [901, 902])" in server.log.read_text()
 
 
-def test_an_adapter_that_would_be_served_wrongly_is_refused_when_it_is_loaded(server: Server, tmp_path: Path) -> None:
-    """With words on what to add; the server goes on."""
-    shutil.copytree(server.adapters_path / "certainty", tmp_path / "legacy")
-    file = tmp_path / "legacy" / "adapter_config.json"
-    config = {**json.loads(file.read_text()), "alora_invocation_tokens": None, "invocation_string": "w901 w902"}
-    file.write_text(json.dumps(config))
-    answer = server.post("/v1/load_lora_adapter", lora_name="legacy", lora_path=str(tmp_path / "legacy"))
-    assert answer.status_code >= 400
-    assert "Add alora_invocation_tokens" in answer.json()["error"]["message"]
+WRONG = [
+    ({"alora_invocation_tokens": None, "invocation_string": "w901 w902"}, "Add alora_invocation_tokens"),
+    ({"target_modules": ["q_proj", "lm_head"]}, "cannot target 'lm_head'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG, ids=["by the front end", "by the worker"])
+def test_an_adapter_that_would_be_served_wrongly_is_a_400_when_it_is_loaded(
+    server: Server, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """With words on what to change; the server goes on."""
+    shutil.copytree(server.adapters_path / "certainty", tmp_path / "wrong")
+    file = tmp_path / "wrong" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    answer = server.post("/v1/load_lora_adapter", lora_name="wrong", lora_path=str(tmp_path / "wrong"))
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
     assert server.complete("base", words(5, 604)).status_code == 200
+
+
+def test_an_adapter_whose_weights_are_damaged_stays_vllms_error(server: Server, tmp_path: Path) -> None:
+    """The plugin answers for configurations only."""
+    shutil.copytree(server.adapters_path / "certainty", tmp_path / "damaged")
+    (tmp_path / "damaged" / "adapter_model.safetensors").write_bytes(b"no weights")
+    answer = server.post("/v1/load_lora_adapter", lora_name="damaged", lora_path=str(tmp_path / "damaged"))
+    assert answer.status_code == 500
+    assert server.complete("base", words(5, 605)).status_code == 200
 
 
 def test_beam_search_with_an_alora_is_a_400(server: Server) -> None:

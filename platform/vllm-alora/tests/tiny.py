@@ -107,12 +107,24 @@ def write_adapter(
     invocation: Sequence[int] | None,
     seed: int,
     spread: float = 0.05,
+    kind: str = "AutoModelForCausalLM",
     **changes: Any,
 ) -> None:
-    """Write a PEFT adapter with random weights of that standard deviation on all seven linears."""
+    """Write a PEFT adapter with random weights of that standard deviation on all seven linears.
+
+    Args:
+        path: of the adapter's folder.
+        model_path: of the model.
+        rank: of all its matrices.
+        invocation: None for a plain LoRA.
+        seed: of the weights.
+        spread: their standard deviation.
+        kind: class of transformers that loads the model.
+        changes: to its configuration.
+    """
     import torch
+    import transformers
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     settings: dict[str, Any] = {
         "r": rank,
@@ -121,7 +133,8 @@ def write_adapter(
         "alora_invocation_tokens": list(invocation) if invocation else None,
         "task_type": "CAUSAL_LM",
     }
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), LoraConfig(**{**settings, **changes}))
+    base = getattr(transformers, kind).from_pretrained(model_path)
+    model = get_peft_model(base, LoraConfig(**{**settings, **changes}))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -238,9 +251,10 @@ class Engine:
         *,
         max_tokens: int = 8,
         cache_salt: str | None = None,
+        pictures: Sequence[Sequence[Any]] = (),
         **sampling: Any,
     ) -> list[Answer]:
-        """Run the calls (prompt, adapter) in one batch, greedily."""
+        """Run the calls (prompt, adapter) in one batch, greedily, each with its pictures if there are any."""
         from vllm import SamplingParams
 
         params = SamplingParams(
@@ -254,6 +268,8 @@ class Engine:
         prompts: list[dict[str, Any]] = [{"prompt_token_ids": list(prompt)} for prompt, _ in calls]
         if cache_salt is not None:
             prompts = [{**prompt, "cache_salt": cache_salt} for prompt in prompts]
+        for prompt, of_prompt in zip(prompts, pictures, strict=False):
+            prompt["multi_modal_data"] = {"image": list(of_prompt)} if of_prompt else {}
         loras = [None if name is None else self.lora(name) for _, name in calls]
         outputs = self.llm.generate(prompts, params, lora_request=loras, use_tqdm=False)
         return [

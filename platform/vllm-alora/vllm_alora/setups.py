@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from vllm_alora.adapters import read_adapter
 from vllm_alora.decision import refusal
 
 BLOCK_CONNECTORS = frozenset(
@@ -27,6 +28,22 @@ whatever adapter computed them, or nobody knows."""
 
 LORA_FLAGS = ("specialize_active_lora", "enable_tower_connector_lora")
 """Fields of ``LoRAConfig``: CUDA graphs that can be one adapter short; adapters in the tower, which has no mask."""
+
+
+def refuse_load(config: Any, lora_request: Any) -> None:
+    """Refuse an adapter that this engine cannot serve, as far as this machine can read it.
+
+    Args:
+        config: the engine's ``VllmConfig``.
+        lora_request: the adapter.
+
+    Raises:
+        UnreadableAdapterError: its configuration is no valid one.
+        VLLMValidationError: this engine cannot serve an aLoRA adapter.
+    """
+    found = read_adapter(lora_request)
+    if found is not None and found[0] is not None:
+        refuse_setup(config, lora_request.lora_name)
 
 
 def refuse_setup(config: Any, name: str) -> None:

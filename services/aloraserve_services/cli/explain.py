@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from aloraserve.errors import AloraserveError, StartError
-from aloraserve.settings import Settings
+from aloraserve_services.cli.admin_api import admin_authorization, fetch_for_admin
 from aloraserve_services.cli.console import out
 from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
 from aloraserve_services.cli.reaching import reaching
@@ -29,46 +27,11 @@ def explain(
     """Show why a request went to its replica: the candidates, what was expected of each, and what came of it."""
     settings = chosen.load()
     with reaching(settings.state_dir, url, admin_authorization(settings)) as client:
-        receipt = fetch_receipt(client, request_id)
+        receipt = fetch_for_admin(client, f"/v1/receipts/{quote(request_id, safe='')}")
     if json:
         out.print_json(data=receipt)
     else:
         show_receipt(out, receipt)
-
-
-class ReceiptRefusedError(AloraserveError):
-    """Raised when the platform has no such receipt, or does not show it to this caller."""
-
-
-def admin_authorization(settings: Settings) -> dict[str, str]:
-    """Return the header that reads receipts: the first administrator's key, else the first tenant's, if any."""
-    for key in (*settings.admin_keys.values(), *settings.api_keys.values()):
-        return {"Authorization": f"Bearer {key.get_secret_value()}"}
-    return {}
-
-
-def fetch_receipt(client: httpx.Client, request_id: str) -> dict[str, Any]:
-    """Return the receipt of a request.
-
-    Args:
-        client: of the platform.
-        request_id: from the answer's ``x-request-id`` header.
-
-    Raises:
-        ReceiptRefusedError: there is none, or the key is not an administrator's.
-        StartError: something else than the platform answers.
-    """
-    answer = client.get(f"/v1/receipts/{quote(request_id, safe='')}")
-    try:
-        content = answer.json()
-        if answer.status_code == 200:
-            return dict(content)
-        raise ReceiptRefusedError(str(content["error"]["message"]))
-    except (ValueError, TypeError, KeyError):
-        message = (
-            f"{client.base_url} is not an aloraserve platform: it answered {answer.status_code} {answer.text[:80]!r}"
-        )
-        raise StartError(message) from None
 
 
 def show_receipt(console: Console, receipt: dict[str, Any]) -> None:
@@ -96,9 +59,11 @@ def _answer(receipt: dict[str, Any]) -> str:
         f"answered by {receipt['label']} after {receipt['ttft_s'] * 1000:,.1f} ms, "
         f"{receipt['cached_tokens']:,} tokens cached"
     )
+    # Of a gateway that is older than this command there is none.
+    for cause, tokens in receipt.get("missed", {}).items():
+        line += f", {tokens:,} missed ({cause.replace('_', ' ')})"
     if receipt["regret_s"] is not None:
         line += f"; regret {receipt['regret_s'] * 1000:,.1f} ms"
-    # Of a gateway that is older than this command there is none.
     if receipt.get("estimate_error_s") is not None:
         line += f"; {receipt['estimate_error_s'] * 1000:+,.1f} ms against the estimate"
     return line

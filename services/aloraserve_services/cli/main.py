@@ -10,6 +10,7 @@ from aloraserve import __version__
 from aloraserve_services.cli.calibrate import calibrate
 from aloraserve_services.cli.console import clearly
 from aloraserve_services.cli.demo import demo
+from aloraserve_services.cli.diagnose import diagnose
 from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.explain import explain
@@ -41,7 +42,7 @@ def root(
     """Take the options that stand before a command."""
 
 
-for command in (demo, up, status, explain, down, engine, clearly(simulate), calibrate):
+for command in (demo, up, status, explain, diagnose, down, engine, clearly(simulate), calibrate):
     app.command()(command)
 
 

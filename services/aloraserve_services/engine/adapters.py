@@ -14,6 +14,8 @@ from aloraserve_services.engine.base import Engine
 SWEEP_S = 5.0
 """How long a version that is not served stays loaded after its last call, or twice that."""
 MAX_FAILED = 256
+MAX_REASON = 500
+"""Characters of an engine's own words in the log."""
 
 log = structlog.get_logger(__name__)
 
@@ -119,8 +121,13 @@ class EngineAdapters:
                 if len(self._failed) >= MAX_FAILED:
                     self._failed.clear()
                 self._failed[name] = error.message
-                log.warning("adapter_not_loaded", adapter=name, cause=error.message)
+                log.warning("adapter_not_loaded", adapter=name, cause=error.message, reason=_reason(error))
                 return error.message
             self._loaded[name] = version
             self._on_change()
             return None
+
+
+def _reason(error: InvalidAdapterError) -> str | None:
+    """Return the engine's own words on one line, for the log alone: they name paths, and clients see the message."""
+    return None if error.__cause__ is None else " ".join(str(error.__cause__).split())[:MAX_REASON]

@@ -20,9 +20,9 @@ from aloraserve.routing.scheduling import Scheduling
 REMEMBERED_REQUESTS = 33
 RATE_TOKENS = 1024
 """Length of the cold prompt at which the rate is told that people read."""
-SETTLED_FOR_S = 1.0
-"""How long a call's claim is reported as settled: the claim of one that moved, or that its gateway made late, may reach
-the directory after the call reached the engine."""
+SETTLED_AGAIN_S = 0.3
+"""When a call's claim is reported as settled for the second and last time: the claim of one that moved, or that its
+gateway made late, may reach the directory some 50 ms after the call reached the engine."""
 LEAST_QUEUE_S = 1e-4
 
 
@@ -81,7 +81,8 @@ class Progress:
         self._services_s: deque[float] = deque(maxlen=REMEMBERED_REQUESTS)
         self._prefilled_at = self._turn_at = -math.inf
         self._under_way: _Running | None = None
-        self._settled: dict[str, float] = {}
+        self._unreported: dict[str, None] = {}
+        self._reported: dict[str, float] = {}
 
     def accept(
         self,
@@ -103,9 +104,9 @@ class Progress:
         prefill_s = model.prefill.seconds(held_tokens, prompt_tokens) if model else 0.0
         number_s = scheduling.number_s(prefill_s, now)
         self._running[request_id] = _Running(prompt_tokens, held_tokens, adapter, now, number_s)
-        self._settled[request_id] = math.inf
-        if len(self._settled) > MAX_SETTLED:
-            del self._settled[next(iter(self._settled))]
+        self._unreported[request_id] = None
+        if len(self._unreported) > MAX_SETTLED:
+            del self._unreported[next(iter(self._unreported))]
         return scheduling.priority(prefill_s, now)
 
     def first_token(self, request_id: str, prefill_s: float = 0.0) -> None:
@@ -130,21 +131,28 @@ class Progress:
             self._services_s.append(self._clock() - running.begun_at)
 
     def settled(self) -> tuple[str, ...]:
-        """Return the ids of the calls that came since the last heartbeat that reached the directory, and just before.
+        """Return the ids of the calls that are to be reported as settled now: each twice, ``SETTLED_AGAIN_S`` apart.
 
         At most ``MAX_SETTLED``: the claims of older ones end by themselves.
         """
-        return tuple(self._settled)
+        due = self._clock() - SETTLED_AGAIN_S
+        again = []
+        for request_id, reported_at in self._reported.items():
+            if reported_at > due:
+                break
+            again.append(request_id)
+        return (*again, *self._unreported)[:MAX_SETTLED]
 
     def acknowledged(self, settled: Sequence[str]) -> None:
-        """Note that a heartbeat has carried ids to the directory; they are reported again for ``SETTLED_FOR_S``."""
+        """Note that a heartbeat has carried ids to the directory."""
         now = self._clock()
         for request_id in settled:
-            reported_at = self._settled.get(request_id, now)
-            if reported_at == math.inf:
-                self._settled[request_id] = now
-            elif now - reported_at >= SETTLED_FOR_S:
-                self._settled.pop(request_id, None)
+            if self._unreported.pop(request_id, False) is None:
+                self._reported[request_id] = now
+            else:
+                self._reported.pop(request_id, None)
+        while len(self._reported) > MAX_SETTLED:
+            del self._reported[next(iter(self._reported))]
 
     def active_adapters(self) -> tuple[str, ...]:
         """Return the names of the adapters of accepted requests, sorted."""

@@ -16,6 +16,7 @@ from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownReceiptError
 from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.tenants import Role, Tenants
+from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.receipts import FleetReceipts
 from aloraserve_services.gateway.routes import PARAMETER, Routes, parameter
 from aloraserve_services.gateway.savings import SavingsReporter
@@ -35,6 +36,7 @@ class AdminRoutes:
         adapters: that are served now, and that are refused.
         replicas: returns ids of the replicas that can be reached.
         receipts: of all gateways.
+        diagnosis: of all gateways.
         savings: of the fleet.
         metrics: returns this gateway's metrics as Prometheus reads them.
         targets: returns every process with metrics.
@@ -49,6 +51,7 @@ class AdminRoutes:
         *,
         replicas: Callable[[], Sequence[str]],
         receipts: FleetReceipts,
+        diagnosis: FleetDiagnosis,
         savings: SavingsReporter,
         metrics: Callable[[], bytes],
         targets: Callable[[], Awaitable[list[dict[str, Any]]]],
@@ -59,6 +62,7 @@ class AdminRoutes:
         self._adapters = adapters
         self._replicas = replicas
         self._receipts = receipts
+        self._diagnosis = diagnosis
         self._savings = savings
         self._metrics = metrics
         self._targets = targets
@@ -68,6 +72,7 @@ class AdminRoutes:
         routes.add("GET", "/v1/replicas", self.replicas)
         routes.add("GET", "/v1/receipts", self.receipts)
         routes.add("GET", f"/v1/receipts/{PARAMETER}", self.receipt)
+        routes.add("GET", "/v1/diagnosis", self.diagnosis)
         routes.add("GET", "/v1/savings", self.savings)
         routes.add("GET", "/v1/metrics/targets", self.metrics_targets)
         routes.add("GET", "/metrics", self.metrics)
@@ -114,6 +119,11 @@ class AdminRoutes:
                 "each gateway routed are kept"
             )
         return _json(found)
+
+    async def diagnosis(self, request: Request) -> Response:
+        """Say how far prompts were reused lately, and why no further; for administrators."""
+        self._check(request, Role.ADMIN)
+        return _json(await self._diagnosis.report(request.query_params.get("window")))
 
     async def savings(self, request: Request) -> Response:
         """Say what reuse across adapters saved lately, by adapter."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+from aloraserve.diagnosis.account import ReuseAccount
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CallSavings
@@ -79,6 +81,8 @@ class CallMetrics(CallObserver):
         overlap = generation.overlap_tokens
         metrics.overlap_tokens.labels(kind).inc(overlap)
         metrics.missed_tokens.labels(kind).inc(max(0, overlap - generation.cached_tokens))
+        if generation.reuse is not None:
+            self._count_reuse(generation.reuse)
         if (error_s := generation.estimate_error_s) is not None:
             metrics.estimate_error.labels(kind).observe(error_s)
         if generation.savings is not None:
@@ -95,6 +99,12 @@ class CallMetrics(CallObserver):
 
     def _labels(self, request: GenerationRequest) -> tuple[str, str]:
         return request.kind, self._metrics.adapters.label(request.call.adapter)
+
+    def _count_reuse(self, reuse: ReuseAccount) -> None:
+        for rung, tokens in asdict(reuse.ladder).items():
+            self._metrics.ladder_tokens.labels(rung).inc(tokens)
+        for cause, tokens in reuse.missed.items():
+            self._metrics.unreused_tokens.labels(cause.value).inc(tokens)
 
     def _count_savings(self, kind: str, adapter: str, savings: CallSavings, ttft_s: float) -> None:
         """Count what reuse across adapters did to a call; counters only rise, so losses have their own."""

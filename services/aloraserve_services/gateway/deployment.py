@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
 
+from aloraserve.diagnosis.window import DiagnosisWindow
 from aloraserve.directory.base import Directory
 from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
@@ -26,6 +28,7 @@ from aloraserve.routing.router import CallRouter, Router
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
+from aloraserve.serving.reuse_observer import ReuseObserver
 from aloraserve.settings import Settings
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
@@ -35,13 +38,14 @@ from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
+from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
-from aloraserve_services.gateway.receipts import FleetReceipts, ask_gateways
+from aloraserve_services.gateway.receipts import AskAll, FleetReceipts, ask_gateways
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import Routes
 from aloraserve_services.gateway.savings import SavingsReporter
@@ -76,8 +80,9 @@ class Gateway:
             self._metrics.turn_off()
         self._tracing = Tracing()
         self._adapters = plan.open_registry()
+        calls = self._metrics.directory
         self._directories = [
-            guarded(ObservedDirectory(plan.open_directory(cell), self._metrics.directory))
+            guarded(ObservedDirectory(plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(settings.cells)
         ]
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
@@ -92,7 +97,14 @@ class Gateway:
         )
         tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
         self._receipts = receipts = ReceiptRing(settings.receipts)
-        observers = [ReceiptWriter(receipts), CallMetrics(self._metrics), CallSpans(self._tracing), self._savings]
+        self._diagnosis = DiagnosisWindow()
+        observers = [
+            ReuseObserver(plan.keyspace, self._diagnosis),
+            ReceiptWriter(receipts),
+            CallMetrics(self._metrics),
+            CallSpans(self._tracing),
+            self._savings,
+        ]
         prompts = PromptBuilder(
             AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True),
             plan.keyspace,
@@ -118,7 +130,8 @@ class Gateway:
             self._directories,
             self._adapters,
             replicas=self._replicas,
-            receipts=self._fleet_receipts(settings.gateways),
+            receipts=FleetReceipts(self.own_receipt, self.own_receipts, self._ask_all(settings.gateways)),
+            diagnosis=FleetDiagnosis(self.own_diagnosis, self._ask_all(settings.gateways)),
             savings=self._savings,
             metrics=self._metrics.text,
             targets=self._process.targets,
@@ -154,6 +167,10 @@ class Gateway:
         found = self._receipts.get(request_id)
         return None if found is None else found.as_dict()
 
+    async def own_diagnosis(self, window_s: int) -> dict[str, Any]:
+        """Return what became of reuse in this gateway's calls of the last seconds; other gateways call this."""
+        return self._diagnosis.totals(window_s, time.time())
+
     async def own_receipts(self, limit: int) -> list[dict[str, Any]]:
         """Return this gateway's last receipts, the newest first; other gateways call this."""
         return [receipt.as_dict() for receipt in self._receipts.latest(limit)]
@@ -185,9 +202,8 @@ class Gateway:
             in_flight=self._in_flight,
         )
 
-    def _fleet_receipts(self, gateways: int) -> FleetReceipts:
-        ask_all = ask_gateways(GATEWAY, self._app_name) if gateways > 1 else None
-        return FleetReceipts(self.own_receipt, self.own_receipts, ask_all)
+    def _ask_all(self, gateways: int) -> AskAll | None:
+        return ask_gateways(GATEWAY, self._app_name) if gateways > 1 else None
 
     def _replicas(self) -> tuple[str, ...]:
         return known_replicas(ENGINE, self._app_name)
@@ -224,6 +240,10 @@ class GatewayReplica:
     async def own_receipts(self, limit: int) -> list[dict[str, Any]]:
         """Return this gateway's last receipts, the newest first; other gateways call this."""
         return await self._gateway.own_receipts(limit)
+
+    async def own_diagnosis(self, window_s: int) -> dict[str, Any]:
+        """Return what became of reuse in this gateway's calls of the last seconds; other gateways call this."""
+        return await self._gateway.own_diagnosis(window_s)
 
     async def reachable(self) -> tuple[int, int]:
         """Return how many replicas Serve knows, and how many the directory; the command line calls this."""

@@ -6,6 +6,8 @@ from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from aloraserve.diagnosis.account import MissCause
+from aloraserve.diagnosis.window import RUNGS
 from aloraserve.routing.placement import ClaimOutcome, FallbackCause
 from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CachedBySource
@@ -114,6 +116,17 @@ class GatewayMetrics(Instruments):
             "Of those, the tokens that were prefilled all the same: what the directory promised was not there.",
             ["kind"],
         )
+        self.ladder_tokens = self.counter(
+            "aloraserve_reusable_tokens_total",
+            "Prompt tokens that would have needed no prefill: in an endless cache, in one of the fleet's size, with "
+            "perfect routing, as predicted, and as delivered; and all of them.",
+            ["rung"],
+        )
+        self.unreused_tokens = self.counter(
+            "aloraserve_unreused_tokens_total",
+            "Prompt tokens that were prefilled although somebody held them, or had held them, by why.",
+            ["cause"],
+        )
 
     def _of_savings(self) -> None:
         """Add the metrics of reuse across adapters."""
@@ -151,6 +164,10 @@ class GatewayMetrics(Instruments):
             self.claims.labels(claim.value)
         for cause in FallbackCause:
             self.fallbacks.labels(cause.value)
+        for rung in RUNGS:
+            self.ladder_tokens.labels(rung)
+        for miss in MissCause:
+            self.unreused_tokens.labels(miss.value)
         for outcome in ATTEMPT_OUTCOMES:
             self.attempts.labels(outcome.value)
         for source in SOURCES:

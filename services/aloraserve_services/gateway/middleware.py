@@ -20,6 +20,7 @@ ENDPOINTS = frozenset(
         "/v1/models",
         "/v1/replicas",
         "/v1/receipts",
+        "/v1/diagnosis",
         "/v1/savings",
         "/v1/metrics/targets",
         "/healthz",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,15 +11,13 @@ from typing import Any
 import structlog
 
 from aloraserve.adapters import AdapterVersion
-from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownModelError
-from aloraserve.savings.base import LONGEST_WINDOW_S, MINUTE_S, SavingsEntry, SavingsFigures, SavingsLedger
+from aloraserve.errors import DirectoryUnavailableError, UnknownModelError
+from aloraserve.savings.base import SavingsEntry, SavingsFigures, SavingsLedger
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.observers import CallObserver
+from aloraserve_services.gateway.window import parse_window
 
 FLUSH_EVERY_S = 2.0
-DEFAULT_WINDOW = "1h"
-_WINDOW = re.compile(r"([1-9][0-9]{0,5})(s|m|h)")
-_UNIT_S = {"s": 1, "m": 60, "h": 3600}
 
 log = structlog.get_logger(__name__)
 
@@ -74,12 +71,12 @@ class SavingsReporter(CallObserver):
         """Return the totals of a window that ends now.
 
         Args:
-            window: such as "15m" or "1h", :data:`DEFAULT_WINDOW` if None.
+            window: such as "15m" or "1h", :data:`~aloraserve_services.gateway.window.DEFAULT_WINDOW` if None.
 
         Raises:
             InvalidRequestError: ``window`` is not a window.
         """
-        window_s = parse_window(DEFAULT_WINDOW if window is None else window)
+        window_s = parse_window(window)
         found, ledger = dict[str, SavingsFigures](), "cannot be reached"
         if await self._flush():
             with contextlib.suppress(DirectoryUnavailableError):
@@ -135,25 +132,11 @@ class SavingsReporter(CallObserver):
             "saved_ttft_s": round(figures.saved_us / 1e6, 6),
             "lost_ttft_s": round(figures.lost_us / 1e6, 6),
             "net_saved_ttft_s": round(figures.net_saved_s, 6),
+            "saved_queue_s": round(figures.saved_queue_us / 1e6, 6),
             "confidence": round(figures.confidence_milli / calls / 1000, 3),
             # What was not prefilled is what an engine did not work for.
-            "accelerator_s": round(figures.net_saved_s, 6),
+            "accelerator_s": round(figures.saved_prefill_s, 6),
         }
         if self._hour_price is not None:
-            shown["cost"] = round(figures.net_saved_s / 3600 * self._hour_price, 6)
+            shown["cost"] = round(figures.saved_prefill_s / 3600 * self._hour_price, 6)
         return shown
-
-
-def parse_window(text: str) -> int:
-    """Return a window in seconds.
-
-    Raises:
-        InvalidRequestError: it is not a number of seconds, minutes or hours between a minute and a day.
-    """
-    match = _WINDOW.fullmatch(text)
-    seconds = int(match[1]) * _UNIT_S[match[2]] if match else 0
-    if not MINUTE_S <= seconds <= LONGEST_WINDOW_S:
-        raise InvalidRequestError(
-            f"window is {text[:20]!r}; 1m to 24h are accepted, such as 90s, 15m or 1h", param="window"
-        )
-    return seconds

@@ -19,7 +19,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import aloraserve
+from aloraserve.diagnosis.account import MissCause
+from aloraserve.diagnosis.window import RUNGS as LADDERS
 from aloraserve_services.cli.console import EXIT_SETTINGS, EXIT_START
+from aloraserve_services.cli.diagnose import CAUSES, RUNGS
 from aloraserve_services.cli.main import app
 from aloraserve_services.local import run_file
 
@@ -52,7 +55,23 @@ RECEIPT = {
     "cached_tokens": 16,
     "ttft_s": 0.6,
     "regret_s": 0.0,
+    "missed": {"in_flight": 1024, "queue": 464},
 }  # fmt: skip
+LADDER = {"prompt": 200_000, "endless": 180_000, "capacity": 170_000, "routing": 160_000, "predicted": 150_000}
+DIAGNOSIS = {
+    "window_s": 900,
+    "gateways": 2,
+    "calls": 1234,
+    "ladder": LADDER | {"delivered": 140_000},
+    "missed": dict.fromkeys(MissCause, 0) | {"evicted": 30_000, "in_flight": 10_000},
+}
+QUIET = {
+    "window_s": 60,
+    "gateways": 1,
+    "calls": 0,
+    "ladder": dict.fromkeys((*LADDER, "delivered"), 0),
+    "missed": dict.fromkeys(MissCause, 0),
+}
 SAVED = {"calls": 1200, "saved_tokens": 34_560, "net_saved_ttft_s": 12.34, "confidence": 0.875}
 SAVINGS = {
     "window_s": 3600,
@@ -125,6 +144,8 @@ class Platform(BaseHTTPRequestHandler):
             "/v1/replicas": (KEY, REPLICAS),
             "/v1/savings?window=1h": (KEY, self.savings),
             "/v1/receipts/r-1": (ADMIN_KEY, RECEIPT),
+            "/v1/diagnosis?window=15m": (ADMIN_KEY, DIAGNOSIS),
+            "/v1/diagnosis?window=1m": (ADMIN_KEY, QUIET),
         }
         key, content = answers.get(self.path, (ADMIN_KEY, None))
         status = 401 if self.headers["Authorization"] != f"Bearer {key}" else 200 if content else 404
@@ -183,7 +204,8 @@ def test_explain_shows_what_was_expected_of_each_candidate_and_what_came_of_it(r
     assert result.exit_code == 0, result.output
     lines = [one_line(line) for line in result.output.splitlines()]
     assert "policy expected-ttft: engine-1 holds [480] tokens but has 9,000 queued" in lines
-    assert "answered by engine-0 after 600.0 ms, 16 tokens cached; regret 0.0 ms" in lines
+    missed = "1,024 missed (in flight), 464 missed (queue)"
+    assert f"answered by engine-0 after 600.0 ms, 16 tokens cached, {missed}; regret 0.0 ms" in lines
     assert any("2 of 7" in line for line in lines)
     chosen = next(line for line in lines if "engine-0 *" in line)
     assert all(figure in chosen for figure in ("512.0", "412.0", "100.0"))
@@ -202,6 +224,31 @@ def test_explain_says_that_there_is_no_such_receipt(run: Run, platform_url: str,
     result = run("explain", "--url", platform_url, request_id)
     assert result.exit_code == 1
     assert "error: there is no receipt" in one_line(result.stderr)
+
+
+@pytest.mark.usefixtures("admin")
+def test_diagnose_shows_the_ladder_and_what_was_missed_the_most_first(run: Run, platform_url: str) -> None:
+    result = run("diagnose", "--url", platform_url, "--window", "15m")
+    assert result.exit_code == 0, result.output
+    lines = [one_line(line) for line in result.output.splitlines()]
+    assert "1,234 calls with 200,000 prompt tokens in 15 min, 2 gateways" in lines
+    shown = [line for line in lines if "%" in line]
+    assert [line.split()[1] for line in shown] == [*list(LADDER)[1:], "delivered", "evicted", "in"]
+    assert all(figure in shown[4] for figure in ("140,000", "70.0%"))
+    assert all(figure in shown[5] for figure in ("30,000", "15.0%"))
+
+
+@pytest.mark.usefixtures("admin")
+def test_diagnose_of_a_quiet_platform_and_as_json(run: Run, platform_url: str) -> None:
+    assert "0 calls with 0 prompt tokens" in run("diagnose", "--url", platform_url, "--window", "1m").output
+    result = run("diagnose", "--url", platform_url, "--window", "15m", "--json")
+    assert json.loads(result.stdout) == DIAGNOSIS
+    assert run("diagnose", "--url", platform_url, "--window", "../x").exit_code == 1
+
+
+def test_every_cause_and_rung_has_words() -> None:
+    assert set(CAUSES) == {cause.value for cause in MissCause}
+    assert ["prompt", *RUNGS] == list(LADDERS)
 
 
 def test_explain_needs_a_platform(run: Run) -> None:

@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 from support.engine_host import PLAIN, RecordingDirectory, engine_call, simulated_parts, started_host
 
 from aloraserve.adapters import AdapterRef, AdapterVersion, StaticRegistry
 from aloraserve.errors import InvalidAdapterError
 from aloraserve.serving.engine_messages import EngineChunk, EngineUnavailable
-from aloraserve_services.engine.adapters import MAX_FAILED, EngineAdapters
+from aloraserve_services.engine.adapters import MAX_FAILED, MAX_REASON, EngineAdapters
 from aloraserve_services.engine.simulated.engine import SimulatedEngine
 
 CHANGED = replace(PLAIN, digest="other digest of plain")
+REASON = "/state/other: LoRA rank 512 is greater than max_lora_rank 16.\n" + "at line 1\n" * 100
 OTHERS = [replace(PLAIN, name=f"other-{number}", digest=f"digest {number}") for number in range(3)]
 
 
@@ -40,7 +42,7 @@ class Engine(SimulatedEngine):
         self.done.append(("add", version.engine_name))
         self.asked.set()
         if version.engine_name in self.bad:
-            raise InvalidAdapterError("the engine cannot load it: ValueError")
+            raise InvalidAdapterError("the engine cannot load it: ValueError") from ValueError(REASON)
         await super().add_adapter(version)
 
     async def remove_adapter(self, version: AdapterVersion) -> None:
@@ -111,6 +113,20 @@ async def test_one_that_cannot_be_loaded_hides_no_other_and_is_tried_once(
         assert await adapters.hold(OTHERS[0].ref) == "the engine cannot load it: ValueError"
     assert engine.done.count(("add", OTHERS[0].engine_name)) == 1
     assert await adapters.hold(OTHERS[1].ref) is None
+
+
+async def test_an_engines_own_words_on_a_failed_load_reach_the_log_and_no_client(
+    engine: Engine, registry: StaticRegistry, adapters: EngineAdapters
+) -> None:
+    """On one line, and not more than a line."""
+    registry.publish([OTHERS[0]])
+    engine.bad = {OTHERS[0].engine_name}
+    with capture_logs() as logs:
+        assert await adapters.hold(OTHERS[0].ref) == "the engine cannot load it: ValueError"
+    (logged,) = [line for line in logs if line["event"] == "adapter_not_loaded"]
+    assert logged["adapter"] == OTHERS[0].engine_name
+    assert logged["reason"].startswith("/state/other: LoRA rank 512 is greater than max_lora_rank 16. at")
+    assert len(logged["reason"]) == MAX_REASON
 
 
 async def test_a_version_that_the_registry_has_never_seen_cannot_be_had(adapters: EngineAdapters) -> None:

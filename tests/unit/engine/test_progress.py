@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from aloraserve.routing.scheduling import AGEING, Scheduling
 from aloraserve_services.engine.progress import (
     RATE_TOKENS,
     REMEMBERED_REQUESTS,
-    SETTLED_FOR_S,
+    SETTLED_AGAIN_S,
     EngineFacts,
     Progress,
 )
@@ -235,7 +236,7 @@ def test_the_active_adapters_are_those_of_accepted_requests(progress: Progress) 
     assert progress.active_adapters() == ("safety",)
 
 
-def test_settled_calls_are_reported_until_they_are_known_and_a_moment_longer(progress: Progress, clock: Clock) -> None:
+def test_settled_calls_are_reported_until_they_are_known_and_once_more(progress: Progress, clock: Clock) -> None:
     progress.accept("a", 10)
     progress.accept("b", 10)
     progress.end("a")
@@ -244,10 +245,30 @@ def test_settled_calls_are_reported_until_they_are_known_and_a_moment_longer(pro
     progress.accept("c", 10)
     assert progress.settled() == ("a", "b", "c"), "no heartbeat has succeeded"
     progress.acknowledged(reported)
-    assert progress.settled() == ("a", "b", "c"), "their claims may be on their way"
-    clock.now_s += SETTLED_FOR_S
-    progress.acknowledged(reported)
     assert progress.settled() == ("c",)
+    clock.now_s += SETTLED_AGAIN_S
+    again = progress.settled()
+    assert again == ("a", "b", "c"), "their claims may have been on their way"
+    progress.acknowledged(again)
+    assert progress.settled() == ()
+    clock.now_s += SETTLED_AGAIN_S
+    progress.acknowledged(progress.settled())
+    assert progress.settled() == ()
+
+
+@pytest.mark.parametrize("rate", [1, 50])
+def test_each_call_is_reported_twice_whatever_their_rate(progress: Progress, clock: Clock, rate: int) -> None:
+    reported: Counter[str] = Counter()
+    for number in range(5 * rate):
+        progress.accept(str(number), 10)
+        progress.end(str(number))
+        # Prefills end as often as calls come, and each end is a heartbeat.
+        reported.update(settled := progress.settled())
+        progress.acknowledged(settled)
+        assert len(settled) <= 2
+        clock.now_s += 1 / rate
+    assert set(reported.values()) <= {1, 2}
+    assert [reported[str(number)] for number in range(3 * rate)] == [2] * 3 * rate
 
 
 def test_all_that_is_remembered_is_bounded(progress: Progress, clock: Clock) -> None:

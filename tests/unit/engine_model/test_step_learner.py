@@ -173,6 +173,21 @@ def test_the_adapter_s_own_work_is_told_apart() -> None:
     assert found.s_per_token == pytest.approx(true.s_per_token, rel=0.03)
 
 
+def test_the_few_tokens_of_an_alora_do_not_speak_for_a_whole_prompt_of_a_lora() -> None:
+    true, draw = StepModel(fixed_s=0.03, adapter_fixed_s=0.02, s_per_token=1e-3), random.Random(5)
+    clock = Clock()
+    learner = StepLearner(clock=clock)
+    for _ in range(300):
+        end, width = int(10 ** draw.uniform(1.7, 3.6)), draw.randint(3, 40)
+        for step in (prompt_step(true, 0, end), prompt_step(true, end - width, end, by=width)):
+            learner.add(step._replace(seconds=step.seconds * draw.gauss(1, 0.05)))
+            clock.now_s += 1.0
+    model = learner.model()
+    assert model is not None
+    assert model.s_per_adapter_token == 0
+    assert model.adapter_fixed_s == pytest.approx(true.adapter_fixed_s, rel=0.25)
+
+
 steps = st.builds(
     StepStats,
     st.floats(allow_nan=True, allow_infinity=True),

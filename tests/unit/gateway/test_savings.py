@@ -18,7 +18,8 @@ from aloraserve.savings.base import CachedBySource, CallSavings
 from aloraserve.savings.memory import MemoryLedger
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve_services.gateway import savings as savings_module
-from aloraserve_services.gateway.savings import SavingsReporter, parse_window
+from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.window import parse_window
 
 SAVED = CallSavings(0.75, 64, 32, 0.5, CachedBySource(own=1, base=2, sibling=3, unknown=4))
 
@@ -90,7 +91,7 @@ def test_another_window_is_refused(text: str) -> None:
 async def test_a_report_has_a_total_and_each_adapter_by_its_served_name(ledger: Ledger) -> None:
     one = reporter(ledger)
     await answered(one, "safety", SAVED, 0.25)
-    await answered(one, "safety", replace(SAVED, saved_s=-0.25), 0.75)
+    await answered(one, "safety", replace(SAVED, saved_s=-0.25, saved_queue_s=0.125), 0.75)
     await answered(one, "", replace(SAVED, saved_s=0.0), 1.0)
     await answered(one, "plain", replace(SAVED, saved_s=0.0), 1.0)
     report = await one.report(None)
@@ -112,8 +113,9 @@ async def test_a_report_has_a_total_and_each_adapter_by_its_served_name(ledger: 
         "saved_ttft_s": 0.75,
         "lost_ttft_s": 0.25,
         "net_saved_ttft_s": 0.5,
+        "saved_queue_s": 0.125,
         "confidence": 0.5,
-        "accelerator_s": 0.5,
+        "accelerator_s": 0.375,
     }
     assert report["total"]["calls"] == 4
     assert report["total"]["net_saved_ttft_s"] == 0.5

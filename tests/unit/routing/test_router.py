@@ -276,7 +276,7 @@ async def test_the_second_of_two_gateways_with_one_new_prefix_learns_of_the_firs
 
     async def come_first() -> None:
         directory.before_claim = None
-        assert await directory.claim("early", other, "1", CALL.keys, tokens=160)
+        assert await directory.claim("early", other, "1", CALL.keys, tokens=160, unseen_from=0)
 
     directory.before_claim = come_first
     placement = await second.place(CALL, "late")
@@ -449,7 +449,7 @@ async def test_no_error_of_a_claim_or_a_withdrawal_fails_a_call(directory: Fault
     directory.before_claim = break_down
     placement = await one.place(CALL, "c")
     assert (placement.replica, placement.claim) == ("a", "failed")
-    assert not one._claims._pending._claims
+    assert not len(one._claims._pending)
     directory.before_claim = None
     placement = await one.place(CALL, "d")
     directory.withdraw = break_down  # type: ignore[method-assign]

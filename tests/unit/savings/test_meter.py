@@ -132,6 +132,44 @@ def test_a_prompt_of_several_steps_pays_for_each(replica: Replica) -> None:
     assert saved_s == pytest.approx(one_step_s + 2 * MODEL.fixed_s), "82 tokens in steps of 32, against one of two"
 
 
+def start(replica: Replica, name: str, adapter: str | None) -> None:
+    prompt, keys = replica.prompt(adapter, PROMPT)
+    replica.meter.accept(name, prompt, keys, adapter, None, INVOCATION if adapter else ())
+
+
+def test_a_call_that_waits_for_others_is_saved_their_prefills_too(replica: Replica) -> None:
+    replica.call(None, PROMPT)
+    for name, adapter in (("a", "safety"), ("b", None), ("c", "sibling")):
+        start(replica, name, adapter)
+    found = [replica.meter.first_token(name, len(PROMPT) - BLOCK * (name == "b")) for name in "abc"]
+    first, base, last = (one for one in found if one is not None)
+    assert first.saved_queue_s == 0
+    assert (base.saved_s, base.saved_queue_s) == (pytest.approx(first.saved_s), pytest.approx(first.saved_s))
+    assert last.saved_queue_s == pytest.approx(first.saved_s)
+    assert last.saved_s == pytest.approx(2 * first.saved_s)
+
+
+def test_a_call_that_comes_after_a_first_token_did_not_wait_for_it(replica: Replica) -> None:
+    replica.call(None, PROMPT)
+    start(replica, "a", "safety")
+    assert replica.meter.first_token("a", len(PROMPT)) is not None
+    start(replica, "c", "sibling")
+    found = replica.meter.first_token("c", len(PROMPT))
+    assert found is not None
+    assert found.saved_queue_s == 0
+
+
+def test_a_call_that_overtakes_another_did_not_wait_for_it(replica: Replica) -> None:
+    replica.call(None, PROMPT)
+    for name, adapter in (("a", "safety"), ("c", "sibling")):
+        start(replica, name, adapter)
+    found = replica.meter.first_token("c", len(PROMPT))
+    assert found is not None
+    assert found.saved_queue_s == 0
+    replica.meter.end("a")
+    assert not replica.meter._waiting
+
+
 def test_an_aloras_repeated_call_saves_nothing_as_it_would_be_cached_anyway(replica: Replica) -> None:
     replica.call(None, PROMPT)
     replica.call("safety", PROMPT)

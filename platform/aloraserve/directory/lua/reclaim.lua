@@ -16,7 +16,7 @@ local freed, seen = 0, 0
 local function clean(node, field, value)
   local rest = {}
   each(value, function(id, kind, from, to)
-    if gone[id] or (kind == 255 and expiry_at(value, from) <= now) then
+    if gone[id] then
       freed = freed + 1
     else
       rest[#rest + 1] = sub(value, from, to)

@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
--- include: head, record
+local replicas, version, versions, known, totals, claimed, open = unpack(KEYS)
+-- include: clock, strings, whole, record, write, totals
 local replica, state, forget_ms = unpack(ARGV)
-local record = redis.call('HGET', prefix .. 'replicas', replica)
+local record = redis.call('HGET', replicas, replica)
 if record then write(replica, 0, incarnation_of(record), state, forget_ms) end
-redis.call('ZREM', prefix .. 'known', replica)
-redis.call('DEL', prefix .. 't:' .. replica)
-redis.call('SREM', prefix .. 'open', replica)
+redis.call('ZREM', known, replica)
+redis.call('DEL', open)
+if totals_of(replica).count > 0 then set_totals(replica, no_totals(), forget_ms) end

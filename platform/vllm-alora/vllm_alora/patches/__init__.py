@@ -12,11 +12,11 @@ from vllm_alora.patches import (
     kv_event_producers,
     kv_events,
     metrics,
-    model_list,
     peft_config,
     reload,
     runner_v1,
     runner_v2,
+    served_models,
     worker_lora,
 )
 
@@ -25,7 +25,7 @@ _PATCHES = (
     worker_lora,
     front_end,
     beam_search,
-    model_list,
+    served_models,
     admission,
     block_hash,
     reload,

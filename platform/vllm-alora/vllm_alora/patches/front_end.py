@@ -16,7 +16,7 @@ from typing import Any
 
 from vllm_alora.activation import ACTIVATION_KEY
 from vllm_alora.adapter_config import Invocation
-from vllm_alora.adapters import ADAPTERS, read_adapter
+from vllm_alora.adapters import ADAPTERS
 from vllm_alora.announcement import announce
 from vllm_alora.decision import (
     absent_means_base,
@@ -26,10 +26,10 @@ from vllm_alora.decision import (
     refuse_kind_of_request,
     without_reload_mark,
 )
-from vllm_alora.patches import model_list
+from vllm_alora.patches import served_models
 from vllm_alora.patches.admission import DESCRIBE, take_description
 from vllm_alora.patches.seam import replace
-from vllm_alora.setups import refuse_setup
+from vllm_alora.setups import refuse_load, refuse_setup
 
 
 def apply() -> None:
@@ -85,7 +85,7 @@ def _refuse_unsupported(config: Any, request: Any) -> None:
 def _wrap_load(original: Any) -> Any:
     @functools.wraps(original)
     def add_lora(self: Any, lora_request: Any) -> Any:
-        _refuse_load(self.vllm_config, lora_request)
+        refuse_load(self.vllm_config, lora_request)
         loaded = original(self, lora_request)
         ADAPTERS.note_load(lora_request)
         _learn(self, lora_request)
@@ -98,22 +98,15 @@ def _wrap_load(original: Any) -> Any:
 def _wrap_load_async(original: Any) -> Any:
     @functools.wraps(original)
     async def add_lora(self: Any, lora_request: Any) -> Any:
-        await asyncio.to_thread(_refuse_load, self.vllm_config, lora_request)
+        await asyncio.to_thread(refuse_load, self.vllm_config, lora_request)
         loaded = await original(self, lora_request)
         ADAPTERS.note_load(lora_request)
         await _learn_async(self, lora_request)
         announce(lora_request, self.input_processor.tokenizer, again=True)
-        model_list.apply()
+        served_models.apply()
         return loaded
 
     return add_lora
-
-
-def _refuse_load(config: Any, lora_request: Any) -> None:
-    """Refuse an adapter that this engine cannot serve, before anything is loaded."""
-    found = read_adapter(lora_request)
-    if found is not None and found[0] is not None:
-        refuse_setup(config, lora_request.lora_name)
 
 
 def _learn(engine: Any, lora_request: Any) -> None:

@@ -9,6 +9,7 @@ reports travels with vLLM's statistics to the stat logger, in a part of them tha
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from typing import Any
 
 from aloraserve.engine_model.step_stats import StepStats, squares
@@ -37,6 +38,8 @@ class _Reports:
         super().__init__(*args, **arguments)
         self._scheduled_s: dict[int, float] = {}
         self._ended_s = 0.0
+        lora_config = arguments["vllm_config"].lora_config
+        self._adapters = _RecentAdapters(0 if lora_config is None else lora_config.max_loras)
 
     def schedule(self, *args: Any, **arguments: Any) -> Any:
         begun_s = time.monotonic()
@@ -53,10 +56,38 @@ class _Reports:
         self._ended_s = now_s
         # Before requests that end with this step are gone.
         step = step_of(scheduler_output, self.requests, now_s - begun_s)  # type: ignore[attr-defined]
+        loads = self._adapters.load(scheduler_output, self.requests)  # type: ignore[attr-defined]
         outputs = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
-        if step is not None:
+        if step is not None and not loads:
             _attach(outputs, step)
         return outputs
+
+
+class _RecentAdapters:
+    """The adapters that were used last, as many as have slots: vLLM loads any other one into a slot in its step.
+
+    Args:
+        slots: how many there are.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._used: OrderedDict[int, None] = OrderedDict()
+
+    def load(self, scheduled: Any, requests: Any) -> bool:
+        """Note the adapters of a step; return whether one was not among the last."""
+        if not self._slots:
+            return False
+        names = scheduled.num_scheduled_tokens if scheduled.scheduled_new_reqs else ()
+        found = [requests[name].lora_request for name in names if name in requests]
+        used = {adapter.lora_int_id for adapter in found if adapter is not None}
+        loads = not used <= self._used.keys()
+        for number in used:
+            self._used[number] = None
+            self._used.move_to_end(number)
+        while len(self._used) > self._slots:
+            self._used.popitem(last=False)
+        return loads
 
 
 def step_of(scheduled: Any, requests: Any, seconds: float) -> StepStats | None:

@@ -85,7 +85,7 @@ def test_a_step_that_computes_nothing_is_none() -> None:
 class Scheduler:
     """Of vLLM's: what is replaced."""
 
-    def __init__(self) -> None:
+    def __init__(self, vllm_config: Any) -> None:
         self.requests: dict[str, Any] = {}
 
     def schedule(self, throttle: bool = False) -> Any:
@@ -97,6 +97,9 @@ class Scheduler:
 
 class Reporting(_Reports, Scheduler):
     """As the platform makes one."""
+
+    def __init__(self, slots: int = 2) -> None:
+        super().__init__(vllm_config=SimpleNamespace(lora_config=SimpleNamespace(max_loras=slots)))
 
 
 @pytest.fixture
@@ -130,6 +133,19 @@ def test_a_step_scheduled_while_another_runs_begins_when_that_ends(clock: Simple
     assert seconds(scheduler.update_from_output(first, None)) == pytest.approx(0.4)
     clock.now_s += 0.2
     assert seconds(scheduler.update_from_output(second, None)) == pytest.approx(0.2)
+
+
+def test_a_step_that_loads_an_adapter_into_a_slot_says_nothing_of_its_time() -> None:
+    scheduler = Reporting(slots=2)
+    reported = []
+    for number in (1, 2, 1, 2, 3, 2, 1, None, 1):
+        adapter = None if number is None else SimpleNamespace(lora_int_id=number)
+        scheduler.requests["a"] = SimpleNamespace(
+            lora_request=adapter, sampling_params=SimpleNamespace(extra_args=None)
+        )
+        outputs = scheduler.update_from_output(scheduler.schedule(), None)
+        reported.append(attached_step(outputs[0].scheduler_stats) is not None)
+    assert reported == [False, False, True, True, False, True, False, True, True]
 
 
 def test_steps_that_never_end_are_forgotten(clock: SimpleNamespace) -> None:

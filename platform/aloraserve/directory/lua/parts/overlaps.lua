@@ -7,13 +7,7 @@ local function overlaps(keys)
     local ranks = known[value]
     if ranks then return ranks end
     ranks = {}
-    each(value, function(id, kind, at)
-      if kind < 255 then
-        ranks[id] = kind == 0 and 0 or 1
-      elseif expiry_at(value, at) > now then
-        ranks[id] = 2
-      end
-    end)
+    each(value, function(id, kind) ranks[id] = kind == 0 and 0 or 1 end)
     known[value] = ranks
     return ranks
   end
@@ -21,11 +15,10 @@ local function overlaps(keys)
   local function stop(id, level, through, block)
     local found = ends[id]
     if level <= 0 and through >= 0 then found[1] = block end
-    if level <= 1 and through >= 1 then found[2] = block end
-    if through == 2 then found[3] = block end
+    if through == 1 then found[2] = block end
   end
   for id in pairs(ranks_of(redis.call('HGET', node_of(keys, 0), field_of(keys, 0)))) do
-    going[id], ends[id], left = 0, {0, 0, 0}, left + 1
+    going[id], ends[id], left = 0, {0, 0}, left + 1
   end
   local start, same = 0, nil
   while start < count and left > 0 do
@@ -53,7 +46,7 @@ local function overlaps(keys)
           for id, level in pairs(going) do
             local rank = here[id]
             if not rank then
-              stop(id, level, 2, block)
+              stop(id, level, 1, block)
               going[id], left = nil, left - 1
             elseif rank > level then
               stop(id, level, rank - 1, block)
@@ -65,10 +58,10 @@ local function overlaps(keys)
     end
     start = start + RUN
   end
-  for id, level in pairs(going) do stop(id, level, 2, count) end
+  for id, level in pairs(going) do stop(id, level, 1, count) end
   local reply = {}
   for id, found in pairs(ends) do
-    for _, part in ipairs({id, found[1], found[2], found[3]}) do reply[#reply + 1] = part end
+    for _, part in ipairs({id, found[1], found[2]}) do reply[#reply + 1] = part end
   end
   return reply
 end

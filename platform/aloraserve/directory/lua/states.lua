@@ -1,3 +1,0 @@
-#!lua flags=no-writes
--- include: head, record, states
-return states(ARGV[1])
