@@ -33,4 +33,62 @@ DIRECTORY = (
         'salt = b""',
         "unit/directory/test_mirror.py::test_an_adapters_blocks_go_on_from_the_base_models",
     ),
+    Mutant(
+        "a withdrawn claim stops others",
+        "directory/lua/withdraw.lua",
+        "if taken and cmsgpack.unpack(taken)[1] == claim_id then redis.call('DEL', first) end\n",
+        "",
+        "contract/test_directory.py::TestClaims::test_a_withdrawn_claim_stops_no_other[redis]",
+    ),
+    Mutant(
+        "a dead replica's claim stops others",
+        "directory/lua/claim.lua",
+        " and is_alive(redis.call('HGET', replicas, other), start)",
+        "",
+        "contract/test_directory.py"
+        "::TestClaims::test_what_the_dead_and_earlier_incarnations_left_stops_no_claim[redis]",
+    ),
+    Mutant(
+        "a claim made again counts twice",
+        "directory/lua/claim.lua",
+        "if before then subtract(total, before) end\n",
+        "",
+        "contract/test_directory.py::TestClaims::test_a_claim_made_again_counts_once[redis]",
+    ),
+    Mutant(
+        "claims that a replica settled go on counting",
+        "directory/lua/publish.lua",
+        "if #ARGV > 5 then redis.call('HDEL', open, unpack(ARGV, 6)) end\n",
+        "",
+        "contract/test_directory.py::TestClaims::test_claimed_tokens_count_until_the_replica_settles_them[redis]",
+    ),
+    Mutant(
+        "claims that expired are kept",
+        "directory/lua/publish.lua",
+        "    redis.call('HDEL', open, all[i])\n",
+        "    local ignored = all[i]\n",
+        "integration/test_directory_work.py::test_a_heartbeat_frees_claims_that_expired",
+    ),
+    Mutant(
+        "a replica that retired keeps its claims",
+        "directory/lua/retire.lua",
+        "if totals_of(replica).count > 0 then set_totals(replica, no_totals(), forget_ms) end\n",
+        "",
+        "contract/test_directory.py::TestClaims::test_retiring_ends_the_claims_too[redis]",
+    ),
+    Mutant(
+        "an error that nobody foresaw goes through",
+        "directory/guarded.py",
+        "        except Exception as error:\n",
+        "        except OSError as error:\n",
+        "unit/directory/test_guarded.py::test_whatever_a_backend_raises_is_unavailability "
+        "unit/routing/test_router.py::test_no_error_of_a_claim_or_a_withdrawal_fails_a_call",
+    ),
+    Mutant(
+        "a refresh that began too early is enough",
+        "directory/view_refresher.py",
+        "        self._as_of = began_at\n",
+        "        self._as_of = self._clock()\n",
+        "unit/directory/test_view_refresher.py::test_a_refresh_that_began_before_is_not_enough",
+    ),
 )
