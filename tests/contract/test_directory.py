@@ -190,6 +190,7 @@ class TestHoldings:
     async def test_a_new_incarnation_hides_what_the_old_one_held(self, directory: Directory) -> None:
         await alive(directory, incarnation="1")
         await directory.apply("a", "1", stored=place(keys(4)))
+        assert await held(directory, keys(4)) == 4
         await alive(directory, incarnation="2")
         assert await held(directory, keys(4)) == 0
         await directory.apply("a", "2", stored=place(keys(4))[:1])
@@ -391,6 +392,9 @@ class TestClaims:
         assert await directory.claim("c2", "b", "1", keys(4), tokens=1, unseen_from=0)
         await directory.withdraw("c1", "a", "1", keys(4))
         assert not await directory.claim("c3", "c", "1", keys(4), tokens=1, unseen_from=0)
+        assert await directory.claim("c4", "b", "1", keys(4), tokens=1, unseen_from=0)
+        await directory.withdraw("c2", "b", "1", keys(4))
+        assert not await directory.claim("c5", "c", "1", keys(4), tokens=1, unseen_from=0), "it is the fourth's now"
 
     async def test_a_claim_made_again_counts_once(self, directory: Directory) -> None:
         await alive(directory)
@@ -554,6 +558,12 @@ class TestHandshake:
         await directory.join(KeySpace("m", "t", 16))
         with pytest.raises(KeySpaceMismatchError, match=f"schema is 99 and the fleet's is {SCHEMA}"):
             await directory.join(KeySpace("m", "t", 16, schema=99))
+
+    async def test_who_only_compares_sets_nothing_and_is_refused_too(self, directory: Directory) -> None:
+        await directory.join(KeySpace("m", "t", 16), ttl_s=0)
+        await directory.join(KeySpace("n", "t", 16))
+        with pytest.raises(KeySpaceMismatchError, match="model is 'm' and the fleet's is 'n'"):
+            await directory.join(KeySpace("m", "t", 16), ttl_s=0)
 
     async def test_a_fleet_that_is_gone_leaves_its_namespace_to_another(self, directory: Directory) -> None:
         await directory.join(KeySpace("m", "t", 16), ttl_s=SHORT_S)

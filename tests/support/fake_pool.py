@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from aloraserve.blocks import KeySpace
+from aloraserve.directory.base import Candidate, ReplicaState
 from aloraserve.routing.base import Call, Decision, Estimate
 from aloraserve.routing.placement import ClaimOutcome, Placement
 from aloraserve.routing.receipts import Outcome
@@ -122,9 +123,13 @@ class FakeRouter:
         self.events.append(f"claim {replica}")
         self.in_flight.add(claim_id)
         self.unanswered.add(claim_id)
-        labels = {name: f"engine-{name}" for name in "abc"}
+        states = [
+            ReplicaState("a", "1", "engine-a"),
+            ReplicaState("b", "1", "engine-b"),
+            ReplicaState("c", "", "engine-c"),
+        ]
         claim = ClaimOutcome.CLAIMED if replica else ClaimOutcome.NONE
-        return Placement(decision, {"a": "1", "b": "1"}, replica, claim, labels=labels)
+        return Placement(decision, replica, claim, candidates=[Candidate(state) for state in states])
 
     async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement:
         self.claimed[claim_id] = replica

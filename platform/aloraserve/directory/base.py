@@ -174,7 +174,11 @@ class Directory(Protocol):
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         """Agree on the key space: the first to come sets it, and it stays while somebody joins again in time.
 
-        Replicas join before they start their engine, and again with their heartbeats.
+        Replicas join before they start their engine, and again with their heartbeats. Gateways only compare.
+
+        Args:
+            space: the caller's.
+            ttl_s: how long it stays if nobody joins again; with 0 it is compared with the fleet's, and not set.
 
         Raises:
             KeySpaceMismatchError: the fleet's differs; names each part that does, both values.

@@ -9,12 +9,12 @@ A record that cannot be read is passed over and counted: it takes its replica ou
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
 from pydantic import TypeAdapter
 
 from aloraserve.directory.base import ReplicaState
@@ -22,7 +22,7 @@ from aloraserve.directory.base import ReplicaState
 _EXPIRY, _TTL, _VERSION, _WIDTH = slice(0, 13), slice(13, 22), slice(22, 38), slice(38, 41)
 MAX_LAPSED = 4096
 LOG_EVERY_S = 60.0
-_LOG = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -146,8 +146,7 @@ class FleetView:
         self._on_unreadable()
         if self._clock() - self._logged_at >= LOG_EVERY_S:
             self._logged_at = self._clock()
-            shown = name.decode(errors="replace")
-            _LOG.warning("the record of replica %.80r in the directory cannot be read; it is left out", shown)
+            log.warning("directory_record_unreadable", replica=name.decode(errors="replace")[:80])
 
     def _is_news(self, name: bytes, version: int, expiry_ms: int) -> bool:
         last = self._known.get(name)

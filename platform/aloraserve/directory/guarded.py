@@ -9,7 +9,7 @@ import structlog
 
 from aloraserve.directory.base import Directory
 from aloraserve.directory.wrapper import AnswerT, DirectoryWrapper
-from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError
 
 LOG_EVERY_S = 60.0
 
@@ -20,7 +20,7 @@ class GuardedDirectory(DirectoryWrapper):
     """See :class:`~aloraserve.directory.base.Directory`: whatever a backend raises is a ``DirectoryUnavailableError``.
 
     Who routes calls must not fail one for a defect of the directory's, or of a library behind it. Such an error is
-    logged with its type, once per minute at most. Cancellation goes through.
+    logged with its type, once per minute at most. Cancellation and a key space that differs go through.
 
     Args:
         directory: behind it.
@@ -36,7 +36,7 @@ class GuardedDirectory(DirectoryWrapper):
     async def _through(self, name: str, call: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
         try:
             return await call()
-        except DirectoryUnavailableError:
+        except (DirectoryUnavailableError, KeySpaceMismatchError):
             raise
         except Exception as error:
             self._note(name, error)

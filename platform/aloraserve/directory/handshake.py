@@ -1,4 +1,4 @@
-"""The handshake: a replica and its fleet have one key space, and a difference is reported."""
+"""The handshake: a process and its fleet have one key space, and a difference is reported."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def check_same(fleet: KeySpace, mine: KeySpace) -> None:
     ]
     if different:
         raise KeySpaceMismatchError(
-            f"this replica cannot join its fleet: {'; '.join(different)}. Start it with what the fleet has, or under "
+            f"this process cannot join its fleet: {'; '.join(different)}. Start it with what the fleet has, or under "
             "another namespace"
         )

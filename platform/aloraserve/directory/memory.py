@@ -123,7 +123,8 @@ class MemoryDirectory:
         now = self._clock()
         if self._space is not None and self._space[1] > now:
             check_same(self._space[0], space)
-        self._space = (space, now + ttl_s)
+        if ttl_s:
+            self._space = (space, now + ttl_s)
 
     async def publish(self, state: ReplicaState, *, ttl_s: float = LEASE_TTL_S, settled: Sequence[str] = ()) -> None:
         self._expire()

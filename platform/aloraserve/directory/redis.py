@@ -130,7 +130,8 @@ class RedisDirectory:
 
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         mine = json.dumps({item.name: getattr(space, item.name) for item in fields(KeySpace)}, sort_keys=True)
-        fleet = await self._scripts.run(ScriptCall(scripts.JOIN, (self._keys.space,), (mine, milliseconds(ttl_s))))
+        arguments = (mine, milliseconds(ttl_s) if ttl_s else 0)
+        fleet = await self._scripts.run(ScriptCall(scripts.JOIN, (self._keys.space,), arguments))
         if bytes(fleet).decode() != mine:
             check_same(_key_space(fleet), space)
 
@@ -225,9 +226,8 @@ class RedisDirectory:
         self._changed_at = self._clock()
 
     async def states(self) -> list[ReplicaState]:
-        as_of = self._clock()
-        self._refresher.use(as_of)
-        await self._refresher.wait(as_of)
+        self._refresher.start()
+        await self._refresher.wait(self._clock())
         return [candidate.state for candidate in self._view.live()]
 
     async def _refresh(self) -> None:

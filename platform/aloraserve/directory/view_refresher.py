@@ -33,12 +33,16 @@ class ViewRefresher:
         self._current: asyncio.Task[None] | None = None
 
     def use(self, as_of: float) -> None:
-        """Note that the view is needed, as of a moment; see that a refresh is under way if it is not that fresh."""
+        """Note that a call needs the view, as of a moment; see that a refresh is under way if it is not that fresh."""
         self._used_at = self._clock()
-        if self._work is None:
-            self._work = asyncio.create_task(self._run())
+        self.start()
         if self._as_of < as_of:
             self._begin()
+
+    def start(self) -> None:
+        """Keep the view from now on, at the pace of one that no call needs."""
+        if self._work is None:
+            self._work = asyncio.create_task(self._run())
 
     async def wait(self, as_of: float) -> None:
         """Wait until a refresh that began at ``as_of`` or later is over.

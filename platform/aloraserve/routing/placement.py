@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
-from aloraserve.directory.base import Candidate
+from aloraserve.directory.base import Candidate, ReplicaState
 from aloraserve.routing.base import Decision
 
 
@@ -57,27 +57,24 @@ class Placement:
 
     Args:
         decision: the ordering.
-        incarnations: start numbers of the candidates that published theirs.
         replica: for whom the call is claimed, empty if nobody is known.
         claim: what became of the claim.
         fallback: why the directory was not used, None if it was, or was not to be.
         fallback_reason: the same in words.
-        labels: short names of all candidates, those that the policy left out of the ordering included.
         lookup_s: time that asking the directory took.
         policy_s: time that the policy took.
         claim_s: time that claiming took.
-        candidates: all that were decided between, as the directory or what stood in for it knew them.
+        candidates: all that were decided between, as the directory or what stood in for it knew them; those that the
+            policy left out of the ordering included.
         cell: whose replicas the candidates were.
         spilled: whether that is another cell than the call's own.
     """
 
     decision: Decision
-    incarnations: Mapping[str, str] = field(default_factory=dict)
     replica: str = ""
     claim: ClaimOutcome = ClaimOutcome.NONE
     fallback: FallbackCause | None = None
     fallback_reason: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
     lookup_s: float = 0.0
     policy_s: float = 0.0
     claim_s: float = 0.0
@@ -87,4 +84,14 @@ class Placement:
 
     def label(self, replica: str) -> str:
         """Return a replica's short name; its id if it was not a candidate."""
-        return self.labels.get(replica, replica)
+        state = self._state(replica)
+        return replica if state is None else state.label or replica
+
+    def incarnation(self, replica: str) -> str:
+        """Return the start number that a candidate published, empty if it has not."""
+        state = self._state(replica)
+        return "" if state is None else state.incarnation
+
+    def _state(self, replica: str) -> ReplicaState | None:
+        # A table of all would take longer than the one or two questions.
+        return next((candidate.state for candidate in self.candidates if candidate.state.replica == replica), None)

@@ -168,7 +168,7 @@ class Receipt:
             reason=placement.decision.reason,
             fallback_reason=placement.fallback_reason,
             candidates=_shown(estimates, last.replica),
-            candidate_count=max(len(estimates), len(placement.labels)),
+            candidate_count=max(len(estimates), len(placement.candidates)),
             replica=last.replica if answered else "",
             label=last.label if answered else "",
             claim=placement.claim,

@@ -169,7 +169,7 @@ class Router:
 
     async def withdraw(self, call: Call, placement: Placement, claim_id: str) -> bool:
         """Take a claim back; return whether the directory acknowledged it. It expires by itself otherwise."""
-        incarnation = placement.incarnations.get(placement.replica)
+        incarnation = placement.incarnation(placement.replica)
         if placement.claim is ClaimOutcome.NONE or not incarnation:
             return False
         return await self._claims.withdraw(Claim(claim_id, placement.replica, incarnation, call.keys))
@@ -192,14 +192,11 @@ class Router:
         message = found.cause.message(self._budget_s) if found.cause else None
         if message:
             decision = replace(decision, policy="fallback", reason=f"{message}; {decision.reason}")
-        states = [candidate.state for candidate in found.candidates]
         placement = Placement(
             decision,
-            {state.replica: state.incarnation for state in states if state.incarnation},
             next((estimate.replica for estimate in decision.estimates if estimate.replica not in avoid), ""),
             fallback=found.cause,
             fallback_reason=message,
-            labels={state.replica: state.label or state.replica for state in states},
             lookup_s=looked_up_at - started,
             policy_s=self._clock() - looked_up_at,
             candidates=found.candidates,
@@ -253,7 +250,7 @@ class Router:
         self, call: Call, placement: Placement, claim_id: str, unseen_from: int | None, budget_s: float
     ) -> ClaimOutcome:
         """Claim the call for the placement's replica; return ``CONFLICT`` if nothing is recorded for that reason."""
-        replica, incarnation = placement.replica, placement.incarnations.get(placement.replica)
+        replica, incarnation = placement.replica, placement.incarnation(placement.replica)
         if not self._use_directory or not incarnation:
             return ClaimOutcome.NONE
         if unseen_from is not None and unseen_from >= min(len(call.keys), MAX_LOOKUP_BLOCKS):

@@ -41,6 +41,7 @@ from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
+from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
@@ -85,6 +86,7 @@ class Gateway:
             guarded(ObservedDirectory(plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(settings.cells)
         ]
+        self._keyspace = plan.keyspace
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._cells = CellReplicas(self._replicas, self._directories)
         self._names, self._in_flight = ConversationNames(), InFlight()
@@ -148,11 +150,15 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow changes."""
         async with self._pool.running(), self._process.running(), self._savings.flushing(), following(self._adapters):
-            following_cells = asyncio.create_task(self._cells.follow(), name="follow_cells")
+            followers = [
+                asyncio.create_task(self._cells.follow(), name="follow_cells"),
+                asyncio.create_task(follow_key_spaces(self._directories, self._keyspace), name="follow_key_spaces"),
+            ]
             try:
                 yield
             finally:
-                following_cells.cancel()
+                for task in followers:
+                    task.cancel()
 
     async def reachable(self) -> tuple[int, int]:
         """Return how many replicas Serve knows, and how many of them have published themselves in the directory."""

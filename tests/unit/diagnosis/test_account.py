@@ -41,7 +41,7 @@ def placement(
         )
         for one in sorted(candidates, key=lambda one: one.state.replica != chosen)
     ]
-    return Placement(Decision("p", "r", tuple(estimates)), {}, chosen, fallback=fallback, candidates=candidates)
+    return Placement(Decision("p", "r", tuple(estimates)), chosen, fallback=fallback, candidates=candidates)
 
 
 def account(

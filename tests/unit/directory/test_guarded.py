@@ -5,10 +5,11 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import ReplicaState
 from aloraserve.directory.guarded import LOG_EVERY_S, GuardedDirectory, guarded
 from aloraserve.directory.memory import MemoryDirectory
-from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError
 
 
 class Broken(MemoryDirectory):
@@ -58,3 +59,10 @@ async def test_a_guarded_directory_is_not_guarded_again() -> None:
     directory = guarded(MemoryDirectory())
     assert guarded(directory) is directory
     assert await directory.states() == []
+
+
+async def test_a_key_space_that_differs_is_reported_as_that() -> None:
+    directory = MemoryDirectory()
+    await directory.join(KeySpace("m", "t", 16))
+    with pytest.raises(KeySpaceMismatchError):
+        await guarded(directory).join(KeySpace("n", "t", 16))

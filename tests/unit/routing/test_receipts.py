@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aloraserve.directory.base import Candidate, ReplicaState
 from aloraserve.routing.base import Call, Decision, Estimate
 from aloraserve.routing.placement import ClaimOutcome, FallbackCause, Placement
 from aloraserve.routing.receipts import (
@@ -33,15 +34,15 @@ def receipt(
     claim: ClaimOutcome = ClaimOutcome.CLAIMED,
 ) -> Receipt:
     estimates = [Estimate(str(number), f"engine-{number}", 0.1 * (number + 1), 48, 0) for number in range(count)]
+    states = [ReplicaState(str(number), "1", f"engine-{number}") for number in range(count + left_out)]
     placement = Placement(
         Decision("expected-ttft", "holds 48 of 64 tokens", tuple(estimates)),
-        {},
         "0",
         claim,
-        labels={str(number): f"engine-{number}" for number in range(count + left_out)},
         lookup_s=0.001,
         policy_s=0.002,
         claim_s=0.003,
+        candidates=[Candidate(state) for state in states],
     )
     answered = None if ttft_s is None else Answered(48, ttft_s)
     outcome = Outcome.LOST if answered is None else Outcome.ANSWERED
@@ -74,7 +75,7 @@ def test_the_error_of_the_estimate_is_of_the_replica_that_answered() -> None:
 
 def test_nothing_was_expected_after_a_lost_attempt_by_the_fallback_or_of_an_unknown_replica() -> None:
     known, unknown = Estimate("0", "engine-0", 0.1, 0, 0), Estimate("0", "engine-0", 1.1, 0, 0, unknown_s=1.0)
-    placement = Placement(Decision("p", "", (known,)), {}, "0", ClaimOutcome.NONE, labels={})
+    placement = Placement(Decision("p", "", (known,)), "0", ClaimOutcome.NONE)
     assert estimate_error_s(placement, "0", 0.5, is_first=True) == pytest.approx(0.4)
     assert estimate_error_s(placement, "0", 0.5, is_first=False) is None
     assert estimate_error_s(replace(placement, fallback=FallbackCause.SLOW), "0", 0.5, is_first=True) is None

@@ -325,7 +325,7 @@ async def test_a_call_moves_to_a_replica_that_the_policy_left_out(directory: Fau
     one = router(directory, names)
     placement = await one.place(CALL, "c")
     left_out = next(name for name in names if name not in placement.decision.rank)
-    assert sorted(placement.labels) == names
+    assert sorted(one.state.replica for one in placement.candidates) == names
     moved = await one.move(CALL, placement, left_out, "c")
     assert (moved.claim, moved.replica) == ("moved", left_out)
     found = {candidate.state.replica: candidate for candidate in await directory.lookup(CALL.keys)}

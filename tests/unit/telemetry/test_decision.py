@@ -56,7 +56,7 @@ def test_a_span_says_who_was_chosen_and_why() -> None:
         Estimate("id-b", "b", 1, 0, 0),
     )
     decision = Decision("expected-ttft", "holds 64 of 100 tokens", estimates)
-    found = decision_attributes(Placement(decision, {}, "id-a", ClaimOutcome.CLAIMED, lookup_s=0.002))
+    found = decision_attributes(Placement(decision, "id-a", ClaimOutcome.CLAIMED, lookup_s=0.002))
     assert found["aloraserve.replica"] == "engine-0"
     assert found["aloraserve.reason"] == "holds 64 of 100 tokens"
     assert found["aloraserve.estimate.overlap_tokens"] == 64

@@ -2,5 +2,5 @@
 local space, ttl_ms = unpack(ARGV)
 local fleet = redis.call('GET', KEYS[1])
 if fleet and fleet ~= space then return fleet end
-redis.call('SET', KEYS[1], space, 'PX', ttl_ms)
+if ttl_ms ~= '0' then redis.call('SET', KEYS[1], space, 'PX', ttl_ms) end
 return space
