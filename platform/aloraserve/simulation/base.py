@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import Holding, ReplicaLoad
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.simulated_loop import SimulatedLoop
 
@@ -97,6 +98,7 @@ class ReplicaView:
         capacity_blocks: blocks that its KV cache has room for.
         max_requests: requests that it runs at once.
         adapter_slots: distinct adapters that may run at once.
+        step_tokens: tokens that one step computes at most.
         in_flight: calls sent there that have not ended.
         in_flight_prefill_tokens: prompt tokens of those whose first token is not out, cached ones included.
         in_flight_blocks: blocks of the prompts of those that have not ended.
@@ -113,6 +115,7 @@ class ReplicaView:
     capacity_blocks: int
     max_requests: int
     adapter_slots: int
+    step_tokens: int = 8192
     in_flight: int = 0
     in_flight_prefill_tokens: int = 0
     in_flight_blocks: int = 0
@@ -252,6 +255,7 @@ class RunContext:
         loop: simulated time.
         faults: of the run.
         gateways: the platform's, which share the calls and know of each other by the directory only.
+        tpot_objective_s: of the platform's cost model; 0: none.
     """
 
     seed: int
@@ -259,6 +263,7 @@ class RunContext:
     loop: SimulatedLoop
     faults: Sequence[Fault] = ()
     gateways: int = 1
+    tpot_objective_s: float = TPOT_OBJECTIVE_S
 
 
 RouterFactory = Callable[[RunContext], RouterModel]

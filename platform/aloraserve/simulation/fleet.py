@@ -11,6 +11,7 @@ from functools import partial
 from aloraserve.directory.base import LEASE_TTL_S
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.base import Kind, ReplicaView, RouterFactory, RunContext, SimulatedCall, VisibleFleet
 from aloraserve.simulation.faults import Fault
@@ -20,6 +21,7 @@ from aloraserve.simulation.simulated_loop import SimulatedLoop
 from aloraserve.simulation.workload import Workload
 
 MAX_REPLICAS = 10_000
+MAX_TPOT_S = 60
 MAX_GATEWAYS = 100
 SETTLE_S = LEASE_TTL_S
 """After the last call: what it changed has reached everyone by then."""
@@ -37,6 +39,7 @@ class FleetSettings:
         seed: of the router and of which event batches are lost.
         scheduling: the order in which every engine begins its calls.
         gateways: of the platform's own router; other projects' routers are one process each.
+        tpot_objective_s: of the platform's own cost model; 0: none.
     """
 
     calibration: Calibration
@@ -46,11 +49,16 @@ class FleetSettings:
     seed: int = 0
     scheduling: Scheduling = field(default_factory=Scheduling)
     gateways: int = 1
+    tpot_objective_s: float = TPOT_OBJECTIVE_S
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
         if not 1 <= self.replicas <= MAX_REPLICAS:
             raise SettingsError(f"replicas is {self.replicas}; 1 to {MAX_REPLICAS} are accepted")
+        if not 0 <= self.tpot_objective_s <= MAX_TPOT_S:
+            raise SettingsError(
+                f"tpot_objective_ms is {1000 * self.tpot_objective_s:g}; 0 to {1000 * MAX_TPOT_S} are accepted"
+            )
         if not 1 <= self.gateways <= MAX_GATEWAYS:
             raise SettingsError(f"gateways is {self.gateways}; 1 to {MAX_GATEWAYS} are accepted")
 
@@ -149,7 +157,14 @@ class ModelledFleet:
         views = [self._view(index) for index in range(settings.replicas)]
         self._fleet = VisibleFleet(views, list(range(settings.replicas)), workload.settings.block_tokens)
         self._router = make_router(
-            RunContext(settings.seed, self._fleet, self._loop, settings.faults, settings.gateways)
+            RunContext(
+                settings.seed,
+                self._fleet,
+                self._loop,
+                settings.faults,
+                settings.gateways,
+                settings.tpot_objective_s,
+            )
         )
         self._result = RunResult(self._router.name)
         chance = random.Random(f"events {settings.seed}")  # noqa: S311
@@ -185,7 +200,7 @@ class ModelledFleet:
     def _view(self, index: int) -> ReplicaView:
         times = self._settings.calibration
         blocks = self._settings.kv_tokens_each // self._workload.settings.block_tokens
-        return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots)
+        return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots, times.max_num_batched_tokens)
 
     def _new_engine(self, on_step: Callable[[StepResult], None]) -> ModelledEngine:
         return ModelledEngine(

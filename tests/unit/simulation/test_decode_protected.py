@@ -34,9 +34,9 @@ def rows() -> list[TraceRow]:
 
 
 def run(objective_s: float) -> RunResult:
-    make = router_factory("expected-ttft", step_tokens=8192, tpot_objective_s=objective_s)
     workload = Workload(rows(), WorkloadSettings(evaluators=0))
-    return ModelledFleet(FleetSettings(CALIBRATION, replicas=8), workload, make).run()
+    fleet = FleetSettings(CALIBRATION, replicas=8, tpot_objective_s=objective_s)
+    return ModelledFleet(fleet, workload, router_factory("expected-ttft")).run()
 
 
 def chats_tpot_s(result: RunResult, share: float) -> float:
