@@ -50,7 +50,7 @@ def entry(adapter: str = "safety", saved_s: float = 0.5, **cached: int) -> Savin
     return SavingsEntry(adapter, 0.123456, 100, CallSavings(saved_s, 64, 32, 0.75, CachedBySource(**cached), -0.05))
 
 
-@pytest.fixture(params=["memory", "redis", *OTHER_SERVERS])
+@pytest.fixture(params=["memory", "redis", "declared-keys", *OTHER_SERVERS])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     url = None if request.param == "memory" else url_of(request, request.param)
     async with AsyncExitStack() as stack:

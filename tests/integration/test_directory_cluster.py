@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 import pytest
 from support.redis_deployments import Cluster, Server
@@ -14,6 +16,9 @@ from support.simulated_fleet import CHATS, FAULT_S, eventually, fleet
 from aloraserve.directory.base import ReplicaState, place
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.redis.cluster import ClusterChannel
+from aloraserve.savings.base import CachedBySource, CallSavings, SavingsEntry
+from aloraserve.savings.redis import RedisLedger
 
 
 class Opener:
@@ -73,6 +78,10 @@ async def test_a_slot_that_moves_costs_no_holding(opened: Opener) -> None:
     await asyncio.to_thread(opened.cluster.move_slot, tag, source, target)
     try:
         assert (await directory.lookup(prompt))[0].held_blocks == len(prompt)
+        redirected = _redirections(opened.cluster)
+        for _ in range(5):
+            await directory.lookup(prompt)
+        assert _redirections(opened.cluster) == redirected, "once is enough"
         await directory.apply("a", "1", removed=place(prompt)[100:])
         assert (await directory.lookup(prompt))[0].held_blocks == 100
     finally:
@@ -121,12 +130,59 @@ async def test_the_fleets_server_that_hangs_or_dies_is_failed_over(opened: Opene
         await one.comes_right()
 
 
+async def test_who_gives_up_at_once_learns_of_a_fail_over_too(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway's lookups never wait until a call has failed."""
+    directory, own = opened(), opened.cluster.primaries[0]
+    await directory.ping()
+    learned = asyncio.Event()
+    read_slots = ClusterChannel._read_slots
+
+    async def noted(self: ClusterChannel) -> None:
+        await read_slots(self)
+        learned.set()
+
+    monkeypatch.setattr(ClusterChannel, "_read_slots", noted)
+    own.send(signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(directory.ping(), 0.01)
+        await asyncio.wait_for(learned.wait(), 5)
+    finally:
+        own.send(signal.SIGCONT)
+
+
+async def test_a_flush_that_times_out_is_counted_once(opened: Opener) -> None:
+    """The server finds what was sent when it goes on, after the client gave up and perhaps sent it again."""
+    own = opened.cluster.primaries[0]
+    ledger = RedisLedger.from_url(opened.cluster.url, namespace=opened.namespace, timeout_s=0.2)
+    entry = SavingsEntry("safety", 0.1, 100, CallSavings(0.2, 3, 1, 0.5, CachedBySource(base=4)))
+    await ledger.totals(60, time.time())
+    for count, pause_s in enumerate((0.1, 0.3, 0.5), 1):
+        ledger.add(entry, time.time())
+        own.send(signal.SIGSTOP)
+        flush = asyncio.create_task(ledger.flush())
+        await asyncio.sleep(pause_s)
+        own.send(signal.SIGCONT)
+        with suppress(DirectoryUnavailableError):
+            await flush
+        await eventually(partial(_is_counted, ledger, count), 5)
+        assert (await ledger.totals(600, time.time()))["safety"].calls == count
+    await ledger.close()
+
+
 async def test_a_cluster_of_which_nobody_answers_is_an_unavailable_directory() -> None:
     directory = RedisDirectory.from_url("redis+cluster://127.0.0.1:1,127.0.0.1:2", namespace="fleet")
     for method in (directory.ping, directory.states, directory.epoch, directory.reclaim):
         with pytest.raises(DirectoryUnavailableError, match=r"redis\+cluster://127\.0\.0\.1:1"):
             await method()
     await directory.close()
+
+
+async def _is_counted(ledger: RedisLedger, count: int) -> bool:
+    try:
+        return (await ledger.totals(600, time.time()))["safety"].calls >= count
+    except DirectoryUnavailableError:
+        return False
 
 
 def _redirections(cluster: Cluster) -> int:

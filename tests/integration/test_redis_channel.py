@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
-from support.redis_deployments import Wire
+from support.redis_deployments import Server, Wire
 
+from aloraserve.redis.backoff import MOST_S
 from aloraserve.redis.channel import RedisChannel
 from aloraserve.redis.connect import Connector
 from aloraserve.redis.scripts import Script, ScriptCall
@@ -233,6 +235,32 @@ async def test_a_server_that_dies_under_many_calls_gives_errors_of_the_contract(
         for channel in channels:
             await channel.close()
     assert kinds
+
+
+async def test_a_server_that_is_away_is_not_stormed(tmp_path: Path) -> None:
+    """Many callers that never rest make few attempts to connect, and reach the server soon after it is there."""
+    loop = asyncio.get_running_loop()
+    server = Server(tmp_path)
+    async with Wire(server.port) as wire:
+        channel = channel_to(wire.url, timeout_s=0.1)
+        found: list[list[Any]] = []
+
+        async def keep_calling() -> None:
+            while not found:
+                with suppress(TimeoutError, RedisError, OSError):
+                    found.append(await channel.run([echo("back")]))
+                await asyncio.sleep(0)
+
+        callers = [asyncio.create_task(keep_calling()) for _ in range(8)]
+        await asyncio.sleep(1.5)
+        # 40 ms at most after the first failure, 80 after the second: about seven are expected.
+        assert 2 <= wire.connections <= 25
+        await asyncio.to_thread(server.start)
+        started = loop.time()
+        await asyncio.gather(*callers)
+        assert loop.time() - started < 2 * MOST_S
+        await channel.close()
+    server.kill()
 
 
 async def test_a_transport_that_is_closing_takes_nothing(redis_server: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.declared_keys import refuse_undeclared_keys
 from support.redis_deployments import Server
 from support.redis_servers import OTHER_SERVERS, SOURCES, server_binary
 
@@ -28,6 +29,8 @@ def other_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
 def url_of(request: pytest.FixtureRequest, name: str) -> str:
     """Return where a test finds a server: ``redis``, ``cluster`` or one of the others.
 
+    ``declared-keys`` is ``redis`` with scripts that fail at a key that they did not declare.
+
     Skips the test where this machine has no such server.
     """
     if name in OTHER_SERVERS:
@@ -35,5 +38,7 @@ def url_of(request: pytest.FixtureRequest, name: str) -> str:
         if name not in urls:
             pytest.skip(f"{name} is not installed: {SOURCES[name]}")
         return urls[name]
-    server = request.getfixturevalue({"redis": "redis_server", "cluster": "cluster"}[name])
+    if name == "declared-keys":
+        refuse_undeclared_keys(request.getfixturevalue("monkeypatch"))
+    server = request.getfixturevalue("cluster" if name == "cluster" else "redis_server")
     return str(server.url)

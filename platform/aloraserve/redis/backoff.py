@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 BASE_S = 0.02
 MOST_S = 1.0
+QUIET_S = 5.0
+"""Failures count no more when nothing failed for that long."""
 
 
 class Backoff:
@@ -23,11 +26,13 @@ class Backoff:
         self._base_s = base_s
         self._most_s = most_s
         self._failures = 0
+        self._failed_at = -math.inf
         self.not_before = 0.0
 
     def fail(self, now: float) -> None:
-        """Note a failure at ``now``, on whichever clock the caller uses."""
-        self._failures += 1
+        """Note a failure, or an attempt that is one until :meth:`succeed`, at ``now`` on the clock of the caller."""
+        self._failures = self._failures + 1 if now - self._failed_at < QUIET_S else 1
+        self._failed_at = now
         # The exponent is bounded, because a float is.
         most_s = min(self._most_s, self._base_s * 2 ** min(self._failures, 32))
         self.not_before = now + random.uniform(0.0, most_s)  # noqa: S311 - no secret

@@ -18,6 +18,7 @@ from aloraserve.redis.backoff import Backoff
 from aloraserve.redis.connect import Connector
 from aloraserve.redis.credentials import Login
 from aloraserve.redis.line import CLOSED, Command, Line
+from aloraserve.redis.replies import is_unfit
 from aloraserve.redis.scripts import ScriptCall
 from aloraserve.redis.url import Host
 
@@ -95,7 +96,10 @@ class RedisChannel:
         except BaseException:
             self._admitted.release()
             raise
-        return await replies
+        found = await replies
+        if not is_unfit(found[-1]):
+            self._backoff.succeed()
+        return found
 
     async def close(self) -> None:
         """See the contract."""
@@ -126,12 +130,9 @@ class RedisChannel:
     async def _open(self) -> Line:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._backoff.not_before - loop.time())
-        try:
-            line, login = await self._connector.open(self._host)
-        except (RedisError, OSError):
-            self._backoff.fail(loop.time())
-            raise
-        self._backoff.succeed()
+        # A connection that is accepted and then lost is a failure too: only a reply ends a back-off.
+        self._backoff.fail(loop.time())
+        line, login = await self._connector.open(self._host)
         self._line = line
         if login is not None and self._connector.credentials.may_change:
             self._following = asyncio.create_task(self._follow(line, login))

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.crc import key_slot
 from redis.exceptions import (
@@ -36,6 +36,18 @@ MAX_SERVERS_ASKED = 4
 """For the map of slots, in one attempt."""
 AGAIN_S = 0.01
 """The longest wait while the keys of a script are on their way from one server to another."""
+
+
+class _Route(NamedTuple):
+    """Where a script is sent, and how.
+
+    Args:
+        host: the server.
+        commands: the last one runs the script.
+    """
+
+    host: Host
+    commands: Sequence[Command]
 
 
 class ClusterChannel:
@@ -91,39 +103,46 @@ class ClusterChannel:
     async def _reply(self, call: ScriptCall, deadline: float) -> Any:
         if not self._slots.is_known:
             await self._learned(deadline)
-        slot = _slot_of(call)
-        host, commands = self._slots.owner(slot), [call.by_digest()]
-        hops = 0
-        while hops < MAX_HOPS:
-            reply = await self._ask(host, commands, deadline)
+        route = self._owner(call)
+        for _ in range(MAX_HOPS):
+            reply = await self._ask(route, deadline)
+            while isinstance(reply, TryAgainError):
+                await self._pause(deadline)
+                route = self._owner(call)
+                reply = await self._ask(route, deadline)
             if not isinstance(reply, RedisError):
                 return reply
-            if isinstance(reply, NoScriptError):
-                # A server that imports the slot has to be asked in the same way again.
-                commands = [*commands[:-1], call.by_source()]
-            elif isinstance(reply, TryAgainError):
-                await self._pause(deadline)
-                host, commands = self._slots.owner(slot), [call.by_digest()]
-                continue
-            elif isinstance(reply, AskError):
-                host, commands = _named(reply, host), [("ASKING",), call.by_digest()]
-            elif isinstance(reply, MovedError):
-                host, commands = _named(reply, host), [call.by_digest()]
-                self._slots.move(slot, host)
-                self._learn()
-            else:
-                if isinstance(reply, ClusterDownError):
-                    self._learn()
-                raise reply
-            hops += 1
+            route = self._next(reply, route, call)
         raise RedisConnectionError(f"the cluster is changing: {MAX_HOPS} redirections of one call")
 
-    async def _ask(self, host: Host, commands: Sequence[Command], deadline: float) -> Any:
+    def _owner(self, call: ScriptCall) -> _Route:
+        return _Route(self._slots.owner(_slot_of(call)), [call.by_digest()])
+
+    def _next(self, reply: RedisError, route: _Route, call: ScriptCall) -> _Route:
+        """Return where a script goes that ``route`` did not run; raise what says that nothing else is to be done."""
+        match reply:
+            case NoScriptError():
+                # A server that imports the slot has to be asked in the same way again.
+                return _Route(route.host, [*route.commands[:-1], call.by_source()])
+            # It is an AskError too.
+            case MovedError():
+                moved = _named(reply, route.host)
+                self._slots.move(_slot_of(call), moved)
+                self._learn()
+                return _Route(moved, [call.by_digest()])
+            case AskError():
+                return _Route(_named(reply, route.host), [("ASKING",), call.by_digest()])
+            case ClusterDownError():
+                self._learn()
+        raise reply
+
+    async def _ask(self, route: _Route, deadline: float) -> Any:
         try:
-            return (await self._channel(host).exchange(commands, deadline))[-1]
-        except (RedisError, OSError):
-            # Another server may have taken its place.
-            self._learn()
+            return (await self._channel(route.host).exchange(route.commands, deadline))[-1]
+        except (RedisError, OSError, asyncio.CancelledError):
+            # Another server may have taken its place; who looks up gives up long before a call has failed.
+            if not self._is_closed:
+                self._learn()
             raise
 
     @staticmethod
@@ -168,7 +187,7 @@ class ClusterChannel:
     async def _read_slots(self) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._backoff.not_before - loop.time())
-        # A map that is right ends a back-off only after a while: it may be the one that was wrong.
+        # Only time ends this back-off: a map that is there may still be the one that was wrong.
         self._backoff.fail(loop.time())
         known = [*{*self._slots.hosts, *self._seeds}]
         causes = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aloraserve.redis.backoff import BASE_S, MOST_S, Backoff
+from aloraserve.redis.backoff import BASE_S, MOST_S, QUIET_S, Backoff
 
 
 def test_waits_are_drawn_from_a_range_that_doubles_up_to_a_bound() -> None:
@@ -25,3 +25,11 @@ def test_a_success_starts_over() -> None:
     assert backoff.not_before == 0.0
     backoff.fail(0.0)
     assert backoff.not_before <= 2 * BASE_S
+
+
+def test_failures_of_long_ago_count_no_more() -> None:
+    backoff = Backoff()
+    for _ in range(20):
+        backoff.fail(0.0)
+    backoff.fail(QUIET_S)
+    assert backoff.not_before - QUIET_S <= 2 * BASE_S
