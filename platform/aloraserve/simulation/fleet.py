@@ -79,7 +79,7 @@ class CallRecord:
 
     @property
     def tpot_s(self) -> float:
-        """Mean time between two tokens of its answer (time per output token); it has several."""
+        """From one token of the answer to the next, on average; of an answer of at least two."""
         return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
 
 
@@ -178,7 +178,7 @@ class ModelledFleet:
     def _view(self, index: int) -> ReplicaView:
         times = self._settings.calibration
         blocks = self._settings.kv_tokens_each // self._workload.settings.block_tokens
-        return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots)
+        return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots, times.max_num_batched_tokens)
 
     def _new_engine(self, on_step: Callable[[StepResult], None]) -> ModelledEngine:
         return ModelledEngine(

@@ -19,7 +19,6 @@ from rich.table import Table
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.calibration import load as load_calibration
 from aloraserve.errors import SettingsError
-from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import AGEING, Scheduling
 from aloraserve.simulation.demo_replay import DemoReplay, median_error, read_calls
 from aloraserve.simulation.faults import parse_faults
@@ -67,9 +66,6 @@ def simulate(
     priority_ageing: Annotated[
         float, typer.Option(help="Seconds of prefill that a second of waiting makes up for.")
     ] = AGEING,
-    tpot_objective_ms: Annotated[
-        float, typer.Option(help="Time per output token above which the platform charges calls; 0: never.")
-    ] = 1000 * TPOT_OBJECTIVE_S,
     plot: Annotated[Path | None, typer.Option(help="Also draw the comparison to this .html or .svg file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
     against: Annotated[
@@ -110,10 +106,9 @@ def simulate(
         seeds=parse_seeds(seed, seeds),
         faults=parse_faults(fault or [], replicas),
         scheduling=_scheduling(scheduling_policy, priority_ageing),
-        tpot_objective_s=tpot_objective_ms / 1000,
     )
     started = time.monotonic()
-    with _progress(err) as on_progress:
+    with show_progress(err) as on_progress:
         figures = run_study(settings, on_progress=on_progress)
     _show(out, settings, figures, time.monotonic() - started)
     if json is not None:
@@ -132,7 +127,7 @@ def _scheduling(policy: str, ageing: float) -> Scheduling:
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Callable[[StudyProgress], None]]:
+def show_progress(console: Console) -> Iterator[Callable[[StudyProgress], None]]:
     """Show a bar on a terminal, a line now and then elsewhere."""
     if not console.is_terminal:
         last = time.monotonic()
@@ -191,7 +186,7 @@ def _show(console: Console, settings: StudySettings, figures: list[PolicyFigures
 def _show_against(console: Console, path: Path, times: Calibration, policy: str, json: Path | None) -> None:
     """Print a demo's TTFTs beside the model's, and the median error."""
     calls, replicas = read_calls(path)
-    factory = router_factory(policy, step_tokens=times.max_num_batched_tokens)
+    factory = router_factory(policy)
     replayed = DemoReplay(calls, times, replicas, factory).run()
     table = Table(title=f"{path.name}, {replicas} replicas, {policy}, {times.name}", title_justify="left", box=SIMPLE)
     for head in ("conversation", "turn", "adapter", "prompt", "cached", "estimated", "TTFT", "estimated", "error"):
@@ -235,7 +230,6 @@ def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str,
             "calibration": settings.calibration.name,
             "workload": asdict(settings.workload),
             "scheduling": asdict(settings.scheduling),
-            "tpot_objective_ms": 1000 * settings.tpot_objective_s,
             "faults": [asdict(fault) | {"end_s": min(fault.end_s, 1e12)} for fault in settings.faults],
         },
         "policies": [of_policy.to_json() for of_policy in figures],
