@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
 import time
 from collections import Counter
@@ -36,6 +35,7 @@ from benchmarks.pushing_fleet import CONVERSATIONS, conversation, pushing_fleet
 from benchmarks.synthetic_fleet import BLOCK_TOKENS, SPACE, open_directory, replica_name
 
 QUIET_S = 2.0
+RETRY_S = 0.02
 START_S = 120.0
 """For the directory to be filled the first time."""
 
@@ -127,14 +127,11 @@ class FlushBench:
         """Wait until the directory has each conversation; return the seconds."""
         started = time.perf_counter()
         for replica, call in calls:
-            await self._until_held(directory, replica, call)
+            is_held = False
+            while not is_held:
+                is_held = await self._is_held(directory, replica, call)
+                await asyncio.sleep(0.0 if is_held else RETRY_S)
         return time.perf_counter() - started
-
-    async def _until_held(self, directory: RedisDirectory, replica: str, call: Call) -> None:
-        for _ in itertools.count():
-            if await self._is_held(directory, replica, call):
-                return
-            await asyncio.sleep(0.02)
 
     async def _is_held(self, directory: RedisDirectory, replica: str, call: Call) -> bool:
         candidates = await directory.lookup(call.keys)
