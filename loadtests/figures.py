@@ -128,7 +128,7 @@ def pairs(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
 def pairs_alone(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
     """Return the pairs of evaluation calls that were made one at a time.
 
-    Several at once wait for each other: that is not a call's own saving, and no estimate has it.
+    Several at once wait for each other, and twins on other replicas for others than their estimates count.
     """
     return [
         (lora, alora)

@@ -197,3 +197,22 @@ async def test_long_new_prompts_of_one_gateway_cost_another_no_decision(opened: 
 
     found = await asyncio.gather(calls(routers[0], 60, 32, "s"), calls(routers[1], 4, MAX_LOOKUP_BLOCKS, "l"))
     assert [list(outcomes) for outcomes in found] == [[(None, "claimed")]] * 2
+
+
+async def test_a_heartbeat_frees_claims_that_expired(opened: Open, client: Redis) -> None:
+    directory = opened()
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+    await directory.claim("short", "a", "1", prompt(1, 4), tokens=64, ttl_s=0.05)
+    await directory.claim("long", "a", "1", prompt(2, 4), tokens=64, ttl_s=60)
+
+    async def open_claims() -> list[bytes]:
+        (key,) = await client.keys(f"{PREFIX}*t:a")
+        return await client.hkeys(key)
+
+    assert sorted(await open_claims()) == [b"long", b"short"]
+
+    async def freed() -> bool:
+        await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+        return await open_claims() == [b"long"]
+
+    await eventually(freed, 5)

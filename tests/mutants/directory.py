@@ -118,4 +118,33 @@ DIRECTORY = (
         "            raise\n",
         "unit/directory/test_fleet_view.py::test_a_record_that_cannot_be_read_leaves_the_others",
     ),
+    Mutant(
+        "claims that expired are kept",
+        "directory/lua/publish.lua",
+        "    redis.call('HDEL', open, all[i])\n",
+        "    local ignored = all[i]\n",
+        "integration/test_directory_work.py::test_a_heartbeat_frees_claims_that_expired",
+    ),
+    Mutant(
+        "a replica that retired keeps its claims",
+        "directory/lua/retire.lua",
+        "if totals_of(replica).count > 0 then set_totals(replica, no_totals(), forget_ms) end\n",
+        "",
+        "contract/test_directory.py::TestClaims::test_retiring_ends_the_claims_too[redis]",
+    ),
+    Mutant(
+        "an error that nobody foresaw goes through",
+        "directory/guarded.py",
+        "        except Exception as error:\n",
+        "        except OSError as error:\n",
+        "unit/directory/test_guarded.py::test_whatever_a_backend_raises_is_unavailability "
+        "unit/routing/test_router.py::test_no_error_of_a_claim_or_a_withdrawal_fails_a_call",
+    ),
+    Mutant(
+        "a refresh that began too early is enough",
+        "directory/view_refresher.py",
+        "        self._as_of = began_at\n",
+        "        self._as_of = self._clock()\n",
+        "unit/directory/test_view_refresher.py::test_a_refresh_that_began_before_is_not_enough",
+    ),
 )

@@ -55,10 +55,9 @@ class PlatformRouter:
     Args:
         policy: its name in ``routing.policies``.
         context: of the run.
-        step_tokens: tokens per step of the engines, for the cost model.
     """
 
-    def __init__(self, policy: str, context: RunContext, *, step_tokens: int = 8192) -> None:
+    def __init__(self, policy: str, context: RunContext) -> None:
         self.name = policy
         self.fallbacks = 0
         self._context = context
@@ -70,7 +69,7 @@ class PlatformRouter:
         # Few clients send an id of their conversation; those of policies that ask for one do.
         self._has_sessions = policy == SessionHash.name or is_path(policy)
         has_costs = policy == ExpectedTtft.name or is_path(policy)
-        costs = CostModel(step_tokens=step_tokens) if has_costs else _NoCosts()
+        costs = CostModel() if has_costs else _NoCosts()
         self._router = Router(
             self._directory,
             make_policy(policy, costs=costs, seed=context.seed),

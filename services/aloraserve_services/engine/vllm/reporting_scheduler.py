@@ -100,13 +100,13 @@ def step_of(scheduled: Any, requests: Any, seconds: float) -> StepStats | None:
     """
     if not scheduled.total_num_scheduled_tokens:
         return None
+    if not _are_answers(scheduled):
+        return _mixed(scheduled, requests, seconds)
     cached = scheduled.scheduled_cached_reqs
+    answers = len(cached.req_ids)
+    context = sum(cached.num_computed_tokens) + answers
     adapted = sum(_adapter_from(requests.get(name)) is not None for name in cached.req_ids)
-    if _are_answers(scheduled):
-        answers = len(cached.req_ids)
-        context = sum(cached.num_computed_tokens) + answers
-        return StepStats(seconds, answers=answers, context_tokens=context, adapter_answers=adapted)
-    return _mixed(scheduled, requests, seconds)
+    return StepStats(seconds, answers=answers, context_tokens=context, adapter_answers=adapted)
 
 
 def _are_answers(scheduled: Any) -> bool:
