@@ -23,10 +23,11 @@ class ExpectedTtftTuning:
         tie_share: nor is this share of the best's score: the rates that equal machines measure differ that much, also
             with the lengths of the prompts that they happened to get.
         duplicate_share: leaving the longest overlap makes the fleet compute tokens that it has, and evict others for
-            them: that share of their prefill is charged on top of what the call itself waits for them.
+            them: that share of their prefill is charged on top of what the call itself waits for, in an idle fleet.
+        duplicate_most: the share grows by the pressure on the cache (see below), at most by that.
         eviction_share: a prompt takes its blocks from those that no running call uses. The fewer those are, the younger
-            is what it evicts, and the sooner somebody computes that again: charged is its prefill, times this, times
-            the blocks in use by those that are not.
+            is what it evicts, and the sooner somebody computes that again: charged is that share of its prefill, times
+            the pressure on the cache, which is the blocks in use by those that are not.
         eviction_reserve: share of the cache that counts as not in use however full it is.
         overlap_steps: overlaps count as different among the equally good if they differ by one of so many parts of the
             prompt.
@@ -41,6 +42,7 @@ class ExpectedTtftTuning:
     tie_tokens: int = 4
     tie_share: float = 0.25
     duplicate_share: float = 0.25
+    duplicate_most: float = 2.0
     eviction_share: float = 1.0
     eviction_reserve: float = 0.05
     overlap_steps: int = 8
@@ -122,19 +124,17 @@ class ExpectedTtft:
         ]
 
     def _score_s(self, estimate: Estimate, candidate: Candidate, longest: int) -> float:
-        score_s = estimate.expected_ttft_s + estimate.tpot_s + self._eviction_s(estimate, candidate)
+        tuning, pressure = self._tuning, self._pressure(candidate)
+        score_s = estimate.expected_ttft_s + estimate.tpot_s + tuning.eviction_share * pressure * estimate.prefill_s
         if estimate.overlap_tokens >= longest:
             return score_s
         model = self._costs.prefill_model(candidate.state.load)
         again_s = model.seconds(estimate.overlap_tokens, longest) - model.fixed_s
-        return score_s + self._tuning.duplicate_share * again_s
+        return score_s + (tuning.duplicate_share + min(pressure, tuning.duplicate_most)) * again_s
 
-    def _eviction_s(self, estimate: Estimate, candidate: Candidate) -> float:
-        used = min(candidate.state.load.kv_usage, 1.0)
-        if used <= 0:
-            return 0.0
-        tuning = self._tuning
-        return tuning.eviction_share * estimate.prefill_s * used / (1.0 + tuning.eviction_reserve - used)
+    def _pressure(self, candidate: Candidate) -> float:
+        used = min(max(candidate.state.load.kv_usage, 0.0), 1.0)
+        return used / (1.0 + self._tuning.eviction_reserve - used)
 
     def _tie_limit_s(self, best: _Scored) -> float:
         tokens_s = self._tuning.tie_tokens * self._costs.prefill_model(best.candidate.state.load).s_per_token
