@@ -92,7 +92,7 @@ async def test_a_claim_and_its_withdrawal_take_as_much_of_the_server_for_any_pro
 async def test_a_claims_entry_is_bounded_whatever_the_prompts_length(opened: Open, client: Redis) -> None:
     directory = opened()
     sizes = []
-    for blocks in (MAX_LOOKUP_BLOCKS, 8 * MAX_LOOKUP_BLOCKS):
+    for blocks in (MAX_LOOKUP_BLOCKS, 2 * MAX_LOOKUP_BLOCKS):
         await directory.claim(f"c{blocks}", "a", "1", prompt(1, blocks), tokens=1)
         [(_, fields)] = await client.xrevrange(f"{PREFIX}claims", count=1)
         sizes.append(len(fields[b"claim"]))
@@ -115,7 +115,7 @@ async def test_a_lookup_takes_as_much_of_the_server_whatever_is_claimed(
     assert sum(found.claims for found in await gateway.lookup(keys)) == 128 * claims
     # Without the view's own questions, which come at their own pace.
     await gateway._refresher.close()
-    counts = await work(client, lambda: gateway._held(keys))
+    counts = await work(client, lambda: gateway._prompts.held(keys, gateway._shard(keys)))
     assert counts.total() == counts["hget"] + counts["time"] + counts["evalsha"] + counts["info"]
     assert counts["hget"] <= 512 / 32 + 1
 

@@ -15,8 +15,8 @@ ROUTING = (
     Mutant(
         "a breaker that opened stays open for ever",
         "routing/breaker.py",
-        "        self._failures = 0\n\n    def fail",
-        "        pass\n\n    def fail",
+        "        self._failures = 0\n        self._open_s",
+        "        self._open_s",
         "unit/routing/test_breaker.py::test_a_trial_that_works_closes_it",
     ),
     Mutant(

@@ -55,7 +55,7 @@ class PlatformRouter:
     Args:
         policy: its name in ``routing.policies``.
         context: of the run.
-        tpot_objective_s: see :class:`~aloraserve.routing.cost_model.CostModel`.
+        tpot_objective_s: of the cost model; 0: none.
     """
 
     def __init__(self, policy: str, context: RunContext, *, tpot_objective_s: float = TPOT_OBJECTIVE_S) -> None:

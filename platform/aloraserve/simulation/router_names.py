@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from aloraserve.errors import SettingsError
-from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.own_policy import is_path
 from aloraserve.routing.policies import POLICIES, check_policy
 from aloraserve.simulation.base import RouterFactory
@@ -49,13 +48,12 @@ def _check_own(policy: str) -> None:
         raise SettingsError(f"policy is {policy!r}: {error}") from error
 
 
-def router_factory(name: str, *, tpot_objective_s: float = TPOT_OBJECTIVE_S) -> RouterFactory:
+def router_factory(name: str) -> RouterFactory:
     """Return what makes the router.
 
     Args:
         name: one of :func:`router_names`, or ``module:attribute`` of a policy of one's own.
-        tpot_objective_s: of the platform's cost model.
     """
     if name in BASELINES:
         return partial(FormulaRouter, BASELINES[name])
-    return partial(PlatformRouter, name, tpot_objective_s=tpot_objective_s)
+    return partial(PlatformRouter, name)

@@ -11,9 +11,7 @@ from typing import Any
 
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
-from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import Scheduling
-from aloraserve.simulation.base import RouterFactory
 from aloraserve.simulation.bounds import one_cache, rate_scale_at
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, check_fits
@@ -43,7 +41,6 @@ class StudySettings:
         seeds: a run of each router for each.
         faults: of every run.
         scheduling: the order in which the engines begin their calls, under every router.
-        tpot_objective_s: of the platform's cost model; 0: none.
     """
 
     policies: tuple[str, ...]
@@ -57,7 +54,6 @@ class StudySettings:
     seeds: tuple[int, ...] = (0,)
     faults: tuple[Fault, ...] = ()
     scheduling: Scheduling = field(default_factory=Scheduling)
-    tpot_objective_s: float = TPOT_OBJECTIVE_S
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -65,8 +61,6 @@ class StudySettings:
             raise SettingsError(f"requests is {self.requests}; 1 to {MAX_ROWS} are accepted")
         if not 1 <= len(self.seeds) <= MAX_SEEDS:
             raise SettingsError(f"{len(self.seeds)} seeds are given; 1 to {MAX_SEEDS} are accepted")
-        if not 0 <= self.tpot_objective_s <= 60:
-            raise SettingsError(f"tpot_objective_ms is {1000 * self.tpot_objective_s:g}; 0 to 60000 are accepted")
         self.fleet(0)
 
     def fleet(self, seed: int) -> FleetSettings:
@@ -187,12 +181,11 @@ def find_bounds(fleet: FleetSettings, workload: Workload) -> Bounds:
 def _run(job: tuple[StudySettings, str, int, Bounds], report: Report) -> dict[str, float]:
     settings, name, seed, bounds = job
     workload = settings.workload_of(seed, settings.workload.rate_scale)
-    make = router_factory(name, tpot_objective_s=settings.tpot_objective_s)
-    return run_router(make, settings.fleet(seed), workload, bounds, settings.load, report, f"{name}, seed {seed}")
+    return run_router(name, settings.fleet(seed), workload, bounds, settings.load, report, f"{name}, seed {seed}")
 
 
 def run_router(
-    make: RouterFactory,
+    name: str,
     fleet: FleetSettings,
     workload: Workload,
     bounds: Bounds,
@@ -203,7 +196,7 @@ def run_router(
     """Play a workload once and return its figures (:func:`~aloraserve.simulation.summary.summarize`).
 
     Args:
-        make: makes the router.
+        name: the router's.
         fleet: to play on.
         workload: the calls.
         bounds: of this workload on this fleet.
@@ -216,6 +209,7 @@ def run_router(
         unscaled = Workload(workload.rows, replace(workload.settings, rate_scale=1.0))
         rate_scale = rate_scale_at(load, bounds.pooled, unscaled, fleet.replicas)
         workload = Workload(workload.rows, replace(workload.settings, rate_scale=rate_scale))
+    make = router_factory(name)
     played = ModelledFleet(fleet, workload, make, on_progress=lambda sent: report(label, sent / len(workload.rows)))
     with no_collector():
         return summarize(played.run(), bounds, rate_scale)

@@ -19,7 +19,6 @@ from rich.table import Table
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.calibration import load as load_calibration
 from aloraserve.errors import SettingsError
-from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import AGEING, Scheduling
 from aloraserve.simulation.demo_replay import DemoReplay, median_error, read_calls
 from aloraserve.simulation.faults import parse_faults
@@ -67,9 +66,6 @@ def simulate(
     priority_ageing: Annotated[
         float, typer.Option(help="Seconds of prefill that a second of waiting makes up for.")
     ] = AGEING,
-    tpot_objective_ms: Annotated[
-        float, typer.Option(help="Time per output token above which the platform charges calls; 0: never.")
-    ] = 1000 * TPOT_OBJECTIVE_S,
     plot: Annotated[Path | None, typer.Option(help="Also draw the comparison to this .html or .svg file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
     against: Annotated[
@@ -110,7 +106,6 @@ def simulate(
         seeds=parse_seeds(seed, seeds),
         faults=parse_faults(fault or [], replicas),
         scheduling=_scheduling(scheduling_policy, priority_ageing),
-        tpot_objective_s=tpot_objective_ms / 1000,
     )
     started = time.monotonic()
     with show_progress(err) as on_progress:
@@ -235,7 +230,6 @@ def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str,
             "calibration": settings.calibration.name,
             "workload": asdict(settings.workload),
             "scheduling": asdict(settings.scheduling),
-            "tpot_objective_ms": 1000 * settings.tpot_objective_s,
             "faults": [asdict(fault) | {"end_s": min(fault.end_s, 1e12)} for fault in settings.faults],
         },
         "policies": [of_policy.to_json() for of_policy in figures],

@@ -261,3 +261,14 @@ def test_nothing_is_charged_within_the_objective_or_without_one() -> None:
 
 def test_the_charge_is_never_more_than_the_delay_itself() -> None:
     assert CostModel(tpot_objective_s=0.1).estimate(CALL, answering(900.0)).tpot_s == pytest.approx(4 * 0.512)
+
+
+def test_of_the_claims_for_an_engine_with_priorities_only_short_ones_are_before_a_call() -> None:
+    """Only their sum is known: each counts for as long as the call takes, at most."""
+    load = ReplicaLoad(prefill_s_per_token=0.001, ageing=0.05)
+    claimed = Candidate(ReplicaState("a", "1", load=load), claimed_tokens=30_000, claims=2)
+    assert CostModel().estimate(CALL, claimed).queue_s == pytest.approx(2 * 0.512)
+    short = Candidate(ReplicaState("a", "1", load=load), claimed_tokens=200, claims=2)
+    assert CostModel().estimate(CALL, short).queue_s == pytest.approx(0.2)
+    in_order = Candidate(ReplicaState("a", "1", load=replace(load, ageing=0.0)), claimed_tokens=30_000, claims=2)
+    assert CostModel().estimate(CALL, in_order).queue_s == pytest.approx(30.0)

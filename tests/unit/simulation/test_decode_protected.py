@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from aloraserve.engine_model.calibration import load
 from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, RunResult
-from aloraserve.simulation.router_names import router_factory
+from aloraserve.simulation.platform_router import PlatformRouter
 from aloraserve.simulation.summary import percentile
 from aloraserve.simulation.trace import TraceRow
 from aloraserve.simulation.workload import Workload, WorkloadSettings
@@ -34,7 +35,7 @@ def rows() -> list[TraceRow]:
 
 
 def run(objective_s: float) -> RunResult:
-    make = router_factory("expected-ttft", tpot_objective_s=objective_s)
+    make = partial(PlatformRouter, "expected-ttft", tpot_objective_s=objective_s)
     workload = Workload(rows(), WorkloadSettings(evaluators=0))
     return ModelledFleet(FleetSettings(CALIBRATION, replicas=8), workload, make).run()
 
