@@ -15,7 +15,6 @@ from aloraserve.errors import SettingsError
 from aloraserve.routing.scheduling import Scheduling, SchedulingPolicy
 from aloraserve.simulation.bounds import Bound
 from aloraserve.simulation.fleet import FleetSettings, check_fits
-from aloraserve.simulation.router_names import router_factory
 from aloraserve.simulation.study import StudyProgress, find_bounds, run_router
 from aloraserve.simulation.summary import Bounds
 from aloraserve.simulation.trace import TraceRow
@@ -199,4 +198,4 @@ def _bounds(job: tuple[int, Window], report: Report) -> Bounds:
 def _play(job: tuple[Cell, Window, Bounds], report: Report) -> dict[str, float]:
     cell, window, bounds = job
     fleet = window.fleet(cell.replicas, cell.scheduling)
-    return run_router(router_factory(cell.router), fleet, window.workload, bounds, cell.load, report, cell.name)
+    return run_router(cell.router, fleet, window.workload, bounds, cell.load, report, cell.name)

@@ -47,8 +47,8 @@ def test_cells_that_are_there_are_not_run_again(tmp_path: Path, monkeypatch: pyt
     assert all(figures["calls"] == 8 * 4 for figures in first.values())
 
     played: list[str] = []
-    make = simulated_cells.router_factory
-    monkeypatch.setattr(simulated_cells, "router_factory", lambda name: (played.append(name), make(name))[1])
+    play = simulated_cells.run_router
+    monkeypatch.setattr(simulated_cells, "run_router", lambda name, *rest: (played.append(name), play(name, *rest))[1])
     assert run_cells(CELLS, windows, CellStore(tmp_path, windows)) == first
     assert not played
     store.drop(["round-robin"])
