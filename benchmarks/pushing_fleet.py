@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def pushing_fleet(url: str, replicas: int, blocks: int) -> Iterator[None]:
             [sys.executable, "-m", "benchmarks.pushing_fleet", url, str(low), str(high), str(blocks)],
             stdin=subprocess.DEVNULL,
         )
-        for low, high in zip(bounds, bounds[1:], strict=False)
+        for low, high in itertools.pairwise(bounds)
     ]
     try:
         yield

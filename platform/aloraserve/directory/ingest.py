@@ -149,6 +149,11 @@ class Ingest(Generic[EventT]):
         return self._generations.nothing if self._is_late else self._generations.named
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the next heartbeat may name another incarnation than the last."""
+        return self._is_late or self._generations.is_replacing
+
+    @property
     def pending(self) -> int:
         """How many changes wait to be pushed."""
         return len(self._queue)
