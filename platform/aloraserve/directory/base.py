@@ -102,6 +102,7 @@ class ReplicaLoad:
         service_s: how long a request keeps its slot, typically.
         step_tokens: tokens that one step computes at most.
         prefill_samples: prefills that its model rests on.
+        inter_token_s: mean time between two tokens of its running answers lately, steps with prompts included.
         ageing: its engine begins the waiting calls by their numbers, which age at this rate
             (:class:`~aloraserve.routing.scheduling.Scheduling`); 0: in the order in which they came.
         queue_profile: ``queued_prefill_s`` by the calls' numbers, see :mod:`aloraserve.routing.queue_profile`.
@@ -125,6 +126,7 @@ class ReplicaLoad:
     service_s: float = 0.0
     step_tokens: int = 0
     prefill_samples: int = 0
+    inter_token_s: float = 0.0
     ageing: float = 0.0
     queue_profile: tuple[float, ...] = ()
 

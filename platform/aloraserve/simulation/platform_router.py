@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Estimate
-from aloraserve.routing.cost_model import CostModel, overlap_tokens
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S, CostModel, overlap_tokens
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.own_policy import is_path
 from aloraserve.routing.placement import Placement
@@ -55,9 +55,10 @@ class PlatformRouter:
     Args:
         policy: its name in ``routing.policies``.
         context: of the run.
+        tpot_objective_s: of the cost model; 0: none.
     """
 
-    def __init__(self, policy: str, context: RunContext) -> None:
+    def __init__(self, policy: str, context: RunContext, *, tpot_objective_s: float = TPOT_OBJECTIVE_S) -> None:
         self.name = policy
         self.fallbacks = 0
         self._context = context
@@ -69,7 +70,7 @@ class PlatformRouter:
         # Few clients send an id of their conversation; those of policies that ask for one do.
         self._has_sessions = policy == SessionHash.name or is_path(policy)
         has_costs = policy == ExpectedTtft.name or is_path(policy)
-        costs = CostModel() if has_costs else _NoCosts()
+        costs = CostModel(tpot_objective_s=tpot_objective_s) if has_costs else _NoCosts()
         self._router = Router(
             self._directory,
             make_policy(policy, costs=costs, seed=context.seed),
