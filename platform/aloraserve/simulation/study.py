@@ -13,7 +13,6 @@ from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import Scheduling
-from aloraserve.simulation.base import RouterFactory
 from aloraserve.simulation.bounds import one_cache, rate_scale_at
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, check_fits
@@ -196,12 +195,11 @@ def find_bounds(fleet: FleetSettings, workload: Workload) -> Bounds:
 def _run(job: tuple[StudySettings, str, int, Bounds], report: Report) -> dict[str, float]:
     settings, name, seed, bounds = job
     workload = settings.workload_of(seed, settings.workload.rate_scale)
-    make, label = router_factory(name), f"{name}, seed {seed}"
-    return run_router(make, settings.fleet(seed), workload, bounds, settings.load, report, label)
+    return run_router(name, settings.fleet(seed), workload, bounds, settings.load, report, f"{name}, seed {seed}")
 
 
 def run_router(
-    make: RouterFactory,
+    name: str,
     fleet: FleetSettings,
     workload: Workload,
     bounds: Bounds,
@@ -212,7 +210,7 @@ def run_router(
     """Play a workload once and return its figures (:func:`~aloraserve.simulation.summary.summarize`).
 
     Args:
-        make: makes the router.
+        name: the router's.
         fleet: to play on.
         workload: the calls.
         bounds: of this workload on this fleet.
@@ -225,6 +223,7 @@ def run_router(
         unscaled = Workload(workload.rows, replace(workload.settings, rate_scale=1.0))
         rate_scale = rate_scale_at(load, bounds.pooled, unscaled, fleet.replicas)
         workload = Workload(workload.rows, replace(workload.settings, rate_scale=rate_scale))
+    make = router_factory(name)
     played = ModelledFleet(fleet, workload, make, on_progress=lambda sent: report(label, sent / len(workload.rows)))
     with no_collector():
         return summarize(played.run(), bounds, rate_scale)
