@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ bench-e2e: install ## Measure TTFT of aLoRA and LoRA through HTTP, 500 and 2,000
 bench-routing: install ## Measure block keys, lookups, ingest and memory of the directory (ARGS="...")
 	@$(BIN)/python -m benchmarks.directory $(ARGS)
 
+bench-flush: install ## Empty the directory under load: decisions without it, and the time until it is whole (ARGS="...")
+	@$(BIN)/python -m benchmarks.directory_flush $(ARGS)
+
 bench-redis-clients: install ## Compare the way to Redis with other clients (ARGS="--redis-url URL")
 	@$(BIN)/python -m benchmarks.redis_clients $(ARGS)
 
@@ -57,6 +60,9 @@ bench-savings: install ## Check estimated savings against measured ones (ARGS="-
 
 bench-learning: install ## Compare what a busy engine is learned to take with what it takes alone (ARGS="--dtype float32")
 	@$(BIN)/python -m benchmarks.learning $(ARGS)
+
+bench-routers: install ## Compare routers in the simulator on windows of a trace (ARGS="--trace FILE --replicas 8,32")
+	@$(BIN)/python -m benchmarks.simulated_routers $(ARGS)
 
 loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform in ten minutes, with a report (ARGS="--minutes 30")
 	@$(BIN)/python -m loadtests $(ARGS)

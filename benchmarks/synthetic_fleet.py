@@ -25,9 +25,9 @@ SPACE = KeySpace("bench", "bench", BLOCK_TOKENS)
 STOP_TIMEOUT_S = 10
 
 
-def open_directory(url: str) -> RedisDirectory:
+def open_directory(url: str, *, timeout_s: float = 10.0) -> RedisDirectory:
     """Return a client of the benchmark's directory."""
-    return RedisDirectory.from_url(url, namespace=NAMESPACE, timeout_s=10.0)
+    return RedisDirectory.from_url(url, namespace=NAMESPACE, timeout_s=timeout_s)
 
 
 def replica_name(number: int) -> str:

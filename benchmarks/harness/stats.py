@@ -59,3 +59,13 @@ def median_interval(values: Sequence[float]) -> Interval:
     chooser = random.Random(0)  # noqa: S311
     medians = [statistics.median(chooser.choices(values, k=len(values))) for _ in range(RESAMPLES)]
     return Interval(median, percentile(medians, 0.025), sorted(medians)[int(0.975 * RESAMPLES) - 1])
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Return the mean of at least one value with an interval from resampling, always the same for equal values.
+
+    Of one value both ends are the mean.
+    """
+    chooser = random.Random(0)  # noqa: S311
+    means = sorted(statistics.fmean(chooser.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return Interval(statistics.fmean(values), percentile(means, 0.025), means[int(0.975 * RESAMPLES) - 1])

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from aloraserve.errors import SettingsError
 from aloraserve.routing.cells import MAX_CELL_REPLICAS
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.policies import POLICIES, check_policy
 from aloraserve.routing.scheduling import AGEING, MAX_AGEING, MIN_AGEING, SchedulingPolicy
@@ -141,6 +142,12 @@ class Settings(BaseSettings):
     policy: str = Field(
         ExpectedTtft.name,
         description=f"How replicas are chosen: {', '.join(POLICIES)}, or module:attribute of a policy of your own.",
+    )
+    tpot_objective_ms: float = Field(
+        1000 * TPOT_OBJECTIVE_S,
+        ge=0,
+        le=60_000,
+        description="Time per output token above which calls are charged for slowing answers down; 0: never.",
     )
     receipts: int = Field(1024, ge=1, le=100_000, description="Routing decisions that a gateway can explain.")
     lookup_budget_ms: float = Field(10, gt=0, le=1000, description="Time for the directory before falling back.")

@@ -16,7 +16,7 @@ from support.redis_servers import OTHER_SERVERS
 from aloraserve.blocks import KeySpace
 from aloraserve.blocks.keys import SCHEMA
 from aloraserve.directory import memory as memory_backend
-from aloraserve.directory import redis as redis_backend
+from aloraserve.directory import redis_reclaim
 from aloraserve.directory.base import (
     MAX_APPLY_BLOCKS,
     MAX_LOOKUP_BLOCKS,
@@ -65,7 +65,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         started.stop()
 
 
-@pytest.fixture(params=["memory", "redis", "cluster", *OTHER_SERVERS])
+@pytest.fixture(params=["memory", "redis", "declared-keys", "cluster", *OTHER_SERVERS])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     url = None if request.param == "memory" else url_of(request, request.param)
     async with AsyncExitStack() as stack:
@@ -157,16 +157,22 @@ class TestHoldings:
         await directory.apply("a", "1", stored=place(keys(5))[:3])
         assert await held(directory, keys(5)) == 3
 
-    async def test_a_hole_ends_the_overlap(self, directory: Directory) -> None:
+    @pytest.mark.parametrize("runs", [3, 70])
+    async def test_while_a_chain_goes_a_lookup_says_no_more_than_was_held_before(
+        self, directory: Directory, runs: int
+    ) -> None:
         await alive(directory, "a")
         await alive(directory, "b")
-        prompt = keys(3 * RUN_BLOCKS)
+        prompt = keys(runs * RUN_BLOCKS)
         placed = place(prompt)
-        await directory.apply("a", "1", stored=placed)
-        await directory.apply("b", "1", stored=placed)
+        for start in range(0, len(placed), 4 * RUN_BLOCKS):
+            for replica in ("a", "b"):
+                await directory.apply(replica, "1", stored=placed[start : start + 4 * RUN_BLOCKS])
         await directory.apply("a", "1", removed=placed[RUN_BLOCKS : 2 * RUN_BLOCKS])
+        assert RUN_BLOCKS <= await held(directory, prompt, "a") <= len(prompt)
+        assert await held(directory, prompt, "b") == len(prompt)
+        await directory.apply("a", "1", removed=placed[2 * RUN_BLOCKS :])
         assert await held(directory, prompt, "a") == RUN_BLOCKS
-        assert await held(directory, prompt, "b") == 3 * RUN_BLOCKS
 
     async def test_without_the_first_block_there_is_no_overlap(self, directory: Directory) -> None:
         await alive(directory)
@@ -499,8 +505,8 @@ class TestReclaim:
     async def test_what_an_earlier_incarnation_left_is_freed_a_part_at_a_time(
         self, make: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(redis_backend, "SUPERSEDED_S", 0.001)
-        monkeypatch.setattr(redis_backend, "RECLAIM_WINDOW_S", 0.001)
+        monkeypatch.setattr(redis_reclaim, "SUPERSEDED_S", 0.001)
+        monkeypatch.setattr(redis_reclaim, "RECLAIM_WINDOW_S", 0.001)
         monkeypatch.setattr(memory_backend, "LEASE_TTL_S", 0.001)
         directory = make()
         prompt = keys(300)
@@ -525,8 +531,8 @@ class TestReclaim:
     async def test_what_a_replica_that_is_gone_for_long_left_is_freed(
         self, make: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(redis_backend, "RECLAIM_WINDOW_S", 0.001)
-        monkeypatch.setattr(redis_backend, "SUPERSEDED_S", 0.001)
+        monkeypatch.setattr(redis_reclaim, "RECLAIM_WINDOW_S", 0.001)
+        monkeypatch.setattr(redis_reclaim, "SUPERSEDED_S", 0.001)
         directory = make(forget_s=SHORT_S)
         await alive(directory, "gone", ttl_s=0.05)
         await directory.apply("gone", "1", stored=place(keys(40)))

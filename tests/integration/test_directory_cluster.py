@@ -72,12 +72,14 @@ async def test_a_slot_that_moves_costs_no_holding(opened: Opener) -> None:
     await directory.publish(ReplicaState("a", "1"), ttl_s=60)
     prompt = CHATS[0].keys
     await directory.apply("a", "1", stored=place(prompt))
-    tag = directory._shard(prompt)
+    tag = directory._shard(prompt).prefix
+    before = await directory.epoch()
     source = opened.cluster.primaries[opened.cluster.owner(tag)]
     target = next(one for one in opened.cluster.primaries if one is not source)
     await asyncio.to_thread(opened.cluster.move_slot, tag, source, target)
     try:
         assert (await directory.lookup(prompt))[0].held_blocks == len(prompt)
+        assert await directory.epoch() == before
         redirected = _redirections(opened.cluster)
         for _ in range(5):
             await directory.lookup(prompt)
@@ -108,7 +110,10 @@ async def test_a_server_without_a_replica_that_restarts_empty_costs_time_only(op
         # A primary that comes back refuses for two seconds, in case another took its place.
         await eventually(lambda: _is_ok(lost), 10)
         await one.comes_right()
-        assert await one.replicas[0]._directory.epoch() != before
+        after = await one.replicas[0]._directory.epoch()
+        for part in before:
+            is_lost = opened.cluster.primaries[opened.cluster.owner(part)] is lost
+            assert (after[part].content != before[part].content) == is_lost
 
 
 async def test_the_fleets_server_that_hangs_or_dies_is_failed_over(opened: Opener) -> None:

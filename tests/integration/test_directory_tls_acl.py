@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from support.redis_deployments import Server, Wire, certificates, free_port, wait_until
 
 from aloraserve.blocks import KeySpace
-from aloraserve.directory import redis as redis_backend
+from aloraserve.directory import redis_reclaim
 from aloraserve.directory.base import ReplicaState, place
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import DirectoryUnavailableError
@@ -45,7 +45,8 @@ async def exercise(directory: RedisDirectory) -> None:
     for incarnation in ("1", "2"):
         await directory.publish(ReplicaState("a", incarnation), ttl_s=60, settled=["gone"])
         await directory.apply("a", incarnation, stored=place(PROMPT) + SIBLINGS)
-    await directory.apply("a", "1", removed=place(PROMPT)[290:])
+    await directory.apply("a", "1", removed=place(PROMPT)[290:], fence=1)
+    await directory._report(directory._shard(PROMPT), [b"no owner" + PROMPT[0]])
     await directory.publish(ReplicaState("b", "1"), ttl_s=60)
     assert await directory.claim("c1", "b", "1", PROMPT, tokens=5, unseen_from=7)
     assert not await directory.claim("c2", "a", "2", PROMPT, tokens=5, unseen_from=7)
@@ -114,8 +115,8 @@ async def opened_ledger() -> AsyncIterator[Any]:
 
 @pytest.fixture
 def quick_reclaim(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_backend, "SUPERSEDED_S", 0.001)
-    monkeypatch.setattr(redis_backend, "RECLAIM_WINDOW_S", 0.001)
+    monkeypatch.setattr(redis_reclaim, "SUPERSEDED_S", 0.001)
+    monkeypatch.setattr(redis_reclaim, "RECLAIM_WINDOW_S", 0.001)
 
 
 @pytest.fixture

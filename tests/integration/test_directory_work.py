@@ -92,7 +92,7 @@ async def test_a_claim_and_its_withdrawal_take_as_much_of_the_server_for_any_pro
 async def test_a_claims_entry_is_bounded_whatever_the_prompts_length(opened: Open, client: Redis) -> None:
     directory = opened()
     sizes = []
-    for blocks in (MAX_LOOKUP_BLOCKS, 8 * MAX_LOOKUP_BLOCKS):
+    for blocks in (MAX_LOOKUP_BLOCKS, 2 * MAX_LOOKUP_BLOCKS):
         await directory.claim(f"c{blocks}", "a", "1", prompt(1, blocks), tokens=1)
         [(_, fields)] = await client.xrevrange(f"{PREFIX}claims", count=1)
         sizes.append(len(fields[b"claim"]))
@@ -115,7 +115,7 @@ async def test_a_lookup_takes_as_much_of_the_server_whatever_is_claimed(
     assert sum(found.claims for found in await gateway.lookup(keys)) == 128 * claims
     # Without the view's own questions, which come at their own pace.
     await gateway._refresher.close()
-    counts = await work(client, lambda: gateway._held(keys))
+    counts = await work(client, lambda: gateway._prompts.held(keys, gateway._shard(keys)))
     assert counts.total() == counts["hget"] + counts["time"] + counts["evalsha"] + counts["info"]
     assert counts["hget"] <= 512 / 32 + 1
 
@@ -197,3 +197,22 @@ async def test_long_new_prompts_of_one_gateway_cost_another_no_decision(opened: 
 
     found = await asyncio.gather(calls(routers[0], 60, 32, "s"), calls(routers[1], 4, MAX_LOOKUP_BLOCKS, "l"))
     assert [list(outcomes) for outcomes in found] == [[(None, "claimed")]] * 2
+
+
+async def test_a_heartbeat_frees_claims_that_expired(opened: Open, client: Redis) -> None:
+    directory = opened()
+    await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+    await directory.claim("short", "a", "1", prompt(1, 4), tokens=64, ttl_s=0.05)
+    await directory.claim("long", "a", "1", prompt(2, 4), tokens=64, ttl_s=60)
+
+    async def open_claims() -> list[bytes]:
+        (key,) = await client.keys(f"{PREFIX}*t:a")
+        return await client.hkeys(key)
+
+    assert sorted(await open_claims()) == [b"long", b"short"]
+
+    async def freed() -> bool:
+        await directory.publish(ReplicaState("a", "1"), ttl_s=60)
+        return await open_claims() == [b"long"]
+
+    await eventually(freed, 5)

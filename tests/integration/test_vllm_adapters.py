@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -85,14 +86,14 @@ def check_steps(steps: Sequence[StepStats], *, cached: int, adapted: bool = Fals
     """Assert that these are what one answer to the prompt took: its prefill, then a token each step."""
     prefill, *answers = steps
     computed = len(PROMPT) - cached
-    assert prefill[1:] == (computed, squares(cached, len(PROMPT)), computed * adapted, 0, 0, 0)
+    assert prefill.content == (computed, squares(cached, len(PROMPT)), computed * adapted, 0, 0, 0)
     check_answers(answers, adapted=adapted)
 
 
 def check_answers(answers: Sequence[StepStats], *, adapted: bool = False) -> None:
     """Assert that each of these steps computed one more token of an answer to the prompt."""
     expected = [(0, 0, 0, 1, len(PROMPT) + number, adapted) for number in range(1, len(answers) + 1)]
-    assert [step[1:] for step in answers] == expected
+    assert [step.content for step in answers] == expected
     # The last step's statistics may come a moment after the answer.
     assert len(answers) >= 10
     assert all(step.seconds > 0 for step in answers)
@@ -122,7 +123,12 @@ def written(tmp_path: Path, model_path: Path) -> list[Path]:
 @asynccontextmanager
 async def started(adapters_dir: Path, state_dir: Path, model_path: Path) -> AsyncIterator[Started]:
     settings = load_settings(
-        model=str(model_path), dtype="float32", adapters_dir=adapters_dir, state_dir=state_dir, max_model_len=512
+        model=str(model_path),
+        dtype="float32",
+        adapters_dir=adapters_dir,
+        state_dir=state_dir,
+        max_model_len=512,
+        max_num_seqs=2,
     )
     plan = make_plan(settings)
     parts = open_vllm(plan)
@@ -200,3 +206,19 @@ async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Pa
         assert "nowhere" in str(refused.value.__cause__), "what the log tells the operator"
         await one.parts.engine.check_health()
         assert await one.answer("base again", None, 12) == (same(base), 64)
+        assert await order_of(one, {"last": 7, "first": -5, "middle": 3}) == ["first", "middle", "last"]
+
+
+async def order_of(one: Started, priorities: dict[str, int]) -> list[str]:
+    """Return in which order calls that came at once were answered, one at a time beside a longer one."""
+    ended: list[str] = []
+
+    async def ask(name: str, priority: int) -> None:
+        async for _ in one.parts.engine.generate(one.call(name, None, 4), priority):
+            pass
+        ended.append(name)
+
+    async with contextlib.aclosing(one.parts.engine.generate(one.call("longer", None, 300))) as longer:
+        await anext(longer)
+        await asyncio.gather(*(ask(name, priority) for name, priority in priorities.items()))
+    return ended

@@ -15,8 +15,8 @@ ROUTING = (
     Mutant(
         "a breaker that opened stays open for ever",
         "routing/breaker.py",
-        "        self._failures = 0\n\n    def fail",
-        "        pass\n\n    def fail",
+        "        self._failures = 0\n        self._open_s",
+        "        self._open_s",
         "unit/routing/test_breaker.py::test_a_trial_that_works_closes_it",
     ),
     Mutant(
@@ -34,12 +34,35 @@ ROUTING = (
         "unit/routing/test_router.py::test_a_process_that_is_held_up_all_the_time_waits_some_turns_for_its_answer",
     ),
     Mutant(
-        "conversations that share a system prompt have one name",
+        "calls in flight never end",
+        "routing/in_flight.py",
+        "        call = self._calls.pop(call_id, None)\n",
+        "        call = None\n",
+        "unit/routing/test_router.py::test_a_call_counts_until_its_end_in_whatever_way_it_ends",
+    ),
+    Mutant(
+        "a conversation is its system prompt",
         "routing/conversation_names.py",
-        "        return own or plain_name(call)",
-        "        return plain_name(call)",
-        "unit/routing/test_conversation_names.py::test_applications_with_system_prompts_of_their_own "
-        "unit/routing/test_router.py::test_in_an_outage_conversations_with_one_system_prompt_spread_and_stay",
+        '        own = self._behind_branching(call) if call.session is None else b""\n',
+        '        own = b""\n',
+        "unit/routing/test_conversation_names.py"
+        "::test_behind_a_shared_prompt_of_any_length_each_conversation_has_a_name_that_its_turns_keep "
+        "unit/routing/test_rendezvous.py::test_conversations_with_one_system_prompt_spread_over_the_fleet",
+    ),
+    Mutant(
+        "who waits does not move up",
+        "routing/scheduling.py",
+        " + self.ageing * accepted_s",
+        "",
+        "unit/routing/test_scheduling.py::test_a_second_of_waiting_makes_up_for_its_share_of_prefill "
+        "unit/routing/test_scheduling.py::test_nothing_overtakes_a_call_that_came_so_much_earlier",
+    ),
+    Mutant(
+        "a call waits for the whole queue",
+        "routing/queue_profile.py",
+        "    before_s = sum(profile[:bucket])\n",
+        "    before_s = sum(profile)\n",
+        "unit/routing/test_queue_profile.py::test_what_is_before_a_call_is_right_within_a_bucket",
     ),
     Mutant(
         "a conversation's siblings of many adapters are conversations of their own",

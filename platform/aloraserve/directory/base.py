@@ -5,10 +5,12 @@ Invariants, for every backend:
 - The directory is advisory. What it says may be stale; it costs time, never an answer.
 - A holding counts only while its replica's lease lives and names the same incarnation.
 - What a replica reports is *prefix-closed*: it names a block only while it has every block before it. Backends
-  rely on it: they look at one block of a run and take those before it as held too.
-- ``lookup`` takes one round trip, whatever the number of replicas, and looks at no more than ``MAX_LOOKUP_BLOCKS``. It
-  writes nothing. Leases, loads and claims come from a view that the object keeps in the background from its first
-  lookup on: what others do shows within a fraction of a second, what was done through the same object at once.
+  rely on it: they look at one block of a run and take those before it as held too. While a change is on its way, or
+  after a node was evicted, a lookup says something between what the replica had and what it has, or less.
+- ``lookup`` takes one round trip, two for long prompts, whatever the number of replicas, and reads O(log n) blocks for
+  each place at which holders stop. It looks at no more than ``MAX_LOOKUP_BLOCKS`` and writes nothing. Leases, loads and
+  claims come from a view that the object keeps in the background from its first lookup on: what others do shows within
+  a fraction of a second, what was done through the same object at once.
 - A claim takes as much of the backend for a long prompt as for a short one.
 - Nothing grows without bound: leases, claims and nodes expire by themselves; what dead and earlier incarnations
   left is freed by :meth:`Directory.reclaim`, a bounded part a call. A replica that was silent for ``FORGET_S`` may
@@ -23,19 +25,22 @@ callers' clocks do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from aloraserve.blocks import BlockKey
 from aloraserve.blocks.keys import KEY_BYTES, KeySpace
 
-MAX_LOOKUP_BLOCKS = 8192
+MAX_LOOKUP_BLOCKS = 65_536
+"""Covers prompts of 1,048,576 tokens with blocks of 16."""
 LEASE_TTL_S = 2.0
 CLAIM_TTL_S = 10.0
 NODE_TTL_S = 6 * 3600
 FORGET_S = 600.0
 MAX_APPLY_BLOCKS = 4096
+MAX_FORMER = 4
+"""Earlier incarnations that an apply strikes off at most."""
 MAX_SETTLED = 4096
 RUN_BLOCKS = 32
 """Blocks a run; all gateways and replicas of a fleet agree on it."""
@@ -97,6 +102,7 @@ class ReplicaLoad:
         service_s: how long a request keeps its slot, typically.
         step_tokens: tokens that one step computes at most.
         prefill_samples: prefills that its model rests on.
+        inter_token_s: mean time between two tokens of its running answers lately, steps with prompts included.
         ageing: its engine begins the waiting calls by their numbers, which age at this rate
             (:class:`~aloraserve.routing.scheduling.Scheduling`); 0: in the order in which they came.
         queue_profile: ``queued_prefill_s`` by the calls' numbers, see :mod:`aloraserve.routing.queue_profile`.
@@ -120,6 +126,7 @@ class ReplicaLoad:
     service_s: float = 0.0
     step_tokens: int = 0
     prefill_samples: int = 0
+    inter_token_s: float = 0.0
     ageing: float = 0.0
     queue_profile: tuple[float, ...] = ()
 
@@ -168,6 +175,18 @@ class Candidate:
     claims: int = 0
 
 
+class Epoch(NamedTuple):
+    """One life of a part of the backend's holdings.
+
+    Args:
+        content: changes when the part lost everything (a flush, a restart without data).
+        copy: changes when it may lack its last changes (a restart with data, a fail-over).
+    """
+
+    content: str
+    copy: str = ""
+
+
 class Directory(Protocol):
     """All holdings of one fleet. See the module's docstring for what holds everywhere."""
 
@@ -207,16 +226,33 @@ class Directory(Protocol):
         *,
         stored: Sequence[Holding] = (),
         removed: Sequence[Holding] = (),
-    ) -> None:
+        fence: int = 0,
+        former: Sequence[str] = (),
+    ) -> Set[str]:
         """Record that the replica has the ``stored`` blocks and no longer has the ``removed`` ones.
 
         Idempotent: the same call again changes nothing; a block stored again may have another tier. Callers split
         long lists; at most ``MAX_APPLY_BLOCKS`` a call, each block in one of the two lists. A lease is not needed
         first; without one the holdings do not count yet. Stored blocks renew their node's life.
 
+        Args:
+            replica: who.
+            incarnation: which start of it.
+            stored: blocks that it has.
+            removed: blocks that it had.
+            fence: a call with a smaller one than an earlier call of that incarnation for chains of the same part (see
+                :meth:`part`) changes nothing. So a call that was given up, and is made again with a greater one, cannot
+                take effect later.
+            former: earlier incarnations of the replica, whose holdings of these blocks are dropped; at most
+                ``MAX_FORMER``.
+
+        Returns:
+            The parts (see :meth:`part`) that had nothing of this incarnation, or freed some of it. For other than its
+            first call there, what it holds in them is to be applied again.
+
         Raises:
             ValueError: more than ``MAX_APPLY_BLOCKS`` holdings, or one of their keys is not 16 bytes long, or a tier
-                is not 0 to 200.
+                is not 0 to 200, or more than ``MAX_FORMER`` earlier incarnations.
         """
         ...
 
@@ -270,17 +306,22 @@ class Directory(Protocol):
         """Return the state of every live replica, sorted by replica id."""
         ...
 
-    async def epoch(self) -> str:
-        """Return a token that changes whenever the backend may have lost its holdings (restart, fail-over, flush).
+    def part(self, head: BlockKey) -> str:
+        """Return which part of the backend a chain that begins with that key lies in."""
+        ...
 
-        Replicas republish all that they hold when it changes.
+    async def epoch(self) -> Mapping[str, Epoch]:
+        """Return the epoch of each part of the backend: it changes whenever the part may have lost holdings.
+
+        Replicas publish again what they hold there. A part that moves to another server keeps its epoch.
         """
         ...
 
     async def reclaim(self, *, max_fields: int = 1024) -> int:
         """Free what incarnations that are gone left behind, at most about ``max_fields`` holdings; return how many.
 
-        Safe to call from everywhere at once and at any rate: backends bound the work of the fleet's calls together.
+        What a call costs is what it frees, whatever else lies there. Safe to call from everywhere at once and at any
+        rate: backends bound the work of the fleet's calls together.
         """
         ...
 
@@ -293,11 +334,13 @@ class Directory(Protocol):
         ...
 
 
-def check_apply(stored: Sequence[Holding], removed: Sequence[Holding]) -> None:
+def check_apply(stored: Sequence[Holding], removed: Sequence[Holding], former: Sequence[str]) -> None:
     """Raise ValueError unless the holdings are ones that :meth:`Directory.apply` accepts."""
     count = len(stored) + len(removed)
     if count > MAX_APPLY_BLOCKS:
         raise ValueError(f"{count} keys in one apply; at most {MAX_APPLY_BLOCKS} are accepted")
+    if len(former) > MAX_FORMER:
+        raise ValueError(f"{len(former)} earlier incarnations in one apply; at most {MAX_FORMER} are accepted")
     for holdings in (stored, removed):
         for key, name, head, tier in holdings:
             if not len(key) == len(name) == len(head) == KEY_BYTES:

@@ -6,7 +6,7 @@ The server's ``changes`` and ``claim`` scripts feed it; lookups join it with wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,6 +84,11 @@ class DirectoryView:
         """Where the next replies are to go on; no entry where claims are to be read from the first that may live on."""
         claims = f"{self._cursor[0]}-{self._cursor[1]}" if any(self._cursor) else ""
         return Cursors(self._fleet.version, self._totals_version, claims)
+
+    @property
+    def holders(self) -> KeysView[bytes]:
+        """What stands for the live replicas in the index."""
+        return self._by_holder.keys()
 
     def take(self, reply: Sequence[Any], page: int) -> bool:
         """Take in a reply of ``changes``; return whether there is more to ask for.

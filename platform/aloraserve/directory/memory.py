@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from aloraserve.blocks import BlockKey, KeySpace
@@ -19,6 +19,7 @@ from aloraserve.directory.base import (
     MAX_LOOKUP_BLOCKS,
     NODE_TTL_S,
     Candidate,
+    Epoch,
     Holding,
     ReplicaState,
     anchor,
@@ -96,7 +97,7 @@ class MemoryDirectory:
 
     def clear(self) -> None:
         """Lose everything and start a new epoch, as a backend that restarts empty does."""
-        self._epoch = uuid.uuid4().hex
+        self._epoch = Epoch(uuid.uuid4().hex)
         self._space: tuple[KeySpace, float] | None = None
         self._leases: dict[str, _Lease] = {}
         self._order: list[str] = []
@@ -106,6 +107,7 @@ class MemoryDirectory:
         self._nodes: OrderedDict[BlockKey, _Node] = OrderedDict()
         self._held_at: dict[_Holder, dict[BlockKey, None]] = {}
         self._applied_at: dict[_Holder, float] = {}
+        self._fences: dict[_Holder, int] = {}
         self._claimed: ClaimedBlocks[_Holder] = ClaimedBlocks()
         self._open: dict[str, dict[str, _Claim]] = {}
         self._ends: list[tuple[float, str, str]] = []
@@ -152,18 +154,28 @@ class MemoryDirectory:
         *,
         stored: Sequence[Holding] = (),
         removed: Sequence[Holding] = (),
-    ) -> None:
-        check_apply(stored, removed)
+        fence: int = 0,
+        former: Sequence[str] = (),
+    ) -> Set[str]:
+        check_apply(stored, removed, former)
         self._expire()
         holder = (replica, incarnation)
         now = self._clock()
+        if fence < self._fences.get(holder, 0):
+            return frozenset()
+        is_new = holder not in self._applied_at
+        self._fences[holder] = fence
         self._known[replica] = self._applied_at[holder] = now
+        for name in former:
+            for holding in (*stored, *removed):
+                self._remove(holding, (replica, name))
         for holding in removed:
             self._remove(holding, holder)
         for holding in stored:
             self._store(holding, holder, now + self._node_ttl_s)
         while len(self._nodes) > self._max_nodes:
             self._nodes.popitem(last=False)
+        return {""} if is_new else frozenset()
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
         self._expire()
@@ -206,8 +218,11 @@ class MemoryDirectory:
         self._expire()
         return [self._leases[replica].state for replica in self._order]
 
-    async def epoch(self) -> str:
-        return self._epoch
+    def part(self, head: BlockKey) -> str:
+        return ""
+
+    async def epoch(self) -> Mapping[str, Epoch]:
+        return {"": self._epoch}
 
     async def reclaim(self, *, max_fields: int = 1024) -> int:
         self._expire()
@@ -301,6 +316,7 @@ class MemoryDirectory:
     def _free(self, holder: _Holder, limit: int) -> int:
         freed = 0
         runs = self._held_at[holder]
+        self._applied_at.pop(holder, None)
         while runs and freed < limit:
             name = next(iter(runs))
             node = self._nodes.get(name)
@@ -310,7 +326,7 @@ class MemoryDirectory:
             del runs[name]
         if not runs:
             del self._held_at[holder]
-            self._applied_at.pop(holder, None)
+            self._fences.pop(holder, None)
         return freed
 
     def _settle(self, claim_id: str, replica: str) -> None:

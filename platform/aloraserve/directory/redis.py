@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, fields
 from typing import Self
 
@@ -22,6 +22,7 @@ from aloraserve.directory.base import (
     MAX_SETTLED,
     NODE_TTL_S,
     Candidate,
+    Epoch,
     Holding,
     ReplicaState,
     check_apply,
@@ -37,26 +38,28 @@ from aloraserve.directory.redis_encoding import (
     shard_of,
     withdrawal_blob,
 )
-from aloraserve.directory.redis_keys import FleetKeys
+from aloraserve.directory.redis_epochs import ShardEpochs
+from aloraserve.directory.redis_keys import FleetKeys, ShardKeys
+from aloraserve.directory.redis_lookup import PromptLookup
+from aloraserve.directory.redis_reclaim import SUPERSEDED_S, Reclaimer
+from aloraserve.directory.strays import Strays
 from aloraserve.directory.view_refresher import ViewRefresher
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.redis.keys import CLUSTER_SHARDS, fleet_prefix, milliseconds
 from aloraserve.redis.script_client import ScriptClient
 from aloraserve.redis.scripts import ScriptCall
 
-SUPERSEDED_S = 5.0
-"""How long a holder that no lease names stays: it may be a next incarnation that is being filled."""
-RECLAIM_WINDOW_S = 0.1
 MAX_INCARNATION_BYTES = 999
-LEFT_KEPT_S = 10.0
-"""How long the record of a replica that left stays, for clients that have not heard of it."""
 FRESH_S = 0.1
 """A lookup waits for a view that is not older than this. While calls come it is a fifth of that."""
 PAGE = 128
 """Records, totals and claims in one reply, each: reading that many takes a millisecond or two of the event loop."""
 CLAIM_PAGE = 64
 MAX_FIRSTS = 8192
-_OVERLAP_WIDTH = 3
+MAX_LOST = 512
+"""Reported places of one shard that wait to be swept."""
+LOST_KEPT_S = 60.0
+REPORT_EVERY_S = 1.0
 
 
 class RedisDirectory:
@@ -86,9 +89,9 @@ class RedisDirectory:
         self._fleet = f"{fleet_prefix(namespace)}{SCHEMA}:"
         self._keys = FleetKeys(fleet_prefix(namespace), self._fleet)
         self._shards = (
-            [f"{{aloraserve:{namespace}:{shard:02x}}}:{SCHEMA}:" for shard in range(CLUSTER_SHARDS)]
+            [ShardKeys(f"{{aloraserve:{namespace}:{shard:02x}}}:{SCHEMA}:") for shard in range(CLUSTER_SHARDS)]
             if client.is_cluster
-            else [self._fleet]
+            else [ShardKeys(self._fleet)]
         )
         self._node_ttl_ms = milliseconds(node_ttl_s)
         self._forget_ms = milliseconds(forget_s)
@@ -97,7 +100,11 @@ class RedisDirectory:
         self._refresher = ViewRefresher(self._refresh)
         self._changed_at = -math.inf
         self._firsts: dict[bytes, BlockKey] = {}
-        self._next_reclaimed = secrets.randbelow(len(self._shards))
+        self._strays = Strays(lambda: self._view.holders, quiet_s=SUPERSEDED_S, every_s=REPORT_EVERY_S)
+        self._prompts = PromptLookup(self._scripts, self._strays)
+        self._reclaimer = Reclaimer(self._scripts, self._keys, self._shards, forget_s=forget_s)
+        self._epochs = ShardEpochs(self._scripts, self._by_server)
+        self._reports: set[asyncio.Task[None]] = set()
 
     @classmethod
     def from_url(
@@ -159,29 +166,29 @@ class RedisDirectory:
         *,
         stored: Sequence[Holding] = (),
         removed: Sequence[Holding] = (),
-    ) -> None:
-        check_apply(stored, removed)
-        holder = holder_of(replica, incarnation)
+        fence: int = 0,
+        former: Sequence[str] = (),
+    ) -> Set[str]:
+        check_apply(stored, removed, former)
+        holders = [holder_of(replica, name) for name in (incarnation, *former)]
+        arguments = (holders[0], self._node_ttl_ms, fence, b"".join(holders[1:]))
         changes = changes_by_shard(stored, removed, len(self._shards))
-        calls = [
-            ScriptCall(scripts.APPLY, (self._shards[shard],), (holder, self._node_ttl_ms, blob))
-            for shard, blob in changes.items()
-        ]
-        await self._scripts.run_all(calls)
+        replies = await self._scripts.run_all(
+            [
+                ScriptCall(scripts.APPLY, self._shards[shard].changes(holders, part.anchors), (*arguments, part.blob))
+                for shard, part in changes.items()
+            ]
+        )
+        return {self._shards[shard].prefix for shard, known in zip(changes, replies, strict=True) if not known}
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
+        keys = keys[:MAX_LOOKUP_BLOCKS]
         as_of = max(self._clock() - FRESH_S, self._changed_at)
         self._refresher.use(as_of)
-        held = await self._held(keys[:MAX_LOOKUP_BLOCKS])
+        held = await self._prompts.held(keys, self._shard(keys)) if keys else {}
         await self._refresher.wait(as_of)
-        return self._view.candidates(keys[:MAX_LOOKUP_BLOCKS], held)
-
-    async def _held(self, keys: Sequence[BlockKey]) -> dict[bytes, tuple[int, int]]:
-        """Return how many of a prompt's leading blocks each holder has in the fast tier, and in any."""
-        if not keys:
-            return {}
-        found = await self._scripts.run(ScriptCall(scripts.LOOKUP, (self._shard(keys),), (b"".join(keys),)))
-        return {found[start]: (found[start + 1], found[start + 2]) for start in range(0, len(found), _OVERLAP_WIDTH)}
+        self._report_strays()
+        return self._view.candidates(keys, held)
 
     async def claim(
         self,
@@ -244,49 +251,53 @@ class RedisDirectory:
         if len(self._firsts) > MAX_FIRSTS:
             del self._firsts[next(iter(self._firsts))]
 
-    async def epoch(self) -> str:
-        """See the contract; in a cluster one shard is asked for all that its server has."""
-        if not self._scripts.is_cluster:
-            return bytes(await self._scripts.run(self._epoch_of(self._fleet))).decode()
-        # Whoever asked once knows which server has what.
-        await self.ping()
-        servers = self._by_server()
-        replies = await self._scripts.run_all([self._epoch_of(prefixes[0]) for prefixes in servers.values()])
-        parts = [repr((name, *known)) for name, *known in zip(servers, servers.values(), replies, strict=True)]
-        return hashlib.blake2b("".join(sorted(parts)).encode(), digest_size=16).hexdigest()
+    def part(self, head: BlockKey) -> str:
+        return self._shards[shard_of(head, len(self._shards))].prefix
+
+    async def epoch(self) -> Mapping[str, Epoch]:
+        if self._scripts.is_cluster:
+            # Whoever asked once knows which server has what.
+            await self.ping()
+        return await self._epochs.read()
 
     async def reclaim(self, *, max_fields: int = 1024) -> int:
         """See the contract; one shard a call, and one call of the fleet every ``RECLAIM_WINDOW_S``."""
-        limits = (self._forget_ms, milliseconds(LEFT_KEPT_S), milliseconds(RECLAIM_WINDOW_S))
-        records = await self._scripts.run(ScriptCall(scripts.KEPT, self._keys.kept, limits))
-        if records is None:
-            return 0
-        names = [bytes(record).decode() for record in records]
-        kept = b"".join(holder_of(names[start], names[start + 1]) for start in range(0, len(names), 2))
-        shard = self._shards[self._next_reclaimed]
-        self._next_reclaimed = (self._next_reclaimed + 1) % len(self._shards)
-        arguments = (kept, milliseconds(SUPERSEDED_S), max_fields, self._node_ttl_ms)
-        return int(await self._scripts.run(ScriptCall(scripts.RECLAIM, (shard,), arguments)))
+        return await self._reclaimer.reclaim(max_fields)
 
     async def ping(self) -> None:
-        await self._scripts.run(self._epoch_of(self._fleet))
+        await self._scripts.run(ScriptCall(scripts.EPOCH, (f"{self._fleet}epoch",), (secrets.token_hex(8),)))
 
     async def close(self) -> None:
+        for report in self._reports:
+            report.cancel()
         await self._refresher.close()
         await self._scripts.close()
 
-    def _shard(self, keys: Sequence[BlockKey]) -> str:
-        return self._shards[shard_of(keys[0], len(self._shards)) if keys else 0]
+    def _shard(self, keys: Sequence[BlockKey]) -> ShardKeys:
+        return self._shards[shard_of(keys[0], len(self._shards))]
 
-    @staticmethod
-    def _epoch_of(prefix: str) -> ScriptCall:
-        return ScriptCall(scripts.EPOCH, (f"{prefix}epoch",), (secrets.token_hex(8),))
+    def _report_strays(self) -> None:
+        """Report holders that lookups met and no record names; a report that fails is made again by later lookups."""
+        for shard, names in self._strays.due().items():
+            report = asyncio.create_task(self._report(shard, names))
+            self._reports.add(report)
+            report.add_done_callback(self._end_report)
 
-    def _by_server(self) -> dict[str, list[str]]:
-        """Return the prefixes that each server of a cluster has, by the server's name."""
-        servers: dict[str, list[str]] = {}
-        for prefix in (self._fleet, *self._shards):
-            servers.setdefault(self._scripts.server_of(prefix), []).append(prefix)
+    async def _report(self, shard: ShardKeys, names: Sequence[bytes]) -> None:
+        arguments: list[bytes | int] = [MAX_LOST, milliseconds(LOST_KEPT_S), *names]
+        await self._scripts.run(ScriptCall(scripts.REPORT, (shard.lost,), arguments))
+
+    def _end_report(self, report: asyncio.Task[None]) -> None:
+        self._reports.discard(report)
+        if not report.cancelled():
+            # Marks it as seen: nobody waits for it.
+            report.exception()
+
+    def _by_server(self) -> dict[str, list[ShardKeys]]:
+        """Return the shards that each server has, by the server's name."""
+        servers: dict[str, list[ShardKeys]] = {}
+        for shard in self._shards:
+            servers.setdefault(self._scripts.server_of(shard.prefix), []).append(shard)
         return servers
 
 

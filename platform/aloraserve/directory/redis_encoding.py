@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -36,25 +36,39 @@ def shard_of(first_key: BlockKey, shards: int) -> int:
     return first_key[0] % shards
 
 
-def changes_by_shard(stored: Sequence[Holding], removed: Sequence[Holding], shards: int) -> dict[int, bytes]:
-    """Return the changes as the script reads them, by shard."""
-    groups: dict[tuple[int, BlockKey], tuple[list[Holding], list[Holding]]] = {}
+class ShardChanges(NamedTuple):
+    """Changes of one shard as the script reads them.
+
+    Args:
+        anchors: of the runs, in order; a run may come twice.
+        blob: for each of them the anchor, two counts, and the fields that are stored and removed.
+    """
+
+    anchors: list[BlockKey]
+    blob: bytes
+
+
+def changes_by_shard(stored: Sequence[Holding], removed: Sequence[Holding], shards: int) -> dict[int, ShardChanges]:
+    """Return the changes by shard."""
+    groups: dict[int, dict[BlockKey, tuple[list[Holding], list[Holding]]]] = {}
     for kind, holdings in enumerate((stored, removed)):
         for holding in holdings:
-            group = groups.setdefault((shard_of(holding.head, shards), holding.anchor), ([], []))
-            group[kind].append(holding)
-    blobs: dict[int, list[bytes]] = {}
-    for (shard, name), (new, old) in groups.items():
-        blobs.setdefault(shard, []).extend(_groups(name, new, old))
-    return {shard: b"".join(parts) for shard, parts in blobs.items()}
+            runs = groups.setdefault(shard_of(holding.head, shards), {})
+            runs.setdefault(holding.anchor, ([], []))[kind].append(holding)
+    return {shard: _changes(runs) for shard, runs in groups.items()}
 
 
-def _groups(name: BlockKey, stored: Sequence[Holding], removed: Sequence[Holding]) -> Iterator[bytes]:
-    for start in range(0, max(len(stored), len(removed)), MAX_GROUP):
-        new, old = stored[start : start + MAX_GROUP], removed[start : start + MAX_GROUP]
-        yield name + struct.pack(">HH", len(new), len(old))
-        yield b"".join(holding.key[:FIELD_BYTES] + bytes((holding.tier,)) for holding in new)
-        yield b"".join(holding.key[:FIELD_BYTES] for holding in old)
+def _changes(runs: dict[BlockKey, tuple[list[Holding], list[Holding]]]) -> ShardChanges:
+    anchors: list[BlockKey] = []
+    parts: list[bytes] = []
+    for name, (stored, removed) in runs.items():
+        for start in range(0, max(len(stored), len(removed)), MAX_GROUP):
+            new, old = stored[start : start + MAX_GROUP], removed[start : start + MAX_GROUP]
+            anchors.append(name)
+            parts.append(name + struct.pack(">HH", len(new), len(old)))
+            parts += [holding.key[:FIELD_BYTES] + bytes((holding.tier,)) for holding in new]
+            parts += [holding.key[:FIELD_BYTES] for holding in old]
+    return ShardChanges(anchors, b"".join(parts))
 
 
 class ClaimEntry(NamedTuple):

@@ -1,7 +1,8 @@
-"""Names of the directory's keys in the fleet's slot, by the script that touches them, in its order."""
+"""Names of the directory's keys, by the script that touches them, in its order."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aloraserve.blocks import BlockKey
@@ -9,7 +10,7 @@ from aloraserve.blocks import BlockKey
 
 @dataclass(frozen=True, slots=True)
 class FleetKeys:
-    """See :mod:`aloraserve.directory.redis_scripts` for what the keys are.
+    """Keys in the fleet's slot. See :mod:`aloraserve.directory.redis_scripts` for what the keys are.
 
     Args:
         fleet: what every key of the fleet begins with.
@@ -55,3 +56,50 @@ class FleetKeys:
 
     def _first(self, key: BlockKey | None) -> list[bytes]:
         return [] if key is None else [f"{self.prefix}c:".encode() + key]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKeys:
+    """Keys in the slot of a shard of chains. See :mod:`aloraserve.directory.redis_scripts` for what they are.
+
+    Args:
+        prefix: what every key of the shard begins with.
+    """
+
+    prefix: str
+
+    @property
+    def epoch(self) -> str:
+        """Key of ``epoch``."""
+        return f"{self.prefix}epoch"
+
+    @property
+    def gone(self) -> list[str]:
+        """Keys of ``gone``."""
+        return [f"{self.prefix}owners", f"{self.prefix}lost"]
+
+    @property
+    def lost(self) -> str:
+        """Key of ``report``."""
+        return f"{self.prefix}lost"
+
+    def nodes(self, anchors: Iterable[BlockKey]) -> list[bytes]:
+        """Return the nodes of runs."""
+        start = f"{self.prefix}b:".encode()
+        return [start + anchor for anchor in anchors]
+
+    def index(self, holder: bytes) -> bytes:
+        """Return where a holder's entries are listed."""
+        return f"{self.prefix}o:".encode() + holder
+
+    def changes(self, holders: Sequence[bytes], anchors: Iterable[BlockKey]) -> list[str | bytes]:
+        """Keys of ``apply``: of the holder, and of earlier ones that it strikes off."""
+        return [f"{self.prefix}owners", *map(self.index, holders), *self.nodes(anchors)]
+
+    def cleaning(self, holder: bytes, anchors: Iterable[BlockKey]) -> list[str | bytes]:
+        """Keys of ``clean``."""
+        return [f"{self.prefix}owners", self.index(holder), *self.nodes(anchors)]
+
+    def sweep(self, anchor: BlockKey) -> list[str | bytes]:
+        """Keys of ``sweep``."""
+        return [f"{self.prefix}owners", f"{self.prefix}lost", *self.nodes([anchor])]

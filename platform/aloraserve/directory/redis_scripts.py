@@ -24,9 +24,10 @@ and under the prefix of each shard of chains:
 
 ==================  ========  ===========================================================================
 ``b:<anchor>``      hash      a run: first 8 bytes of a block's key -> its entries
-``o:<holder>``      set       anchors of the runs that have entries of the holder
+``o:<holder>``      hash      its entries: anchor -> up to 64 fields; anchor and field -> nothing, for the others;
+                              ``f`` -> the latest fence of its changes
 ``owners``          zset      holder, by when it last applied
-``rc``              string    where the reclaiming of a run stopped
+``lost``            hash      holder and anchor -> a cursor: nodes in which lookups met a holder that no record names
 ``epoch``           string    as above
 ==================  ========  ===========================================================================
 
@@ -50,5 +51,10 @@ CLAIM = Script.read(__package__, "claim")
 WITHDRAW = Script.read(__package__, "withdraw")
 APPLY = Script.read(__package__, "apply")
 LOOKUP = Script.read(__package__, "lookup")
-RECLAIM = Script.read(__package__, "reclaim")
+LOOKUP_RUNS = Script.read(__package__, "lookup_runs")
+REPORT = Script.read(__package__, "report")
+GONE = Script.read(__package__, "gone")
+LISTED = Script.read(__package__, "listed")
+CLEAN = Script.read(__package__, "clean")
+SWEEP = Script.read(__package__, "sweep")
 EPOCH = Script.read(__package__, "epoch")

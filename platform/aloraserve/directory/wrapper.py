@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import TypeVar
 
 from aloraserve.blocks import BlockKey, KeySpace
-from aloraserve.directory.base import CLAIM_TTL_S, LEASE_TTL_S, Candidate, Directory, Holding, ReplicaState
+from aloraserve.directory.base import CLAIM_TTL_S, LEASE_TTL_S, Candidate, Directory, Epoch, Holding, ReplicaState
 
 AnswerT = TypeVar("AnswerT")
 
@@ -41,9 +41,14 @@ class DirectoryWrapper:
         *,
         stored: Sequence[Holding] = (),
         removed: Sequence[Holding] = (),
-    ) -> None:
-        await self._through(
-            "apply", lambda: self._directory.apply(replica, incarnation, stored=stored, removed=removed)
+        fence: int = 0,
+        former: Sequence[str] = (),
+    ) -> Set[str]:
+        return await self._through(
+            "apply",
+            lambda: self._directory.apply(
+                replica, incarnation, stored=stored, removed=removed, fence=fence, former=former
+            ),
         )
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
@@ -73,7 +78,10 @@ class DirectoryWrapper:
     async def states(self) -> list[ReplicaState]:
         return await self._through("states", self._directory.states)
 
-    async def epoch(self) -> str:
+    def part(self, head: BlockKey) -> str:
+        return self._directory.part(head)
+
+    async def epoch(self) -> Mapping[str, Epoch]:
         return await self._through("epoch", self._directory.epoch)
 
     async def reclaim(self, *, max_fields: int = 1024) -> int:

@@ -77,7 +77,7 @@ class DecodeSeries:
         answers, steps = len(self._heap), self._steps
         context = self._context_tokens + answers * (steps - 1) / 2
         seconds = (self._series.end_s(steps) - self._series.started_s) / steps
-        return StepStats(seconds, answers=answers, context_tokens=context)
+        return StepStats(seconds, answers=answers, context_tokens=context, steps=steps)
 
     def reserve_step(self) -> bool:
         """Take the blocks of the next step, before anything else does; return whether there were enough."""

@@ -72,7 +72,7 @@ def fit(steps: Sequence[StepStats], weights: Floats) -> StepModel:
 def _features(steps: Sequence[StepStats]) -> Floats:
     """Return a row per step with a column for each of the model's parts."""
     return np.array(
-        [(1.0, step.prefill_tokens > 0, step.answers > 0, step.adapter_tokens > 0, *step[1:]) for step in steps],
+        [(1.0, step.prefill_tokens > 0, step.answers > 0, step.adapter_tokens > 0, *step.content) for step in steps],
         dtype=np.float64,
     )
 

@@ -22,6 +22,7 @@ class StepStats(NamedTuple):
         answers: sequences that got their next tokens.
         context_tokens: tokens of all their contexts together.
         adapter_answers: of the sequences, those that an adapter's weights apply to.
+        steps: how many followed each other of which these are the means.
     """
 
     seconds: float
@@ -31,6 +32,12 @@ class StepStats(NamedTuple):
     answers: int = 0
     context_tokens: float = 0.0
     adapter_answers: int = 0
+    steps: int = 1
+
+    @property
+    def content(self) -> tuple[float, ...]:
+        """What it computed, in the order of the fields."""
+        return self[1:-1]
 
     @property
     def prefill_reach(self) -> int:

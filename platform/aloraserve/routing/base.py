@@ -58,6 +58,7 @@ class Estimate(NamedTuple):
         adapter_s: loading the adapter.
         memory_s: copying blocks from a slower tier, and what a KV cache that overflows costs.
         unknown_s: charged to a replica that published nothing.
+        tpot_s: charged on top, no part of the sum: what the call does to answers that run there.
     """
 
     replica: str
@@ -72,6 +73,7 @@ class Estimate(NamedTuple):
     adapter_s: float = 0.0
     memory_s: float = 0.0
     unknown_s: float = 0.0
+    tpot_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

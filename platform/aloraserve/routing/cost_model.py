@@ -12,6 +12,7 @@ from aloraserve.routing.base import Call, Estimate
 from aloraserve.routing.prefill_model import PrefillModel
 from aloraserve.routing.queue_profile import seconds_before
 
+TPOT_OBJECTIVE_S = 0.1
 FEW_SAMPLES = 8
 """A model that rests on fewer prefills says more of the moment they were measured in than of the engine."""
 
@@ -124,6 +125,10 @@ class CostModel:
     - ``unknown_s``: a replica that published nothing is charged ``unpublished_s``: a new one is reached when the
       others are busy, and one that hangs (its lease lapsed) does not look idle and draw all calls.
 
+    Beside the sum stands ``tpot_s``. The call's prefill delays each running answer by as long as it takes itself. Where
+    the replica's answers are slower than ``tpot_objective_s`` a token, ``tpot_share`` of that is charged, times by how
+    much they are; at most all of it. So the slowest replicas recover first.
+
     Args:
         default_tokens_per_s: the prefill rate of a replica that has not measured its own.
         service_s: how long a request keeps its slot, where the replica has not said.
@@ -135,6 +140,8 @@ class CostModel:
         adapter_load_s: how long a load takes, where the replica has not said.
         unknown_resident_share: see above.
         kv_reserve: share of the KV cache that running answers will grow into.
+        tpot_objective_s: time between two tokens of an answer that is as good as a shorter one; 0: any is.
+        tpot_share: see above.
     """
 
     default_tokens_per_s: float = 2000.0
@@ -146,6 +153,8 @@ class CostModel:
     adapter_load_s: float = 0.1
     unknown_resident_share: float = 0.5
     kv_reserve: float = 0.05
+    tpot_objective_s: float = TPOT_OBJECTIVE_S
+    tpot_share: float = 0.1
 
     def prefill_model(self, load: ReplicaLoad) -> PrefillModel:
         """Return the replica's own model, else its rate, else the default rate."""
@@ -191,6 +200,7 @@ class CostModel:
             adapter_s,
             memory_s,
             unknown_s,
+            self._tpot_s(load, prefill_s) if load.running > 0 else 0.0,
         )
 
     def slot_wait_s(self, call: Call, candidate: Candidate) -> float:
@@ -223,6 +233,14 @@ class CostModel:
 
     def _decode_s(self, load: ReplicaLoad, tokens: int) -> float:
         return load.decode_step_s * self.decode_share * (0.5 + max(0, tokens) / (load.step_tokens or self.step_tokens))
+
+    def _tpot_s(self, load: ReplicaLoad, prefill_s: float) -> float:
+        """Return the charge for the delay of the answers that run."""
+        objective_s = self.tpot_objective_s
+        if objective_s <= 0 or load.inter_token_s <= objective_s:
+            return 0.0
+        share = self.tpot_share * (load.inter_token_s / objective_s - 1)
+        return min(share, 1.0) * load.running * prefill_s
 
     def _adapter_s(self, state: ReplicaState) -> float:
         load = state.load

@@ -54,9 +54,10 @@ class ExpectedTtft:
     """See :class:`~aloraserve.routing.base.Policy`; the estimates are
     :class:`~aloraserve.routing.cost_model.CostModel`'s.
 
-    The score is the expected TTFT, and a share (:class:`ExpectedTtftTuning`) of what prefilling the longest overlap's
-    tokens again takes: a call leaves its holder only for more than that, a fan-out of siblings with it. Of those whose
-    score is within ``tie_tokens`` or ``tie_share`` of the best, the longest overlap comes first, then the fewest
+    The score is the expected TTFT, the charge for what the call does to running answers (``tpot_s``), and a share
+    (:class:`ExpectedTtftTuning`) of what prefilling the longest overlap's tokens again takes: a call leaves its holder
+    only for more than that, a fan-out of siblings with it. Of those whose score is within ``tie_tokens`` or
+    ``tie_share`` of the best, the longest overlap comes first, then the fewest
     requests, then the most room in the KV cache, so that new conversations fill an idle fleet evenly, all three in
     coarse steps; then the overlap in blocks, then a hash of the conversation: gateways that decide on the same stale
     state send different conversations to different replicas, and each conversation to one.
@@ -115,11 +116,12 @@ class ExpectedTtft:
         ]
 
     def _score_s(self, estimate: Estimate, candidate: Candidate, longest: int) -> float:
+        score_s = estimate.expected_ttft_s + estimate.tpot_s
         if estimate.overlap_tokens >= longest:
-            return estimate.expected_ttft_s
+            return score_s
         model = self._costs.prefill_model(candidate.state.load)
         again_s = model.seconds(estimate.overlap_tokens, longest) - model.fixed_s
-        return estimate.expected_ttft_s + self._tuning.duplicate_share * again_s
+        return score_s + self._tuning.duplicate_share * again_s
 
     def _tie_limit_s(self, best: _Scored) -> float:
         tokens_s = self._tuning.tie_tokens * self._costs.prefill_model(best.candidate.state.load).s_per_token
@@ -172,6 +174,8 @@ def _reason(call: Call, estimates: Sequence[Estimate]) -> str:
         return f"{holder} but has {longest.queued_tokens:,} queued"
     if longest.adapter_s > chosen.adapter_s:
         return f"{holder} but would have to load the adapter"
+    if longest.tpot_s > chosen.tpot_s:
+        return f"{holder} but its answers are slow"
     if longest.memory_s > chosen.memory_s:
         return f"{holder} but its KV cache has no room"
     return f"{holder} but would start later"

@@ -97,6 +97,7 @@ class ReplicaView:
         capacity_blocks: blocks that its KV cache has room for.
         max_requests: requests that it runs at once.
         adapter_slots: distinct adapters that may run at once.
+        step_tokens: tokens that one step computes at most.
         in_flight: calls sent there that have not ended.
         in_flight_prefill_tokens: prompt tokens of those whose first token is not out, cached ones included.
         in_flight_blocks: blocks of the prompts of those that have not ended.
@@ -113,6 +114,7 @@ class ReplicaView:
     capacity_blocks: int
     max_requests: int
     adapter_slots: int
+    step_tokens: int = 8192
     in_flight: int = 0
     in_flight_prefill_tokens: int = 0
     in_flight_blocks: int = 0

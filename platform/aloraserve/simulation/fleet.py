@@ -82,6 +82,11 @@ class CallRecord:
     replica: int
     output_tokens: int = 1
 
+    @property
+    def tpot_s(self) -> float:
+        """From one token of the answer to the next, on average; of an answer of at least two."""
+        return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
+
 
 @dataclass(slots=True)
 class RunResult:
@@ -180,7 +185,7 @@ class ModelledFleet:
     def _view(self, index: int) -> ReplicaView:
         times = self._settings.calibration
         blocks = self._settings.kv_tokens_each // self._workload.settings.block_tokens
-        return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots)
+        return ReplicaView(index, blocks, times.max_num_seqs, times.adapters.slots, times.max_num_batched_tokens)
 
     def _new_engine(self, on_step: Callable[[StepResult], None]) -> ModelledEngine:
         return ModelledEngine(

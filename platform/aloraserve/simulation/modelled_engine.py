@@ -13,6 +13,7 @@ from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import Holding, ReplicaLoad, anchor
 from aloraserve.engine_model.block_cache import BlockCache
 from aloraserve.engine_model.calibration import Calibration
+from aloraserve.engine_model.inter_token_time import InterTokenTime
 from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs, KVCacheEvent
 from aloraserve.engine_model.request import Request, RequestId
 from aloraserve.engine_model.scheduler import Scheduler
@@ -108,6 +109,7 @@ class ModelledEngine:
         self._scheduling = scheduling
         self._times = calibration
         self._learner = StepLearner(clock=loop.time)
+        self._inter_token = InterTokenTime()
         for step in warm_up_steps(calibration):
             self._learner.add(step)
         self._loop = loop
@@ -197,6 +199,8 @@ class ModelledEngine:
             adapter_load_s=times.adapters.load_s,
             service_s=statistics.median(self._services_s) if self._services_s else 0.0,
             prefill_samples=self._learner.quality.samples,
+            step_tokens=times.max_num_batched_tokens,
+            inter_token_s=self._inter_token.seconds,
             ageing=self._scheduling.published_ageing,
             queue_profile=self._queue_profile(),
         )
@@ -242,6 +246,7 @@ class ModelledEngine:
     def _stepped(self, outputs: EngineCoreOutputs) -> None:
         for step in outputs.steps:
             self._learner.add(step)
+            self._inter_token.add(step)
         first_tokens = [self._requests[request.request_id] for request in outputs.first_tokens]
         finished = [self._requests[request.request_id] for request in outputs.finished]
         for request in first_tokens:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Estimate
-from aloraserve.routing.cost_model import CostModel, overlap_tokens
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S, CostModel, overlap_tokens
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.own_policy import is_path
 from aloraserve.routing.placement import Placement
@@ -56,10 +56,10 @@ class PlatformRouter:
     Args:
         policy: its name in ``routing.policies``.
         context: of the run.
-        step_tokens: tokens per step of the engines, for the cost model.
+        tpot_objective_s: of the cost model; 0: none.
     """
 
-    def __init__(self, policy: str, context: RunContext, *, step_tokens: int = 8192) -> None:
+    def __init__(self, policy: str, context: RunContext, *, tpot_objective_s: float = TPOT_OBJECTIVE_S) -> None:
         self.name = policy
         self.fallbacks = 0
         self._context = context
@@ -70,7 +70,7 @@ class PlatformRouter:
         self._uses_directory = policy_kind(policy).asks_directory
         # Few clients send an id of their conversation; those of policies that ask for one do.
         self._has_sessions = policy == SessionHash.name or is_path(policy)
-        self._gateways = [self._gateway(policy, number, step_tokens) for number in range(context.gateways)]
+        self._gateways = [self._gateway(policy, number, tpot_objective_s) for number in range(context.gateways)]
         self._views: dict[str, ReplicaView] = {}
         self._indexes: dict[str, int] = {}
         self._publishers: dict[str, ReplicaPublisher] = {}
@@ -156,9 +156,9 @@ class PlatformRouter:
         if publisher := self._publishers.pop(name, None):
             publisher.end()
 
-    def _gateway(self, policy: str, number: int, step_tokens: int) -> Router:
+    def _gateway(self, policy: str, number: int, tpot_objective_s: float) -> Router:
         has_costs = policy == ExpectedTtft.name or is_path(policy)
-        costs = CostModel(step_tokens=step_tokens) if has_costs else _NoCosts()
+        costs = CostModel(tpot_objective_s=tpot_objective_s) if has_costs else _NoCosts()
         return Router(
             self._directory,
             make_policy(policy, costs=costs, seed=self._context.seed + number),

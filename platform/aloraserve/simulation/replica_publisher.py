@@ -103,9 +103,11 @@ class ReplicaPublisher:
         while True:
             self._due.clear()
             self._begun_s, self._due_s = self._loop.now_s, math.inf
-            settled = tuple(self._settled)
+            settled, was_behind = tuple(self._settled), self._ingest.is_behind
             if await self._ingest.heartbeat(self._state(), ttl_s=2 * QUIET_S, settled=settled):
                 del self._settled[: len(settled)]
+                if was_behind or self._ingest.is_behind:
+                    self.report()
             else:
                 self.report()
             await self._due.wait()

@@ -48,13 +48,12 @@ def _check_own(policy: str) -> None:
         raise SettingsError(f"policy is {policy!r}: {error}") from error
 
 
-def router_factory(name: str, *, step_tokens: int) -> RouterFactory:
+def router_factory(name: str) -> RouterFactory:
     """Return what makes the router.
 
     Args:
         name: one of :func:`router_names`, or ``module:attribute`` of a policy of one's own.
-        step_tokens: tokens per step of the engines, for the platform's cost model.
     """
     if name in BASELINES:
         return partial(FormulaRouter, BASELINES[name])
-    return partial(PlatformRouter, name, step_tokens=step_tokens)
+    return partial(PlatformRouter, name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from aloraserve.blocks import BlockKey
-from aloraserve.directory.base import Candidate, ReplicaState
+from aloraserve.directory.base import Candidate, Epoch, ReplicaState
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.simulation.faults import Fault
@@ -38,9 +38,9 @@ class SimulatedDirectory(MemoryDirectory):
         await self._answer()
         await super().retire(replica)
 
-    async def apply(self, replica: str, incarnation: str, **options: Any) -> None:
+    async def apply(self, replica: str, incarnation: str, **options: Any) -> Set[str]:
         await self._answer()
-        await super().apply(replica, incarnation, **options)
+        return await super().apply(replica, incarnation, **options)
 
     async def lookup(self, keys: Sequence[BlockKey]) -> list[Candidate]:
         await self._answer()
@@ -56,7 +56,7 @@ class SimulatedDirectory(MemoryDirectory):
         await self._answer()
         await super().withdraw(claim_id, replica, incarnation, keys)
 
-    async def epoch(self) -> str:
+    async def epoch(self) -> Mapping[str, Epoch]:
         await self._answer()
         return await super().epoch()
 

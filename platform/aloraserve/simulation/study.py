@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
@@ -22,12 +18,11 @@ from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, check_fits
 from aloraserve.simulation.router_names import router_factory
 from aloraserve.simulation.summary import Bounds, over_seeds, summarize
 from aloraserve.simulation.trace import MAX_ROWS, GeneratedTrace, TraceRow, read_trace
+from aloraserve.simulation.workers import Report, Workers, no_collector
 from aloraserve.simulation.workload import Workload, WorkloadSettings
 
 GENERATED_ROWS = 2000
 MAX_SEEDS = 100
-ResultT = TypeVar("ResultT")
-_Job = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +150,16 @@ def run_study(
 
     bounds: dict[int, Bounds] = {}
     runs: dict[tuple[str, int], dict[str, float]] = {}
-    with _Workers(workers) as pool:
-        for job, found in pool.run(_bounds, [(settings, seed) for seed in settings.seeds], report):
-            bounds[job[1]] = found
+    with Workers(workers) as pool:
+        for (_, seed), found in pool.run(_bounds, [(settings, seed) for seed in settings.seeds], report):
+            bounds[seed] = found
             done += 0.2
-            report(f"bounds, seed {job[1]}")
+            report(f"bounds, seed {seed}")
         each = [(settings, name, seed, bounds[seed]) for name in settings.policies for seed in settings.seeds]
-        for job, figures in pool.run(_run, each, report):
-            runs[job[1], job[2]] = figures
+        for (_, name, seed, _), figures in pool.run(_run, each, report):
+            runs[name, seed] = figures
             done += 1
-            report(f"{job[1]}, seed {job[2]}")
+            report(f"{name}, seed {seed}")
     return [_figures(name, [runs[name, seed] for seed in settings.seeds]) for name in settings.policies]
 
 
@@ -173,78 +168,55 @@ def _figures(name: str, runs: list[dict[str, float]]) -> PolicyFigures:
     return PolicyFigures(name, means, intervals, runs)
 
 
-def _bounds(job: _Job, report: Callable[[str, float], None]) -> Bounds:
+def _bounds(job: tuple[StudySettings, int], report: Report) -> Bounds:
     settings, seed = job
-    workload = settings.workload_of(seed, 1.0)
-    fleet = settings.fleet(seed)
     report(f"bounds, seed {seed}", 0.0)
-    pooled = one_cache(workload, settings.calibration, fleet.kv_tokens_each * settings.replicas)
+    return find_bounds(settings.fleet(seed), settings.workload_of(seed, 1.0))
+
+
+def find_bounds(fleet: FleetSettings, workload: Workload) -> Bounds:
+    """Return what one infinite cache, and one of the fleet's size, would have of a workload."""
+    pooled = one_cache(workload, fleet.calibration, fleet.kv_tokens_each * fleet.replicas)
     # A cache that never had too little room did what an infinite one does.
-    oracle = one_cache(workload, settings.calibration, None) if pooled.evicted else pooled
+    oracle = one_cache(workload, fleet.calibration, None) if pooled.evicted else pooled
     return Bounds(oracle, pooled)
 
 
-def _run(job: _Job, report: Callable[[str, float], None]) -> dict[str, float]:
+def _run(job: tuple[StudySettings, str, int, Bounds], report: Report) -> dict[str, float]:
     settings, name, seed, bounds = job
-    rate_scale = settings.workload.rate_scale
-    if settings.load is not None:
-        unscaled = settings.workload_of(seed, 1.0)
-        rate_scale = rate_scale_at(settings.load, bounds.pooled, unscaled, settings.replicas)
-    workload = settings.workload_of(seed, rate_scale)
-    make = router_factory(name, step_tokens=settings.calibration.max_num_batched_tokens)
-    label = f"{name}, seed {seed}"
-    fleet = ModelledFleet(
-        settings.fleet(seed), workload, make, on_progress=lambda sent: report(label, sent / len(workload.rows))
-    )
-    with _no_collector():
-        return summarize(fleet.run(), bounds, rate_scale)
+    workload = settings.workload_of(seed, settings.workload.rate_scale)
+    return run_router(name, settings.fleet(seed), workload, bounds, settings.load, report, f"{name}, seed {seed}")
 
 
-@contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
-    """Leave cycles alone: millions of live holdings would be looked through again and again, and a run makes none."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+def run_router(
+    name: str,
+    fleet: FleetSettings,
+    workload: Workload,
+    bounds: Bounds,
+    load: float | None,
+    report: Report,
+    label: str,
+) -> dict[str, float]:
+    """Play a workload once and return its figures (:func:`~aloraserve.simulation.summary.summarize`).
 
-
-class _Workers:
-    """Runs jobs in this process, or in several others."""
-
-    def __init__(self, count: int) -> None:
-        # Spawned, not forked: whoever shows progress may have threads.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(count, mp_context=context) if count > 1 else None
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def run(
-        self,
-        work: Callable[[_Job, Callable[[str, float], None]], ResultT],
-        jobs: Sequence[_Job],
-        report: Callable[[str, float], None],
-    ) -> Iterator[tuple[_Job, ResultT]]:
-        """Yield each job with its result, in the order in which they end."""
-        if self._pool is None:
-            for job in jobs:
-                yield job, work(job, report)
-            return
-        futures = {self._pool.submit(work, job, _silent): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
-def _silent(label: str, share: float) -> None:
-    return None
+    Args:
+        name: the router's.
+        fleet: to play on.
+        workload: the calls.
+        bounds: of this workload on this fleet.
+        load: share of saturation that sets the rate; None leaves it as the workload has it.
+        report: called now and then.
+        label: what it is called with.
+    """
+    rate_scale = workload.settings.rate_scale
+    if load is not None:
+        unscaled = Workload(workload.rows, replace(workload.settings, rate_scale=1.0))
+        rate_scale = rate_scale_at(load, bounds.pooled, unscaled, fleet.replicas)
+        workload = Workload(workload.rows, replace(workload.settings, rate_scale=rate_scale))
+    make = router_factory(name)
+    played = ModelledFleet(fleet, workload, make, on_progress=lambda sent: report(label, sent / len(workload.rows)))
+    with no_collector():
+        return summarize(played.run(), bounds, rate_scale)
 
 
 @functools.lru_cache(maxsize=4)

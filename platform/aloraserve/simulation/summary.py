@@ -57,9 +57,10 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str, float]:
     """Return a run's figures by name.
 
-    Times are of calls that were answered; ``failed`` counts the others. A call is cold if less than half of its prompt
-    was cached when it began; without cold calls their figures are NaN. ``imbalance`` is the most prompt
-    tokens that a replica computed, by their mean over the replicas.
+    Times are of calls that were answered; ``failed`` counts the others. TPOT is the time between two tokens of an
+    answer, on average over it, of answers of at least two tokens. A call is cold if less than half of its prompt was
+    cached when it began. Figures of calls that there were none of are NaN. ``imbalance`` is the most prompt tokens that
+    a replica computed, by their mean over the replicas.
     """
     records = result.records
     answered = [record for record in records if record.e2e_s < math.inf]
@@ -67,11 +68,9 @@ def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str,
     for name, times in (
         ("ttft", [record.ttft_s for record in answered]),
         ("e2e", [record.e2e_s for record in answered]),
+        ("tpot", [record.tpot_s for record in answered if record.output_tokens > 1]),
     ):
-        ordered = sorted(times)
-        figures[f"{name}_mean_s"] = statistics.fmean(ordered) if ordered else math.nan
-        for percent in (50, 90, 99):
-            figures[f"{name}_p{percent}_s"] = percentile(ordered, percent / 100)
+        figures |= _distribution(name, times)
     for kind in ("base", "alora", "lora"):
         ordered = sorted(record.ttft_s for record in answered if record.kind == kind)
         if ordered:
@@ -95,6 +94,12 @@ def summarize(result: RunResult, bounds: Bounds, rate_scale: float) -> dict[str,
         "duration_s": result.ended_s,
     }
     return figures
+
+
+def _distribution(name: str, times: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(times)
+    figures = {f"{name}_mean_s": statistics.fmean(ordered) if ordered else math.nan}
+    return figures | {f"{name}_p{percent}_s": percentile(ordered, percent / 100) for percent in (50, 90, 99)}
 
 
 def over_seeds(runs: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -14,7 +14,7 @@ from aloraserve_services.cli.console import out
 from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
 from aloraserve_services.cli.reaching import reaching
 
-PARTS = ("queue_s", "prefill_s", "decode_s", "slot_s", "adapter_s", "memory_s", "unknown_s")
+PARTS = ("queue_s", "prefill_s", "decode_s", "slot_s", "adapter_s", "memory_s", "unknown_s", "tpot_s")
 
 
 @takes_settings("state_dir")

@@ -110,7 +110,7 @@ def simulate(
         gateways=gateways,
     )
     started = time.monotonic()
-    with _progress(err) as on_progress:
+    with show_progress(err) as on_progress:
         figures = run_study(settings, on_progress=on_progress)
     _show(out, settings, figures, time.monotonic() - started)
     if json is not None:
@@ -129,7 +129,7 @@ def _scheduling(policy: str, ageing: float) -> Scheduling:
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Callable[[StudyProgress], None]]:
+def show_progress(console: Console) -> Iterator[Callable[[StudyProgress], None]]:
     """Show a bar on a terminal, a line now and then elsewhere."""
     if not console.is_terminal:
         last = time.monotonic()
@@ -188,7 +188,7 @@ def _show(console: Console, settings: StudySettings, figures: list[PolicyFigures
 def _show_against(console: Console, path: Path, times: Calibration, policy: str, json: Path | None) -> None:
     """Print a demo's TTFTs beside the model's, and the median error."""
     calls, replicas = read_calls(path)
-    factory = router_factory(policy, step_tokens=times.max_num_batched_tokens)
+    factory = router_factory(policy)
     replayed = DemoReplay(calls, times, replicas, factory).run()
     table = Table(title=f"{path.name}, {replicas} replicas, {policy}, {times.name}", title_justify="left", box=SIMPLE)
     for head in ("conversation", "turn", "adapter", "prompt", "cached", "estimated", "TTFT", "estimated", "error"):

@@ -148,8 +148,8 @@ class EngineHost:
             directory, identity.replica, identity.incarnation, self.mirror, on_gap=self._on_events_lost
         )
         self._learner = StepLearner()
-        self._engine.observe_steps(self._learner.add)
         self._progress = Progress(facts, self._learner)
+        self._engine.observe_steps(self._progress.stepped)
         self._meter = SavingsMeter(
             keyspace,
             version_salt,

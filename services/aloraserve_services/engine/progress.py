@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
+from aloraserve.engine_model.inter_token_time import InterTokenTime
 from aloraserve.engine_model.step_learner import StepLearner
 from aloraserve.engine_model.step_model import StepModel
 from aloraserve.engine_model.step_stats import StepStats
@@ -78,11 +79,17 @@ class Progress:
         self._clock = clock
         self._running: dict[str, _Running] = {}
         self._learner = learner
+        self._inter_token = InterTokenTime()
         self._services_s: deque[float] = deque(maxlen=REMEMBERED_REQUESTS)
         self._prefilled_at = self._turn_at = -math.inf
         self._under_way: _Running | None = None
         self._unreported: dict[str, None] = {}
         self._reported: dict[str, float] = {}
+
+    def stepped(self, step: StepStats) -> None:
+        """Learn from a step that the engine ended."""
+        self._learner.add(step)
+        self._inter_token.add(step)
 
     def accept(
         self,
@@ -183,6 +190,7 @@ class Progress:
             service_s=_median(self._services_s),
             step_tokens=facts.step_tokens,
             prefill_samples=self._learner.quality.samples,
+            inter_token_s=self._inter_token.seconds,
             ageing=facts.scheduling.published_ageing,
             queue_profile=self._queue_profile(waiting, left_s),
         )

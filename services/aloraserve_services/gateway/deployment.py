@@ -21,6 +21,7 @@ from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.cells import CellReplicas, CellRouter
 from aloraserve.routing.conversation_names import ConversationNames
+from aloraserve.routing.cost_model import CostModel
 from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
@@ -194,6 +195,7 @@ class Gateway:
         settings = plan.settings
         policy = make_policy(
             settings.policy,
+            costs=CostModel(tpot_objective_s=settings.tpot_objective_ms / 1000),
             # Gateways that draw should not all draw the same.
             seed=secrets.randbits(32),
         )

@@ -28,7 +28,7 @@ from aloraserve_services.local import run_file
 
 KEY = "hunter2-hunter2-hunter2"
 ADMIN_KEY = "admin-hunter2-hunter2"
-PARTS = dict.fromkeys(("queue_s", "decode_s", "slot_s", "adapter_s", "memory_s", "unknown_s"), 0.0)
+PARTS = dict.fromkeys(("queue_s", "decode_s", "slot_s", "adapter_s", "memory_s", "unknown_s", "tpot_s"), 0.0)
 RECEIPT = {
     "request_id": "r-1",
     "adapter": "safety",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from aloraserve.blocks import BlocksCleared, BlocksRemoved, BlocksStored, EngineEvent, EventBatch, KeySpace
-from aloraserve.directory.base import FORGET_S, NODE_TTL_S, Holding, ReplicaState
-from aloraserve.directory.ingest import Ingest
+from aloraserve.blocks import BlockKey, BlocksCleared, BlocksRemoved, BlocksStored, EngineEvent, EventBatch, KeySpace
+from aloraserve.directory.base import FORGET_S, NODE_TTL_S, Epoch, Holding, ReplicaState
+from aloraserve.directory.ingest import FILL_S, Ingest
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError
@@ -28,7 +28,7 @@ class FlakyDirectory(MemoryDirectory):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.broken = False
+        self.broken = self.refuses = False
         self.fail_at: set[int] = set()
         self.applies = 0
         self.sizes: list[int] = []
@@ -37,24 +37,54 @@ class FlakyDirectory(MemoryDirectory):
         self._check()
         await super().publish(state, ttl_s=ttl_s, settled=settled)
 
-    async def epoch(self) -> str:
+    async def epoch(self) -> Mapping[str, Epoch]:
         self._check()
         return await super().epoch()
 
     async def apply(
-        self, replica: str, incarnation: str, *, stored: Sequence[Holding] = (), removed: Sequence[Holding] = ()
-    ) -> None:
+        self,
+        replica: str,
+        incarnation: str,
+        *,
+        stored: Sequence[Holding] = (),
+        removed: Sequence[Holding] = (),
+        **options: Any,
+    ) -> Set[str]:
         self._check()
         await asyncio.sleep(0)
-        await super().apply(replica, incarnation, stored=stored, removed=removed)
+        if self.refuses:
+            raise DirectoryUnavailableError("told to refuse")
+        news = await super().apply(replica, incarnation, stored=stored, removed=removed, **options)
         self.applies += 1
         self.sizes.append(len(stored) + len(removed))
         if self.applies in self.fail_at:
             raise DirectoryUnavailableError("told to fail")
+        return news
 
     def _check(self) -> None:
         if self.broken:
             raise DirectoryUnavailableError("told to be broken")
+
+
+class PartedDirectory(FlakyDirectory):
+    """Has the parts that a test names; pushes wait while it is ``stuck``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs = {part: Epoch("content", "copy") for part in ("one", "two")}
+        self.part_by_head: dict[BlockKey, str] = {}
+        self.stuck: asyncio.Event | None = None
+
+    def part(self, head: BlockKey) -> str:
+        return self.part_by_head.get(head, "one")
+
+    async def epoch(self) -> Mapping[str, Epoch]:
+        return dict(self.epochs)
+
+    async def apply(self, replica: str, incarnation: str, **options: Any) -> Set[str]:
+        if self.stuck is not None:
+            await self.stuck.wait()
+        return await super().apply(replica, incarnation, **options)
 
 
 class Source:
@@ -260,7 +290,7 @@ async def test_a_cancelled_push_is_made_up_for() -> None:
     assert await held(directory) == 10
 
 
-async def test_a_heartbeat_beside_a_push_that_hangs_names_the_next_generation() -> None:
+async def test_nothing_counts_beside_a_push_that_hangs() -> None:
     now = 0.0
     directory = FlakyDirectory()
     ingest, _, source = build(directory, clock=lambda: now)
@@ -283,19 +313,265 @@ async def test_a_heartbeat_beside_a_push_that_hangs_names_the_next_generation() 
         assert await held(directory) == 0
 
 
-async def test_a_heartbeat_after_a_failed_push_names_the_next_generation_at_once() -> None:
+async def test_a_push_that_may_not_have_arrived_is_made_again_and_nothing_stops_counting() -> None:
     directory = FlakyDirectory()
-    ingest, _, source = build(directory, max_backoff_s=60.0)
+    ingest, _, source = build(directory)
     async with running(ingest):
-        source.send(stored(0, 10))
+        source.send(stored(0, 100))
         assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        before, pushed = ingest.incarnation, sum(directory.sizes)
         directory.fail_at = {directory.applies + 1}
-        source.send(BlocksRemoved((9,)))
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert ingest.stats.push_failures == 1
+        source.send(BlocksRemoved((98, 99)))
+        await eventually(lambda: ingest.stats.push_failures == 1)
+        assert await ingest.heartbeat(STATE)
+        assert await held(directory) >= 98
+        assert await ingest.drain(5)
+    assert await held(directory) == 98
+    assert ingest.incarnation == before
+    assert sum(directory.sizes) == pushed + 2 * 2
+    assert ingest.stats.republishes == 0
+
+
+async def test_nothing_counts_while_pushes_fail_for_long_and_then_all_does_again() -> None:
+    now = 0.0
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory, clock=lambda: now)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        before, pushed = ingest.incarnation, sum(directory.sizes)
+        directory.refuses = True
+        source.send(BlocksRemoved((99,)))
+        await eventually(lambda: ingest.stats.push_failures > 0)
+        now = 0.9
+        assert await ingest.heartbeat(STATE)
+        assert await held(directory) == 100
+        now = 1.1
         assert await ingest.heartbeat(STATE)
         assert await held(directory) == 0
+        directory.refuses = False
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 99
+    assert ingest.incarnation == before
+    assert sum(directory.sizes) == pushed + 1
+
+
+async def test_after_an_outage_nothing_counts_until_what_is_gone_was_removed() -> None:
+    now = 0.0
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory, chunk=8, max_backoff_s=60.0, clock=lambda: now)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        directory.broken = True
+        source.send(BlocksRemoved(tuple(range(40, 100))))
+        await eventually(lambda: ingest.stats.push_failures > 0)
+        assert not await ingest.heartbeat(STATE)
+        now = 2.0
+        directory.broken = False
+        seen = set()
+        while ingest.pending:
+            assert await ingest.heartbeat(STATE)
+            seen.add(await held(directory))
+            await asyncio.sleep(0)
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        assert seen <= {0, 40}
+        assert await held(directory) == 40
+
+
+async def test_what_counts_until_the_next_generation_is_whole_loses_what_goes() -> None:
+    directory = PartedDirectory()
+    ingest, _, source = build(directory, chunk=8)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        before = ingest.incarnation
+        directory.epochs = {part: Epoch("content", "older copy") for part in directory.epochs}
+        assert await ingest.heartbeat(STATE)
+        source.send(BlocksRemoved(tuple(range(50, 100))))
+        applies = directory.applies
+        await eventually(lambda: directory.applies >= applies + 50 / 8)
+        assert ingest.incarnation == before
+        assert await held(directory) == 50
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        assert ingest.incarnation != before
+        assert await held(directory) == 50
+
+
+async def test_an_outage_of_pushes_and_heartbeats_alike_costs_no_generation() -> None:
+    now = 0.0
+    directory = FlakyDirectory(clock=lambda: now)
+    ingest, mirror, source = build(directory, clock=lambda: now)
+    async with running(ingest):
+        source.send(stored(0, 50))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        before = ingest.incarnation
+        directory.broken = True
+        source.send(BlocksRemoved(tuple(range(40, 50))))
+        for seconds in (1.0, 2.0, 60.0):
+            now = seconds
+            assert not await ingest.heartbeat(STATE)
+        await eventually(lambda: ingest.stats.push_failures > 0)
+        directory.broken = False
+        assert await ingest.heartbeat(STATE)
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 40 == len(mirror)
+    assert ingest.incarnation == before
+
+
+@pytest.mark.parametrize("silence_s", [FORGET_S / 2 + 1, NODE_TTL_S / 2 + 1])
+async def test_a_scheduled_republish_replaces_in_place(silence_s: float) -> None:
+    now = 0.0
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory, chunk=16, clock=lambda: now)
+    async with running(ingest):
+        source.send(stored(0, 200))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        before, pushed = ingest.incarnation, sum(directory.sizes)
+        now = silence_s
+        seen = set()
+        while sum(directory.sizes) < pushed + 200:
+            assert await ingest.heartbeat(STATE)
+            seen.add(await held(directory))
+            await asyncio.sleep(0)
+        assert await ingest.drain(5)
+    assert seen == {200}
+    assert ingest.incarnation == before
+
+
+async def test_removals_go_before_what_is_only_pushed_again() -> None:
+    directory = FlakyDirectory()
+    now = 0.0
+    ingest, _, source = build(directory, chunk=16, clock=lambda: now)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        now = NODE_TTL_S
+        assert await ingest.heartbeat(STATE)
+        source.send(BlocksRemoved(tuple(range(90, 100))))
+        applies = directory.applies
+        await eventually(lambda: directory.applies > applies)
+        assert await held(directory) == 90
+        assert ingest.pending > 0
+
+
+async def test_a_part_that_lost_its_content_is_filled_again_and_no_other() -> None:
+    directory = PartedDirectory()
+    ingest, _, source = build(directory)
+    other = SPACE.keys([7] * 10)
+    directory.part_by_head = {KEYS[0]: "one", other[0]: "two"}
+    async with running(ingest):
+        source.send(stored(0, 10))
+        source.send(BlocksStored(tuple(range(1000, 1010)), None, (7,) * 10))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        pushed = sum(directory.sizes)
+        directory.epochs["two"] = Epoch("emptied", "copy")
+        assert await ingest.heartbeat(STATE)
+        assert await ingest.drain(5)
+    assert sum(directory.sizes) == pushed + 10
+    assert ingest.incarnation.endswith(".0")
+
+
+async def test_what_an_older_copy_says_counts_until_the_next_generation_is_whole() -> None:
+    directory = PartedDirectory()
+    now = 0.0
+    ingest, _, source = build(directory, chunk=8, clock=lambda: now)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        before = ingest.incarnation
+        directory.epochs = {part: Epoch("content", "older copy") for part in directory.epochs}
+        seen = set()
+        while ingest.incarnation == before:
+            assert await ingest.heartbeat(STATE)
+            seen.add(await held(directory))
+            await asyncio.sleep(0)
+        assert await ingest.heartbeat(STATE)
+        assert seen == {100} == {await held(directory)}
+        source.send(BlocksRemoved(tuple(range(50, 100))))
+        assert await ingest.drain(5)
+        assert await held(directory) == 50
+
+
+async def test_what_an_older_copy_says_stops_counting_in_time() -> None:
+    directory = PartedDirectory()
+    now = 0.0
+    ingest, _, source = build(directory, clock=lambda: now)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        before = ingest.incarnation
+        directory.epochs = {part: Epoch("content", "older copy") for part in directory.epochs}
+        directory.stuck = asyncio.Event()
+        assert await ingest.heartbeat(STATE)
+        assert ingest.incarnation == before
+        now = FILL_S + 0.1
+        assert await ingest.heartbeat(STATE)
+        assert ingest.incarnation != before
+        directory.stuck.set()
+        assert await ingest.drain(5)
+
+
+async def test_what_was_freed_while_a_replica_did_not_publish_is_pushed_again() -> None:
+    now = 0.0
+    directory = FlakyDirectory(clock=lambda: now)
+    ingest, _, source = build(directory)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        now = FORGET_S + 1
+        assert await directory.reclaim(max_fields=40)
+        source.send(stored(100, 1))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+    assert await held(directory) == 101
+
+
+async def test_a_loss_that_a_push_meets_is_made_up_for_once() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        directory.clear()
+        source.send(stored(100, 1))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        assert await ingest.drain(5)
+    assert await held(directory) == 101
+    assert ingest.stats.republishes == 1
+
+
+async def test_a_new_generation_strikes_off_what_earlier_ones_left() -> None:
+    directory = FlakyDirectory()
+    ingest, _, source = build(directory)
+    async with running(ingest):
+        source.send(stored(0, 100))
+        assert await ingest.drain(5)
+        assert await ingest.heartbeat(STATE)
+        before = ingest.incarnation
+        ingest.start_over()
+        assert await ingest.heartbeat(STATE)
+        assert await held(directory) == 0
+        assert await ingest.drain(5)
+        assert await held(directory) == 100
+    await directory.publish(ReplicaState("a", before))
+    assert await held(directory) == 0
 
 
 async def test_replicas_that_start_together_publish_again_at_different_times() -> None:

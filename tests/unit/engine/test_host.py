@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from collections.abc import AsyncGenerator
 from itertools import chain
 
 import pytest
@@ -12,7 +14,8 @@ from support.engine_host import PLAIN, SPACE, RecordingDirectory, engine_call, s
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import KeySpaceMismatchError
-from aloraserve.serving.engine_messages import EngineChunk
+from aloraserve.routing.scheduling import AGEING
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.engine.heartbeat import MIN_HEARTBEAT_S
 from aloraserve_services.engine.host import join_fleet
 from aloraserve_services.engine.simulated.faults import SeverableDirectory
@@ -178,3 +181,24 @@ async def test_a_replica_starts_without_the_directory() -> None:
     directory = SeverableDirectory(MemoryDirectory())
     directory.is_severed = True
     await join_fleet(directory, SPACE, "engine-0")
+
+
+async def test_the_engine_gets_each_call_s_priority(
+    directory: RecordingDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started_host(directory) as started:
+        priorities: list[int] = []
+        generate = started.engine.generate
+
+        def recorded(call: EngineCall, priority: int = 0) -> AsyncGenerator[EngineReply]:
+            priorities.append(priority)
+            return generate(call, priority)
+
+        monkeypatch.setattr(started.engine, "generate", recorded)
+        begun_at = time.monotonic()
+        for name in ("cold", "held"):
+            await started.answer(engine_call(name, tokens=LONG))
+        later_s = time.monotonic() - begun_at
+        cold, held = priorities
+        # A fifth of a second of prefill less, and so much later at most.
+        assert held - cold <= 1e6 * (AGEING * later_s - 0.15)

@@ -205,6 +205,17 @@ def test_the_decoding_step_is_not_known_before_one_was_seen(progress: Progress, 
     assert progress.load(0.0).decode_step_s == 0
 
 
+def test_the_time_between_tokens_has_the_prompts_beside_them_in_it(progress: Progress, clock: Clock) -> None:
+    for seconds, prefill_tokens in ((0.02, 0), (0.3, 2048)) * 20:
+        clock.now_s += seconds
+        progress.stepped(StepStats(seconds, prefill_tokens, squares(0, prefill_tokens), answers=3, context_tokens=900))
+    assert 0.14 < progress.load(0.0).inter_token_s < 0.18
+    for _ in range(400):
+        clock.now_s += 0.02
+        progress.stepped(StepStats(0.02, answers=3, context_tokens=900))
+    assert 0.02 <= progress.load(0.0).inter_token_s < 0.021
+
+
 def test_the_service_time_is_the_median_of_whole_requests_that_were_answered(progress: Progress, clock: Clock) -> None:
     for seconds, is_answered in ((1.0, True), (50.0, False), (2.0, True), (40.0, True)):
         progress.accept("a", 10)

@@ -415,6 +415,20 @@ def test_where_blocks_run_out_the_highest_priority_value_is_preempted(
     assert last.num_cached_tokens == 0, "as it began first"
 
 
+def test_nothing_begins_in_the_step_that_preempts(calibration: Calibration, make_call: MakeCall) -> None:
+    engine = crowded(calibration, "priority")
+    last, *_ = (submit_at(engine, make_call(48, 40, stream=n), 0.0, p) for n, p in enumerate((9, 1, 5)))
+    engine.advance(engine.next_event_s)
+    engine.advance(engine.next_event_s)
+    # It finds no room before the preemption, and would just after it.
+    waits = submit_at(engine, make_call(16, 1, stream=3), engine.next_event_s - 0.001, 7)
+    while last.status is not RequestStatus.PREEMPTED:
+        assert waits.status is RequestStatus.WAITING
+        engine.advance(engine.next_event_s)
+    assert waits.status is RequestStatus.WAITING
+    finish(engine)
+
+
 def test_a_preempted_request_is_computed_again_only_as_far_as_it_was_evicted(
     calibration: Calibration, make_call: MakeCall
 ) -> None:

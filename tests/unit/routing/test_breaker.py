@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from aloraserve.routing.breaker import Breaker
+from aloraserve.routing.breaker import FIRST_OPEN_S, Breaker
 
 
 class Clock:
@@ -50,15 +50,25 @@ def test_a_trial_that_works_closes_it(breaker: Breaker, clock: Clock) -> None:
     assert breaker.allow()
 
 
-def test_a_trial_that_fails_opens_it_again(breaker: Breaker, clock: Clock) -> None:
+def test_a_trial_that_fails_opens_it_again_for_twice_as_long_up_to_a_limit(breaker: Breaker, clock: Clock) -> None:
     breaker.fail()
     breaker.fail()
-    clock.now = 1.0
-    assert breaker.allow()
+    for open_s in (FIRST_OPEN_S, 2 * FIRST_OPEN_S, 4 * FIRST_OPEN_S, 8 * FIRST_OPEN_S, 16 * FIRST_OPEN_S, 1.0, 1.0):
+        clock.now += open_s - 0.001
+        assert not breaker.allow()
+        clock.now += 0.002
+        assert breaker.allow()
+        breaker.fail()
+
+
+def test_once_closed_it_first_opens_shortly_again(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(5):
+        breaker.fail()
+        clock.now += 1.0
+    breaker.succeed()
     breaker.fail()
-    clock.now = 1.9
-    assert not breaker.allow()
-    clock.now = 2.0
+    breaker.fail()
+    clock.now += FIRST_OPEN_S
     assert breaker.allow()
 
 

@@ -239,3 +239,36 @@ def test_a_slow_rate_of_few_samples_counts_as_the_best_that_the_fleet_knows() ->
 def test_rates_of_many_samples_and_those_without_a_number_count_as_they_are() -> None:
     candidates = [measured("a", 2e-3, FEW_SAMPLES), measured("b", 9e-3, 0)]
     assert with_fleet_rates(candidates) is candidates
+
+
+def answering(inter_token_s: float, running: int = 4) -> Candidate:
+    load = ReplicaLoad(running=running, inter_token_s=inter_token_s, prefill_s_per_token=0.001)
+    return Candidate(ReplicaState("a", "1", load=load))
+
+
+def test_a_call_is_charged_for_what_it_does_to_answers_that_are_slow_already() -> None:
+    costs = CostModel(tpot_objective_s=0.1, tpot_share=0.1)
+    slow = costs.estimate(CALL, answering(0.3))
+    assert slow.tpot_s == pytest.approx(0.1 * (0.3 / 0.1 - 1) * 4 * 0.512)
+    assert slow.expected_ttft_s == costs.estimate(CALL, answering(0.05)).expected_ttft_s, "it waits no longer for it"
+
+
+def test_nothing_is_charged_within_the_objective_or_without_one() -> None:
+    assert CostModel(tpot_objective_s=0.1).estimate(CALL, answering(0.1)).tpot_s == 0
+    assert CostModel(tpot_objective_s=0.0).estimate(CALL, answering(9.0)).tpot_s == 0
+    assert CostModel(tpot_objective_s=0.1).estimate(CALL, answering(9.0, running=0)).tpot_s == 0
+
+
+def test_the_charge_is_never_more_than_the_delay_itself() -> None:
+    assert CostModel(tpot_objective_s=0.1).estimate(CALL, answering(900.0)).tpot_s == pytest.approx(4 * 0.512)
+
+
+def test_of_the_claims_for_an_engine_with_priorities_only_short_ones_are_before_a_call() -> None:
+    """Only their sum is known: each counts for as long as the call takes, at most."""
+    load = ReplicaLoad(prefill_s_per_token=0.001, ageing=0.05)
+    claimed = Candidate(ReplicaState("a", "1", load=load), claimed_tokens=30_000, claims=2)
+    assert CostModel().estimate(CALL, claimed).queue_s == pytest.approx(2 * 0.512)
+    short = Candidate(ReplicaState("a", "1", load=load), claimed_tokens=200, claims=2)
+    assert CostModel().estimate(CALL, short).queue_s == pytest.approx(0.2)
+    in_order = Candidate(ReplicaState("a", "1", load=replace(load, ageing=0.0)), claimed_tokens=30_000, claims=2)
+    assert CostModel().estimate(CALL, in_order).queue_s == pytest.approx(30.0)

@@ -278,6 +278,16 @@ def test_the_shortlist_of_a_large_fleet_has_the_replica_whose_queue_is_not_befor
     assert ExpectedTtft().decide(CALL, [*fleet, queued("busy", held=30)]).rank[0] == "busy"
 
 
+def test_a_cold_call_spares_the_replica_whose_answers_are_slow() -> None:
+    slow = candidate("slow", running=3, inter_token_s=0.4, prefill_s_per_token=0.001)
+    well = candidate("well", running=3, inter_token_s=0.08, queued_prefill_s=0.15, prefill_s_per_token=0.001)
+    decision = ExpectedTtft().decide(CALL, [slow, well])
+    assert decision.rank == ["well", "slow"]
+    assert decision.estimates[1].tpot_s > 0
+    held = replace(slow, held_blocks=30, claimed_blocks=30, fast_blocks=30)
+    assert ExpectedTtft().decide(CALL, [held, well]).rank[0] == "slow", "what is cached delays nobody"
+
+
 class Fleet:
     """Idle replicas that hold what they were sent, and say so before the next call comes."""
 

@@ -38,7 +38,7 @@ def test_calls_reuse_what_the_real_ones_do(calibration: Calibration) -> None:
         RealCall("ferry", 2, "safety-lora", "lora", 1060, 544, 0.6),
         RealCall("glasshouse", 1, "base", "base", 500, 0, 0.5),
     ]
-    replayed = DemoReplay(calls, calibration, 2, router_factory("expected-ttft", step_tokens=256)).run()
+    replayed = DemoReplay(calls, calibration, 2, router_factory("expected-ttft")).run()
     assert [one.real for one in replayed] == calls
     # 500 + 48 tokens of the answer, of which the last is not computed: 34 whole blocks, as the adapter shares.
     assert [one.cached_tokens for one in replayed] == [0, 544, 0, 544, 544, 0]

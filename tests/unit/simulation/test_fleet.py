@@ -40,7 +40,7 @@ def run(
     rows: Sequence[TraceRow] = ROWS,
 ) -> RunResult:
     fleet = replace(fleet, faults=parse_faults(faults, fleet.replicas))
-    return ModelledFleet(fleet, Workload(rows, settings), router_factory(policy, step_tokens=8192)).run()
+    return ModelledFleet(fleet, Workload(rows, settings), router_factory(policy)).run()
 
 
 def hit_rate(result: RunResult) -> float:
@@ -240,5 +240,5 @@ def test_without_cold_calls_their_figures_are_missing() -> None:
 
 def test_factories_make_what_they_are_named_for() -> None:
     context = RunContext(0, VisibleFleet([], [], 16), SimulatedLoop())
-    makers: dict[str, RouterFactory] = {name: router_factory(name, step_tokens=8192) for name in router_names()}
+    makers: dict[str, RouterFactory] = {name: router_factory(name) for name in router_names()}
     assert {name: make(context).name for name, make in makers.items()} == {name: name for name in makers}

@@ -48,7 +48,8 @@ async def test_every_call_of_the_contract_is_timed_and_answers_as_before(registr
 
 
 async def test_no_call_of_the_contract_is_left_out(registry: CollectorRegistry) -> None:
-    contract = {name for name in vars(Directory) if not name.startswith("_")} - {"close"}
+    # The last two ask nobody.
+    contract = {name for name in vars(Directory) if not name.startswith("_")} - {"close", "part"}
     directory = ObservedDirectory(MemoryDirectory(), DirectoryMetrics(registry))
     key, holding = b"k" * 16, place([b"k" * 16])
     calls: dict[str, Callable[[], Awaitable[Any]]] = {

@@ -17,6 +17,7 @@ The prompt's blocks then count as held by the chosen one.
 
 Adapters: a block's entry is kept under the request's model name, and an adapter is served under its own: *salted*. In
 its KV event mode the model name salts as well (the LoRA id there is always -1), so the default mode stands for both.
+``aibrix-blind`` has one table for the base model and all its adapters.
 
 Defaults: factor 2, gap 8, deviation factor 1, 200,000 blocks in all, forgotten after 20 minutes.
 
@@ -48,9 +49,8 @@ class AIBrix:
         imbalance_factor: of the gate, see the module's docstring.
         imbalance_min_gap: of the gate, in requests.
         deviation_factor: standard deviations above the mean that a matching replica may have.
+        is_blind: whether all adapters share the base model's table.
     """
-
-    name = "aibrix"
 
     def __init__(
         self,
@@ -60,7 +60,10 @@ class AIBrix:
         imbalance_factor: float = 2.0,
         imbalance_min_gap: int = 8,
         deviation_factor: float = 1.0,
+        is_blind: bool = False,
     ) -> None:
+        self.name = "aibrix-blind" if is_blind else "aibrix"
+        self._is_blind = is_blind
         self._random = random.Random(seed)  # noqa: S311 -- lots, no secrets
         self._imbalance_factor = imbalance_factor
         self._imbalance_min_gap = imbalance_min_gap
@@ -69,7 +72,7 @@ class AIBrix:
 
     def choose(self, call: SimulatedCall, fleet: VisibleFleet, now_s: float) -> int:
         """Return the replica that the module's formula names, and remember the prompt as sent to it."""
-        keys = call.salted_keys
+        keys = call.content_keys if self._is_blind else call.salted_keys
         loads = [fleet.replicas[replica].in_flight for replica in fleet.alive]
         chosen = self._matching(keys, self._gated(fleet.alive, loads), fleet, loads, now_s)
         if chosen is None:

@@ -15,15 +15,19 @@ Formula, in blocks, the lowest cost wins and equal ones draw lots::
 of all calls sent there and not ended, this call's included. With a temperature above 0 a replica is drawn with
 probability proportional to ``exp(-(cost - lowest) / (range of costs * temperature))``.
 
+A call waits in front of the fleet while every replica has more than ``router_queue_threshold`` full steps of tokens to
+prefill (``all_workers_prefill_busy`` in ``scheduling/queue.rs`` at 00067c31af57), and is placed when one has less, by
+what is known then. ``fcfs`` takes the waiting in their order, ``wspt`` those with the fewest uncached tokens first.
+
 Adapters: the LoRA name is mixed into the seed of every block's hash, in events and in lookups: *salted*, and so are the
-active blocks.
+active blocks. ``dynamo-blind`` is a deployment that leaves the name out.
 
 Defaults: scale 1, credit 1 without decay, temperature 0, KV events on, prediction of blocks at the decision off
-(``router_predicted_ttl_secs`` is None), answers' blocks not counted (``router_track_output_blocks`` is false).
+(``router_predicted_ttl_secs`` is None), answers' blocks not counted (``router_track_output_blocks`` is false), a queue
+threshold of 16 with ``fcfs`` (later versions queue only if told to).
 
-Not reproduced: the queue in front of the fleet, which holds calls back only while every worker has more than 16 batches
-of tokens to prefill; weights of slower tiers (the modelled engine has none); the narrowing to workers that an adapter
-was allocated to (every replica serves every adapter here); expiry of calls after an hour.
+Not reproduced: priorities that clients give; weights of slower tiers (the modelled engine has none); the narrowing to
+workers that an adapter was allocated to (every replica serves every adapter here); expiry of calls after an hour.
 """
 
 from __future__ import annotations
@@ -32,12 +36,16 @@ import math
 import random
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from aloraserve.blocks import BlockKey
 from aloraserve.simulation.base import SimulatedCall, VisibleFleet
+from aloraserve.simulation.routers.holdings import MakeHoldings
 from aloraserve.simulation.routers.prefix_index import leading_blocks
 from aloraserve.simulation.routers.salted_holdings import SaltedHoldings
+
+QueuePolicy = Literal["fcfs", "wspt"]
+QUEUE_BATCHES = 16.0
 
 
 class Dynamo:
@@ -49,9 +57,12 @@ class Dynamo:
         prefill_load_scale: weight of the prefill part, at least 0.
         overlap_score_credit: share of a held block that counts as prefilled, 0 to 1.
         temperature: 0 for the lowest cost always.
+        queue_batches: a call waits in front of the fleet while every replica has more than so many full steps to
+            prefill; infinite to send each call at once.
+        queue_policy: "fcfs", or "wspt" for the least uncached tokens first.
+        make_holdings: makes the index of KV events.
+        name: what ``--policy`` takes.
     """
-
-    name = "dynamo"
 
     def __init__(
         self,
@@ -61,19 +72,26 @@ class Dynamo:
         prefill_load_scale: float = 1.0,
         overlap_score_credit: float = 1.0,
         temperature: float = 0.0,
+        queue_batches: float = QUEUE_BATCHES,
+        queue_policy: QueuePolicy = "fcfs",
+        make_holdings: MakeHoldings = SaltedHoldings,
+        name: str = "dynamo",
     ) -> None:
+        self.name = name
+        self._queue_batches = queue_batches
+        self._queue_policy = queue_policy
         self._random = random.Random(seed)  # noqa: S311 -- lots, no secrets
         self._scale = prefill_load_scale
         self._credit = overlap_score_credit
         self._temperature = temperature
-        self._holdings = SaltedHoldings(fleet)
+        self._holdings = make_holdings(fleet)
         self._active = [_Active() for _ in fleet.replicas]
         self._calls: dict[int, _Sent] = {}
 
     def choose(self, call: SimulatedCall, fleet: VisibleFleet, now_s: float) -> int:
         """Return the replica that the module's formula names, and count the call as active there."""
         self._free(call.request)
-        keys, block_tokens = call.salted_keys, fleet.block_tokens
+        keys, block_tokens = self._holdings.keys(call), fleet.block_tokens
         overlaps = self._holdings.depths(call, fleet.alive)
         costs = []
         for replica, overlap in zip(fleet.alive, overlaps, strict=True):
@@ -86,7 +104,22 @@ class Dynamo:
         tokens = max(0, call.prompt_tokens - overlaps[place] * block_tokens)
         self._active[chosen].add(keys, tokens)
         self._calls[call.request] = _Sent(chosen, keys, tokens)
+        self._holdings.sent(call)
         return chosen
+
+    def is_busy(self, fleet: VisibleFleet) -> bool:
+        """Return whether every replica has so much to prefill that calls wait in front of the fleet."""
+        return all(
+            self._active[replica].prefill_tokens > self._queue_batches * fleet.replicas[replica].step_tokens
+            for replica in fleet.alive
+        )
+
+    def rank(self, call: SimulatedCall, fleet: VisibleFleet) -> float:
+        """Return a waiting call's place among others, the lowest first; equal ones in the order in which they came."""
+        if self._queue_policy == "fcfs":
+            return 0.0
+        overlap = max(self._holdings.depths(call, fleet.alive), default=0)
+        return max(call.prompt_tokens - overlap * fleet.block_tokens, 1)
 
     def observe(self, replica: int, stored: Sequence[BlockKey], removed: Sequence[BlockKey], now_s: float) -> None:
         """Take in KV events."""
@@ -106,6 +139,7 @@ class Dynamo:
         if sent is not None and sent.replica == replica:
             self._free(call.request)
             self._holdings.answered(call, replica)
+        self._holdings.ended(call)
 
     def lost(self, replica: int, now_s: float) -> None:
         """Forget the replica's blocks and calls."""

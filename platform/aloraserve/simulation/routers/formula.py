@@ -7,6 +7,7 @@ from typing import Protocol
 
 from aloraserve.blocks import BlockKey
 from aloraserve.simulation.base import KvBatch, ObservedReplica, RunContext, SimulatedCall, VisibleFleet
+from aloraserve.simulation.routers.front_queue import FrontQueue, QueueingFormula
 
 
 class Formula(Protocol):
@@ -55,17 +56,27 @@ class FormulaRouter:
 
     def __init__(self, make: FormulaFactory, context: RunContext) -> None:
         self._formula = make(context.seed, context.fleet)
+        self._queue = FrontQueue(self._formula, context) if isinstance(self._formula, QueueingFormula) else None
         self._context = context
         self.name = self._formula.name
 
     async def place(self, call: SimulatedCall) -> int:
+        if self._queue is not None:
+            return await self._queue.place(call)
         return self._formula.choose(call, self._context.fleet, self._context.loop.now_s)
 
     async def lost(self, call: SimulatedCall, replica: int) -> None:
         self._formula.finished(call, replica, self._context.loop.now_s)
+        self.release()
 
     def watch(self, replica: ObservedReplica) -> FormulaObserver:
-        return FormulaObserver(self._formula, replica.view.index, self._context)
+        self._context.loop.at(self._context.loop.now_s, self.release)
+        return FormulaObserver(self._formula, replica.view.index, self._context, self.release)
+
+    def release(self) -> None:
+        """Place what waits in front of the fleet and need not any more."""
+        if self._queue is not None:
+            self._queue.release()
 
 
 class FormulaObserver:
@@ -75,21 +86,25 @@ class FormulaObserver:
         formula: who hears it.
         replica: the replica's number.
         context: of the run.
+        on_less: called when the replica may have less to do.
     """
 
-    def __init__(self, formula: Formula, replica: int, context: RunContext) -> None:
+    def __init__(self, formula: Formula, replica: int, context: RunContext, on_less: Callable[[], None]) -> None:
         self._formula = formula
         self._replica = replica
         self._loop = context.loop
+        self._on_less = on_less
 
     def accepted(self, call: SimulatedCall) -> None:
         return None
 
     def first_token(self, call: SimulatedCall) -> None:
         self._formula.first_token(call, self._replica, self._loop.now_s)
+        self._on_less()
 
     def finished(self, call: SimulatedCall) -> None:
         self._formula.finished(call, self._replica, self._loop.now_s)
+        self._on_less()
 
     def arrived(self, batch: KvBatch) -> None:
         for event in batch.events:
@@ -101,3 +116,4 @@ class FormulaObserver:
 
     def died(self) -> None:
         self._formula.lost(self._replica, self._loop.now_s)
+        self._on_less()

@@ -19,7 +19,10 @@ Formula: the highest sum wins, equal ones take turns. Each score is 0 to 1, time
 - ``lora-affinity`` (0; not in the guide): 1 if the adapter is active there, 0.8 if there is room for one more, else 0.
 
 Adapters: a block's hash starts from the model's name, which for an adapter is its own; events are filed under their
-LoRA's name: *salted*.
+LoRA's name: *salted*. ``llm-d-blind`` is a deployment whose keys all start from the base model's name.
+
+Flow control in front of the fleet (queues by priority while the pool is saturated) is off, as in the guide, which sets
+no feature gate.
 
 Not reproduced: 64 tokens per block (the engine's here); speculative entries end after one to two of their lives of 2 s;
 the middle score of ``lora-affinity`` (0.6: in the engine's queue of adapters to load, which no report here has); two
@@ -32,6 +35,7 @@ from collections.abc import Sequence
 
 from aloraserve.blocks import BlockKey
 from aloraserve.simulation.base import ReplicaView, SimulatedCall, VisibleFleet
+from aloraserve.simulation.routers.holdings import MakeHoldings
 from aloraserve.simulation.routers.prefix_index import PrefixIndex, tree_blocks
 from aloraserve.simulation.routers.salted_holdings import SaltedHoldings
 
@@ -43,21 +47,23 @@ class PreciseIndex:
 
     Args:
         fleet: as it starts.
+        make_holdings: makes the index of KV events.
     """
 
-    def __init__(self, fleet: VisibleFleet) -> None:
-        self.holdings = SaltedHoldings(fleet)
+    def __init__(self, fleet: VisibleFleet, make_holdings: MakeHoldings) -> None:
+        self.holdings = make_holdings(fleet)
         self._speculative = PrefixIndex(len(fleet.replicas), tree_blocks(fleet), max_age_s=SPECULATIVE_S)
 
     def depths(self, call: SimulatedCall, replicas: Sequence[int], now_s: float) -> list[int]:
         """Return for each of ``replicas`` how many leading blocks of the call it holds, or is about to."""
         held = self.holdings.depths(call, replicas)
-        speculative = self._speculative.depths(call.salted_keys, replicas, now_s)
+        speculative = self._speculative.depths(self.holdings.keys(call), replicas, now_s)
         return [max(both) for both in zip(held, speculative, strict=True)]
 
     def decided(self, call: SimulatedCall, replica: int, now_s: float) -> None:
         """Count the call's blocks as held from the decision on."""
-        self._speculative.add(replica, call.salted_keys, now_s)
+        self._speculative.add(replica, self.holdings.keys(call), now_s)
+        self.holdings.sent(call)
 
     def lost(self, replica: int) -> None:
         """Forget all that the replica held."""
@@ -93,9 +99,9 @@ class LlmD:
         prefix_weight: of ``precise-prefix-cache``.
         cold_weight: of ``no-hit-lru``.
         adapter_weight: of ``lora-affinity``.
+        make_holdings: makes the index of KV events.
+        name: what ``--policy`` takes.
     """
-
-    name = "llm-d"
 
     def __init__(
         self,
@@ -107,13 +113,16 @@ class LlmD:
         prefix_weight: float = 3.0,
         cold_weight: float = 2.0,
         adapter_weight: float = 0.0,
+        make_holdings: MakeHoldings = SaltedHoldings,
+        name: str = "llm-d",
     ) -> None:
+        self.name = name
         self._kv_usage_weight = kv_usage_weight
         self._queue_weight = queue_weight
         self._prefix_weight = prefix_weight
         self._cold_weight = cold_weight
         self._adapter_weight = adapter_weight
-        self._index = PreciseIndex(fleet)
+        self._index = PreciseIndex(fleet, make_holdings)
         self._turns = Turns()
         self._cold: dict[int, None] = {}
 
@@ -126,7 +135,7 @@ class LlmD:
         waiting = [view.waiting for view in views]
         longest, span = max(waiting), max(waiting) - min(waiting)
         spread = self._cold_scores(alive) if cold else [0.5] * len(alive)
-        blocks = max(1, len(call.salted_keys))
+        blocks = max(1, len(call.content_keys))
         scores = [
             self._kv_usage_weight * (1 - view.kv_usage)
             + self._queue_weight * ((longest - view.waiting) / span if span else 1.0)
@@ -157,6 +166,7 @@ class LlmD:
     def finished(self, call: SimulatedCall, replica: int, now_s: float) -> None:
         """Note that the answer's blocks are held now."""
         self._index.holdings.answered(call, replica)
+        self._index.holdings.ended(call)
 
     def lost(self, replica: int, now_s: float) -> None:
         """Forget the replica's blocks; it counts as one that never had a cold prompt."""

@@ -13,7 +13,7 @@ first token, as its load:
    they are candidates. Else all are.
 2. The highest ``1 - (load + tokens of this call that it does not hold) / 4,194,304`` wins, equal ones take turns.
 
-Adapters: as :mod:`~aloraserve.simulation.routers.llm_d`: *salted*.
+Adapters: as :mod:`~aloraserve.simulation.routers.llm_d`: *salted*, or blind as ``llm-d-sticky-blind``.
 
 Defaults: as above; peak throughput 15,928 tokens/s (its guide's 15,926 is measured on a 32B model on two H100).
 
@@ -27,7 +27,9 @@ from typing import NamedTuple
 
 from aloraserve.blocks import BlockKey
 from aloraserve.simulation.base import SimulatedCall, VisibleFleet
+from aloraserve.simulation.routers.holdings import MakeHoldings
 from aloraserve.simulation.routers.llm_d import PreciseIndex, Turns
+from aloraserve.simulation.routers.salted_holdings import SaltedHoldings
 
 MAX_LOAD_TOKENS = 4_194_304
 
@@ -41,9 +43,9 @@ class LlmDSticky:
         affinity_threshold: share of the prompt's blocks, 0 to 1.
         max_penalty_s: how far behind a sticky replica may be.
         peak_prefill_tokens_per_s: of one replica, above 0.
+        make_holdings: makes the index of KV events.
+        name: what ``--policy`` takes.
     """
-
-    name = "llm-d-sticky"
 
     def __init__(
         self,
@@ -53,10 +55,13 @@ class LlmDSticky:
         affinity_threshold: float = 0.8,
         max_penalty_s: float = 18.0,
         peak_prefill_tokens_per_s: float = 15_928.0,
+        make_holdings: MakeHoldings = SaltedHoldings,
+        name: str = "llm-d-sticky",
     ) -> None:
+        self.name = name
         self._affinity_threshold = affinity_threshold
         self._max_penalty_tokens = max_penalty_s * peak_prefill_tokens_per_s
-        self._index = PreciseIndex(fleet)
+        self._index = PreciseIndex(fleet, make_holdings)
         self._turns = Turns()
         self._load_tokens = [0] * len(fleet.replicas)
         self._calls: dict[int, _Sent] = {}
@@ -70,7 +75,7 @@ class LlmDSticky:
             replica: max(0, call.prompt_tokens - depth * fleet.block_tokens)
             for replica, depth in zip(alive, depths, strict=True)
         }
-        candidates = self._candidates(alive, depths, max(1, len(call.salted_keys)))
+        candidates = self._candidates(alive, depths, max(1, len(call.content_keys)))
         scores = [
             1 - min(1.0, (self._load_tokens[replica] + uncached[replica]) / MAX_LOAD_TOKENS) for replica in candidates
         ]
@@ -93,6 +98,7 @@ class LlmDSticky:
         """Note that the answer's blocks are held now."""
         self._release(call.request, replica)
         self._index.holdings.answered(call, replica)
+        self._index.holdings.ended(call)
 
     def lost(self, replica: int, now_s: float) -> None:
         """Forget the replica's blocks and load."""

@@ -15,6 +15,8 @@ MAX_ANSWERS = 4096
 class SaltedHoldings:
     """Leading blocks that each replica holds *for an adapter*, by its KV events.
 
+    See :class:`~aloraserve.simulation.routers.holdings.Holdings`.
+
     A replica holds a block for an adapter (or for the base model) if a call of that very adapter was prefilled there,
     or a call's answer filled the block, and the engine has not evicted it since, by the exact keys of its events.
 
@@ -35,8 +37,10 @@ class SaltedHoldings:
         self._answers: list[dict[BlockKey, int]] = [{} for _ in fleet.replicas]
         self._max_held = [2 * view.capacity_blocks for view in fleet.replicas]
 
+    def keys(self, call: SimulatedCall) -> list[BlockKey]:
+        return call.salted_keys
+
     def depths(self, call: SimulatedCall, replicas: Sequence[int]) -> list[int]:
-        """Return for each of ``replicas`` how many leading blocks of the call it holds for the call's adapter."""
         salted, exact = call.salted_keys, call.keys
         depths = self._prompts.depths(salted, replicas)
         for place, replica in enumerate(replicas):
@@ -46,7 +50,6 @@ class SaltedHoldings:
         return depths
 
     def observe(self, replica: int, stored: Sequence[BlockKey], removed: Sequence[BlockKey]) -> None:
-        """Take in exact keys that came to be cached and that were evicted."""
         held = self._held[replica]
         for key in removed:
             held.pop(key, None)
@@ -54,12 +57,13 @@ class SaltedHoldings:
         if len(held) > self._max_held[replica]:
             self._held[replica] = dict.fromkeys(islice(held, len(held) // 2, None))
 
+    def sent(self, call: SimulatedCall) -> None:
+        """Nothing: what it stores counts once its prompt is computed."""
+
     def prefilled(self, call: SimulatedCall, replica: int, now_s: float) -> None:
-        """Learn that a call's prompt is computed there."""
         self._prompts.add(replica, call.salted_keys, now_s)
 
     def answered(self, call: SimulatedCall, replica: int) -> None:
-        """Learn that a call's answer is computed there, so that blocks after its prompt are."""
         whole = call.prompt_tokens // call.block_tokens
         blocks = (call.prompt_tokens + call.output_tokens) // call.block_tokens - whole
         if not blocks or not call.salted_keys:
@@ -73,8 +77,10 @@ class SaltedHoldings:
         held = self._held[replica]
         return depth if exact[depth - 1] in held else leading_blocks(exact[:depth], held)
 
+    def ended(self, call: SimulatedCall) -> None:
+        """Nothing."""
+
     def lost(self, replica: int) -> None:
-        """Forget all that the replica held."""
         self._prompts.drop(replica)
         self._held[replica] = {}
         self._answers[replica] = {}
