@@ -129,7 +129,7 @@ async def test_a_turn_takes_as_much_of_the_server_in_a_fleet_of_any_size(opened:
     async def turn() -> None:
         number = next(numbers)
         keys = [*shared, *prompt(1 + number, 32)]
-        assert len(await directory._held(keys)) == 1
+        assert len(await directory._prompts.held(keys, directory._shard(keys))) == 1
         assert await directory.claim(f"c{number}", "r00000", "1", keys, tokens=512, unseen_from=480)
         await directory.publish(ReplicaState("r00000", "1"), ttl_s=600, settled=[f"c{number}"])
 
