@@ -257,7 +257,8 @@ class CostModel:
         """Return how long ``tokens`` wait for room in the KV cache.
 
         Used are the share that the replica says, which counts a block once however many requests share it, and what
-        is queued and claimed; where it says none, all tokens of its requests.
+        is queued and claimed; where it says none, all tokens of its requests. A call that is longer than the cache
+        waits for no more than all that is used.
         """
         load = candidate.state.load
         if load.kv_usage > 0:
@@ -267,7 +268,7 @@ class CostModel:
         overflow = used + tokens - (1 - self.kv_reserve) * load.kv_tokens
         if overflow <= 0 or used <= 0:
             return 0.0
-        return self._service_s(load) * overflow / used
+        return self._service_s(load) * min(1.0, overflow / used)
 
 
 @lru_cache(maxsize=1024)

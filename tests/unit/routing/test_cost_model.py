@@ -205,6 +205,12 @@ def test_more_claimed_tokens_are_never_cheaper(call: Call, one: Candidate, more:
     assert much.expected_ttft_s - much.memory_s >= less.expected_ttft_s - less.memory_s - 1e-9
 
 
+def test_a_call_longer_than_the_cache_waits_for_all_that_is_used_and_no_more() -> None:
+    load = ReplicaLoad(prefill_s_per_token=0.001, kv_tokens=100, kv_usage=1e-9, service_s=7.0)
+    tiny = CostModel().estimate(CALL, Candidate(ReplicaState("a", "1", load=load)))
+    assert tiny.memory_s == pytest.approx(7.0)
+
+
 @given(call=calls, one=candidates)
 def test_a_longer_overlap_in_the_fast_tier_is_never_dearer(call: Call, one: Candidate) -> None:
     costs = CostModel()
