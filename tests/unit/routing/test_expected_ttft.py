@@ -173,6 +173,23 @@ def test_the_margin_decides_how_much_more_a_call_waits_for_what_is_held() -> Non
     assert sparing.decide(CALL, [holder, idle]).rank == ["h", "i"]
 
 
+def test_of_equal_queues_a_prompt_goes_where_what_it_evicts_is_older() -> None:
+    """One's cache is full of what runs, the other's of what nobody asked for in a while."""
+    full, idle = candidate("a", kv_usage=0.9), candidate("b", kv_usage=0.2)
+    assert rank(full, idle)[0] == "b"
+    indifferent = ExpectedTtft(tuning=ExpectedTtftTuning(eviction_share=0))
+    assert indifferent.decide(CALL, [full, idle]).rank[0] == "a"
+
+
+def test_a_prefix_is_left_the_less_readily_the_more_its_copy_evicts() -> None:
+    def leaves(usage: float) -> bool:
+        holder = candidate("h", held=28, queued_prefill_tokens=900, kv_usage=usage)
+        return rank(holder, candidate("i", kv_usage=usage))[0] == "i"
+
+    assert leaves(0.0)
+    assert not leaves(0.7)
+
+
 def test_an_adapter_is_loaded_where_a_long_prefix_is() -> None:
     holder = candidate("h", held=30, resident=("other",), adapter_load_s=0.1)
     decision = ExpectedTtft().decide(call(7, adapter="safety"), [holder, candidate("r", resident=("safety",))])

@@ -1,4 +1,0 @@
-local prefix = KEYS[1]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local sub, byte, find = string.sub, string.byte, string.find
