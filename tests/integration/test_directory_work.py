@@ -120,6 +120,27 @@ async def test_a_lookup_takes_as_much_of_the_server_whatever_is_claimed(
     assert counts["hget"] <= 512 / 32 + 1
 
 
+async def test_a_turn_takes_as_much_of_the_server_in_a_fleet_of_any_size(opened: Open, client: Redis) -> None:
+    """A lookup of a prompt that is mostly held, a claim of the rest, and the heartbeat that settles it."""
+    directory, numbers = opened(), iter(range(1000))
+    shared = prompt(0, 480)
+    await directory.apply("r00000", "1", stored=place(shared))
+
+    async def turn() -> None:
+        number = next(numbers)
+        keys = [*shared, *prompt(1 + number, 32)]
+        assert len(await directory._prompts.held(keys, directory._shard(keys))) == 1
+        assert await directory.claim(f"c{number}", "r00000", "1", keys, tokens=512, unseen_from=480)
+        await directory.publish(ReplicaState("r00000", "1"), ttl_s=600, settled=[f"c{number}"])
+
+    counts = []
+    for first, replicas in ((0, 2), (2, 128)):
+        await fill(directory, replicas, first)
+        counts.append(await work(client, turn))
+    assert counts[0] == counts[1]
+    assert counts[0].total() < 90
+
+
 async def test_a_refresh_brings_only_what_changed(opened: Open, client: Redis) -> None:
     directory, gateway = opened(), opened()
     await fill(directory, 128)

@@ -104,7 +104,10 @@ class DirectoryView:
             self._refresh(known.state.replica)
         self._totals_version = totals[0]
         for name, content in zip(totals[1], totals[2], strict=True):
-            self._note_totals(name.decode(), *read_totals(content))
+            try:
+                self._note_totals(name.decode(), *read_totals(content))
+            except ValueError:
+                self._on_unreadable()
         self._take_entries(now_ms, entries)
         self._move_on(entries)
         return max(len(records[1]), len(totals[1]), len(entries)) >= page
@@ -125,8 +128,8 @@ class DirectoryView:
             self._refresh(under_way.replica)
         if reply is None:
             return False
-        is_recorded, now_ms, entries, further = reply
-        self._take_entries(now_ms, [*entries, *further])
+        is_recorded, now_ms, entries, decisive = reply
+        self._take_entries(now_ms, [*entries, *decisive])
         self._move_on(entries)
         return bool(is_recorded)
 

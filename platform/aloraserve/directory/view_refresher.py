@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-
-from aloraserve.errors import DirectoryUnavailableError
 
 BUSY_PAUSE_S = 0.02
 IDLE_PAUSE_S = 0.25
@@ -59,8 +56,7 @@ class ViewRefresher:
         for task in (self._work, self._current):
             if task is not None:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, DirectoryUnavailableError):
-                    await task
+                await asyncio.gather(task, return_exceptions=True)
 
     def _begin(self) -> asyncio.Task[None]:
         """Return the refresh that is under way, a new one if none is."""
@@ -77,11 +73,10 @@ class ViewRefresher:
     async def _run(self) -> None:
         failures = 0
         while True:
-            try:
-                await asyncio.shield(self._begin())
-                failures = 0
-            except DirectoryUnavailableError:
-                failures += 1
+            refresh = self._begin()
+            await asyncio.wait({refresh})
+            # Calls that wait for the view learn why it failed.
+            failures = failures + 1 if refresh.cancelled() or refresh.exception() else 0
             await asyncio.sleep(self._pause_s(failures))
 
     def _pause_s(self, failures: int) -> float:

@@ -17,18 +17,20 @@ class Source:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.asked = self.running = 0
-        self.fails = False
+        self.error: Exception | None = None
+        self.came = asyncio.Event()
         self.goes_on = asyncio.Event()
         self.goes_on.set()
 
     async def refresh(self) -> None:
         self.asked += 1
+        self.came.set()
         self.running += 1
         assert self.running == 1
         try:
             await self.goes_on.wait()
-            if self.fails:
-                raise DirectoryUnavailableError("gone, as the test said")
+            if self.error:
+                raise self.error
         finally:
             self.running -= 1
 
@@ -75,16 +77,20 @@ async def test_a_fresh_view_is_not_waited_for() -> None:
     await refresher.close()
 
 
-async def test_a_failure_is_reported_to_who_waits_and_the_next_one_asks_at_once() -> None:
+@pytest.mark.parametrize("error", [DirectoryUnavailableError("gone, as the test said"), KeyError("a defect")])
+async def test_a_failure_is_reported_to_who_waits_and_the_next_one_asks_at_once(error: Exception) -> None:
     source = Source()
-    source.fails = True
+    source.error = error
     refresher = source.refresher()
     for _ in range(3):
         refresher.use(source.now_s)
-        with pytest.raises(DirectoryUnavailableError):
+        with pytest.raises(type(error)):
             await refresher.wait(source.now_s)
-    source.fails = False
+    source.error = None
     await refresher.wait(source.now_s)
+    source.came.clear()
+    async with asyncio.timeout(5):
+        await source.came.wait()
     await refresher.close()
 
 

@@ -20,4 +20,6 @@ if before then subtract(total, before) end
 total.tokens, total.count, total.first = total.tokens + tokens, total.count + 1, math.min(total.first, ends)
 local entry = append(replica, ends, set_totals(replica, total, forget_ms), claim, ttl_ms)
 if first then redis.call('SET', first, cmsgpack.pack({claim_id, replica, incarnation, entry}), 'PX', ttl_ms) end
-return {1, now, entries_after(cursor, page, ttl_ms), redis.call('XRANGE', claims, entry, entry)}
+local entries = entries_after(cursor, page, ttl_ms)
+local is_shown = #entries > 0 and entries[#entries][1] == entry
+return {1, now, entries, is_shown and {} or redis.call('XRANGE', claims, entry, entry)}
