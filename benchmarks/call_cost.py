@@ -308,6 +308,8 @@ class CallCost:
             redis_us += await self._redis_us() - before_us
             for number in range(self._replicas):
                 await self._directory.publish(replica_state(number), ttl_s=LEASE_S, settled=placed)
+            for call_id in placed:
+                self._router.ended(call_id)
         self._add("place: look up, decide, claim", spent_us / len(requests))
         self._add("the same, in Redis", redis_us / len(requests))
         return spent_us / len(requests), redis_us / len(requests)

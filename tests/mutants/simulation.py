@@ -25,14 +25,14 @@ SIMULATION = (
     Mutant(
         "the claim of a call that is lost stays",
         "simulation/platform_router.py",
-        "        await self._router.withdraw(placed.call, placed.placement, placed.claim_id)\n",
+        "        await placed.gateway.withdraw(placed.call, placed.placement, placed.claim_id)\n",
         "",
         "unit/simulation/test_platform_router.py::test_the_claim_of_a_call_that_is_lost_is_withdrawn",
     ),
     Mutant(
         "a call that another replica takes leaves its claim where it was",
         "simulation/platform_router.py",
-        "            placement = await self._router.move(routed, placement, taker, claim_id)\n",
+        "            placement = await gateway.move(routed, placement, taker, claim_id)\n",
         "            pass\n",
         "unit/simulation/test_platform_router.py::test_a_call_that_a_full_replica_does_not_take_moves_with_its_claim",
     ),

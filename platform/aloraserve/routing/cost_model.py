@@ -30,21 +30,30 @@ def is_published(candidate: Candidate) -> bool:
 def with_fleet_rates(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     """Return the candidates; one that rests its prefill rate on few samples has the fleet's best if that is better.
 
+    One without any rate has it too: by a default for all machines it might look slow, and get no call to learn from.
     Engines that start side by side on one machine measure their warm-up while the other one computes. One that looks
     slow for that reason alone would get no call in an idle fleet, and never measure again.
     """
-    few = [candidate for candidate in candidates if 0 < candidate.state.load.prefill_samples < FEW_SAMPLES]
-    if not few:
+    if not any(map(_is_unmeasured, candidates)):
         return candidates
-    loads = [candidate.state.load for candidate in candidates]
-    known = [load for load in loads if load.prefill_s_per_token > 0 and not 0 < load.prefill_samples < FEW_SAMPLES]
-    best = min(known or [candidate.state.load for candidate in few], key=lambda load: load.prefill_s_per_token)
-    return [_with_rates(candidate, best) for candidate in candidates]
+    rated = [candidate for candidate in candidates if candidate.state.load.prefill_s_per_token > 0]
+    if not rated:
+        return candidates
+    known = [candidate for candidate in rated if not _is_unmeasured(candidate)]
+    best = min((candidate.state.load for candidate in known or rated), key=lambda load: load.prefill_s_per_token)
+    return [_with_rates(candidate, best) if _is_unmeasured(candidate) else candidate for candidate in candidates]
+
+
+def _is_unmeasured(candidate: Candidate) -> bool:
+    load = candidate.state.load
+    if load.prefill_samples:
+        return load.prefill_samples < FEW_SAMPLES
+    return load.prefill_s_per_token <= 0 and load.prefill_tokens_per_s < 1
 
 
 def _with_rates(candidate: Candidate, best: ReplicaLoad) -> Candidate:
     load = candidate.state.load
-    if not 0 < load.prefill_samples < FEW_SAMPLES or load.prefill_s_per_token <= best.prefill_s_per_token:
+    if 0 < load.prefill_s_per_token <= best.prefill_s_per_token:
         return candidate
     load = replace(
         load,

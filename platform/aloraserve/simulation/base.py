@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import Holding, ReplicaLoad
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.simulated_loop import SimulatedLoop
 
@@ -253,12 +254,16 @@ class RunContext:
         fleet: as it starts; kept up by the run.
         loop: simulated time.
         faults: of the run.
+        gateways: the platform's, which share the calls and know of each other by the directory only.
+        tpot_objective_s: of the platform's cost model; 0: none.
     """
 
     seed: int
     fleet: VisibleFleet
     loop: SimulatedLoop
     faults: Sequence[Fault] = ()
+    gateways: int = 1
+    tpot_objective_s: float = TPOT_OBJECTIVE_S
 
 
 RouterFactory = Callable[[RunContext], RouterModel]

@@ -11,6 +11,7 @@ from functools import partial
 from aloraserve.directory.base import LEASE_TTL_S
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.base import Kind, ReplicaView, RouterFactory, RunContext, SimulatedCall, VisibleFleet
 from aloraserve.simulation.faults import Fault
@@ -20,6 +21,8 @@ from aloraserve.simulation.simulated_loop import SimulatedLoop
 from aloraserve.simulation.workload import Workload
 
 MAX_REPLICAS = 10_000
+MAX_TPOT_S = 60
+MAX_GATEWAYS = 100
 SETTLE_S = LEASE_TTL_S
 """After the last call: what it changed has reached everyone by then."""
 
@@ -35,6 +38,8 @@ class FleetSettings:
         faults: see :mod:`aloraserve.simulation.faults`.
         seed: of the router and of which event batches are lost.
         scheduling: the order in which every engine begins its calls.
+        gateways: of the platform's own router; other projects' routers are one process each.
+        tpot_objective_s: of the platform's own cost model; 0: none.
     """
 
     calibration: Calibration
@@ -43,11 +48,19 @@ class FleetSettings:
     faults: tuple[Fault, ...] = ()
     seed: int = 0
     scheduling: Scheduling = field(default_factory=Scheduling)
+    gateways: int = 1
+    tpot_objective_s: float = TPOT_OBJECTIVE_S
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
         if not 1 <= self.replicas <= MAX_REPLICAS:
             raise SettingsError(f"replicas is {self.replicas}; 1 to {MAX_REPLICAS} are accepted")
+        if not 0 <= self.tpot_objective_s <= MAX_TPOT_S:
+            raise SettingsError(
+                f"tpot_objective_ms is {1000 * self.tpot_objective_s:g}; 0 to {1000 * MAX_TPOT_S} are accepted"
+            )
+        if not 1 <= self.gateways <= MAX_GATEWAYS:
+            raise SettingsError(f"gateways is {self.gateways}; 1 to {MAX_GATEWAYS} are accepted")
 
     @property
     def kv_tokens_each(self) -> int:
@@ -79,7 +92,7 @@ class CallRecord:
 
     @property
     def tpot_s(self) -> float:
-        """From one token of the answer to the next, on average; of an answer of at least two."""
+        """Mean time between two tokens of its answer (time per output token); it has several."""
         return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
 
 
@@ -143,7 +156,16 @@ class ModelledFleet:
         self._parked: list[SimulatedCall] = []
         views = [self._view(index) for index in range(settings.replicas)]
         self._fleet = VisibleFleet(views, list(range(settings.replicas)), workload.settings.block_tokens)
-        self._router = make_router(RunContext(settings.seed, self._fleet, self._loop, settings.faults))
+        self._router = make_router(
+            RunContext(
+                settings.seed,
+                self._fleet,
+                self._loop,
+                settings.faults,
+                settings.gateways,
+                settings.tpot_objective_s,
+            )
+        )
         self._result = RunResult(self._router.name)
         chance = random.Random(f"events {settings.seed}")  # noqa: S311
         hooks = ReplicaHooks(self._first_token, self._finished)

@@ -199,8 +199,8 @@ class ModelledEngine:
             adapter_load_s=times.adapters.load_s,
             service_s=statistics.median(self._services_s) if self._services_s else 0.0,
             prefill_samples=self._learner.quality.samples,
-            step_tokens=times.max_num_batched_tokens,
             inter_token_s=self._inter_token.seconds,
+            step_tokens=times.max_num_batched_tokens,
             ageing=self._scheduling.published_ageing,
             queue_profile=self._queue_profile(),
         )

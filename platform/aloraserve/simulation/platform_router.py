@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import Candidate
 from aloraserve.routing.base import Call, Estimate
-from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S, CostModel, overlap_tokens
+from aloraserve.routing.cost_model import CostModel, overlap_tokens
 from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.own_policy import is_path
 from aloraserve.routing.placement import Placement
@@ -42,8 +42,9 @@ class _NoCosts(CostModel):
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A call that has no first token yet, and its claim."""
+    """A call, its claim and who placed it."""
 
+    gateway: Router
     call: Call
     placement: Placement
     claim_id: str
@@ -55,10 +56,9 @@ class PlatformRouter:
     Args:
         policy: its name in ``routing.policies``.
         context: of the run.
-        tpot_objective_s: of the cost model; 0: none.
     """
 
-    def __init__(self, policy: str, context: RunContext, *, tpot_objective_s: float = TPOT_OBJECTIVE_S) -> None:
+    def __init__(self, policy: str, context: RunContext) -> None:
         self.name = policy
         self.fallbacks = 0
         self._context = context
@@ -70,22 +70,15 @@ class PlatformRouter:
         # Few clients send an id of their conversation; those of policies that ask for one do.
         self._has_sessions = policy == SessionHash.name or is_path(policy)
         has_costs = policy == ExpectedTtft.name or is_path(policy)
-        costs = CostModel(tpot_objective_s=tpot_objective_s) if has_costs else _NoCosts()
-        self._router = Router(
-            self._directory,
-            make_policy(policy, costs=costs, seed=context.seed),
-            self._keyspace,
-            known_replicas=self._known_replicas,
-            use_directory=self._uses_directory,
-            clock=self._loop.time,
-        )
+        costs = CostModel(tpot_objective_s=context.tpot_objective_s) if has_costs else _NoCosts()
+        self._gateways = [self._gateway(policy, number, costs) for number in range(context.gateways)]
         self._views: dict[str, ReplicaView] = {}
         self._indexes: dict[str, int] = {}
         self._publishers: dict[str, ReplicaPublisher] = {}
         self._known: list[str] | None = None
         self._starts: dict[int, int] = {}
         self._placed: dict[int, _Placed] = {}
-        self._answered: dict[int, str] = {}
+        self._answered: dict[int, _Placed] = {}
         self._claims = 0
         for fault in context.faults:
             if fault.kind == "redis-outage":
@@ -102,19 +95,21 @@ class PlatformRouter:
         claim_id = f"{call.request}-{self._claims}"
         session = call.session if self._has_sessions else None
         routed = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, session)
-        placement = await self._router.place(routed, claim_id)
+        # As a load balancer in front of them does.
+        gateway = self._gateways[self._claims % len(self._gateways)]
+        placement = await gateway.place(routed, claim_id)
         self.fallbacks += placement.fallback is not None
         taker = self._taker(placement)
         if taker != placement.replica:
-            placement = await self._router.move(routed, placement, taker, claim_id)
-        self._placed[call.request] = _Placed(routed, placement, claim_id)
+            placement = await gateway.move(routed, placement, taker, claim_id)
+        self._placed[call.request] = _Placed(gateway, routed, placement, claim_id)
         return self._indexes.get(taker, 0)
 
     async def lost(self, call: SimulatedCall, replica: int) -> None:
         """Take the call's claim back."""
         placed = self._placed.pop(call.request)
-        self._router.ended(placed.claim_id)
-        await self._router.withdraw(placed.call, placed.placement, placed.claim_id)
+        placed.gateway.ended(placed.claim_id)
+        await placed.gateway.withdraw(placed.call, placed.placement, placed.claim_id)
 
     def watch(self, replica: ObservedReplica) -> PlatformObserver:
         """Begin a replica's next start: another one to the router, with an id of its own."""
@@ -143,12 +138,13 @@ class PlatformRouter:
 
     def first_token(self, call: SimulatedCall) -> None:
         """Forget the claim: it stands."""
-        claim_id = self._answered[call.request] = self._placed.pop(call.request).claim_id
-        self._router.answered(claim_id)
+        placed = self._answered[call.request] = self._placed.pop(call.request)
+        placed.gateway.answered(placed.claim_id)
 
     def finished(self, call: SimulatedCall) -> None:
         """Count a call no more that had a first token."""
-        self._router.ended(self._answered.pop(call.request))
+        placed = self._answered.pop(call.request)
+        placed.gateway.ended(placed.claim_id)
 
     def publisher(self, name: str) -> ReplicaPublisher | None:
         """Return who publishes for a replica, None if nobody reads it."""
@@ -160,6 +156,16 @@ class PlatformRouter:
         self._known = None
         if publisher := self._publishers.pop(name, None):
             publisher.end()
+
+    def _gateway(self, policy: str, number: int, costs: CostModel) -> Router:
+        return Router(
+            self._directory,
+            make_policy(policy, costs=costs, seed=self._context.seed + number),
+            self._keyspace,
+            known_replicas=self._known_replicas,
+            use_directory=self._uses_directory,
+            clock=self._loop.time,
+        )
 
     def _known_replicas(self) -> list[str]:
         if self._known is None:

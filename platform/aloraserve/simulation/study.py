@@ -11,6 +11,7 @@ from typing import Any
 
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.bounds import one_cache, rate_scale_at
 from aloraserve.simulation.faults import Fault
@@ -41,6 +42,8 @@ class StudySettings:
         seeds: a run of each router for each.
         faults: of every run.
         scheduling: the order in which the engines begin their calls, under every router.
+        tpot_objective_s: of the platform's cost model; 0: none.
+        gateways: of the platform's own router.
     """
 
     policies: tuple[str, ...]
@@ -54,6 +57,8 @@ class StudySettings:
     seeds: tuple[int, ...] = (0,)
     faults: tuple[Fault, ...] = ()
     scheduling: Scheduling = field(default_factory=Scheduling)
+    tpot_objective_s: float = TPOT_OBJECTIVE_S
+    gateways: int = 1
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -65,7 +70,16 @@ class StudySettings:
 
     def fleet(self, seed: int) -> FleetSettings:
         """Return the fleet of one run."""
-        return FleetSettings(self.calibration, self.replicas, self.kv_tokens, self.faults, seed, self.scheduling)
+        return FleetSettings(
+            self.calibration,
+            self.replicas,
+            self.kv_tokens,
+            self.faults,
+            seed,
+            self.scheduling,
+            self.gateways,
+            self.tpot_objective_s,
+        )
 
     def rows(self, seed: int) -> list[TraceRow]:
         """Return the base turns of the file, or of a generated trace of this seed."""

@@ -30,6 +30,8 @@ PLUGIN = SourceTree(
         "vllm.v1.worker.gpu.model_runner",
     ),
     prepared=(Change("vllm_alora/__init__.py", "    check()\n", ""),),
+    # An engine that starts beside other work takes minutes.
+    test_timeout_s=600,
 )
 LIVE_TESTS = "tests/test_engine.py"
 

@@ -21,8 +21,6 @@ import pytest
 
 FAILED = 1
 """pytest's exit code where tests ran and failed."""
-TEST_TIMEOUT_S = 120
-"""Of one test: a fault may have it wait for ever."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ class SourceTree:
         paths: folders to import from, below the root.
         preloaded: modules that take long to import, are not part of the tree and import nothing of it.
         prepared: changes of each copy, with a mutant or without.
+        test_timeout_s: of one test: a fault may have it wait for ever.
     """
 
     root: Path
@@ -92,6 +91,7 @@ class SourceTree:
     paths: tuple[str, ...]
     preloaded: tuple[str, ...] = ()
     prepared: tuple[Change, ...] = ()
+    test_timeout_s: int = 120
 
     def change(self, mutant: Mutant) -> Change:
         """Return a mutant's change below the root."""
@@ -221,6 +221,6 @@ def _test_copy(tree: SourceTree, root: Path, tests: Sequence[str], output: Path)
     sys.path[:] = [*paths, *(path for path in sys.path if not Path(path).is_relative_to(tree.root))]
     # For processes that tests start.
     os.environ.update(PYTHONPATH=os.pathsep.join(paths), PYTHONDONTWRITEBYTECODE="1")
-    options = ["-q", "--tb=short", "--assert=plain", f"--timeout={TEST_TIMEOUT_S}", "-p", "no:cacheprovider"]
+    options = ["-q", "--tb=short", "--assert=plain", f"--timeout={tree.test_timeout_s}", "-p", "no:cacheprovider"]
     # The first failure says it all, unless several tests must fail.
     sys.exit(int(pytest.main([*options, *(["-x"] if len(tests) == 1 else []), *tests])))

@@ -19,6 +19,7 @@ from rich.table import Table
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.calibration import load as load_calibration
 from aloraserve.errors import SettingsError
+from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import AGEING, Scheduling
 from aloraserve.simulation.demo_replay import DemoReplay, median_error, read_calls
 from aloraserve.simulation.faults import parse_faults
@@ -36,6 +37,7 @@ _PLAIN_EVERY_S = 10.0
 def simulate(
     trace: Annotated[str, typer.Option(help=f'Mooncake-format JSONL, or "{GENERATED}".')] = GENERATED,
     replicas: Annotated[int, typer.Option(help="Modelled engines.")] = 8,
+    gateways: Annotated[int, typer.Option(help="Gateways of the platform's own router.")] = 1,
     kv_tokens: Annotated[int | None, typer.Option(help="KV cache of each; default: as in the calibration.")] = None,
     policy: Annotated[
         list[str] | None,
@@ -66,6 +68,9 @@ def simulate(
     priority_ageing: Annotated[
         float, typer.Option(help="Seconds of prefill that a second of waiting makes up for.")
     ] = AGEING,
+    tpot_objective_ms: Annotated[
+        float, typer.Option(help="Time per output token above which the platform charges calls; 0: never.")
+    ] = 1000 * TPOT_OBJECTIVE_S,
     plot: Annotated[Path | None, typer.Option(help="Also draw the comparison to this .html or .svg file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
     against: Annotated[
@@ -106,6 +111,8 @@ def simulate(
         seeds=parse_seeds(seed, seeds),
         faults=parse_faults(fault or [], replicas),
         scheduling=_scheduling(scheduling_policy, priority_ageing),
+        tpot_objective_s=tpot_objective_ms / 1000,
+        gateways=gateways,
     )
     started = time.monotonic()
     with show_progress(err) as on_progress:
@@ -224,12 +231,14 @@ def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str,
             "trace": str(settings.trace) if settings.trace else GENERATED,
             "requests": settings.requests,
             "replicas": settings.replicas,
+            "gateways": settings.gateways,
             "kv_tokens": settings.fleet(0).kv_tokens_each,
             "load": settings.load,
             "seeds": list(settings.seeds),
             "calibration": settings.calibration.name,
             "workload": asdict(settings.workload),
             "scheduling": asdict(settings.scheduling),
+            "tpot_objective_ms": 1000 * settings.tpot_objective_s,
             "faults": [asdict(fault) | {"end_s": min(fault.end_s, 1e12)} for fault in settings.faults],
         },
         "policies": [of_policy.to_json() for of_policy in figures],

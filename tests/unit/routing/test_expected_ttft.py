@@ -85,6 +85,18 @@ def test_a_faster_replica_wins_when_nobody_holds_anything() -> None:
     assert rank(candidate("a"), fast)[0] == "z"
 
 
+def test_a_replica_that_has_no_rate_yet_has_the_fleets() -> None:
+    """By the default rate it would look ten times slower than these, and never get a call."""
+    quick = ReplicaLoad(prefill_s_per_token=5e-5)
+    fleet = [Candidate(ReplicaState(name, "1", load=quick, held_blocks=9)) for name in "abc"]
+    new = Candidate(ReplicaState("z", "1"))
+    assert rank(*fleet, new) == ["z", *rank(*fleet)]
+    waiting = Candidate(ReplicaState("z", "1", load=ReplicaLoad(queued_prefill_tokens=100_000)))
+    decision = ExpectedTtft().decide(CALL, [*fleet, waiting])
+    assert decision.rank[-1] == "z"
+    assert decision.estimates[-1].queue_s == pytest.approx(5.0)
+
+
 def test_rates_that_differ_by_noise_tie() -> None:
     noisy = Candidate(ReplicaState("z", "1", load=ReplicaLoad(prefill_tokens_per_s=1010.0), held_blocks=99))
     assert rank(candidate("a"), noisy)[0] == "a"

@@ -176,7 +176,8 @@ def test_two_gateways_that_see_the_same_choose_the_same(name: str) -> None:
 
 @given(call=calls, fleet=fleets.filter(len))
 def test_the_first_is_within_a_tie_of_the_best(call: Call, fleet: list[Candidate]) -> None:
-    tuning = ExpectedTtftTuning(tie_tokens=0, tie_share=0.1, duplicate_share=0)
+    charges = {"duplicate_share": 0.0, "duplicate_most": 0.0, "eviction_share": 0.0}
+    tuning = ExpectedTtftTuning(tie_tokens=0, tie_share=0.1, **charges)
     estimates = ExpectedTtft(tuning=tuning).decide(call, fleet).estimates
     best_s = min(estimate.expected_ttft_s for estimate in estimates)
     assert estimates[0].expected_ttft_s <= best_s * 1.1 + 1e-9

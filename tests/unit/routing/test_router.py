@@ -571,6 +571,7 @@ async def test_no_policy_takes_a_replica_without_a_lease_for_an_idle_one(
     await alive(directory, *"abc", running=20, waiting=5, queued_prefill_tokens=9000, prefill_s_per_token=1e-4)
     one = router(directory, [*"abc", "hung"], policy=make_policy(policy))
     calls = [Call(256, 16, SPACE.keys([number] * 256)) for number in range(200)]
+    assert {(await one.decide(call)).rank[0] for call in calls} <= {"a", "b", "c"}
     chosen = Counter([(await one.place(call, f"c{number}")).replica for number, call in enumerate(calls)])
     assert chosen["hung"] <= 75, chosen
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from functools import partial
 
 from aloraserve.engine_model.calibration import load
 from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, RunResult
-from aloraserve.simulation.platform_router import PlatformRouter
+from aloraserve.simulation.router_names import router_factory
 from aloraserve.simulation.summary import percentile
 from aloraserve.simulation.trace import TraceRow
 from aloraserve.simulation.workload import Workload, WorkloadSettings
@@ -35,9 +34,9 @@ def rows() -> list[TraceRow]:
 
 
 def run(objective_s: float) -> RunResult:
-    make = partial(PlatformRouter, "expected-ttft", tpot_objective_s=objective_s)
     workload = Workload(rows(), WorkloadSettings(evaluators=0))
-    return ModelledFleet(FleetSettings(CALIBRATION, replicas=8), workload, make).run()
+    fleet = FleetSettings(CALIBRATION, replicas=8, tpot_objective_s=objective_s)
+    return ModelledFleet(fleet, workload, router_factory("expected-ttft")).run()
 
 
 def chats_tpot_s(result: RunResult, share: float) -> float:

@@ -133,9 +133,12 @@ def test_with_nobody_alive_calls_wait_for_a_restart() -> None:
     assert len(unanswered) >= sum(row.arrival_s > 20 for row in ROWS)
 
 
-def test_without_the_directory_calls_are_answered_by_the_fallback() -> None:
+@pytest.mark.parametrize("gateways", [1, 4])
+def test_without_the_directory_calls_are_answered_by_the_fallback(gateways: int) -> None:
     """Conversations with one system prompt spread over the fleet, and stay where they are."""
-    there, out = run(rows=WITH_SYSTEM_PROMPT), run("expected-ttft", "redis-outage@1-10000", rows=WITH_SYSTEM_PROMPT)
+    fleet = replace(FLEET, gateways=gateways)
+    there = run(fleet=fleet, rows=WITH_SYSTEM_PROMPT)
+    out = run("expected-ttft", "redis-outage@1-10000", fleet=fleet, rows=WITH_SYSTEM_PROMPT)
     assert out.fallbacks > 230
     assert len([one for one in out.records if one.e2e_s < math.inf]) == 240
     assert max(out.requests) <= 2 * sum(out.requests) / len(out.requests), "208 of 240 before"
@@ -200,6 +203,8 @@ def test_a_call_that_no_replica_has_room_for_is_refused_before_the_run() -> None
         run(fleet=FleetSettings(H100, replicas=1, kv_tokens=2000))
     with pytest.raises(SettingsError, match="replicas is 0"):
         FleetSettings(H100, replicas=0)
+    with pytest.raises(SettingsError, match="gateways is 0; 1 to 100 are accepted"):
+        FleetSettings(H100, gateways=0)
 
 
 def test_a_summary_counts_what_was_not_answered() -> None:

@@ -48,11 +48,11 @@ class Replica:
 class Fleet:
     """Replicas that a router watches."""
 
-    def __init__(self, policy: str = "expected-ttft", *faults: str, count: int = 3) -> None:
+    def __init__(self, policy: str = "expected-ttft", *faults: str, count: int = 3, gateways: int = 1) -> None:
         self.loop = SimulatedLoop()
         self.replicas = [Replica(index) for index in range(count)]
         visible = VisibleFleet([replica.view for replica in self.replicas], list(range(count)), 16)
-        self.router = PlatformRouter(policy, RunContext(0, visible, self.loop, parse_faults(faults, count)))
+        self.router = PlatformRouter(policy, RunContext(0, visible, self.loop, parse_faults(faults, count), gateways))
         self.observers: list[ReplicaObserver] = [self.router.watch(replica) for replica in self.replicas]
         self._sequences = [0] * count
         self.until(0.1)
@@ -105,6 +105,16 @@ def test_a_burst_on_a_new_prefix_stays_together_by_its_claims(make_call: MakeCal
     fleet = Fleet()
     assert len({fleet.place(make_call(160)) for _ in range(3)}) == 1
     assert len({fleet.place(make_call(160, stream=n)) for n in range(1, 4)}) > 1
+
+
+def test_several_gateways_know_of_each_other_by_the_directory_alone(make_call: MakeCall) -> None:
+    fleet = Fleet(gateways=2)
+    assert len({fleet.place(make_call(160)) for _ in range(2)}) == 1, "the second saw the first one's claim"
+    cut_off = Fleet("expected-ttft", "redis-outage@0-1000", gateways=2)
+    prompt_tokens = 100_000
+    placed = [cut_off.place(make_call(prompt_tokens)) for _ in range(12)]
+    assert placed[0::2] == placed[1::2], "each counts its own"
+    assert len(set(placed)) > 1
 
 
 def test_a_claim_is_settled_by_the_report_after_its_call_arrived(make_call: MakeCall) -> None:
