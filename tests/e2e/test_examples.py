@@ -67,7 +67,7 @@ def test_every_intrinsic_of_the_rag_pipeline_continues_from_the_answer(fleet: An
 def test_the_external_redis_holds_the_fleet_s_directory(fleet: Any, redis_url: str) -> None:
     fleet.chat(JUDGES[0], [{"role": "user", "content": "Does the ferry leave today? " * 20}])
     with Redis.from_url(redis_url) as client:
-        assert client.exists("{aloraserve:example}:replicas")
+        assert [*client.scan_iter("{aloraserve:example}:*:replicas")]
 
 
 def test_the_policy_of_one_s_own_decides(fleet: Any) -> None:
