@@ -116,10 +116,17 @@ ROUTING = (
         "unit/routing/test_scheduling.py::test_nothing_overtakes_a_call_that_came_so_much_earlier",
     ),
     Mutant(
+        "calls as long as one's own do not count",
+        "routing/queue_profile.py",
+        "    return sum(profile[: bisect_left(EDGES_S, prefill_s) + 1])\n",
+        "    return sum(profile[: bisect_left(EDGES_S, prefill_s)])\n",
+        "unit/routing/test_queue_profile.py::test_calls_as_long_as_it_are_all_before_a_call",
+    ),
+    Mutant(
         "a call waits for the whole queue",
         "routing/queue_profile.py",
-        "    before_s = sum(profile[:bucket])\n",
-        "    before_s = sum(profile)\n",
+        "    return sum(profile[: bisect_left(EDGES_S, prefill_s) + 1])\n",
+        "    return sum(profile)\n",
         "unit/routing/test_queue_profile.py::test_what_is_before_a_call_is_right_within_a_bucket",
     ),
 )

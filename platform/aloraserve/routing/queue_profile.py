@@ -35,13 +35,7 @@ def queue_profile(waiting: Iterable[tuple[float, float]]) -> tuple[float, ...]:
 def seconds_before(profile: Sequence[float], prefill_s: float) -> float:
     """Return the seconds of a profile that are computed before a call which takes ``prefill_s``.
 
-    Within a bucket the seconds count as spread evenly.
+    Those of its own bucket count whole. Calls as long as it are among them, and came before it; calls that are up to
+    twice as long count too, which is the better mistake: a burst of equal calls must not look free.
     """
-    bucket = max(bisect_left(EDGES_S, prefill_s), 1)
-    before_s = sum(profile[:bucket])
-    if bucket >= len(profile):
-        return before_s
-    if bucket == len(EDGES_S):
-        return before_s + profile[bucket]
-    low_s, high_s = EDGES_S[bucket - 1], EDGES_S[bucket]
-    return before_s + profile[bucket] * (prefill_s - low_s) / (high_s - low_s)
+    return sum(profile[: bisect_left(EDGES_S, prefill_s) + 1])

@@ -37,6 +37,12 @@ def test_a_longer_call_waits_for_no_less(waiting: list[tuple[float, float]], one
     assert seconds_before(profile, short_s) <= seconds_before(profile, long_s) + 1e-9
 
 
+@given(st.floats(0.001, 500), st.integers(1, 50))
+def test_calls_as_long_as_it_are_all_before_a_call(prefill_s: float, count: int) -> None:
+    waiting = [(prefill_s - 0.05 * age, prefill_s) for age in range(count)]
+    assert seconds_before(queue_profile(waiting), prefill_s) == pytest.approx(count * prefill_s, rel=1e-3, abs=0.01)
+
+
 def test_what_has_begun_is_before_every_call() -> None:
     assert seconds_before(queue_profile([(0.0, 3.0), (0.5, 1.0), (40.0, 60.0)]), 0.0) == 3.0
     assert seconds_before(queue_profile([(0.0, 3.0), (0.5, 1.0), (40.0, 60.0)]), 2.0) == 4.0
