@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from aloraserve.blocks import BlockKey
 from aloraserve.diagnosis.prefix_memory import MAX_RUNS, PrefixMemory
@@ -39,8 +40,7 @@ class MissCause(StrEnum):
     """The base model's blocks of the same text exist, which a plain LoRA cannot use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ladder:
+class Ladder(NamedTuple):
     """Prompt tokens that would need no prefill, from the best that could be to what was; each at most the one before.
 
     Args:

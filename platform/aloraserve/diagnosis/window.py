@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from aloraserve.diagnosis.account import MissCause, ReuseAccount
+from aloraserve.diagnosis.account import Ladder, MissCause, ReuseAccount
 
 MINUTE_S = 60
 LONGEST_WINDOW_S = 24 * 3600
-RUNGS = ("prompt", "endless", "capacity", "routing", "predicted", "delivered")
 
 
 @dataclass(slots=True)
@@ -40,7 +39,7 @@ class DiagnosisWindow:
             self._minutes.append(_Minute(number))
         minute = self._minutes[-1]
         minute.calls += 1
-        minute.rungs.update(asdict(account.ladder))
+        minute.rungs.update(account.ladder._asdict())
         minute.missed.update(account.missed)
 
     def totals(self, window_s: int, now_s: float) -> dict[str, Any]:
@@ -64,6 +63,6 @@ def summed(totals: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         missed.update(one["missed"])
     return {
         "calls": calls,
-        "ladder": {rung: ladder[rung] for rung in RUNGS},
+        "ladder": {rung: ladder[rung] for rung in Ladder._fields},
         "missed": {cause.value: missed[cause.value] for cause in MissCause},
     }

@@ -17,6 +17,7 @@ from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call
 from aloraserve.routing.conversation_names import ConversationNames
+from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.rendezvous import conversation, weight
 from aloraserve.routing.router import Proposal, Router
@@ -93,14 +94,22 @@ class CellRouter:
         routers: of the cells, in order.
         replicas: which belong to which.
         names: of conversations, which the routers share.
+        in_flight: the gateway's own calls, likewise.
         spill_s: expected TTFT at home up to which no other cell is asked.
     """
 
     def __init__(
-        self, routers: Sequence[Router], replicas: CellReplicas, names: ConversationNames, *, spill_s: float
+        self,
+        routers: Sequence[Router],
+        replicas: CellReplicas,
+        names: ConversationNames,
+        in_flight: InFlight,
+        *,
+        spill_s: float,
     ) -> None:
         self._routers = routers
         self._names = names
+        self._in_flight = in_flight
         self._replicas = replicas
         self._spill_s = spill_s
         self._turn = 0
@@ -128,13 +137,11 @@ class CellRouter:
 
     def answered(self, claim_id: str) -> None:
         """See :meth:`~aloraserve.routing.router.Router.answered`."""
-        for router in self._routers:
-            router.answered(claim_id)
+        self._in_flight.first_token(claim_id)
 
     def ended(self, claim_id: str) -> None:
         """See :meth:`~aloraserve.routing.router.Router.ended`."""
-        for router in self._routers:
-            router.ended(claim_id)
+        self._in_flight.end(claim_id)
 
     def _home(self, call: Call) -> int:
         if call.keys:
@@ -150,7 +157,7 @@ class CellRouter:
         placement = proposal.placement
         if not self._has_replica(home, proposal):
             return True
-        # Without the directory there are no estimates to go by, and at home is what the conversation left there.
+        # Without the directory no estimate says anything, and what the conversation left is at home.
         return placement.fallback is None and _expected_s(proposal) > self._spill_s
 
     def _has_replica(self, cell: int, proposal: Proposal) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from weakref import WeakKeyDictionary
 
 from aloraserve.diagnosis.account import ReuseAccount
@@ -49,4 +48,4 @@ class ReceiptWriter(CallObserver):
 def _shown(reuse: ReuseAccount | None) -> tuple[Mapping[str, int], Mapping[str, int]]:
     if reuse is None:
         return {}, {}
-    return asdict(reuse.ladder), {cause.value: tokens for cause, tokens in reuse.missed.items()}
+    return reuse.ladder._asdict(), {cause.value: tokens for cause, tokens in reuse.missed.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from aloraserve.diagnosis.account import ReuseAccount
@@ -45,6 +44,7 @@ class CallMetrics(CallObserver):
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
         self._itl = _Children(metrics.itl.labels)
+        self._ladder = _Children(metrics.ladder_tokens.labels)
 
     def placed(self, request: GenerationRequest, placement: Placement) -> None:
         """Count a decision, its claim and its time."""
@@ -101,8 +101,8 @@ class CallMetrics(CallObserver):
         return request.kind, self._metrics.adapters.label(request.call.adapter)
 
     def _count_reuse(self, reuse: ReuseAccount) -> None:
-        for rung, tokens in asdict(reuse.ladder).items():
-            self._metrics.ladder_tokens.labels(rung).inc(tokens)
+        for rung, tokens in reuse.ladder._asdict().items():
+            self._ladder[rung].inc(tokens)
         for cause, tokens in reuse.missed.items():
             self._metrics.unreused_tokens.labels(cause.value).inc(tokens)
 

@@ -152,9 +152,10 @@ class Gateway:
         """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow changes."""
         async with self._pool.running(), self._process.running(), self._savings.flushing(), following(self._adapters):
             followers = [
-                asyncio.create_task(self._cells.follow(), name="follow_cells"),
-                asyncio.create_task(follow_key_spaces(self._directories, self._keyspace), name="follow_key_spaces"),
+                asyncio.create_task(follow_key_spaces(self._directories, self._keyspace), name="follow_key_spaces")
             ]
+            if len(self._directories) > 1:
+                followers.append(asyncio.create_task(self._cells.follow(), name="follow_cells"))
             try:
                 yield
             finally:
@@ -183,13 +184,13 @@ class Gateway:
         return [receipt.as_dict() for receipt in self._receipts.latest(limit)]
 
     def _router(self, plan: FleetPlan) -> CallRouter:
+        if len(self._directories) == 1:
+            return self._cell_router(plan, self._directories[0], self._replicas)
         routers = [
             self._cell_router(plan, directory, functools.partial(self._cells.of, cell))
             for cell, directory in enumerate(self._directories)
         ]
-        if len(routers) == 1:
-            return routers[0]
-        return CellRouter(routers, self._cells, self._names, spill_s=plan.settings.cell_spill_s)
+        return CellRouter(routers, self._cells, self._names, self._in_flight, spill_s=plan.settings.cell_spill_s)
 
     def _cell_router(self, plan: FleetPlan, directory: Directory, replicas: Callable[[], Sequence[str]]) -> Router:
         settings = plan.settings

@@ -6,8 +6,7 @@ from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from aloraserve.diagnosis.account import MissCause
-from aloraserve.diagnosis.window import RUNGS
+from aloraserve.diagnosis.account import Ladder, MissCause
 from aloraserve.routing.placement import ClaimOutcome, FallbackCause
 from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CachedBySource
@@ -164,7 +163,7 @@ class GatewayMetrics(Instruments):
             self.claims.labels(claim.value)
         for cause in FallbackCause:
             self.fallbacks.labels(cause.value)
-        for rung in RUNGS:
+        for rung in Ladder._fields:
             self.ladder_tokens.labels(rung)
         for miss in MissCause:
             self.unreused_tokens.labels(miss.value)

@@ -19,8 +19,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import aloraserve
-from aloraserve.diagnosis.account import MissCause
-from aloraserve.diagnosis.window import RUNGS as LADDERS
+from aloraserve.diagnosis.account import Ladder, MissCause
 from aloraserve_services.cli.console import EXIT_SETTINGS, EXIT_START
 from aloraserve_services.cli.diagnose import CAUSES, RUNGS
 from aloraserve_services.cli.main import app
@@ -248,7 +247,7 @@ def test_diagnose_of_a_quiet_platform_and_as_json(run: Run, platform_url: str) -
 
 def test_every_cause_and_rung_has_words() -> None:
     assert set(CAUSES) == {cause.value for cause in MissCause}
-    assert ["prompt", *RUNGS] == list(LADDERS)
+    assert ["prompt", *RUNGS] == list(Ladder._fields)
 
 
 def test_explain_needs_a_platform(run: Run) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import astuple
 
 import pytest
 from hypothesis import given
@@ -135,7 +134,7 @@ def test_what_no_fleet_of_this_size_could_have_kept_is_below_the_capacity() -> N
     accountant.account(call(64), small, "a", 0, LONG_AGO)
     accountant.account(call(64, seed=1), small, "a", 0, LONG_AGO)
     found = accountant.account(call(64), small, "a", 0, NOW)
-    assert astuple(found.ladder)[:3] == (64 * BLOCK + 1, 64 * BLOCK, 0)
+    assert found.ladder[:3] == (64 * BLOCK + 1, 64 * BLOCK, 0)
     assert found.missed == missed(evicted=64)
 
 
@@ -190,7 +189,7 @@ def test_every_missed_token_has_one_cause_and_rungs_go_down(
         computed_s=NOW - age_s,
         replica=names[answers % len(names)],
     )
-    rungs = astuple(found.ladder)
+    rungs = found.ladder
     assert list(rungs) == sorted(rungs, reverse=True)
     assert min(found.missed.values(), default=1) > 0
 

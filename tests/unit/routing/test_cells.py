@@ -16,6 +16,7 @@ from aloraserve.routing.base import Call
 from aloraserve.routing.cells import CellReplicas, CellRouter, cell_namespace, cell_of
 from aloraserve.routing.conversation_names import ConversationNames
 from aloraserve.routing.expected_ttft import ExpectedTtft
+from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.placement import FallbackCause, Placement
 from aloraserve.routing.router import Router
 
@@ -51,11 +52,24 @@ class Fleet:
         self.directories = [SwitchedDirectory() for _ in range(cells)]
         self.known = list(self.names)
         self.members = CellReplicas(lambda: self.known, self.directories)
+        self.in_flight = InFlight()
+        self.router = self.gateway(self.in_flight)
+
+    def gateway(self, in_flight: InFlight) -> CellRouter:
+        """Return another gateway's router."""
+        names = ConversationNames()
         routers = [
-            Router(directory, ExpectedTtft(), SPACE, known_replicas=partial(self.members.of, cell))
+            Router(
+                directory,
+                ExpectedTtft(),
+                SPACE,
+                known_replicas=partial(self.members.of, cell),
+                names=names,
+                in_flight=in_flight,
+            )
             for cell, directory in enumerate(self.directories)
         ]
-        self.router = CellRouter(routers, self.members, ConversationNames(), spill_s=SPILL_S)
+        return CellRouter(routers, self.members, names, in_flight, spill_s=SPILL_S)
 
     def cell(self, replica: str) -> int:
         return cell_of(self.names.index(replica), len(self.directories))
@@ -135,7 +149,7 @@ async def test_a_conversation_that_spilled_is_found_where_it_is_by_every_gateway
     spilled = await fleet.router.place(first, "second")
     await fleet.hold(spilled.replica, first)
     await fleet.publish()
-    another = CellRouter(fleet.router._routers, fleet.members, ConversationNames(), spill_s=SPILL_S)
+    another = fleet.gateway(InFlight())
     again = await another.place(call(7, 2, turns=11), "third")
     assert (again.replica, again.spilled) == (spilled.replica, True)
 
@@ -186,6 +200,18 @@ async def test_short_prompts_without_a_block_go_to_all_cells_in_turn(fleet: Flee
     short = Call(5, 16, [])
     cells = [(await fleet.router.place(short, f"{number}")).cell for number in range(6)]
     assert sorted(cells) == [0, 0, 0, 1, 1, 1]
+
+
+async def test_a_call_is_in_flight_in_whichever_cell_until_it_ends(fleet: Fleet) -> None:
+    placed = {f"{app}": await fleet.router.place(call(app, 1), f"{app}") for app in range(8)}
+    assert {placement.cell for placement in placed.values()} == {0, 1}
+    assert sum(fleet.in_flight.load(name).calls for name in fleet.names) == 8
+    for claim_id in placed:
+        fleet.router.answered(claim_id)
+    assert [fleet.in_flight.load(name).tokens for name in fleet.names] == [0] * 4
+    for claim_id in placed:
+        fleet.router.ended(claim_id)
+    assert len(fleet.in_flight) == 0
 
 
 def test_replicas_that_nobody_named_may_be_anyones_and_what_left_is_forgotten() -> None:
