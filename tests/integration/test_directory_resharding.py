@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 from support.redis_deployments import Cluster, Server
@@ -48,6 +49,18 @@ async def directories(cluster: Cluster) -> AsyncIterator[list[RedisDirectory]]:
 
 
 @asynccontextmanager
+async def meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do something in the background until the context ends."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
 async def claims(directory: RedisDirectory) -> AsyncIterator[None]:
     """Claim and withdraw all the time, as a gateway does for its calls."""
 
@@ -59,13 +72,8 @@ async def claims(directory: RedisDirectory) -> AsyncIterator[None]:
                 await directory.withdraw(f"c{number}", "r0", "1", chat.keys)
             await asyncio.sleep(0.002)
 
-    task = asyncio.create_task(keep_claiming())
-    try:
+    async with meanwhile(keep_claiming()):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 @asynccontextmanager
@@ -80,13 +88,8 @@ async def changes(one: Fleet) -> AsyncIterator[None]:
                     replica.hold(chat, chat.blocks)
             await asyncio.sleep(0.02)
 
-    task = asyncio.create_task(keep_changing())
-    try:
+    async with meanwhile(keep_changing()):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 def tags(directory: RedisDirectory) -> list[str]:

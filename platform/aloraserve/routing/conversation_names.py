@@ -30,7 +30,7 @@ def plain_name(call: Call) -> bytes:
     """Return the name of a call of whose prefix nothing was learned.
 
     That is its session id if the client sends one, else the key of a deep block, or of its last one: keys are chained,
-    so that one stands for all before it. Without any key there is no affinity to keep and the prompt's length spreads
+    so that one stands for all before it. Without any key no affinity can be kept and the prompt's length spreads
     calls.
     """
     if call.session is not None:

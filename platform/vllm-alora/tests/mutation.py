@@ -158,7 +158,7 @@ def named(mutants: Iterable[Mutant], names: Sequence[str]) -> list[Any]:
     """Return the mutants with these names; all without any.
 
     Raises:
-        ValueError: there is no such mutant; names all that are.
+        ValueError: no mutant has that name; lists those that exist.
     """
     known = {mutant.name: mutant for mutant in mutants}
     if unknown := [name for name in names if name not in known]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -153,6 +153,27 @@ class Answer:
     cached_tokens: int = 0
 
 
+def with_adapters(auto: Any, model_path: Path, adapters_path: Path, names: Sequence[str]) -> Any:
+    """Return the base model, which the class ``auto`` of transformers reads, with all adapters, by PEFT, in float32."""
+    import torch
+    from peft import PeftModel
+
+    base = auto.from_pretrained(model_path, dtype=torch.float32)
+    first, *others = names
+    model = PeftModel.from_pretrained(base, adapters_path / first, adapter_name=first)
+    for name in others:
+        model.load_adapter(adapters_path / name, adapter_name=name)
+    return model.eval()
+
+
+def answering_as(model: Any, adapter: str | None) -> AbstractContextManager[Any]:
+    """Return a context in which the model answers with an adapter, None as the base model."""
+    if adapter is None:
+        return cast("AbstractContextManager[Any]", model.disable_adapter())
+    model.set_adapter(adapter)
+    return nullcontext()
+
+
 @dataclass
 class Reference:
     """PEFT on transformers: what every answer must equal."""
@@ -163,27 +184,15 @@ class Reference:
 
     @cached_property
     def _model(self) -> Any:
-        import torch
-        from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
-        base = AutoModelForCausalLM.from_pretrained(self.model_path, dtype=torch.float32)
-        first, *others = self.names
-        model = PeftModel.from_pretrained(base, self.adapters_path / first, adapter_name=first)
-        for name in others:
-            model.load_adapter(self.adapters_path / name, adapter_name=name)
-        return model.eval()
+        return with_adapters(AutoModelForCausalLM, self.model_path, self.adapters_path, self.names)
 
     def answer(self, prompt: Sequence[int], adapter: str | None, max_tokens: int = 8) -> Answer:
         """Return PEFT's greedy answer."""
-        import contextlib
-
         import torch
 
-        if adapter is not None:
-            self._model.set_adapter(adapter)
-        off = self._model.disable_adapter() if adapter is None else contextlib.nullcontext()
-        with torch.no_grad(), off:
+        with torch.no_grad(), answering_as(self._model, adapter):
             out = self._model.generate(
                 input_ids=torch.tensor([list(prompt)]),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -207,14 +216,9 @@ class Reference:
 
     def logprobs(self, tokens: Sequence[int], adapter: str | None) -> Any:
         """Return the log-probabilities of what follows each token, shape [tokens, vocabulary]."""
-        import contextlib
-
         import torch
 
-        if adapter is not None:
-            self._model.set_adapter(adapter)
-        off = self._model.disable_adapter() if adapter is None else contextlib.nullcontext()
-        with torch.no_grad(), off:
+        with torch.no_grad(), answering_as(self._model, adapter):
             return torch.log_softmax(self._model(input_ids=torch.tensor([list(tokens)])).logits[0], -1)
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tiny import VOCABULARY, Answer, write_tokenizer
+from tiny import VOCABULARY, Answer, answering_as, with_adapters, write_tokenizer
 
 SPECIAL = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
 BORDER, IMAGE, _, GLOBAL = range(VOCABULARY, VOCABULARY + len(SPECIAL))
@@ -82,16 +82,9 @@ class VisionReference:
 
     @cached_property
     def _model(self) -> Any:
-        import torch
-        from peft import PeftModel
         from transformers import AutoModelForImageTextToText
 
-        base = AutoModelForImageTextToText.from_pretrained(self.model_path, dtype=torch.float32)
-        first, *others = self.names
-        model = PeftModel.from_pretrained(base, self.adapters_path / first, adapter_name=first)
-        for name in others:
-            model.load_adapter(self.adapters_path / name, adapter_name=name)
-        return model.eval()
+        return with_adapters(AutoModelForImageTextToText, self.model_path, self.adapters_path, self.names)
 
     @cached_property
     def _image_processor(self) -> Any:
@@ -103,17 +96,12 @@ class VisionReference:
         self, prompt: Sequence[int], pictures: Sequence[Any], adapter: str | None, said: Sequence[int]
     ) -> Answer:
         """Return PEFT's greedy tokens and their log-probabilities after a prompt and each token of an answer to it."""
-        import contextlib
-
         import torch
 
-        if adapter is not None:
-            self._model.set_adapter(adapter)
-        off = self._model.disable_adapter() if adapter is None else contextlib.nullcontext()
         placed = [token for one in prompt for token in (PLACE if one == IMAGE else (one,))]
         images = self._image_processor([list(pictures)], return_tensors="pt") if pictures else {}
         fields = {name: images[name] for name in ("pixel_values", "pixel_attention_mask") if name in images}
-        with torch.no_grad(), off:
+        with torch.no_grad(), answering_as(self._model, adapter):
             logits = self._model(input_ids=torch.tensor([[*placed, *said]]), **fields).logits[0, len(placed) - 1 : -1]
         best, tokens = torch.log_softmax(logits, -1).max(-1)
         return Answer(tokens.tolist(), best.tolist())

@@ -132,6 +132,13 @@ def build(directory: MemoryDirectory, **options: Any) -> tuple[Ingest, Mirror, S
     return ingest, mirror, Source(ingest)
 
 
+async def publish(ingest: Ingest, source: Source, event: BlocksStored) -> None:
+    """Have an event pushed, and then the replica's state, which makes it count."""
+    source.send(event)
+    assert await ingest.drain(5)
+    assert await ingest.heartbeat(STATE)
+
+
 async def test_changes_arrive_in_chunks_of_the_given_size() -> None:
     directory = FlakyDirectory()
     ingest, _, source = build(directory, chunk=16)
@@ -239,9 +246,7 @@ async def test_a_directory_that_lost_everything_is_filled_again() -> None:
     directory = FlakyDirectory()
     ingest, _, source = build(directory)
     async with running(ingest):
-        source.send(stored(0, 10))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 10))
         directory.clear()
         assert await ingest.heartbeat(STATE)
         assert await ingest.drain(5)
@@ -295,9 +300,7 @@ async def test_nothing_counts_beside_a_push_that_hangs() -> None:
     directory = FlakyDirectory()
     ingest, _, source = build(directory, clock=lambda: now)
     async with running(ingest):
-        source.send(stored(0, 10))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 10))
         assert await held(directory) == 10
         arrived = asyncio.Event()
 
@@ -317,9 +320,7 @@ async def test_a_push_that_may_not_have_arrived_is_made_again_and_nothing_stops_
     directory = FlakyDirectory()
     ingest, _, source = build(directory)
     async with running(ingest):
-        source.send(stored(0, 100))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 100))
         before, pushed = ingest.incarnation, sum(directory.sizes)
         directory.fail_at = {directory.applies + 1}
         source.send(BlocksRemoved((98, 99)))
@@ -338,9 +339,7 @@ async def test_nothing_counts_while_pushes_fail_for_long_and_then_all_does_again
     directory = FlakyDirectory()
     ingest, _, source = build(directory, clock=lambda: now)
     async with running(ingest):
-        source.send(stored(0, 100))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 100))
         before, pushed = ingest.incarnation, sum(directory.sizes)
         directory.refuses = True
         source.send(BlocksRemoved((99,)))
@@ -364,9 +363,7 @@ async def test_after_an_outage_nothing_counts_until_what_is_gone_was_removed() -
     directory = FlakyDirectory()
     ingest, _, source = build(directory, chunk=8, max_backoff_s=60.0, clock=lambda: now)
     async with running(ingest):
-        source.send(stored(0, 100))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 100))
         directory.broken = True
         source.send(BlocksRemoved(tuple(range(40, 100))))
         await eventually(lambda: ingest.stats.push_failures > 0)
@@ -388,9 +385,7 @@ async def test_what_counts_until_the_next_generation_is_whole_loses_what_goes() 
     directory = PartedDirectory()
     ingest, _, source = build(directory, chunk=8)
     async with running(ingest):
-        source.send(stored(0, 100))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 100))
         before = ingest.incarnation
         directory.epochs = {part: Epoch("content", "older copy") for part in directory.epochs}
         assert await ingest.heartbeat(STATE)
@@ -410,9 +405,7 @@ async def test_an_outage_of_pushes_and_heartbeats_alike_costs_no_generation() ->
     directory = FlakyDirectory(clock=lambda: now)
     ingest, mirror, source = build(directory, clock=lambda: now)
     async with running(ingest):
-        source.send(stored(0, 50))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 50))
         before = ingest.incarnation
         directory.broken = True
         source.send(BlocksRemoved(tuple(range(40, 50))))
@@ -434,9 +427,7 @@ async def test_a_scheduled_republish_replaces_in_place(silence_s: float) -> None
     directory = FlakyDirectory()
     ingest, _, source = build(directory, chunk=16, clock=lambda: now)
     async with running(ingest):
-        source.send(stored(0, 200))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 200))
         before, pushed = ingest.incarnation, sum(directory.sizes)
         now = silence_s
         seen = set()
@@ -454,9 +445,7 @@ async def test_removals_go_before_what_is_only_pushed_again() -> None:
     now = 0.0
     ingest, _, source = build(directory, chunk=16, clock=lambda: now)
     async with running(ingest):
-        source.send(stored(0, 100))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 100))
         now = NODE_TTL_S
         assert await ingest.heartbeat(STATE)
         source.send(BlocksRemoved(tuple(range(90, 100))))
@@ -489,9 +478,7 @@ async def test_what_an_older_copy_says_counts_until_the_next_generation_is_whole
     now = 0.0
     ingest, _, source = build(directory, chunk=8, clock=lambda: now)
     async with running(ingest):
-        source.send(stored(0, 100))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 100))
         before = ingest.incarnation
         directory.epochs = {part: Epoch("content", "older copy") for part in directory.epochs}
         seen = set()
@@ -511,9 +498,7 @@ async def test_what_an_older_copy_says_stops_counting_in_time() -> None:
     now = 0.0
     ingest, _, source = build(directory, clock=lambda: now)
     async with running(ingest):
-        source.send(stored(0, 100))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 100))
         before = ingest.incarnation
         directory.epochs = {part: Epoch("content", "older copy") for part in directory.epochs}
         directory.stuck = asyncio.Event()
@@ -535,9 +520,7 @@ async def test_what_was_freed_while_a_replica_did_not_publish_is_pushed_again() 
         assert await ingest.drain(5)
         now = FORGET_S + 1
         assert await directory.reclaim(max_fields=40)
-        source.send(stored(100, 1))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(100, 1))
     assert await held(directory) == 101
 
 
@@ -545,13 +528,9 @@ async def test_a_loss_that_a_push_meets_is_made_up_for_once() -> None:
     directory = FlakyDirectory()
     ingest, _, source = build(directory)
     async with running(ingest):
-        source.send(stored(0, 100))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 100))
         directory.clear()
-        source.send(stored(100, 1))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(100, 1))
         assert await ingest.drain(5)
     assert await held(directory) == 101
     assert ingest.stats.republishes == 1
@@ -561,9 +540,7 @@ async def test_a_new_generation_strikes_off_what_earlier_ones_left() -> None:
     directory = FlakyDirectory()
     ingest, _, source = build(directory)
     async with running(ingest):
-        source.send(stored(0, 100))
-        assert await ingest.drain(5)
-        assert await ingest.heartbeat(STATE)
+        await publish(ingest, source, stored(0, 100))
         before = ingest.incarnation
         ingest.start_over()
         assert await ingest.heartbeat(STATE)
