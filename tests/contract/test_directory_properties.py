@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.valkey import socket_url, valkey_server
+from support.own_valkey import socket_url, valkey_server
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import RUN_BLOCKS, Candidate, Directory, Holding, ReplicaState, place

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from support.own_valkey import socket_url, valkey_server
 from support.redis_fixtures import url_of
-from support.valkey import socket_url, valkey_server
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory import memory as memory_backend

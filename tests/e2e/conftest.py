@@ -20,7 +20,7 @@ import httpx
 import openai
 import psutil
 import pytest
-from support.valkey import socket_url, valkey_server
+from support.own_valkey import socket_url, valkey_server
 
 from aloraserve.blocks import activation_point
 from aloraserve_services.models.model_files import ensure_smollm2

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.valkey import socket_url, valkey_server
+from support.own_valkey import socket_url, valkey_server
 
 BASE = "SmolLM2-135M-Instruct"
 REPLICAS = 4

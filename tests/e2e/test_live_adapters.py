@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from support.valkey import socket_url, valkey_server
+from support.own_valkey import socket_url, valkey_server
 
 from aloraserve_services.models.untrained import write_untrained_adapters
 

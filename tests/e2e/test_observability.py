@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from support.otlp_receiver import Receiver, Span, otlp_receiver
+from support.own_valkey import socket_url, valkey_server
 from support.prometheus_server import OBSERVABILITY, Prometheus, prometheus, tool
-from support.valkey import socket_url, valkey_server
 
 BASE = "SmolLM2-135M-Instruct"
 REPLICAS = 2

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from support.own_valkey import socket_url, valkey_server
 from support.redis_deployments import free_port
-from support.valkey import socket_url, valkey_server
 
 from aloraserve_services.models.untrained import write_untrained_adapters
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.valkey import socket_url, valkey_server
+from support.own_valkey import socket_url, valkey_server
 
 from aloraserve.directory.base import LEASE_TTL_S
 
