@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
 from aloraserve.blocks.keys import version_name
 
 AdapterKind = Literal["lora", "alora"]
@@ -60,6 +61,7 @@ class AdapterVersion(_Identity):
         invocation_ids: an aLoRA's invocation tokens; empty for a plain LoRA.
         digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
         untrained: whether its weights are random, for trying the platform out.
+        intrinsic: what it asks and what its answers mean, None for an adapter whose files do not say.
     """
 
     name: str
@@ -70,6 +72,7 @@ class AdapterVersion(_Identity):
     invocation_ids: tuple[int, ...]
     digest: str
     untrained: bool = False
+    intrinsic: IntrinsicSpec | None = None
 
     @property
     def ref(self) -> AdapterRef:
