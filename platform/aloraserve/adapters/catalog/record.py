@@ -131,8 +131,7 @@ class AdapterRecord(CatalogPart, frozen=True, kw_only=True):
         known = self.entry(entry.version)
         if known is not None and known.state is not AdapterState.DELETED:
             raise AdapterConflictError(
-                f"adapter {entry.shown!r} is in the catalog already, {known.state}"
-                + ("; delete it to register it again" if known.state is AdapterState.RETIRED else "")
+                f"adapter {entry.shown!r} is in the catalog already, {known.state}; delete it to register it again"
             )
         if self.live and entry.owner != self.owner:
             raise AdapterConflictError(f"the name {self.name!r} is taken; choose another one")
