@@ -1,8 +1,8 @@
 """Adapters in S3, Google Cloud Storage and Azure Blob Storage (extra ``object-stores``).
 
-Endpoints and credentials are those of the server's environment, under the names that each provider's own tools use
-(``AWS_*``, ``GOOGLE_*``, ``AZURE_*``; ``AWS_ALLOW_HTTP=true`` and its like for endpoints without TLS); a reference chooses the bucket and nothing else. So what is connected to is the
-operator's choice, and no reference can lead to a private address.
+Endpoints and credentials are those of the server's environment, under the names that each provider's own tools use:
+``AWS_*``, ``GOOGLE_*``, ``AZURE_*``, and ``AWS_ALLOW_HTTP=true`` or its like for endpoints without TLS. A reference
+chooses the bucket and nothing else: what is connected to is the operator's choice.
 """
 
 from __future__ import annotations

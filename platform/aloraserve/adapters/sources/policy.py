@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from aloraserve.adapters.sources.reference import SCHEMES, SourceReference
 from aloraserve.errors import AdapterSourceError
 
+_PLAIN = re.compile(r"[A-Za-z0-9._:\[\]/-]*")
 HOSTS_ONLY = "https"
 """Scheme of entries that name a host which registries and the hub may redirect to, for all that it is private."""
 
@@ -36,15 +38,14 @@ class AllowedSource:
             ValueError: it is neither; says what is accepted.
         """
         scheme, _, rest = text.partition("://") if "://" in text else ("file", "", text)
-        parts = rest.strip("/").split("/") if rest.strip("/") else []
-        if scheme not in (*SCHEMES, HOSTS_ONLY) or ".." in parts or "@" in rest or not text.isprintable():
+        parts = tuple(rest.strip("/").split("/")) if rest.strip("/") else ()
+        if scheme == "file" and rest.startswith("/") and ".." not in parts:
+            return cls(scheme, "", parts)
+        if scheme == "file" or scheme not in (*SCHEMES, HOSTS_ONLY) or not _PLAIN.fullmatch(rest) or ".." in parts:
             accepted = ", ".join(f"{name}://" for name in (*SCHEMES, HOSTS_ONLY))
-            raise ValueError(f"an absolute folder or a URL that begins with {accepted} is needed")
-        if scheme == "file":
-            if not rest.startswith("/"):
-                raise ValueError("a folder has to be absolute")
-            return cls(scheme, "", tuple(parts))
-        return cls(scheme, parts[0] if parts else "", tuple(parts[1:]))
+            shown = "an entry with a user" if "@" in text else ascii(text[:80])
+            raise ValueError(f"{shown} is not accepted; an absolute folder or a URL with {accepted} is needed")
+        return cls(scheme, "".join(parts[:1]), parts[1:])
 
     def covers(self, source: SourceReference) -> bool:
         """Whether a remote source is this one or below it, part by part."""
@@ -68,9 +69,10 @@ class SourcePolicy:
     any_folder: bool = False
 
     @classmethod
-    def of(cls, entries: Iterable[str], *, any_folder: bool = False) -> SourcePolicy:
-        """Return the policy of a setting's texts; see :meth:`AllowedSource.parse`."""
-        return cls(tuple(AllowedSource.parse(entry) for entry in entries), any_folder)
+    def of(cls, entries: Iterable[str], roots: Iterable[Path] = (), *, any_folder: bool = False) -> SourcePolicy:
+        """Return the policy of a setting's texts and of folders; see :meth:`AllowedSource.parse`."""
+        folders = tuple(AllowedSource("file", "", Path(os.path.abspath(root)).parts[1:]) for root in roots)
+        return cls((*(AllowedSource.parse(entry) for entry in entries), *folders), any_folder)
 
     def check(self, source: SourceReference) -> None:
         """Pass a remote source that an entry covers.

@@ -47,7 +47,7 @@ def test_what_is_beside_an_entry_is_refused(entry: str, source: str) -> None:
     "entry", ["", "models", "ftp://a", "s3://user@bucket", "/models/../etc", "http://host", "s3:/a"]
 )
 def test_an_entry_that_is_neither_folder_nor_url_is_refused(entry: str) -> None:
-    with pytest.raises(ValueError, match=r"needed|absolute"):
+    with pytest.raises(ValueError, match="is needed"):
         SourcePolicy.of([entry])
 
 
