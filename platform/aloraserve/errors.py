@@ -83,6 +83,10 @@ class InvalidAdapterError(AloraserveError):
     """Raised when an adapter's files cannot be served, naming the file and what would be accepted."""
 
 
+class AdapterSourceError(InvalidAdapterError):
+    """Raised when an adapter cannot be fetched: its source is refused, not there, or not what it was said to be."""
+
+
 class SettingsError(AloraserveError):
     """Raised when a setting is missing or wrong, naming its key, its value and what would be accepted."""
 

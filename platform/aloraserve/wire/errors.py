@@ -8,6 +8,7 @@ from typing import Any
 
 from aloraserve.errors import (
     AdapterConflictError,
+    AdapterSourceError,
     AloraserveError,
     AuthenticationError,
     BodyTimeoutError,
@@ -61,6 +62,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     RetiredAdapterError: _Row(404, "invalid_request_error", "model_retired"),
     UnknownAdapterError: _Row(404, "invalid_request_error", "adapter_not_found"),
     AdapterConflictError: _Row(409, "invalid_request_error", "adapter_conflict"),
+    AdapterSourceError: _Row(400, "invalid_request_error", "adapter_source"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
     NotPermittedError: _Row(403, "permission_error", "admin_key_needed"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),
