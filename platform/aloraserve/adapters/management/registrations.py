@@ -14,7 +14,7 @@ import structlog
 from aloraserve.adapters.base import AdapterVersion
 from aloraserve.adapters.catalog.alias import CURRENT, Share
 from aloraserve.adapters.catalog.base import AdapterCatalog, StoredRecord
-from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState, Invocation, StateChange
+from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState, StateChange, entry_parts
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import check_alias
 from aloraserve.adapters.catalog.view import CatalogView
@@ -244,14 +244,8 @@ def _entry(
     stored_at: float,
 ) -> AdapterEntry:
     return AdapterEntry(
-        name=request.name,
-        version=version.digest,
-        kind=version.kind,
+        **entry_parts(version),
         base=base,
-        rank=version.rank,
-        targets=version.target_modules,
-        invocation=Invocation(tokens=version.invocation_ids),
-        untrained=version.untrained,
         owner=request.owner,
         visibility=request.visibility,
         labels=dict(request.labels),
