@@ -39,7 +39,7 @@ class AdapterRef(_Identity):
     Args:
         name: what ``model`` calls it.
         kind: "alora" if it has an invocation, else "lora".
-        digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
+        digest: hex SHA-256 of its files: equal digests mean equal adapters.
     """
 
     name: str
@@ -58,8 +58,10 @@ class AdapterVersion(_Identity):
         rank: LoRA rank.
         target_modules: names of the linears it changes, sorted.
         invocation_ids: an aLoRA's invocation tokens; empty for a plain LoRA.
-        digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
+        digest: hex SHA-256 of its files: equal digests mean equal adapters.
         untrained: whether its weights are random, for trying the platform out.
+        alpha: LoRA alpha.
+        size_bytes: of its files.
     """
 
     name: str
@@ -70,6 +72,8 @@ class AdapterVersion(_Identity):
     invocation_ids: tuple[int, ...]
     digest: str
     untrained: bool = False
+    alpha: float = 0.0
+    size_bytes: int = 0
 
     @property
     def ref(self) -> AdapterRef:
