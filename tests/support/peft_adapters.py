@@ -11,7 +11,17 @@ from safetensors.numpy import save_file
 
 from aloraserve.adapters import AdapterReader, AdapterVersion, BaseShape
 
-BASE = BaseShape.decoder(layers=2, hidden_size=8, intermediate_size=12, heads=2, kv_heads=1, head_dim=4, vocab_size=100)
+BASE_CONFIG = {
+    "num_hidden_layers": 2,
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 4,
+    "vocab_size": 100,
+}
+"""The base model's ``config.json``."""
+BASE = BaseShape.from_config(BASE_CONFIG)
 TARGETS = ("q_proj", "down_proj")
 
 

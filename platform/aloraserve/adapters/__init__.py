@@ -10,6 +10,7 @@ from aloraserve.adapters.base import (
 )
 from aloraserve.adapters.checks import AdapterFacts, CheckReport, check_adapter
 from aloraserve.adapters.folder import FolderRegistry
+from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.adapters.limits import AdapterLimits
 from aloraserve.adapters.peft_files import AdapterFiles
 from aloraserve.adapters.problems import Problem
@@ -30,6 +31,7 @@ __all__ = [
     "BaseShape",
     "CheckReport",
     "FolderRegistry",
+    "InvocationMode",
     "Problem",
     "RefusedAdapter",
     "RegistryChange",

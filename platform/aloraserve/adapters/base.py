@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
+from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.blocks.keys import version_name
 
 AdapterKind = Literal["lora", "alora"]
@@ -60,6 +62,10 @@ class AdapterVersion(_Identity):
         invocation_ids: an aLoRA's invocation tokens; empty for a plain LoRA.
         digest: hex SHA-256 of its files: equal digests mean equal adapters.
         untrained: whether its weights are random, for trying the platform out.
+        intrinsic: what it asks and what its answers mean, None for an adapter whose files do not say.
+        invocation_text: the text that the invocation's tokens come from; empty if its files do not say.
+        invocation_mode: where the invocation stands in a prompt; None if its files do not say: the chat template
+            decides then (:func:`~aloraserve.adapters.invocation.derived_mode`).
         alpha: LoRA alpha.
         size_bytes: of its files.
     """
@@ -72,8 +78,11 @@ class AdapterVersion(_Identity):
     invocation_ids: tuple[int, ...]
     digest: str
     untrained: bool = False
-    alpha: float = 0.0
-    size_bytes: int = 0
+    intrinsic: IntrinsicSpec | None = field(default=None, kw_only=True)
+    invocation_text: str = field(default="", kw_only=True)
+    invocation_mode: InvocationMode | None = field(default=None, kw_only=True)
+    alpha: float = field(default=0.0, kw_only=True)
+    size_bytes: int = field(default=0, kw_only=True)
 
     @property
     def ref(self) -> AdapterRef:

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aloraserve.adapters.file_access import changed, chunks, failed, open_file, read_file
+from aloraserve.adapters.intrinsics import IO_YAML_FILE
 from aloraserve.adapters.problems import AdapterFileError, Problem, shown
 from aloraserve.errors import InvalidAdapterError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 SIDECAR_FILE = "aloraserve.json"
-INTRINSIC_FILE = "io.yaml"
+
 REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
-OPTIONAL_FILES = (SIDECAR_FILE, INTRINSIC_FILE)
+OPTIONAL_FILES = (SIDECAR_FILE, IO_YAML_FILE)
 MAX_TEXT_BYTES = 1024 * 1024
 MAX_WEIGHTS_BYTES = 2 * 1024**3
 

@@ -25,6 +25,7 @@ class ProblemCode(StrEnum):
     LEGACY = "legacy"
     CONFIG = "config"
     SIDECAR = "sidecar"
+    INTRINSIC = "intrinsic"
     HEADER = "header"
     OTHER_BASE = "other_base"
     TENSOR_NAME = "tensor_name"

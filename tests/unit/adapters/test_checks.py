@@ -22,6 +22,7 @@ from aloraserve.adapters.problems import ProblemCode
 Write = Callable[..., Path]
 Q_A = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
 Q_B = Q_A.replace("lora_A", "lora_B")
+IO_YAML = "model: ~\nresponse_format: ~\ntransformations: ~\n"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4884832\n"
 
 
@@ -382,7 +383,7 @@ class TestSidecar:
     def test_it_is_content(self, write_adapter: Write) -> None:
         folder = write_adapter()
         digests = [check(folder).facts.digest]
-        for name, text in (("aloraserve.json", "{}"), ("io.yaml", "{}"), ("aloraserve.json", '{"untrained": true}')):
+        for name, text in (("aloraserve.json", "{}"), ("io.yaml", IO_YAML), ("aloraserve.json", '{"untrained": true}')):
             (folder / name).write_text(text)
             digests.append(check(folder).facts.digest)
         assert len(set(digests)) == 4
@@ -392,20 +393,32 @@ class TestSidecar:
             "untrained": True,
             "description": "Says whether it is safe.",
             "invocation_text": "<go>",
+            "invocation_mode": "instruction",
+            "intrinsic": {"output": {"form": "yes_no"}},
             "example": [{"role": "user", "content": "Hello"}],
             "labels": {"team": "rag"},
         }
         folder = write_adapter()
         (folder / "aloraserve.json").write_text(json.dumps(content))
-        sidecar = check(folder).facts.sidecar
+        report = check(folder)
+        sidecar, version = report.facts.sidecar, report.version("safety", folder)
         assert (sidecar.untrained, sidecar.invocation_text, sidecar.labels) == (True, "<go>", {"team": "rag"})
         assert sidecar.example[0].content == "Hello"
+        assert (version.untrained, version.invocation_text, version.invocation_mode) == (True, "<go>", "instruction")
+        assert version.intrinsic is not None
+        assert version.intrinsic.gives_probability
+
+    def test_an_intrinsic_that_is_wrong_is_one_of_the_problems(self, write_adapter: Write) -> None:
+        folder = write_adapter(bias="all")
+        (folder / "io.yaml").write_text("model: ~")
+        assert codes(check(folder)) == {ProblemCode.CONFIG, ProblemCode.INTRINSIC}
 
     @pytest.mark.parametrize(
         ("content", "word"),
         [
             ('{"untrained": 1}', "$.untrained"),
             ('{"invocationtext": "x"}', "invocationtext"),
+            ('{"invocation_mode": "somewhere"}', "invocation_mode"),
             ('{"labels": {"a b": "c"}}', "labels"),
             ('{"example": [{"role": "user"}]}', "content"),
             ('{"untrained": true, "untrained": false}', "twice"),

@@ -14,9 +14,10 @@ from aloraserve.adapters.checks.strict_json import parse_object
 from aloraserve.adapters.checks.tensor_values import value_problems
 from aloraserve.adapters.checks.tensors import Matrix, find_matrices, matrix_problems
 from aloraserve.adapters.file_access import failed
+from aloraserve.adapters.intrinsics import IntrinsicSpec, read_intrinsic
 from aloraserve.adapters.peft_files import (
     CONFIG_FILE,
-    INTRINSIC_FILE,
+    IO_YAML_FILE,
     REQUIRED_FILES,
     SIDECAR_FILE,
     WEIGHTS_FILE,
@@ -25,6 +26,7 @@ from aloraserve.adapters.peft_files import (
 )
 from aloraserve.adapters.problems import AdapterFileError, Problem, ProblemCode
 from aloraserve.adapters.shape import BaseShape
+from aloraserve.errors import InvalidAdapterError
 
 
 def check_adapter(folder: Path, *, base: BaseShape, max_rank: int) -> CheckReport:
@@ -65,6 +67,7 @@ class _Check:
         self._cause: OSError | None = None
         self._config = AdapterConfig()
         self._sidecar = Sidecar()
+        self._intrinsic: IntrinsicSpec | None = None
         self._entries: Sequence[TensorEntry] = ()
         self._matrices: Sequence[Matrix] = ()
         self._size_bytes = 0
@@ -105,6 +108,7 @@ class _Check:
             digest=self._digest,
             base_model=config.base_model,
             sidecar=self._sidecar,
+            intrinsic=self._intrinsic,
         )
         return CheckReport.of(facts, self._problems, self._cause)
 
@@ -127,11 +131,11 @@ class _Check:
             except ValueError as error:
                 accepted = f"an object with {', '.join(Sidecar.__struct_fields__)}"
                 self._problems.append(Problem(ProblemCode.SIDECAR, SIDECAR_FILE, str(error), accepted))
-        if INTRINSIC_FILE in files.sizes:
-            try:
-                files.read(INTRINSIC_FILE).decode("utf-8")
-            except UnicodeDecodeError:
-                self._problems.append(Problem(ProblemCode.SIDECAR, INTRINSIC_FILE, "is not text", "YAML in UTF-8"))
+        io_yaml = files.read(IO_YAML_FILE) if IO_YAML_FILE in files.sizes else None
+        try:
+            self._intrinsic = read_intrinsic(io_yaml, self._sidecar.intrinsic)
+        except InvalidAdapterError as error:
+            self._problems.append(Problem(ProblemCode.INTRINSIC, "", error.message))
 
     def _check_weights(self, files: AdapterFiles) -> None:
         if WEIGHTS_FILE not in files.sizes:

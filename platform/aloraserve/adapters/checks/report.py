@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aloraserve.adapters.base import AdapterKind, AdapterVersion
 from aloraserve.adapters.checks.sidecar import Sidecar
+from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
 from aloraserve.adapters.problems import Problem
 from aloraserve.errors import InvalidAdapterError
 
@@ -32,6 +33,7 @@ class AdapterFacts:
         digest: of its content; empty if it is not accepted.
         base_model: the model that its config names: a hint, the tensors' sizes decide.
         sidecar: content of ``aloraserve.json``, or its defaults.
+        intrinsic: what it asks and what its answers mean; None if its files do not say.
     """
 
     kind: AdapterKind
@@ -44,6 +46,7 @@ class AdapterFacts:
     digest: str = ""
     base_model: str = ""
     sidecar: Sidecar = field(default_factory=Sidecar)
+    intrinsic: IntrinsicSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,9 @@ class CheckReport:
             invocation_ids=facts.invocation_ids,
             digest=facts.digest,
             untrained=facts.sidecar.untrained,
+            intrinsic=facts.intrinsic,
+            invocation_text=facts.sidecar.invocation_text or "",
+            invocation_mode=facts.sidecar.invocation_mode,
             alpha=facts.alpha,
             size_bytes=facts.size_bytes,
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from aloraserve.adapters.checks.strict_json import parse_object
+from aloraserve.adapters.invocation import InvocationMode
 
 _Text = Annotated[str, msgspec.Meta(max_length=8192)]
 _Label = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -33,14 +34,16 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         description: for people.
         invocation_mode: how a prompt invokes it; None to follow from the invocation.
         invocation_text: the text whose tokens ``alora_invocation_tokens`` are.
+        intrinsic: what it asks and what its answers mean (:mod:`aloraserve.adapters.intrinsics.own_spec`).
         example: a conversation that is rendered to show where the adapter starts to act.
         labels: to filter by.
     """
 
     untrained: bool = False
     description: _Text = ""
-    invocation_mode: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    invocation_mode: InvocationMode | None = None
     invocation_text: _Text | None = None
+    intrinsic: dict[str, Any] | None = None
     example: Annotated[tuple[ExampleMessage, ...], msgspec.Meta(max_length=64)] = ()
     labels: Annotated[dict[_Label, _LabelValue], msgspec.Meta(max_length=32)] = {}
 
