@@ -125,11 +125,19 @@ class AdapterRegistry(Protocol):
     When its source cannot be reached, a registry goes on with what it has.
     """
 
-    def resolve(self, name: str) -> AdapterVersion:
-        """Return the version that is served as ``name`` now.
+    def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+        """Return the version that a call of ``name`` goes to now.
+
+        Args:
+            name: of an adapter, or what :class:`~aloraserve.adapters.catalog.reference.Reference` says where the
+                registry has a catalog.
+            tenant: who calls; what another tenant keeps private is unknown.
+            key: what stands for the conversation: while an alias is shared by several versions, a conversation stays
+                with one of them. Empty: by chance.
 
         Raises:
-            UnknownModelError: no adapter is served under that name; names those that are.
+            UnknownModelError: no adapter is served under that name; names some that the tenant may call.
+            RetiredAdapterError: it takes no new calls any more.
         """
         ...
 

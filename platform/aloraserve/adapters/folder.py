@@ -61,8 +61,8 @@ class FolderRegistry:
         self._missed: tuple[AdapterRef | None, float] = (None, 0.0)
         self._feed = ServedFeed(self._look(_names(root), Served(), (), at_once=True))
 
-    def resolve(self, name: str) -> AdapterVersion:
-        """See the contract."""
+    def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+        """See the contract; every adapter here is for everyone."""
         return self._feed.current.resolve(name, self._reader.base_names)
 
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
