@@ -202,6 +202,8 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
             intrinsic=self.spec,
             invocation_text=self.invocation.text,
             invocation_mode=InvocationMode(self.invocation.mode) if self.invocation.mode else None,
+            alpha=self.alpha,
+            size_bytes=self.size_bytes,
         )
 
     @property
@@ -217,6 +219,8 @@ def entry_parts(version: AdapterVersion) -> dict[str, Any]:
         "version": version.digest,
         "kind": version.kind,
         "rank": version.rank,
+        "alpha": version.alpha,
+        "size_bytes": version.size_bytes,
         "targets": version.target_modules,
         "invocation": Invocation(
             tokens=version.invocation_ids,

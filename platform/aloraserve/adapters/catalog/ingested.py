@@ -100,6 +100,6 @@ class Ingest:
                 "the engines were started without room for adapters; set adapters_dir, or reserve_modules and "
                 "reserve_rank, and restart the platform"
             )
-        version = entry.at(path)
-        self.limits.check(version)
-        return version
+        if problem := next(self.limits.problems(entry.targets, entry.rank), None):
+            raise InvalidAdapterError(problem.text)
+        return entry.at(path)
