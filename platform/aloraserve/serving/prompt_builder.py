@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_point
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
+from aloraserve.serving.conversation import Resolve, conversation_key
 from aloraserve.serving.encoder import Encoder
 from aloraserve.serving.prompt_cache import Lookup, PromptCache
 from aloraserve.serving.request import GenerationRequest, Origin
@@ -63,7 +64,7 @@ class PromptBuilder:
         keyspace: what block keys belong to.
         base_model: served name of the base model.
         max_model_len: tokens of a prompt and its answer together.
-        resolve: returns the adapter version that is served under a name now, or raises
+        resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
     """
 
@@ -74,7 +75,7 @@ class PromptBuilder:
         *,
         base_model: str,
         max_model_len: int,
-        resolve: Callable[[str], AdapterVersion],
+        resolve: Resolve,
     ) -> None:
         self._tokenizer = tokenizer
         self._keyspace = keyspace
@@ -97,7 +98,7 @@ class PromptBuilder:
             UnknownModelError: the model is not served.
             InvalidRequestError: the template refuses the messages, or the prompt is too long.
         """
-        adapter = self._adapter(_model_of(body, self._base_model))
+        adapter = self._adapter(_model_of(body, self._base_model), body, origin)
         if _characters(body) > RENDERED_AT_ONCE:
             return await asyncio.to_thread(self._chat, body, origin, adapter)
         found = self._look_up(body, origin.caller.cache_salt)
@@ -107,7 +108,7 @@ class PromptBuilder:
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
-        adapter = self._adapter(body.model)
+        adapter = self._adapter(body.model, body, origin)
         prompt = body.one_prompt
         text = await self._tokenized(prompt, origin.caller.cache_salt) if isinstance(prompt, str) else None
         is_hashed = text is not None and (adapter is None or bool(adapter.invocation_ids))
@@ -131,8 +132,10 @@ class PromptBuilder:
         # The client that came first may leave; the others still want the ids.
         return await asyncio.shield(task)
 
-    def _adapter(self, model: str) -> AdapterVersion | None:
-        return None if model == self._base_model else self._resolve(model)
+    def _adapter(self, model: str, body: ChatRequest | CompletionRequest, origin: Origin) -> AdapterVersion | None:
+        if model == self._base_model:
+            return None
+        return self._resolve(model, tenant=origin.caller.tenant, key=conversation_key(body, origin))
 
     def _chat(self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None) -> GenerationRequest:
         return self._completed(self._look_up(body, origin.caller.cache_salt), body, origin, adapter)

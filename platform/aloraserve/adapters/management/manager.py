@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aloraserve.adapters.catalog.alias import CURRENT, Share
 from aloraserve.adapters.catalog.base import AdapterCatalog
@@ -30,6 +30,12 @@ from aloraserve.errors import (
     UnknownAdapterError,
 )
 
+OnChange = Callable[[], Awaitable[None]]
+
+
+async def _unnoticed() -> None:
+    """Nobody waits for changes."""
+
 
 class AdapterManager:
     """See the module's docstring. For one event loop; whoever calls it has checked that the caller is an administrator.
@@ -47,6 +53,7 @@ class AdapterManager:
         base: fingerprint of the base model.
         base_names: names of the base model, which no adapter may take.
         namespace: of the fleet.
+        on_change: awaited after each change, so that this process serves what it has just said to be done.
         clock: seconds since 1970.
     """
 
@@ -60,6 +67,7 @@ class AdapterManager:
         base: str,
         base_names: Sequence[str] = (),
         namespace: str = "",
+        on_change: OnChange = _unnoticed,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._catalog = catalog
@@ -69,7 +77,10 @@ class AdapterManager:
         self._base = base
         self._namespace = namespace
         self._clock = clock
-        self._registrations = Registrations(catalog, view, intake, base=base, base_names=base_names, clock=clock)
+        self._on_change = on_change
+        self._registrations = Registrations(
+            catalog, view, intake, base=base, base_names=base_names, on_change=on_change, clock=clock
+        )
 
     async def register(self, request: RegistrationRequest) -> Registration:
         """Begin to register an adapter: it is fetched, checked, stored and then in the catalog, available.
@@ -231,9 +242,11 @@ class AdapterManager:
             AdapterConflictError: a name is there already, or its weights are not in the store; nothing was imported.
         """
         await self._view.refresh()
-        return await import_catalog(
+        result = await import_catalog(
             content, self._catalog, self._view, self._intake, base=self._base, skip_existing=skip_existing
         )
+        await self._on_change()
+        return result
 
     async def close(self) -> None:
         """End the registrations under way; nothing of them stays."""
@@ -242,6 +255,7 @@ class AdapterManager:
     async def _edit(self, name: str, change: Callable[[AdapterRecord, float], AdapterRecord]) -> AdapterRecord:
         stored = await edit(self._catalog, name, lambda record: change(record, self._clock()))
         self._view.take(*stored)
+        await self._on_change()
         return stored.record
 
     async def _refresh(self) -> None:

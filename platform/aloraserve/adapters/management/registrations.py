@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -50,6 +50,7 @@ class Registrations:
         *,
         base: str,
         base_names: Sequence[str],
+        on_change: Callable[[], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
         self._catalog = catalog
@@ -57,6 +58,7 @@ class Registrations:
         self._intake = intake
         self._base = base
         self._base_names = base_names
+        self._on_change = on_change
         self._clock = clock
         self._running = 0
         self._known: OrderedDict[str, Registration] = OrderedDict()
@@ -207,6 +209,7 @@ class Registrations:
                 lost = error
                 continue
             self._view.take(record, revision)
+            await self._on_change()
             return entry
         raise lost
 
