@@ -14,10 +14,9 @@ from aloraserve.adapters.checks.strict_json import parse_object
 from aloraserve.adapters.checks.tensor_values import value_problems
 from aloraserve.adapters.checks.tensors import Matrix, find_matrices, matrix_problems
 from aloraserve.adapters.file_access import failed
-from aloraserve.adapters.intrinsics import IntrinsicSpec, read_intrinsic
+from aloraserve.adapters.intrinsics import IO_YAML_FILE, IntrinsicSpec, read_intrinsic
 from aloraserve.adapters.peft_files import (
     CONFIG_FILE,
-    IO_YAML_FILE,
     REQUIRED_FILES,
     SIDECAR_FILE,
     WEIGHTS_FILE,
