@@ -17,11 +17,11 @@ from aloraserve.adapters import (
     AdapterLimits,
     AdapterReader,
     AdapterRegistry,
+    AdapterStore,
     AdapterVersion,
     BaseShape,
     FolderRegistry,
     JoinedRegistry,
-    SnapshotStore,
     StaticRegistry,
 )
 from aloraserve.adapters.catalog.ingested import Ingest
@@ -42,8 +42,8 @@ from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
 CPU_BLOCK_TOKENS = 32
-SNAPSHOTS = "adapter-snapshots"
-"""Subfolder of the state folder with what engines load."""
+STORE = "adapter-snapshots"
+"""Subfolder of the state folder with what engines load, unless the settings name another folder."""
 SIMULATED = "simulated engine"
 """Stands for the plugin in a simulated fleet's key space, so that no real replica joins one."""
 WAITING_ROOM = 4
@@ -116,6 +116,11 @@ class FleetPlan:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""
         return RedisLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
 
+    def open_store(self) -> AdapterStore:
+        """Return the store of adapters, which all processes of the fleet share that see the same folder."""
+        folder = self.settings.adapter_store or self.settings.state_dir / STORE
+        return AdapterStore(folder, self.settings.namespace)
+
     @property
     def base_fingerprint(self) -> str:
         """What stands for the base model's content, whatever its dtype."""
@@ -145,10 +150,6 @@ class FleetPlan:
         )
         return JoinedRegistry(registry, folder, base_names=[self.served_name])
 
-    def open_store(self) -> SnapshotStore:
-        """Return the store that engines load adapters from."""
-        return SnapshotStore(self.settings.state_dir / SNAPSHOTS)
-
     def open_reader(self) -> AdapterReader:
         """Return what checks adapters for this fleet's engines."""
         return AdapterReader(
@@ -156,7 +157,7 @@ class FleetPlan:
             base_names=(self.served_name,),
             max_rank=self.settings.max_lora_rank,
             limits=self.limits,
-            snapshots=self.open_store(),
+            store=self.open_store(),
         )
 
     def _open_folder(self) -> AdapterRegistry:
@@ -262,6 +263,9 @@ def _limits(
 
     None without a folder, a catalog's adapters and a reserve: room for adapters costs every call.
     """
+    versions = [] if settings.reserve_exactly else catalogued_versions(settings, fingerprint)
+    if folder is None and not (versions or settings.reserve_modules or settings.reserve_rank):
+        return None
     base = BaseShape.read(model_path)
     linears = list(base.linears())
     wrong = next((name for name in settings.reserve_modules if name not in linears), None)
@@ -269,9 +273,7 @@ def _limits(
         raise SettingsError(f"reserve_modules has {wrong!r}; accepted are {', '.join(linears)}")
     if settings.reserve_exactly:
         return AdapterLimits.around((), settings.reserve_modules, settings.reserve_rank)
-    versions = [*_dropped(settings, folder, base, served_name), *catalogued_versions(settings, fingerprint)]
-    if folder is None and not (versions or settings.reserve_modules or settings.reserve_rank):
-        return None
+    versions += _dropped(settings, folder, base, served_name)
     # Without adapters nothing says what will come.
     modules = settings.reserve_modules or (() if versions else linears)
     rank = settings.reserve_rank or (0 if versions else settings.max_lora_rank)

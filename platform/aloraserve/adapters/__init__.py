@@ -18,8 +18,8 @@ from aloraserve.adapters.peft_files import AdapterFiles
 from aloraserve.adapters.problems import Problem
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.shape import BaseShape
-from aloraserve.adapters.snapshots import SnapshotStore
 from aloraserve.adapters.static import StaticRegistry
+from aloraserve.adapters.store import AdapterStore
 
 __all__ = [
     "AdapterFacts",
@@ -29,6 +29,7 @@ __all__ = [
     "AdapterReader",
     "AdapterRef",
     "AdapterRegistry",
+    "AdapterStore",
     "AdapterVersion",
     "BaseShape",
     "CheckReport",
@@ -39,7 +40,6 @@ __all__ = [
     "RefusedAdapter",
     "RegistryChange",
     "ServedName",
-    "SnapshotStore",
     "StaticRegistry",
     "check_adapter",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from aloraserve.adapters.base import AdapterVersion, RefusedAdapter, ServedName
 from aloraserve.adapters.catalog.alias import CURRENT
@@ -13,15 +12,8 @@ from aloraserve.adapters.catalog.base import StoredRecord
 from aloraserve.adapters.catalog.entry import AdapterEntry
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.limits import AdapterLimits
+from aloraserve.adapters.store import AdapterStore
 from aloraserve.errors import InvalidAdapterError
-
-
-class VersionFiles(Protocol):
-    """The store, as far as it is read; see :mod:`aloraserve.adapters.store`."""
-
-    def get(self, digest: str) -> Path | None:
-        """Return the folder of a version if there is one."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,12 +57,12 @@ class Ingest:
     """Finds out which versions of a record this fleet's engines can load. From any thread.
 
     Args:
-        files: the store.
+        store: of adapters' files.
         base: fingerprint of the base model.
         limits: what the engines have room for, None for engines without adapters.
     """
 
-    files: VersionFiles
+    store: AdapterStore
     base: str
     limits: AdapterLimits | None
 
@@ -82,7 +74,7 @@ class Ingest:
         for entry in stored.record.live:
             if not entry.state.is_callable:
                 continue
-            path = self.files.get(entry.version)
+            path = self.store.get(entry.version)
             lacks_files |= path is None
             try:
                 versions[entry.version] = self._version(entry, path)

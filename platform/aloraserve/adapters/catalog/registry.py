@@ -19,6 +19,7 @@ from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import Reference
 from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.adapters.served import Served, ServedFeed, unknown_model
+from aloraserve.adapters.store import USE_EVERY_S
 from aloraserve.errors import (
     AdapterConflictError,
     DirectoryUnavailableError,
@@ -29,6 +30,8 @@ from aloraserve.errors import (
 POLL_S = 0.5
 FILES_RETRIED_S = 5.0
 """How often versions are looked for whose files were not in the store."""
+DELETED_KEPT_S = 3600.0
+"""How long the files of a deleted version stay for calls that still run with it."""
 MAX_LISTS = 64
 """Lists of names that are kept, one per tenant."""
 
@@ -76,6 +79,7 @@ class CatalogRegistry:
         self._generation = -1
         self._files_tried_at = clock()
         self._looked_at = -poll_s
+        self._used_at = clock()
         self._catching_up = asyncio.Lock()
         self._is_reachable = True
         self._has_begun = False
@@ -155,6 +159,7 @@ class CatalogRegistry:
         while True:
             await asyncio.sleep(self._poll_s)
             await self.refresh()
+            await self._use_deleted()
 
     async def refresh(self) -> None:
         """Look at the catalog now, and serve what it has; while it does not answer, what is known here."""
@@ -227,6 +232,20 @@ class CatalogRegistry:
             or (is_time and known.lacks_files)
         ]
 
+    async def _use_deleted(self) -> None:
+        """Keep the files of versions that were deleted lately: calls may still run with them."""
+        if self._clock() - self._used_at < USE_EVERY_S:
+            return
+        self._used_at, oldest = self._clock(), time.time() - DELETED_KEPT_S
+        digests = {
+            entry.version
+            for stored in self.view
+            for entry in stored.record.versions
+            if entry.state is AdapterState.DELETED and entry.history[-1].at > oldest
+        }
+        if digests:
+            await asyncio.to_thread(self._ingest.store.use, digests)
+
     def _publish(self) -> None:
         records = self._records.values()
         self._lists.clear()
@@ -245,7 +264,7 @@ class CatalogRegistry:
             return version
         # Retired or deleted, while calls may still run with it.
         entry = known.record.entry(ref.digest)
-        path = None if entry is None else await asyncio.to_thread(self._ingest.files.get, ref.digest)
+        path = None if entry is None else await asyncio.to_thread(self._ingest.store.get, ref.digest)
         return None if entry is None or path is None else entry.at(path)
 
 

@@ -13,9 +13,9 @@ from aloraserve.adapters.catalog.query import EntryPage, EntryQuery
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import Reference
 from aloraserve.adapters.catalog.view import CatalogView
+from aloraserve.adapters.checks import CheckReport
 from aloraserve.adapters.management.base import (
     AdapterIntake,
-    AdapterReport,
     AdapterUsage,
     RegistrationRequest,
     Usage,
@@ -23,6 +23,7 @@ from aloraserve.adapters.management.base import (
 from aloraserve.adapters.management.registration import Registration
 from aloraserve.adapters.management.registrations import Registrations
 from aloraserve.adapters.management.transfer import ImportResult, export_catalog, import_catalog
+from aloraserve.adapters.management.unused import release_unused
 from aloraserve.errors import (
     AdapterConflictError,
     DirectoryUnavailableError,
@@ -97,7 +98,7 @@ class AdapterManager:
         """
         return await self._registrations.begin(request)
 
-    async def validate(self, request: RegistrationRequest) -> AdapterReport:
+    async def validate(self, request: RegistrationRequest) -> CheckReport:
         """Fetch and check an adapter as :meth:`register` would, and keep nothing of it.
 
         Raises:
@@ -136,8 +137,11 @@ class AdapterManager:
         return (await self.get(reference)).exact(Reference.read(reference))
 
     async def usage(self, entry: AdapterEntry) -> Usage:
-        """Return where a version is loaded and called now."""
-        return await self._usage.of(entry)
+        """Return where a version is loaded and called now; nowhere while that cannot be known."""
+        try:
+            return await self._usage.of(entry)
+        except DirectoryUnavailableError:
+            return Usage()
 
     async def point(self, alias: str, target: str, *, reason: str = "") -> AdapterRecord:
         """Point an alias to a version, in one step for all gateways; it is made if it is not there.
@@ -220,10 +224,13 @@ class AdapterManager:
                 it, or whether they do cannot be known.
         """
         wanted = Reference.read(reference)
+        entries = (await self.get(reference)).meant(wanted)
         if not force:
-            for entry in (await self.get(reference)).meant(wanted):
+            for entry in entries:
                 await self._refuse_running(entry)
-        return await self._edit(wanted.name, lambda record, at: _deleted(record, wanted, at, reason, force))
+        record = await self._edit(wanted.name, lambda record, at: _deleted(record, wanted, at, reason, force))
+        await release_unused(self._view, self._intake, {entry.version for entry in entries})
+        return record
 
     async def export(self) -> bytes:
         """Return the whole catalog as one file, see :mod:`aloraserve.adapters.catalog.file`."""

@@ -18,8 +18,10 @@ from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState, StateC
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import check_alias
 from aloraserve.adapters.catalog.view import CatalogView
-from aloraserve.adapters.management.base import AdapterIntake, AdapterReport, RegistrationRequest
+from aloraserve.adapters.checks import CheckReport
+from aloraserve.adapters.management.base import AdapterIntake, RegistrationRequest
 from aloraserve.adapters.management.registration import Registration, RegistrationStage
+from aloraserve.adapters.management.unused import release_unused
 from aloraserve.errors import (
     AdapterChangedError,
     AdapterConflictError,
@@ -77,7 +79,7 @@ class Registrations:
         task.add_done_callback(lambda _: self._end(registration))
         return registration
 
-    async def validate(self, request: RegistrationRequest) -> AdapterReport:
+    async def validate(self, request: RegistrationRequest) -> CheckReport:
         """See the manager's ``validate``."""
         source = self._accepted(request)
         self._check_room()
@@ -158,7 +160,11 @@ class Registrations:
             await asyncio.to_thread(self._intake.keep, version.digest, folder)
         registration.stage = RegistrationStage.CATALOGUING
         entry = _entry(version, request, self._base, registration.source, began_at, checked_at, self._clock())
-        return await self._publish(entry, request, seen)
+        try:
+            return await self._publish(entry, request, seen)
+        except AdapterConflictError:
+            await release_unused(self._view, self._intake, [entry.version])
+            raise
 
     @contextlib.asynccontextmanager
     async def _fetched(self, registration: Registration) -> AsyncIterator[Path]:
