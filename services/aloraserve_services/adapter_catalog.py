@@ -38,10 +38,10 @@ def catalogued_versions(settings: Settings, base: str) -> list[AdapterVersion]:
     with ThreadPoolExecutor(1) as thread:
         view = thread.submit(asyncio.run, _view(settings)).result()
     return [
-        entry.at(Path())
+        AdapterVersion(entry.name, entry.kind, Path(), entry.rank, entry.targets, (), entry.version)
         for stored in view
         for entry in stored.record.live
-        if entry.base == base and entry.state.is_callable
+        if entry.base == base and entry.state.is_callable and entry.rank <= settings.max_lora_rank
     ]
 
 

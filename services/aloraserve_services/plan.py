@@ -126,20 +126,25 @@ class FleetPlan:
         """What stands for the base model's content, whatever its dtype."""
         return self.keyspace.model.rpartition("-")[0]
 
-    def open_registry(self, *, keeps_catalog: bool = False) -> AdapterRegistry:
+    def open_registry(self) -> AdapterRegistry:
         """Return this process's registry of the fleet's adapters; engines load its versions from the store.
 
-        Its folder has been read; its catalog has not, until ``begin``.
+        Its folder has been read; its catalog, which lies in the fleet's Redis, has not, until ``begin``.
+
+        Raises:
+            SettingsError: the adapters' folder cannot be read.
+        """
+        return self._open_folder() if self.settings.redis_url is None else self.open_joined_registry()
+
+    def open_joined_registry(self, *, keeps_catalog: bool = False) -> JoinedRegistry:
+        """Return the registry of a fleet with a Redis.
 
         Args:
             keeps_catalog: whether this process has a copy of the catalog on the disk, and puts back what is lost.
 
         Raises:
-            SettingsError: the adapters' folder cannot be read.
+            SettingsError: see :meth:`open_registry`.
         """
-        folder = self._open_folder()
-        if self.settings.redis_url is None:
-            return folder
         catalog = open_catalog(self.settings)
         registry = CatalogRegistry(
             catalog,
@@ -148,7 +153,7 @@ class FleetPlan:
             base_names=[self.served_name],
             backup=catalog_backup(self.settings) if keeps_catalog else None,
         )
-        return JoinedRegistry(registry, folder, base_names=[self.served_name])
+        return JoinedRegistry(registry, self._open_folder(), base_names=[self.served_name])
 
     def open_reader(self) -> AdapterReader:
         """Return what checks adapters for this fleet's engines."""

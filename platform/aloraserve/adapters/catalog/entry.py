@@ -16,6 +16,7 @@ from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
 from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.blocks.keys import version_name
 
+MAX_RANK = 512
 MAX_LABELS = 16
 MAX_LABEL_CHARACTERS = 63
 MAX_HISTORY = 32
@@ -165,6 +166,8 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
             return f"its version is {self.version[:80]!r}; 64 hex digits are accepted"
         if not 1 <= len(self.history) <= MAX_HISTORY:
             return f"its history has {len(self.history)} steps; 1 to {MAX_HISTORY} are accepted"
+        if not 1 <= self.rank <= MAX_RANK:
+            return f"its rank is {self.rank}; 1 to {MAX_RANK} are accepted"
         if self.visibility == "private" and self.owner is None:
             return "it is private and has no owner; one is needed"
         try:

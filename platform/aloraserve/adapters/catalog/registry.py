@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -53,6 +53,10 @@ class CatalogRegistry:
         backup: file that outlives a catalog that loses its data; None for a process that keeps none.
         poll_s: seconds between looks at the catalog.
         clock: monotonic seconds.
+
+    Attributes:
+        source: the catalog.
+        view: of it.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class CatalogRegistry:
         poll_s: float = POLL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._catalog = catalog
+        self.source = catalog
         self.view = view
         self._ingest = ingest
         self._base_names = base_names
@@ -191,30 +195,30 @@ class CatalogRegistry:
             if self._backup is not None and self.view.position.epoch:
                 await self._backup.write(self.view)
 
-    async def note_loaded(self, version: AdapterVersion, replica: str) -> None:
-        """Note in the catalog that a replica has loaded a version, if it is the first; a catalog that is away is not
-        waited for.
+    async def note_loaded(self, keys: Mapping[str, str]) -> None:
+        """Note in the catalog which versions were loaded for the first time; one that is away is not waited for.
 
         Args:
-            version: of this registry or of another.
-            replica: its label.
+            keys: of versions that replicas have loaded, each with the label of one of them.
         """
-        known = self._records.get(version.name)
-        entry = None if known is None else known.record.entry(version.digest)
-        if entry is None or entry.state is not AdapterState.AVAILABLE:
-            return
+        found = [
+            (entry, keys[entry.ref.key])
+            for each in self._records.values()
+            for entry in each.record.live
+            if entry.state is AdapterState.AVAILABLE and entry.ref.key in keys
+        ]
         try:
-            stored = await edit(self._catalog, version.name, partial(_loaded, digest=version.digest, replica=replica))
+            for entry, replica in found:
+                change = partial(_loaded, version=entry.version, replica=replica)
+                self.view.take(*await edit(self.source, entry.name, change))
         except (DirectoryUnavailableError, UnknownAdapterError, AdapterConflictError) as error:
-            log.info("adapter_load_not_noted", adapter=version.engine_name, cause=error.message)
-            return
-        self.view.take(*stored)
+            log.info("adapter_loads_not_noted", cause=error.message)
 
     async def close(self) -> None:
         """See the contract."""
         if self._backup is not None and self.view.position.epoch:
             await self._backup.write(self.view, at_once=True)
-        await self._catalog.close()
+        await self.source.close()
 
     def _changed(self) -> list[StoredRecord]:
         """Return the records that are to be ingested, or again because files were missing."""
@@ -272,8 +276,8 @@ def _why(found: IngestedRecord, entry: AdapterEntry) -> str:
     return next((refused.reason for refused in found.refused if refused.name == entry.shown), "it is not ready")
 
 
-def _loaded(record: AdapterRecord, *, digest: str, replica: str) -> AdapterRecord:
-    entry = record.entry(digest)
+def _loaded(record: AdapterRecord, *, version: str, replica: str) -> AdapterRecord:
+    entry = record.entry(version)
     if entry is None or entry.state is not AdapterState.AVAILABLE:
         return record
-    return record.moved([digest], AdapterState.LOADED, time.time(), f"loaded by {replica}")
+    return record.moved([version], AdapterState.LOADED, time.time(), f"loaded by {replica}")
