@@ -142,8 +142,14 @@ def test_a_prompt_is_a_text_or_token_ids(prompt: Any, wanted: Any) -> None:
 
 
 def test_a_message_copied_from_an_answer_is_accepted() -> None:
-    answer = {"role": "assistant", "content": "hi", "refusal": None, "tool_calls": [], "audio": None, "reasoning": ""}
-    answer |= {"annotations": [], "provider_specific_fields": {}, "thinking_blocks": None, "function_call": None}
+    answer = {"role": "assistant", "content": "hi", "refusal": None, "tool_calls": [], "audio": None}
+    answer |= {
+        "annotations": [],
+        "reasoning": "",
+        "provider_specific_fields": {},
+        "thinking_blocks": None,
+        "function_call": None,
+    }
     assert chat(messages=[answer, {"role": "user", "content": "and?"}]).messages[0].text == "hi"
 
 
@@ -256,7 +262,8 @@ def test_template_arguments_carry_an_adapter_s_name() -> None:
         ({"messages": [{"role": "user"}]}, "'messages.0.content' is required"),
         (
             {"messages": [{"role": "robot", "content": "x"}]},
-            "'messages.0.role' (\"robot\") should be 'system', 'developer', 'user', 'assistant', 'tool' or 'document ID'",
+            "'messages.0.role' (\"robot\") should be "
+            "'system', 'developer', 'user', 'assistant', 'tool' or 'document ID'",
         ),
         ({"tools": [{}]}, "'tools' is not supported by this server"),
         ({"colour": "red", "model": 3}, "'model' (3) should be a string"),
