@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,11 @@ class _Identity:
     def engine_name(self) -> str:
         """The name of this version, and of no other version of the same adapter."""
         return version_name(self.name, self.digest)
+
+    @property
+    def key(self) -> str:
+        """``engine_id`` in six characters: what replicas publish of the versions that they have loaded."""
+        return base64.urlsafe_b64encode(self.engine_id.to_bytes(4)).decode().rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,10 @@ class AdapterRegistry(Protocol):
 
     def listed(self, tenant: str | None = None) -> Sequence[ServedName]:
         """Return every name that a tenant may call now, sorted; two tenants see each other's private names nowhere."""
+        ...
+
+    def sees(self, tenant: str | None, name: str) -> bool:
+        """Whether a tenant may know that there is an adapter called ``name``, served or not."""
         ...
 
     async def begin(self) -> None:

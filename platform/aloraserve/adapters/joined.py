@@ -55,6 +55,10 @@ class JoinedRegistry:
         catalogued = self.catalog.listed(tenant)
         return sorted((*catalogued, *dropped), key=lambda each: each.name) if dropped else catalogued
 
+    def sees(self, tenant: str | None, name: str) -> bool:
+        """See the contract."""
+        return self.catalog.sees(tenant, name)
+
     async def begin(self) -> None:
         """See the contract."""
         await self._folder.begin()

@@ -8,11 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aloraserve.adapters import RefusedAdapter
 from aloraserve.errors import SettingsError, StartError
 from aloraserve.settings import Settings
 from aloraserve_services.cli.console import EXIT_SETTINGS, Steps, err, out
@@ -20,6 +19,10 @@ from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.local import run_file
 from aloraserve_services.local.address import base_url, check_port
 from aloraserve_services.local.processes import reap_orphans
+
+if TYPE_CHECKING:
+    from aloraserve.adapters import RefusedAdapter
+    from aloraserve_services.plan import FleetPlan
 
 LOG_FILE = "up.log"
 STOP_TIMEOUT_S = 60

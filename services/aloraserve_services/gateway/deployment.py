@@ -95,7 +95,7 @@ class Gateway:
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
-            self._adapters.resolve,
+            self._adapters,
             hour_price=settings.accelerator_hour_price,
             on_failure=self._metrics.ledger_failures.inc,
         )

@@ -130,6 +130,11 @@ class CatalogRegistry:
             known = self._lists[tenant] = tuple(each for name in names for each in self._records[name].listed(tenant))
         return known
 
+    def sees(self, tenant: str | None, name: str) -> bool:
+        """See the contract."""
+        found = self._records.get(name)
+        return found is None or any(entry.is_visible_to(tenant) for entry in found.record.versions)
+
     async def begin(self) -> None:
         """See the contract; what an earlier run knew is served while the catalog does not answer."""
         if self._has_begun:
