@@ -63,6 +63,13 @@ class InvalidAdapterError(AloraserveError):
     """Raised when an adapter's files cannot be served, naming the file and what would be accepted."""
 
 
+class InvocationError(AloraserveError):
+    """Raised when an adapter would not act where it should: its invocation's text is in a prompt, its tokens are not.
+
+    The adapter, the base model's tokenizer and its chat template do not fit together; no other request will do.
+    """
+
+
 class SettingsError(AloraserveError):
     """Raised when a setting is missing or wrong, naming its key, its value and what would be accepted."""
 
