@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aloraserve.adapters.base import AdapterRef, AdapterVersion
+from aloraserve.adapters.checks import CheckReport, check_adapter
 from aloraserve.adapters.limits import AdapterLimits
-from aloraserve.adapters.peft_files import check_adapter, check_name, read_files
+from aloraserve.adapters.peft_files import check_name, read_files
 from aloraserve.adapters.shape import BaseShape
-from aloraserve.adapters.snapshots import SnapshotStore
+from aloraserve.adapters.store import AdapterStore
 from aloraserve.errors import InvalidAdapterError
 
 
@@ -23,14 +24,14 @@ class AdapterReader:
         base_names: names that the base model is served under, which no adapter may take.
         max_rank: the highest rank that is accepted.
         limits: what the engines have room for; None while none has started.
-        snapshots: where versions are copied to; without it a version's path is the folder itself.
+        store: where versions are copied to; without it a version's path is the folder itself.
     """
 
     base: BaseShape
     base_names: Sequence[str] = ()
     max_rank: int = 64
     limits: AdapterLimits | None = None
-    snapshots: SnapshotStore | None = None
+    store: AdapterStore | None = None
 
     def read(self, name: str, folder: Path) -> AdapterVersion:
         """Return the version that ``folder`` holds.
@@ -41,16 +42,23 @@ class AdapterReader:
         check_name(name)
         if name in self.base_names:
             raise InvalidAdapterError(f"the adapter's name {name!r} is the base model's; rename its folder")
-        files = read_files(folder)
-        version = check_adapter(name, folder, files, base=self.base, max_rank=self.max_rank)
-        if self.limits is not None:
-            self.limits.check(version)
-        return version if self.snapshots is None else replace(version, path=self.snapshots.put(version.digest, files))
+        version = self.check(folder).version(name, folder)
+        if self.store is None:
+            return version
+        return replace(version, path=self.store.put(version.digest, read_files(folder)))
+
+    def check(self, folder: Path) -> CheckReport:
+        """Return the report on the adapter in ``folder``, with what the engines have no room for. Raises nothing."""
+        report = check_adapter(folder, base=self.base, max_rank=self.max_rank)
+        if self.limits is None:
+            return report
+        room = self.limits.problems(report.facts.target_modules, report.facts.rank or 0)
+        return replace(report, problems=(*report.problems, *room))
 
     def find(self, ref: AdapterRef, folder: Path) -> AdapterVersion | None:
-        """Return exactly that version, from its snapshot or else from ``folder``; None if neither has that content."""
-        snapshot = self.snapshots.get(ref.digest) if self.snapshots is not None else None
-        for place in (snapshot, folder):
+        """Return exactly that version, from the store or else from ``folder``; None if neither has that content."""
+        stored = self.store.get(ref.digest) if self.store is not None else None
+        for place in (stored, folder):
             version = None if place is None else self._try(ref.name, place)
             if version is not None and version.digest == ref.digest:
                 return version

@@ -64,7 +64,9 @@ class Instruction:
         values = self._values_in(text)
         is_inner = 0 < self._invoking < len(self._literals) - 1
         if values is not None and is_inner and text.count(self._literals[self._invoking]) > 1:
-            raise InvalidRequestError("a value of the instruction repeats the part of it that invokes; leave it out", param="messages")
+            raise InvalidRequestError(
+                "a value of the instruction repeats the part of it that invokes; leave it out", param="messages"
+            )
         return None if values is None else Asked(values, is_complete=True)
 
     def asked_with(self, given: Mapping[str, str]) -> Asked:
