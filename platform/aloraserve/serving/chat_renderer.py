@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jinja2
-
 from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.escaping import Escaping
+from aloraserve.serving.template_support import TEMPLATE_ERRORS
 
-_RESERVED = frozenset({"messages", "tools", "documents", "return_dict"})
-_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
-"""What a template raises over messages or arguments that it was not made for."""
+_SPECIAL_TOKENS = (f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+_RESERVED = frozenset({"messages", "tools", "return_dict", "additional_special_tokens", *_SPECIAL_TOKENS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +51,9 @@ class ChatRenderer:
     def __init__(self, tokenizer: Any, escaping: Escaping) -> None:
         self._tokenizer = tokenizer
         self._escaping = escaping
-        # The tokenizer's own arguments: "chat_template" among them would run a program of the client's.
-        self._reserved = _RESERVED | set(inspect.signature(tokenizer.apply_chat_template).parameters)
+        # The tokenizer's own arguments: "chat_template" among them would run a program of the client's. Documents are
+        # the one that a request has a field for.
+        self._reserved = (_RESERVED | set(inspect.signature(tokenizer.apply_chat_template).parameters)) - {"documents"}
 
     def conversation(self, messages: Sequence[Mapping[str, Any]], arguments: dict[str, Any]) -> Conversation:
         """Return a client's conversation.
@@ -84,7 +83,7 @@ class ChatRenderer:
                 add_generation_prompt=add_generation_prompt,
                 **conversation.arguments,
             )
-        except _TEMPLATE_ERRORS as error:
+        except TEMPLATE_ERRORS as error:
             cause = self._escaping.restore(str(error))
             raise InvalidRequestError(f"the chat template refuses the messages: {cause}", param="messages") from None
         return str(text)

@@ -78,8 +78,8 @@ class Instruction:
         missing = [name for name in self.fields if name and name not in given]
         if missing:
             raise InvalidRequestError(
-                f"the adapter's instruction has the field {missing[0]!r}, which has no value; end the messages with the "
-                "whole instruction",
+                f"the adapter's instruction has the field {missing[0]!r}, which has no value; end the messages with "
+                "the whole instruction",
                 param="messages",
             )
         return Asked(tuple(given.get(name, "") for name in self.fields), is_complete=False)

@@ -20,6 +20,8 @@ from aloraserve.serving.chat_prompts import ChatPrompts, RenderedChat
 from aloraserve.serving.encoder import Encoder
 from aloraserve.serving.prompt import Prompt
 from aloraserve.serving.request import GenerationRequest, Origin
+from aloraserve.serving.structures import check_structure
+from aloraserve.serving.template_support import TemplateSupport
 from aloraserve.serving.text_cache import TextCache, TokenizedText
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
@@ -64,6 +66,7 @@ class PromptBuilder:
         self._chats = ChatPrompts(tokenizer, self._encoder, keyspace, max_tokens=max_model_len)
         self._texts = TextCache(partial(self._encoder.ids, special=True), keyspace, max_tokens=max_model_len)
         self._tokenizing: dict[tuple[str | None, str], asyncio.Task[TokenizedText]] = {}
+        self._support = TemplateSupport(tokenizer)
 
     async def chat(
         self, body: ChatRequest, origin: Origin, *, values: Mapping[str, str] | None = None
@@ -81,10 +84,13 @@ class PromptBuilder:
 
         Raises:
             UnknownModelError: the model is not served.
-            InvalidRequestError: the template refuses the messages, or the prompt is too long.
+            InvalidRequestError: the template refuses the messages or would leave some out, the prompt is too long, or
+                the answer cannot have the form that is asked for.
             InvocationError: the adapter's invocation is not where it was placed.
         """
         adapter = self._adapter(_model_of(body, self._base_model))
+        self._support.check(body)
+        await check_structure(body)
         if _characters(body) > RENDERED_AT_ONCE:
             return await asyncio.to_thread(self._chat, body, origin, adapter, values)
         rendered = self._render(body, origin, adapter, values)
@@ -95,6 +101,7 @@ class PromptBuilder:
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
         adapter = self._adapter(body.model)
+        await check_structure(body)
         prompt = body.one_prompt
         text = await self._tokenized(prompt, origin.caller.cache_salt) if isinstance(prompt, str) else None
         is_hashed = text is not None and (adapter is None or bool(adapter.invocation_ids))
@@ -226,7 +233,7 @@ def _activation(token_ids: list[int], adapter: AdapterVersion | None) -> int | N
 
 
 def _characters(body: ChatRequest) -> int:
-    return sum(MESSAGE_CHARACTERS + message.characters for message in body.messages)
+    return MESSAGE_CHARACTERS * len(body.messages) + body.characters
 
 
 def _model_of(body: ChatRequest, base: str) -> str:
