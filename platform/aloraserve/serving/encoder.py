@@ -87,7 +87,7 @@ class Encoder:
         except ValueError as error:
             log.warning("special_tokens_refused", cause=str(error))
             raise InvalidRequestError(
-                "the messages hold the text of a special token of the model, which its tokenizer cannot tell from the "
+                "the messages hold the text of a special token of the model, which its tokenizer takes for the "
                 f"token itself; leave out {', '.join(sorted(self.escaping.tokens)[:10])} and the like",
                 param="messages",
             ) from None

@@ -44,7 +44,7 @@ INVALID = [
     "the prompt has no tokens; at least 1 is needed",
     "the prompt has 9000 tokens; the model's context holds 8192, answer included",
     "max_tokens is 25, but after the prompt's 40 tokens the model's context of 64 has room for 24",
-    "the messages hold the text of a special token of the model, which its tokenizer cannot tell from the token "
+    "the messages hold the text of a special token of the model, which its tokenizer takes for the token "
     "itself; leave out <|im_end|>, <|im_start|> and the like",
     "a value of the instruction repeats the part of it that invokes; leave it out",
     "a value of the instruction holds the adapter's invocation, '<s>', which has the same tokens however it is "
