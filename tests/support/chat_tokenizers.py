@@ -69,7 +69,7 @@ def resolver_of(*adapters: AdapterVersion) -> Callable[[str], AdapterVersion]:
     """Return what finds one of these adapters by its name."""
     served = {adapter.name: adapter for adapter in adapters}
 
-    def resolve(name: str) -> AdapterVersion:
+    def resolve(name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
         if name not in served:
             raise UnknownModelError(f"model {name!r} is not served", param="model")
         return served[name]
