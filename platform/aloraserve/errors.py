@@ -63,6 +63,10 @@ class InvalidAdapterError(AloraserveError):
     """Raised when an adapter's files cannot be served, naming the file and what would be accepted."""
 
 
+class AdapterNotLoadedError(AloraserveError):
+    """Raised when an adapter is served and an engine cannot load it: no other replica could, and no retry helps."""
+
+
 class SettingsError(AloraserveError):
     """Raised when a setting is missing or wrong, naming its key, its value and what would be accepted."""
 

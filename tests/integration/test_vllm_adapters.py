@@ -158,7 +158,7 @@ async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Pa
             await one.registry.read()
         first = one.registry.resolve(NAME)
         assert await one.adapters.hold(first.ref) is None
-        assert await one.parts.engine.resident() == (NAME,)
+        assert await one.parts.engine.levels() == {first.key: "slot"}
         steps.clear()
         of_first, _ = await one.answer("first", first, 60)
         # Its prefill's step has the adapter loaded into its slot, and is not reported.

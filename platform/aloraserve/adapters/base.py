@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Literal, Protocol
 from aloraserve.blocks.keys import version_name
 
 AdapterKind = Literal["lora", "alora"]
+Loading = Literal["on demand", "preloaded", "pinned"]
+"""When replicas load a version: once it is called; when they start or it comes to be served; the same, for good."""
 
 
 class _Identity:
@@ -30,6 +33,11 @@ class _Identity:
     def engine_name(self) -> str:
         """The name of this version, and of no other version of the same adapter."""
         return version_name(self.name, self.digest)
+
+    @property
+    def key(self) -> str:
+        """``engine_id`` in six characters: what replicas publish of the versions that they have loaded."""
+        return base64.urlsafe_b64encode(self.engine_id.to_bytes(4)).decode().rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,7 @@ class AdapterVersion(_Identity):
         invocation_ids: an aLoRA's invocation tokens; empty for a plain LoRA.
         digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
         untrained: whether its weights are random, for trying the platform out.
+        loading: when replicas load it, and whether it then stays.
     """
 
     name: str
@@ -70,6 +79,7 @@ class AdapterVersion(_Identity):
     invocation_ids: tuple[int, ...]
     digest: str
     untrained: bool = False
+    loading: Loading = "on demand"
 
     @property
     def ref(self) -> AdapterRef:

@@ -98,7 +98,7 @@ class ExpectedTtft:
         """Return the candidates with the least work before the call's first token, all of them if they are few."""
         if len(candidates) <= 2 * self._tuning.shortlist:
             return candidates
-        adapter, prompt_tokens, block_tokens = call.adapter, call.prompt_tokens, call.block_tokens
+        version, prompt_tokens, block_tokens = call.version, call.prompt_tokens, call.block_tokens
         default_s = 1 / self._costs.default_tokens_per_s
 
         def work_s(candidate: Candidate) -> tuple[float, int, int]:
@@ -107,7 +107,7 @@ class ExpectedTtft:
             held_tokens = max(candidate.held_blocks, candidate.claimed_blocks) * block_tokens
             own_s = (prompt_tokens - held_tokens) * token_s
             seconds = queue_before_s(load, own_s, token_s) + candidate.claimed_tokens * token_s + own_s
-            if adapter is not None and adapter not in candidate.state.resident:
+            if version is not None and version not in candidate.state.resident:
                 seconds += load.adapter_load_s
             if not is_published(candidate):
                 seconds += self._costs.unpublished_s

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aloraserve.errors import (
+    AdapterNotLoadedError,
     AloraserveError,
     AuthenticationError,
     BodyTimeoutError,
@@ -63,6 +64,8 @@ _MAP: dict[type[AloraserveError], _Row] = {
         503, "overloaded_error", "draining", {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
     ),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
+    # OpenAI's clients send again what failed with a 5xx, unless they are told not to.
+    AdapterNotLoadedError: _Row(503, "server_error", "adapter_not_loaded", {"x-should-retry": "false"}),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),
 }
 

@@ -204,14 +204,14 @@ def test_a_prefix_is_left_the_less_readily_the_more_its_copy_evicts() -> None:
 
 def test_an_adapter_is_loaded_where_a_long_prefix_is() -> None:
     holder = candidate("h", held=30, resident=("other",), adapter_load_s=0.1)
-    decision = ExpectedTtft().decide(call(7, adapter="safety"), [holder, candidate("r", resident=("safety",))])
+    decision = ExpectedTtft().decide(call(7, version="safety"), [holder, candidate("r", resident=("safety",))])
     assert decision.rank == ["h", "r"]
     assert decision.estimates[0].adapter_s == pytest.approx(0.1)
 
 
 def test_a_short_prefix_is_prefilled_where_the_adapter_is() -> None:
     holder = candidate("h", held=4, resident=("other",), adapter_load_s=1.0)
-    decision = ExpectedTtft().decide(call(7, adapter="safety"), [holder, candidate("r", resident=("safety",))])
+    decision = ExpectedTtft().decide(call(7, version="safety"), [holder, candidate("r", resident=("safety",))])
     assert decision.rank == ["r", "h"]
     assert decision.reason == "engine-h holds 64 tokens but would have to load the adapter"
 
@@ -261,7 +261,7 @@ def test_of_many_candidates_the_shortlist_has_the_one_with_the_least_to_do(
         queue_s = one.state.load.queued_prefill_s
         return queue_s + (512 - one.held_blocks * 16) * 0.01 + (0.5 if "a" not in one.state.resident else 0.0)
 
-    shown = ExpectedTtft().decide(replace(CALL, adapter="a"), candidates).rank
+    shown = ExpectedTtft().decide(replace(CALL, adapter="a", version="a"), candidates).rank
     by_name = {one.state.replica: work_s(one) for one in candidates}
     assert len(shown) == ExpectedTtftTuning().shortlist
     assert min(by_name[name] for name in shown) == min(by_name.values())
