@@ -67,6 +67,10 @@ class AdapterNotLoadedError(AloraserveError):
     """Raised when an adapter is served and an engine cannot load it: no other replica could, and no retry helps."""
 
 
+class AdapterSourceError(InvalidAdapterError):
+    """Raised when an adapter cannot be fetched: its source is refused, not there, or not what it was said to be."""
+
+
 class SettingsError(AloraserveError):
     """Raised when a setting is missing or wrong, naming its key, its value and what would be accepted."""
 

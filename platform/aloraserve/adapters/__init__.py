@@ -9,6 +9,7 @@ from aloraserve.adapters.base import (
     RegistryChange,
 )
 from aloraserve.adapters.folder import FolderRegistry
+from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.adapters.limits import AdapterLimits
 from aloraserve.adapters.peft_files import read_adapter
 from aloraserve.adapters.reader import AdapterReader
@@ -25,6 +26,7 @@ __all__ = [
     "AdapterVersion",
     "BaseShape",
     "FolderRegistry",
+    "InvocationMode",
     "RefusedAdapter",
     "RegistryChange",
     "SnapshotStore",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
+from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.blocks.keys import version_name
 
 AdapterKind = Literal["lora", "alora"]
@@ -69,6 +71,10 @@ class AdapterVersion(_Identity):
         digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
         untrained: whether its weights are random, for trying the platform out.
         loading: when replicas load it, and whether it then stays.
+        intrinsic: what it asks and what its answers mean, None for an adapter whose files do not say.
+        invocation_text: the text that the invocation's tokens come from; empty if its files do not say.
+        invocation_mode: where the invocation stands in a prompt; None if its files do not say: the chat template
+            decides then (:func:`~aloraserve.adapters.invocation.derived_mode`).
     """
 
     name: str
@@ -79,7 +85,10 @@ class AdapterVersion(_Identity):
     invocation_ids: tuple[int, ...]
     digest: str
     untrained: bool = False
-    loading: Loading = "on demand"
+    loading: Loading = field(default="on demand", kw_only=True)
+    intrinsic: IntrinsicSpec | None = field(default=None, kw_only=True)
+    invocation_text: str = field(default="", kw_only=True)
+    invocation_mode: InvocationMode | None = field(default=None, kw_only=True)
 
     @property
     def ref(self) -> AdapterRef:

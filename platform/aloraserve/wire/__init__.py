@@ -7,6 +7,7 @@ from aloraserve.wire.errors import ErrorReply, reply_for
 from aloraserve.wire.models import ModelEntry, ModelList
 from aloraserve.wire.responses import Usage
 from aloraserve.wire.sampling import SamplingSettings
+from aloraserve.wire.structured import StructuredOutput
 
 __all__ = [
     "ChatCompletion",
@@ -18,6 +19,7 @@ __all__ = [
     "ModelEntry",
     "ModelList",
     "SamplingSettings",
+    "StructuredOutput",
     "Usage",
     "parse_body",
     "reply_for",

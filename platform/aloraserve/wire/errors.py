@@ -8,6 +8,7 @@ from typing import Any
 
 from aloraserve.errors import (
     AdapterNotLoadedError,
+    AdapterSourceError,
     AloraserveError,
     AuthenticationError,
     BodyTimeoutError,
@@ -56,6 +57,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     BodyTooLargeError: _Row(413, "invalid_request_error", "body_too_large"),
     MediaTypeError: _Row(415, "invalid_request_error", "json_needed"),
     UnknownModelError: _Row(404, "invalid_request_error", "model_not_found"),
+    AdapterSourceError: _Row(400, "invalid_request_error", "adapter_source"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
     NotPermittedError: _Row(403, "permission_error", "admin_key_needed"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),

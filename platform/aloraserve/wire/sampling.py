@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Raw
 
 from aloraserve.wire.fields import STOPS, IgnoredFields, RequestPart, refusal, small_value
+from aloraserve.wire.structured import StructuredOutput
 
 MAX_CHOICES = 8
 MAX_GENERATED_TOKENS = 1_000_000
@@ -32,6 +33,7 @@ class SamplingSettings:
         frequency_penalty: -2 to 2.
         logprobs: alternatives to report beside each generated token's own log-probability; None reports none.
         ignore_eos: generate on to ``max_tokens`` where the model would end; vLLM's extension, for measurements.
+        structured: the form that each choice must have, None where any text will do.
     """
 
     max_tokens: int | None = None
@@ -44,6 +46,7 @@ class SamplingSettings:
     frequency_penalty: float = 0.0
     logprobs: int | None = None
     ignore_eos: bool = False
+    structured: StructuredOutput | None = None
 
 
 class StreamOptions(RequestPart, frozen=True, kw_only=True):

@@ -15,7 +15,8 @@ from aloraserve.savings.base import CallSavings
 from aloraserve.serving.engine_messages import TokenLogprobs
 from aloraserve.wire.sampling import SamplingSettings
 
-VERSION = 1
+VERSION = 2
+"""2: calls have structured outputs, which an older replica would pass over and answer with any text."""
 MAX_FRAME_BYTES = 16 << 20
 """A prompt of a million token ids and its block keys take 6 MiB."""
 MAX_GREETING_BYTES = 1 << 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from aloraserve.serving.engine_messages import (
     TokenLogprobs,
 )
 from aloraserve.wire.sampling import SamplingSettings
+from aloraserve.wire.structured import StructuredOutput, StructureKind
 from aloraserve_services.channel.codec import call_message, engine_call, engine_reply, reply_message
 from aloraserve_services.channel.messages import (
     CallMessage,
@@ -44,6 +45,13 @@ sampling = st.builds(
     seed=st.none() | st.integers(-(2**63), 2**63 - 1),
     logprobs=st.none() | st.integers(0, 20),
     ignore_eos=st.booleans(),
+    structured=st.none()
+    | st.builds(
+        StructuredOutput,
+        st.sampled_from(get_args(StructureKind)),
+        texts,
+        st.lists(texts, max_size=3).map(tuple),
+    ),
 )
 calls = st.builds(
     EngineCall,

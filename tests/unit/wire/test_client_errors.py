@@ -127,6 +127,7 @@ STATUS = {
     errors.DrainingError: 503,
     # The operator's; a client learns nothing of them.
     errors.InvalidAdapterError: 500,
+    errors.AdapterSourceError: 400,
     errors.SettingsError: 500,
     errors.KeySpaceMismatchError: 500,
     errors.StartError: 500,

@@ -19,6 +19,7 @@ from aloraserve.serving.engine_messages import (
     TokenLogprobs,
 )
 from aloraserve.wire.sampling import SamplingSettings
+from aloraserve.wire.structured import StructuredOutput
 from aloraserve_services.engine.base import Level
 from aloraserve_services.engine.parent_watch import PARENT_VARIABLE
 from aloraserve_services.engine.vllm.reporting_scheduler import SCHEDULER
@@ -80,6 +81,8 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
         "kv_events_config": _kv_events(events_endpoint, replay_endpoint),
         "enable_log_requests": False,
         "scheduler_cls": SCHEDULER,
+        # An engine has one backend; "auto" takes the one that its first such call needs, and others then fail.
+        "structured_outputs_config": {"backend": "guidance"},
     }
     if is_cpu_engine():
         arguments |= {
@@ -285,8 +288,17 @@ def sampling_params(sampling: SamplingSettings) -> Any:
         frequency_penalty=sampling.frequency_penalty,
         logprobs=sampling.logprobs,
         ignore_eos=sampling.ignore_eos,
+        structured_outputs=None if sampling.structured is None else structured_outputs_params(sampling.structured),
         output_kind=RequestOutputKind.DELTA,
     )
+
+
+def structured_outputs_params(structured: StructuredOutput) -> Any:
+    """Return vLLM's parameters for the form of an answer."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    value = list(structured.choices) if structured.kind == "choice" else structured.text
+    return StructuredOutputsParams(**{structured.kind: value})
 
 
 def _prefill_s(times: Any) -> float:
