@@ -35,6 +35,26 @@ class UnknownModelError(AloraserveError):
     """Raised when ``model`` names neither the base model nor a served adapter."""
 
 
+class RetiredAdapterError(UnknownModelError):
+    """Raised when ``model`` names an adapter that takes no new calls any more, saying why."""
+
+
+class UnknownAdapterError(AloraserveError):
+    """Raised when the catalog has no such adapter, version or alias, or none that the caller may see."""
+
+
+class AdapterConflictError(AloraserveError):
+    """Raised when a change does not fit what the catalog has, saying what is there."""
+
+
+class AdapterChangedError(AdapterConflictError):
+    """Raised when another call changed the same adapter first: the same change may fit when tried again."""
+
+
+class AdapterRefusedError(InvalidRequestError):
+    """Raised when an adapter that was to be registered fails its check; its registration has the report."""
+
+
 class AuthenticationError(AloraserveError):
     """Raised when a request carries no key, or one that no tenant has."""
 

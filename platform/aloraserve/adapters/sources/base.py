@@ -6,18 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from aloraserve.adapters.peft_files import CONFIG_FILE, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, SIDECAR_FILE
-from aloraserve.adapters.weights import WEIGHTS_FILE
+from aloraserve.adapters.intrinsics import IO_YAML_FILE
+from aloraserve.adapters.peft_files import CONFIG_FILE, SIDECAR_FILE, WEIGHTS_FILE, max_bytes
 
-INTRINSIC_FILE = "io.yaml"
-FILE_LIMITS = {
-    CONFIG_FILE: MAX_CONFIG_BYTES,
-    SIDECAR_FILE: MAX_CONFIG_BYTES,
-    INTRINSIC_FILE: MAX_CONFIG_BYTES,
-    WEIGHTS_FILE: MAX_WEIGHTS_BYTES,
-}
+FILE_LIMITS = {name: max_bytes(name) for name in (CONFIG_FILE, SIDECAR_FILE, IO_YAML_FILE, WEIGHTS_FILE)}
 """Every file that is fetched, the small ones first, and its greatest length in bytes. Nothing else is looked at."""
-REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 CHUNK_BYTES = 1 << 20
 
 Progress = Callable[[int, int], None]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from aloraserve.adapters.peft_files import REQUIRED_FILES, WEIGHTS_FILE
 from aloraserve.adapters.sources.artifact import ArtifactSource
 from aloraserve.adapters.sources.base import (
     FILE_LIMITS,
-    REQUIRED_FILES,
     Progress,
     Source,
     SourceChangedError,
@@ -27,7 +27,6 @@ from aloraserve.adapters.sources.hub import HubSource
 from aloraserve.adapters.sources.object_store import ObjectStoreSource
 from aloraserve.adapters.sources.policy import SourcePolicy
 from aloraserve.adapters.sources.reference import SourceReference, parse_reference
-from aloraserve.adapters.weights import WEIGHTS_FILE
 from aloraserve.errors import AdapterSourceError
 
 
