@@ -20,4 +20,4 @@ def check_stored(version: AdapterVersion) -> int:
     files = read_files(version.path)
     if files.digest != version.digest:
         raise InvalidAdapterError("its stored files are damaged: they are not those that were checked")
-    return len(files.config) + len(files.weights)
+    return files.size_bytes
