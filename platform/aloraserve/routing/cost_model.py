@@ -183,6 +183,9 @@ class CostModel:
         adapter_s = 0.0
         if call.version is not None and state.incarnation and call.version not in state.resident:
             adapter_s = self._adapter_s(state)
+            if call.version in state.active_adapters:
+                # It is being loaded: half of that is over, on average.
+                adapter_s *= 0.5
         memory_s = self._copy_s(model, call, candidate) if candidate.held_blocks > candidate.fast_blocks else 0.0
         if load.kv_tokens > 0:
             memory_s += self._room_s(candidate, queued, call.prompt_tokens - overlap)

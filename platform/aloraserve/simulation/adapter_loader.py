@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from aloraserve.adapters.host_memory import HostMemory
 from aloraserve.engine_model.adapter_slots import AdapterSlots
 from aloraserve.engine_model.calibration import AdapterTimes
+from aloraserve.engine_model.request import RequestId
 from aloraserve.simulation.simulated_loop import SimulatedLoop
 
 
@@ -29,7 +30,7 @@ class AdapterLoader:
         self._slots = slots
         self._loop = loop
         self._memory = HostMemory(times.resident, clock=loop.time)
-        self._waiting: dict[str, list[Callable[[], None]]] = {}
+        self._waiting: dict[str, dict[RequestId, Callable[[], None]]] = {}
         self._next: deque[str] = deque()
         self._is_loading = False
 
@@ -43,21 +44,27 @@ class AdapterLoader:
         for adapter in adapters:
             self._memory.add(adapter)
 
-    def hold(self, adapter: str, on_loaded: Callable[[], None]) -> None:
-        """Keep an adapter until :meth:`release`; call ``on_loaded`` once it is loaded, now if it is."""
+    def hold(self, adapter: str, request: RequestId, on_loaded: Callable[[], None]) -> None:
+        """Keep a request's adapter until :meth:`release`; call ``on_loaded`` once it is loaded, now if it is."""
         self._memory.hold(adapter)
         if adapter in self._memory:
             on_loaded()
             return
         if adapter not in self._waiting:
             self._next.append(adapter)
-        self._waiting.setdefault(adapter, []).append(on_loaded)
+        self._waiting.setdefault(adapter, {})[request] = on_loaded
         self._begin()
 
-    def release(self, adapter: str) -> None:
-        """End one hold."""
+    def release(self, adapter: str, request: RequestId) -> None:
+        """End a request's hold, also of one that waits."""
         self._memory.release(adapter)
+        self._waiting.get(adapter, {}).pop(request, None)
         self._begin()
+
+    def stop(self) -> None:
+        """Load nothing more: the engine is dead."""
+        self._waiting.clear()
+        self._next.clear()
 
     def _begin(self) -> None:
         """Begin the next load, if none runs and there is room."""
@@ -70,11 +77,13 @@ class AdapterLoader:
         self._loop.at(self._loop.now_s + self._load_s, self._loaded)
 
     def _loaded(self) -> None:
-        adapter = self._next.popleft()
         self._is_loading = False
+        if not self._next:
+            return
+        adapter = self._next.popleft()
         self.loads += 1
         self._memory.add(adapter)
         self._slots.preload([adapter])
-        for on_loaded in self._waiting.pop(adapter):
+        for on_loaded in self._waiting.pop(adapter).values():
             on_loaded()
         self._begin()

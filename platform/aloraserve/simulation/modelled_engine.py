@@ -195,6 +195,7 @@ class ModelledEngine:
     def kill(self) -> list[ModelledRequest]:
         """Stop for good; return the requests that had not ended, by their numbers."""
         self._driver.stop()
+        self._loader.stop()
         return sorted(self._requests.values(), key=lambda request: request.call.request)
 
     def load(self) -> ReplicaLoad:
@@ -251,15 +252,14 @@ class ModelledEngine:
         if request.adapter is None or not self._loads_first:
             self._driver.add_requests([request])
         else:
-            self._loader.hold(request.adapter, partial(self._loaded, request))
+            self._loader.hold(request.adapter, request.request_id, partial(self._begin_loaded, request))
 
-    def _loaded(self, request: ModelledRequest) -> None:
-        if request.request_id in self._requests:
-            self._driver.add_requests([request])
+    def _begin_loaded(self, request: ModelledRequest) -> None:
+        self._driver.add_requests([request])
 
     def _release(self, request: ModelledRequest) -> None:
         if request.adapter is not None and self._loads_first:
-            self._loader.release(request.adapter)
+            self._loader.release(request.adapter, request.request_id)
 
     def _request(self, call: SimulatedCall) -> ModelledRequest:
         return ModelledRequest(
