@@ -83,6 +83,10 @@ class InvalidAdapterError(AloraserveError):
     """Raised when an adapter's files cannot be served, naming the file and what would be accepted."""
 
 
+class AdapterNotLoadedError(AloraserveError):
+    """Raised when an adapter is served and an engine cannot load it: no other replica could, and no retry helps."""
+
+
 class AdapterSourceError(InvalidAdapterError):
     """Raised when an adapter cannot be fetched: its source is refused, not there, or not what it was said to be."""
 

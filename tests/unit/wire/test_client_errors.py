@@ -214,6 +214,7 @@ STATUS = {
     errors.UnknownReceiptError: 404,
     errors.InvocationError: 422,
     errors.OverloadedError: 429,
+    errors.AdapterNotLoadedError: 503,
     errors.ReplicaLostError: 502,
     errors.DirectoryUnavailableError: 503,
     errors.DrainingError: 503,
