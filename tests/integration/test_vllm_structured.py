@@ -42,7 +42,10 @@ FORMS = [
     StructuredOutput("regex", r"[YN]"),
     StructuredOutput("grammar", 'root ::= "yes" | "no"'),
 ]
+MANY = {"anyOf": [{"type": "object", "properties": {f"p{i}": {"type": "integer"}}} for i in range(500)]}
 NEVER = [
+    # Compiles; the engine could not follow it, and the answer would be empty.
+    StructuredOutput("json", json.dumps(MANY)),
     StructuredOutput("json", '{"type": "strin"}'),
     StructuredOutput("regex", "(a"),
     StructuredOutput("grammar", "start: nothing"),

@@ -22,6 +22,7 @@ from aloraserve.wire.structured import StructuredOutput
 from aloraserve_services.engine.parent_watch import PARENT_VARIABLE
 from aloraserve_services.engine.vllm.reporting_scheduler import SCHEDULER
 from aloraserve_services.engine.vllm.step_observer import StepObserver
+from aloraserve_services.engine.vllm.structure_check import StructureCheck
 from aloraserve_services.engine.vllm.token_logprobs import LogprobReader
 from aloraserve_services.models.hardware import is_cpu_engine
 from aloraserve_services.plan import FleetPlan
@@ -130,6 +131,7 @@ class VllmEngine:
         arguments = AsyncEngineArgs(**engine_arguments(plan, events_endpoint, replay_endpoint))
         self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda config, index=0: self._steps])
         self._logprobs = LogprobReader(self._llm.get_tokenizer())
+        self._structures = StructureCheck(self._llm.get_tokenizer())
 
     @property
     def kv_usage(self) -> float:
@@ -212,6 +214,9 @@ class VllmEngine:
         """
         from vllm.exceptions import VLLMValidationError
 
+        if fault := await self._structures.fault(call.sampling.structured):
+            yield EngineRefusal(f"the form of the answer cannot be compiled: {fault}", "structured_outputs")
+            return
         prompt: dict[str, Any] = {"prompt_token_ids": call.token_ids}
         if call.cache_salt is not None:
             prompt["cache_salt"] = call.cache_salt
