@@ -160,7 +160,7 @@ def test_mellea_s_list_of_raw_prompts_comes_back_in_order_and_in_form(backend: A
         count: int = pydantic.Field(ge=10, le=99)
 
     prompts = [CBlock("One is"), CBlock("Two is"), CBlock("Three is")]
-    outputs, _ = asyncio.run(backend.generate_from_raw(prompts, SimpleContext(), format=Count))
+    outputs = asyncio.run(backend.generate_from_raw(prompts, SimpleContext(), format=Count))
     assert len(outputs) == 3
     assert all(10 <= Count.model_validate_json(output.value).count <= 99 for output in outputs)
 

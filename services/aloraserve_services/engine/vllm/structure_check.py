@@ -1,8 +1,7 @@
 """Whether vLLM's engine can hold answers to a form, found out before it gets the call.
 
-vLLM compiles a form in a thread of its engine. What llguidance cannot compile with the vocabulary, or cannot follow from
-the first token on that leaves a choice, ends as an empty answer there. So it is compiled here first, in a thread of the
-replica.
+vLLM compiles a form in a thread of its engine. What llguidance cannot compile with the vocabulary, or cannot follow
+behind the first token, ends as an empty answer there. So it is compiled here first, in a thread of the replica.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import llguidance.hf
+import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from aloraserve.serving.structures import fault_summary, grammar_of
@@ -44,7 +44,8 @@ class StructureCheck:
             matcher = LLMatcher(self._vocabulary, grammar_of(structured), log_level=0)
         except ValueError as error:
             return fault_summary(str(error))
-        matcher.try_consume_tokens(matcher.compute_ff_tokens())
-        if not matcher.is_stopped():
-            matcher.compute_bitmask()
+        # What may come after the first token is where the possibilities are many.
+        mask = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+        if not matcher.is_stopped() and mask.any():
+            matcher.consume_token(int(mask.argmax()))
         return fault_summary(matcher.get_error()) if matcher.is_error() else ""
