@@ -16,6 +16,7 @@ from aloraserve.errors import (
     DirectoryUnavailableError,
     DrainingError,
     InvalidRequestError,
+    InvocationError,
     MediaTypeError,
     NotPermittedError,
     OverloadedError,
@@ -70,6 +71,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     DrainingError: _Row(
         503, "overloaded_error", "draining", {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
     ),
+    InvocationError: _Row(422, "invalid_request_error", "invocation_not_found"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),
 }
