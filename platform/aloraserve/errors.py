@@ -63,6 +63,10 @@ class InvalidAdapterError(AloraserveError):
     """Raised when an adapter's files cannot be served, naming the file and what would be accepted."""
 
 
+class UnusableAnswerError(AloraserveError):
+    """Raised when an adapter's answer is not in the form that its intrinsic has; says which, and not the answer."""
+
+
 class SettingsError(AloraserveError):
     """Raised when a setting is missing or wrong, naming its key, its value and what would be accepted."""
 

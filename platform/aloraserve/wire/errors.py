@@ -20,6 +20,7 @@ from aloraserve.errors import (
     ReplicaLostError,
     UnknownModelError,
     UnknownReceiptError,
+    UnusableAnswerError,
 )
 
 RETRY_AFTER_S = 1
@@ -62,6 +63,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     DrainingError: _Row(
         503, "overloaded_error", "draining", {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
     ),
+    UnusableAnswerError: _Row(502, "server_error", "unusable_answer"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),
 }
