@@ -63,6 +63,10 @@ class InvalidAdapterError(AloraserveError):
     """Raised when an adapter's files cannot be served, naming the file and what would be accepted."""
 
 
+class DeadlineError(AloraserveError):
+    """Raised when what was asked for is not there by the time that its request sets."""
+
+
 class UnusableAnswerError(AloraserveError):
     """Raised when an adapter's answer is not in the form that its intrinsic has; says which, and not the answer."""
 

@@ -11,6 +11,7 @@ from aloraserve.errors import (
     AuthenticationError,
     BodyTimeoutError,
     BodyTooLargeError,
+    DeadlineError,
     DirectoryUnavailableError,
     DrainingError,
     InvalidRequestError,
@@ -63,6 +64,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     DrainingError: _Row(
         503, "overloaded_error", "draining", {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
     ),
+    DeadlineError: _Row(504, "server_error", "deadline_exceeded"),
     UnusableAnswerError: _Row(502, "server_error", "unusable_answer"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),
