@@ -35,6 +35,26 @@ class UnknownModelError(AloraserveError):
     """Raised when ``model`` names neither the base model nor a served adapter."""
 
 
+class RetiredAdapterError(UnknownModelError):
+    """Raised when ``model`` names an adapter that takes no new calls any more, saying why."""
+
+
+class UnknownAdapterError(AloraserveError):
+    """Raised when the catalog has no such adapter, version or alias, or none that the caller may see."""
+
+
+class AdapterConflictError(AloraserveError):
+    """Raised when a change does not fit what the catalog has, saying what is there."""
+
+
+class AdapterChangedError(AdapterConflictError):
+    """Raised when another call changed the same adapter first: the same change may fit when tried again."""
+
+
+class AdapterRefusedError(InvalidRequestError):
+    """Raised when an adapter that was to be registered fails its check; its registration has the report."""
+
+
 class AuthenticationError(AloraserveError):
     """Raised when a request carries no key, or one that no tenant has."""
 
@@ -69,6 +89,10 @@ class DeadlineError(AloraserveError):
 
 class UnusableAnswerError(AloraserveError):
     """Raised when an adapter's answer is not in the form that its intrinsic has; says which, and not the answer."""
+
+
+class AdapterSourceError(InvalidAdapterError):
+    """Raised when an adapter cannot be fetched: its source is refused, not there, or not what it was said to be."""
 
 
 class SettingsError(AloraserveError):

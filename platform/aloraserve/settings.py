@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -20,13 +20,16 @@ from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.policies import POLICIES, check_policy
 from aloraserve.routing.scheduling import AGEING, MAX_AGEING, MIN_AGEING, SchedulingPolicy
 
+if TYPE_CHECKING:
+    from aloraserve.adapters.sources import SourcePolicy
+
 LogFormat = Literal["auto", "json", "text"]
 MAX_FILE_BYTES = 1 << 20
 MAX_TENANTS = 1024
 MAX_ADMINS = 64
 _KEY = re.compile(r"[!-~]{16,}")
 _KEYS = {"admin_keys", "api_keys"}
-_SECRET = frozenset({*_KEYS, "redis_url", "cell_redis_urls"})
+_SECRET = frozenset({*_KEYS, "redis_url", "cell_redis_urls", "adapter_sources"})
 _REMOVED = {
     "overflow_wait_s": "engines begin the shortest waiting call first instead, see scheduling_policy and "
     "priority_ageing; no call is held back in the router any more",
@@ -97,6 +100,11 @@ class Settings(BaseSettings):
     namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="Names this fleet in a shared Redis.")
     adapters_dir: Path | None = Field(None, description="Folder of PEFT adapters, one subfolder each; it is followed.")
     adapters_poll_s: float = Field(2, ge=0.05, le=3600, description="Seconds between looks into that folder.")
+    adapter_sources: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="Folders and beginnings of URLs that adapters may be fetched from, beside adapters_dir.",
+    )
     reserve_modules: tuple[str, ...] = Field(
         (),
         max_length=32,
@@ -168,6 +176,15 @@ class Settings(BaseSettings):
         """Whether the address to listen on can be reached from outside this machine."""
         return not ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host).is_loopback
 
+    @property
+    def adapter_policy(self) -> SourcePolicy:
+        """What adapters may be fetched from; every folder where whoever calls has an account on this machine."""
+        from aloraserve.adapters.sources import SourcePolicy
+
+        is_own = not (self.is_public or self.api_keys or self.admin_keys)
+        roots = () if self.adapters_dir is None else (self.adapters_dir,)
+        return SourcePolicy.of(self.adapter_sources, roots, any_folder=is_own)
+
     @field_validator("max_lora_rank", "reserve_rank", mode="before")
     @classmethod
     def _rank_may_be_text(cls, value: object) -> object:
@@ -187,6 +204,15 @@ class Settings(BaseSettings):
     @classmethod
     def _policy_is_known(cls, value: str) -> str:
         return check_policy(value)
+
+    @field_validator("adapter_sources")
+    @classmethod
+    def _sources_are_folders_or_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # Not at the top: it brings numpy, which commands do not wait for.
+        from aloraserve.adapters.sources import SourcePolicy
+
+        SourcePolicy.of(value)
+        return value
 
     @field_validator("api_keys", "admin_keys")
     @classmethod

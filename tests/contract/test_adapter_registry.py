@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from support.peft_adapters import BASE, write_peft_adapter
+from support.peft_adapters import BASE, read_adapter, write_peft_adapter
 
 from aloraserve.adapters import (
     AdapterReader,
@@ -21,7 +21,6 @@ from aloraserve.adapters import (
     SnapshotStore,
     StaticRegistry,
 )
-from aloraserve.adapters.peft_files import read_adapter
 from aloraserve.adapters.subfolder import BAD_READINGS
 from aloraserve.errors import InvalidAdapterError, UnknownModelError
 
@@ -142,7 +141,7 @@ async def test_an_adapter_that_turns_bad_is_refused_and_hides_no_other(source: S
     await source.write("alpha")
     await source.write("safety", rank=9)
     assert names(source.registry) == (["alpha"], ["safety"])
-    assert "r 9; an integer from 1 to 8" in source.registry.refused()[0].reason
+    assert "r 9; accepted: an integer from 1 to 8" in source.registry.refused()[0].reason
     with pytest.raises(UnknownModelError):
         source.registry.resolve("safety")
     await source.write("safety")

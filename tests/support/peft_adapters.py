@@ -9,9 +9,19 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from aloraserve.adapters import BaseShape
+from aloraserve.adapters import AdapterReader, AdapterVersion, BaseShape
 
-BASE = BaseShape(layers=2, hidden_size=8, intermediate_size=12, heads=2, kv_heads=1, head_dim=4, vocab_size=100)
+BASE_CONFIG = {
+    "num_hidden_layers": 2,
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 4,
+    "vocab_size": 100,
+}
+"""The base model's ``config.json``."""
+BASE = BaseShape.from_config(BASE_CONFIG)
 TARGETS = ("q_proj", "down_proj")
 
 
@@ -47,7 +57,13 @@ def write_peft_adapter(
         config: entries over the usual ones.
     """
     folder.mkdir(exist_ok=True)
-    whole = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "target_modules": list(targets), **config}
+    layers = {"layers_to_transform": [1]}
+    whole = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "target_modules": list(targets), **layers, **config}
     (folder / "adapter_config.json").write_text(json.dumps(whole))
     save_file(matrices(rank, targets, weight) | (tensors or {}), folder / "adapter_model.safetensors")
     return folder
+
+
+def read_adapter(folder: Path, *, base: BaseShape, max_rank: int) -> AdapterVersion:
+    """Return the adapter in ``folder``, which gives it its name; see :meth:`AdapterReader.read`."""
+    return AdapterReader(base=base, max_rank=max_rank).read(folder.name, folder)

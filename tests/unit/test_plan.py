@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.peft_adapters import BASE, write_peft_adapter
+from support.peft_adapters import BASE, BASE_CONFIG, write_peft_adapter
 
 from aloraserve.adapters import AdapterLimits
 from aloraserve.errors import SettingsError
@@ -135,16 +135,7 @@ class TestAdapters:
     @pytest.fixture
     def made(self, model_path: Path, tmp_path: Path) -> Callable[..., FleetPlan]:
         """Make a plan for the model of :mod:`support.peft_adapters`, with an empty folder of adapters."""
-        config = {
-            "num_hidden_layers": BASE.layers,
-            "hidden_size": BASE.hidden_size,
-            "intermediate_size": BASE.intermediate_size,
-            "num_attention_heads": BASE.heads,
-            "num_key_value_heads": BASE.kv_heads,
-            "head_dim": BASE.head_dim,
-            "vocab_size": BASE.vocab_size,
-        }
-        (model_path / "config.json").write_text(json.dumps(config))
+        (model_path / "config.json").write_text(json.dumps(BASE_CONFIG))
         (tmp_path / "adapters").mkdir()
         same = {"model": str(model_path), "state_dir": tmp_path / "state", "adapters_dir": tmp_path / "adapters"}
         return lambda **settings: make_plan(load_settings(**same | settings))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from aloraserve.errors import SettingsError
+from aloraserve.adapters.sources import parse_reference
+from aloraserve.errors import AdapterSourceError, SettingsError
 from aloraserve.routing.policies import POLICIES
 from aloraserve.settings import MAX_FILE_BYTES, MAX_TENANTS, Settings, default_state_dir, load_settings
 
@@ -369,3 +370,30 @@ def test_cells_have_one_to_128_replicas_each_and_a_server_each_or_none() -> None
     assert "cell_redis_urls has 1 with cells 2" in message
     assert "hunter2" not in message
     assert "hunter2" not in refusal(replicas=2, cells=2, cell_redis_urls=secret)
+
+
+class TestAdapterSources:
+    def test_entries_come_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ALORASERVE_ADAPTER_SOURCES", '["s3://models/adapters", "/mnt/adapters"]')
+        policy = load_settings().adapter_policy
+        policy.check(parse_reference("s3://models/adapters/safety"))
+        with pytest.raises(AdapterSourceError, match="adapter_sources"):
+            policy.check(parse_reference("hf://ibm/lib"))
+
+    @pytest.mark.parametrize("entry", ["ftp://host", "relative"])
+    def test_an_entry_that_is_none_is_named_with_its_setting(self, entry: str) -> None:
+        assert f"flag: adapter_sources: '{entry}' is not accepted" in refusal(adapter_sources=("/a", entry))
+
+    def test_a_password_in_an_entry_is_not_shown(self) -> None:
+        assert "secret" not in refusal(adapter_sources=("s3://key:secret@bucket",))
+
+    def test_every_folder_is_allowed_on_ones_own_machine_only(self, tmp_path: Path) -> None:
+        (tmp_path / "adapters").mkdir()
+        inside, outside = parse_reference(str(tmp_path / "adapters")), parse_reference(str(tmp_path))
+        keys = {"team": KEY}
+        for flags in ({"api_keys": keys}, {"admin_keys": keys}, {"host": "0.0.0.0", "allow_anonymous": True}):
+            policy = load_settings(adapters_dir=tmp_path / "adapters", **flags).adapter_policy
+            policy.folder(inside)
+            with pytest.raises(AdapterSourceError, match="outside of those allowed"):
+                policy.folder(outside)
+        load_settings().adapter_policy.folder(outside)

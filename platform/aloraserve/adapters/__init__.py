@@ -8,16 +8,20 @@ from aloraserve.adapters.base import (
     RefusedAdapter,
     RegistryChange,
 )
+from aloraserve.adapters.checks import AdapterFacts, CheckReport, check_adapter
 from aloraserve.adapters.folder import FolderRegistry
 from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.adapters.limits import AdapterLimits
-from aloraserve.adapters.peft_files import read_adapter
+from aloraserve.adapters.peft_files import AdapterFiles
+from aloraserve.adapters.problems import Problem
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.shape import BaseShape
 from aloraserve.adapters.snapshots import SnapshotStore
 from aloraserve.adapters.static import StaticRegistry
 
 __all__ = [
+    "AdapterFacts",
+    "AdapterFiles",
     "AdapterKind",
     "AdapterLimits",
     "AdapterReader",
@@ -25,11 +29,13 @@ __all__ = [
     "AdapterRegistry",
     "AdapterVersion",
     "BaseShape",
+    "CheckReport",
     "FolderRegistry",
     "InvocationMode",
+    "Problem",
     "RefusedAdapter",
     "RegistryChange",
     "SnapshotStore",
     "StaticRegistry",
-    "read_adapter",
+    "check_adapter",
 ]

@@ -41,7 +41,7 @@ class AdapterRef(_Identity):
     Args:
         name: what ``model`` calls it.
         kind: "alora" if it has an invocation, else "lora".
-        digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
+        digest: hex SHA-256 of its files: equal digests mean equal adapters.
     """
 
     name: str
@@ -60,12 +60,14 @@ class AdapterVersion(_Identity):
         rank: LoRA rank.
         target_modules: names of the linears it changes, sorted.
         invocation_ids: an aLoRA's invocation tokens; empty for a plain LoRA.
-        digest: hex SHA-256 of its config and weights: equal digests mean equal adapters.
+        digest: hex SHA-256 of its files: equal digests mean equal adapters.
         untrained: whether its weights are random, for trying the platform out.
         intrinsic: what it asks and what its answers mean, None for an adapter whose files do not say.
         invocation_text: the text that the invocation's tokens come from; empty if its files do not say.
         invocation_mode: where the invocation stands in a prompt; None if its files do not say: the chat template
             decides then (:func:`~aloraserve.adapters.invocation.derived_mode`).
+        alpha: LoRA alpha.
+        size_bytes: of its files.
     """
 
     name: str
@@ -79,6 +81,8 @@ class AdapterVersion(_Identity):
     intrinsic: IntrinsicSpec | None = field(default=None, kw_only=True)
     invocation_text: str = field(default="", kw_only=True)
     invocation_mode: InvocationMode | None = field(default=None, kw_only=True)
+    alpha: float = field(default=0.0, kw_only=True)
+    size_bytes: int = field(default=0, kw_only=True)
 
     @property
     def ref(self) -> AdapterRef:
@@ -121,11 +125,19 @@ class AdapterRegistry(Protocol):
     When its source cannot be reached, a registry goes on with what it has.
     """
 
-    def resolve(self, name: str) -> AdapterVersion:
-        """Return the version that is served as ``name`` now.
+    def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+        """Return the version that a call of ``name`` goes to now.
+
+        Args:
+            name: of an adapter, or what :class:`~aloraserve.adapters.catalog.reference.Reference` says where the
+                registry has a catalog.
+            tenant: who calls; what another tenant keeps private is unknown.
+            key: what stands for the conversation: while an alias is shared by several versions, a conversation stays
+                with one of them. Empty: by chance.
 
         Raises:
-            UnknownModelError: no adapter is served under that name; names those that are.
+            UnknownModelError: no adapter is served under that name; names some that the tenant may call.
+            RetiredAdapterError: it takes no new calls any more.
         """
         ...
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange
+from aloraserve.adapters.peft_files import CONFIG_FILE
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.retired import RetiredVersions
 from aloraserve.adapters.served import Served, ServedFeed
@@ -60,8 +61,8 @@ class FolderRegistry:
         self._missed: tuple[AdapterRef | None, float] = (None, 0.0)
         self._feed = ServedFeed(self._look(_names(root), Served(), (), at_once=True))
 
-    def resolve(self, name: str) -> AdapterVersion:
-        """See the contract."""
+    def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+        """See the contract; every adapter here is for everyone."""
         return self._feed.current.resolve(name, self._reader.base_names)
 
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
@@ -161,6 +162,11 @@ class FolderRegistry:
 
 def _names(root: Path) -> list[str]:
     """Return the names of the subfolders, at most :data:`MAX_SUBFOLDERS`, sorted."""
+    if (root / CONFIG_FILE).exists():
+        raise SettingsError(
+            f"the adapters' folder {root} is itself an adapter: it has {CONFIG_FILE}; accepted: a folder of adapters, "
+            f"such as its parent {root.absolute().parent}"
+        )
     try:
         found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:

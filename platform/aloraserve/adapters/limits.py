@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from aloraserve.adapters.base import AdapterVersion
-from aloraserve.errors import InvalidAdapterError
+from aloraserve.adapters.problems import Problem, ProblemCode
 
 RANK_SLOTS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -37,19 +37,24 @@ class AdapterLimits:
         highest = max([rank, *(version.rank for version in found)])
         return cls(wanted, next(slot for slot in RANK_SLOTS if slot >= highest))
 
-    def check(self, version: AdapterVersion) -> None:
-        """Pass a version that fits.
+    def problems(self, target_modules: Iterable[str], rank: int) -> Iterator[Problem]:
+        """Yield why the running engines have no room for an adapter; each says which setting makes room.
 
-        Raises:
-            InvalidAdapterError: the running engines have no room for it; says which setting makes room.
+        Args:
+            target_modules: last names of the linears that it changes.
+            rank: its rank.
         """
-        if missing := sorted(set(version.target_modules) - self.modules):
-            raise InvalidAdapterError(
+        if missing := sorted(set(target_modules) - self.modules):
+            yield _no_room(
                 f"it changes {', '.join(missing)}, but the engines were started for adapters of "
                 f"{', '.join(sorted(self.modules))}; set reserve_modules, or restart the platform with this adapter"
             )
-        if version.rank > self.rank:
-            raise InvalidAdapterError(
-                f"its rank is {version.rank}, but the engines were started for adapters of rank {self.rank} at most; "
+        if rank > self.rank:
+            yield _no_room(
+                f"its rank is {rank}, but the engines were started for adapters of rank {self.rank} at most; "
                 "set reserve_rank, or restart the platform with this adapter"
             )
+
+
+def _no_room(found: str) -> Problem:
+    return Problem(ProblemCode.ROOM, "", found)

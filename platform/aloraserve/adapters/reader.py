@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aloraserve.adapters.base import AdapterRef, AdapterVersion
+from aloraserve.adapters.checks import CheckReport, check_adapter
 from aloraserve.adapters.limits import AdapterLimits
-from aloraserve.adapters.peft_files import check_adapter, check_name, read_files
+from aloraserve.adapters.peft_files import check_name, read_files
 from aloraserve.adapters.shape import BaseShape
 from aloraserve.adapters.snapshots import SnapshotStore
 from aloraserve.errors import InvalidAdapterError
@@ -41,11 +42,18 @@ class AdapterReader:
         check_name(name)
         if name in self.base_names:
             raise InvalidAdapterError(f"the adapter's name {name!r} is the base model's; rename its folder")
-        files = read_files(folder)
-        version = check_adapter(name, folder, files, base=self.base, max_rank=self.max_rank)
-        if self.limits is not None:
-            self.limits.check(version)
-        return version if self.snapshots is None else replace(version, path=self.snapshots.put(version.digest, files))
+        version = self.check(folder).version(name, folder)
+        if self.snapshots is None:
+            return version
+        return replace(version, path=self.snapshots.put(version.digest, read_files(folder)))
+
+    def check(self, folder: Path) -> CheckReport:
+        """Return the report on the adapter in ``folder``, with what the engines have no room for. Raises nothing."""
+        report = check_adapter(folder, base=self.base, max_rank=self.max_rank)
+        if self.limits is None:
+            return report
+        room = self.limits.problems(report.facts.target_modules, report.facts.rank or 0)
+        return replace(report, problems=(*report.problems, *room))
 
     def find(self, ref: AdapterRef, folder: Path) -> AdapterVersion | None:
         """Return exactly that version, from its snapshot or else from ``folder``; None if neither has that content."""

@@ -11,8 +11,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from aloraserve.adapters.peft_files import CONFIG_FILE, AdapterFiles, read_files
-from aloraserve.adapters.weights import WEIGHTS_FILE
+from aloraserve.adapters.peft_files import AdapterFiles
 from aloraserve.errors import InvalidAdapterError
 
 UNUSED_S = 600.0
@@ -38,7 +37,7 @@ class SnapshotStore:
         """Return the folder with these files, written and read back now if it is not there yet.
 
         Raises:
-            InvalidAdapterError: it cannot be written, or does not read back as it was.
+            InvalidAdapterError: it cannot be written, or the files are not that content any more.
         """
         target = self._root / digest
         try:
@@ -81,10 +80,7 @@ class SnapshotStore:
         """Write beside the target and rename: what has its name is whole, also after a crash."""
         folder = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
         try:
-            for name, content in ((CONFIG_FILE, files.config), (WEIGHTS_FILE, files.weights)):
-                _write_file(folder / name, content)
-            if read_files(folder).digest != digest:
-                raise InvalidAdapterError("its copy in the state folder does not read back as it was written")
+            files.copy_to(folder, digest)
             shutil.rmtree(target, ignore_errors=True)
             folder.rename(target)
         except BaseException:
@@ -92,17 +88,9 @@ class SnapshotStore:
             raise
 
 
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _is_whole(target: Path, files: AdapterFiles) -> bool:
-    """Whether both files are there at their length; the content was compared before they got their place."""
-    sizes = {CONFIG_FILE: len(files.config), WEIGHTS_FILE: len(files.weights)}
+    """Whether all files are there at their length; the content was compared before they got their place."""
     try:
-        return all((target / name).stat().st_size == size for name, size in sizes.items())
+        return all((target / name).stat().st_size == size for name, size in files.sizes.items())
     except OSError:
         return False

@@ -35,8 +35,8 @@ class StaticRegistry:
         self._feed.publish(Served.of(versions, refused))
         self._known |= {version.engine_name: version for version in self.all()}
 
-    def resolve(self, name: str) -> AdapterVersion:
-        """See the contract."""
+    def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+        """See the contract; every adapter here is for everyone."""
         return self._feed.current.resolve(name, self._base_names)
 
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:

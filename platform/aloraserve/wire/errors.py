@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aloraserve.errors import (
+    AdapterConflictError,
+    AdapterSourceError,
     AloraserveError,
     AuthenticationError,
     BodyTimeoutError,
@@ -19,6 +21,8 @@ from aloraserve.errors import (
     NotPermittedError,
     OverloadedError,
     ReplicaLostError,
+    RetiredAdapterError,
+    UnknownAdapterError,
     UnknownModelError,
     UnknownReceiptError,
     UnusableAnswerError,
@@ -57,6 +61,10 @@ _MAP: dict[type[AloraserveError], _Row] = {
     BodyTooLargeError: _Row(413, "invalid_request_error", "body_too_large"),
     MediaTypeError: _Row(415, "invalid_request_error", "json_needed"),
     UnknownModelError: _Row(404, "invalid_request_error", "model_not_found"),
+    RetiredAdapterError: _Row(404, "invalid_request_error", "model_retired"),
+    UnknownAdapterError: _Row(404, "invalid_request_error", "adapter_not_found"),
+    AdapterConflictError: _Row(409, "invalid_request_error", "adapter_conflict"),
+    AdapterSourceError: _Row(400, "invalid_request_error", "adapter_source"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
     NotPermittedError: _Row(403, "permission_error", "admin_key_needed"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),

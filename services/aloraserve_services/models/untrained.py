@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aloraserve.adapters import BaseShape
-from aloraserve.adapters.peft_files import CONFIG_FILE, SIDECAR_FILE, check_name
-from aloraserve.adapters.weights import WEIGHTS_FILE
+from aloraserve.adapters.peft_files import CONFIG_FILE, SIDECAR_FILE, WEIGHTS_FILE, check_name
 from aloraserve_services.extras import require
 
 INTRINSICS = ("uncertainty", "safety", "hallucination")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.peft_adapters import read_adapter
 
 from aloraserve.adapters import (
     AdapterLimits,
@@ -21,7 +22,6 @@ from aloraserve.adapters import (
     SnapshotStore,
     folder,
 )
-from aloraserve.adapters.peft_files import read_adapter
 from aloraserve.adapters.retired import MAX_RETIRED, RETIRED_S
 from aloraserve.adapters.subfolder import BAD_READINGS
 from aloraserve.errors import SettingsError, UnknownModelError

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.peft_adapters import read_adapter
 
-from aloraserve.adapters import BaseShape, read_adapter
+from aloraserve.adapters import BaseShape
 from aloraserve.errors import InvalidAdapterError, SettingsError
 
 Write = Callable[..., Path]

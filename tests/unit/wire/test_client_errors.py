@@ -44,6 +44,24 @@ INVALID = [
     # queries
     "limit is '0'; 1 to 1000 are accepted",
     "window is '2d'; 1m to 24h are accepted, such as 90s, 15m or 1h",
+    # adapters
+    "alias 'Prod' is not accepted: 1 to 32 lower-case letters, digits, '.', '_' and '-' are, the first a letter or "
+    "digit, that are not 12 or more digits of a version",
+    "adapter 'a/b' is not a reference; accepted is a name, name@alias or name@version with at least 12 digits of the "
+    "version",
+    "the catalog's file has 300000000 bytes; 268435456 are accepted",
+    "the catalog's file has a name twice; each is accepted once",
+    "the catalog's file has 30000 names; 20000 are accepted",
+    "it is not a catalog's file: Object contains unknown field `x` - at `$`",
+    "adapter 'safety': it has a version twice",
+    "the shares of safety@prod do not add up to 1",
+    "cursor is 'x'; the 'next' of a page is accepted",
+    "'safety@0123456789ab' is a version, not an alias",
+    "an alias of 'safety' points to its versions; 'other@prod' is another adapter",
+    "share is 1; 0 and more, and less than 1, is accepted",
+    "name 'base' is the base model's; choose another one",
+    "the adapter cannot be registered: it has 17 labels; 16 are accepted",
+    "the registration was cancelled",
     # engines
     "the invocation is empty; an aLoRA adapter has at least one invocation token",
 ]
@@ -86,6 +104,40 @@ EXAMPLES = {
         "the prompt does not contain the invocation of 'safety'",
     ],
     "UnknownModelError": ["model 'nobody' is not served; served are base, plain, safety"],
+    "RetiredAdapterError": ["model 'safety@prod' is retired and takes no calls: it is biased"],
+    "UnknownAdapterError": [
+        "adapter 'safety@prod' is not in the catalog",
+        "adapter 'safety' has no alias 'prod'",
+        "adapter 'safety@0123456789ab' is validated and takes no calls yet",
+        "there is no registration 'ab' in this gateway; the last 64 are kept",
+    ],
+    "AdapterConflictError": [
+        "adapter 'safety' needs 600000 bytes in the catalog; 524288 are accepted: delete versions of it, or give it "
+        "fewer labels",
+        "the catalog has 20000 adapters, the most that are accepted; delete some first",
+        "adapter 'safety@prod' means several versions: safety@0123456789ab, safety@ba9876543210; name one of them",
+        "adapter 'safety@0123456789ab' is in the catalog already, retired; delete it to register it again",
+        "the name 'safety' is taken; choose another one",
+        "adapter 'safety' has 64 versions, the most; delete one first",
+        "safety@prod cannot point to safety@0123456789ab, which is retired; a version that is available or loaded is "
+        "accepted",
+        "adapter 'safety' has 32 aliases, the most; remove one first",
+        "safety@prod has never pointed elsewhere; nothing to roll back to",
+        "the alias 'current' cannot be removed; retire or delete the adapter instead",
+        "whether calls of safety@0123456789ab run cannot be known (no answer); force deletes it even so",
+        "calls of safety@0123456789ab run on engine-0; retire it and wait for their end, or force",
+        "the alias safety@prod cannot point to itself; name a version",
+        "safety@prod is the main version of safety@current already",
+        "safety@0123456789ab is in use: safety@prod points to it; retire it first, or force",
+        "adapter 'safety' was registered or pointed elsewhere by another call meanwhile; look at it and try again",
+        "the registration of 'safety' was cancelled",
+        "the catalog has safety already; delete them, or skip what exists",
+        "nothing was imported: safety@0123456789ab has no weights in the store",
+    ],
+    "AdapterChangedError": [
+        "adapter 'safety' was changed by another call meanwhile; look at it and try again",
+    ],
+    "AdapterRefusedError": ["adapter 'safety' is refused: its rank is 4096"],
     "AuthenticationError": [
         "an API key is needed: send the header 'Authorization: Bearer <key>'",
         "the API key is not known",
@@ -100,6 +152,7 @@ EXAMPLES = {
         "too many requests are in progress; retry later",
         "too many long bodies are being read; retry later",
         "no replica took the call within 600 s; retry later",
+        "4 adapters are being fetched, the most at once; retry later",
     ],
     "DrainingError": [
         "this gateway is about to stop; retry at once",
@@ -118,6 +171,11 @@ STATUS = {
     errors.BodyTooLargeError: 413,
     errors.MediaTypeError: 415,
     errors.UnknownModelError: 404,
+    errors.RetiredAdapterError: 404,
+    errors.UnknownAdapterError: 404,
+    errors.AdapterConflictError: 409,
+    errors.AdapterChangedError: 409,
+    errors.AdapterRefusedError: 400,
     errors.AuthenticationError: 401,
     errors.NotPermittedError: 403,
     errors.UnknownReceiptError: 404,
@@ -127,6 +185,7 @@ STATUS = {
     errors.DrainingError: 503,
     # The operator's; a client learns nothing of them.
     errors.InvalidAdapterError: 500,
+    errors.AdapterSourceError: 400,
     errors.SettingsError: 500,
     errors.KeySpaceMismatchError: 500,
     errors.StartError: 500,

@@ -1,0 +1,97 @@
+"""The catalog as one file: to be moved to another fleet, and to outlive a server without a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from aloraserve.adapters.catalog.base import MAX_DELETED_NAMES, MAX_NAMES, CatalogPosition, StoredRecord
+from aloraserve.adapters.catalog.entry import CatalogPart
+from aloraserve.adapters.catalog.record import AdapterRecord
+from aloraserve.errors import InvalidRequestError
+
+MAX_FILE_BYTES = 256 << 20
+
+
+class FiledRecord(CatalogPart, frozen=True, kw_only=True):
+    """A record and the revision that it had.
+
+    Args:
+        record: of one name.
+        revision: in the catalog that it comes from.
+    """
+
+    record: AdapterRecord
+    revision: int = 0
+
+
+class CatalogFile(CatalogPart, frozen=True, kw_only=True):
+    """What the file holds. Weights are not in it: entries name them by digest, and the store has them.
+
+    Args:
+        format: says what the file is.
+        schema: counts up when files of an earlier release cannot be read any more.
+        namespace: of the fleet that it comes from.
+        epoch: of the catalog that it comes from.
+        revision: likewise, of its last change.
+        floor: likewise, of the last change that it had forgotten.
+        records: by name.
+    """
+
+    format: Literal["aloraserve-catalog"]
+    schema: Literal[1]
+    namespace: str = ""
+    epoch: str = ""
+    revision: int = 0
+    floor: int = 0
+    records: tuple[FiledRecord, ...] = ()
+
+    @property
+    def position(self) -> CatalogPosition:
+        """How far the catalog was read when the file was made."""
+        return CatalogPosition(self.epoch, self.revision, self.floor)
+
+    @property
+    def stored(self) -> Iterable[StoredRecord]:
+        """The records with their revisions."""
+        return (StoredRecord(filed.record, filed.revision) for filed in self.records)
+
+
+_DECODER = msgspec.json.Decoder(CatalogFile)
+
+
+def write_catalog(records: Iterable[StoredRecord], position: CatalogPosition, namespace: str) -> bytes:
+    """Return the file of a catalog."""
+    filed = tuple(FiledRecord(record=record, revision=revision) for record, revision in records)
+    file = CatalogFile(
+        format="aloraserve-catalog",
+        schema=1,
+        namespace=namespace,
+        epoch=position.epoch,
+        revision=position.revision,
+        floor=position.floor,
+        records=filed,
+    )
+    return msgspec.json.encode(file)
+
+
+def read_catalog(content: bytes) -> CatalogFile:
+    """Return what a file holds.
+
+    Raises:
+        InvalidRequestError: it is not a catalog's file, or not one of this release; says where.
+    """
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidRequestError(f"the catalog's file has {len(content)} bytes; {MAX_FILE_BYTES} are accepted")
+    try:
+        file = _DECODER.decode(content)
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequestError(f"it is not a catalog's file: {str(error)[:200]}") from None
+    names = {filed.record.name for filed in file.records}
+    if len(names) != len(file.records):
+        raise InvalidRequestError("the catalog's file has a name twice; each is accepted once")
+    if len(names) > MAX_NAMES + MAX_DELETED_NAMES:
+        raise InvalidRequestError(f"the catalog's file has {len(names)} names; {MAX_NAMES} are accepted")
+    return file

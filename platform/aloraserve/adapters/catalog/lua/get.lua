@@ -1,0 +1,2 @@
+#!lua flags=no-writes
+return redis.call('HGET', KEYS[1], ARGV[1])

@@ -1,0 +1,85 @@
+"""Servers that adapters are fetched from: S3 and an OCI registry, on free ports of the loopback address."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+
+BUCKET = "adapters"
+REGISTRY = "docker-registry"
+
+
+@contextlib.contextmanager
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run moto with an empty bucket, the environment set for it; yield its URL."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    environment = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "key-id",
+        "AWS_SECRET_ACCESS_KEY": "secret-key",
+        "AWS_REGION": "us-east-1",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    try:
+        httpx.put(f"{url}/{BUCKET}").raise_for_status()
+        yield url
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def oci_registry(folder: Path) -> Iterator[str]:
+    """Run Debian's registry on an empty folder; yield its host and port.
+
+    Skips the test where the registry is not installed.
+    """
+    program = shutil.which(REGISTRY)
+    if program is None:
+        pytest.skip(f"no {REGISTRY} on this machine: apt-get install {REGISTRY}")
+    host = f"localhost:{_free_port()}"
+    config = {
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
+        "http": {"addr": host},
+    }
+    (folder / "registry.yml").write_text(json.dumps(config))
+    process = subprocess.Popen([program, "serve", str(folder / "registry.yml")], stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(f"http://{host}/v2/")
+        yield host
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            httpx.get(url).raise_for_status()
+            return
+        except httpx.HTTPError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
