@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta
 
-from aloraserve.wire.fields import MAX_TEXT_BYTES, FieldError, Unsupported, refusal, text_bytes
+from aloraserve.wire.fields import MAX_TEXT_BYTES, FieldError, OnlyOne, Unsupported, refusal, text_bytes
 from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
 from aloraserve.wire.sampling import SamplingFields, SamplingSettings
 
@@ -26,15 +26,16 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
 
     prompt: AnyPrompt
     echo: bool | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
-    best_of: Unsupported = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | bool | None = None
+    best_of: OnlyOne = None
     logit_bias: Unsupported = None
-    response_format: Unsupported = None
     suffix: Unsupported = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_prompt(self.prompt)
+        if self.logprobs is True:
+            raise refusal("logprobs", "should be an integer of at most 5: how many alternatives to list")
         if self.echo:
             raise refusal("echo", "is not supported by this server; only false is accepted")
 
@@ -48,7 +49,8 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
 
     def sampling(self) -> SamplingSettings:
         """Return how to generate; without ``max_tokens``, ``DEFAULT_MAX_TOKENS`` or what the context has room for."""
-        return self.settings(max_tokens=self.max_tokens, logprobs=self.logprobs)
+        alternatives = None if isinstance(self.logprobs, bool) else self.logprobs
+        return self.settings(max_tokens=self.max_tokens, logprobs=alternatives)
 
 
 def _check_prompt(value: AnyPrompt) -> None:
