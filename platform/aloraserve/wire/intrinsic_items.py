@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from aloraserve.wire.fields import RequestPart, refusal, text_bytes
 
@@ -20,7 +20,7 @@ class IntrinsicItem(RequestPart, frozen=True, kw_only=True):
     """An intrinsic, with the fields of its instruction; a name alone is one without fields."""
 
     name: Name
-    fields: Annotated[dict[str, str], Meta(max_length=MAX_ITEM_FIELDS)] = {}
+    fields: Annotated[dict[str, str], Meta(max_length=MAX_ITEM_FIELDS)] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in self.fields.items():

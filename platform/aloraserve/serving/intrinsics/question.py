@@ -15,7 +15,6 @@ from aloraserve.adapters.intrinsics.sentences import number_sentences
 from aloraserve.adapters.intrinsics.transformations import TOP_LOGPROBS
 from aloraserve.errors import InvalidRequestError
 from aloraserve.wire.chat import ChatMessage, ChatRequest
-from aloraserve.wire.structured import StructuredOutput
 
 TEXT_TOKENS = 256
 JSON_TOKENS = 1024
@@ -32,12 +31,10 @@ class Question:
 
     Args:
         body: the chat with the adapter.
-        structured: the form that the answer must have.
         asked: what the answer's numbers of sentences refer to.
     """
 
     body: ChatRequest
-    structured: StructuredOutput | None
     asked: Asked
 
 
@@ -62,7 +59,7 @@ def question(conversation: ChatRequest, model: str, spec: IntrinsicSpec, fields:
         [(message.role, message.text) for message in messages],
         [(document.get("doc_id"), document.get(_TEXT) or "") for document in documents],
     )
-    return Question(body, _structured(spec), asked)
+    return Question(body, asked)
 
 
 def _numbered(conversation: ChatRequest, tags: Mapping[str, str]) -> tuple[list[ChatMessage], list[Document]]:
@@ -130,6 +127,7 @@ def _body(
         stop=Raw(json.dumps(given.stop).encode()) if given.stop else Raw(),
         logprobs=spec.needs_logprobs or None,
         top_logprobs=_top_logprobs(spec) if spec.needs_logprobs else None,
+        structured_outputs=_structured(spec),
     )
 
 
@@ -145,10 +143,13 @@ def _top_logprobs(spec: IntrinsicSpec) -> int:
     return min(MAX_TOP_LOGPROBS, max(TOP_LOGPROBS, choices))
 
 
-def _structured(spec: IntrinsicSpec) -> StructuredOutput | None:
+def _structured(spec: IntrinsicSpec) -> Raw:
+    """Return ``structured_outputs`` of a spec's form, nothing for text."""
     form = spec.form
     if isinstance(form, ChoiceForm):
-        return StructuredOutput("choice", choices=form.choices)
+        return Raw(json.dumps({"choice": form.choices}).encode())
     if isinstance(form, RegexForm):
-        return StructuredOutput("regex", form.pattern)
-    return StructuredOutput("json", form.schema) if isinstance(form, JsonForm) and form.schema else None
+        return Raw(json.dumps({"regex": form.pattern}).encode())
+    if isinstance(form, JsonForm) and form.schema:
+        return Raw(b'{"json":' + form.schema.encode() + b"}")
+    return Raw()

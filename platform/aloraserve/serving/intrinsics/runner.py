@@ -107,7 +107,8 @@ class IntrinsicRunner:
             origin: of the request.
             timeout_s: after this, what is not there yet is an error.
         """
-        found = {number: outcome async for number, outcome in self.stream(conversation, items, origin, timeout_s=timeout_s)}
+        outcomes = self.stream(conversation, items, origin, timeout_s=timeout_s)
+        found = {number: outcome async for number, outcome in outcomes}
         return [found[number] for number in range(len(items))]
 
     async def stream(
@@ -156,15 +157,14 @@ class IntrinsicRunner:
             version = self._resolve(item.name)
             if version.intrinsic is None:
                 raise InvalidRequestError(
-                    f"adapter {item.name[:80]!r} is no intrinsic: its files have neither io.yaml nor an 'intrinsic' in "
+                    f"adapter {item.name[:80]!r} is not an intrinsic: its files have neither io.yaml nor an 'intrinsic' in "
                     "aloraserve.json",
                     param="intrinsics",
                 )
             state.find(version.intrinsic)
             asked = question(conversation, item.name, version.intrinsic, item.fields)
             state.asked = asked.asked
-            request = await self._prompts.chat(asked.body, state.origin)
-            state.request = replace(request, sampling=replace(request.sampling, structured=asked.structured))
+            state.request = await self._prompts.chat(asked.body, state.origin)
         except FieldError as error:
             return InvalidRequestError(f"{error.field} {error.message}".strip(), param=error.field or None)
         except Exception as error:  # noqa: BLE001
