@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="Names this fleet in a shared Redis.")
     adapters_dir: Path | None = Field(None, description="Folder of PEFT adapters, one subfolder each; it is followed.")
     adapters_poll_s: float = Field(2, ge=0.05, le=3600, description="Seconds between looks into that folder.")
+    adapter_store: Path | None = Field(
+        None, description="Folder of what engines load, for all machines to share; default: in the state folder."
+    )
     adapter_sources: tuple[str, ...] = Field(
         (),
         max_length=64,

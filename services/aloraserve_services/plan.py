@@ -17,9 +17,9 @@ from aloraserve.adapters import (
     AdapterLimits,
     AdapterReader,
     AdapterRegistry,
+    AdapterStore,
     BaseShape,
     FolderRegistry,
-    SnapshotStore,
     StaticRegistry,
 )
 from aloraserve.blocks import KeySpace
@@ -36,8 +36,8 @@ from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
 CPU_BLOCK_TOKENS = 32
-SNAPSHOTS = "adapter-snapshots"
-"""Subfolder of the state folder with what engines load."""
+STORE = "adapter-snapshots"
+"""Subfolder of the state folder with what engines load, unless the settings name another folder."""
 SIMULATED = "simulated engine"
 """Stands for the plugin in a simulated fleet's key space, so that no real replica joins one."""
 WAITING_ROOM = 4
@@ -110,8 +110,13 @@ class FleetPlan:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""
         return RedisLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
 
+    def open_store(self) -> AdapterStore:
+        """Return the store of adapters, which all processes of the fleet share that see the same folder."""
+        folder = self.settings.adapter_store or self.settings.state_dir / STORE
+        return AdapterStore(folder, self.settings.namespace)
+
     def open_registry(self) -> AdapterRegistry:
-        """Return this process's registry of the fleet's adapters, read once; engines load its versions' snapshots.
+        """Return this process's registry of the fleet's adapters, read once; engines load its versions from the store.
 
         Raises:
             SettingsError: the adapters' folder cannot be read.
@@ -123,7 +128,7 @@ class FleetPlan:
             base_names=(self.served_name,),
             max_rank=self.settings.max_lora_rank,
             limits=self.limits,
-            snapshots=SnapshotStore(self.settings.state_dir / SNAPSHOTS),
+            store=self.open_store(),
         )
         return FolderRegistry(self.adapters_dir, reader, read_every_s=self.settings.adapters_poll_s)
 

@@ -15,10 +15,10 @@ from aloraserve.adapters import (
     AdapterReader,
     AdapterRef,
     AdapterRegistry,
+    AdapterStore,
     FolderRegistry,
     RefusedAdapter,
     RegistryChange,
-    SnapshotStore,
     StaticRegistry,
 )
 from aloraserve.adapters.subfolder import BAD_READINGS
@@ -67,7 +67,7 @@ class FolderSource:
         self._root = root
         self.registry = FolderRegistry(
             root,
-            AdapterReader(base=BASE, base_names=("base",), max_rank=8, snapshots=SnapshotStore(snapshots)),
+            AdapterReader(base=BASE, base_names=("base",), max_rank=8, store=AdapterStore(snapshots)),
         )
 
     async def write(self, name: str, weight: float = 1.0, rank: int = 4) -> None:

@@ -157,10 +157,14 @@ class TestAdapters:
         with pytest.raises(SettingsError, match=r"reserve_modules has 'w1'; accepted are q_proj, k_proj"):
             made(reserve_modules=["w1"])
 
-    def test_engines_load_snapshots_in_the_state_folder(self, made: Callable[..., FleetPlan], tmp_path: Path) -> None:
+    def test_engines_load_from_the_store_in_the_state_folder(
+        self, made: Callable[..., FleetPlan], tmp_path: Path
+    ) -> None:
         write_peft_adapter(tmp_path / "adapters" / "safety")
         (version,) = made().open_registry().all()
         assert version.path == tmp_path / "state" / "adapter-snapshots" / version.digest
+        (version,) = made(adapter_store=str(tmp_path / "shared")).open_registry().all()
+        assert version.path == tmp_path / "shared" / version.digest
 
     def test_later_adapters_must_fit_the_engines(self, made: Callable[..., FleetPlan], tmp_path: Path) -> None:
         write_peft_adapter(tmp_path / "adapters" / "safety")

@@ -16,8 +16,8 @@ from aloraserve.adapters.peft_files import AdapterFiles
 from aloraserve.adapters.problems import Problem
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.shape import BaseShape
-from aloraserve.adapters.snapshots import SnapshotStore
 from aloraserve.adapters.static import StaticRegistry
+from aloraserve.adapters.store import AdapterStore
 
 __all__ = [
     "AdapterFacts",
@@ -27,6 +27,7 @@ __all__ = [
     "AdapterReader",
     "AdapterRef",
     "AdapterRegistry",
+    "AdapterStore",
     "AdapterVersion",
     "BaseShape",
     "CheckReport",
@@ -35,7 +36,6 @@ __all__ = [
     "Problem",
     "RefusedAdapter",
     "RegistryChange",
-    "SnapshotStore",
     "StaticRegistry",
     "check_adapter",
 ]

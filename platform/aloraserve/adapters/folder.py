@@ -14,7 +14,7 @@ from aloraserve.adapters.peft_files import CONFIG_FILE
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.retired import RetiredVersions
 from aloraserve.adapters.served import Served, ServedFeed
-from aloraserve.adapters.snapshots import USE_EVERY_S
+from aloraserve.adapters.store import USE_EVERY_S
 from aloraserve.adapters.subfolder import Subfolder
 from aloraserve.errors import SettingsError
 
@@ -66,7 +66,7 @@ class FolderRegistry:
         return self._feed.current.resolve(name, self._reader.base_names)
 
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
-        """See the contract; a version that is not known is looked for in the snapshots and in its subfolder."""
+        """See the contract; a version that is not known is looked for in the store and in its subfolder."""
         if (known := self._known(ref)) is not None:
             return known
         async with self._looking:
@@ -118,7 +118,7 @@ class FolderRegistry:
         for version in change.added:
             self._retired.discard(version.ref)
         self._feed.publish(served)
-        await self._use_snapshots()
+        await self._use_store()
 
     def _look(
         self, names: Iterable[str], before: Served, retired: Iterable[AdapterVersion], *, at_once: bool = False
@@ -152,8 +152,8 @@ class FolderRegistry:
         missed, missed_at = self._missed
         return ref == missed and self._clock() - missed_at < self._read_every_s
 
-    async def _use_snapshots(self) -> None:
-        store = self._reader.snapshots
+    async def _use_store(self) -> None:
+        store = self._reader.store
         if store is None or self._clock() - self._used_at < USE_EVERY_S:
             return
         self._used_at = self._clock()

@@ -11,7 +11,7 @@ from aloraserve.adapters.checks import CheckReport, check_adapter
 from aloraserve.adapters.limits import AdapterLimits
 from aloraserve.adapters.peft_files import check_name, read_files
 from aloraserve.adapters.shape import BaseShape
-from aloraserve.adapters.snapshots import SnapshotStore
+from aloraserve.adapters.store import AdapterStore
 from aloraserve.errors import InvalidAdapterError
 
 
@@ -24,14 +24,14 @@ class AdapterReader:
         base_names: names that the base model is served under, which no adapter may take.
         max_rank: the highest rank that is accepted.
         limits: what the engines have room for; None while none has started.
-        snapshots: where versions are copied to; without it a version's path is the folder itself.
+        store: where versions are copied to; without it a version's path is the folder itself.
     """
 
     base: BaseShape
     base_names: Sequence[str] = ()
     max_rank: int = 64
     limits: AdapterLimits | None = None
-    snapshots: SnapshotStore | None = None
+    store: AdapterStore | None = None
 
     def read(self, name: str, folder: Path) -> AdapterVersion:
         """Return the version that ``folder`` holds.
@@ -43,9 +43,9 @@ class AdapterReader:
         if name in self.base_names:
             raise InvalidAdapterError(f"the adapter's name {name!r} is the base model's; rename its folder")
         version = self.check(folder).version(name, folder)
-        if self.snapshots is None:
+        if self.store is None:
             return version
-        return replace(version, path=self.snapshots.put(version.digest, read_files(folder)))
+        return replace(version, path=self.store.put(version.digest, read_files(folder)))
 
     def check(self, folder: Path) -> CheckReport:
         """Return the report on the adapter in ``folder``, with what the engines have no room for. Raises nothing."""
@@ -56,9 +56,9 @@ class AdapterReader:
         return replace(report, problems=(*report.problems, *room))
 
     def find(self, ref: AdapterRef, folder: Path) -> AdapterVersion | None:
-        """Return exactly that version, from its snapshot or else from ``folder``; None if neither has that content."""
-        snapshot = self.snapshots.get(ref.digest) if self.snapshots is not None else None
-        for place in (snapshot, folder):
+        """Return exactly that version, from the store or else from ``folder``; None if neither has that content."""
+        stored = self.store.get(ref.digest) if self.store is not None else None
+        for place in (stored, folder):
             version = None if place is None else self._try(ref.name, place)
             if version is not None and version.digest == ref.digest:
                 return version

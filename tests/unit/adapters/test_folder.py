@@ -16,10 +16,10 @@ from aloraserve.adapters import (
     AdapterLimits,
     AdapterReader,
     AdapterRef,
+    AdapterStore,
     AdapterVersion,
     BaseShape,
     FolderRegistry,
-    SnapshotStore,
     folder,
 )
 from aloraserve.adapters.retired import MAX_RETIRED, RETIRED_S
@@ -299,14 +299,14 @@ class TestLimits:
 
 class TestVersionsThatAreNotServed:
     @pytest.fixture
-    def store(self, tmp_path: Path) -> SnapshotStore:
-        return SnapshotStore(tmp_path / ".snapshots")
+    def store(self, tmp_path: Path) -> AdapterStore:
+        return AdapterStore(tmp_path / ".snapshots")
 
     async def test_files_of_a_version_stay_when_its_folder_changes(
-        self, write_adapter: Write, base: BaseShape, tmp_path: Path, store: SnapshotStore
+        self, write_adapter: Write, base: BaseShape, tmp_path: Path, store: AdapterStore
     ) -> None:
         write_adapter("safety")
-        found = registry(tmp_path, base, snapshots=store)
+        found = registry(tmp_path, base, store=store)
         first = found.resolve("safety")
         write_adapter("safety", weight=2.0)
         await settled(found)
@@ -326,10 +326,10 @@ class TestVersionsThatAreNotServed:
         assert await here.find(version.ref) == version
         assert served(here) == [], "found is not served"
 
-    async def test_a_version_that_was_never_noticed_here_is_found_in_the_snapshots(
-        self, write_adapter: Write, base: BaseShape, tmp_path: Path, store: SnapshotStore
+    async def test_a_version_that_was_never_noticed_here_is_found_in_the_store(
+        self, write_adapter: Write, base: BaseShape, tmp_path: Path, store: AdapterStore
     ) -> None:
-        here, ahead = registry(tmp_path, base, snapshots=store), registry(tmp_path, base, snapshots=store)
+        here, ahead = registry(tmp_path, base, store=store), registry(tmp_path, base, store=store)
         write_adapter("safety")
         await settled(ahead)
         version = ahead.resolve("safety")

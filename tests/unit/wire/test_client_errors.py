@@ -84,7 +84,7 @@ FIELDS = [
     "must be a string or a list of token ids, and not empty",
     "has 2000000 token ids; at most 1000000 are accepted",
     "has an entry that is not a token id, an integer from 0 to 2147483647",
-    "is a list of 2 prompts; send one prompt per request",
+    "has 65 prompts; at most 64 with 128 choices are accepted",
     "is not supported by this server; only false is accepted",
     "has 17 entries; at most 16 are accepted",
     "has a name that is not an identifier of at most 64 characters",
@@ -127,6 +127,8 @@ EXAMPLES = {
     "EngineRefusal": [
         "prompt and answer need 5000 tokens of KV cache; the engine has 4096",
         "the prompt does not contain the invocation of 'safety'",
+        "this engine has no tokenizer; answers in a form need one",
+        "the form of the answer cannot be compiled: Invalid type: strin",
     ],
     "UnknownModelError": ["model 'nobody' is not served; served are base, plain, safety"],
     "RetiredAdapterError": ["model 'safety@prod' is retired and takes no calls: it is biased"],

@@ -115,8 +115,11 @@ def test_fields_that_contradict_each_other_are_refused(fields: dict[str, Any], w
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("prompt", ["a", "b"]),
-        ("prompt", [[1], [2]]),
+        ("prompt", ["a", ""]),
+        ("prompt", ["a", 1]),
+        ("prompt", [1, "a"]),
+        ("prompt", [[1], []]),
+        ("prompt", ["a"] * 65),
         ("prompt", []),
         ("prompt", ""),
         ("prompt", [1, True]),
@@ -139,6 +142,19 @@ def test_a_wrong_completion_field_is_refused_by_name(field: str, value: Any) -> 
 @pytest.mark.parametrize(("prompt", "wanted"), [("a", "a"), (["a"], "a"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2])])
 def test_a_prompt_is_a_text_or_token_ids(prompt: Any, wanted: Any) -> None:
     assert completion(prompt=prompt).one_prompt == wanted
+
+
+@pytest.mark.parametrize("prompts", [["a", "b"], [[1, 2], [3]], ["a", [1, 2]]])
+def test_each_prompt_of_a_list_is_a_request_of_its_own(prompts: Any) -> None:
+    parts = completion(prompt=prompts, max_tokens=3, n=2, temperature=1).split()
+    assert [part.one_prompt for part in parts] == prompts
+    assert {(part.n, part.max_tokens) for part in parts} == {(2, 3)}
+
+
+def test_prompts_and_their_choices_are_bounded_together() -> None:
+    assert len(completion(prompt=["a"] * 64, n=2).split()) == 64
+    with pytest.raises(InvalidRequestError, match="64 prompts; at most 64 with 128 choices"):
+        completion(prompt=["a"] * 64, n=3)
 
 
 def test_a_message_copied_from_an_answer_is_accepted() -> None:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from aloraserve.adapters.intrinsics import IO_YAML_FILE
-from aloraserve.adapters.peft_files import CONFIG_FILE, SIDECAR_FILE, WEIGHTS_FILE, max_bytes
+from aloraserve.adapters.peft_files import CONFIG_FILE, OPTIONAL_FILES, WEIGHTS_FILE, max_bytes
 
-FILE_LIMITS = {name: max_bytes(name) for name in (CONFIG_FILE, SIDECAR_FILE, IO_YAML_FILE, WEIGHTS_FILE)}
+FILE_LIMITS = {name: max_bytes(name) for name in (CONFIG_FILE, *OPTIONAL_FILES, WEIGHTS_FILE)}
 """Every file that is fetched, the small ones first, and its greatest length in bytes. Nothing else is looked at."""
 CHUNK_BYTES = 1 << 20
 

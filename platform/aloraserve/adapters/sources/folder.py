@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
+from aloraserve.adapters.file_access import open_file
+from aloraserve.adapters.problems import AdapterFileError, ProblemCode
 from aloraserve.adapters.sources.base import (
     CHUNK_BYTES,
     FILE_LIMITS,
@@ -18,10 +20,8 @@ from aloraserve.errors import AdapterSourceError
 
 
 class FolderSource:
-    """See :class:`~aloraserve.adapters.sources.base.Source`.
-
-    A link is followed to another file of the folder, and within the hub's cache, whose snapshots are links into
-    ``blobs``; nowhere else.
+    """See :class:`~aloraserve.adapters.sources.base.Source`; links are followed as
+    :func:`~aloraserve.adapters.file_access.open_file` does.
 
     Args:
         folder: without links in its own path.
@@ -39,13 +39,15 @@ class FolderSource:
     def read(self, file: SourceFile, offset: int) -> Iterator[bytes]:
         """See the contract."""
         try:
-            with os.fdopen(self._open(file.name), "rb") as opened:
+            with self._open(file.name) as opened:
                 opened.seek(offset)
                 while chunk := opened.read(CHUNK_BYTES):
                     yield chunk
                 # Also what was written while it was read shows.
-                if _file_of(file.name, os.fstat(opened.fileno())) != file:
+                if _file_of(file.name, opened) != file:
                     raise SourceChangedError
+        except AdapterFileError as error:
+            raise SourceChangedError from error
         except OSError as error:
             raise SourceInterruptedError(error.strerror or type(error).__name__) from error
 
@@ -54,33 +56,23 @@ class FolderSource:
 
     def _look(self, name: str) -> SourceFile | None:
         try:
-            descriptor = self._open(name)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise AdapterSourceError(f"{name} cannot be read: {error.strerror or type(error).__name__}") from error
-        try:
-            return _file_of(name, os.fstat(descriptor))
-        finally:
-            os.close(descriptor)
+            with self._open(name) as opened:
+                return _file_of(name, opened)
+        except AdapterFileError as error:
+            if error.problem.code == ProblemCode.FILE_MISSING:
+                return None
+            raise AdapterSourceError(error.message) from error
 
-    def _open(self, name: str) -> int:
-        """Return a descriptor of a regular file; never waits for a pipe's other end."""
-        path = (self._folder / name).resolve(strict=True)
-        if not self._is_inside(path) or not self._is_allowed(path):
-            raise AdapterSourceError(f"{name} is a link out of the adapter's folder; a file in it is accepted")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return descriptor
-        os.close(descriptor)
-        raise AdapterSourceError(f"{name} is not a regular file")
-
-    def _is_inside(self, path: Path) -> bool:
-        if path.is_relative_to(self._folder):
-            return True
-        caches = [parent.parent for parent in (self._folder, *self._folder.parents) if parent.name == "snapshots"]
-        return any(path.parent == cache / "blobs" for cache in caches)
+    def _open(self, name: str) -> BinaryIO:
+        opened = open_file(self._folder, name, FILE_LIMITS[name])
+        # What a link leads to has to be allowed as well.
+        if self._is_allowed(Path(os.path.realpath(self._folder / name))):
+            return opened
+        opened.close()
+        raise AdapterSourceError(f"{name} is a link to where no entry of adapter_sources covers it")
 
 
-def _file_of(name: str, found: os.stat_result) -> SourceFile:
-    return SourceFile(name, found.st_size, f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}")
+def _file_of(name: str, opened: BinaryIO) -> SourceFile:
+    found = os.fstat(opened.fileno())
+    version = f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+    return SourceFile(name, found.st_size, version)

@@ -112,6 +112,12 @@ def test_a_file_that_changes_while_it_is_read_shows(adapter: Path, how: str) -> 
         list(reading)
 
 
+def test_a_pointer_of_git_lfs_is_said_to_be_one(adapter: Path, fetch: Callable[[object], Path]) -> None:
+    (adapter / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
+    with pytest.raises(AdapterSourceError, match="git lfs pull"):
+        fetch(adapter)
+
+
 def test_a_folder_that_is_gone_is_one_error(adapter: Path, tmp_path: Path, fetch: Callable[[object], Path]) -> None:
     shutil.rmtree(adapter)
     with pytest.raises(AdapterSourceError, match="not a folder"):
