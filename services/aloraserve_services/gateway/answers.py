@@ -37,8 +37,8 @@ from aloraserve.wire.responses import ResponsePart, SavingsUsage
 log = structlog.get_logger(__name__)
 
 FinishReason = Literal["stop", "length"]
-Look = Callable[[str], AsyncIterator[IntrinsicResult]]
-"""Has intrinsics look at an answer's text."""
+Look = Callable[[str], AsyncIterator[tuple[int, IntrinsicResult]]]
+"""Has intrinsics look at an answer's text; yields what each found with its place in the request, as it does."""
 
 MAX_TOGETHER = 64
 """Chunks that leave in one write at most."""
@@ -151,8 +151,7 @@ class Answer(ABC):
                 choice.texts.append(chunk.text)
                 choice.logprobs += chunk.logprobs
                 choice.finish_reason = chunk.finish_reason or choice.finish_reason
-        found = None if self._look is None else [result async for result in self._look(choices[0].text)]
-        return self._whole(choices, found).to_json()
+        return self._whole(choices, await self._results(choices[0].text)).to_json()
 
     async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncIterator[bytes]:
         """Yield server-sent events, those together that can be had without waiting.
@@ -178,7 +177,7 @@ class Answer(ABC):
                         yield b"".join(events)
                         events.clear()
             if self._look is not None:
-                async for result in self._look("".join(texts or ())):
+                async for _, result in self._look("".join(texts or ())):
                     yield b"".join([*events, self._found(result)])
                     events.clear()
             if include_usage:
@@ -189,6 +188,13 @@ class Answer(ABC):
             events.append(_event(_encode(reply_for(error).body)))
         events.append(_event(b"[DONE]"))
         yield b"".join(events)
+
+    async def _results(self, text: str) -> list[IntrinsicResult] | None:
+        """Return what intrinsics find in the answer, in the request's order; None if there are none."""
+        if self._look is None:
+            return None
+        found = {number: result async for number, result in self._look(text)}
+        return [found[number] for number in sorted(found)]
 
     @property
     def usage(self) -> Usage:

@@ -81,14 +81,12 @@ class ChatIntrinsics:
         guards = body.guard_items
         return await self._runner.guard(body, guards, origin, timeout_s=DEFAULT_TIMEOUT_S) if guards else []
 
-    async def check(self, body: ChatRequest, origin: Origin, text: str) -> AsyncIterator[IntrinsicResult]:
-        """Yield what a chat's intrinsics find in its answer, as they do; nothing without intrinsics."""
-        items = body.intrinsic_items
-        if not items:
-            return
+    async def check(self, body: ChatRequest, origin: Origin, text: str) -> AsyncIterator[tuple[int, IntrinsicResult]]:
+        """Yield what a chat's intrinsics find in its answer, with their places in the request, as they do."""
         answered = [*body.messages, ChatMessage(role="assistant", content=text)]
         conversation = msgspec.structs.replace(body, messages=answered)
+        items = body.intrinsic_items
         outcomes = self._runner.stream(conversation, items, origin, timeout_s=DEFAULT_TIMEOUT_S)
         async with contextlib.aclosing(cast("AsyncGenerator[object]", outcomes)):
-            async for _, outcome in outcomes:
-                yield result_of(outcome)
+            async for number, outcome in outcomes:
+                yield number, result_of(outcome)

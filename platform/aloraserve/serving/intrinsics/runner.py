@@ -118,7 +118,7 @@ class IntrinsicRunner:
         started = time.perf_counter()
         deadline = asyncio.get_running_loop().time() + timeout_s
         going = [
-            _Item(number, item.name, replace(origin, request_id=f"{origin.request_id}.{number}"), started)
+            _Item(number, item.name, origin.numbered(number + 1), started)
             for number, item in enumerate(items)
         ]
         for state, item in zip(going, items, strict=True):
@@ -147,7 +147,7 @@ class IntrinsicRunner:
             InvalidRequestError: a guard is no intrinsic, or one without a probability.
             AloraserveError: a guard could not answer; nothing passes then.
         """
-        origin = replace(origin, request_id=f"{origin.request_id}.guard")
+        origin = replace(origin, request_id=f"{origin.request_id}-guard")
         outcomes = await self.run(conversation, guards, origin, timeout_s=timeout_s)
         return [GuardVerdict.of(outcome, item.threshold) for outcome, item in zip(outcomes, guards, strict=True)]
 
@@ -157,8 +157,8 @@ class IntrinsicRunner:
             version = self._resolve(item.name)
             if version.intrinsic is None:
                 raise InvalidRequestError(
-                    f"adapter {item.name[:80]!r} is not an intrinsic: its files have neither io.yaml nor an 'intrinsic' in "
-                    "aloraserve.json",
+                    f"adapter {item.name[:80]!r} is not an intrinsic: its files have neither io.yaml nor an "
+                    "'intrinsic' in aloraserve.json",
                     param="intrinsics",
                 )
             state.find(version.intrinsic)

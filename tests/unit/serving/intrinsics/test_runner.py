@@ -38,7 +38,7 @@ async def test_each_intrinsic_has_a_typed_result_with_its_facts_in_the_request_s
     assert uncertainty.value.probability == pytest.approx(0.764, abs=0.001)
     assert safety.facts is not None
     assert (safety.facts.text, safety.facts.cached_tokens, safety.facts.completion_tokens) == ("N", 8, 1)
-    assert (safety.name, safety.call_id, safety.facts.adapter[:6]) == ("safety", "r1.1", "safety")
+    assert (safety.name, safety.call_id, safety.facts.adapter[:6]) == ("safety", "r1-2", "safety")
     assert 0 < safety.facts.ttft_s <= safety.total_s
 
 
