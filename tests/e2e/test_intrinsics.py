@@ -67,7 +67,7 @@ def test_results_are_typed_and_failures_are_their_own_item_s(fleet: Any) -> None
     assert uncertainty["value"] in range(10)
     assert sum(uncertainty["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     assert (nobody["status"], nobody["status_code"]) == ("error", 404)
-    assert 0 <= hallucination["value"]["hallucinated"] <= 1
+    assert 0 <= hallucination["value"]["hallucination_likelihood"] <= 1
     assert safety["value"] in (True, False)
     assert answerability["value"] in ("answerable", "unanswerable")
 

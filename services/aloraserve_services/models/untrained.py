@@ -45,14 +45,16 @@ _OWN_SPECS: dict[str, dict[str, Any]] = {
 _IO_YAMLS = {
     "hallucination": """\
 model: ~
-response_format: |
-  {"type": "object", "properties": {"hallucinated": {"enum": ["yes", "no"]}}, "required": ["hallucinated"]}
+response_format: '{"type": "string", "enum": ["yes", "no"]}'
 transformations:
   - type: likelihood
-    input_path: [hallucinated]
+    input_path: []
     categories_to_values: {"yes": 1.0, "no": 0.0}
+  - type: nest
+    input_path: []
+    field_name: hallucination_likelihood
 docs_as_message: string
-parameters: {max_completion_tokens: 24, temperature: 0.0}
+parameters: {max_completion_tokens: 12, temperature: 0.0}
 """
 }
 
