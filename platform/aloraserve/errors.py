@@ -95,6 +95,13 @@ class AdapterSourceError(InvalidAdapterError):
     """Raised when an adapter cannot be fetched: its source is refused, not there, or not what it was said to be."""
 
 
+class InvocationError(AloraserveError):
+    """Raised when an adapter would not act where it should: its invocation's text is in a prompt, its tokens are not.
+
+    The adapter, the base model's tokenizer and its chat template do not fit together; no other request will do.
+    """
+
+
 class SettingsError(AloraserveError):
     """Raised when a setting is missing or wrong, naming its key, its value and what would be accepted."""
 

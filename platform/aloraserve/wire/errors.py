@@ -17,6 +17,7 @@ from aloraserve.errors import (
     DirectoryUnavailableError,
     DrainingError,
     InvalidRequestError,
+    InvocationError,
     MediaTypeError,
     NotPermittedError,
     OverloadedError,
@@ -74,6 +75,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     ),
     DeadlineError: _Row(504, "server_error", "deadline_exceeded"),
     UnusableAnswerError: _Row(502, "server_error", "unusable_answer"),
+    InvocationError: _Row(422, "invalid_request_error", "invocation_not_found"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),
 }
