@@ -21,6 +21,8 @@ JSON_TOKENS = 1024
 """Tokens of an answer whose spec does not say how many."""
 MAX_TOP_LOGPROBS = 20
 _TEXT = "text"
+_FIELDS = (_TEXT, "title", "doc_id")
+"""Of a document in JSON, in granite-common's order: adapters were trained on it."""
 
 Document = Mapping[str, str | None]
 
@@ -82,7 +84,8 @@ def _as_messages(documents: Sequence[Document], how: str) -> list[ChatMessage]:
             for number, document in enumerate(documents, 1)
         ]
     if how == "json":
-        return [ChatMessage(role="user", content=json.dumps([dict(document) for document in documents]))]
+        listed = [{name: document[name] for name in _FIELDS if name in document} for document in documents]
+        return [ChatMessage(role="user", content=json.dumps(listed))]
     texts = [f"[Document {document.get('doc_id')}]\n{document.get(_TEXT)}" for document in documents]
     return [
         ChatMessage(role="user", content="You have access to the following documents:\n\n" + "\n\n".join(texts)),
