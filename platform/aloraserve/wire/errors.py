@@ -8,6 +8,7 @@ from typing import Any
 
 from aloraserve.errors import (
     AdapterConflictError,
+    AdapterNotLoadedError,
     AdapterSourceError,
     AloraserveError,
     AuthenticationError,
@@ -77,6 +78,8 @@ _MAP: dict[type[AloraserveError], _Row] = {
     UnusableAnswerError: _Row(502, "server_error", "unusable_answer"),
     InvocationError: _Row(422, "invalid_request_error", "invocation_not_found"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
+    # OpenAI's clients send again what failed with a 5xx, unless they are told not to.
+    AdapterNotLoadedError: _Row(503, "server_error", "adapter_not_loaded", {"x-should-retry": "false"}),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),
 }
 

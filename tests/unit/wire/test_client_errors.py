@@ -229,6 +229,7 @@ STATUS = {
     errors.OverloadedError: 429,
     errors.UnusableAnswerError: 502,
     errors.DeadlineError: 504,
+    errors.AdapterNotLoadedError: 503,
     errors.ReplicaLostError: 502,
     errors.DirectoryUnavailableError: 503,
     errors.DrainingError: 503,
