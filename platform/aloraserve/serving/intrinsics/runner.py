@@ -117,10 +117,7 @@ class IntrinsicRunner:
         """Yield each outcome with its place as soon as it is there; see :meth:`run`. Closing it aborts the rest."""
         started = time.perf_counter()
         deadline = asyncio.get_running_loop().time() + timeout_s
-        going = [
-            _Item(number, item.name, origin.numbered(number + 1), started)
-            for number, item in enumerate(items)
-        ]
+        going = [_Item(number, item.name, origin.numbered(number + 1), started) for number, item in enumerate(items)]
         for state, item in zip(going, items, strict=True):
             if (error := await self._prepare(state, item, conversation)) is not None:
                 yield state.number, state.outcome(error=error)
