@@ -84,6 +84,27 @@ class TestWhenItStarts:
         found = registry(tmp_path, base)
         assert (served(found), list(refused(found))) == ([], ["a"])
 
+    def test_a_folder_that_is_an_adapter_itself_is_a_wrong_setting(
+        self, write_adapter: Write, base: BaseShape, tmp_path: Path
+    ) -> None:
+        folder = write_adapter("safety")
+        with pytest.raises(SettingsError, match="is itself an adapter") as caught:
+            registry(folder, base)
+        assert f"its parent {tmp_path}" in caught.value.message
+
+    def test_a_link_to_a_snapshot_in_a_hub_cache_is_served(
+        self, write_adapter: Write, base: BaseShape, tmp_path: Path
+    ) -> None:
+        repository = tmp_path / ".hub" / "models--ibm--safety"
+        (repository / "blobs").mkdir(parents=True)
+        (repository / "snapshots").mkdir()
+        snapshot = write_adapter("0abc").rename(repository / "snapshots" / "0abc")
+        for path in list(snapshot.iterdir()):
+            path.rename(repository / "blobs" / path.name)
+            path.symlink_to(f"../../blobs/{path.name}")
+        (tmp_path / "safety").symlink_to(snapshot)
+        assert served(registry(tmp_path, base)) == ["safety"]
+
     def test_a_missing_folder_is_a_wrong_setting(self, base: BaseShape, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="nowhere"):
             registry(tmp_path / "nowhere", base)
