@@ -157,7 +157,7 @@ class TestNames:
         [
             ({"target_modules": "q_proj", "layers_to_transform": None}, "selects nothing"),
             ({"target_modules": ".*"}, "beside an expression"),
-            ({"target_modules": ".*", "layers_to_transform": None}, "which selects 'lm_head'"),
+            ({"target_modules": ".*", "layers_to_transform": None}, "which selects 'embed_tokens'"),
             ({"target_modules": "(", "layers_to_transform": None}, "not a regular expression"),
             ({"target_modules": "x" * 5000, "layers_to_transform": None}, "5000 characters"),
             ({"layers_pattern": "layers", "layers_to_transform": None}, "alone"),

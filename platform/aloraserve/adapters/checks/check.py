@@ -147,7 +147,8 @@ class _Check:
                 return
             self._matrices, problems = find_matrices(self._entries, self._base)
             self._problems += problems
-            self._problems += matrix_problems(self._matrices, self._config, self._base)
+            is_whole = not problems
+            self._problems += matrix_problems(self._matrices, self._config, self._base, is_whole=is_whole)
             readable = [matrix for matrix in self._matrices if _has_numbers(matrix.entry)]
             self._problems += value_problems(file, readable, self._config.scaling)
 
