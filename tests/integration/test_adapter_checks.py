@@ -105,8 +105,34 @@ def accepted(variant: Variant, folder: Path) -> AdapterFacts:
     return report.facts
 
 
-def test_the_model_s_own_weights_name_its_linears(model_path: Path) -> None:
-    assert BaseShape.read(model_path).modules == BASE.modules
+MOE = {"num_local_experts": 2, "num_experts_per_tok": 1, "shared_intermediate_size": 96}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("Llama", {}),
+        ("Granite", {}),
+        ("Phi3", {"pad_token_id": 0}),
+        ("Qwen3", {}),
+        ("GPTNeoX", {}),
+        ("GraniteMoeHybrid", {**MOE, **MAMBA, "layer_types": ["mamba", "attention"]}),
+    ],
+)
+def test_a_model_s_own_weights_name_its_linears(tmp_path: Path, architecture: str, changes: dict[str, Any]) -> None:
+    import torch
+    import transformers
+
+    config = getattr(transformers, f"{architecture}Config")(**{**CONFIG, **changes})
+    model = getattr(transformers, f"{architecture}ForCausalLM")(config)
+    model.save_pretrained(tmp_path)
+    linears = {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name not in ("lm_head", "embed_out")
+    }
+    assert BaseShape.read(tmp_path).modules == linears
 
 
 @PROPERTY

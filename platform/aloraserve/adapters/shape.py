@@ -104,7 +104,7 @@ class BaseShape:
 
     @classmethod
     def _from_weights(cls, found: BaseWeights, config: Mapping[str, Any]) -> BaseShape:
-        layers = _size(config, "num_hidden_layers")
+        layers = _size(config, "num_hidden_layers", 1 + max(map(_layer, found.linears)))
         # Layers beyond are for multi-token prediction: engines skip them.
         modules = {name: sizes for name, sizes in found.linears.items() if _layer(name) < layers}
         usual = cls.from_config(config).modules if found.is_quantized else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -83,6 +84,19 @@ class TestWhenItStarts:
         write_adapter("b")
         found = registry(tmp_path, base)
         assert (served(found), list(refused(found))) == ([], ["a"])
+
+    @pytest.mark.parametrize("name", [b"a\x1b[31mb", b"a\nb", b"\xff\xfe", "\u202e".encode()])
+    def test_a_name_that_cannot_be_printed_breaks_no_list(
+        self, write_adapter: Write, base: BaseShape, tmp_path: Path, name: bytes
+    ) -> None:
+        write_adapter("good")
+        write_adapter("bad").rename(tmp_path / os.fsdecode(name))
+        found = registry(tmp_path, base)
+        assert served(found) == ["good"]
+        ((shown, reason),) = refused(found).items()
+        assert shown.isprintable()
+        assert "letters, digits" in reason
+        assert json.dumps([shown, reason], ensure_ascii=False).encode()
 
     def test_a_folder_that_is_an_adapter_itself_is_a_wrong_setting(
         self, write_adapter: Write, base: BaseShape, tmp_path: Path

@@ -109,3 +109,12 @@ def test_weights_without_a_header_are_a_wrong_setting(model_path: Path, content:
 def test_sizes_of_the_text_model_are_those_that_count(model_path: Path) -> None:
     (model_path / "config.json").write_text(json.dumps({"text_config": BASE_CONFIG, "vocab_size": 5}))
     assert BaseShape.read(model_path) == BASE
+
+
+def test_a_config_that_counts_its_layers_otherwise_leaves_that_to_the_weights(model_path: Path) -> None:
+    (model_path / "config.json").write_text(json.dumps({"n_layer": 2, "vocab_size": 100}))
+    save_file(
+        {f"transformer.h.{layer}.attn.c_attn.weight": ones(10, 8) for layer in (0, 1)}, model_path / "model.safetensors"
+    )
+    shape = BaseShape.read(model_path)
+    assert (shape.layers, shape.linears()) == (2, {"c_attn": (8, 10)})
