@@ -365,6 +365,13 @@ class TestFiles:
         assert codes(report) == {ProblemCode.FILE_LINK}
         assert "hf download --local-dir" in report.reason
 
+    def test_blobs_that_are_of_no_cache_are_elsewhere(self, write_adapter: Write, tmp_path: Path) -> None:
+        folder = write_adapter()
+        (tmp_path / "blobs").mkdir()
+        (folder / "adapter_config.json").rename(tmp_path / "blobs" / "config")
+        (folder / "adapter_config.json").symlink_to("../blobs/config")
+        assert codes(check(folder)) == {ProblemCode.FILE_LINK}
+
     def test_a_library_of_intrinsics_says_where_its_adapters_are(self, write_adapter: Write, tmp_path: Path) -> None:
         for kind in ("alora", "lora"):
             (tmp_path / "answerability" / "smollm2").mkdir(parents=True, exist_ok=True)
