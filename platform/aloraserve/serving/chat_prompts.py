@@ -78,9 +78,9 @@ class ChatPrompts:
             InvalidRequestError: the template refuses the messages, or a field of the instruction is missing.
         """
         conversation = self._renderer.conversation(messages, arguments)
-        if adapter is None or not adapter.invocation_ids:
+        invocation = None if adapter is None else self.invocation(adapter)
+        if invocation is None:
             return RenderedChat(conversation, self._look_up(conversation, salt), adapter)
-        invocation = self._invocations.of(adapter)
         asked = None
         if invocation.instruction is not None:
             asked = _asked(invocation.instruction, messages, values)
@@ -89,6 +89,14 @@ class ChatPrompts:
         is_open = invocation.mode is not InvocationMode.APPENDED
         found = self._look_up(conversation, salt, add_generation_prompt=is_open)
         return RenderedChat(conversation, found, adapter, invocation, asked)
+
+    def invocation(self, adapter: AdapterVersion) -> Invocation | None:
+        """Return how an adapter is invoked, None for a plain LoRA.
+
+        Raises:
+            InvalidAdapterError: its instruction does not have its invocation.
+        """
+        return self._invocations.of(adapter) if adapter.invocation_ids else None
 
     def is_slow(self, chat: RenderedChat, at_once: int) -> bool:
         """Whether a chat's tokenization takes longer than that of so many characters."""
