@@ -58,6 +58,7 @@ class PromptBuilder:
         max_model_len: int,
         resolve: Callable[[str], AdapterVersion],
     ) -> None:
+        self._tokenizer = tokenizer
         self._keyspace = keyspace
         self._base_model = base_model
         self._max_model_len = max_model_len
@@ -108,6 +109,42 @@ class PromptBuilder:
         if len(prompt) > TOKENIZED_AT_ONCE and not is_hashed:
             return await asyncio.to_thread(self._completion, body, origin, adapter, text)
         return self._completion(body, origin, adapter, text)
+
+    def continued(
+        self,
+        request: GenerationRequest,
+        token_ids: list[int],
+        adapter: AdapterVersion | None,
+        *,
+        number: int,
+        max_tokens: int,
+    ) -> GenerationRequest:
+        """Return the request that goes on with an answer.
+
+        Args:
+            request: of the base model, that began the answer.
+            token_ids: its prompt and the answer so far; an aLoRA's invocation is in it.
+            adapter: who goes on, None for the base model.
+            number: of the request within the answer.
+            max_tokens: that are left to generate.
+        """
+        prompt = Prompt(list(token_ids), _activation(token_ids, adapter), request.keys)
+        origin = request.origin.numbered(number)
+        # The answer's own stop strings are not the adapter's, whose form they would cut.
+        stop = request.sampling.stop if adapter is None else ()
+        return replace(
+            request,
+            origin=origin,
+            token_ids=prompt.token_ids,
+            sampling=replace(request.sampling, max_tokens=max_tokens, stop=stop),
+            call=self._call(origin, prompt, adapter),
+            adapter=adapter,
+            activation=prompt.activation,
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     async def _tokenized(self, text: str, salt: str | None) -> TokenizedText:
         """Return a completion's text with its ids; calls that come with the same text at once wait for one thread."""

@@ -11,8 +11,11 @@ from starlette.responses import PlainTextResponse, Response
 
 from aloraserve.adapters import AdapterRegistry
 from aloraserve.serving.attempts import Dispatcher
+from aloraserve.serving.generation import Generation
+from aloraserve.serving.invokable import InvokableAdapters
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
+from aloraserve.serving.self_invocation import SelfInvocation
 from aloraserve.serving.session import SESSION_HEADER, session_of
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelList
@@ -61,6 +64,7 @@ class OpenAIRoutes:
         self._base_model = base_model
         self._adapters = adapters
         self._replicas = replicas
+        self._invokable = InvokableAdapters(adapters)
         self._created = int(time.time())
 
     def add_to(self, routes: Routes) -> None:
@@ -81,7 +85,11 @@ class OpenAIRoutes:
         with contextlib.ExitStack() as held:
             held.enter_context(self._slots.held())
             call = await self._prompts.chat(body, origin)
-            return await self._answer(ChatAnswer, call, body.include_usage, held)
+            if body.adapters is None:
+                return await self._answer(ChatAnswer, call, body.include_usage, held)
+            finder = self._invokable.finder(body.adapters, call)
+            turns = await SelfInvocation(self._dispatcher, self._prompts, call, finder).begin()
+            return await self._answered(ChatAnswer, call, turns.first, turns, body.include_usage, held)
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
@@ -135,12 +143,31 @@ class OpenAIRoutes:
         self, kind: type[Answer], request: GenerationRequest, include_usage: bool, held: contextlib.ExitStack
     ) -> Response:
         generation = await self._dispatcher.generate(request)
-        answer = kind.of(generation)
-        headers = serving_headers(generation)
+        return await self._answered(kind, request, generation, generation, include_usage, held)
+
+    async def _answered(
+        self,
+        kind: type[Answer],
+        request: GenerationRequest,
+        first: Generation,
+        chunks: Generation | SelfInvocation,
+        include_usage: bool,
+        held: contextlib.ExitStack,
+    ) -> Response:
+        """Return the response to a request.
+
+        Args:
+            kind: writes the answer.
+            request: of the client.
+            first: the call that began the answer.
+            chunks: all of them.
+            include_usage: whether a stream ends with the usage.
+            held: until the end of a stream.
+        """
+        answer, headers = kind.of(first), serving_headers(first)
         if not request.is_streamed:
-            return _json(await answer.whole(generation), headers)
-        events = answer.stream(generation, include_usage=include_usage)
-        return EventStream(events, generation, headers, held.pop_all())
+            return _json(await answer.whole(chunks), headers)
+        return EventStream(answer.stream(chunks, include_usage=include_usage), chunks, headers, held.pop_all())
 
     async def _answer_all(
         self, requests: Sequence[GenerationRequest], include_usage: bool, held: contextlib.ExitStack
