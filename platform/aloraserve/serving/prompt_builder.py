@@ -130,13 +130,12 @@ class PromptBuilder:
         """
         prompt = Prompt(list(token_ids), _activation(token_ids, adapter), request.keys)
         origin = request.origin.numbered(number)
-        # The answer's own stop strings are not the adapter's, whose form they would cut.
-        stop = request.sampling.stop if adapter is None else ()
+        sampling = replace(request.sampling, max_tokens=max_tokens)
         return replace(
             request,
             origin=origin,
             token_ids=prompt.token_ids,
-            sampling=replace(request.sampling, max_tokens=max_tokens, stop=stop),
+            sampling=sampling if adapter is None else _adapter_sampling(adapter, sampling),
             call=self._call(origin, prompt, adapter),
             adapter=adapter,
             activation=prompt.activation,
@@ -267,6 +266,18 @@ def _activation(token_ids: list[int], adapter: AdapterVersion | None) -> int | N
     if adapter is None:
         return None
     return activation_point(token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
+
+
+def _adapter_sampling(adapter: AdapterVersion, sampling: SamplingSettings) -> SamplingSettings:
+    """Return how an adapter generates that the base model has invoked: as its intrinsic says, if it is one.
+
+    The answer's own stop strings would cut its form.
+    """
+    own = adapter.intrinsic.parameters if adapter.intrinsic else None
+    if own is None:
+        return replace(sampling, stop=())
+    limit = min(sampling.max_tokens or own.max_tokens or 0, own.max_tokens or sampling.max_tokens or 0)
+    return replace(sampling, max_tokens=limit, temperature=own.temperature, stop=own.stop)
 
 
 def _characters(body: ChatRequest) -> int:
