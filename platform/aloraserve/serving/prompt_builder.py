@@ -237,6 +237,7 @@ class PromptBuilder:
             adapter=adapter.name if adapter else None,
             session=origin.session,
             base_blocks=None if effect is None else max(effect.activation, 0) // self._keyspace.block_tokens,
+            version=adapter.key if adapter else None,
         )
 
     def _bounded(
