@@ -263,3 +263,28 @@ async def test_an_adapter_that_the_caller_may_not_use_is_not_invoked() -> None:
     finder = invokable.finder("auto", await request_of())
     assert finder.find(CHECK.invocation_ids, 0) is None
     assert finder.find(LONG.invocation_ids, 0) is not None
+
+
+async def test_the_caller_s_version_of_an_adapter_is_invoked_by_its_own_invocation() -> None:
+    class OthersHaveAnother(StaticRegistry):
+        def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+            return alora("check", ids_of(" ask:")) if name == "check" else super().resolve(name)
+
+    invokable = InvokableAdapters(OthersHaveAnother(ADAPTERS, base_names=["base"]))
+    finder = invokable.finder("auto", await request_of())
+    assert finder.find(CHECK.invocation_ids, 0) is None
+
+
+async def test_what_is_served_later_is_invoked_too() -> None:
+    served = [LONG]
+
+    class Growing(StaticRegistry):
+        def all(self) -> Sequence[AdapterVersion]:
+            return served
+
+    invokable = InvokableAdapters(Growing(ADAPTERS, base_names=["base"]))
+    assert invokable.finder("auto", await request_of()).find(CHECK.invocation_ids, 0) is None
+    served.append(CHECK)
+    found = invokable.finder("auto", await request_of()).find(CHECK.invocation_ids, 0)
+    assert found is not None
+    assert found.adapter is CHECK
