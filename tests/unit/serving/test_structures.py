@@ -70,8 +70,31 @@ async def test_what_can_be_compiled_passes(fields: dict[str, Any]) -> None:
 
 
 WORDS = st.sampled_from(
-    "type object array string properties items enum $ref #/$defs/a $defs anyOf allOf pattern (a format date minItems "
-    "required const json regex choice grammar".split()
+    [
+        "type",
+        "object",
+        "array",
+        "string",
+        "properties",
+        "items",
+        "enum",
+        "$ref",
+        "#/$defs/a",
+        "$defs",
+        "anyOf",
+        "allOf",
+        "pattern",
+        "(a",
+        "format",
+        "date",
+        "minItems",
+        "required",
+        "const",
+        "json",
+        "regex",
+        "choice",
+        "grammar",
+    ]
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 10**10) | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
