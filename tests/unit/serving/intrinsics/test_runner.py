@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.intrinsic_path import DiedError, Engine, RequestPath, chunk, conversation, origin
 
+from aloraserve.blocks import activation_point
 from aloraserve.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -176,6 +177,24 @@ async def test_fields_fill_the_instruction_and_are_text_alone(path: RequestPath,
     assert found.value.value == "good"
     prompt = "".join(chr(token) for token in engine.calls[0].token_ids[1:])
     assert "u:Is it {criteria} & {x.__class__}?\n" in prompt
+
+
+async def test_an_invocation_in_the_instruction_acts_there(path: RequestPath, engine: Engine) -> None:
+    item = IntrinsicItem(name="requirement", fields={"criteria": "short"})
+    (found,) = await path.runner.run(conversation(), [item], origin(), timeout_s=30)
+    assert found.error is None
+    prompt = engine.calls[0].token_ids
+    invocation = [ord(character) for character in "<r>"]
+    assert activation_point(prompt, invocation) == "".join(map(chr, prompt)).index("<r> It is short.")
+
+
+async def test_a_field_never_moves_an_activation(path: RequestPath, engine: Engine) -> None:
+    """This tokenizer has no other tokens for the text: it is refused; the others write it with others."""
+    item = IntrinsicItem(name="requirement", fields={"criteria": "a <r> b"})
+    (found,) = await path.runner.run(conversation(), [item], origin(), timeout_s=30)
+    assert isinstance(found.error, InvalidRequestError)
+    assert "holds the adapter's invocation" in found.error.message
+    assert engine.calls == []
 
 
 async def test_an_unknown_field_is_refused_by_name(path: RequestPath) -> None:
