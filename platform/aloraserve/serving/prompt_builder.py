@@ -7,7 +7,7 @@ routing and engines agree on. The tokenizer is passed in: nothing here loads a m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_poin
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
 from aloraserve.serving.chat_prompts import ChatPrompts, RenderedChat
+from aloraserve.serving.conversation import Resolve, conversation_key
 from aloraserve.serving.encoder import Encoder
 from aloraserve.serving.prompt import Prompt
 from aloraserve.serving.request import GenerationRequest, Origin
@@ -45,7 +46,7 @@ class PromptBuilder:
         keyspace: what block keys belong to.
         base_model: served name of the base model.
         max_model_len: tokens of a prompt and its answer together.
-        resolve: returns the adapter version that is served under a name now, or raises
+        resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
     """
 
@@ -56,7 +57,7 @@ class PromptBuilder:
         *,
         base_model: str,
         max_model_len: int,
-        resolve: Callable[[str], AdapterVersion],
+        resolve: Resolve,
     ) -> None:
         self._keyspace = keyspace
         self._base_model = base_model
@@ -88,7 +89,7 @@ class PromptBuilder:
                 the answer cannot have the form that is asked for.
             InvocationError: the adapter's invocation is not where it was placed.
         """
-        adapter = self._adapter(_model_of(body, self._base_model))
+        adapter = self._adapter(_model_of(body, self._base_model), body, origin)
         self._support.check(body)
         await check_structure(body)
         if _characters(body) > RENDERED_AT_ONCE:
@@ -100,7 +101,7 @@ class PromptBuilder:
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
-        adapter = self._adapter(body.model)
+        adapter = self._adapter(body.model, body, origin)
         await check_structure(body)
         prompt = body.one_prompt
         text = await self._tokenized(prompt, origin.caller.cache_salt) if isinstance(prompt, str) else None
@@ -125,8 +126,10 @@ class PromptBuilder:
         # The client that came first may leave; the others still want the ids.
         return await asyncio.shield(task)
 
-    def _adapter(self, model: str) -> AdapterVersion | None:
-        return None if model == self._base_model else self._resolve(model)
+    def _adapter(self, model: str, body: ChatRequest | CompletionRequest, origin: Origin) -> AdapterVersion | None:
+        if model == self._base_model:
+            return None
+        return self._resolve(model, tenant=origin.caller.tenant, key=conversation_key(body, origin))
 
     def _chat(
         self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None, values: Mapping[str, str] | None
