@@ -168,7 +168,7 @@ class RequestPath:
         policy = make_policy("expected-ttft", seed=1)
         router = Router(self.directory, policy, SPACE, budget_s=5, known_replicas=lambda: ["a", "b"])
         dispatcher = Dispatcher(router, engine, [watch])  # type: ignore[arg-type]
-        self.runner = IntrinsicRunner(self.prompts, dispatcher, watch, resolve=self._resolve, slot=self._slot)
+        self.runner = IntrinsicRunner(self.prompts, dispatcher, watch, slot=self._slot)
 
     async def begin(self) -> None:
         for replica in ("a", "b"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from aloraserve.errors import (
 )
 from aloraserve.serving.engine_messages import EngineRefusal
 from aloraserve.serving.intrinsics.outcome import IntrinsicOutcome
+from aloraserve.tenants import Caller
 from aloraserve.wire.intrinsic_items import GuardItem, IntrinsicItem
 
 THREE = ("answerable", "safety", "uncertainty")
@@ -225,3 +227,26 @@ async def test_an_intrinsic_without_a_probability_is_no_guard(path: RequestPath)
     guard = GuardItem(name="judge", fields={"criteria": "short"})
     with pytest.raises(InvalidRequestError, match="gives no probability"):
         await path.runner.guard(conversation(), [guard], origin(), timeout_s=30)
+
+
+async def test_the_base_model_is_not_an_intrinsic(path: RequestPath) -> None:
+    (found,) = await run(path, "base")
+    assert isinstance(found.error, InvalidRequestError)
+    assert "'base' is not an intrinsic" in found.error.message
+
+
+async def test_a_version_is_resolved_once_and_for_the_caller(
+    path: RequestPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, str]] = []
+    original = path.prompts._resolve
+
+    def resolve(name: str, *, tenant: str | None = None, key: str = "") -> Any:
+        asked.append((name, tenant, key))
+        return original(name, tenant=tenant, key=key)
+
+    monkeypatch.setattr(path.prompts, "_resolve", resolve)
+    caller = Caller("acme", cache_salt="tenant:acme")
+    await path.runner.run(conversation(), items("safety"), replace(origin(), caller=caller), timeout_s=30)
+    ((name, tenant, key),) = asked
+    assert (name, tenant, key.startswith("what is left")) == ("safety", "acme", True)
