@@ -60,7 +60,7 @@ class PlatformRouter:
     """
 
     def __init__(self, policy: str, context: RunContext, *, is_adapter_blind: bool = False) -> None:
-        self.name = policy
+        self.name = f"{policy}-blind" if is_adapter_blind else policy
         self._is_adapter_blind = is_adapter_blind
         self.fallbacks = 0
         self._context = context
