@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -104,12 +105,18 @@ class BaseShape:
 
     @classmethod
     def _from_weights(cls, found: BaseWeights, config: Mapping[str, Any]) -> BaseShape:
-        layers = _size(config, "num_hidden_layers")
+        layers = _size(config, "num_hidden_layers", 1 + max(map(_layer, found.linears)))
         # Layers beyond are for multi-token prediction: engines skip them.
         modules = {name: sizes for name, sizes in found.linears.items() if _layer(name) < layers}
         usual = cls.from_config(config).modules if found.is_quantized else {}
         modules = {**usual, **modules}
         return cls(modules, layers, _size(config, "vocab_size"), _others(modules, found.names))
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that adapters have to fit: equal for a model and its fine-tuned versions."""
+        content = json.dumps([sorted(self.modules.items()), self.vocab_size])
+        return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Return (input size, output size) of each linear that an adapter may change, by its last name."""
@@ -145,7 +152,8 @@ def _layer(module: str) -> int:
 
 def _others(modules: Linears, names: Iterator[str] | tuple[str, ...] | frozenset[str]) -> frozenset[str]:
     """Return every module that a pattern may match and that is not one of ``modules``."""
-    found = {"lm_head"}
+    # The names that engines and PEFT look for, wherever this model has them.
+    found = {"lm_head", "model.lm_head", "embed_tokens", "model.embed_tokens"}
     for name in (*modules, *names):
         parts = name.split(".")
         found.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))

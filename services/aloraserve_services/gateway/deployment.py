@@ -27,6 +27,8 @@ from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import CallRouter, Router
 from aloraserve.serving.attempts import Dispatcher
+from aloraserve.serving.intrinsics.runner import IntrinsicRunner
+from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
@@ -42,6 +44,7 @@ from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
+from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.metrics import GatewayMetrics
@@ -101,8 +104,10 @@ class Gateway:
         tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
         self._receipts = receipts = ReceiptRing(settings.receipts)
         self._diagnosis = DiagnosisWindow()
+        watch = PrefixWatch()
         observers = [
             ReuseObserver(plan.keyspace, self._diagnosis),
+            watch,
             ReceiptWriter(receipts),
             CallMetrics(self._metrics),
             CallSpans(self._tracing),
@@ -117,11 +122,16 @@ class Gateway:
         )
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
+        dispatcher = Dispatcher(self._router(plan), self._pool.replicas, observers)
+        bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
+        runner = IntrinsicRunner(prompts, dispatcher, watch, resolve=self._adapters.resolve, slot=self.slots.held)
+        self._intrinsics = IntrinsicRoutes(tenants, runner, bodies, self.slots, base_model=plan.served_name)
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
-            Dispatcher(self._router(plan), self._pool.replicas, observers),
-            BodyReader(settings.max_model_len, settings.body_timeout_s),
+            dispatcher,
+            ChatIntrinsics(runner),
+            bodies,
             self.slots,
             base_model=plan.served_name,
             adapters=self._adapters,
@@ -144,6 +154,7 @@ class Gateway:
         """Return the HTTP application."""
         routes = Routes(loopback_only=self._is_keyless_loopback)
         self._openai.add_to(routes)
+        self._intrinsics.add_to(routes)
         self._admin.add_to(routes)
         return CountedRequests(routes, self._metrics, self._tracing)
 
