@@ -80,7 +80,12 @@ class GatewayAdapters:
         self.manager = AdapterManager(
             catalog.source,
             catalog.view,
-            StoreIntake(SourceFetcher(plan.settings.adapter_policy, store.stage), plan.open_reader, store),
+            StoreIntake(
+                SourceFetcher(plan.settings.adapter_policy, store.stage),
+                plan.open_reader,
+                store,
+                has_room=plan.limits is not None,
+            ),
             self._usage,
             base=plan.base_fingerprint,
             base_names=(plan.served_name,),

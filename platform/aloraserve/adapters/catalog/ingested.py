@@ -16,6 +16,11 @@ from aloraserve.adapters.limits import AdapterLimits
 from aloraserve.adapters.store import AdapterStore
 from aloraserve.errors import InvalidAdapterError
 
+NO_ROOM = (
+    "the engines were started without room for adapters; set adapters_dir, or reserve_modules and reserve_rank, and "
+    "restart the platform"
+)
+
 
 @dataclass(frozen=True)
 class IngestedRecord:
@@ -47,9 +52,11 @@ class IngestedRecord:
 
     @property
     def refused(self) -> Iterable[RefusedAdapter]:
-        """Yield what cannot be loaded: the name, or its versions if another one is served."""
-        entries = {entry.version: entry.shown for entry in self.record.live} if self.served else {}
-        return (RefusedAdapter(entries.get(version, self.record.name), why) for version, why in self.problems.items())
+        """Yield what an alias points to and cannot be loaded: the name, or the version if another one is served."""
+        is_served = bool(self.served)
+        for entry in self.record.served:
+            if (why := self.problems.get(entry.version)) is not None:
+                yield RefusedAdapter(entry.shown if is_served else entry.name, why)
 
     def listed(self, tenant: str | None) -> Iterable[ServedName]:
         """Yield the names that a tenant may call: the plain one and its aliases."""
@@ -100,10 +107,7 @@ class Ingest:
         if entry.base != self.base:
             raise InvalidAdapterError("it was registered for another base model")
         if self.limits is None:
-            raise InvalidAdapterError(
-                "the engines were started without room for adapters; set adapters_dir, or reserve_modules and "
-                "reserve_rank, and restart the platform"
-            )
+            raise InvalidAdapterError(NO_ROOM)
         if problem := next(self.limits.problems(entry.targets, entry.rank), None):
             raise InvalidAdapterError(problem.text)
         return entry.at(path)

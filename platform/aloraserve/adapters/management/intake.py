@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from aloraserve.adapters.catalog.ingested import NO_ROOM
 from aloraserve.adapters.checks import CheckReport
 from aloraserve.adapters.management.base import Progress
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.sources import SourceFetcher, parse_reference
 from aloraserve.adapters.store import AdapterStore
-from aloraserve.errors import InvalidAdapterError, SettingsError
+from aloraserve.errors import AdapterConflictError, InvalidAdapterError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,18 @@ class StoreIntake:
         fetcher: brings files from sources to folders of the store.
         open_reader: returns what checks them.
         store: keeps them.
+        has_room: whether the engines were started with room for adapters.
     """
 
     fetcher: SourceFetcher
     open_reader: Callable[[], AdapterReader]
     store: AdapterStore
+    has_room: bool = True
 
     def shown(self, reference: str) -> str:
         """See the contract."""
+        if not self.has_room:
+            raise AdapterConflictError(NO_ROOM)
         source = parse_reference(reference)
         if source.scheme == "file":
             self.fetcher.policy.folder(source)
