@@ -7,7 +7,7 @@ routing and engines agree on. The tokenizer is passed in: nothing here loads a m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_poin
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
 from aloraserve.serving.chat_prompts import ChatPrompts, RenderedChat
+from aloraserve.serving.conversation import Resolve, conversation_key
 from aloraserve.serving.encoder import Encoder
 from aloraserve.serving.prompt import Prompt
 from aloraserve.serving.request import GenerationRequest, Origin
@@ -45,7 +46,7 @@ class PromptBuilder:
         keyspace: what block keys belong to.
         base_model: served name of the base model.
         max_model_len: tokens of a prompt and its answer together.
-        resolve: returns the adapter version that is served under a name now, or raises
+        resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
     """
 
@@ -56,8 +57,9 @@ class PromptBuilder:
         *,
         base_model: str,
         max_model_len: int,
-        resolve: Callable[[str], AdapterVersion],
+        resolve: Resolve,
     ) -> None:
+        self._tokenizer = tokenizer
         self._keyspace = keyspace
         self._base_model = base_model
         self._max_model_len = max_model_len
@@ -69,7 +71,12 @@ class PromptBuilder:
         self._support = TemplateSupport(tokenizer)
 
     async def chat(
-        self, body: ChatRequest, origin: Origin, *, values: Mapping[str, str] | None = None
+        self,
+        body: ChatRequest,
+        origin: Origin,
+        *,
+        values: Mapping[str, str] | None = None,
+        adapter: AdapterVersion | None = None,
     ) -> GenerationRequest:
         """Return the request of a chat body.
 
@@ -81,6 +88,7 @@ class PromptBuilder:
             origin: where it comes from.
             values: of the fields of the adapter's instruction, which then follows the messages. None if the last
                 message is the instruction, or if it has no fields.
+            adapter: the version that the body's model means, if :meth:`version` has said so already.
 
         Raises:
             UnknownModelError: the model is not served.
@@ -88,7 +96,7 @@ class PromptBuilder:
                 the answer cannot have the form that is asked for.
             InvocationError: the adapter's invocation is not where it was placed.
         """
-        adapter = self._adapter(_model_of(body, self._base_model))
+        adapter = adapter or self.version(_model_of(body, self._base_model), body, origin)
         self._support.check(body)
         await check_structure(body)
         if _characters(body) > RENDERED_AT_ONCE:
@@ -100,7 +108,7 @@ class PromptBuilder:
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
-        adapter = self._adapter(body.model)
+        adapter = self.version(body.model, body, origin)
         await check_structure(body)
         prompt = body.one_prompt
         text = await self._tokenized(prompt, origin.caller.cache_salt) if isinstance(prompt, str) else None
@@ -108,6 +116,41 @@ class PromptBuilder:
         if len(prompt) > TOKENIZED_AT_ONCE and not is_hashed:
             return await asyncio.to_thread(self._completion, body, origin, adapter, text)
         return self._completion(body, origin, adapter, text)
+
+    def continued(
+        self,
+        request: GenerationRequest,
+        token_ids: list[int],
+        adapter: AdapterVersion | None,
+        *,
+        number: int,
+        max_tokens: int,
+    ) -> GenerationRequest:
+        """Return the request that goes on with an answer.
+
+        Args:
+            request: of the base model, that began the answer.
+            token_ids: its prompt and the answer so far; an aLoRA's invocation is in it.
+            adapter: who goes on, None for the base model.
+            number: of the request within the answer.
+            max_tokens: that are left to generate.
+        """
+        prompt = Prompt(list(token_ids), _activation(token_ids, adapter), request.keys)
+        origin = request.origin.numbered(number)
+        sampling = replace(request.sampling, max_tokens=max_tokens)
+        return replace(
+            request,
+            origin=origin,
+            token_ids=prompt.token_ids,
+            sampling=sampling if adapter is None else _adapter_sampling(adapter, sampling),
+            call=self._call(origin, prompt, adapter),
+            adapter=adapter,
+            activation=prompt.activation,
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     async def _tokenized(self, text: str, salt: str | None) -> TokenizedText:
         """Return a completion's text with its ids; calls that come with the same text at once wait for one thread."""
@@ -125,8 +168,15 @@ class PromptBuilder:
         # The client that came first may leave; the others still want the ids.
         return await asyncio.shield(task)
 
-    def _adapter(self, model: str) -> AdapterVersion | None:
-        return None if model == self._base_model else self._resolve(model)
+    def version(self, model: str, body: ChatRequest | CompletionRequest, origin: Origin) -> AdapterVersion | None:
+        """Return the adapter version that a model's name means in a conversation, None for the base model.
+
+        Raises:
+            UnknownModelError: the model is not served.
+        """
+        if model == self._base_model:
+            return None
+        return self._resolve(model, tenant=origin.caller.tenant, key=conversation_key(body, origin))
 
     def _chat(
         self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None, values: Mapping[str, str] | None
@@ -231,6 +281,18 @@ def _activation(token_ids: list[int], adapter: AdapterVersion | None) -> int | N
     if adapter is None:
         return None
     return activation_point(token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
+
+
+def _adapter_sampling(adapter: AdapterVersion, sampling: SamplingSettings) -> SamplingSettings:
+    """Return how an adapter generates that the base model has invoked: as its intrinsic says, if it is one.
+
+    The answer's own stop strings would cut its form.
+    """
+    own = adapter.intrinsic.parameters if adapter.intrinsic else None
+    if own is None:
+        return replace(sampling, stop=())
+    limit = min(sampling.max_tokens or own.max_tokens or 0, own.max_tokens or sampling.max_tokens or 0)
+    return replace(sampling, max_tokens=limit, temperature=own.temperature, stop=own.stop)
 
 
 def _characters(body: ChatRequest) -> int:
