@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from aloraserve.adapters import AdapterVersion, InvocationMode
 from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
 from aloraserve.blocks import KeySpace
 from aloraserve.errors import UnknownModelError
+from aloraserve.serving.conversation import Resolve
 from aloraserve.serving.prompt_builder import PromptBuilder
 from support.small_tokenizers import small_tokenizer
 
@@ -65,11 +66,11 @@ def builder_for(tokenizer: Any, *adapters: AdapterVersion, max_model_len: int = 
     )
 
 
-def resolver_of(*adapters: AdapterVersion) -> Callable[[str], AdapterVersion]:
+def resolver_of(*adapters: AdapterVersion) -> Resolve:
     """Return what finds one of these adapters by its name."""
     served = {adapter.name: adapter for adapter in adapters}
 
-    def resolve(name: str) -> AdapterVersion:
+    def resolve(name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
         if name not in served:
             raise UnknownModelError(f"model {name!r} is not served", param="model")
         return served[name]

@@ -123,6 +123,21 @@ class RegistryChange:
     refused: tuple[RefusedAdapter, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ServedName:
+    """A name that calls may use.
+
+    Args:
+        name: for ``model``.
+        root: what an alias stands for; its own name, if it is none.
+        version: that it means now, or for the most part.
+    """
+
+    name: str
+    root: str
+    version: AdapterVersion
+
+
 class AdapterRegistry(Protocol):
     """Which adapters a fleet serves now.
 
@@ -151,6 +166,18 @@ class AdapterRegistry(Protocol):
         """
         ...
 
+    def listed(self, tenant: str | None = None) -> Sequence[ServedName]:
+        """Return every name that a tenant may call now, sorted; two tenants see each other's private names nowhere."""
+        ...
+
+    def sees(self, tenant: str | None, name: str) -> bool:
+        """Whether a tenant may know that there is an adapter called ``name``, served or not."""
+        ...
+
+    async def begin(self) -> None:
+        """Read the source for the first time, before :meth:`run`; a registry that has read it already does nothing."""
+        ...
+
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
         """Return exactly that version, served here or not any more; looks at the source if it is not known here yet.
 
@@ -160,7 +187,7 @@ class AdapterRegistry(Protocol):
         ...
 
     def all(self) -> Sequence[AdapterVersion]:
-        """Return every served version, sorted by name."""
+        """Return every version that a name or an alias stands for, sorted by name and digest."""
         ...
 
     def refused(self) -> Sequence[RefusedAdapter]:
@@ -176,4 +203,8 @@ class AdapterRegistry(Protocol):
 
     async def run(self) -> None:
         """Follow the source until cancelled."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the registry holds open."""
         ...

@@ -7,7 +7,7 @@ routing and engines agree on. The tokenizer is passed in: nothing here loads a m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_poin
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
 from aloraserve.serving.chat_prompts import ChatPrompts, RenderedChat
+from aloraserve.serving.conversation import Resolve, conversation_key
 from aloraserve.serving.encoder import Encoder
 from aloraserve.serving.prompt import Prompt
 from aloraserve.serving.request import GenerationRequest, Origin
@@ -45,7 +46,7 @@ class PromptBuilder:
         keyspace: what block keys belong to.
         base_model: served name of the base model.
         max_model_len: tokens of a prompt and its answer together.
-        resolve: returns the adapter version that is served under a name now, or raises
+        resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
     """
 
@@ -56,7 +57,7 @@ class PromptBuilder:
         *,
         base_model: str,
         max_model_len: int,
-        resolve: Callable[[str], AdapterVersion],
+        resolve: Resolve,
     ) -> None:
         self._tokenizer = tokenizer
         self._keyspace = keyspace
@@ -70,7 +71,12 @@ class PromptBuilder:
         self._support = TemplateSupport(tokenizer)
 
     async def chat(
-        self, body: ChatRequest, origin: Origin, *, values: Mapping[str, str] | None = None
+        self,
+        body: ChatRequest,
+        origin: Origin,
+        *,
+        values: Mapping[str, str] | None = None,
+        adapter: AdapterVersion | None = None,
     ) -> GenerationRequest:
         """Return the request of a chat body.
 
@@ -82,6 +88,7 @@ class PromptBuilder:
             origin: where it comes from.
             values: of the fields of the adapter's instruction, which then follows the messages. None if the last
                 message is the instruction, or if it has no fields.
+            adapter: the version that the body's model means, if :meth:`version` has said so already.
 
         Raises:
             UnknownModelError: the model is not served.
@@ -89,7 +96,7 @@ class PromptBuilder:
                 the answer cannot have the form that is asked for.
             InvocationError: the adapter's invocation is not where it was placed.
         """
-        adapter = self._adapter(_model_of(body, self._base_model))
+        adapter = adapter or self.version(_model_of(body, self._base_model), body, origin)
         self._support.check(body)
         await check_structure(body)
         if _characters(body) > RENDERED_AT_ONCE:
@@ -101,7 +108,7 @@ class PromptBuilder:
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
-        adapter = self._adapter(body.model)
+        adapter = self.version(body.model, body, origin)
         await check_structure(body)
         prompt = body.one_prompt
         text = await self._tokenized(prompt, origin.caller.cache_salt) if isinstance(prompt, str) else None
@@ -161,8 +168,15 @@ class PromptBuilder:
         # The client that came first may leave; the others still want the ids.
         return await asyncio.shield(task)
 
-    def _adapter(self, model: str) -> AdapterVersion | None:
-        return None if model == self._base_model else self._resolve(model)
+    def version(self, model: str, body: ChatRequest | CompletionRequest, origin: Origin) -> AdapterVersion | None:
+        """Return the adapter version that a model's name means in a conversation, None for the base model.
+
+        Raises:
+            UnknownModelError: the model is not served.
+        """
+        if model == self._base_model:
+            return None
+        return self._resolve(model, tenant=origin.caller.tenant, key=conversation_key(body, origin))
 
     def _chat(
         self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None, values: Mapping[str, str] | None

@@ -63,7 +63,7 @@ class EngineRoutes:
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters."""
-        listed = ModelList.of(self._bare.plan.served_name, self._bare.registry.all(), created=0)
+        listed = ModelList.of(self._bare.plan.served_name, self._bare.registry.listed(), created=0)
         return Response(listed.to_json(), media_type="application/json")
 
     async def version(self, request: Request) -> Response:

@@ -65,6 +65,7 @@ class EngineReplica:
         self._closing.callback(parts.events.close)
         self._closing.callback(parts.engine.shutdown)
         registry = await asyncio.to_thread(plan.open_registry)
+        await registry.begin()
         adapters = EngineAdapters(parts.engine, registry, loading_rules(settings), check=check_stored)
         adapters.observe(telemetry.adapters)
         facts = await load_adapters(parts.engine, adapters, plan.max_requests, plan.scheduling)

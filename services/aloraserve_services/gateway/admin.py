@@ -16,7 +16,7 @@ from aloraserve.directory.adapter_places import adapter_places, named
 from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownReceiptError
 from aloraserve.telemetry.exposition import CONTENT_TYPE
-from aloraserve.tenants import Role, Tenants
+from aloraserve.tenants import Caller, Role, Tenants
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.receipts import FleetReceipts
 from aloraserve_services.gateway.routes import PARAMETER, Routes, parameter
@@ -80,10 +80,11 @@ class AdminRoutes:
 
     async def replicas(self, request: Request) -> Response:
         """Say what each replica holds and does; what ``aloraserve status`` shows."""
-        self._check(request)
+        tenant = self._check(request).tenant
+        adapters = [version for version in self._adapters.all() if self._adapters.sees(tenant, version.name)]
         states, lost = await self._states()
         places = adapter_places([state for state, _ in states])
-        names = {adapter.key: adapter.name for adapter in self._adapters.all()}
+        names = {adapter.key: adapter.name for adapter in adapters}
         content = {
             "model": self._plan.served_name,
             "dtype": self._plan.dtype,
@@ -101,9 +102,13 @@ class AdminRoutes:
                     "untrained": adapter.untrained,
                     "loaded": [place._asdict() for place in places.get(adapter.key, ())],
                 }
-                for adapter in self._adapters.all()
+                for adapter in adapters
             ],
-            "refused": [asdict(adapter) for adapter in self._adapters.refused()],
+            "refused": [
+                asdict(adapter)
+                for adapter in self._adapters.refused()
+                if self._adapters.sees(tenant, adapter.name.partition("@")[0])
+            ],
         }
         return _json(content)
 
@@ -131,8 +136,8 @@ class AdminRoutes:
 
     async def savings(self, request: Request) -> Response:
         """Say what reuse across adapters saved lately, by adapter."""
-        self._check(request)
-        return _json(await self._savings.report(request.query_params.get("window")))
+        caller = self._check(request)
+        return _json(await self._savings.report(request.query_params.get("window"), caller.tenant))
 
     async def metrics_targets(self, request: Request) -> Response:
         """List every process that has metrics, as Prometheus' ``http_sd_configs`` reads it; for administrators."""
@@ -157,8 +162,8 @@ class AdminRoutes:
                 states += [(state, cell) for state in of_cell]
         return states, lost
 
-    def _check(self, request: Request, role: Role = Role.TENANT) -> None:
-        self._tenants.authenticate(request.headers.get("authorization"), role)
+    def _check(self, request: Request, role: Role = Role.TENANT) -> Caller:
+        return self._tenants.authenticate(request.headers.get("authorization"), role)
 
 
 def _limit(text: str | None) -> int:

@@ -120,9 +120,10 @@ class OpenAIRoutes:
             return await self._answered(answer, calls[0], first, chunks, body.include_usage, held)
 
     async def models(self, request: Request) -> Response:
-        """List the base model and the adapters."""
-        self._tenants.authenticate(request.headers.get("authorization"))
-        return _json(ModelList.of(self._base_model, self._adapters.all(), self._created).to_json())
+        """List the base model and the adapters that the caller may use."""
+        caller = self._tenants.authenticate(request.headers.get("authorization"))
+        listed = self._adapters.listed(caller.tenant)
+        return _json(ModelList.of(self._base_model, listed, self._created).to_json())
 
     async def version(self, request: Request) -> Response:
         """Say which API this is, as vLLM does."""
