@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from aloraserve.adapters.catalog import Reference
 from aloraserve.adapters.catalog.file import MAX_FILE_BYTES
 from aloraserve.adapters.management import AdapterManager, RegistrationRequest
 from aloraserve.tenants import Role, Tenants
@@ -65,10 +66,10 @@ class AdapterRoutes:
         """Say all that is known of an adapter: its versions, where they are, and its aliases."""
         [reference] = parameters(request)
         record = await self._manager.get(reference)
-        usages = await asyncio.gather(*map(self._manager.usage, record.live))
-        content = record_json(record)
-        content["versions"] = [entry_json(each, usage) for each, usage in zip(record.live, usages, strict=True)]
-        return _json(content)
+        meant = record.meant(Reference.read(reference))
+        usages = await asyncio.gather(*map(self._manager.usage, meant))
+        versions = [entry_json(entry, usage) for entry, usage in zip(meant, usages, strict=True)]
+        return _json(record_json(record) | {"versions": versions})
 
     async def register(self, request: Request) -> Response:
         """Register an adapter; answers once it is available, or with events of how far it is."""
