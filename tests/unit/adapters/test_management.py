@@ -89,9 +89,6 @@ class Intake:
         self._fail("keep")
         self.kept.add(digest)
 
-    def release(self, digest: str) -> None:
-        self.kept.discard(digest)
-
     def has(self, digest: str) -> bool:
         return digest in self.kept
 

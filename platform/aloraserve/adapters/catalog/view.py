@@ -56,10 +56,6 @@ class CatalogView:
         """Return the record of a name, None if there is none."""
         return self._records.get(name)
 
-    def needs(self, version: str) -> bool:
-        """Whether an adapter that is not deleted has this content."""
-        return any(entry.version == version for stored in self for entry in stored.record.live)
-
     async def refresh(self) -> bool:
         """Read what changed; return whether anything did.
 

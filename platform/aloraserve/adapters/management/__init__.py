@@ -2,6 +2,7 @@
 
 from aloraserve.adapters.management.base import (
     AdapterIntake,
+    AdapterReport,
     AdapterUsage,
     Progress,
     RegistrationRequest,
@@ -9,16 +10,15 @@ from aloraserve.adapters.management.base import (
 )
 from aloraserve.adapters.management.manager import AdapterManager
 from aloraserve.adapters.management.registration import Registration, RegistrationStage
-from aloraserve.adapters.management.store_intake import StoreIntake
 
 __all__ = [
     "AdapterIntake",
     "AdapterManager",
+    "AdapterReport",
     "AdapterUsage",
     "Progress",
     "Registration",
     "RegistrationRequest",
     "RegistrationStage",
-    "StoreIntake",
     "Usage",
 ]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from aloraserve.adapters.base import AdapterVersion
 from aloraserve.adapters.catalog.entry import AdapterEntry, Visibility
-from aloraserve.adapters.checks import CheckReport
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes in all. From any thread."""
@@ -41,6 +41,24 @@ class RegistrationRequest:
     reason: str = ""
 
 
+class AdapterReport(Protocol):
+    """What a check found, see :mod:`aloraserve.adapters.checks`."""
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the adapter may be served."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why not, in one text; empty if it may."""
+        ...
+
+    def version(self, name: str, path: Path) -> AdapterVersion:
+        """Return the accepted adapter as a version that is served under ``name``, with its files in ``path``."""
+        ...
+
+
 class AdapterIntake(Protocol):
     """Brings adapters into the store. Its calls block: each is made in a thread."""
 
@@ -65,7 +83,7 @@ class AdapterIntake(Protocol):
         """
         ...
 
-    def check(self, name: str, folder: Path) -> CheckReport:
+    def check(self, name: str, folder: Path) -> AdapterReport:
         """Return what is in a folder and all that is wrong with it, for the engines of this fleet."""
         ...
 
@@ -75,10 +93,6 @@ class AdapterIntake(Protocol):
         Raises:
             InvalidAdapterError: they cannot be kept, or are not those of this digest any more.
         """
-        ...
-
-    def release(self, digest: str) -> None:
-        """Have the store forget a version that no catalog's entry of this fleet needs any more."""
         ...
 
     def has(self, digest: str) -> bool:

@@ -13,9 +13,9 @@ from aloraserve.adapters.catalog.query import EntryPage, EntryQuery
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import Reference
 from aloraserve.adapters.catalog.view import CatalogView
-from aloraserve.adapters.checks import CheckReport
 from aloraserve.adapters.management.base import (
     AdapterIntake,
+    AdapterReport,
     AdapterUsage,
     RegistrationRequest,
     Usage,
@@ -86,7 +86,7 @@ class AdapterManager:
         """
         return await self._registrations.begin(request)
 
-    async def validate(self, request: RegistrationRequest) -> CheckReport:
+    async def validate(self, request: RegistrationRequest) -> AdapterReport:
         """Fetch and check an adapter as :meth:`register` would, and keep nothing of it.
 
         Raises:
@@ -209,14 +209,10 @@ class AdapterManager:
                 it, or whether they do cannot be known.
         """
         wanted = Reference.read(reference)
-        entries = (await self.get(reference)).meant(wanted)
         if not force:
-            for entry in entries:
+            for entry in (await self.get(reference)).meant(wanted):
                 await self._refuse_running(entry)
-        record = await self._edit(wanted.name, lambda record, at: _deleted(record, wanted, at, reason, force))
-        for entry in entries:
-            await self._registrations.let_go(entry.version)
-        return record
+        return await self._edit(wanted.name, lambda record, at: _deleted(record, wanted, at, reason, force))
 
     async def export(self) -> bytes:
         """Return the whole catalog as one file, see :mod:`aloraserve.adapters.catalog.file`."""

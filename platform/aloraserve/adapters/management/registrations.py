@@ -18,8 +18,7 @@ from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState, Invoca
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import check_alias
 from aloraserve.adapters.catalog.view import CatalogView
-from aloraserve.adapters.checks import CheckReport
-from aloraserve.adapters.management.base import AdapterIntake, RegistrationRequest
+from aloraserve.adapters.management.base import AdapterIntake, AdapterReport, RegistrationRequest
 from aloraserve.adapters.management.registration import Registration, RegistrationStage
 from aloraserve.errors import (
     AdapterChangedError,
@@ -76,7 +75,7 @@ class Registrations:
         task.add_done_callback(lambda _: self._end(registration))
         return registration
 
-    async def validate(self, request: RegistrationRequest) -> CheckReport:
+    async def validate(self, request: RegistrationRequest) -> AdapterReport:
         """See the manager's ``validate``."""
         source = self._accepted(request)
         self._check_room()
@@ -157,16 +156,7 @@ class Registrations:
             await asyncio.to_thread(self._intake.keep, version.digest, folder)
         registration.stage = RegistrationStage.CATALOGUING
         entry = _entry(version, request, self._base, registration.source, began_at, checked_at, self._clock())
-        try:
-            return await self._publish(entry, request, seen)
-        except BaseException:
-            await self.let_go(version.digest)
-            raise
-
-    async def let_go(self, version: str) -> None:
-        """Have the store forget a version, unless an entry needs it or another registration may be about to."""
-        if self._running <= 1 and not self._view.needs(version):
-            await asyncio.shield(asyncio.to_thread(self._intake.release, version))
+        return await self._publish(entry, request, seen)
 
     @contextlib.asynccontextmanager
     async def _fetched(self, registration: Registration) -> AsyncIterator[Path]:

@@ -82,21 +82,10 @@ class SourceFetcher:
         with contextlib.closing(self._open(parse_reference(reference))) as source:
             return _Fetch(self, source, progress or _ignore, weights_sha256.lower()).run()
 
-    def check(self, reference: SourceReference) -> None:
-        """Pass a source that is allowed; nothing is opened.
-
-        Raises:
-            AdapterSourceError: it is not.
-        """
-        if reference.scheme == "file":
-            self.policy.folder(reference)
-        else:
-            self.policy.check(reference)
-
     def _open(self, reference: SourceReference) -> Source:
-        self.check(reference)
         if reference.scheme == "file":
             return FolderSource(self.policy.folder(reference), self.policy.covers_path)
+        self.policy.check(reference)
         if reference.scheme == "hf":
             return HubSource(reference, self.policy.lists_host)
         if reference.scheme == "oci":
