@@ -223,9 +223,7 @@ class CallCost:
         self._directory = open_directory(url)
         ids = tuple(tokenizer("<|im_start|>safety\n", add_special_tokens=False)["input_ids"])
         self._adapter = AdapterVersion("safety", "alora", Path("/none"), 8, ("q_proj",), ids, "digest")
-        self._prompts = PromptBuilder(
-            tokenizer, SPACE, base_model=BASE, max_model_len=100_000, resolve=lambda _: self._adapter
-        )
+        self._prompts = PromptBuilder(tokenizer, SPACE, base_model=BASE, max_model_len=100_000, resolve=self._resolve)
         self._metrics = GatewayMetrics(CollectorRegistry())
         self._router = Router(
             ObservedDirectory(self._directory, self._metrics.directory),
@@ -235,6 +233,9 @@ class CallCost:
             known_replicas=lambda: [replica_name(number) for number in range(replicas)],
         )
         self.figures: list[Figure] = []
+
+    def _resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+        return self._adapter
 
     async def measure(self) -> list[Figure]:
         """Return the figures."""

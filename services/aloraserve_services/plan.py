@@ -7,7 +7,7 @@ space is another one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +18,15 @@ from aloraserve.adapters import (
     AdapterReader,
     AdapterRegistry,
     AdapterStore,
+    AdapterVersion,
     BaseShape,
     FolderRegistry,
+    JoinedRegistry,
     StaticRegistry,
 )
+from aloraserve.adapters.catalog.ingested import Ingest
+from aloraserve.adapters.catalog.registry import CatalogRegistry
+from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.engine_model import calibration
@@ -32,6 +37,7 @@ from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.settings import Settings
 from aloraserve.telemetry.redis_endpoints import RedisEndpoints
+from aloraserve_services.adapter_catalog import catalog_backup, catalogued_versions, open_catalog
 from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
 
@@ -115,22 +121,54 @@ class FleetPlan:
         folder = self.settings.adapter_store or self.settings.state_dir / STORE
         return AdapterStore(folder, self.settings.namespace)
 
+    @property
+    def base_fingerprint(self) -> str:
+        """What stands for the base model's content, whatever its dtype."""
+        return self.keyspace.model.rpartition("-")[0]
+
     def open_registry(self) -> AdapterRegistry:
-        """Return this process's registry of the fleet's adapters, read once; engines load its versions from the store.
+        """Return this process's registry of the fleet's adapters; engines load its versions from the store.
+
+        Its folder has been read; its catalog, which lies in the fleet's Redis, has not, until ``begin``.
 
         Raises:
             SettingsError: the adapters' folder cannot be read.
         """
-        if self.adapters_dir is None:
-            return StaticRegistry(base_names=[self.served_name])
-        reader = AdapterReader(
+        return self._open_folder() if self.settings.redis_url is None else self.open_joined_registry()
+
+    def open_joined_registry(self, *, keeps_catalog: bool = False) -> JoinedRegistry:
+        """Return the registry of a fleet with a Redis.
+
+        Args:
+            keeps_catalog: whether this process has a copy of the catalog on the disk, and puts back what is lost.
+
+        Raises:
+            SettingsError: see :meth:`open_registry`.
+        """
+        catalog = open_catalog(self.settings)
+        registry = CatalogRegistry(
+            catalog,
+            CatalogView(catalog, restores=keeps_catalog),
+            Ingest(self.open_store(), self.base_fingerprint, self.limits),
+            base_names=[self.served_name],
+            backup=catalog_backup(self.settings) if keeps_catalog else None,
+        )
+        return JoinedRegistry(registry, self._open_folder(), base_names=[self.served_name])
+
+    def open_reader(self) -> AdapterReader:
+        """Return what checks adapters for this fleet's engines."""
+        return AdapterReader(
             base=BaseShape.read(self.model_path),
             base_names=(self.served_name,),
             max_rank=self.settings.max_lora_rank,
             limits=self.limits,
             store=self.open_store(),
         )
-        return FolderRegistry(self.adapters_dir, reader, read_every_s=self.settings.adapters_poll_s)
+
+    def _open_folder(self) -> AdapterRegistry:
+        if self.adapters_dir is None:
+            return StaticRegistry(base_names=[self.served_name])
+        return FolderRegistry(self.adapters_dir, self.open_reader(), read_every_s=self.settings.adapters_poll_s)
 
 
 def require_engine(settings: Settings) -> None:
@@ -181,7 +219,8 @@ def make_plan(
     name = settings.served_name or found_name
     folder = settings.adapters_dir or (adapters_dir(model_path) if adapters_dir else None)
     folder = None if folder is None else folder.absolute()
-    limits = _limits(settings, folder, model_path, name)
+    fingerprint = content_digest(model_path, ("*.safetensors", "config.json"))
+    limits = _limits(settings, folder, model_path, name, fingerprint)
     found: dict[str, Any] = {
         "model": str(model_path),
         "served_name": name,
@@ -198,7 +237,7 @@ def make_plan(
         model_path=model_path,
         dtype=dtype,
         keyspace=KeySpace(
-            model=f"{content_digest(model_path, ('*.safetensors', 'config.json'))}-{dtype}",
+            model=f"{fingerprint}-{dtype}",
             tokenizer=content_digest(model_path, ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")),
             block_tokens=settings.block_tokens,
             plugin=SIMULATED if simulated else f"vllm-alora {version('vllm-alora')}",
@@ -222,9 +261,15 @@ def _local(model_path: Path) -> Path:
         raise SettingsError(f"model {str(model_path)!r} cannot be fetched: {error}") from None
 
 
-def _limits(settings: Settings, folder: Path | None, model_path: Path, served_name: str) -> AdapterLimits | None:
-    """Return what the fleet's engines have room for, from the adapters that there are now and from the settings."""
-    if folder is None:
+def _limits(
+    settings: Settings, folder: Path | None, model_path: Path, served_name: str, fingerprint: str
+) -> AdapterLimits | None:
+    """Return what the fleet's engines have room for, from the adapters that there are now and from the settings.
+
+    None without a folder, a catalog's adapters and a reserve: room for adapters costs every call.
+    """
+    versions = [] if settings.reserve_exactly else catalogued_versions(settings, fingerprint)
+    if folder is None and not (versions or settings.reserve_modules or settings.reserve_rank):
         return None
     base = BaseShape.read(model_path)
     linears = list(base.linears())
@@ -233,12 +278,18 @@ def _limits(settings: Settings, folder: Path | None, model_path: Path, served_na
         raise SettingsError(f"reserve_modules has {wrong!r}; accepted are {', '.join(linears)}")
     if settings.reserve_exactly:
         return AdapterLimits.around((), settings.reserve_modules, settings.reserve_rank)
-    reader = AdapterReader(base=base, base_names=(served_name,), max_rank=settings.max_lora_rank)
-    versions = FolderRegistry(folder, reader).all()
-    # An empty folder says nothing of what will come.
+    versions += _dropped(settings, folder, base, served_name)
+    # Without adapters nothing says what will come.
     modules = settings.reserve_modules or (() if versions else linears)
     rank = settings.reserve_rank or (0 if versions else settings.max_lora_rank)
     return AdapterLimits.around(versions, modules, rank)
+
+
+def _dropped(settings: Settings, folder: Path | None, base: BaseShape, served_name: str) -> Sequence[AdapterVersion]:
+    if folder is None:
+        return ()
+    reader = AdapterReader(base=base, base_names=(served_name,), max_rank=settings.max_lora_rank)
+    return FolderRegistry(folder, reader).all()
 
 
 def content_digest(folder: Path, patterns: tuple[str, ...]) -> str:

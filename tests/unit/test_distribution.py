@@ -16,6 +16,7 @@ from packaging.version import Version
 
 import aloraserve
 import vllm_alora
+from aloraserve.wire.version import VLLM_API
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "platform" / "vllm-alora"
@@ -57,6 +58,11 @@ def test_make_install_has_the_server_and_what_the_demo_needs() -> None:
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["demo"], *extras["embedded-redis"]]
     assert _unmet(wanted, _locked("cpu.txt", "cpu-nodeps.txt")) == []
+
+
+def test_the_api_that_clients_are_told_is_the_installed_engine_s() -> None:
+    """``GET /version``: mellea and others choose by it what they send."""
+    assert _project(ROOT)["optional-dependencies"]["gpu"] == [f"vllm=={VLLM_API}"]
 
 
 def test_make_install_dev_has_the_load_tests() -> None:

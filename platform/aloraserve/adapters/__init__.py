@@ -7,10 +7,12 @@ from aloraserve.adapters.base import (
     AdapterVersion,
     RefusedAdapter,
     RegistryChange,
+    ServedName,
 )
 from aloraserve.adapters.checks import AdapterFacts, CheckReport, check_adapter
 from aloraserve.adapters.folder import FolderRegistry
 from aloraserve.adapters.invocation import InvocationMode
+from aloraserve.adapters.joined import JoinedRegistry
 from aloraserve.adapters.limits import AdapterLimits
 from aloraserve.adapters.peft_files import AdapterFiles
 from aloraserve.adapters.problems import Problem
@@ -33,9 +35,11 @@ __all__ = [
     "CheckReport",
     "FolderRegistry",
     "InvocationMode",
+    "JoinedRegistry",
     "Problem",
     "RefusedAdapter",
     "RegistryChange",
+    "ServedName",
     "StaticRegistry",
     "check_adapter",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,11 @@ class _Identity:
     def engine_name(self) -> str:
         """The name of this version, and of no other version of the same adapter."""
         return version_name(self.name, self.digest)
+
+    @property
+    def key(self) -> str:
+        """``engine_id`` in six characters: what replicas publish of the versions that they have loaded."""
+        return base64.urlsafe_b64encode(self.engine_id.to_bytes(4)).decode().rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,21 @@ class RegistryChange:
     refused: tuple[RefusedAdapter, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ServedName:
+    """A name that calls may use.
+
+    Args:
+        name: for ``model``.
+        root: what an alias stands for; its own name, if it is none.
+        version: that it means now, or for the most part.
+    """
+
+    name: str
+    root: str
+    version: AdapterVersion
+
+
 class AdapterRegistry(Protocol):
     """Which adapters a fleet serves now.
 
@@ -141,6 +162,18 @@ class AdapterRegistry(Protocol):
         """
         ...
 
+    def listed(self, tenant: str | None = None) -> Sequence[ServedName]:
+        """Return every name that a tenant may call now, sorted; two tenants see each other's private names nowhere."""
+        ...
+
+    def sees(self, tenant: str | None, name: str) -> bool:
+        """Whether a tenant may know that there is an adapter called ``name``, served or not."""
+        ...
+
+    async def begin(self) -> None:
+        """Read the source for the first time, before :meth:`run`; a registry that has read it already does nothing."""
+        ...
+
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
         """Return exactly that version, served here or not any more; looks at the source if it is not known here yet.
 
@@ -150,7 +183,7 @@ class AdapterRegistry(Protocol):
         ...
 
     def all(self) -> Sequence[AdapterVersion]:
-        """Return every served version, sorted by name."""
+        """Return every version that a name or an alias stands for, sorted by name and digest."""
         ...
 
     def refused(self) -> Sequence[RefusedAdapter]:
@@ -166,4 +199,8 @@ class AdapterRegistry(Protocol):
 
     async def run(self) -> None:
         """Follow the source until cancelled."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the registry holds open."""
         ...

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange
+from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange, ServedName
 from aloraserve.adapters.peft_files import CONFIG_FILE
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.retired import RetiredVersions
@@ -65,6 +65,17 @@ class FolderRegistry:
         """See the contract; every adapter here is for everyone."""
         return self._feed.current.resolve(name, self._reader.base_names)
 
+    def listed(self, tenant: str | None = None) -> tuple[ServedName, ...]:
+        """See the contract."""
+        return tuple(ServedName(version.name, version.name, version) for version in self.all())
+
+    def sees(self, tenant: str | None, name: str) -> bool:
+        """See the contract."""
+        return True
+
+    async def begin(self) -> None:
+        """See the contract."""
+
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
         """See the contract; a version that is not known is looked for in the store and in its subfolder."""
         if (known := self._known(ref)) is not None:
@@ -104,6 +115,9 @@ class FolderRegistry:
                     log.warning("adapters_folder_unreadable", cause=error.message)
                 is_readable = False
 
+    async def close(self) -> None:
+        """See the contract."""
+
     async def read(self) -> None:
         """Read the folder now and serve what counts.
 
@@ -132,7 +146,7 @@ class FolderRegistry:
         running = [*before.versions.values(), *retired]
         versions: list[AdapterVersion] = []
         refused: list[RefusedAdapter] = []
-        for name in sorted(self._subfolders, key=lambda name: (name not in before.versions, name)):
+        for name in sorted(self._subfolders, key=lambda name: (name not in before.by_name, name)):
             match self._subfolders[name].outcome:
                 case AdapterVersion() as version:
                     if reason := _no_room(version, versions) or _clash(version, [*versions, *running]):
@@ -144,7 +158,7 @@ class FolderRegistry:
         return Served.of(versions, refused)
 
     def _known(self, ref: AdapterRef) -> AdapterVersion | None:
-        served = self._feed.current.versions.get(ref.name)
+        served = self._feed.current.by_name.get(ref.name)
         return served if served is not None and served.digest == ref.digest else self._retired.get(ref)
 
     def _was_missed(self, ref: AdapterRef) -> bool:

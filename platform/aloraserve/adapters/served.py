@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from aloraserve.adapters.base import AdapterVersion, RefusedAdapter, RegistryChange
 from aloraserve.errors import UnknownModelError
@@ -14,7 +15,8 @@ MAX_NAMES_SHOWN = 20
 
 @dataclass(frozen=True)
 class Served:
-    """Versions by name and refusals, both sorted by name. Never changed: a registry takes the next one whole."""
+    """Versions by their names in engines, and refusals, both sorted by name. Never changed: a registry takes the next
+    one whole."""
 
     versions: dict[str, AdapterVersion] = field(default_factory=dict)
     refused: tuple[RefusedAdapter, ...] = ()
@@ -22,27 +24,28 @@ class Served:
     @classmethod
     def of(cls, versions: Iterable[AdapterVersion], refused: Iterable[RefusedAdapter] = ()) -> Served:
         """Return these, sorted."""
-        by_name = {version.name: version for version in sorted(versions, key=lambda version: version.name)}
+        found = sorted(versions, key=lambda version: (version.name, version.digest))
+        by_name = {version.engine_name: version for version in found}
         return cls(by_name, tuple(sorted(refused, key=lambda adapter: adapter.name)))
 
-    def resolve(self, name: str, base_names: Sequence[str]) -> AdapterVersion:
-        """Return the version called ``name``.
+    @cached_property
+    def by_name(self) -> dict[str, AdapterVersion]:
+        """The versions by name, of a registry that serves one of each name."""
+        return {version.name: version for version in self.versions.values()}
 
-        Raises:
-            UnknownModelError: there is none; names some of those that there are, the base model's first.
-        """
-        version = self.versions.get(name)
+    def resolve(self, name: str, base_names: Sequence[str]) -> AdapterVersion:
+        """Return the version called ``name``; raises :func:`unknown_model` if there is none."""
+        version = self.by_name.get(name)
         if version is None:
-            known = _enumerated([*base_names, *self.versions])
-            raise UnknownModelError(f"model {name[:80]!r} is not served; served are {known}", param="model")
+            raise unknown_model(name, [*base_names, *self.by_name])
         return version
 
     def since(self, before: Served) -> RegistryChange:
         """Return what changed from ``before`` to this."""
-        old, new = set(before.versions.values()), set(self.versions.values())
+        old, new = before.versions, self.versions
         return RegistryChange(
-            added=tuple(version for version in self.versions.values() if version not in old),
-            removed=tuple(version for version in before.versions.values() if version not in new),
+            added=tuple(version for name, version in new.items() if name not in old),
+            removed=tuple(version for name, version in old.items() if name not in new),
             refused=self.refused,
         )
 
@@ -75,6 +78,11 @@ class ServedFeed:
                 yield current.since(seen)
             seen, is_first = current, False
             await upcoming.wait()
+
+
+def unknown_model(name: str, known: Sequence[str]) -> UnknownModelError:
+    """Return the error of a model that is not served; it names some of those that are."""
+    return UnknownModelError(f"model {name[:80]!r} is not served; served are {_enumerated(known)}", param="model")
 
 
 def _enumerated(names: Sequence[str]) -> str:

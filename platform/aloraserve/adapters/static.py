@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange
+from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange, ServedName
 from aloraserve.adapters.served import Served, ServedFeed
 
 
@@ -39,6 +39,17 @@ class StaticRegistry:
         """See the contract; every adapter here is for everyone."""
         return self._feed.current.resolve(name, self._base_names)
 
+    def listed(self, tenant: str | None = None) -> tuple[ServedName, ...]:
+        """See the contract."""
+        return tuple(ServedName(version.name, version.name, version) for version in self.all())
+
+    def sees(self, tenant: str | None, name: str) -> bool:
+        """See the contract."""
+        return True
+
+    async def begin(self) -> None:
+        """See the contract."""
+
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
         """See the contract; every version that was ever published is known."""
         return self._known.get(ref.engine_name)
@@ -58,3 +69,6 @@ class StaticRegistry:
     async def run(self) -> None:
         """Wait until cancelled: there is no source."""
         await asyncio.get_running_loop().create_future()
+
+    async def close(self) -> None:
+        """See the contract."""

@@ -89,13 +89,23 @@ class AdapterStore:
             if files.digest != digest:
                 raise InvalidAdapterError("its files changed after they were checked")
             # Before the content has its place: a reference to nothing does no harm.
-            self._refer(digest)
+            self.refer(digest)
             if _is_whole(target := self._root / digest, files):
                 os.utime(target)
             else:
                 self._place(folder, digest)
             self.discard(folder)
             return target
+
+    def refer(self, digest: str) -> None:
+        """Have a content stay until :meth:`release`, also while no process uses it.
+
+        Raises:
+            OSError: that cannot be noted.
+        """
+        mark = self._root / _REFERENCES / self._fleet / digest
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
     def release(self, digest: str) -> None:
         """Refer to a content no more; it is removed once no process uses it and no other fleet refers to it."""
@@ -167,11 +177,6 @@ class AdapterStore:
 
     def _set_aside(self, target: Path) -> Path:
         return target.rename(self._root / f"{_REMOVED}{uuid.uuid4().hex}")
-
-    def _refer(self, digest: str) -> None:
-        mark = self._root / _REFERENCES / self._fleet / digest
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
 
     def _referred(self) -> set[str]:
         """Return what any fleet refers to."""

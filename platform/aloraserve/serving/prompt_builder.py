@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-
-import jinja2
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_point
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
+from aloraserve.serving.conversation import Resolve, conversation_key
 from aloraserve.serving.encoder import Encoder
 from aloraserve.serving.prompt_cache import Lookup, PromptCache
 from aloraserve.serving.request import GenerationRequest, Origin
+from aloraserve.serving.structures import check_structure
+from aloraserve.serving.template_support import TEMPLATE_ERRORS, TemplateSupport
 from aloraserve.serving.text_cache import TextCache, TokenizedText
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
@@ -35,9 +36,7 @@ TOKENIZED_AT_ONCE = 4_096
 MESSAGE_CHARACTERS = 256
 """What rendering a message costs beside its text, in characters."""
 _NO_KEYS: Sequence[BlockKey] = ()
-_RESERVED = frozenset({"messages", "tools", "documents", "return_dict"})
-_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
-"""What a template raises over messages or arguments that it was not made for."""
+_RESERVED = frozenset({"messages", "tools", "return_dict"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class PromptBuilder:
         keyspace: what block keys belong to.
         base_model: served name of the base model.
         max_model_len: tokens of a prompt and its answer together.
-        resolve: returns the adapter version that is served under a name now, or raises
+        resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
     """
 
@@ -74,7 +73,7 @@ class PromptBuilder:
         *,
         base_model: str,
         max_model_len: int,
-        resolve: Callable[[str], AdapterVersion],
+        resolve: Resolve,
     ) -> None:
         self._tokenizer = tokenizer
         self._keyspace = keyspace
@@ -85,8 +84,10 @@ class PromptBuilder:
         self._cache = PromptCache(self._encoder, keyspace, max_tokens=max_model_len)
         self._texts = TextCache(partial(self._encoder.ids, special=True), keyspace, max_tokens=max_model_len)
         self._tokenizing: dict[tuple[str | None, str], asyncio.Task[TokenizedText]] = {}
-        # The tokenizer's own arguments: "chat_template" among them would run a program of the client's.
-        self._reserved = _RESERVED | set(inspect.signature(tokenizer.apply_chat_template).parameters)
+        self._support = TemplateSupport(tokenizer)
+        # The tokenizer's own arguments: "chat_template" among them would run a program of the client's. Documents are
+        # the one that a request has a field for.
+        self._reserved = (_RESERVED | set(inspect.signature(tokenizer.apply_chat_template).parameters)) - {"documents"}
 
     async def chat(self, body: ChatRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a chat body.
@@ -95,9 +96,12 @@ class PromptBuilder:
 
         Raises:
             UnknownModelError: the model is not served.
-            InvalidRequestError: the template refuses the messages, or the prompt is too long.
+            InvalidRequestError: the template refuses the messages or would leave some out, the prompt is too long, or
+                the answer cannot have the form that is asked for.
         """
-        adapter = self._adapter(_model_of(body, self._base_model))
+        adapter = self._adapter(_model_of(body, self._base_model), body, origin)
+        self._support.check(body)
+        await check_structure(body)
         if _characters(body) > RENDERED_AT_ONCE:
             return await asyncio.to_thread(self._chat, body, origin, adapter)
         found = self._look_up(body, origin.caller.cache_salt)
@@ -107,7 +111,8 @@ class PromptBuilder:
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
-        adapter = self._adapter(body.model)
+        adapter = self._adapter(body.model, body, origin)
+        await check_structure(body)
         prompt = body.one_prompt
         text = await self._tokenized(prompt, origin.caller.cache_salt) if isinstance(prompt, str) else None
         is_hashed = text is not None and (adapter is None or bool(adapter.invocation_ids))
@@ -131,8 +136,10 @@ class PromptBuilder:
         # The client that came first may leave; the others still want the ids.
         return await asyncio.shield(task)
 
-    def _adapter(self, model: str) -> AdapterVersion | None:
-        return None if model == self._base_model else self._resolve(model)
+    def _adapter(self, model: str, body: ChatRequest | CompletionRequest, origin: Origin) -> AdapterVersion | None:
+        if model == self._base_model:
+            return None
+        return self._resolve(model, tenant=origin.caller.tenant, key=conversation_key(body, origin))
 
     def _chat(self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None) -> GenerationRequest:
         return self._completed(self._look_up(body, origin.caller.cache_salt), body, origin, adapter)
@@ -170,7 +177,7 @@ class PromptBuilder:
             text = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt, **given
             )
-        except _TEMPLATE_ERRORS as error:
+        except TEMPLATE_ERRORS as error:
             raise InvalidRequestError(f"the chat template refuses the messages: {error}", param="messages") from None
         return str(text)
 
@@ -259,7 +266,7 @@ def _activation(token_ids: list[int], adapter: AdapterVersion | None) -> int | N
 
 
 def _characters(body: ChatRequest) -> int:
-    return sum(MESSAGE_CHARACTERS + message.characters for message in body.messages)
+    return MESSAGE_CHARACTERS * len(body.messages) + body.characters
 
 
 def _model_of(body: ChatRequest, base: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import BlockKey
@@ -30,6 +30,10 @@ class Origin:
     arrived_at: float
     session: str | None = None
     traceparent: str | None = None
+
+    def numbered(self, number: int) -> Origin:
+        """Return the origin of one of several calls that a request makes; the first has the request's own id."""
+        return replace(self, request_id=f"{self.request_id}-{number}") if number else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Raw, json
 from pydantic import Field
 
-from aloraserve.wire.fields import MAX_TEXT_BYTES, RequestPart, Unsupported, refusal, small_value, text_bytes
+from aloraserve.wire.fields import (
+    MAX_TEXT_BYTES,
+    NoChoice,
+    OnlyText,
+    RequestPart,
+    Unsupported,
+    refusal,
+    small_value,
+    text_bytes,
+)
 from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
 from aloraserve.wire.sampling import SamplingFields, SamplingSettings, TokenCount
 
@@ -15,7 +24,11 @@ MAX_MESSAGES = 2048
 MAX_PARTS = 256
 MAX_PARTS_IN_ALL = 8192
 MAX_TEMPLATE_KWARGS = 16
-MAX_TEMPLATE_KWARG_CHARACTERS = 1024
+MAX_TEMPLATE_KWARG_BYTES = 16 * 1024
+MAX_DOCUMENTS = 256
+MAX_DOCUMENT_FIELDS = 16
+ROLES = r"^(system|developer|user|assistant|tool|document [\w .,:;/#@+=-]{1,64})\Z"
+"""A document's role ends with its id; what a tokenizer may take for one of its own tokens is not in it."""
 ADAPTER_KWARG = "adapter_name"
 _TEMPLATE_KWARGS = json.Decoder(dict[str, Any] | None)
 
@@ -31,17 +44,21 @@ Content = str | Annotated[list[TextPart], Meta(min_length=1, max_length=MAX_PART
 
 
 class ChatMessage(RequestPart, frozen=True, kw_only=True):
-    """One message of a conversation; the fields that a client copies over from an answer may be null."""
+    """One message of a conversation; the fields that a client copies over from an answer may be null or empty."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Annotated[str, Meta(pattern=ROLES)]
     content: Content
+    tool_call_id: Annotated[str, Meta(max_length=256)] | None = None
     annotations: Unsupported = None
     audio: Unsupported = None
     function_call: Unsupported = None
     name: Unsupported = None
+    provider_specific_fields: Unsupported = None
+    reasoning: Unsupported = None
     reasoning_content: Unsupported = None
+    reasoning_details: Unsupported = None
     refusal: Unsupported = None
-    tool_call_id: Unsupported = None
+    thinking_blocks: Unsupported = None
     tool_calls: Unsupported = None
 
     @property
@@ -58,14 +75,15 @@ class ChatMessage(RequestPart, frozen=True, kw_only=True):
 
     def for_template(self) -> dict[str, str]:
         """Return the message as chat templates take it."""
-        return {"role": self.role, "content": self.text}
+        message = {"role": self.role, "content": self.text}
+        return message | {"tool_call_id": self.tool_call_id} if self.tool_call_id else message
 
 
 class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     """A chat completion request.
 
     ``chat_template_kwargs.adapter_name`` names an adapter, as an alternative to ``model``; other template
-    arguments are JSON scalars that go to the template.
+    arguments go to the template as they are, and so do ``documents``.
     """
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
@@ -73,20 +91,22 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     chat_template_kwargs: Raw = Raw()
+    documents: Annotated[list[dict[str, str | None]], Meta(max_length=MAX_DOCUMENTS)] | None = None
+    add_generation_prompt: bool | None = None
     audio: Unsupported = None
+    continue_final_message: bool | None = None
     function_call: Unsupported = None
     functions: Unsupported = None
     logit_bias: Unsupported = None
-    modalities: Unsupported = None
+    modalities: OnlyText = None
     moderation: Unsupported = None
     prediction: Unsupported = None
     prompt_cache_key: Unsupported = None
     prompt_cache_options: Unsupported = None
     prompt_cache_retention: Unsupported = None
     reasoning_effort: Unsupported = None
-    response_format: Unsupported = None
     safety_identifier: Unsupported = None
-    tool_choice: Unsupported = None
+    tool_choice: NoChoice = None
     tools: Unsupported = None
     verbosity: Unsupported = None
     web_search_options: Unsupported = None
@@ -97,8 +117,12 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
             raise refusal("", "'max_tokens' and 'max_completion_tokens' differ; send one of them")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise refusal("", "'top_logprobs' is accepted only with 'logprobs': true")
+        if self.add_generation_prompt is False:
+            raise refusal("add_generation_prompt", "is not supported by this server; only true is accepted")
+        if self.continue_final_message:
+            raise refusal("continue_final_message", "is not supported by this server; only false is accepted")
         self._check_size()
 
     def _check_size(self) -> None:
@@ -106,8 +130,27 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
         count = sum(map(len, parts))
         if count > MAX_PARTS_IN_ALL:
             raise refusal("messages", f"has {count} text parts; at most {MAX_PARTS_IN_ALL} are accepted")
-        if sum(text_bytes(message.text) for message in self.messages) > MAX_TEXT_BYTES:
-            raise refusal("", f"'messages' carry more than {MAX_TEXT_BYTES} bytes of text")
+        if any(not document or len(document) > MAX_DOCUMENT_FIELDS for document in self.documents or ()):
+            raise refusal("documents", f"has an entry without fields, or with more than {MAX_DOCUMENT_FIELDS}")
+        texts = [message.text for message in self.messages] + [text or "" for text in self._document_texts()]
+        if sum(map(text_bytes, texts)) > MAX_TEXT_BYTES:
+            raise refusal("", f"'messages' and 'documents' carry more than {MAX_TEXT_BYTES} bytes of text")
+
+    def _document_texts(self) -> list[str | None]:
+        return [text for document in self.documents or () for text in (*document, *document.values())]
+
+    def documents_for_template(self) -> list[dict[str, str]]:
+        """Return the documents as chat templates take them, without what is null."""
+        return [
+            {name: text for name, text in document.items() if text is not None} for document in self.documents or ()
+        ]
+
+    @property
+    def characters(self) -> int:
+        """How long the texts of messages and documents are, about."""
+        return sum(message.characters for message in self.messages) + sum(
+            map(len, filter(None, self._document_texts()))
+        )
 
     @property
     def adapter_name(self) -> str | None:
@@ -116,8 +159,9 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
         return name if isinstance(name, str) else None
 
     def template_kwargs(self) -> dict[str, object]:
-        """Return the arguments for the chat template, without the adapter's name."""
-        return {k: v for k, v in self._template_kwargs().items() if k != ADAPTER_KWARG}
+        """Return the arguments for the chat template: the client's without the adapter's name, and the documents."""
+        given = {k: v for k, v in self._template_kwargs().items() if k != ADAPTER_KWARG}
+        return given | {"documents": self.documents_for_template()} if self.documents else given
 
     def _template_kwargs(self) -> dict[str, Any]:
         return small_value("chat_template_kwargs", self.chat_template_kwargs, _TEMPLATE_KWARGS) or {}
@@ -139,14 +183,21 @@ def _check_template_kwarg(name: str, value: object) -> None:
     """Raise a validation error unless ``name`` and ``value`` may go to a chat template."""
     if not name.isidentifier() or len(name) > 64:
         raise refusal("chat_template_kwargs", "has a name that is not an identifier of at most 64 characters")
-    if name == ADAPTER_KWARG and not (isinstance(value, str) and value):
+    if name == "documents":
+        raise refusal("chat_template_kwargs", "cannot set 'documents'; send the field 'documents'")
+    if name == ADAPTER_KWARG and not (value is None or (isinstance(value, str) and value)):
         raise refusal("chat_template_kwargs", f"has an '{ADAPTER_KWARG}' that is not an adapter's name; send a string")
-    if not isinstance(value, str | int | float | bool | None):
-        raise refusal("chat_template_kwargs", f"has a '{name}' that is not a string, number, true, false or null")
-    if isinstance(value, str) and text_bytes(value) > MAX_TEMPLATE_KWARG_CHARACTERS:
-        raise refusal("chat_template_kwargs", f"has a '{name}' above {MAX_TEMPLATE_KWARG_CHARACTERS} bytes")
-    if isinstance(value, int | float) and not abs(value) < 2.0**63:
-        raise refusal("chat_template_kwargs", f"has a '{name}' that is not a finite number below 2**63")
+    if len(json.encode(value)) > MAX_TEMPLATE_KWARG_BYTES:
+        raise refusal("chat_template_kwargs", f"has a '{name}' above {MAX_TEMPLATE_KWARG_BYTES} bytes")
+    if not _is_bounded(value):
+        raise refusal("chat_template_kwargs", f"has a '{name}' with a number that is not finite and below 2**63")
+
+
+def _is_bounded(value: object) -> bool:
+    """Whether every number in a value is one that templates can compute with."""
+    if isinstance(value, dict | list):
+        return all(map(_is_bounded, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int | float) or abs(value) < 2.0**63
 
 
 class ChatTopLogprob(ResponsePart):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
-from aloraserve.wire.fields import MAX_TEXT_BYTES, FieldError, Unsupported, refusal, text_bytes
+from aloraserve.wire.fields import MAX_TEXT_BYTES, FieldError, OnlyOne, Unsupported, refusal, text_bytes
 from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
 from aloraserve.wire.sampling import SamplingFields, SamplingSettings
 
@@ -18,49 +18,67 @@ TOKEN_ID_LIMIT = 2**31
 TokenId = Annotated[int, Meta(ge=0, lt=TOKEN_ID_LIMIT)]
 Prompt = str | list[int]
 AnyPrompt = str | list[TokenId | str | list[TokenId]]
-"""A prompt as clients send it: a list of one prompt is that one."""
+"""Prompts as clients send them: one, or a list of several."""
+MAX_PROMPTS = 64
+MAX_COMPLETION_CHOICES = 128
+"""Of all prompts together."""
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
-    """A completion request: one prompt, as text or as token ids."""
+    """A completion request: one prompt or several, each as text or as token ids."""
 
     prompt: AnyPrompt
     echo: bool | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
-    best_of: Unsupported = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | bool | None = None
+    best_of: OnlyOne = None
     logit_bias: Unsupported = None
-    response_format: Unsupported = None
     suffix: Unsupported = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_prompt(self.prompt)
+        prompts = self.prompts()
+        if len(prompts) > MAX_PROMPTS or len(prompts) * (self.n or 1) > MAX_COMPLETION_CHOICES:
+            raise refusal(
+                "prompt",
+                f"has {len(prompts)} prompts; at most {MAX_PROMPTS} with {MAX_COMPLETION_CHOICES} choices are accepted",
+            )
+        for prompt in prompts:
+            _check_prompt(prompt)
+        if self.logprobs is True:
+            raise refusal("logprobs", "should be an integer of at most 5: how many alternatives to list")
         if self.echo:
             raise refusal("echo", "is not supported by this server; only false is accepted")
 
+    def prompts(self) -> list[Prompt]:
+        """Return the prompts, each a text or token ids."""
+        prompt: Any = self.prompt
+        is_list = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+        return cast(list[Prompt], prompt if is_list else [prompt])
+
+    def split(self) -> list[Self]:
+        """Return a request for each prompt: each is a call of its own."""
+        prompts = self.prompts()
+        return [self] if len(prompts) == 1 else [structs.replace(self, prompt=prompt) for prompt in prompts]
+
     @property
     def one_prompt(self) -> Prompt:
-        """The prompt, a text or token ids."""
-        prompt: Any = self.prompt
-        if isinstance(prompt, list) and not isinstance(prompt[0], int):
-            prompt = prompt[0]
-        return cast(Prompt, prompt)
+        """The prompt of a request that has one."""
+        [prompt] = self.prompts()
+        return prompt
 
     def sampling(self) -> SamplingSettings:
         """Return how to generate; without ``max_tokens``, ``DEFAULT_MAX_TOKENS`` or what the context has room for."""
-        return self.settings(max_tokens=self.max_tokens, logprobs=self.logprobs)
+        alternatives = None if isinstance(self.logprobs, bool) else self.logprobs
+        return self.settings(max_tokens=self.max_tokens, logprobs=alternatives)
 
 
-def _check_prompt(value: AnyPrompt) -> None:
-    prompt: Any = value
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-        if len(prompt) > 1:
-            raise refusal("prompt", f"is a list of {len(prompt)} prompts; send one prompt per request")
-        prompt = prompt[0]
+def _check_prompt(prompt: Prompt) -> None:
     if not prompt:
         raise refusal("prompt", "must be a string or a list of token ids, and not empty")
     if isinstance(prompt, list):
         _check_token_ids(prompt)
+    elif not isinstance(prompt, str):
+        raise not_a_token_id()
     elif text_bytes(prompt) > MAX_TEXT_BYTES:
         raise refusal("prompt", f"is too long; at most {MAX_TEXT_BYTES} bytes of text are accepted")
 
@@ -70,7 +88,7 @@ def not_a_token_id() -> FieldError:
     return refusal("prompt", f"has an entry that is not a token id, an integer from 0 to {TOKEN_ID_LIMIT - 1}")
 
 
-def _check_token_ids(value: list[object]) -> None:
+def _check_token_ids(value: list[int]) -> None:
     if len(value) > MAX_PROMPT_TOKENS:
         raise refusal("prompt", f"has {len(value)} token ids; at most {MAX_PROMPT_TOKENS} are accepted")
     if set(map(type, value)) != {int}:

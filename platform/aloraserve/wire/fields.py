@@ -5,7 +5,7 @@ They are read by msgspec, which stops at the first fault: a body of a million un
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from msgspec import Meta, Raw, Struct, ValidationError, json
 
@@ -19,8 +19,20 @@ IGNORED_FIELDS = ("user", "metadata", "store", "service_tier", "parallel_tool_ca
 """Fields that clients commonly send and that change no answer here; everything else unknown is refused."""
 
 Value = TypeVar("Value")
-Unsupported: TypeAlias = None
-"""Type of a field that is OpenAI's but not served here; null counts as absent."""
+ONLY = "only"
+"""Marks a field that is not served, with the values that ask for nothing beside null and what is empty."""
+Nothing: TypeAlias = (
+    Annotated[str, Meta(max_length=0)]
+    | Annotated[list[None], Meta(max_length=0)]
+    | Annotated[dict[str, None], Meta(max_length=0)]
+    | None
+)
+Unsupported: TypeAlias = Annotated[Nothing, Meta(extra={ONLY: ""})]
+"""Type of a field that is OpenAI's or vLLM's but not served here; null and what is empty count as absent."""
+OnlyZero: TypeAlias = Annotated[Annotated[float, Meta(ge=0, le=0)] | None, Meta(extra={ONLY: "0"})]
+OnlyOne: TypeAlias = Annotated[Annotated[float, Meta(ge=1, le=1)] | None, Meta(extra={ONLY: "1"})]
+OnlyText: TypeAlias = Annotated[list[Literal["text"]] | None, Meta(extra={ONLY: '["text"]'})]
+NoChoice: TypeAlias = Annotated[Literal["none", "auto"] | None, Meta(extra={ONLY: "'none' or 'auto'"})]
 
 
 class FieldError(ValueError):

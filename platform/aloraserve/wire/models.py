@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, Self
 
-from aloraserve.adapters import AdapterVersion
+from aloraserve.adapters import ServedName
 from aloraserve.wire.responses import ResponsePart
 
 ModelKind = Literal["base", "lora", "alora"]
@@ -34,17 +34,17 @@ class ModelList(ResponsePart):
     data: list[ModelEntry]
 
     @classmethod
-    def of(cls, base: str, adapters: Iterable[AdapterVersion], created: int) -> Self:
+    def of(cls, base: str, adapters: Iterable[ServedName], created: int) -> Self:
         """Return the list of the base model and its adapters.
 
         Args:
             base: its served name.
-            adapters: that are served now.
+            adapters: names that the caller may use.
             created: in seconds since 1970.
         """
         entries = [ModelEntry(id=base, created=created, root=base)]
-        for adapter in adapters:
+        for served in adapters:
             entries.append(
-                ModelEntry(id=adapter.name, created=created, root=adapter.name, parent=base, kind=adapter.kind)
+                ModelEntry(id=served.name, created=created, root=served.root, parent=base, kind=served.version.kind)
             )
         return cls(data=entries)

@@ -11,7 +11,8 @@ import msgspec
 from aloraserve.errors import InvalidRequestError
 from aloraserve.wire.chat import ChatMessage, ChatRequest
 from aloraserve.wire.completions import CompletionRequest, not_a_token_id
-from aloraserve.wire.fields import FieldError, WrongValueError, refusal
+from aloraserve.wire.fields import ONLY, FieldError, WrongValueError, refusal
+from aloraserve.wire.structured import StructuredOutputs
 
 MAX_ECHO_CHARACTERS = 80
 MAX_QUOTED_BODY_BYTES = 64 * 1024
@@ -37,16 +38,32 @@ _KINDS = {
 }
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 _UNITS = {"str": "character", "array": "item"}
-_CHOICES = {"role": "'system', 'user' or 'assistant'", "type": "'text'"}
+_CHOICES = {
+    "role": "'system', 'developer', 'user', 'assistant', 'tool' or 'document ID'",
+    "type": "'text'",
+    "response_format.type": "'text', 'json_object' or 'json_schema'",
+}
 _PROMPT_FIELDS = frozenset({"messages", "prompt"})
 
 
-def _unsupported(kind: type[msgspec.Struct]) -> frozenset[str]:
-    return frozenset(field.name for field in msgspec.structs.fields(kind) if field.type is type(None))
+def _unsupported(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the fields that are not served, with the values that they may have."""
+    return {
+        field.name: mark.extra[ONLY]
+        for field in msgspec.structs.fields(kind)
+        for mark in getattr(field.type, "__metadata__", ())
+        if mark.extra and ONLY in mark.extra
+    }
 
 
 _IN_MESSAGES = _unsupported(ChatMessage)
 _AT_TOP = _unsupported(ChatRequest) | _unsupported(CompletionRequest)
+_UNSERVED = (
+    ("", 0, _AT_TOP),
+    ("messages", 2, _IN_MESSAGES),
+    ("structured_outputs", 1, _unsupported(StructuredOutputs)),
+)
+"""The fields that are not served: in which part of the body, and how deep they stand."""
 
 
 def invalid_request(error: msgspec.ValidationError, raw: bytes) -> InvalidRequestError:
@@ -62,6 +79,8 @@ def invalid_request(error: msgspec.ValidationError, raw: bytes) -> InvalidReques
         return _refused(steps, cause)
     if isinstance(cause, WrongValueError):
         steps = [cause.field, *steps]
+    if unserved := _unserved(steps):
+        return unserved
     if text.startswith("Object contains unknown field"):
         return _refused(steps, _unknown(steps, _quoted(text)))
     if text.startswith("Object missing required field"):
@@ -71,8 +90,6 @@ def invalid_request(error: msgspec.ValidationError, raw: bytes) -> InvalidReques
     if steps[0] == "prompt" and len(steps) > 1:
         return _refused([], not_a_token_id())
     name = str(steps[-1])
-    if text.startswith("Expected `null`, got"):
-        return _refused(steps[:-1], _unknown(steps[:-1], name))
     return _refused(steps, FieldError("", f"{_echo(raw, steps)}{_wanted(text, name)}"))
 
 
@@ -122,8 +139,18 @@ def _unknown(steps: _Steps, name: str) -> FieldError:
     return FieldError(name, "is not supported by this server" if name in known else "is not a known field")
 
 
+def _unserved(steps: _Steps) -> InvalidRequestError | None:
+    """Return the refusal of a field that is not served, None if the fault is in another one."""
+    for parent, depth, fields in _UNSERVED:
+        name = str(steps[depth]) if len(steps) > depth else ""
+        if name in fields and (not depth or steps[0] == parent):
+            only = f"; only {fields[name]} is accepted" if fields[name] else ""
+            return _refused(steps[:depth], FieldError(name, f"is not supported by this server{only}"))
+    return None
+
+
 def _wanted(text: str, name: str) -> str:
-    if text.startswith("Invalid enum value"):
+    if text.startswith("Invalid enum value") or "matching regex" in text:
         return f"should be {_CHOICES.get(name, 'another value')}"
     if bound := _BOUND.match(text):
         kind, is_length, sign, limit = bound.groups()

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta, Raw
 
-from aloraserve.wire.fields import STOPS, IgnoredFields, RequestPart, refusal, small_value
-from aloraserve.wire.structured import StructuredOutput
+from aloraserve.wire.fields import STOPS, IgnoredFields, OnlyOne, OnlyZero, RequestPart, refusal, small_value
+from aloraserve.wire.structured import StructuredOutput, structured_output
 
 MAX_CHOICES = 8
 MAX_GENERATED_TOKENS = 1_000_000
@@ -70,10 +70,16 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     ignore_eos: bool | None = None
+    structured_outputs: Raw = Raw()
+    response_format: Raw = Raw()
+    min_p: OnlyZero = None
+    min_tokens: OnlyZero = None
+    repetition_penalty: OnlyOne = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.stops()
+        self.structured()
         if self.stream_options is not None and not self.stream:
             raise refusal("", "'stream_options' is accepted only with 'stream': true")
         if (self.n or 1) > 1 and self.temperature == 0:
@@ -89,6 +95,15 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
         stop = small_value("stop", self.stop, STOPS)
         return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
+    def structured(self) -> StructuredOutput | None:
+        """Return the form that the answer must have, None where any text will do."""
+        return structured_output(self.structured_outputs, self.response_format)
+
+    @property
+    def structured_field(self) -> str:
+        """The field that says so."""
+        return "structured_outputs" if structured_output(self.structured_outputs, Raw()) else "response_format"
+
     def settings(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingSettings:
         """Return the sampling settings, with each absent field at OpenAI's default."""
         return SamplingSettings(
@@ -102,4 +117,5 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
             frequency_penalty=self.frequency_penalty or 0.0,
             logprobs=logprobs,
             ignore_eos=bool(self.ignore_eos),
+            structured=self.structured(),
         )

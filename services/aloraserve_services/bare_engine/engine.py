@@ -72,6 +72,7 @@ class BareEngine:
         """
         engine, _ = open_simulated(plan)
         registry = plan.open_registry()
+        await registry.begin()
         for version in registry.all():
             await engine.add_adapter(version)
         return cls(plan, engine, registry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,10 +14,12 @@ from starlette.types import Send
 from aloraserve.errors import AloraserveError
 from aloraserve.serving.engine_messages import EngineChunk
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelList, reply_for
+from aloraserve.wire.version import ServerVersion
 from aloraserve_services.bare_engine.bodies import read_body
 from aloraserve_services.bare_engine.engine import BareEngine
 from aloraserve_services.bare_engine.metrics import metrics_text
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
+from aloraserve_services.gateway.prompt_list import merged
 
 
 class EngineRoutes:
@@ -36,6 +38,7 @@ class EngineRoutes:
         gets = {
             "/v1/models": self.models,
             "/health": self.health,
+            "/version": self.version,
             "/metrics": self.metrics,
             # sglang-router and vllm-router ask for both under both names.
             **dict.fromkeys(("/get_model_info", "/model_info"), self.model_info),
@@ -51,16 +54,21 @@ class EngineRoutes:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        return await self._answer(ChatAnswer, read_body(ChatRequest, await request.body()), request)
+        return await self._answer(ChatAnswer, [read_body(ChatRequest, await request.body())], request)
 
     async def completions(self, request: Request) -> Response:
-        """Continue a text or token ids."""
-        return await self._answer(CompletionAnswer, read_body(CompletionRequest, await request.body()), request)
+        """Continue texts or token ids."""
+        bodies = read_body(CompletionRequest, await request.body()).split()
+        return await self._answer(CompletionAnswer, bodies, request)
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters."""
-        listed = ModelList.of(self._bare.plan.served_name, self._bare.registry.all(), created=0)
+        listed = ModelList.of(self._bare.plan.served_name, self._bare.registry.listed(), created=0)
         return Response(listed.to_json(), media_type="application/json")
+
+    async def version(self, request: Request) -> Response:
+        """Say which API this is, as vLLM does."""
+        return Response(ServerVersion().to_json(), media_type="application/json")
 
     async def health(self, request: Request) -> Response:
         """Say whether the engine lives."""
@@ -90,13 +98,15 @@ class EngineRoutes:
             }
         )
 
-    async def _answer(self, kind: type[Answer], body: ChatRequest | CompletionRequest, request: Request) -> Response:
-        made = await self._bare.request(body, request.headers.get("x-request-id"))
-        answer = kind.to(made)
-        chunks = self._bare.generate(made)
-        if not made.is_streamed:
+    async def _answer(
+        self, kind: type[Answer], bodies: Sequence[ChatRequest | CompletionRequest], request: Request
+    ) -> Response:
+        made = [await self._bare.request(body, request.headers.get("x-request-id")) for body in bodies]
+        answer = kind.to_all(made)
+        chunks = merged([self._bare.generate(one) for one in made], made[0].sampling.n)
+        if not made[0].is_streamed:
             return Response(await answer.whole(chunks), media_type="application/json")
-        return EventStream(answer.stream(chunks, include_usage=body.include_usage), chunks)
+        return EventStream(answer.stream(chunks, include_usage=bodies[0].include_usage), chunks)
 
 
 class EventStream(StreamingResponse):

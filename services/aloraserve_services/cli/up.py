@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import subprocess
 import sys
 import time
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,9 +20,14 @@ from aloraserve_services.local import run_file
 from aloraserve_services.local.address import base_url, check_port
 from aloraserve_services.local.processes import reap_orphans
 
+if TYPE_CHECKING:
+    from aloraserve.adapters import RefusedAdapter
+    from aloraserve_services.plan import FleetPlan
+
 LOG_FILE = "up.log"
 STOP_TIMEOUT_S = 60
 POLL_S = 0.25
+MAX_NAMES_SHOWN = 20
 
 
 @takes_settings(
@@ -49,12 +56,11 @@ def _run(settings: Settings) -> None:
     running = local_platform(settings, adapters_dir=adapters_dir, progress=Steps())
     with run_file.held(settings.state_dir, url), running as platform:
         plan = platform.plan
-        registry = plan.open_registry()
-        for refused in registry.refused():
+        names, refusals = asyncio.run(_adapters(plan))
+        for refused in refusals:
             err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
-        names = ", ".join(adapter.name for adapter in registry.all()) or "no adapters"
         run_file.mark_ready(settings.state_dir, url, settings.drain_timeout_s, plan.settings.tls_certificate)
-        out.print(f"serving {plan.served_name} and {names}; stop with Ctrl-C or `aloraserve down`")
+        out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
         try:
             while True:
                 reap_orphans()
@@ -63,6 +69,18 @@ def _run(settings: Settings) -> None:
             out.print("no new calls are taken; running answers end first, a second signal ends at once")
             platform.drain()
             raise
+
+
+async def _adapters(plan: FleetPlan) -> tuple[list[str], Sequence[RefusedAdapter]]:
+    registry = plan.open_registry()
+    await registry.begin()
+    await registry.close()
+    return [served.name for served in registry.listed()], registry.refused()
+
+
+def _shown(names: list[str]) -> str:
+    more = len(names) - MAX_NAMES_SHOWN
+    return (", ".join(names[:MAX_NAMES_SHOWN]) or "no adapters") + (f" and {more} more" if more > 0 else "")
 
 
 def _start_detached(settings: Settings) -> None:

@@ -39,6 +39,7 @@ def open_simulated(plan: FleetPlan) -> tuple[SimulatedEngine, SimulatedEvents]:
     from aloraserve_services.engine.simulated.answer_words import AnswerWords
     from aloraserve_services.engine.simulated.engine import SimulatedEngine
     from aloraserve_services.engine.simulated.events import SimulatedEvents
+    from aloraserve_services.engine.simulated.structured_answers import StructuredAnswers
 
     if plan.calibration is None:
         raise StartError("the plan has no calibration; a simulated engine needs one")
@@ -49,6 +50,7 @@ def open_simulated(plan: FleetPlan) -> tuple[SimulatedEngine, SimulatedEvents]:
         plan.keyspace,
         words,
         events,
+        structures=StructuredAnswers(plan.model_path / "tokenizer.json", words),
         policy=plan.scheduling.policy,
         stream_tokens=plan.settings.stream_interval,
     )

@@ -63,6 +63,7 @@ class EngineReplica:
         self._closing.callback(parts.events.close)
         self._closing.callback(parts.engine.shutdown)
         registry = await asyncio.to_thread(plan.open_registry)
+        await registry.begin()
         adapters = EngineAdapters(parts.engine, registry)
         facts = await load_adapters(parts.engine, adapters, plan.max_requests, plan.scheduling)
         self._host = EngineHost(identity, plan.keyspace, directory, parts, adapters, facts)

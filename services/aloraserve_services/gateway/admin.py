@@ -15,7 +15,7 @@ from aloraserve.adapters import AdapterRegistry
 from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownReceiptError
 from aloraserve.telemetry.exposition import CONTENT_TYPE
-from aloraserve.tenants import Role, Tenants
+from aloraserve.tenants import Caller, Role, Tenants
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.receipts import FleetReceipts
 from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
@@ -127,8 +127,8 @@ class AdminRoutes:
 
     async def savings(self, request: Request) -> Response:
         """Say what reuse across adapters saved lately, by adapter."""
-        self._check(request)
-        return _json(await self._savings.report(request.query_params.get("window")))
+        caller = self._check(request)
+        return _json(await self._savings.report(request.query_params.get("window"), caller.tenant))
 
     async def metrics_targets(self, request: Request) -> Response:
         """List every process that has metrics, as Prometheus' ``http_sd_configs`` reads it; for administrators."""
@@ -153,8 +153,8 @@ class AdminRoutes:
                 states += [asdict(state) | {"cell": cell} for state in of_cell]
         return states, lost
 
-    def _check(self, request: Request, role: Role = Role.TENANT) -> None:
-        self._tenants.authenticate(request.headers.get("authorization"), role)
+    def _check(self, request: Request, role: Role = Role.TENANT) -> Caller:
+        return self._tenants.authenticate(request.headers.get("authorization"), role)
 
 
 def _limit(text: str | None) -> int:

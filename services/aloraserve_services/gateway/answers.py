@@ -66,6 +66,7 @@ class Answer(ABC):
         choices: how many choices were asked for.
         logprobs: whether log-probabilities were asked for.
         savings: for the usage.
+        prompts: whose choices these are, as many of each; the first prompt's come first.
     """
 
     prefix = ""
@@ -82,13 +83,14 @@ class Answer(ABC):
         choices: int,
         logprobs: bool,
         savings: SavingsUsage | None = None,
+        prompts: int = 1,
     ) -> None:
         self.id = f"{self.prefix}-{request_id}"
         self.model = model
         self.created = int(time.time())
         self.completion_tokens = 0
         self._prompt_tokens = prompt_tokens
-        self._cached_tokens = 0
+        self._cached_tokens = [0] * prompts
         self._savings = savings
         self._with_logprobs = logprobs
         self._count = choices
@@ -114,6 +116,19 @@ class Answer(ABC):
             request.sampling.n,
             request.sampling.logprobs is not None,
             savings,
+        )
+
+    @classmethod
+    def to_all(cls, requests: Sequence[GenerationRequest]) -> Self:
+        """Return the writer of the answer to several prompts; the first one's id is the answer's."""
+        first = requests[0]
+        return cls(
+            first.id,
+            first.model,
+            sum(request.prompt_tokens for request in requests),
+            first.sampling.n * len(requests),
+            first.sampling.logprobs is not None,
+            prompts=len(requests),
         )
 
     async def whole(self, chunks: AsyncIterator[EngineChunk]) -> str:
@@ -160,12 +175,13 @@ class Answer(ABC):
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage.of(self._prompt_tokens, self.completion_tokens, self._cached_tokens, self._savings)
+        return Usage.of(self._prompt_tokens, self.completion_tokens, sum(self._cached_tokens), self._savings)
 
     def _note(self, chunk: EngineChunk) -> None:
         self.completion_tokens += chunk.tokens
-        if chunk.cached_tokens > self._cached_tokens:
-            self._cached_tokens = chunk.cached_tokens
+        prompt = chunk.index * len(self._cached_tokens) // self._count
+        if chunk.cached_tokens > self._cached_tokens[prompt]:
+            self._cached_tokens[prompt] = chunk.cached_tokens
 
     def _beginnings(self, before_text: bytes) -> list[bytes]:
         """Return what stands before the text in the events of each choice."""

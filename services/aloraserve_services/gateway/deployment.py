@@ -34,7 +34,7 @@ from aloraserve.settings import Settings
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
-from aloraserve_services.gateway.adapters import following
+from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
@@ -81,12 +81,13 @@ class Gateway:
         if not settings.metrics:
             self._metrics.turn_off()
         self._tracing = Tracing()
-        self._adapters = plan.open_registry()
         calls = self._metrics.directory
         self._directories = [
             guarded(ObservedDirectory(plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(settings.cells)
         ]
+        self._managed = GatewayAdapters(plan, self._directories)
+        self._adapters = self._managed.registry
         self._keyspace = plan.keyspace
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._cells = CellReplicas(self._replicas, self._directories)
@@ -94,7 +95,7 @@ class Gateway:
         self._savings = SavingsReporter(
             plan.open_ledger(),
             plan.served_name,
-            self._adapters.resolve,
+            self._adapters,
             hour_price=settings.accelerator_hour_price,
             on_failure=self._metrics.ledger_failures.inc,
         )
@@ -150,7 +151,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow changes."""
-        async with self._pool.running(), self._process.running(), self._savings.flushing(), following(self._adapters):
+        async with self._pool.running(), self._process.running(), self._savings.flushing(), self._managed.running():
             followers = [
                 asyncio.create_task(follow_key_spaces(self._directories, self._keyspace), name="follow_key_spaces")
             ]

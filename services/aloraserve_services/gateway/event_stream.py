@@ -6,13 +6,21 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aloraserve.errors import DrainingError
-from aloraserve.serving.generation import Generation
 from aloraserve.wire import reply_for
+
+
+class Closing(Protocol):
+    """What can be closed before its end."""
+
+    async def aclose(self) -> None:
+        """End it."""
+
 
 GOODBYE_S = 1.0
 """How long a client may take for the last event of a stream that is cut off."""
@@ -32,7 +40,7 @@ class EventStream(Response):
 
     Args:
         events: to send.
-        generation: that they are written from.
+        chunks: that they are written from; it is closed in the end.
         headers: of the response.
         held: what is held until the answer's end.
     """
@@ -40,21 +48,21 @@ class EventStream(Response):
     def __init__(
         self,
         events: AsyncIterator[bytes],
-        generation: Generation,
+        chunks: Closing,
         headers: Mapping[str, str],
         held: contextlib.ExitStack,
     ) -> None:
         self.status_code = 200
         self.background = None
         self._events = events
-        self._generation = generation
+        self._chunks = chunks
         self._held = held
         self.init_headers({**_HEADERS, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events; end what generates them in any case."""
         with self._held:
-            async with contextlib.aclosing(self._generation):
+            async with contextlib.aclosing(self._chunks):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 try:
                     async for written in self._events:

@@ -16,10 +16,12 @@ from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.session import SESSION_HEADER, session_of
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelList
+from aloraserve.wire.version import ServerVersion
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.event_stream import EventStream
 from aloraserve_services.gateway.headers import serving_headers
+from aloraserve_services.gateway.prompt_list import begin_all, merged
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.request_context import context_of
 from aloraserve_services.gateway.routes import Routes
@@ -66,6 +68,7 @@ class OpenAIRoutes:
         routes.add("POST", "/v1/chat/completions", self.chat)
         routes.add("POST", "/v1/completions", self.completions)
         routes.add("GET", "/v1/models", self.models)
+        routes.add("GET", "/version", self.version)
         routes.add("GET", "/healthz", self.healthz)
         routes.add("GET", "/readyz", self.readyz)
         routes.add("GET", "/-/healthz", self.serve_healthz)
@@ -81,19 +84,28 @@ class OpenAIRoutes:
             return await self._answer(ChatAnswer, call, body.include_usage, held)
 
     async def completions(self, request: Request) -> Response:
-        """Continue a text or token ids."""
+        """Continue texts or token ids: each prompt is a call of its own."""
         self._slots.check()
         origin = self._origin(request)
         body = await self._bodies.read(CompletionRequest, request)
         with contextlib.ExitStack() as held:
-            held.enter_context(self._slots.held())
-            call = await self._prompts.completion(body, origin)
-            return await self._answer(CompletionAnswer, call, body.include_usage, held)
+            calls = []
+            for number, part in enumerate(body.split()):
+                held.enter_context(self._slots.held())
+                calls.append(await self._prompts.completion(part, origin.numbered(number)))
+            if len(calls) > 1:
+                return await self._answer_all(calls, body.include_usage, held)
+            return await self._answer(CompletionAnswer, calls[0], body.include_usage, held)
 
     async def models(self, request: Request) -> Response:
-        """List the base model and the adapters."""
-        self._tenants.authenticate(request.headers.get("authorization"))
-        return _json(ModelList.of(self._base_model, self._adapters.all(), self._created).to_json())
+        """List the base model and the adapters that the caller may use."""
+        caller = self._tenants.authenticate(request.headers.get("authorization"))
+        listed = self._adapters.listed(caller.tenant)
+        return _json(ModelList.of(self._base_model, listed, self._created).to_json())
+
+    async def version(self, request: Request) -> Response:
+        """Say which API this is, as vLLM does."""
+        return _json(ServerVersion().to_json())
 
     async def healthz(self, request: Request) -> Response:
         """Say that this process answers."""
@@ -130,6 +142,16 @@ class OpenAIRoutes:
             return _json(await answer.whole(generation), headers)
         events = answer.stream(generation, include_usage=include_usage)
         return EventStream(events, generation, headers, held.pop_all())
+
+    async def _answer_all(
+        self, requests: Sequence[GenerationRequest], include_usage: bool, held: contextlib.ExitStack
+    ) -> Response:
+        generations = await begin_all(self._dispatcher, requests)
+        answer, chunks = CompletionAnswer.to_all(requests), merged(generations, requests[0].sampling.n)
+        headers = serving_headers(generations[0])
+        if not requests[0].is_streamed:
+            return _json(await answer.whole(chunks), headers)
+        return EventStream(answer.stream(chunks, include_usage=include_usage), chunks, headers, held.pop_all())
 
 
 def _json(text: str, headers: dict[str, str] | None = None) -> Response:

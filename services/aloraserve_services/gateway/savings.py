@@ -10,8 +10,8 @@ from typing import Any
 
 import structlog
 
-from aloraserve.adapters import AdapterVersion
-from aloraserve.errors import DirectoryUnavailableError, UnknownModelError
+from aloraserve.adapters import AdapterRegistry
+from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.savings.base import SavingsEntry, SavingsFigures, SavingsLedger
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.observers import CallObserver
@@ -28,8 +28,7 @@ class SavingsReporter(CallObserver):
     Args:
         ledger: of the fleet.
         base_model: its served name.
-        resolve: returns the adapter version that is served under a name now, or raises
-            :class:`~aloraserve.errors.UnknownModelError`.
+        adapters: that are served now.
         hour_price: what an hour of one engine costs, None if nobody says.
         on_failure: called for each flush that fails.
     """
@@ -38,14 +37,14 @@ class SavingsReporter(CallObserver):
         self,
         ledger: SavingsLedger,
         base_model: str,
-        resolve: Callable[[str], AdapterVersion],
+        adapters: AdapterRegistry,
         *,
         hour_price: float | None = None,
         on_failure: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._base_model = base_model
-        self._resolve = resolve
+        self._adapters = adapters
         self._hour_price = hour_price
         self._on_failure = on_failure
 
@@ -67,10 +66,11 @@ class SavingsReporter(CallObserver):
             await self._flush()
             await self._ledger.close()
 
-    async def report(self, window: str | None) -> dict[str, Any]:
-        """Return the totals of a window that ends now.
+    async def report(self, window: str | None, tenant: str | None = None) -> dict[str, Any]:
+        """Return the totals of a window that ends now, and the share of each adapter that a tenant may know of.
 
         Args:
+            tenant: who asks.
             window: such as "15m" or "1h", :data:`~aloraserve_services.gateway.window.DEFAULT_WINDOW` if None.
 
         Raises:
@@ -84,13 +84,16 @@ class SavingsReporter(CallObserver):
         total = SavingsFigures()
         for figures in found.values():
             total.add(figures)
+        kinds = {version.name: version.kind for version in self._adapters.all()}
         return {
             "window_s": window_s,
             "ledger": ledger,
             "total": self._shown(total),
             "adapters": [
-                {"name": name or self._base_model, "kind": self._kind(name)} | self._shown(figures)
+                {"name": name or self._base_model, "kind": kinds.get(name, "other") if name else "base"}
+                | self._shown(figures)
                 for name, figures in sorted(found.items())
+                if self._adapters.sees(tenant, name)
             ],
         }
 
@@ -108,12 +111,6 @@ class SavingsReporter(CallObserver):
             log.warning("savings_not_written", cause=error.message)
             return False
         return True
-
-    def _kind(self, name: str) -> str:
-        try:
-            return self._resolve(name).kind if name else "base"
-        except UnknownModelError:
-            return "other"
 
     def _shown(self, figures: SavingsFigures) -> dict[str, Any]:
         calls = max(figures.calls, 1)

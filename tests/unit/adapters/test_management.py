@@ -7,13 +7,13 @@ import hashlib
 import shutil
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.catalog_entries import BASE_MODEL
 
-from aloraserve.adapters import AdapterVersion
+from aloraserve.adapters import AdapterFacts, CheckReport
 from aloraserve.adapters.catalog import (
     AdapterCatalog,
     AdapterEntry,
@@ -25,6 +25,7 @@ from aloraserve.adapters.catalog.memory import MemoryCatalog
 from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.adapters.management import AdapterManager, Progress, RegistrationRequest, RegistrationStage, Usage
 from aloraserve.adapters.management.registrations import MAX_RUNNING
+from aloraserve.adapters.problems import Problem, ProblemCode
 from aloraserve.errors import (
     AdapterConflictError,
     AdapterRefusedError,
@@ -37,17 +38,11 @@ from aloraserve.errors import (
 )
 
 
-@dataclass
-class Report:
-    reason: str
-    digest: str
-
-    @property
-    def is_accepted(self) -> bool:
-        return not self.reason
-
-    def version(self, name: str, path: Path) -> AdapterVersion:
-        return AdapterVersion(name, "alora", path, 8, ("q_proj",), (1, 2), self.digest)
+def report(reason: str, digest: str) -> CheckReport:
+    """Return a report that refuses for that reason, if there is one."""
+    facts = AdapterFacts("alora", 8, 16.0, ("q_proj",), (1, 2), size_bytes=100, digest=digest)
+    problems = [Problem(ProblemCode.CONFIG, "", reason)] if reason else []
+    return CheckReport.of(facts, problems)
 
 
 class Intake:
@@ -81,13 +76,19 @@ class Intake:
         (folder / "content").write_text(reference)
         return folder
 
-    def check(self, name: str, folder: Path) -> Report:
+    def check(self, name: str, folder: Path) -> CheckReport:
         self._fail("check")
-        return Report(self.reason, hashlib.sha256((folder / "content").read_bytes()).hexdigest())
+        return report(self.reason, hashlib.sha256((folder / "content").read_bytes()).hexdigest())
 
     def keep(self, digest: str, folder: Path) -> None:
         self._fail("keep")
         self.kept.add(digest)
+
+    def refer(self, digest: str) -> None:
+        self.kept.add(digest)
+
+    def release(self, digest: str) -> None:
+        self.kept.discard(digest)
 
     def has(self, digest: str) -> bool:
         return digest in self.kept
@@ -246,9 +247,9 @@ async def test_a_refused_adapter_has_its_report(manager: AdapterManager, intake:
     intake.reason = "its rank is 4096; 1 to 64 is accepted"
     with pytest.raises(AdapterRefusedError, match="adapter 'safety' is refused: its rank is 4096"):
         await register(manager)
-    report = manager.registrations()[0].report
-    assert report is not None
-    assert report.reason == intake.reason
+    found = manager.registrations()[0].report
+    assert found is not None
+    assert found.reason == intake.reason
     assert intake.kept == set()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from packaging.version import Version
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -129,6 +130,11 @@ async def test_the_session_header_keeps_a_session_on_a_replica(client: Open) -> 
         assert receipts[0]["reason"] == "by hash of the session"
     without = (await one.get(f"/v1/receipts/{await ask(one)}")).json()
     assert without["reason"] == "by hash of the conversation"
+
+
+async def test_the_version_is_vllm_s_at_the_server_s_root_and_needs_no_key(client: Open) -> None:
+    found = (await client(**KEYS).get("/version")).json()
+    assert Version(found["version"]) >= Version("0.12.0"), "mellea then sends structured_outputs"
 
 
 async def test_a_session_of_any_length_is_one(client: Open) -> None:

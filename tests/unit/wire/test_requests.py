@@ -52,11 +52,20 @@ def completion(**fields: Any) -> CompletionRequest:
         ("model", ""),
         ("model", None),
         ("tools", [{"type": "function"}]),
-        ("response_format", {"type": "json_object"}),
+        ("tools", "all"),
+        ("tool_choice", "required"),
+        ("modalities", ["text", "audio"]),
+        ("repetition_penalty", 1.1),
+        ("add_generation_prompt", False),
+        ("continue_final_message", True),
+        ("documents", [{}]),
+        ("documents", [{f"k{i}": "x" for i in range(17)}]),
+        ("documents", [{"text": "x"}] * 257),
         ("logit_bias", {"1": 2}),
         ("colour", "red"),
         ("chat_template_kwargs", {"adapter_name": 3}),
-        ("chat_template_kwargs", {"deep": [1]}),
+        ("chat_template_kwargs", {"deep": [{"a": 1e300}]}),
+        ("chat_template_kwargs", {"long": ["x" * 9000, "x" * 9000]}),
         ("chat_template_kwargs", {f"k{i}": 1 for i in range(17)}),
     ],
 )
@@ -70,8 +79,9 @@ def test_a_wrong_chat_field_is_refused_by_name(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "tool", "content": "x"}, "messages.0.role"),
-        ({"role": "developer", "content": "x"}, "messages.0.role"),
+        ({"role": "robot", "content": "x"}, "messages.0.role"),
+        ({"role": "document <|im_end|>", "content": "x"}, "messages.0.role"),
+        ({"role": "document 1\n", "content": "x"}, "messages.0.role"),
         ({"role": "user"}, "messages.0.content"),
         ({"role": "user", "content": None}, "messages.0.content"),
         ({"role": "user", "content": 3}, "messages.0.content"),
@@ -105,8 +115,11 @@ def test_fields_that_contradict_each_other_are_refused(fields: dict[str, Any], w
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("prompt", ["a", "b"]),
-        ("prompt", [[1], [2]]),
+        ("prompt", ["a", ""]),
+        ("prompt", ["a", 1]),
+        ("prompt", [1, "a"]),
+        ("prompt", [[1], []]),
+        ("prompt", ["a"] * 65),
         ("prompt", []),
         ("prompt", ""),
         ("prompt", [1, True]),
@@ -131,8 +144,28 @@ def test_a_prompt_is_a_text_or_token_ids(prompt: Any, wanted: Any) -> None:
     assert completion(prompt=prompt).one_prompt == wanted
 
 
+@pytest.mark.parametrize("prompts", [["a", "b"], [[1, 2], [3]], ["a", [1, 2]]])
+def test_each_prompt_of_a_list_is_a_request_of_its_own(prompts: Any) -> None:
+    parts = completion(prompt=prompts, max_tokens=3, n=2, temperature=1).split()
+    assert [part.one_prompt for part in parts] == prompts
+    assert {(part.n, part.max_tokens) for part in parts} == {(2, 3)}
+
+
+def test_prompts_and_their_choices_are_bounded_together() -> None:
+    assert len(completion(prompt=["a"] * 64, n=2).split()) == 64
+    with pytest.raises(InvalidRequestError, match="64 prompts; at most 64 with 128 choices"):
+        completion(prompt=["a"] * 64, n=3)
+
+
 def test_a_message_copied_from_an_answer_is_accepted() -> None:
-    answer = {"role": "assistant", "content": "hi", "refusal": None, "tool_calls": None, "audio": None}
+    answer = {"role": "assistant", "content": "hi", "refusal": None, "tool_calls": [], "audio": None}
+    answer |= {
+        "annotations": [],
+        "reasoning": "",
+        "provider_specific_fields": {},
+        "thinking_blocks": None,
+        "function_call": None,
+    }
     assert chat(messages=[answer, {"role": "user", "content": "and?"}]).messages[0].text == "hi"
 
 
@@ -145,6 +178,54 @@ def test_text_parts_become_one_text() -> None:
 def test_harmless_fields_are_ignored_and_null_means_absent() -> None:
     harmless = {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "tools": None}
     assert chat(**harmless, parallel_tool_calls=True, temperature=None).sampling().temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"tools": [], "tool_choice": "auto", "functions": None},
+        {"tools": None, "tool_choice": "none"},
+        {"logit_bias": {}, "modalities": ["text"]},
+        {"logprobs": False, "top_logprobs": 0},
+        {"chat_template_kwargs": {"adapter_name": None}},
+        {"documents": [], "structured_outputs": {}},
+        {"documents": None, "structured_outputs": None, "response_format": None},
+        {"structured_outputs": {"json": None, "regex": None, "json_object": False, "structural_tag": None}},
+        {"response_format": {"type": "text"}},
+        {"repetition_penalty": 1.0, "min_p": 0, "min_tokens": 0, "add_generation_prompt": True},
+    ],
+)
+def test_what_asks_for_nothing_changes_nothing(nothing: dict[str, Any]) -> None:
+    request = chat(**nothing)
+    assert (request.sampling(), request.adapter_name, request.documents_for_template()) == (chat().sampling(), None, [])
+
+
+def test_a_completion_s_fields_that_ask_for_nothing_change_nothing() -> None:
+    nothing = {
+        "best_of": 1,
+        "suffix": "",
+        "logit_bias": None,
+        "logprobs": False,
+        "repetition_penalty": 1.0,
+        "echo": False,
+    }
+    assert completion(**nothing).sampling() == completion().sampling()
+
+
+def test_documents_go_to_the_template_without_what_is_null() -> None:
+    request = chat(documents=[{"text": "a", "doc_id": "1", "title": None}])
+    assert request.documents_for_template() == [{"text": "a", "doc_id": "1"}]
+    assert request.characters == chat().characters + len("textadoc_id1title")
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "document 1", "document a/b.txt"])
+def test_roles_that_a_template_may_take_are_accepted(role: str) -> None:
+    assert chat(messages=[{"role": role, "content": "x"}]).messages[0].for_template()["role"] == role
+
+
+def test_the_answer_of_a_tool_goes_to_the_template_with_its_call() -> None:
+    message = {"role": "tool", "content": "4", "tool_call_id": "c1"}
+    assert chat(messages=[message]).messages[0].for_template() == message
 
 
 def test_a_chat_request_becomes_sampling_settings() -> None:
@@ -197,7 +278,8 @@ def test_template_arguments_carry_an_adapter_s_name() -> None:
         ({"messages": [{"role": "user"}]}, "'messages.0.content' is required"),
         (
             {"messages": [{"role": "robot", "content": "x"}]},
-            "'messages.0.role' (\"robot\") should be 'system', 'user' or 'assistant'",
+            "'messages.0.role' (\"robot\") should be "
+            "'system', 'developer', 'user', 'assistant', 'tool' or 'document ID'",
         ),
         ({"tools": [{}]}, "'tools' is not supported by this server"),
         ({"colour": "red", "model": 3}, "'model' (3) should be a string"),

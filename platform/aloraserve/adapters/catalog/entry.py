@@ -6,13 +6,17 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
 from aloraserve.adapters.base import AdapterKind, AdapterRef, AdapterVersion
+from aloraserve.adapters.catalog.intrinsic_json import intrinsic_from_json, intrinsic_to_json
+from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
+from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.blocks.keys import version_name
 
+MAX_RANK = 512
 MAX_LABELS = 16
 MAX_LABEL_CHARACTERS = 63
 MAX_HISTORY = 32
@@ -95,8 +99,8 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
         alpha: LoRA alpha; 0 if it is not known.
         targets: names of the linears that it changes, sorted.
         invocation: of an aLoRA.
-        input_form: what a call gives it, for people.
-        output_form: what it answers, for people.
+        intrinsic: what it asks and what its answers mean, as :mod:`.intrinsic_json` has it; None if its files do not
+            say.
         untrained: whether its weights are random, for trying the platform out.
         owner: tenant that it belongs to, None for the platform's own.
         visibility: "private": only its owner sees and calls it.
@@ -114,8 +118,7 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
     alpha: float = 0.0
     targets: tuple[str, ...] = ()
     invocation: Invocation = Invocation()
-    input_form: str = ""
-    output_form: str = ""
+    intrinsic: dict[str, Any] | None = None
     untrained: bool = False
     owner: str | None = None
     visibility: Visibility = "public"
@@ -163,8 +166,14 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
             return f"its version is {self.version[:80]!r}; 64 hex digits are accepted"
         if not 1 <= len(self.history) <= MAX_HISTORY:
             return f"its history has {len(self.history)} steps; 1 to {MAX_HISTORY} are accepted"
+        if not 1 <= self.rank <= MAX_RANK:
+            return f"its rank is {self.rank}; 1 to {MAX_RANK} are accepted"
         if self.visibility == "private" and self.owner is None:
             return "it is private and has no owner; one is needed"
+        try:
+            self.at(Path())
+        except ValueError as error:
+            return f"its intrinsic or its invocation cannot be read: {str(error)[:200]}"
         return label_problem(self.labels)
 
     def is_visible_to(self, tenant: str | None) -> bool:
@@ -179,7 +188,11 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, history=history)
 
     def at(self, path: Path) -> AdapterVersion:
-        """Return the version that engines load from ``path``."""
+        """Return the version that engines load from ``path``.
+
+        Raises:
+            ValueError: its description or its invocation's mode is not one that this release knows.
+        """
         return AdapterVersion(
             name=self.name,
             kind=self.kind,
@@ -189,7 +202,37 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
             invocation_ids=self.invocation.tokens,
             digest=self.version,
             untrained=self.untrained,
+            intrinsic=self.spec,
+            invocation_text=self.invocation.text,
+            invocation_mode=InvocationMode(self.invocation.mode) if self.invocation.mode else None,
+            alpha=self.alpha,
+            size_bytes=self.size_bytes,
         )
+
+    @property
+    def spec(self) -> IntrinsicSpec | None:
+        """What it asks and what its answers mean; raises like :meth:`at`."""
+        return None if self.intrinsic is None else intrinsic_from_json(self.intrinsic)
+
+
+def entry_parts(version: AdapterVersion) -> dict[str, Any]:
+    """Return the parts of an entry that its files decide."""
+    return {
+        "name": version.name,
+        "version": version.digest,
+        "kind": version.kind,
+        "rank": version.rank,
+        "alpha": version.alpha,
+        "size_bytes": version.size_bytes,
+        "targets": version.target_modules,
+        "invocation": Invocation(
+            tokens=version.invocation_ids,
+            text=version.invocation_text,
+            mode=version.invocation_mode or "",
+        ),
+        "intrinsic": None if version.intrinsic is None else intrinsic_to_json(version.intrinsic),
+        "untrained": version.untrained,
+    }
 
 
 def label_problem(labels: Mapping[str, str]) -> str | None:

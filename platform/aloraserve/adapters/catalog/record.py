@@ -53,6 +53,11 @@ class AdapterRecord(CatalogPart, frozen=True, kw_only=True):
         pointed = {version for alias in self.aliases.values() for version in alias.versions}
         return tuple(entry for entry in self.versions if entry.state.is_callable and entry.version in pointed)
 
+    def visible_to(self, tenant: str | None) -> Self:
+        """Return the record without the versions that a tenant may not see."""
+        seen = tuple(entry for entry in self.versions if entry.is_visible_to(tenant))
+        return self if len(seen) == len(self.versions) else self._with(versions=seen)
+
     def entry(self, version: str) -> AdapterEntry | None:
         """Return a version, deleted or not, by its whole digest."""
         return next((entry for entry in self.versions if entry.version == version), None)

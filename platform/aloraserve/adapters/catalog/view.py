@@ -56,6 +56,10 @@ class CatalogView:
         """Return the record of a name, None if there is none."""
         return self._records.get(name)
 
+    def has_live(self, version: str) -> bool:
+        """Whether a version of that content is here and not deleted, under whatever name."""
+        return any(entry.version == version for stored in self for entry in stored.record.live)
+
     async def refresh(self) -> bool:
         """Read what changed; return whether anything did.
 

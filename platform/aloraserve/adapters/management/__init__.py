@@ -2,7 +2,6 @@
 
 from aloraserve.adapters.management.base import (
     AdapterIntake,
-    AdapterReport,
     AdapterUsage,
     Progress,
     RegistrationRequest,
@@ -14,7 +13,6 @@ from aloraserve.adapters.management.registration import Registration, Registrati
 __all__ = [
     "AdapterIntake",
     "AdapterManager",
-    "AdapterReport",
     "AdapterUsage",
     "Progress",
     "Registration",

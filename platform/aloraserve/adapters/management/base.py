@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from aloraserve.adapters.base import AdapterVersion
 from aloraserve.adapters.catalog.entry import AdapterEntry, Visibility
+from aloraserve.adapters.checks import CheckReport
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes in all. From any thread."""
@@ -41,24 +41,6 @@ class RegistrationRequest:
     reason: str = ""
 
 
-class AdapterReport(Protocol):
-    """What a check found, see :mod:`aloraserve.adapters.checks`."""
-
-    @property
-    def is_accepted(self) -> bool:
-        """Whether the adapter may be served."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Why not, in one text; empty if it may."""
-        ...
-
-    def version(self, name: str, path: Path) -> AdapterVersion:
-        """Return the accepted adapter as a version that is served under ``name``, with its files in ``path``."""
-        ...
-
-
 class AdapterIntake(Protocol):
     """Brings adapters into the store. Its calls block: each is made in a thread."""
 
@@ -83,16 +65,24 @@ class AdapterIntake(Protocol):
         """
         ...
 
-    def check(self, name: str, folder: Path) -> AdapterReport:
+    def check(self, name: str, folder: Path) -> CheckReport:
         """Return what is in a folder and all that is wrong with it, for the engines of this fleet."""
         ...
 
     def keep(self, digest: str, folder: Path) -> None:
-        """Have the files of a version in the store; what is not referred to there is collected later.
+        """Have the files of a version in the store until :meth:`release`.
 
         Raises:
             InvalidAdapterError: they cannot be kept, or are not those of this digest any more.
         """
+        ...
+
+    def refer(self, digest: str) -> None:
+        """Have files stay that the store has already, until :meth:`release`."""
+        ...
+
+    def release(self, digest: str) -> None:
+        """Have files collected, once no process uses them."""
         ...
 
     def has(self, digest: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aloraserve.adapters.catalog.alias import CURRENT, Share
 from aloraserve.adapters.catalog.base import AdapterCatalog
@@ -13,9 +13,9 @@ from aloraserve.adapters.catalog.query import EntryPage, EntryQuery
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import Reference
 from aloraserve.adapters.catalog.view import CatalogView
+from aloraserve.adapters.checks import CheckReport
 from aloraserve.adapters.management.base import (
     AdapterIntake,
-    AdapterReport,
     AdapterUsage,
     RegistrationRequest,
     Usage,
@@ -23,12 +23,19 @@ from aloraserve.adapters.management.base import (
 from aloraserve.adapters.management.registration import Registration
 from aloraserve.adapters.management.registrations import Registrations
 from aloraserve.adapters.management.transfer import ImportResult, export_catalog, import_catalog
+from aloraserve.adapters.management.unused import release_unused
 from aloraserve.errors import (
     AdapterConflictError,
     DirectoryUnavailableError,
     InvalidRequestError,
     UnknownAdapterError,
 )
+
+OnChange = Callable[[], Awaitable[None]]
+
+
+async def _unnoticed() -> None:
+    """Nobody waits for changes."""
 
 
 class AdapterManager:
@@ -47,6 +54,7 @@ class AdapterManager:
         base: fingerprint of the base model.
         base_names: names of the base model, which no adapter may take.
         namespace: of the fleet.
+        on_change: awaited after each change, so that this process serves what it has just said to be done.
         clock: seconds since 1970.
     """
 
@@ -60,6 +68,7 @@ class AdapterManager:
         base: str,
         base_names: Sequence[str] = (),
         namespace: str = "",
+        on_change: OnChange = _unnoticed,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._catalog = catalog
@@ -69,7 +78,10 @@ class AdapterManager:
         self._base = base
         self._namespace = namespace
         self._clock = clock
-        self._registrations = Registrations(catalog, view, intake, base=base, base_names=base_names, clock=clock)
+        self._on_change = on_change
+        self._registrations = Registrations(
+            catalog, view, intake, base=base, base_names=base_names, on_change=on_change, clock=clock
+        )
 
     async def register(self, request: RegistrationRequest) -> Registration:
         """Begin to register an adapter: it is fetched, checked, stored and then in the catalog, available.
@@ -86,7 +98,7 @@ class AdapterManager:
         """
         return await self._registrations.begin(request)
 
-    async def validate(self, request: RegistrationRequest) -> AdapterReport:
+    async def validate(self, request: RegistrationRequest) -> CheckReport:
         """Fetch and check an adapter as :meth:`register` would, and keep nothing of it.
 
         Raises:
@@ -125,8 +137,11 @@ class AdapterManager:
         return (await self.get(reference)).exact(Reference.read(reference))
 
     async def usage(self, entry: AdapterEntry) -> Usage:
-        """Return where a version is loaded and called now."""
-        return await self._usage.of(entry)
+        """Return where a version is loaded and called now; nowhere while that cannot be known."""
+        try:
+            return await self._usage.of(entry)
+        except DirectoryUnavailableError:
+            return Usage()
 
     async def point(self, alias: str, target: str, *, reason: str = "") -> AdapterRecord:
         """Point an alias to a version, in one step for all gateways; it is made if it is not there.
@@ -209,10 +224,13 @@ class AdapterManager:
                 it, or whether they do cannot be known.
         """
         wanted = Reference.read(reference)
+        entries = (await self.get(reference)).meant(wanted)
         if not force:
-            for entry in (await self.get(reference)).meant(wanted):
+            for entry in entries:
                 await self._refuse_running(entry)
-        return await self._edit(wanted.name, lambda record, at: _deleted(record, wanted, at, reason, force))
+        record = await self._edit(wanted.name, lambda record, at: _deleted(record, wanted, at, reason, force))
+        await release_unused(self._view, self._intake, {entry.version for entry in entries})
+        return record
 
     async def export(self) -> bytes:
         """Return the whole catalog as one file, see :mod:`aloraserve.adapters.catalog.file`."""
@@ -231,9 +249,11 @@ class AdapterManager:
             AdapterConflictError: a name is there already, or its weights are not in the store; nothing was imported.
         """
         await self._view.refresh()
-        return await import_catalog(
+        result = await import_catalog(
             content, self._catalog, self._view, self._intake, base=self._base, skip_existing=skip_existing
         )
+        await self._on_change()
+        return result
 
     async def close(self) -> None:
         """End the registrations under way; nothing of them stays."""
@@ -242,6 +262,7 @@ class AdapterManager:
     async def _edit(self, name: str, change: Callable[[AdapterRecord, float], AdapterRecord]) -> AdapterRecord:
         stored = await edit(self._catalog, name, lambda record: change(record, self._clock()))
         self._view.take(*stored)
+        await self._on_change()
         return stored.record
 
     async def _refresh(self) -> None:

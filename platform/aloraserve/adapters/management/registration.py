@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from aloraserve.adapters.catalog.entry import AdapterEntry
-from aloraserve.adapters.management.base import AdapterReport, RegistrationRequest
+from aloraserve.adapters.checks import CheckReport
+from aloraserve.adapters.management.base import RegistrationRequest
 from aloraserve.errors import AloraserveError
 
 
@@ -58,7 +59,7 @@ class Registration:
         self.started_at = time.time()
         self.ended_at: float | None = None
         self.entry: AdapterEntry | None = None
-        self.report: AdapterReport | None = None
+        self.report: CheckReport | None = None
         self.error: AloraserveError | None = None
         self._task: asyncio.Task[None] | None = None
 

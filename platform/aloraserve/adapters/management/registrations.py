@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -14,12 +14,14 @@ import structlog
 from aloraserve.adapters.base import AdapterVersion
 from aloraserve.adapters.catalog.alias import CURRENT, Share
 from aloraserve.adapters.catalog.base import AdapterCatalog, StoredRecord
-from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState, Invocation, StateChange
+from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState, StateChange, entry_parts
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import check_alias
 from aloraserve.adapters.catalog.view import CatalogView
-from aloraserve.adapters.management.base import AdapterIntake, AdapterReport, RegistrationRequest
+from aloraserve.adapters.checks import CheckReport
+from aloraserve.adapters.management.base import AdapterIntake, RegistrationRequest
 from aloraserve.adapters.management.registration import Registration, RegistrationStage
+from aloraserve.adapters.management.unused import release_unused
 from aloraserve.errors import (
     AdapterChangedError,
     AdapterConflictError,
@@ -50,6 +52,7 @@ class Registrations:
         *,
         base: str,
         base_names: Sequence[str],
+        on_change: Callable[[], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
         self._catalog = catalog
@@ -57,6 +60,7 @@ class Registrations:
         self._intake = intake
         self._base = base
         self._base_names = base_names
+        self._on_change = on_change
         self._clock = clock
         self._running = 0
         self._known: OrderedDict[str, Registration] = OrderedDict()
@@ -75,7 +79,7 @@ class Registrations:
         task.add_done_callback(lambda _: self._end(registration))
         return registration
 
-    async def validate(self, request: RegistrationRequest) -> AdapterReport:
+    async def validate(self, request: RegistrationRequest) -> CheckReport:
         """See the manager's ``validate``."""
         source = self._accepted(request)
         self._check_room()
@@ -156,7 +160,11 @@ class Registrations:
             await asyncio.to_thread(self._intake.keep, version.digest, folder)
         registration.stage = RegistrationStage.CATALOGUING
         entry = _entry(version, request, self._base, registration.source, began_at, checked_at, self._clock())
-        return await self._publish(entry, request, seen)
+        try:
+            return await self._publish(entry, request, seen)
+        except AdapterConflictError:
+            await release_unused(self._view, self._intake, [entry.version])
+            raise
 
     @contextlib.asynccontextmanager
     async def _fetched(self, registration: Registration) -> AsyncIterator[Path]:
@@ -207,6 +215,7 @@ class Registrations:
                 lost = error
                 continue
             self._view.take(record, revision)
+            await self._on_change()
             return entry
         raise lost
 
@@ -244,14 +253,8 @@ def _entry(
     stored_at: float,
 ) -> AdapterEntry:
     return AdapterEntry(
-        name=request.name,
-        version=version.digest,
-        kind=version.kind,
+        **entry_parts(version),
         base=base,
-        rank=version.rank,
-        targets=version.target_modules,
-        invocation=Invocation(tokens=version.invocation_ids),
-        untrained=version.untrained,
         owner=request.owner,
         visibility=request.visibility,
         labels=dict(request.labels),

@@ -49,9 +49,15 @@ async def import_catalog(
     _refuse(_of_other_models(wanted, base), "was checked for another base model")
     _refuse(await asyncio.to_thread(_without_weights, wanted, intake), "has no weights in the store")
     for record in wanted:
+        await asyncio.to_thread(_refer, record, intake)
         known = view.get(record.name)
         view.take(record, await catalog.put(record, expected=0 if known is None else known.revision))
     return ImportResult(tuple(record.name for record in wanted), there)
+
+
+def _refer(record: AdapterRecord, intake: AdapterIntake) -> None:
+    for entry in record.live:
+        intake.refer(entry.version)
 
 
 def _is_there(view: CatalogView, name: str) -> bool:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aloraserve.errors import SettingsError
+from aloraserve.serving.engine_messages import TokenLogprob, TokenLogprobs
 
 MAX_WORDS = 4096
 SHORTEST_ANSWER, LONGEST_ANSWER = 64, 256
 """Tokens after which an answer ends by itself, where ``max_tokens`` does not end it before."""
+_CHOSEN_LOGPROB, _OTHER_LOGPROB = -0.1, -3.0
 _SPACED = re.compile("[Ġ▁][a-z]{2,12}")
 """A whole word with the space before it, as byte-level BPE and SentencePiece write it."""
 
@@ -68,6 +70,11 @@ class AnswerWords:
     def __len__(self) -> int:
         return len(self._words)
 
+    @property
+    def words(self) -> Sequence[Word]:
+        """All of them."""
+        return self._words
+
     def tokens_of(self, text: str) -> list[int]:
         """Return the token ids of an answer's text.
 
@@ -96,10 +103,12 @@ class Answer:
 
     Attributes:
         length: tokens after which it ends by itself.
+        seed: of its words.
     """
 
     def __init__(self, words: Sequence[Word], seed: bytes) -> None:
         self._words = words
+        self.seed = seed
         self._start = int.from_bytes(seed[:8], "big")
         self._step = int.from_bytes(seed[8:], "big") | 1
         self.length = SHORTEST_ANSWER + self._start % (LONGEST_ANSWER - SHORTEST_ANSWER + 1)
@@ -108,3 +117,11 @@ class Answer:
         """Return the word at a position (a Weyl sequence through the vocabulary)."""
         place = (self._start + index * self._step) % (1 << 64)
         return self._words[place * len(self._words) >> 64]
+
+    def logprobs(self, index: int, alternatives: int) -> TokenLogprobs:
+        """Return the log-probability of the word at a position, and of as many alternatives, itself the first."""
+        chosen = TokenLogprob(self.word(index).text, _CHOSEN_LOGPROB)
+        others = [
+            TokenLogprob(self.word(index + other).text, _OTHER_LOGPROB - other) for other in range(1, alternatives)
+        ]
+        return TokenLogprobs(chosen, tuple([chosen, *others][:alternatives]))

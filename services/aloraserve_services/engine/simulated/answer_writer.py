@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
+from aloraserve.serving.engine_messages import EngineChunk
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.simulated.answer_words import Answer, Word
-
-_CHOSEN_LOGPROB, _OTHER_LOGPROB = -0.1, -3.0
 
 
 class AnswerWriter:
@@ -51,7 +49,9 @@ class AnswerWriter:
         end, finish_reason = self._add(words)
         text, self._sent = self._text[self._sent : end], max(end, self._sent)
         self.is_finished = finish_reason is not None
-        logprobs = tuple(self._logprobs(begin + at, word) for at, word in enumerate(words)) if self._reports else ()
+        count = self._sampling.logprobs
+        places = range(begin, begin + len(words))
+        logprobs = () if count is None else tuple(self._answer.logprobs(at, count) for at in places)
         ids = tuple(word.token for word in words)
         yield EngineChunk(self._index, text, len(words), finish_reason, self.cached_tokens, logprobs, token_ids=ids)
 
@@ -67,10 +67,6 @@ class AnswerWriter:
                 return at + 1
         return self._most
 
-    @property
-    def _reports(self) -> bool:
-        return self._sampling.logprobs is not None
-
     def _add(self, words: list[Word]) -> tuple[int, str | None]:
         """Take in words; return how much of the text may be sent and why the answer ends, if it does."""
         searched = max(0, len(self._text) - self._hold)
@@ -83,11 +79,3 @@ class AnswerWriter:
             return max(len(self._text) - self._hold, 0), None
         ends_itself = self._most == self._answer.length and not self._sampling.ignore_eos
         return len(self._text), "stop" if ends_itself else "length"
-
-    def _logprobs(self, position: int, word: Word) -> TokenLogprobs:
-        chosen = TokenLogprob(word.text, _CHOSEN_LOGPROB)
-        count = self._sampling.logprobs or 0
-        others = [
-            TokenLogprob(self._answer.word(position + other).text, _OTHER_LOGPROB - other) for other in range(1, count)
-        ]
-        return TokenLogprobs(chosen, tuple([chosen, *others][:count]))

@@ -30,12 +30,13 @@ from aloraserve.engine_model.scheduler import Scheduler
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.routing.scheduling import SchedulingPolicy
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
-from aloraserve_services.engine.simulated.answer_words import AnswerWords
+from aloraserve_services.engine.simulated.answer_words import Answer, AnswerWords
 from aloraserve_services.engine.simulated.asyncio_driver import AsyncioDriver
 from aloraserve_services.engine.simulated.block_chain import BlockChain
 from aloraserve_services.engine.simulated.choice import Choice
 from aloraserve_services.engine.simulated.events import SimulatedEvents
 from aloraserve_services.engine.simulated.model_clock import CallLater, ModelClock, call_later
+from aloraserve_services.engine.simulated.structured_answers import StructuredAnswers
 
 REMEMBERED_CALLS = 65_536
 
@@ -47,6 +48,7 @@ class SimulatedEngine:
         times: how fast it is and how much it holds.
         keyspace: where the keys of its blocks come from.
         words: what it answers with.
+        structures: answers in a form; without them such calls are refused.
         events: where its KV events go.
         policy: in which order calls begin.
         stream_tokens: after a choice's first word, so many leave together (vLLM's ``stream_interval``).
@@ -64,6 +66,7 @@ class SimulatedEngine:
         words: AnswerWords,
         events: SimulatedEvents,
         *,
+        structures: StructuredAnswers | None = None,
         policy: SchedulingPolicy = "priority",
         stream_tokens: int = 1,
         clock: Callable[[], float] = time.monotonic,
@@ -75,6 +78,7 @@ class SimulatedEngine:
         self._keyspace = keyspace
         self._versions: dict[str, AdapterVersion] = {}
         self._words = words
+        self._structures = structures
         self._events = events
         self._stream_tokens = stream_tokens
         self._clock = ModelClock(clock, call_later)
@@ -150,7 +154,7 @@ class SimulatedEngine:
 
     async def generate(self, call: EngineCall, priority: int = 0) -> AsyncGenerator[EngineReply]:
         """Yield the answer's words when they are due, several at once where the reader was slow."""
-        accepted = self._accepted(call, priority)
+        accepted = self._accepted(call, priority, await self._answers(call))
         if isinstance(accepted, EngineRefusal):
             yield accepted
             return
@@ -172,8 +176,25 @@ class SimulatedEngine:
             for request_id in choices:
                 del self._choices[request_id]
 
-    def _accepted(self, call: EngineCall, priority: int) -> list[Choice] | EngineRefusal:
+    async def _answers(self, call: EngineCall) -> Sequence[Answer] | EngineRefusal:
+        """Return what each choice of a call says, or why that cannot be."""
+        version = None if call.adapter is None else call.adapter.engine_name
+        plain = [self._words.answer(call.token_ids, version, index) for index in range(call.sampling.n)]
+        if call.sampling.structured is None:
+            return plain
+        if self._structures is None:
+            return EngineRefusal("this engine has no tokenizer; answers in a form need one")
+        try:
+            return await asyncio.to_thread(self._structures.answers, call.sampling.structured, plain, call.sampling)
+        except ValueError as error:
+            return EngineRefusal(f"the form of the answer cannot be compiled: {error}", "structured_outputs")
+
+    def _accepted(
+        self, call: EngineCall, priority: int, answers: Sequence[Answer] | EngineRefusal
+    ) -> list[Choice] | EngineRefusal:
         """Return a call's choices, or why it does not run."""
+        if isinstance(answers, EngineRefusal):
+            return answers
         ids = choice_ids(call.request_id, call.sampling.n)
         if any(request_id in self._choices for request_id in ids):
             raise ValueError(f"request {call.request_id!r} runs already")
@@ -186,8 +207,6 @@ class SimulatedEngine:
             return EngineRefusal(f"prompt and answer need {needed} tokens of KV cache; the engine has {self.kv_tokens}")
         prompt = BlockChain(self._keyspace, call.token_ids, effect, call.cache_salt)
         arrival_s, begun = self._driver.catch_up(), asyncio.Event()
-        version = None if call.adapter is None else call.adapter.engine_name
-        answers = [self._words.answer(call.token_ids, version, index) for index in range(len(ids))]
         return [
             Choice(index, request_id, call, prompt, answers[index], arrival_s, begun, priority)
             for index, request_id in enumerate(ids)

@@ -1,0 +1,68 @@
+"""From a source to the store: the parts of a registration that know files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aloraserve.adapters.checks import CheckReport
+from aloraserve.adapters.management.base import Progress
+from aloraserve.adapters.reader import AdapterReader
+from aloraserve.adapters.sources import SourceFetcher, parse_reference
+from aloraserve.adapters.store import AdapterStore
+from aloraserve.errors import InvalidAdapterError
+
+
+@dataclass(frozen=True)
+class StoreIntake:
+    """See :class:`~aloraserve.adapters.management.base.AdapterIntake`.
+
+    Args:
+        fetcher: brings files from sources to folders of the store.
+        reader: checks them.
+        store: keeps them.
+    """
+
+    fetcher: SourceFetcher
+    reader: AdapterReader
+    store: AdapterStore
+
+    def shown(self, reference: str) -> str:
+        """See the contract."""
+        source = parse_reference(reference)
+        if source.scheme == "file":
+            self.fetcher.policy.folder(source)
+        else:
+            self.fetcher.policy.check(source)
+        return str(source)
+
+    def fetch(self, reference: str, *, progress: Progress, weights_sha256: str = "") -> Path:
+        """See the contract."""
+        return self.fetcher.fetch(reference, progress=progress, weights_sha256=weights_sha256)
+
+    def check(self, name: str, folder: Path) -> CheckReport:
+        """See the contract."""
+        return self.reader.check(folder)
+
+    def keep(self, digest: str, folder: Path) -> None:
+        """See the contract."""
+        self.store.keep(digest, folder)
+
+    def refer(self, digest: str) -> None:
+        """See the contract."""
+        try:
+            self.store.refer(digest)
+        except OSError as error:
+            raise InvalidAdapterError(f"it cannot be written to the adapter store: {error.strerror}") from error
+
+    def release(self, digest: str) -> None:
+        """See the contract."""
+        self.store.release(digest)
+
+    def has(self, digest: str) -> bool:
+        """See the contract."""
+        return self.store.has(digest)
+
+    def discard(self, folder: Path) -> None:
+        """See the contract."""
+        self.store.discard(folder)

@@ -1,0 +1,74 @@
+"""Several prompts of one completion request: generated at the same time, answered together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from aloraserve.serving.attempts import Dispatcher
+from aloraserve.serving.engine_messages import EngineChunk
+from aloraserve.serving.generation import Generation
+from aloraserve.serving.request import GenerationRequest
+
+
+class ChunkSource(Protocol):
+    """Chunks of one prompt's choices; closing it ends what generates them."""
+
+    async def __anext__(self) -> EngineChunk: ...
+
+    async def aclose(self) -> None:
+        """End it."""
+
+
+async def begin_all(dispatcher: Dispatcher, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    """Return the generations of all prompts once each has its first chunk.
+
+    Raises:
+        AloraserveError: one of them did not begin; the others are ended.
+    """
+    tasks = [asyncio.ensure_future(dispatcher.generate(request)) for request in requests]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for begun in await _ended(tasks):
+            if isinstance(begun, Generation):
+                await begun.aclose()
+        raise
+
+
+async def merged(sources: Sequence[ChunkSource], choices: int) -> AsyncGenerator[EngineChunk]:
+    """Yield the chunks of all sources as they come; a prompt's choices follow those of the prompts before it.
+
+    Args:
+        sources: of each prompt.
+        choices: of each prompt.
+    """
+    waiting = {asyncio.ensure_future(_next(source)): number for number, source in enumerate(sources)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=lambda task: waiting[task]):
+                number, chunk = waiting.pop(task), task.result()
+                if chunk is not None:
+                    waiting[asyncio.ensure_future(_next(sources[number]))] = number
+                    yield replace(chunk, index=number * choices + chunk.index)
+    finally:
+        await _ended(list(waiting))
+        for source in sources:
+            await source.aclose()
+
+
+async def _next(source: ChunkSource) -> EngineChunk | None:
+    with contextlib.suppress(StopAsyncIteration):
+        return await anext(source)
+    return None
+
+
+async def _ended(tasks: Collection[asyncio.Future[Any]]) -> list[Any]:
+    """Cancel what still runs; return what each came to."""
+    for task in tasks:
+        task.cancel()
+    return await asyncio.gather(*tasks, return_exceptions=True)

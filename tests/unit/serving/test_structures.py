@@ -1,0 +1,65 @@
+"""Forms of answers are compiled before an engine meets them; what is wrong with them is said in a line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aloraserve.errors import InvalidRequestError
+from aloraserve.serving.structures import check_structure
+from aloraserve.wire import ChatRequest, parse_body
+
+
+def chat(**fields: Any) -> ChatRequest:
+    body = {"model": "base", "messages": [{"role": "user", "content": "hello"}]} | fields
+    return parse_body(ChatRequest, json.dumps(body).encode())
+
+
+def schema(wanted: Any) -> dict[str, Any]:
+    return {"structured_outputs": {"json": wanted}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (schema({"type": "strin"}), "the json of 'structured_outputs' cannot be compiled: Invalid type: strin"),
+        (schema({"type": "object", "properties": []}), "properties must be an object"),
+        (schema({"$ref": "file:///etc/passwd"}), "not present in a registry"),
+        (schema({"$ref": "https://example.com/schema.json"}), "not present in a registry"),
+        (schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (
+            {"structured_outputs": {"regex": "(a"}},
+            "the regex of 'structured_outputs' cannot be compiled: unclosed group",
+        ),
+        ({"structured_outputs": {"regex": r"(a)\1"}}, "backreferences are not supported"),
+        ({"structured_outputs": {"grammar": "start: nothing"}}, 'unknown name: "nothing"'),
+        ({"structured_outputs": {"grammar": '{"grammars": [{"json_schema": {}}]}'}}, "cannot be compiled"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "strin"}}}},
+            "the json of 'response_format' cannot be compiled: Invalid type: strin",
+        ),
+    ],
+)
+async def test_what_cannot_be_compiled_is_refused_in_a_line(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await check_structure(chat(**fields))
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.param in fields
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        schema({"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(200)}}),
+        schema({"oneOf": [{"type": "string"}, {"type": "integer"}]}),
+        {"structured_outputs": {"choice": ["a", 'with "quotes"', "é\n"]}},
+        {"structured_outputs": {"grammar": 'root ::= "yes" | "no"'}},
+        {"structured_outputs": {"json_object": True}},
+    ],
+)
+async def test_what_can_be_compiled_passes(fields: dict[str, Any]) -> None:
+    await check_structure(chat(**fields))
