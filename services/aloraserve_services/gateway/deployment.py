@@ -34,6 +34,7 @@ from aloraserve.settings import Settings
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
+from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
@@ -44,6 +45,7 @@ from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
+from aloraserve_services.gateway.lora_routes import LoraRoutes
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
@@ -118,11 +120,14 @@ class Gateway:
         )
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
+        bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
+        self._adapter_routes = AdapterRoutes(self._managed.manager, tenants, bodies)
+        self._lora_routes = LoraRoutes(self._managed.manager, tenants, bodies, base_model=plan.served_name)
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
             Dispatcher(self._router(plan), self._pool.replicas, observers),
-            BodyReader(settings.max_model_len, settings.body_timeout_s),
+            bodies,
             self.slots,
             base_model=plan.served_name,
             adapters=self._adapters,
@@ -144,8 +149,8 @@ class Gateway:
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
         routes = Routes(loopback_only=self._is_keyless_loopback)
-        self._openai.add_to(routes)
-        self._admin.add_to(routes)
+        for part in (self._openai, self._admin, self._adapter_routes, self._lora_routes):
+            part.add_to(routes)
         return CountedRequests(routes, self._metrics, self._tracing)
 
     @contextlib.asynccontextmanager

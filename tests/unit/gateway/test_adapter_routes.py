@@ -4,79 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from pydantic import SecretStr
+from support.adapter_gateway import AdapterGateway
 from support.http_server import serving
-from support.peft_adapters import BASE, write_peft_adapter
 
-from aloraserve.adapters import AdapterReader, AdapterStore
-from aloraserve.adapters.catalog import AdapterEntry
-from aloraserve.adapters.catalog.memory import MemoryCatalog
-from aloraserve.adapters.catalog.view import CatalogView
-from aloraserve.adapters.management import AdapterManager, StoreIntake, Usage
-from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
-from aloraserve.tenants import StaticTenants
-from aloraserve_services.gateway.adapter_routes import AdapterRoutes
-from aloraserve_services.gateway.lora_routes import LoraRoutes
-from aloraserve_services.gateway.request_body import BodyReader
-from aloraserve_services.gateway.routes import Routes
+from aloraserve.adapters.management import Usage
 
 TENANT, ADMIN = "tenant-key-0123456789", "admin-key-0123456789"
-Add = Callable[..., Any]
-
-
-class Places:
-    """Where versions are, by name."""
-
-    def __init__(self) -> None:
-        self.of_name: dict[str, Usage] = {}
-
-    async def of(self, entry: AdapterEntry) -> Usage:
-        return self.of_name.get(entry.name, Usage())
-
-
-class Fleet:
-    """The routes of one gateway, and the parts behind them."""
-
-    def __init__(self, root: Path, **keys: dict[str, SecretStr]) -> None:
-        self.root = root / "sources"
-        self.root.mkdir()
-        self.store = AdapterStore(root / "store")
-        self.places = Places()
-        reader = AdapterReader(base=BASE, max_rank=8)
-        fetcher = SourceFetcher(SourcePolicy.of([str(self.root)]), self.store.stage)
-        catalog = MemoryCatalog()
-        view = CatalogView(catalog)
-        intake = StoreIntake(fetcher, reader, self.store)
-        self.manager = AdapterManager(catalog, view, intake, self.places, base="base-digest", base_names=["base"])
-        tenants = StaticTenants(keys.get("api_keys", {}), keys.get("admin_keys", {}), is_public=False)
-        bodies = BodyReader(64, 10)
-        self.routes = Routes()
-        AdapterRoutes(self.manager, tenants, bodies).add_to(self.routes)
-        LoraRoutes(self.manager, tenants, bodies, base_model="base").add_to(self.routes)
-
-    def write(self, name: str = "safety", **content: Any) -> str:
-        return str(write_peft_adapter(self.root / name, **content))
-
-    def client(self, key: str | None = None) -> httpx.AsyncClient:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.routes), base_url="http://localhost", headers=headers
-        )
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path)
+def fleet(tmp_path: Path) -> AdapterGateway:
+    return AdapterGateway(tmp_path)
 
 
 @pytest.fixture
-async def client(fleet: Fleet) -> AsyncIterator[httpx.AsyncClient]:
+async def client(fleet: AdapterGateway) -> AsyncIterator[httpx.AsyncClient]:
     async with fleet.client() as client:
         yield client
     await fleet.manager.close()
@@ -95,7 +44,7 @@ def refusal(answer: httpx.Response, status: int) -> str:
 
 class TestRegistering:
     async def test_an_adapter_is_fetched_checked_stored_and_available(
-        self, fleet: Fleet, client: httpx.AsyncClient
+        self, fleet: AdapterGateway, client: httpx.AsyncClient
     ) -> None:
         source = fleet.write(alora_invocation_tokens=[5, 6])
         entry = await add(client, "safety", source, labels={"team": "a"}, reason="first")
@@ -107,7 +56,7 @@ class TestRegistering:
         assert fleet.store.has(entry["version"])
 
     async def test_what_the_check_refuses_leaves_nothing(
-        self, fleet: Fleet, client: httpx.AsyncClient, tmp_path: Path
+        self, fleet: AdapterGateway, client: httpx.AsyncClient, tmp_path: Path
     ) -> None:
         source = fleet.write(r=99)
         answer = await client.post("/v1/adapters", json={"name": "safety", "source": source})
@@ -135,7 +84,7 @@ class TestRegistering:
     ) -> None:
         assert reason in refusal(await client.post("/v1/adapters", json=body), 400)
 
-    async def test_progress_comes_as_events_and_ends_with_the_entry(self, fleet: Fleet) -> None:
+    async def test_progress_comes_as_events_and_ends_with_the_entry(self, fleet: AdapterGateway) -> None:
         body = {"name": "safety", "source": fleet.write(), "stream": True}
         async with serving(fleet.routes) as served:
             url = f"http://localhost:{served.port}"
@@ -150,7 +99,7 @@ class TestRegistering:
         assert events[-1]["report"]["accepted"]
 
     async def test_events_of_one_that_is_refused_end_with_the_report(
-        self, fleet: Fleet, client: httpx.AsyncClient
+        self, fleet: AdapterGateway, client: httpx.AsyncClient
     ) -> None:
         body = {"name": "safety", "source": fleet.write(r=99), "stream": True}
         text = (await client.post("/v1/adapters", json=body)).text
@@ -163,7 +112,7 @@ class TestRegistering:
 
 class TestChecking:
     async def test_all_problems_are_reported_and_nothing_is_kept(
-        self, fleet: Fleet, client: httpx.AsyncClient, tmp_path: Path
+        self, fleet: AdapterGateway, client: httpx.AsyncClient, tmp_path: Path
     ) -> None:
         source = fleet.write(r=99, lora_alpha="x", use_dora=True)
         report = (await client.post("/v1/adapter-checks", json={"name": "safety", "source": source})).json()
@@ -172,7 +121,9 @@ class TestChecking:
         assert all(problem["text"] for problem in report["problems"])
         assert not [path for path in (tmp_path / "store").iterdir() if path.is_dir()]
 
-    async def test_a_good_one_is_accepted_with_its_facts(self, fleet: Fleet, client: httpx.AsyncClient) -> None:
+    async def test_a_good_one_is_accepted_with_its_facts(
+        self, fleet: AdapterGateway, client: httpx.AsyncClient
+    ) -> None:
         report = (await client.post("/v1/adapter-checks", json={"name": "safety", "source": fleet.write()})).json()
         assert report["accepted"]
         assert (report["facts"]["kind"], report["facts"]["rank"], report["problems"]) == ("lora", 4, [])
@@ -180,7 +131,7 @@ class TestChecking:
 
 
 class TestListing:
-    async def test_pages_filters_and_places(self, fleet: Fleet, client: httpx.AsyncClient) -> None:
+    async def test_pages_filters_and_places(self, fleet: AdapterGateway, client: httpx.AsyncClient) -> None:
         for number, name in enumerate(("alpha", "beta", "beta2")):
             labels = {"team": "a" if number else "b"}
             await add(client, name, fleet.write(name, weight=number + 1.0), labels=labels)
@@ -209,7 +160,7 @@ class TestListing:
 
 class TestAliases:
     @pytest.fixture
-    async def versions(self, fleet: Fleet, client: httpx.AsyncClient) -> list[str]:
+    async def versions(self, fleet: AdapterGateway, client: httpx.AsyncClient) -> list[str]:
         return [(await add(client, "safety", fleet.write(weight=weight)))["id"] for weight in (1.0, 2.0)]
 
     async def aliases(self, client: httpx.AsyncClient) -> dict[str, list[str]]:
@@ -245,7 +196,7 @@ class TestAliases:
 
 class TestTheEnd:
     async def test_a_retired_one_is_deleted_and_its_files_are_released(
-        self, fleet: Fleet, client: httpx.AsyncClient, tmp_path: Path
+        self, fleet: AdapterGateway, client: httpx.AsyncClient, tmp_path: Path
     ) -> None:
         entry = await add(client, "safety", fleet.write())
         assert "points to it" in refusal(await client.delete("/v1/adapters/safety"), 409)
@@ -257,7 +208,9 @@ class TestTheEnd:
         assert list(references.glob("*/*")) == []
         assert refusal(await client.get(f"/v1/adapters/{entry['id']}"), 404)
 
-    async def test_one_that_runs_is_deleted_by_force_alone(self, fleet: Fleet, client: httpx.AsyncClient) -> None:
+    async def test_one_that_runs_is_deleted_by_force_alone(
+        self, fleet: AdapterGateway, client: httpx.AsyncClient
+    ) -> None:
         entry = await add(client, "safety", fleet.write())
         fleet.places.of_name["safety"] = Usage(calling=("engine-1",))
         await client.post("/v1/adapters/safety/retire")
@@ -266,7 +219,7 @@ class TestTheEnd:
         assert (await client.delete("/v1/adapters/safety?force=true")).status_code == 200
 
     async def test_content_that_another_name_has_too_stays_referred_to(
-        self, fleet: Fleet, client: httpx.AsyncClient, tmp_path: Path
+        self, fleet: AdapterGateway, client: httpx.AsyncClient, tmp_path: Path
     ) -> None:
         source = fleet.write()
         version = (await add(client, "safety", source))["version"]
@@ -275,7 +228,7 @@ class TestTheEnd:
         assert [path.name for path in (tmp_path / "store" / ".references").glob("*/*")] == [version]
 
 
-async def test_a_catalog_goes_out_and_comes_back(fleet: Fleet, client: httpx.AsyncClient) -> None:
+async def test_a_catalog_goes_out_and_comes_back(fleet: AdapterGateway, client: httpx.AsyncClient) -> None:
     await add(client, "safety", fleet.write(), alias="prod")
     file = await client.get("/v1/adapter-catalog")
     assert "safety" in refusal(await client.post("/v1/adapter-catalog", json=file.json()), 409)
@@ -314,7 +267,7 @@ async def test_a_catalog_goes_out_and_comes_back(fleet: Fleet, client: httpx.Asy
 async def test_every_route_is_for_administrators(
     tmp_path: Path, method: str, path: str, key: str | None, status: int
 ) -> None:
-    fleet = Fleet(tmp_path, api_keys={"acme": SecretStr(TENANT)}, admin_keys={"root": SecretStr(ADMIN)})
+    fleet = AdapterGateway(tmp_path, api_keys={"acme": SecretStr(TENANT)}, admin_keys={"root": SecretStr(ADMIN)})
     async with fleet.client(key) as client:
         assert (await client.request(method, path, json={})).status_code == status
     async with fleet.client(ADMIN) as client:
@@ -328,7 +281,7 @@ class TestVllmsRoutes:
         return await client.post("/v1/load_lora_adapter", json={"lora_name": "safety", "lora_path": path, **fields})
 
     async def test_an_adapter_is_loaded_replaced_in_place_and_unloaded(
-        self, fleet: Fleet, client: httpx.AsyncClient
+        self, fleet: AdapterGateway, client: httpx.AsyncClient
     ) -> None:
         answer = await self.load(client, fleet.write())
         assert (answer.status_code, answer.text) == (200, "Success: LoRA adapter 'safety' added successfully.")
@@ -371,7 +324,9 @@ class TestVllmsRoutes:
         answer = await client.post("/v1/load_lora_adapter", json=body)
         assert (answer.status_code, answer.json()["error"]["message"]) == (400, message)
 
-    async def test_what_is_not_there_or_not_accepted_is_said(self, fleet: Fleet, client: httpx.AsyncClient) -> None:
+    async def test_what_is_not_there_or_not_accepted_is_said(
+        self, fleet: AdapterGateway, client: httpx.AsyncClient
+    ) -> None:
         missing = await self.load(client, str(fleet.root / "none"))
         assert missing.status_code == 404 or "not a folder" in missing.text
         refused = await self.load(client, fleet.write(r=99))
@@ -381,7 +336,9 @@ class TestVllmsRoutes:
         assert "hf://owner/repository is not allowed" in hub.json()["error"]["message"]
 
 
-async def test_two_registrations_of_a_name_at_once_end_clearly(fleet: Fleet, client: httpx.AsyncClient) -> None:
+async def test_two_registrations_of_a_name_at_once_end_clearly(
+    fleet: AdapterGateway, client: httpx.AsyncClient
+) -> None:
     sources = [fleet.write(str(number), weight=number + 1.0) for number in range(3)]
     bodies = [{"name": "safety", "source": source} for source in sources]
     answers = await asyncio.gather(*(client.post("/v1/adapters", json=body) for body in bodies))
