@@ -123,7 +123,7 @@ def show(chosen: ChosenSettings, adapter: Reference, url: PlatformUrl = None, js
 
 
 @app.command("validate")
-@takes_settings("state_dir", "model", "adapters_dir", "max_lora_rank")
+@takes_settings("state_dir", "model", "max_lora_rank")
 def validate(
     chosen: ChosenSettings,
     source: Source,

@@ -65,9 +65,9 @@ class LoraRoutes:
             )
         try:
             await self._load(name, body.lora_path)
-        except UnknownAdapterError as error:
+        except (UnknownAdapterError, AdapterSourceError) as error:
             return _failed(error.message, "NotFoundError", 404)
-        except (AdapterSourceError, AdapterConflictError, InvalidRequestError) as error:
+        except (AdapterConflictError, InvalidRequestError) as error:
             return _failed(error.message)
         return Response(f"Success: LoRA adapter '{name}' added successfully.")
 

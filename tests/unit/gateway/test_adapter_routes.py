@@ -328,7 +328,11 @@ class TestVllmsRoutes:
         self, fleet: AdapterGateway, client: httpx.AsyncClient
     ) -> None:
         missing = await self.load(client, str(fleet.root / "none"))
-        assert missing.status_code == 404 or "not a folder" in missing.text
+        assert (missing.status_code, missing.json()["error"]["type"]) == (404, "NotFoundError")
+        assert "is not a folder" in missing.json()["error"]["message"]
+        (fleet.root / "empty").mkdir()
+        empty = await self.load(client, str(fleet.root / "empty"))
+        assert (empty.status_code, "is missing" in empty.text) == (404, True)
         refused = await self.load(client, fleet.write(r=99))
         assert (refused.status_code, refused.json()["error"]["type"]) == (400, "InvalidUserInput")
         assert "r 99" in refused.json()["error"]["message"]
