@@ -203,7 +203,8 @@ class Hub(Objects):
         self.server = server
         self.location = ""
         server.expect_request(any_below("/ibm/lib/resolve/")).respond_with_handler(self._resolve)
-        server.expect_request(any_below("/cdn/")).respond_with_handler(self.answer)
+        # As a signed address does: it is for GET alone.
+        server.expect_request(any_below("/cdn/"), method="GET").respond_with_handler(self.answer)
 
     def _resolve(self, request: Request) -> Response:
         self.requests.append(request)
