@@ -12,6 +12,7 @@ import pytest
 from support.peft_adapters import BASE, read_adapter, write_peft_adapter
 
 from aloraserve.adapters import (
+    AdapterLimits,
     AdapterReader,
     AdapterRef,
     AdapterRegistry,
@@ -21,14 +22,23 @@ from aloraserve.adapters import (
     RegistryChange,
     StaticRegistry,
 )
+from aloraserve.adapters.catalog import AdapterEntry
+from aloraserve.adapters.catalog.ingested import Ingest
+from aloraserve.adapters.catalog.memory import MemoryCatalog
+from aloraserve.adapters.catalog.registry import CatalogRegistry
+from aloraserve.adapters.catalog.view import CatalogView
+from aloraserve.adapters.management import AdapterManager, RegistrationRequest, Usage
+from aloraserve.adapters.management.intake import StoreIntake
+from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
 from aloraserve.adapters.subfolder import BAD_READINGS
-from aloraserve.errors import InvalidAdapterError, UnknownModelError
+from aloraserve.errors import AdapterConflictError, InvalidAdapterError, UnknownModelError
 
 
 class Source(Protocol):
     """A registry and whoever changes what it serves."""
 
     registry: AdapterRegistry
+    rank_problem: str
 
     async def write(self, name: str, weight: float = 1.0, rank: int = 4) -> None: ...
 
@@ -37,6 +47,8 @@ class Source(Protocol):
 
 class StaticSource:
     """Publishes what the test writes."""
+
+    rank_problem = "r 9; accepted: an integer from 1 to 8"
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -63,6 +75,8 @@ class StaticSource:
 class FolderSource:
     """Edits the folder and has it read until the change counts."""
 
+    rank_problem = "r 9; accepted: an integer from 1 to 8"
+
     def __init__(self, root: Path, snapshots: Path) -> None:
         self._root = root
         self.registry = FolderRegistry(
@@ -83,11 +97,51 @@ class FolderSource:
             await self.registry.read()
 
 
-@pytest.fixture(params=["static", "folder"])
+class CatalogSource:
+    """Registers what the test writes; a rank that the check accepts may be more than the engines have room for."""
+
+    rank_problem = "its rank is 9, but the engines were started for adapters of rank 8 at most"
+
+    def __init__(self, root: Path, snapshots: Path) -> None:
+        self._root = root
+        catalog, store = MemoryCatalog(), AdapterStore(snapshots)
+        view = CatalogView(catalog)
+        limits = AdapterLimits(frozenset(BASE.linears()), 8)
+        self.registry = CatalogRegistry(catalog, view, Ingest(store, "model", limits), base_names=["base"])
+        reader = AdapterReader(base=BASE, base_names=("base",), max_rank=64, store=store)
+        self._manager = AdapterManager(
+            catalog,
+            view,
+            StoreIntake(SourceFetcher(SourcePolicy(any_folder=True), store.stage), lambda: reader, store),
+            NoUsage(),
+            base="model",
+            on_change=self.registry.catch_up,
+        )
+
+    async def write(self, name: str, weight: float = 1.0, rank: int = 4) -> None:
+        folder = write_peft_adapter(self._root / name, weight=weight, rank=rank)
+        try:
+            await (await self._manager.register(RegistrationRequest(name, str(folder)))).finished()
+        except AdapterConflictError:
+            version = read_adapter(folder, base=BASE, max_rank=64)
+            await self._manager.point(name, f"{name}@{version.digest}")
+
+    async def remove(self, name: str) -> None:
+        await self._manager.delete(name, force=True)
+
+
+class NoUsage:
+    async def of(self, entry: AdapterEntry) -> Usage:
+        return Usage()
+
+
+@pytest.fixture(params=["static", "folder", "catalog"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     root = tmp_path / "adapters"
     root.mkdir()
-    return StaticSource(root) if request.param == "static" else FolderSource(root, tmp_path / "snapshots")
+    if request.param == "static":
+        return StaticSource(root)
+    return (FolderSource if request.param == "folder" else CatalogSource)(root, tmp_path / "snapshots")
 
 
 def names(registry: AdapterRegistry) -> tuple[list[str], list[str]]:
@@ -141,7 +195,7 @@ async def test_an_adapter_that_turns_bad_is_refused_and_hides_no_other(source: S
     await source.write("alpha")
     await source.write("safety", rank=9)
     assert names(source.registry) == (["alpha"], ["safety"])
-    assert "r 9; accepted: an integer from 1 to 8" in source.registry.refused()[0].reason
+    assert source.rank_problem in source.registry.refused()[0].reason
     with pytest.raises(UnknownModelError):
         source.registry.resolve("safety")
     await source.write("safety")

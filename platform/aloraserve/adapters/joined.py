@@ -35,17 +35,18 @@ class JoinedRegistry:
         self.catalog = catalog
         self._folder = folder
         self._base_names = base_names
-        self._feed = ServedFeed(self._joined())
+        self._made_of: object = None
+        self._made = Served()
+        self._feed = ServedFeed(self._current())
 
     def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
         """See the contract."""
         version = self.catalog.look_up(name, tenant=tenant, key=key)
-        if version is not None:
-            return version
-        if not self.catalog.knows(name):
+        if version is None and not self.catalog.knows(name):
             with contextlib.suppress(UnknownModelError):
-                version = self._folder.resolve(name, tenant=tenant, key=key)
-        if version is None or version.engine_name not in self._feed.current.versions:
+                dropped = self._folder.resolve(name, tenant=tenant, key=key)
+                version = None if self.catalog.has_number(dropped) else dropped
+        if version is None:
             raise unknown_model(name, [*self._base_names, *(each.name for each in self.listed(tenant))])
         return version
 
@@ -63,7 +64,7 @@ class JoinedRegistry:
         """See the contract."""
         await self._folder.begin()
         await self.catalog.begin()
-        self._feed.publish(self._joined())
+        self._feed.publish(self._current())
 
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
         """See the contract."""
@@ -71,11 +72,11 @@ class JoinedRegistry:
 
     def all(self) -> tuple[AdapterVersion, ...]:
         """See the contract."""
-        return tuple(self._feed.current.versions.values())
+        return tuple(self._current().versions.values())
 
     def refused(self) -> tuple[RefusedAdapter, ...]:
         """See the contract."""
-        return self._feed.current.refused
+        return self._current().refused
 
     def watch(self) -> AsyncIterator[RegistryChange]:
         """See the contract."""
@@ -96,22 +97,26 @@ class JoinedRegistry:
 
     async def _follow(self, part: AdapterRegistry) -> None:
         async for _ in part.watch():
-            self._feed.publish(self._joined())
+            self._feed.publish(self._current())
 
-    def _joined(self) -> Served:
-        versions = {version.engine_id: version for version in self.catalog.all()}
-        refused = [*self.catalog.refused()]
-        for adapter in self._folder.refused():
-            if not self.catalog.knows(adapter.name):
-                refused.append(adapter)
+    def _current(self) -> Served:
+        """Return what both serve now, made again only when one of them changed."""
+        made_of = (self.catalog.served, self._folder.all(), self._folder.refused())
+        if made_of != self._made_of:
+            self._made_of, self._made = made_of, self._join()
+        return self._made
+
+    def _join(self) -> Served:
+        versions = list(self.catalog.all())
+        refused = list(self.catalog.refused())
+        refused += (adapter for adapter in self._folder.refused() if not self.catalog.knows(adapter.name))
         for version in self._folder.all():
             if self.catalog.knows(version.name):
                 # Under another name: no name is both served and refused.
-                refused.append(
-                    RefusedAdapter(f"{version.name} in adapters_dir", "the catalog has an adapter of its name")
-                )
-            elif version.engine_id in versions:
+                name = f"{version.name} in adapters_dir"
+                refused.append(RefusedAdapter(name, "the catalog has an adapter of this name"))
+            elif self.catalog.has_number(version):
                 refused.append(RefusedAdapter(version.name, "its number in the engines is taken; rename its folder"))
             else:
-                versions[version.engine_id] = version
-        return Served.of(versions.values(), refused)
+                versions.append(version)
+        return Served.of(versions, refused)

@@ -80,7 +80,7 @@ class GatewayAdapters:
         self.manager = AdapterManager(
             catalog.source,
             catalog.view,
-            StoreIntake(SourceFetcher(plan.settings.adapter_policy, store.stage), plan.open_reader(), store),
+            StoreIntake(SourceFetcher(plan.settings.adapter_policy, store.stage), plan.open_reader, store),
             self._usage,
             base=plan.base_fingerprint,
             base_names=(plan.served_name,),
@@ -91,20 +91,31 @@ class GatewayAdapters:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follow folder and catalog, log what changes, and note what replicas have loaded, until the context ends."""
-        await self.registry.begin()
-        tasks = [
-            asyncio.create_task(self.registry.run(), name="follow_adapters"),
-            asyncio.create_task(_log_changes(self.registry), name="log_adapters"),
-            asyncio.create_task(_note_loads(self.registry, self._usage), name="note_adapter_loads"),
-        ]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await self.manager.close()
-            await self.registry.close()
+        async with following(self.registry):
+            noting = asyncio.create_task(_note_loads(self.registry, self._usage), name="note_adapter_loads")
+            try:
+                yield
+            finally:
+                noting.cancel()
+                await asyncio.wait({noting})
+                await self.manager.close()
+
+
+@contextlib.asynccontextmanager
+async def following(registry: AdapterRegistry) -> AsyncIterator[None]:
+    """Have a registry follow its source, and log what changes, until the context ends; then it is closed."""
+    await registry.begin()
+    tasks = [
+        asyncio.create_task(registry.run(), name="follow_adapters"),
+        asyncio.create_task(_log_changes(registry), name="log_adapters"),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await registry.close()
 
 
 async def _note_loads(registry: JoinedRegistry, usage: DirectoryUsage) -> None:

@@ -15,7 +15,11 @@ from ray import serve
 from support.character_tokenizer import ADAPTERS, CharacterTokenizer
 from support.fake_engines import Engines
 
-from aloraserve.adapters import StaticRegistry
+from aloraserve.adapters import JoinedRegistry, StaticRegistry
+from aloraserve.adapters.catalog.ingested import Ingest
+from aloraserve.adapters.catalog.memory import MemoryCatalog
+from aloraserve.adapters.catalog.registry import CatalogRegistry
+from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.blocks import KeySpace
 from aloraserve.settings import Settings
 from aloraserve_services.gateway import serve_pool
@@ -32,10 +36,13 @@ def adapters() -> StaticRegistry:
 @pytest.fixture
 def plan(adapters: StaticRegistry) -> FleetPlan:
     class PlanOfThree(FleetPlan):
-        """Has adapters without a folder."""
+        """Has adapters without a folder, and an empty catalog."""
 
-        def open_registry(self) -> StaticRegistry:
-            return adapters
+        def open_joined_registry(self, *, keeps_catalog: bool = False) -> JoinedRegistry:
+            catalog = MemoryCatalog()
+            ingest = Ingest(self.open_store(), "model", None)
+            registry = CatalogRegistry(catalog, CatalogView(catalog), ingest, base_names=["base"])
+            return JoinedRegistry(registry, adapters, base_names=["base"])
 
     return PlanOfThree(
         settings=Settings(max_model_len=64),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from support.character_tokenizer import resolve
+from support.character_tokenizer import ADAPTERS
 from support.fake_pool import ANSWER, FakePool, FakeRouter, request
 
-from aloraserve.adapters import AdapterVersion
-from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownModelError
+from aloraserve.adapters import AdapterVersion, StaticRegistry
+from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError
 from aloraserve.routing.base import Call
 from aloraserve.savings.base import CachedBySource, CallSavings
 from aloraserve.savings.memory import MemoryLedger
@@ -52,10 +52,14 @@ def ledger() -> Ledger:
 
 
 def reporter(
-    ledger: Ledger, resolve: Callable[[str], AdapterVersion] = resolve, hour_price: float | None = None
+    ledger: Ledger, adapters: Sequence[AdapterVersion] = ADAPTERS, hour_price: float | None = None
 ) -> SavingsReporter:
     return SavingsReporter(
-        ledger, "base", resolve, hour_price=hour_price, on_failure=lambda: ledger.failures.append(None)
+        ledger,
+        "base",
+        StaticRegistry(adapters),
+        hour_price=hour_price,
+        on_failure=lambda: ledger.failures.append(None),
     )
 
 
@@ -123,11 +127,7 @@ async def test_a_report_has_a_total_and_each_adapter_by_its_served_name(ledger: 
 
 async def test_an_adapter_that_is_no_longer_served_is_reported_as_another(ledger: Ledger) -> None:
     await answered(reporter(ledger), "safety", SAVED, 0.25)
-
-    def nothing(name: str) -> AdapterVersion:
-        raise UnknownModelError(name)
-
-    without = reporter(ledger, nothing)
+    without = reporter(ledger, ())
     assert [(one["name"], one["kind"]) for one in (await without.report("1m"))["adapters"]] == [("safety", "other")]
 
 

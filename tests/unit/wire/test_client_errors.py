@@ -121,7 +121,10 @@ EXAMPLES = {
         "this engine has no tokenizer; answers in a form need one",
         "the form of the answer cannot be compiled: Invalid type: strin",
     ],
-    "UnknownModelError": ["model 'nobody' is not served; served are base, plain, safety"],
+    "UnknownModelError": [
+        "model 'nobody' is not served; served are base, plain, safety",
+        "model 'safety' cannot be served now: its files are not in the adapter store of this machine",
+    ],
     "RetiredAdapterError": ["model 'safety@prod' is retired and takes no calls: it is biased"],
     "UnknownAdapterError": [
         "adapter 'safety@prod' is not in the catalog",
@@ -149,6 +152,7 @@ EXAMPLES = {
         "safety@0123456789ab is in use: safety@prod points to it; retire it first, or force",
         "adapter 'safety' was registered or pointed elsewhere by another call meanwhile; look at it and try again",
         "the registration of 'safety' was cancelled",
+        "the number of safety@0123456789ab in engines is that of other@ba9876543210; choose another name",
         "the catalog has safety already; delete them, or skip what exists",
         "nothing was imported: safety@0123456789ab has no weights in the store",
     ],

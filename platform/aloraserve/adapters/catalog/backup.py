@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import tempfile
 import time
@@ -42,7 +43,7 @@ class CatalogBackup:
         """Return the file, None if there is none that can be read. Blocks."""
         try:
             if self._path.stat().st_size > MAX_FILE_BYTES:
-                raise InvalidRequestError(f"it has more than {MAX_FILE_BYTES} bytes")
+                raise OSError(errno.EFBIG, "too long")
             file = read_catalog(self._path.read_bytes())
             for filed in file.records:
                 check_record(filed.record)

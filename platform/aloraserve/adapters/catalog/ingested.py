@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from aloraserve.adapters.base import AdapterVersion, RefusedAdapter, ServedName
@@ -24,20 +25,31 @@ class IngestedRecord:
         record: of one name.
         revision: of the record.
         versions: by digest, those that take calls.
-        refused: those that should and cannot.
+        problems: by digest, why those that should cannot.
         lacks_files: whether that is because files are not in the store here, or not yet.
     """
 
     record: AdapterRecord
     revision: int
     versions: dict[str, AdapterVersion]
-    refused: tuple[RefusedAdapter, ...] = ()
+    problems: dict[str, str] = field(default_factory=dict)
     lacks_files: bool = False
+
+    @cached_property
+    def numbers(self) -> dict[int, str]:
+        """Numbers of the versions in engines, and their names there."""
+        return {version.engine_id: version.engine_name for version in self.versions.values()}
 
     @property
     def served(self) -> tuple[AdapterVersion, ...]:
         """Versions that an alias points to."""
         return tuple(self.versions[entry.version] for entry in self.record.served if entry.version in self.versions)
+
+    @property
+    def refused(self) -> Iterable[RefusedAdapter]:
+        """Yield what cannot be loaded: the name, or its versions if another one is served."""
+        entries = {entry.version: entry.shown for entry in self.record.live} if self.served else {}
+        return (RefusedAdapter(entries.get(version, self.record.name), why) for version, why in self.problems.items())
 
     def listed(self, tenant: str | None) -> Iterable[ServedName]:
         """Yield the names that a tenant may call: the plain one and its aliases."""
@@ -69,7 +81,7 @@ class Ingest:
     def __call__(self, stored: StoredRecord) -> IngestedRecord:
         """Return a record with what can be loaded of it; reads no file's content."""
         versions: dict[str, AdapterVersion] = {}
-        refused: list[RefusedAdapter] = []
+        problems: dict[str, str] = {}
         lacks_files = False
         for entry in stored.record.live:
             if not entry.state.is_callable:
@@ -79,8 +91,8 @@ class Ingest:
             try:
                 versions[entry.version] = self._version(entry, path)
             except (InvalidAdapterError, ValueError) as error:
-                refused.append(RefusedAdapter(entry.shown, str(error)))
-        return IngestedRecord(stored.record, stored.revision, versions, tuple(refused), lacks_files)
+                problems[entry.version] = str(error)
+        return IngestedRecord(stored.record, stored.revision, versions, problems, lacks_files)
 
     def _version(self, entry: AdapterEntry, path: Path | None) -> AdapterVersion:
         if path is None:

@@ -13,7 +13,7 @@ from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter,
 from aloraserve.adapters.catalog.backup import CatalogBackup
 from aloraserve.adapters.catalog.base import AdapterCatalog, StoredRecord
 from aloraserve.adapters.catalog.editing import edit
-from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState
+from aloraserve.adapters.catalog.entry import AdapterState
 from aloraserve.adapters.catalog.ingested import Ingest, IngestedRecord
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import Reference
@@ -78,6 +78,7 @@ class CatalogRegistry:
         self._poll_s = poll_s
         self._clock = clock
         self._records: dict[str, IngestedRecord] = {}
+        self._numbers: dict[int, str] = {}
         self._lists: dict[str | None, tuple[ServedName, ...]] = {}
         self._feed = ServedFeed(Served())
         self._generation = -1
@@ -92,6 +93,15 @@ class CatalogRegistry:
         """Whether an adapter's plain name is the catalog's, whoever may call it."""
         found = self._records.get(name)
         return found is not None and not found.record.is_deleted
+
+    def has_number(self, version: AdapterVersion) -> bool:
+        """Whether another version has the number that a version would have in the engines."""
+        return self._numbers.get(version.engine_id, version.engine_name) != version.engine_name
+
+    @property
+    def served(self) -> Served:
+        """What is served now, in one object that never changes."""
+        return self._feed.current
 
     def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
         """See the contract."""
@@ -117,7 +127,9 @@ class CatalogRegistry:
             return None
         version = found.versions.get(entry.version)
         if version is None:
-            raise UnknownModelError(f"model {name[:80]!r} cannot be served now: {_why(found, entry)}", param="model")
+            raise UnknownModelError(
+                f"model {name[:80]!r} cannot be served now: {found.problems[entry.version]}", param="model"
+            )
         return version
 
     def listed(self, tenant: str | None = None) -> tuple[ServedName, ...]:
@@ -258,6 +270,7 @@ class CatalogRegistry:
     def _publish(self) -> None:
         records = self._records.values()
         self._lists.clear()
+        self._numbers = {number: name for each in records for number, name in each.numbers.items()}
         self._feed.publish(
             Served.of(
                 (version for each in records for version in each.served),
@@ -275,10 +288,6 @@ class CatalogRegistry:
         entry = known.record.entry(ref.digest)
         path = None if entry is None else await asyncio.to_thread(self._ingest.store.get, ref.digest)
         return None if entry is None or path is None else entry.at(path)
-
-
-def _why(found: IngestedRecord, entry: AdapterEntry) -> str:
-    return next((refused.reason for refused in found.refused if refused.name == entry.shown), "it is not ready")
 
 
 def _loaded(record: AdapterRecord, *, version: str, replica: str) -> AdapterRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from aloraserve.adapters.management.base import Progress
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.sources import SourceFetcher, parse_reference
 from aloraserve.adapters.store import AdapterStore
-from aloraserve.errors import InvalidAdapterError
+from aloraserve.errors import InvalidAdapterError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class StoreIntake:
 
     Args:
         fetcher: brings files from sources to folders of the store.
-        reader: checks them.
+        open_reader: returns what checks them.
         store: keeps them.
     """
 
     fetcher: SourceFetcher
-    reader: AdapterReader
+    open_reader: Callable[[], AdapterReader]
     store: AdapterStore
 
     def shown(self, reference: str) -> str:
@@ -42,7 +43,13 @@ class StoreIntake:
 
     def check(self, name: str, folder: Path) -> CheckReport:
         """See the contract."""
-        return self.reader.check(folder)
+        try:
+            reader = self.open_reader()
+        except SettingsError as error:
+            raise InvalidAdapterError(
+                "the base model's config.json has no shape that adapters are checked for"
+            ) from error
+        return reader.check(folder)
 
     def keep(self, digest: str, folder: Path) -> None:
         """See the contract."""

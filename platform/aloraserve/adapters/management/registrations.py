@@ -201,6 +201,10 @@ class Registrations:
         self, entry: AdapterEntry, request: RegistrationRequest, seen: StoredRecord | None
     ) -> AdapterEntry:
         """Put the version into the catalog in one step, unless the name is another one's by now."""
+        if other := await asyncio.to_thread(_same_number, entry, list(self._view)):
+            raise AdapterConflictError(
+                f"the number of {entry.shown} in engines is that of {other}; choose another name"
+            )
         for _ in range(MAX_TRIES):
             stored = await self._catalog.get(entry.name)
             if _state(stored) != _state(seen):
@@ -224,6 +228,13 @@ def _check_free(request: RegistrationRequest, seen: StoredRecord | None) -> None
     """Say at once what would be said after the fetch."""
     if seen is not None and not seen.record.is_deleted and seen.record.owner != request.owner:
         raise AdapterConflictError(f"the name {request.name!r} is taken; choose another one")
+
+
+def _same_number(entry: AdapterEntry, others: Sequence[StoredRecord]) -> str:
+    """Return a version that engines could not tell from this one, empty if there is none."""
+    number, name = entry.ref.engine_id, entry.engine_name
+    known = (other for stored in others for other in stored.record.live if other.engine_name != name)
+    return next((other.shown for other in known if other.ref.engine_id == number), "")
 
 
 def _state(stored: StoredRecord | None) -> tuple[object, object]:
