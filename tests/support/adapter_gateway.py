@@ -45,7 +45,7 @@ class AdapterGateway:
         fetcher = SourceFetcher(SourcePolicy.of([str(self.root)]), self.store.stage)
         catalog = MemoryCatalog()
         view = CatalogView(catalog)
-        intake = StoreIntake(fetcher, reader, self.store)
+        intake = StoreIntake(fetcher, lambda: reader, self.store)
         self.manager = AdapterManager(catalog, view, intake, self.places, base="base-digest", base_names=["base"])
         tenants = StaticTenants(keys.get("api_keys", {}), keys.get("admin_keys", {}), is_public=False)
         bodies = BodyReader(64, 10)
