@@ -179,11 +179,30 @@ ADAPTERS = Dashboard(
         ),
         Panel("Generated tokens", "short", (per_second("aloraserve_generated_tokens_total", "adapter"),), "A second."),
         Panel(
-            "Replicas that have it loaded",
+            "Where it is loaded",
             "short",
-            (Query("sum by (adapter) (aloraserve_adapter_resident)", "{{adapter}}"),),
-            "Residency.",
+            (Query("sum by (adapter, level) (aloraserve_adapter_loaded)", "{{adapter}} {{level}}"),),
+            "Replicas that have it in a slot, and in the host's memory alone.",
         ),
+        Panel(
+            "Calls that find it loaded",
+            "percentunit",
+            (
+                Query(
+                    f"sum(rate(aloraserve_adapter_hits_total{RATE})) / (sum(rate(aloraserve_adapter_hits_total{RATE})) "
+                    f"+ sum(rate(aloraserve_adapter_loads_total{RATE})))",
+                    "all",
+                ),
+            ),
+            "The others wait for a load.",
+        ),
+        Panel(
+            "Time of a load, p90",
+            "s",
+            (Query(quantile(0.9, "aloraserve_adapter_load_seconds", "process"), "{{process}}"),),
+            "The check of its files included.",
+        ),
+        Panel("Evictions", "short", (per_second("aloraserve_adapter_evictions_total", "adapter"),), "A second."),
         Panel(
             "Loads",
             "short",

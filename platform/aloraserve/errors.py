@@ -83,8 +83,19 @@ class InvalidAdapterError(AloraserveError):
     """Raised when an adapter's files cannot be served, naming the file and what would be accepted."""
 
 
+class AdapterNotLoadedError(AloraserveError):
+    """Raised when an adapter is served and an engine cannot load it: no other replica could, and no retry helps."""
+
+
 class AdapterSourceError(InvalidAdapterError):
     """Raised when an adapter cannot be fetched: its source is refused, not there, or not what it was said to be."""
+
+
+class InvocationError(AloraserveError):
+    """Raised when an adapter would not act where it should: its invocation's text is in a prompt, its tokens are not.
+
+    The adapter, the base model's tokenizer and its chat template do not fit together; no other request will do.
+    """
 
 
 class SettingsError(AloraserveError):

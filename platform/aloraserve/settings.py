@@ -139,6 +139,18 @@ class Settings(BaseSettings):
     )
     channel_port: int = Field(0, ge=0, le=65535, description="First port tried for that; 0: the system chooses.")
     max_loras: int = Field(8, ge=1, le=64, description="Adapters that may run in one batch.")
+    max_loaded_adapters: int = Field(
+        64, ge=1, le=1024, description="Adapters that each replica keeps in the host's memory; others load when called."
+    )
+    adapter_memory_gib: float = Field(
+        0, ge=0, le=65536, description="Size of their files together, in GiB; 0: no limit but their number."
+    )
+    pinned_adapters: tuple[str, ...] = Field(
+        (), max_length=256, description="Adapters that every replica loads at its start and keeps."
+    )
+    preloaded_adapters: tuple[str, ...] = Field(
+        (), max_length=256, description="Adapters that every replica loads before they are called, and may unload."
+    )
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(64, description="Highest adapter rank accepted.")
     scheduling_policy: SchedulingPolicy = Field(
         "priority",
@@ -258,6 +270,20 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_model_len is {self.max_model_len} with block_tokens {self.block_tokens}: "
                 "room for at least two blocks is needed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _slots_have_adapters(self) -> Settings:
+        if self.max_loaded_adapters < self.max_loras:
+            raise ValueError(
+                f"max_loaded_adapters is {self.max_loaded_adapters} with max_loras {self.max_loras}: at least as many "
+                "are needed"
+            )
+        if len(self.pinned_adapters) > self.max_loaded_adapters - self.max_loras:
+            raise ValueError(
+                f"pinned_adapters has {len(self.pinned_adapters)} names with max_loaded_adapters "
+                f"{self.max_loaded_adapters}: max_loras ({self.max_loras}) places are needed beside them"
             )
         return self
 

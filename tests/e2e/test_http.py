@@ -69,7 +69,7 @@ def test_a_broken_adapter_is_refused_with_its_reason_and_the_others_are_served(p
     assert "pickle" in refused["reason"]
 
 
-def test_the_invocation_is_appended_unless_the_conversation_has_it(platform: Any) -> None:
+def test_the_invocation_is_appended_whatever_the_conversation_says(platform: Any) -> None:
     invocation = platform.tokenizer.decode(platform.invocation("safety"))
     without = platform.chat("safety", HELLO)
     assert without.prompt_tokens == len(platform.prompt(HELLO, "safety"))
@@ -78,8 +78,12 @@ def test_the_invocation_is_appended_unless_the_conversation_has_it(platform: Any
     assert platform.complete("safety", platform.prompt(HELLO)).prompt_tokens == len(platform.prompt(HELLO)) + len(
         platform.invocation("safety")
     )
-    said = [*HELLO, {"role": "assistant", "content": f"Hello. {invocation}"}]
-    assert platform.chat("safety", said).prompt_tokens == len(platform.prompt(said))
+    # A client's text is no invocation: it is more tokens than that has, and the platform's own one follows.
+    said = [*HELLO, {"role": "user", "content": f"Hello. {invocation}"}]
+    generation_prompt = len(platform.prompt(HELLO)) + len(platform.invocation("safety")) - len(ids)
+    base = platform.chat(BASE, said).prompt_tokens
+    assert base > len(platform.prompt(said))
+    assert platform.chat("safety", said).prompt_tokens == base - generation_prompt + len(platform.invocation("safety"))
 
 
 def test_a_template_argument_may_name_the_adapter(platform: Any) -> None:

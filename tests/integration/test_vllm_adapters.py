@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -15,12 +16,13 @@ from unittest.mock import patch
 import pytest
 
 from aloraserve.adapters import AdapterRegistry, AdapterVersion, FolderRegistry
+from aloraserve.adapters.stored import check_stored
 from aloraserve.blocks import AdapterEffect
 from aloraserve.blocks.keys import version_salt
 from aloraserve.directory.mirror import Mirror
 from aloraserve.engine_model.step_stats import StepStats, squares
 from aloraserve.errors import InvalidAdapterError
-from aloraserve.serving.engine_messages import EngineCall, EngineChunk
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
 from aloraserve.settings import load_settings
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.adapters import EngineAdapters
@@ -50,6 +52,13 @@ class Started:
         """Return the log-probabilities of a greedy answer to the prompt, and how many of the prompt's were cached."""
         replies = [reply async for reply in self.parts.engine.generate(self.call(call, version, tokens))]
         return _logprobs(replies), _chunk(replies[0]).cached_tokens
+
+    async def held_answer(self, call: str, version: AdapterVersion, tokens: int) -> list[float]:
+        """Return the log-probabilities of an answer, as a replica has it: its adapter is held."""
+        assert await self.adapters.hold(version.ref) is None
+        logprobs, _ = await self.answer(call, version, tokens)
+        self.adapters.release(version.ref)
+        return logprobs
 
     def call(self, call: str, version: AdapterVersion | None, tokens: int) -> EngineCall:
         sampling = SamplingSettings(max_tokens=tokens, temperature=0, ignore_eos=True, logprobs=0)
@@ -129,13 +138,15 @@ async def started(adapters_dir: Path, state_dir: Path, model_path: Path) -> Asyn
         state_dir=state_dir,
         max_model_len=512,
         max_num_seqs=2,
+        max_loras=2,
+        max_loaded_adapters=3,
     )
     plan = make_plan(settings)
     parts = open_vllm(plan)
     try:
         registry: AdapterRegistry = plan.open_registry()
         assert isinstance(registry, FolderRegistry)
-        adapters = EngineAdapters(parts.engine, registry)
+        adapters = EngineAdapters(parts.engine, registry, check=check_stored)
         await adapters.load()
         yield Started(plan, parts, registry, adapters, Mirror(plan.keyspace, version_salt))
     finally:
@@ -158,7 +169,7 @@ async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Pa
             await one.registry.read()
         first = one.registry.resolve(NAME)
         assert await one.adapters.hold(first.ref) is None
-        assert await one.parts.engine.resident() == (NAME,)
+        assert await one.parts.engine.levels() == {first.key: "slot"}
         steps.clear()
         of_first, _ = await one.answer("first", first, 60)
         # Its prefill's step has the adapter loaded into its slot, and is not reported.
@@ -206,7 +217,51 @@ async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Pa
         assert "nowhere" in str(refused.value.__cause__), "what the log tells the operator"
         await one.parts.engine.check_health()
         assert await one.answer("base again", None, 12) == (same(base), 64)
+        one.adapters.release(first.ref)
+        one.adapters.release(second.ref)
+        await check_more_than_fit(one, folder, written)
+        await one.parts.engine.check_health()
         assert await order_of(one, {"last": 7, "first": -5, "middle": 3}) == ["first", "middle", "last"]
+
+
+async def check_more_than_fit(one: Started, folder: Path, written: Sequence[Path]) -> None:
+    """More adapters take turns than have slots or room in memory, and one of them is damaged where it is stored."""
+    for name in ("a", "b", "c", "d", "e"):
+        shutil.copytree(written[ord(name) % 2], folder / name)
+        # Each another adapter: what it adds is scaled.
+        config = json.loads((folder / name / "adapter_config.json").read_text())
+        config["lora_alpha"] += 8 * (ord(name) - ord("a"))
+        (folder / name / "adapter_config.json").write_text(json.dumps(config))
+    for _ in range(2):
+        await one.registry.read()
+    versions = [one.registry.resolve(name) for name in ("a", "b", "c", "d", "e")]
+    alone = [await one.held_answer(f"{version.name} alone", version, 6) for version in versions]
+    assert len({round(of_one[-1], 3) for of_one in alone}) == len(versions), "five adapters, five answers"
+
+    async def in_turn(number: int) -> None:
+        which = number * 3 % len(versions)
+        assert await one.held_answer(f"turn {number}", versions[which], 6) == same(alone[which])
+        levels = await one.parts.engine.levels()
+        assert len(levels) <= 3
+        assert list(levels.values()).count("slot") <= 2
+
+    await asyncio.gather(*(in_turn(number) for number in range(15)))
+
+    # What was damaged fails its own calls, and nobody else's; the engine never sees it.
+    bad = next(version for version in versions if version not in one.adapters.versions)
+    weights = bad.path / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(content)
+    assert await one.adapters.hold(bad.ref) == EngineRefusal(
+        f"adapter {bad.name!r} cannot be loaded: its stored files are damaged: they are not those that were checked",
+        "model",
+        is_adapter_fault=True,
+    )
+    for version, of_one in zip(versions, alone, strict=True):
+        if version is not bad:
+            assert await one.held_answer(f"{version.name} after", version, 6) == same(of_one)
 
 
 async def order_of(one: Started, priorities: dict[str, int]) -> list[str]:

@@ -14,6 +14,8 @@ from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.blocks.keys import version_name
 
 AdapterKind = Literal["lora", "alora"]
+Loading = Literal["on demand", "preloaded", "pinned"]
+"""When replicas load a version: once it is called; when they start or it comes to be served; the same, for good."""
 
 
 class _Identity:
@@ -68,6 +70,7 @@ class AdapterVersion(_Identity):
         invocation_ids: an aLoRA's invocation tokens; empty for a plain LoRA.
         digest: hex SHA-256 of its files: equal digests mean equal adapters.
         untrained: whether its weights are random, for trying the platform out.
+        loading: when replicas load it, and whether it then stays.
         intrinsic: what it asks and what its answers mean, None for an adapter whose files do not say.
         invocation_text: the text that the invocation's tokens come from; empty if its files do not say.
         invocation_mode: where the invocation stands in a prompt; None if its files do not say: the chat template
@@ -84,6 +87,7 @@ class AdapterVersion(_Identity):
     invocation_ids: tuple[int, ...]
     digest: str
     untrained: bool = False
+    loading: Loading = field(default="on demand", kw_only=True)
     intrinsic: IntrinsicSpec | None = field(default=None, kw_only=True)
     invocation_text: str = field(default="", kw_only=True)
     invocation_mode: InvocationMode | None = field(default=None, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -18,7 +18,7 @@ from aloraserve.adapters.store import USE_EVERY_S
 from aloraserve.adapters.subfolder import Subfolder
 from aloraserve.errors import SettingsError
 
-MAX_ADAPTERS = 256
+MAX_ADAPTERS = 10_000
 MAX_SUBFOLDERS = 4 * MAX_ADAPTERS
 READ_EVERY_S = 2.0
 
@@ -84,7 +84,7 @@ class FolderRegistry:
             if (known := self._known(ref)) is not None or self._was_missed(ref):
                 return known
             found = await asyncio.to_thread(self._reader.find, ref, self._root / ref.name)
-            if found is None or _clash(found, [*self.all(), *self._retired]):
+            if found is None or _clash(found, _by_number([*self.all(), *self._retired])):
                 self._missed = (ref, self._clock())
                 return None
             self._retired.add(found)
@@ -143,16 +143,17 @@ class FolderRegistry:
         for subfolder in self._subfolders.values():
             subfolder.look(at_once=at_once)
         self._subfolders = {name: found for name, found in self._subfolders.items() if not found.is_gone}
-        running = [*before.versions.values(), *retired]
+        numbers = _by_number([*before.versions.values(), *retired])
         versions: list[AdapterVersion] = []
         refused: list[RefusedAdapter] = []
         for name in sorted(self._subfolders, key=lambda name: (name not in before.by_name, name)):
             match self._subfolders[name].outcome:
                 case AdapterVersion() as version:
-                    if reason := _no_room(version, versions) or _clash(version, [*versions, *running]):
+                    if reason := _no_room(version, versions) or _clash(version, numbers):
                         refused.append(RefusedAdapter(name, reason))
                     else:
                         versions.append(version)
+                        numbers[version.engine_id] = version
                 case RefusedAdapter() as bad:
                     refused.append(bad)
         return Served.of(versions, refused)
@@ -197,9 +198,13 @@ def _no_room(version: AdapterVersion, served: Sequence[AdapterVersion]) -> str |
     return f"{MAX_ADAPTERS} adapters are served already, the most that are accepted; {version.name!r} is one more"
 
 
-def _clash(version: AdapterVersion, others: Iterable[AdapterVersion]) -> str | None:
+def _by_number(versions: Iterable[AdapterVersion]) -> dict[int, AdapterVersion]:
+    return {version.engine_id: version for version in versions}
+
+
+def _clash(version: AdapterVersion, others: Mapping[int, AdapterVersion]) -> str | None:
     """Return why a version cannot run beside others: engines know versions by numbers, and two may have one."""
-    for other in others:
-        if other.engine_id == version.engine_id and other.engine_name != version.engine_name:
-            return f"its number in the engines is that of {other.name!r}; rename its folder"
-    return None
+    other = others.get(version.engine_id)
+    if other is None or other.engine_name == version.engine_name:
+        return None
+    return f"its number in the engines is that of {other.name!r}; rename its folder"

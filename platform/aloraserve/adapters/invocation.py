@@ -17,13 +17,23 @@ class InvocationMode(StrEnum):
     """It is the generation prompt itself (Granite 4.2)."""
 
 
-def derived_mode(invocation_ids: Sequence[int], generation_prompt_ids: Sequence[int]) -> InvocationMode:
+def derived_mode(
+    invocation_ids: Sequence[int],
+    generation_prompt_ids: Sequence[int],
+    *,
+    text: str = "",
+    instruction: str | None = None,
+) -> InvocationMode:
     """Return the mode of an adapter whose files name none.
 
     Args:
         invocation_ids: the adapter's ``alora_invocation_tokens``.
         generation_prompt_ids: the last tokens of a conversation that is rendered with its generation prompt.
+        text: of the invocation.
+        instruction: of the adapter's intrinsic, None without one.
     """
+    if instruction and text and text in instruction:
+        return InvocationMode.INSTRUCTION
     width = len(invocation_ids)
     is_prompt = width and tuple(generation_prompt_ids[-width:]) == tuple(invocation_ids)
     return InvocationMode.GENERATION_PROMPT if is_prompt else InvocationMode.APPENDED

@@ -38,6 +38,7 @@ class ProblemCode(StrEnum):
     NOT_SELECTED = "not_selected"
     NO_EFFECT = "no_effect"
     ROOM = "room"
+    ACTIVATION = "activation"
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,9 +140,11 @@ class ReplicaState:
         incarnation: its start number; holdings of another incarnation never count.
         label: a short name for people.
         load: see :class:`ReplicaLoad`.
-        resident: names of the adapters loaded in the engine.
+        resident: keys (:attr:`~aloraserve.adapters.base.AdapterVersion.key`) of the adapter versions that are loaded.
         held_blocks: how many blocks the replica's mirror has, for people.
-        active_adapters: names of the adapters of accepted requests.
+        active_adapters: keys of those of accepted requests.
+        slotted: of the loaded ones, those in a slot of the engine; the others are in the host's memory.
+        pinned: of the loaded ones, those that stay.
     """
 
     replica: str
@@ -152,6 +154,8 @@ class ReplicaState:
     resident: tuple[str, ...] = ()
     held_blocks: int = 0
     active_adapters: tuple[str, ...] = ()
+    slotted: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,16 @@ from aloraserve.engine_model.calibration import AdapterTimes
 
 
 class AdapterSlots:
-    """Counts the requests of each running adapter, and keeps the adapters that were used last loaded.
+    """Counts the requests of each running adapter, and knows which are in slots and which are in the host's memory.
+
+    As in vLLM, an adapter that runs is copied into a slot first, and one that is not in memory is loaded before that,
+    amid the step; in both places the one that was used longest ago and does not run makes room. Who loads what is to
+    run beforehand, and unloads in time, has no load in a step.
 
     Every method takes None for the base model, which needs neither.
 
     Args:
-        times: how many may run and stay, and how long a load takes.
+        times: how many may run and stay, and how long a load and a copy take.
     """
 
     def __init__(self, times: AdapterTimes) -> None:
@@ -22,6 +26,7 @@ class AdapterSlots:
         self._times = times
         self._running: Counter[str] = Counter()
         self._resident: OrderedDict[str, None] = OrderedDict()
+        self._slotted: OrderedDict[str, None] = OrderedDict()
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -33,15 +38,23 @@ class AdapterSlots:
         """Names of the adapters that are loaded."""
         return tuple(self._resident)
 
+    @property
+    def slotted(self) -> tuple[str, ...]:
+        """Names of those that are in slots."""
+        return tuple(self._slotted)
+
     def preload(self, adapters: Iterable[str]) -> None:
-        """Have adapters loaded that cost no request anything."""
+        """Have adapters loaded that cost no request anything, in slots where those are free."""
         for adapter in adapters:
             self._resident[adapter] = None
             self._make_room()
+            if len(self._slotted) < self._times.slots:
+                self._slotted[adapter] = None
 
     def unload(self, adapter: str) -> None:
         """Have an adapter loaded no more that does not run."""
         self._resident.pop(adapter, None)
+        self._slotted.pop(adapter, None)
 
     def has_room(self, adapter: str | None) -> bool:
         """Return whether a request of an adapter may run beside those that do."""
@@ -60,12 +73,12 @@ class AdapterSlots:
                 del self._running[adapter]
 
     def load_s(self, adapter: str | None) -> float:
-        """Load a running adapter if it is not there; return how long that holds the engine up.
-
-        The one used longest ago that does not run makes room.
-        """
+        """Have a running adapter in a slot; return how long that holds the engine up."""
         if adapter is None:
             return 0.0
+        return self._loaded_s(adapter) + self._copied_s(adapter)
+
+    def _loaded_s(self, adapter: str) -> float:
         if adapter in self._resident:
             self._resident.move_to_end(adapter)
             return 0.0
@@ -74,6 +87,18 @@ class AdapterSlots:
         self.loads += 1
         return self._times.load_s
 
+    def _copied_s(self, adapter: str) -> float:
+        if adapter in self._slotted:
+            self._slotted.move_to_end(adapter)
+            return 0.0
+        if len(self._slotted) >= self._times.slots:
+            del self._slotted[self._idle(self._slotted)]
+        self._slotted[adapter] = None
+        return self._times.copy_s
+
     def _make_room(self) -> None:
         if len(self._resident) > self._times.resident:
-            del self._resident[next(name for name in self._resident if name not in self._running)]
+            self.unload(self._idle(self._resident))
+
+    def _idle(self, adapters: Iterable[str]) -> str:
+        return next(name for name in adapters if name not in self._running)

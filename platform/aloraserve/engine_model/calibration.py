@@ -58,6 +58,7 @@ class AdapterTimes(_Part):
 
     Args:
         load_s: to load one that is not resident.
+        copy_s: to copy one that is into a slot.
         slots: distinct adapters among the requests that run (vLLM's ``max_loras``).
         resident: how many stay loaded; at least ``slots``.
     """
@@ -65,6 +66,7 @@ class AdapterTimes(_Part):
     load_s: float = _Seconds
     slots: int = Field(ge=1, le=10_000)
     resident: int = Field(ge=1, le=100_000)
+    copy_s: float = Field(default=0.0, ge=0.0, le=60.0, allow_inf_nan=False)
 
 
 class Calibration(_Part):

@@ -31,6 +31,7 @@ class Call:
         base_blocks: how many leading blocks are the base model's own, None if all are.
         conversation: what names the call's conversation, as the gateway has learned it
             (:class:`~aloraserve.routing.conversation_names.ConversationNames`); empty before.
+        version: key of the adapter's version, as replicas publish what they have loaded; None for the base model.
     """
 
     prompt_tokens: int
@@ -40,6 +41,7 @@ class Call:
     session: str | None = None
     base_blocks: int | None = None
     conversation: bytes = b""
+    version: str | None = None
 
 
 class Estimate(NamedTuple):

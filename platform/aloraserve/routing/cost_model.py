@@ -181,8 +181,11 @@ class CostModel:
             decode_s = self._decode_s(load, queued + call.prompt_tokens - overlap)
         slot_s = self.slot_wait_s(call, candidate)
         adapter_s = 0.0
-        if call.adapter is not None and state.incarnation and call.adapter not in state.resident:
+        if call.version is not None and state.incarnation and call.version not in state.resident:
             adapter_s = self._adapter_s(state)
+            if call.version in state.active_adapters:
+                # It is being loaded: half of that is over, on average.
+                adapter_s *= 0.5
         memory_s = self._copy_s(model, call, candidate) if candidate.held_blocks > candidate.fast_blocks else 0.0
         if load.kv_tokens > 0:
             memory_s += self._room_s(candidate, queued, call.prompt_tokens - overlap)
@@ -212,7 +215,7 @@ class CostModel:
             if ahead > 0:
                 wait_s = ahead * self._service_s(load) / load.max_requests
         active = candidate.state.active_adapters
-        if call.adapter is not None and 0 < load.adapter_slots <= len(active) and call.adapter not in active:
+        if call.version is not None and 0 < load.adapter_slots <= len(active) and call.version not in active:
             ahead = len(active) - load.adapter_slots + 1
             wait_s = max(wait_s, ahead * self._service_s(load) / load.adapter_slots)
         return wait_s

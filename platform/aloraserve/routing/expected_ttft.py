@@ -29,6 +29,9 @@ class ExpectedTtftTuning:
             is what it evicts, and the sooner somebody computes that again: charged is that share of its prefill, times
             the pressure on the cache, which is the blocks in use by those that are not.
         eviction_reserve: share of the cache that counts as not in use however full it is.
+        load_share: where a replica has the adapter, another one that would have to load it is charged that share of the
+            load on top of it: a load evicts another adapter, which somebody will load again. So an adapter comes to be
+            on another replica only when its calls wait longer than that.
         overlap_steps: overlaps count as different among the equally good if they differ by one of so many parts of the
             prompt.
         room_steps: so does the room in their KV caches while one of them is idle, if it differs by one of so many parts
@@ -45,6 +48,7 @@ class ExpectedTtftTuning:
     duplicate_most: float = 2.0
     eviction_share: float = 1.0
     eviction_reserve: float = 0.05
+    load_share: float = 0.5
     overlap_steps: int = 8
     room_steps: int = 4
     spread_requests: int = 1
@@ -98,7 +102,7 @@ class ExpectedTtft:
         """Return the candidates with the least work before the call's first token, all of them if they are few."""
         if len(candidates) <= 2 * self._tuning.shortlist:
             return candidates
-        adapter, prompt_tokens, block_tokens = call.adapter, call.prompt_tokens, call.block_tokens
+        version, prompt_tokens, block_tokens = call.version, call.prompt_tokens, call.block_tokens
         default_s = 1 / self._costs.default_tokens_per_s
 
         def work_s(candidate: Candidate) -> tuple[float, int, int]:
@@ -107,7 +111,7 @@ class ExpectedTtft:
             held_tokens = max(candidate.held_blocks, candidate.claimed_blocks) * block_tokens
             own_s = (prompt_tokens - held_tokens) * token_s
             seconds = queue_before_s(load, own_s, token_s) + candidate.claimed_tokens * token_s + own_s
-            if adapter is not None and adapter not in candidate.state.resident:
+            if version is not None and version not in candidate.state.resident:
                 seconds += load.adapter_load_s
             if not is_published(candidate):
                 seconds += self._costs.unpublished_s
@@ -118,14 +122,17 @@ class ExpectedTtft:
     def _scored(self, call: Call, candidates: Sequence[Candidate]) -> list[_Scored]:
         estimates = [self._costs.estimate(call, candidate) for candidate in candidates]
         longest = max(estimate.overlap_tokens for estimate in estimates)
+        # What nobody has has to be loaded somewhere.
+        load_share = self._tuning.load_share if any(not estimate.adapter_s for estimate in estimates) else 0.0
         return [
-            _Scored(self._score_s(estimate, candidate, longest), requests(candidate), estimate, candidate)
+            _Scored(self._score_s(estimate, candidate, longest, load_share), requests(candidate), estimate, candidate)
             for estimate, candidate in zip(estimates, candidates, strict=True)
         ]
 
-    def _score_s(self, estimate: Estimate, candidate: Candidate, longest: int) -> float:
+    def _score_s(self, estimate: Estimate, candidate: Candidate, longest: int, load_share: float) -> float:
         tuning, pressure = self._tuning, self._pressure(candidate)
         score_s = estimate.expected_ttft_s + estimate.tpot_s + tuning.eviction_share * pressure * estimate.prefill_s
+        score_s += load_share * estimate.adapter_s
         if estimate.overlap_tokens >= longest:
             return score_s
         model = self._costs.prefill_model(candidate.state.load)
@@ -146,12 +153,17 @@ class ExpectedTtft:
         room_steps = 1 if fewest else self._tuning.room_steps
         name = conversation(call)
         length = max(1, call.prompt_tokens)
+        is_cold = call.version is not None and all(scored.estimate.adapter_s for scored in tied)
+        version = (call.version or "").encode()
 
-        def order(scored: _Scored) -> tuple[bool, int, int, int, int, bytes, str]:
+        def order(scored: _Scored) -> tuple[bool, bool, int, bytes, int, int, int, bytes, str]:
             overlap, replica = scored.estimate.overlap_tokens, scored.estimate.replica
             return (
                 not is_published(scored.candidate),
+                scored.estimate.adapter_s > 0,
                 -(overlap * self._tuning.overlap_steps // length),
+                # Gateways that do not know of each other's choice yet have it loaded on one replica.
+                weight(version, replica) if is_cold else b"",
                 (scored.requests - fewest) // (self._tuning.spread_requests + 1),
                 (most - _room_tokens(call, scored)) * room_steps // length,
                 -overlap,

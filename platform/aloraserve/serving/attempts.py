@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from aloraserve.errors import InvalidRequestError, ReplicaLostError
+from aloraserve.errors import ReplicaLostError
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import CallRouter
 from aloraserve.serving.attempt import Attempt, LostError
@@ -81,6 +81,7 @@ class Dispatcher:
 
         Raises:
             InvalidRequestError: the engine refused the call.
+            AdapterNotLoadedError: the engine cannot load its adapter.
             OverloadedError: too many calls are queued, or no replica took the call in time.
             ReplicaLostError: ``MAX_ATTEMPTS`` replicas were lost under the call or do not have the adapter's version,
                 or one ended it without an answer.
@@ -117,7 +118,7 @@ class Dispatcher:
         try:
             first = await attempt.begin()
             if isinstance(first, EngineRefusal):
-                raise InvalidRequestError(first.message, param=first.param)
+                raise first.error()
         except BaseException as error:
             try:
                 await attempt.close()

@@ -10,10 +10,16 @@ of these, what follows is encoded with that token before it, and each such token
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import threading
 from typing import Any
 
 import structlog
+
+from aloraserve.errors import InvalidRequestError
+from aloraserve.serving.escaping import Escaping
+from aloraserve.serving.literal_encoder import LiteralEncoder
+from aloraserve.serving.template_tokens import template_tokens
+from aloraserve.serving.token_pattern import pattern_of
 
 PROBES = ("", "Hello", " world", "  two", "\n", "\n\n x", "it's 12,345", "▁a", "é日本", "\t{}", "word")
 """Texts around a token that is to prove itself: with and without spaces at their ends, as words and as parts of one."""
@@ -32,6 +38,7 @@ class Encoder:
     Attributes:
         added: finds the added tokens of a text as the tokenizer does, None where texts cannot be cut.
         cuts: ids of the tokens behind which a text may be cut, by their text.
+        escaping: for client text before it is rendered.
         size: of the vocabulary.
     """
 
@@ -39,6 +46,10 @@ class Encoder:
         self.size = len(tokenizer)
         self._tokenizer = tokenizer
         self._backend = _plain_backend(tokenizer)
+        template = getattr(tokenizer, "chat_template", None)
+        self.escaping = Escaping(template_tokens(tokenizer), template if isinstance(template, str) else "")
+        self._literal: LiteralEncoder | None = None
+        self._making = threading.Lock()
         self.cuts = {} if self._backend is None else self._proven(self._candidates())
         self.added: re.Pattern[str] | None = None
         if self.cuts:
@@ -59,8 +70,35 @@ class Encoder:
         return list(encoding.ids)
 
     def ids_after(self, cut: str, text: str) -> list[int]:
-        """Return the ids that a text has behind one of :attr:`cuts`; all of a prompt's that begins with it if empty."""
-        return self.ids(cut + text)[1:] if cut else self.ids(text)
+        """Return the ids that a rendered text has behind one of :attr:`cuts`; all of its ids if ``cut`` is empty.
+
+        What is escaped in it is put back and is encoded as text, special tokens or not.
+
+        Raises:
+            InvalidRequestError: this tokenizer cannot do that.
+        """
+        whole = cut + text
+        ids = self._literal_ids(whole) if self.escaping.is_escaped(whole) else self.ids(whole)
+        return ids[1:] if cut else ids
+
+    def _literal_ids(self, text: str) -> list[int]:
+        try:
+            return self._literal_encoder().ids(text)
+        except ValueError as error:
+            log.warning("special_tokens_refused", cause=str(error))
+            raise InvalidRequestError(
+                "the messages hold the text of a special token of the model, which its tokenizer takes for the "
+                f"token itself; leave out {', '.join(sorted(self.escaping.tokens)[:10])} and the like",
+                param="messages",
+            ) from None
+
+    def _literal_encoder(self) -> LiteralEncoder:
+        with self._making:
+            if self._literal is None:
+                if self._backend is None:
+                    raise ValueError("the tokenizer is not one in Rust")
+                self._literal = LiteralEncoder(self._backend, self.escaping)
+            return self._literal
 
     def _scanned(self) -> list[Any]:
         """Return the added tokens that are looked for in a text as it is."""
@@ -101,25 +139,3 @@ def _plain_backend(tokenizer: Any) -> Any:
             if backend.encode(text, add_special_tokens=special).ids != own:
                 return None
     return backend
-
-
-def pattern_of(words: Iterable[str]) -> str:
-    """Return a regular expression that finds the longest of the words at each place.
-
-    Common beginnings are written once: a tokenizer may have thousands of reserved tokens.
-    """
-    return _alternatives(sorted(set(words) - {""}))
-
-
-def _alternatives(words: Sequence[str]) -> str:
-    by_first: dict[str, list[str]] = {}
-    for word in words:
-        if word:
-            by_first.setdefault(word[0], []).append(word[1:])
-    branches = [re.escape(first) + _alternatives(rests) for first, rests in by_first.items()]
-    if not branches:
-        return ""
-    # Greedy, so that of two words of which one begins with the other the longer is found.
-    if "" in words:
-        return f"(?:{'|'.join(branches)})?"
-    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"

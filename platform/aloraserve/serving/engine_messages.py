@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from aloraserve.adapters import AdapterRef
 from aloraserve.blocks import BlockKey
+from aloraserve.errors import AdapterNotLoadedError, AloraserveError, InvalidRequestError
 from aloraserve.savings.base import CallSavings
 from aloraserve.wire.sampling import SamplingSettings
 
@@ -82,10 +83,22 @@ class EngineChunk:
 
 @dataclass(frozen=True, slots=True)
 class EngineRefusal:
-    """The engine's own validation refused the call; sent as an answer, because it is not a fault of the replica."""
+    """The engine does not take the call; sent as an answer, because it is not a fault of the replica.
+
+    Args:
+        message: why, for the client.
+        param: the request's field at fault.
+        is_adapter_fault: the files of the call's adapter cannot be loaded; else the call's own content is wrong.
+    """
 
     message: str
     param: str | None = None
+    is_adapter_fault: bool = False
+
+    def error(self) -> AloraserveError:
+        """Return the client's error."""
+        kind = AdapterNotLoadedError if self.is_adapter_fault else InvalidRequestError
+        return kind(self.message, param=self.param)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import time
 from collections import deque
 
 from aloraserve.diagnosis.account import ReuseAccount
-from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Decision
 from aloraserve.routing.receipts import Outcome, estimate_error_s
 from aloraserve.savings.base import CallSavings
@@ -125,7 +124,7 @@ class Generation:
         try:
             reply = await self._attempt.next_reply()
             if isinstance(reply, EngineRefusal):
-                raise InvalidRequestError(reply.message, param=reply.param)
+                raise reply.error()
         except BaseException:
             await self._end()
             raise

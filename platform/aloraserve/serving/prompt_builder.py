@@ -7,9 +7,8 @@ routing and engines agree on. The tokenizer is passed in: nothing here loads a m
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,12 +16,13 @@ from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_point
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
+from aloraserve.serving.chat_prompts import ChatPrompts, RenderedChat
 from aloraserve.serving.conversation import Resolve, conversation_key
 from aloraserve.serving.encoder import Encoder
-from aloraserve.serving.prompt_cache import Lookup, PromptCache
+from aloraserve.serving.prompt import Prompt
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.structures import check_structure
-from aloraserve.serving.template_support import TEMPLATE_ERRORS, TemplateSupport
+from aloraserve.serving.template_support import TemplateSupport
 from aloraserve.serving.text_cache import TextCache, TokenizedText
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
@@ -36,22 +36,6 @@ TOKENIZED_AT_ONCE = 4_096
 MESSAGE_CHARACTERS = 256
 """What rendering a message costs beside its text, in characters."""
 _NO_KEYS: Sequence[BlockKey] = ()
-_RESERVED = frozenset({"messages", "tools", "return_dict"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A tokenized prompt.
-
-    Args:
-        token_ids: of all of it, an aLoRA's invocation included.
-        activation: index of the first token that the adapter changes, None for the base model.
-        known: keys of its first blocks as the base model has them.
-    """
-
-    token_ids: list[int]
-    activation: int | None
-    known: Sequence[BlockKey] = ()
 
 
 class PromptBuilder:
@@ -75,39 +59,45 @@ class PromptBuilder:
         max_model_len: int,
         resolve: Resolve,
     ) -> None:
-        self._tokenizer = tokenizer
         self._keyspace = keyspace
         self._base_model = base_model
         self._max_model_len = max_model_len
         self._resolve = resolve
         self._encoder = Encoder(tokenizer)
-        self._cache = PromptCache(self._encoder, keyspace, max_tokens=max_model_len)
+        self._chats = ChatPrompts(tokenizer, self._encoder, keyspace, max_tokens=max_model_len)
         self._texts = TextCache(partial(self._encoder.ids, special=True), keyspace, max_tokens=max_model_len)
         self._tokenizing: dict[tuple[str | None, str], asyncio.Task[TokenizedText]] = {}
         self._support = TemplateSupport(tokenizer)
-        # The tokenizer's own arguments: "chat_template" among them would run a program of the client's. Documents are
-        # the one that a request has a field for.
-        self._reserved = (_RESERVED | set(inspect.signature(tokenizer.apply_chat_template).parameters)) - {"documents"}
 
-    async def chat(self, body: ChatRequest, origin: Origin) -> GenerationRequest:
+    async def chat(
+        self, body: ChatRequest, origin: Origin, *, values: Mapping[str, str] | None = None
+    ) -> GenerationRequest:
         """Return the request of a chat body.
 
-        An aLoRA's invocation takes the place of the generation prompt, unless the conversation contains it already.
+        An aLoRA's invocation is placed as its :class:`~aloraserve.adapters.InvocationMode` says, whatever the messages
+        hold.
+
+        Args:
+            body: of the request.
+            origin: where it comes from.
+            values: of the fields of the adapter's instruction, which then follows the messages. None if the last
+                message is the instruction, or if it has no fields.
 
         Raises:
             UnknownModelError: the model is not served.
             InvalidRequestError: the template refuses the messages or would leave some out, the prompt is too long, or
                 the answer cannot have the form that is asked for.
+            InvocationError: the adapter's invocation is not where it was placed.
         """
         adapter = self._adapter(_model_of(body, self._base_model), body, origin)
         self._support.check(body)
         await check_structure(body)
         if _characters(body) > RENDERED_AT_ONCE:
-            return await asyncio.to_thread(self._chat, body, origin, adapter)
-        found = self._look_up(body, origin.caller.cache_salt)
-        if found.new_characters > TOKENIZED_AT_ONCE:
-            return await asyncio.to_thread(self._completed, found, body, origin, adapter)
-        return self._completed(found, body, origin, adapter)
+            return await asyncio.to_thread(self._chat, body, origin, adapter, values)
+        rendered = self._render(body, origin, adapter, values)
+        if self._chats.is_slow(rendered, TOKENIZED_AT_ONCE):
+            return await asyncio.to_thread(self._completed, rendered, body, origin)
+        return self._completed(rendered, body, origin)
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
@@ -141,13 +131,19 @@ class PromptBuilder:
             return None
         return self._resolve(model, tenant=origin.caller.tenant, key=conversation_key(body, origin))
 
-    def _chat(self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None) -> GenerationRequest:
-        return self._completed(self._look_up(body, origin.caller.cache_salt), body, origin, adapter)
-
-    def _completed(
-        self, found: Lookup, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None
+    def _chat(
+        self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None, values: Mapping[str, str] | None
     ) -> GenerationRequest:
-        return self._request(body, origin, self._chat_prompt(found, body, adapter), adapter, field="messages")
+        return self._completed(self._render(body, origin, adapter, values), body, origin)
+
+    def _render(
+        self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None, values: Mapping[str, str] | None
+    ) -> RenderedChat:
+        messages = [message.for_template() for message in body.messages]
+        return self._chats.render(messages, body.template_kwargs(), adapter, origin.caller.cache_salt, values)
+
+    def _completed(self, rendered: RenderedChat, body: ChatRequest, origin: Origin) -> GenerationRequest:
+        return self._request(body, origin, self._chats.complete(rendered), rendered.adapter, field="messages")
 
     def _completion(
         self, body: CompletionRequest, origin: Origin, adapter: AdapterVersion | None, text: TokenizedText | None
@@ -155,35 +151,9 @@ class PromptBuilder:
         prompt = self._completion_prompt(body.one_prompt, adapter, text)
         return self._request(body, origin, prompt, adapter, field="prompt", default_tokens=DEFAULT_MAX_TOKENS)
 
-    def _look_up(self, body: ChatRequest, salt: str | None, *, add_generation_prompt: bool = True) -> Lookup:
-        return self._cache.look_up(self._render_chat(body, add_generation_prompt=add_generation_prompt), salt)
-
-    def _chat_prompt(self, found: Lookup, body: ChatRequest, adapter: AdapterVersion | None) -> _Prompt:
-        token_ids, known = self._cache.complete(found)
-        activation = _activation(token_ids, adapter)
-        if adapter is None or activation is not None:
-            return _Prompt(token_ids, activation, known)
-        # What both renderings begin with is known by now.
-        token_ids, known = self._cache.complete(self._look_up(body, found.salt, add_generation_prompt=False))
-        return _Prompt([*token_ids, *adapter.invocation_ids], len(token_ids), known)
-
-    def _render_chat(self, body: ChatRequest, *, add_generation_prompt: bool) -> str:
-        messages = [message.for_template() for message in body.messages]
-        given = body.template_kwargs()
-        reserved = sorted(self._reserved & set(given))
-        if reserved:
-            raise InvalidRequestError(f"chat_template_kwargs cannot set {reserved[0]!r}", param="chat_template_kwargs")
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **given
-            )
-        except TEMPLATE_ERRORS as error:
-            raise InvalidRequestError(f"the chat template refuses the messages: {error}", param="messages") from None
-        return str(text)
-
     def _completion_prompt(
         self, prompt: str | list[int], adapter: AdapterVersion | None, text: TokenizedText | None
-    ) -> _Prompt:
+    ) -> Prompt:
         if text is None:
             assert not isinstance(prompt, str)
             token_ids, known = self._checked(prompt), _NO_KEYS
@@ -191,8 +161,8 @@ class PromptBuilder:
             token_ids, known = list(text.ids), text.keys
         activation = _activation(token_ids, adapter)
         if adapter is None or activation is not None:
-            return _Prompt(token_ids, activation, known)
-        return _Prompt([*token_ids, *adapter.invocation_ids], len(token_ids), known)
+            return Prompt(token_ids, activation, known)
+        return Prompt([*token_ids, *adapter.invocation_ids], len(token_ids), known)
 
     def _checked(self, token_ids: list[int]) -> list[int]:
         size = self._encoder.size
@@ -205,7 +175,7 @@ class PromptBuilder:
         self,
         body: ChatRequest | CompletionRequest,
         origin: Origin,
-        prompt: _Prompt,
+        prompt: Prompt,
         adapter: AdapterVersion | None,
         *,
         field: str,
@@ -222,7 +192,7 @@ class PromptBuilder:
             is_streamed=bool(body.stream),
         )
 
-    def _call(self, origin: Origin, prompt: _Prompt, adapter: AdapterVersion | None) -> Call:
+    def _call(self, origin: Origin, prompt: Prompt, adapter: AdapterVersion | None) -> Call:
         effect = None
         if adapter is not None and prompt.activation is not None:
             effect = AdapterEffect(adapter.name, adapter.digest, prompt.activation)
@@ -234,6 +204,7 @@ class PromptBuilder:
             adapter=adapter.name if adapter else None,
             session=origin.session,
             base_blocks=None if effect is None else max(effect.activation, 0) // self._keyspace.block_tokens,
+            version=adapter.key if adapter else None,
         )
 
     def _bounded(

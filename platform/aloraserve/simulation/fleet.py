@@ -15,7 +15,7 @@ from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.base import Kind, ReplicaView, RouterFactory, RunContext, SimulatedCall, VisibleFleet
 from aloraserve.simulation.faults import Fault
-from aloraserve.simulation.modelled_engine import ModelledEngine, ModelledRequest, StepResult
+from aloraserve.simulation.modelled_engine import Loading, ModelledEngine, ModelledRequest, StepResult
 from aloraserve.simulation.modelled_replica import ModelledReplica, ReplicaHooks
 from aloraserve.simulation.simulated_loop import SimulatedLoop
 from aloraserve.simulation.workload import Workload
@@ -40,6 +40,7 @@ class FleetSettings:
         scheduling: the order in which every engine begins its calls.
         gateways: of the platform's own router; other projects' routers are one process each.
         tpot_objective_s: of the platform's own cost model; 0: none.
+        loading: who loads adapters.
     """
 
     calibration: Calibration
@@ -50,6 +51,7 @@ class FleetSettings:
     scheduling: Scheduling = field(default_factory=Scheduling)
     gateways: int = 1
     tpot_objective_s: float = TPOT_OBJECTIVE_S
+    loading: Loading = "platform"
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -211,6 +213,7 @@ class ModelledFleet:
             block_tokens=self._workload.settings.block_tokens,
             answer_keys=self._workload.answer_keys,
             scheduling=self._settings.scheduling,
+            loading=self._settings.loading,
         )
 
     def _next_base_call(self) -> None:

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import Holding, ReplicaLoad, anchor
@@ -23,6 +24,7 @@ from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.engine_model.warm_up import warm_up_steps
 from aloraserve.routing.queue_profile import queue_profile
 from aloraserve.routing.scheduling import Scheduling
+from aloraserve.simulation.adapter_loader import AdapterLoader
 from aloraserve.simulation.base import SimulatedCall
 from aloraserve.simulation.event_queue_driver import EventQueueDriver
 from aloraserve.simulation.simulated_loop import SimulatedLoop
@@ -34,6 +36,9 @@ REMEMBERED_REQUESTS = 33
 AnswerKeys = Callable[[SimulatedCall], list[BlockKey]]
 KvEvents = list[tuple[list[Holding], list[BlockKey]]]
 DEFAULT_SCHEDULING = Scheduling()
+Loading = Literal["platform", "engine"]
+"""Who loads an adapter that is not there: the platform before its call reaches the engine, and the one called least
+lately makes room; or the engine amid the step, as vLLM alone does, and the one used longest ago makes room."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -85,6 +90,7 @@ class ModelledEngine:
         answer_keys: gives the keys of the blocks that a call's answer fills.
         scheduling: the order in which calls begin.
         resident: adapters that are loaded from the start, as many as may be.
+        loading: who loads adapters, see :data:`Loading`.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class ModelledEngine:
         answer_keys: AnswerKeys = no_answer_keys,
         scheduling: Scheduling = DEFAULT_SCHEDULING,
         resident: Sequence[str] = (),
+        loading: Loading = "platform",
     ) -> None:
         self.scheduler = Scheduler(
             calibration,
@@ -117,6 +124,9 @@ class ModelledEngine:
         self._kv_tokens = kv_tokens
         self._answer_keys = answer_keys
         self._driver = EventQueueDriver(self.scheduler, loop, self._stepped)
+        self._loader = AdapterLoader(calibration.adapters, self.scheduler.adapter_slots, loop)
+        self._loader.preload(self.scheduler.adapter_slots.resident)
+        self._loads_first = loading == "platform"
         self._requests: dict[RequestId, ModelledRequest] = {}
         self._wanted: Counter[str] = Counter()
         self._queued_tokens = 0
@@ -135,9 +145,19 @@ class ModelledEngine:
         return self.scheduler.adapter_slots.resident
 
     @property
+    def slotted(self) -> tuple[str, ...]:
+        """Names of those that are in slots."""
+        return self.scheduler.adapter_slots.slotted
+
+    @property
     def active_adapters(self) -> tuple[str, ...]:
         """Names of the adapters of requests that wait or run."""
         return tuple(self._wanted)
+
+    @property
+    def adapter_loads(self) -> int:
+        """How many adapters were loaded."""
+        return self.scheduler.adapter_slots.loads + self._loader.loads
 
     @property
     def cache(self) -> BlockCache:
@@ -154,13 +174,13 @@ class ModelledEngine:
         request.queued_tokens, request.queued_s = self._expected(request)
         request.number_s = self._scheduling.number_s(request.queued_s, self._loop.now_s)
         request.priority = self._scheduling.priority(request.queued_s, self._loop.now_s)
-        self._driver.add_requests([request])
         self._requests[call.request] = request
         self._queued_tokens += request.queued_tokens
         self._queued_s += request.queued_s
         self._request_tokens += request.num_prompt_tokens + request.max_tokens
         if call.adapter is not None:
             self._wanted[call.adapter] += 1
+        self._begin(request)
         return request
 
     def cancel(self, request: ModelledRequest) -> None:
@@ -170,10 +190,12 @@ class ModelledEngine:
                 self._prefilled(request)
             self._ended(request)
             self._driver.abort_requests([request.request_id])
+            self._release(request)
 
     def kill(self) -> list[ModelledRequest]:
         """Stop for good; return the requests that had not ended, by their numbers."""
         self._driver.stop()
+        self._loader.stop()
         return sorted(self._requests.values(), key=lambda request: request.call.request)
 
     def load(self) -> ReplicaLoad:
@@ -183,7 +205,7 @@ class ModelledEngine:
         decoding = len(scheduler.running) - scheduler.num_prefilling
         return ReplicaLoad(
             running=decoding,
-            waiting=scheduler.num_waiting + scheduler.num_prefilling,
+            waiting=scheduler.num_waiting + scheduler.num_prefilling + self._loader.num_waiting,
             queued_prefill_tokens=self._queued_tokens,
             kv_usage=self.cache.usage,
             prefill_tokens_per_s=1 / prefill.s_per_token,
@@ -225,6 +247,20 @@ class ModelledEngine:
         answers, context_tokens = self.scheduler.answers
         return model.seconds(StepStats(0.0, answers=answers, context_tokens=context_tokens)) if answers else 0.0
 
+    def _begin(self, request: ModelledRequest) -> None:
+        """Give a request to the scheduler, once its adapter is loaded if the platform does that."""
+        if request.adapter is None or not self._loads_first:
+            self._driver.add_requests([request])
+        else:
+            self._loader.hold(request.adapter, request.request_id, partial(self._begin_loaded, request))
+
+    def _begin_loaded(self, request: ModelledRequest) -> None:
+        self._driver.add_requests([request])
+
+    def _release(self, request: ModelledRequest) -> None:
+        if request.adapter is not None and self._loads_first:
+            self._loader.release(request.adapter, request.request_id)
+
     def _request(self, call: SimulatedCall) -> ModelledRequest:
         return ModelledRequest(
             request_id=call.request,
@@ -254,6 +290,7 @@ class ModelledEngine:
         for request in finished:
             self._ended(request)
             self._services_s.append(request.finished_s - request.scheduled_s)
+            self._release(request)
         self._on_step(StepResult(first_tokens, finished, [_placed(event) for event in outputs.kv_events]))
 
     def _prefilled(self, request: ModelledRequest) -> None:

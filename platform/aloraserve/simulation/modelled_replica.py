@@ -133,7 +133,7 @@ class ModelledReplica:
 
     def _count_engine(self) -> None:
         scheduler = self.engine.scheduler
-        self.adapter_loads += scheduler.adapter_slots.loads
+        self.adapter_loads += self.engine.adapter_loads
         self.busy_s += scheduler.busy_s
 
     def _stepped(self, result: StepResult) -> None:

@@ -94,7 +94,7 @@ class PlatformRouter:
         self._claims += 1
         claim_id = f"{call.request}-{self._claims}"
         session = call.session if self._has_sessions else None
-        routed = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, session)
+        routed = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, session, version=call.adapter)
         # As a load balancer in front of them does.
         gateway = self._gateways[self._claims % len(self._gateways)]
         placement = await gateway.place(routed, claim_id)

@@ -16,6 +16,7 @@ from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.bounds import one_cache, rate_scale_at
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, check_fits
+from aloraserve.simulation.modelled_engine import Loading
 from aloraserve.simulation.router_names import router_factory
 from aloraserve.simulation.summary import Bounds, over_seeds, summarize
 from aloraserve.simulation.trace import MAX_ROWS, GeneratedTrace, TraceRow, read_trace
@@ -44,6 +45,7 @@ class StudySettings:
         scheduling: the order in which the engines begin their calls, under every router.
         tpot_objective_s: of the platform's cost model; 0: none.
         gateways: of the platform's own router.
+        loading: who loads adapters, under every router.
     """
 
     policies: tuple[str, ...]
@@ -59,6 +61,7 @@ class StudySettings:
     scheduling: Scheduling = field(default_factory=Scheduling)
     tpot_objective_s: float = TPOT_OBJECTIVE_S
     gateways: int = 1
+    loading: Loading = "platform"
 
     def __post_init__(self) -> None:
         """Raise SettingsError for a value that makes no sense."""
@@ -79,6 +82,7 @@ class StudySettings:
             self.scheduling,
             self.gateways,
             self.tpot_objective_s,
+            self.loading,
         )
 
     def rows(self, seed: int) -> list[TraceRow]:

@@ -11,7 +11,8 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from itertools import accumulate
 
 from aloraserve.blocks import BlockKey
 from aloraserve.blocks.keys import KEY_BYTES
@@ -32,6 +33,8 @@ class WorkloadSettings:
         rate_scale: how much faster than the trace its turns come.
         invocation_tokens: added to the conversation for an evaluator.
         evaluation_tokens: length of an evaluator's answer.
+        adapter_skew: exponent of Zipf's law: the n-th adapter of a kind is chosen in proportion to n to the minus that
+            power; 0: all alike.
         seed: of which conversation gets which adapters, and of all that is hashed: session ids and block keys.
     """
 
@@ -42,6 +45,7 @@ class WorkloadSettings:
     rate_scale: float = 1.0
     invocation_tokens: int = 8
     evaluation_tokens: int = 8
+    adapter_skew: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,7 +53,8 @@ class WorkloadSettings:
         checks = (
             ("evaluators", 0 <= self.evaluators <= 64, "0 to 64"),
             ("lora_share", 0 <= self.lora_share <= 1, "0 to 1"),
-            ("adapters", 1 <= self.adapters <= 1000, "1 to 1000"),
+            ("adapters", 1 <= self.adapters <= 10_000, "1 to 10000"),
+            ("adapter_skew", 0 <= self.adapter_skew <= 5, "0 to 5"),
             ("block_tokens", self.block_tokens > 0 and ID_TOKENS % self.block_tokens == 0, f"a divisor of {ID_TOKENS}"),
             ("rate_scale", 0 < self.rate_scale <= 1e6, "more than 0, at most 1e6"),
             ("invocation_tokens", 1 <= self.invocation_tokens <= 4096, "1 to 4096"),
@@ -174,17 +179,32 @@ class Workload:
         if abs(exact - loras) > 0.02:
             loras = int(exact) + (chooser.random() < exact - int(exact))
         return [
-            *_draw(chooser, "alora", settings.evaluators - loras, settings.adapters),
-            *_draw(chooser, "lora", loras, settings.adapters),
+            *_draw(chooser, "alora", settings.evaluators - loras, settings.adapters, settings.adapter_skew),
+            *_draw(chooser, "lora", loras, settings.adapters, settings.adapter_skew),
         ]
 
 
-def _draw(chooser: random.Random, kind: Kind, count: int, adapters: int) -> list[tuple[str, Kind]]:
+def _draw(chooser: random.Random, kind: Kind, count: int, adapters: int, skew: float) -> list[tuple[str, Kind]]:
     drawn: list[tuple[str, Kind]] = []
     while len(drawn) < count:
-        some = chooser.sample(range(adapters), min(count - len(drawn), adapters))
+        some = _distinct(chooser, min(count - len(drawn), adapters), adapters, skew)
         drawn += [(f"{kind}-{number}", kind) for number in some]
     return drawn
+
+
+def _distinct(chooser: random.Random, count: int, adapters: int, skew: float) -> list[int]:
+    if skew <= 0:
+        return chooser.sample(range(adapters), count)
+    found: dict[int, None] = {}
+    while len(found) < count:
+        found[chooser.choices(range(adapters), cum_weights=_zipf(adapters, skew))[0]] = None
+    return list(found)
+
+
+@lru_cache(maxsize=16)
+def _zipf(adapters: int, skew: float) -> list[float]:
+    """Return the weights of ranks 1 to ``adapters``, each added to those before it."""
+    return list(accumulate((1 + rank) ** -skew for rank in range(adapters)))
 
 
 def _digest(parent: BlockKey, content: bytes, count: int) -> list[BlockKey]:

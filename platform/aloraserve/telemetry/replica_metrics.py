@@ -15,8 +15,8 @@ from aloraserve.directory.base import LEASE_TTL_S, Directory, ReplicaLoad, Repli
 from aloraserve.directory.ingest import Ingest, IngestStats
 from aloraserve.directory.mirror import Mirror
 from aloraserve.directory.wrapper import DirectoryWrapper
+from aloraserve.telemetry.adapter_metrics import AdapterMetrics
 from aloraserve.telemetry.instruments import Instruments
-from aloraserve.telemetry.labels import BoundedNames
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 
@@ -26,7 +26,6 @@ class ReplicaMetrics(Instruments):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
-        self.adapters = BoundedNames()
         self.queue = self.histogram(
             "aloraserve_queue_seconds",
             "Time from a call's arrival at the replica until its prefill began.",
@@ -41,9 +40,6 @@ class ReplicaMetrics(Instruments):
         )
         self.decode = self.histogram(
             "aloraserve_decode_seconds", "Time from a call's first token to its last.", ["kind"], _BUCKETS
-        )
-        self.adapter_loads = self.counter(
-            "aloraserve_adapter_loads_total", "Adapters that were found loaded and were not before.", ["adapter"]
         )
 
 
@@ -116,7 +112,6 @@ _PENDING = ("aloraserve_ingest_pending", "Changes that wait to be pushed.")
 _DROPS = ("aloraserve_ingest_dropped_events", "Engine events that could not be placed, by cause.")
 _SILENCE = ("aloraserve_directory_silence_seconds", "Time since the directory last took a heartbeat: its staleness.")
 _LEASE = ("aloraserve_lease_alive", "Whether that is within the lease, 1 or 0.")
-_RESIDENT = ("aloraserve_adapter_resident", "1 for each adapter that is loaded.")
 
 
 class ReplicaReadings(Collector):
@@ -125,12 +120,12 @@ class ReplicaReadings(Collector):
     Scrapes come on another thread: only what is never changed in place, or is one number, is read.
 
     Args:
-        metrics: of the replica, for its adapters' labels and loads.
+        adapters: names what is loaded.
         clock: seconds that never go back.
     """
 
-    def __init__(self, metrics: ReplicaMetrics, clock: Callable[[], float] = time.monotonic) -> None:
-        self._metrics = metrics
+    def __init__(self, adapters: AdapterMetrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._adapters = adapters
         self._clock = clock
         self._state = ReplicaState("", "")
         self._taken_at = clock()
@@ -143,8 +138,6 @@ class ReplicaReadings(Collector):
 
     def publishing(self, state: ReplicaState) -> None:
         """Note a state, whether the directory will take it or not."""
-        for name in set(state.resident) - set(self._state.resident):
-            self._metrics.adapter_loads.labels(self._metrics.adapters.label(name)).inc()
         self._state = state
 
     def published(self) -> None:
@@ -162,7 +155,7 @@ class ReplicaReadings(Collector):
             CounterMetricFamily(*_DROPS, labels=["cause"]),
             GaugeMetricFamily(*_SILENCE),
             GaugeMetricFamily(*_LEASE),
-            GaugeMetricFamily(*_RESIDENT, labels=["adapter"]),
+            self._adapters.family(),
         ]
 
     def collect(self) -> Iterable[Metric]:
@@ -172,17 +165,11 @@ class ReplicaReadings(Collector):
         silence_s = self._clock() - self._taken_at
         yield GaugeMetricFamily(*_SILENCE, value=silence_s)
         yield GaugeMetricFamily(*_LEASE, value=float(silence_s < LEASE_TTL_S))
-        yield self._residents()
+        yield self._adapters.family(self._state)
         if self._ingest is not None and self._mirror is not None:
             yield from _counters(_INGEST, self._ingest.stats)
             yield GaugeMetricFamily(*_PENDING, value=self._ingest.pending)
             yield _drops(self._mirror)
-
-    def _residents(self) -> Metric:
-        family = GaugeMetricFamily(*_RESIDENT, labels=["adapter"])
-        for label in sorted({self._metrics.adapters.label(name) for name in self._state.resident}):
-            family.add_metric([label], 1.0)
-        return family
 
 
 class StateWatcher(DirectoryWrapper):

@@ -8,6 +8,7 @@ from typing import Any
 
 from aloraserve.errors import (
     AdapterConflictError,
+    AdapterNotLoadedError,
     AdapterSourceError,
     AloraserveError,
     AuthenticationError,
@@ -16,6 +17,7 @@ from aloraserve.errors import (
     DirectoryUnavailableError,
     DrainingError,
     InvalidRequestError,
+    InvocationError,
     MediaTypeError,
     NotPermittedError,
     OverloadedError,
@@ -70,7 +72,10 @@ _MAP: dict[type[AloraserveError], _Row] = {
     DrainingError: _Row(
         503, "overloaded_error", "draining", {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
     ),
+    InvocationError: _Row(422, "invalid_request_error", "invocation_not_found"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
+    # OpenAI's clients send again what failed with a 5xx, unless they are told not to.
+    AdapterNotLoadedError: _Row(503, "server_error", "adapter_not_loaded", {"x-should-retry": "false"}),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),
 }
 

@@ -231,6 +231,20 @@ MUTANTS = (
         "test_reloads.py::test_a_request_from_before_a_reload_does_not_bring_the_old_weights_back",
     ),
     Mutant(
+        "slots: a load takes the slot of an adapter that runs",
+        "patches/slots.py",
+        "if _IS_LOAD.get() and",
+        "if False and",
+        "test_slots.py::test_an_adapter_that_is_loaded_takes_no_slot_of_another",
+    ),
+    Mutant(
+        "slots: a step takes the slot of an adapter that it runs",
+        "patches/slots.py",
+        "active.touch(lora_request.lora_int_id)",
+        "pass",
+        "test_slots.py::test_a_step_takes_no_slot_of_an_adapter_that_it_runs",
+    ),
+    Mutant(
         "generations: a name for each load instead of a digest",
         "reloads.py",
         "generation = self._digest(lora_request) or _unique()",

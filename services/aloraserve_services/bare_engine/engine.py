@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from aloraserve.adapters import AdapterRegistry
-from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
@@ -105,7 +104,7 @@ class BareEngine:
         async with contextlib.aclosing(self.engine.generate(call, self._priority(call))) as replies:
             async for reply in replies:
                 if isinstance(reply, EngineRefusal):
-                    raise InvalidRequestError(reply.message, param=reply.param)
+                    raise reply.error()
                 assert isinstance(reply, EngineChunk)
                 if is_first:
                     counts.prompt += request.prompt_tokens

@@ -68,7 +68,7 @@ def reply_message(number: int, reply: EngineReply) -> ReplyMessage:
     if isinstance(reply, EngineChunk):
         return _chunk_message(number, reply)
     if isinstance(reply, EngineRefusal):
-        return Refusal(number, reply.message, reply.param)
+        return Refusal(number, reply.message, reply.param, reply.is_adapter_fault)
     return Unavailable(number, reply.message)
 
 
@@ -105,7 +105,7 @@ def engine_reply(message: ReplyMessage) -> EngineReply:
             savings=message.savings,
         )
     if isinstance(message, Refusal):
-        return EngineRefusal(message.message, message.param)
+        return EngineRefusal(message.message, message.param, message.is_adapter_fault)
     return EngineUnavailable(message.message)
 
 

@@ -139,6 +139,7 @@ class Refusal(Message, frozen=True, tag=10):
     number: int
     message: str
     param: str | None = None
+    is_adapter_fault: bool = False
 
 
 class Unavailable(Message, frozen=True, tag=11):

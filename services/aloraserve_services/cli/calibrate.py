@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-from aloraserve.adapters.folder import MAX_ADAPTERS
 from aloraserve.engine_model.calibration import AdapterTimes, Calibration
 from aloraserve.engine_model.fitting import decode_error, fit_decode, fit_prefill, prefill_error
 from aloraserve_services.cli.client import StreamingClient
@@ -97,7 +96,7 @@ def calibration(plan: FleetPlan, name: str, figures: EngineFigures) -> Calibrati
         adapters=AdapterTimes(
             load_s=figures.adapter_load_s,
             slots=settings.max_loras,
-            resident=max(MAX_ADAPTERS, settings.max_loras),
+            resident=settings.max_loaded_adapters,
         ),
         kv_tokens=kv_tokens(plan),
         block_tokens=settings.block_tokens,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.box import SIMPLE
@@ -18,11 +18,13 @@ from rich.table import Table
 
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.engine_model.calibration import load as load_calibration
+from aloraserve.engine_model.calibration import parse as parse_calibration
 from aloraserve.errors import SettingsError
 from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import AGEING, Scheduling
 from aloraserve.simulation.demo_replay import DemoReplay, median_error, read_calls
 from aloraserve.simulation.faults import parse_faults
+from aloraserve.simulation.modelled_engine import Loading
 from aloraserve.simulation.plot import write_plot
 from aloraserve.simulation.router_names import chosen_names, router_factory
 from aloraserve.simulation.study import PolicyFigures, StudyProgress, StudySettings, parse_seeds, run_study
@@ -48,6 +50,18 @@ def simulate(
     evaluators: Annotated[int, typer.Option(help="Adapter calls after each answer.")] = 3,
     lora_share: Annotated[float, typer.Option(help="Share of them that are plain LoRA.")] = 1 / 3,
     adapters: Annotated[int, typer.Option(help="Distinct adapters of each kind.")] = 4,
+    adapter_skew: Annotated[
+        float, typer.Option(help="Exponent of Zipf's law in how often each is called; 0: all alike.")
+    ] = 0.0,
+    adapter_slots: Annotated[
+        int | None, typer.Option(help="Distinct adapters that one engine runs at once; default: the calibration's.")
+    ] = None,
+    adapters_loaded: Annotated[
+        int | None, typer.Option(help="Adapters in the memory of each replica's host; default: the calibration's.")
+    ] = None,
+    adapter_loading: Annotated[
+        str, typer.Option(help="Who loads adapters: the platform before the call, or the engine amid a step, as vLLM.")
+    ] = "platform",
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(help="Runs with consecutive seeds; gives 95 % intervals.")] = 1,
     block_tokens: Annotated[int, typer.Option(help="Tokens per block; divides 512.")] = 64,
@@ -86,7 +100,7 @@ def simulate(
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     # A folded table is not readable: without a terminal, or on a narrow one, its lines are longer.
     out.width = max(out.width, TABLE_WIDTH)
-    times = load_calibration(calibration)
+    times = _with_adapters(load_calibration(calibration), adapter_slots, adapters_loaded)
     if against is not None:
         _show_against(out, against, times, chosen_names(policy or [DEFAULT_POLICY])[0], json)
         return
@@ -103,6 +117,7 @@ def simulate(
             evaluators=evaluators,
             lora_share=lora_share,
             adapters=adapters,
+            adapter_skew=adapter_skew,
             block_tokens=block_tokens,
             rate_scale=1.0 if rate_scale is None else rate_scale,
             seed=seed,
@@ -113,6 +128,7 @@ def simulate(
         scheduling=_scheduling(scheduling_policy, priority_ageing),
         tpot_objective_s=tpot_objective_ms / 1000,
         gateways=gateways,
+        loading=_loading(adapter_loading),
     )
     started = time.monotonic()
     with show_progress(err) as on_progress:
@@ -124,6 +140,19 @@ def simulate(
     if plot is not None:
         write_plot(plot, figures, title(settings, figures))
         out.print(f"drawn to {plot}")
+
+
+def _with_adapters(times: Calibration, slots: int | None, loaded: int | None) -> Calibration:
+    """Return the calibration with room for other numbers of adapters."""
+    given = {name: value for name, value in (("slots", slots), ("resident", loaded)) if value is not None}
+    content = times.model_dump() | {"adapters": times.adapters.model_dump() | given}
+    return parse_calibration(jsons.dumps(content), "with --adapter-slots and --adapters-loaded")
+
+
+def _loading(name: str) -> Loading:
+    if name not in get_args(Loading):
+        raise SettingsError(f"adapter_loading is {name!r}; {' or '.join(get_args(Loading))} is accepted")
+    return cast(Loading, name)
 
 
 def _scheduling(policy: str, ageing: float) -> Scheduling:
@@ -238,6 +267,8 @@ def _content(settings: StudySettings, figures: list[PolicyFigures]) -> dict[str,
             "calibration": settings.calibration.name,
             "workload": asdict(settings.workload),
             "scheduling": asdict(settings.scheduling),
+            "loading": settings.loading,
+            "adapters": settings.calibration.adapters.model_dump(),
             "tpot_objective_ms": 1000 * settings.tpot_objective_s,
             "faults": [asdict(fault) | {"end_s": min(fault.end_s, 1e12)} for fault in settings.faults],
         },

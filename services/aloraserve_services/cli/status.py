@@ -14,6 +14,9 @@ from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJs
 from aloraserve_services.cli.reaching import reaching
 from aloraserve_services.local.address import authorization
 
+MAX_SHOWN = 50
+"""Adapters; ``--json`` has all."""
+
 
 @takes_settings("state_dir")
 def status(chosen: ChosenSettings, url: PlatformUrl = None, json: PrintJson = False) -> None:
@@ -93,11 +96,7 @@ def show(console: Console, url: str, content: dict[str, Any]) -> None:
     replicas = sorted(content["replicas"], key=lambda state: state["label"])
     console.print(_replicas(replicas, content["block_tokens"]))
     for state in replicas:
-        console.print(
-            f"{state['label']} has resident: {', '.join(state['resident']) or 'no adapter'}",
-            markup=False,
-            soft_wrap=True,
-        )
+        console.print(_loaded(state), markup=False, soft_wrap=True)
     console.print(_adapters(content))
     for refused in content["refused"]:
         console.print(f"refused: {refused['name']}: {refused['reason']}", style="red", markup=False)
@@ -122,11 +121,30 @@ def _replicas(replicas: list[dict[str, Any]], block_tokens: int) -> Table:
     return table
 
 
+def _loaded(state: dict[str, Any]) -> str:
+    names = state["resident"]
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return f"{state['label']} has loaded: {', '.join(names[:MAX_SHOWN]) or 'no adapter'}{more}"
+
+
 def _adapters(content: dict[str, Any]) -> Table:
     table = Table(title="adapters", title_justify="left")
-    for head in ("adapter", "kind", "rank", "weights"):
+    for head in ("adapter", "kind", "rank", "weights", "loaded on"):
         table.add_column(head)
-    for adapter in content["adapters"]:
+    # Those that are warm first: of thousands, most are not.
+    shown = sorted(content["adapters"], key=lambda adapter: not adapter["loaded"])[:MAX_SHOWN]
+    for adapter in sorted(shown, key=lambda adapter: str(adapter["name"])):
         weights = "untrained" if adapter["untrained"] else "trained"
-        table.add_row(adapter["name"], adapter["kind"], str(adapter["rank"]), weights)
+        table.add_row(adapter["name"], adapter["kind"], str(adapter["rank"]), weights, _places(adapter["loaded"]))
+    if more := len(content["adapters"]) - len(shown):
+        table.caption = f"and {more:,} more"
     return table
+
+
+def _places(loaded: list[dict[str, Any]]) -> str:
+    """Return where an adapter is, the replicas where it is in a slot first."""
+    if not loaded:
+        return "none (cold)"
+    by_level = {level: [place["replica"] for place in loaded if place["level"] == level] for level in ("slot", "host")}
+    text = "; ".join(f"{level}: {', '.join(replicas)}" for level, replicas in by_level.items() if replicas)
+    return f"{text}; pinned" if any(place["pinned"] for place in loaded) else text

@@ -10,8 +10,9 @@ Invariants, for every engine:
   soon after the step.
 - Each step that computed something is reported soon after it ended, once, with its own time: how busy this process or
   its event loop is does not change what is reported.
-- A call's adapter version was added before. One that gave way to others loads again by itself when it is called. At
-  most ``adapter_slots`` distinct ones run at once. Two versions of one adapter are two adapters.
+- A call's adapter version was added before and is removed after it; no more than ``adapter_capacity`` are there at any
+  time. So the engine never has to choose one that leaves, and never loads one amid a step. At most ``adapter_slots``
+  distinct ones run at once. Two versions of one adapter are two adapters.
 
 All methods are called on one event loop.
 """
@@ -19,12 +20,15 @@ All methods are called on one event loop.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import EventBatch
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
+
+Level = Literal["slot", "host"]
+"""A version in a slot can run in the next step; one in the host's memory is copied into a slot first."""
 
 
 class Engine(Protocol):
@@ -43,6 +47,11 @@ class Engine(Protocol):
     @property
     def adapter_slots(self) -> int:
         """Distinct adapters that may run at once, 0 without adapters."""
+        ...
+
+    @property
+    def adapter_capacity(self) -> int:
+        """Versions that may be loaded at once; at least one, and at least ``adapter_slots``."""
         ...
 
     @property
@@ -74,7 +83,10 @@ class Engine(Protocol):
         ...
 
     async def add_adapter(self, version: AdapterVersion) -> None:
-        """Load a version, so that it can be called; others may run meanwhile.
+        """Load a version into the host's memory, so that it can be called; others may run meanwhile.
+
+        Args:
+            version: fewer than ``adapter_capacity`` others are loaded.
 
         Raises:
             InvalidAdapterError: the engine cannot load it; nothing has changed.
@@ -85,8 +97,8 @@ class Engine(Protocol):
         """Unload a version that no call runs with; calls for it are an error from now on."""
         ...
 
-    async def resident(self) -> tuple[str, ...]:
-        """Return the names of the adapters of which a version is loaded, sorted."""
+    async def levels(self) -> dict[str, Level]:
+        """Return where each version is that is loaded, by its key: in a slot, or in the host's memory alone."""
         ...
 
     async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.base import CallSavings
 from aloraserve.savings.meter import SavingsMeter
-from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply, EngineUnavailable
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import Engine, EngineParts
 from aloraserve_services.engine.gaps import GapCloser
@@ -98,13 +97,11 @@ async def load_adapters(
         max_requests: how many requests it runs at once.
         scheduling: the order in which it begins the calls that wait.
     """
-    started = time.perf_counter()
-    count = await adapters.load()
+    await adapters.load()
     return EngineFacts(
         max_requests,
         kv_tokens=engine.kv_tokens,
         adapter_slots=engine.adapter_slots,
-        adapter_load_s=(time.perf_counter() - started) / count if count else 0.0,
         step_tokens=engine.step_tokens,
         scheduling=scheduling,
     )
@@ -157,8 +154,8 @@ class EngineHost:
             self._learner,
             step_tokens=facts.step_tokens,
         )
-        self._residency = Residency(self._engine.resident)
-        adapters.observe(self._residency.adapter_used)
+        self._residency = Residency(self._engine.levels)
+        adapters.notify(self._residency.adapter_used)
         self._gaps = GapCloser(self.empty_cache)
         self._heartbeat = Heartbeat(self.ingest, self._progress, self._state, answer_held_s=answer_held_s)
         self._begin_observing: Callable[[EngineCall], ObservedCall] = lambda call: _UNOBSERVED
@@ -202,13 +199,17 @@ class EngineHost:
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
-        if call.adapter is not None and (problem := await self._adapters.hold(call.adapter)) is not None:
-            yield EngineUnavailable(problem)
-            return
         priority = self._accept(call)
         observed = self._begin_observing(call)
+        holds = False
         reported_by = 0
         try:
+            if call.adapter is not None:
+                if (problem := await self._adapters.hold(call.adapter)) is not None:
+                    yield problem
+                    return
+                holds = True
+            self._measure(call)
             async with contextlib.aclosing(self._engine.generate(call, priority)) as replies:
                 async for reply in replies:
                     if isinstance(reply, EngineChunk):
@@ -225,7 +226,7 @@ class EngineHost:
                             await self._heartbeat.reported(reported_by)
                     yield reply
         finally:
-            self._end(call)
+            self._end(call, holds=holds)
             observed.end()
 
     async def empty_cache(self, *, preempt: bool = False) -> bool:
@@ -239,33 +240,39 @@ class EngineHost:
         """Note a call; return its priority in the engine."""
         prompt_tokens = len(call.token_ids)
         held = self.mirror.overlap(call.keys) * self._block_tokens
-        name, version = (None, None) if call.adapter is None else (call.adapter.name, call.adapter.engine_name)
-        priority = self._progress.accept(call.request_id, prompt_tokens, held, name)
+        adapter = None if call.adapter is None else call.adapter.key
+        return self._progress.accept(call.request_id, prompt_tokens, held, adapter)
+
+    def _measure(self, call: EngineCall) -> None:
+        """Have a call's savings worked out; its adapter is loaded."""
+        version = None if call.adapter is None else call.adapter.engine_name
         invocation = () if call.adapter is None else self._adapters.invocation_ids(call.adapter)
         self._meter.accept(call.request_id, call.token_ids, call.keys, version, call.cache_salt, invocation)
         # After the engine has the call: it computes meanwhile.
         asyncio.get_running_loop().call_soon(self._meter.prepare, call.request_id)
-        return priority
 
     def _first_token(self, call: EngineCall, chunk: EngineChunk) -> CallSavings | None:
         self._progress.first_token(call.request_id, chunk.prefill_s)
         return self._meter.first_token(call.request_id, chunk.cached_tokens)
 
-    def _end(self, call: EngineCall) -> None:
+    def _end(self, call: EngineCall, *, holds: bool) -> None:
         self._progress.end(call.request_id)
         self._meter.end(call.request_id)
-        if call.adapter is not None:
+        if call.adapter is not None and holds:
             self._adapters.release(call.adapter)
             self._residency.adapter_used()
 
     def _state(self) -> ReplicaState:
+        resident = tuple(version.key for version in self._adapters.versions)
         return ReplicaState(
             self._identity.replica,
             incarnation="",
             label=self._identity.label,
-            load=self._progress.load(self._engine.kv_usage),
-            resident=self._residency.names,
+            load=self._progress.load(self._engine.kv_usage, self._adapters.load_s),
+            resident=resident,
             active_adapters=self._progress.active_adapters(),
+            slotted=tuple(key for key in self._residency.slotted if key in resident),
+            pinned=tuple(version.key for version in self._adapters.pinned),
         )
 
     async def _learn_from_fleet(self) -> None:

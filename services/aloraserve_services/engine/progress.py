@@ -35,7 +35,6 @@ class EngineFacts:
         max_requests: how many it runs at once.
         kv_tokens: tokens that its KV cache has room for, 0 if unknown.
         adapter_slots: distinct adapters that it runs at once, 0 without adapters.
-        adapter_load_s: how long loading one took, 0 if unknown.
         step_tokens: tokens that one step computes at most, 0 if unknown.
         scheduling: the order in which it begins the calls that wait.
     """
@@ -43,7 +42,6 @@ class EngineFacts:
     max_requests: int
     kv_tokens: int = 0
     adapter_slots: int = 0
-    adapter_load_s: float = 0.0
     step_tokens: int = 0
     scheduling: Scheduling = field(default_factory=Scheduling)
 
@@ -104,7 +102,7 @@ class Progress:
             request_id: of the call.
             prompt_tokens: its prompt's length.
             held_tokens: of those, expected to be cached; at least one token is always computed.
-            adapter: the name of its adapter.
+            adapter: the key of its adapter's version.
         """
         held_tokens = min(held_tokens, prompt_tokens - 1)
         now, scheduling, model = self._clock(), self._facts.scheduling, self._learner.model()
@@ -162,11 +160,16 @@ class Progress:
             del self._reported[next(iter(self._reported))]
 
     def active_adapters(self) -> tuple[str, ...]:
-        """Return the names of the adapters of accepted requests, sorted."""
+        """Return the keys of the adapter versions of accepted requests, sorted."""
         return tuple(sorted({running.adapter for running in self._running.values() if running.adapter is not None}))
 
-    def load(self, kv_usage: float) -> ReplicaLoad:
-        """Return the load to publish; ``kv_usage`` is the engine's own share, 0 to 1."""
+    def load(self, kv_usage: float, adapter_load_s: float = 0.0) -> ReplicaLoad:
+        """Return the load to publish.
+
+        Args:
+            kv_usage: the engine's own share, 0 to 1.
+            adapter_load_s: how long loading an adapter takes, 0 if unknown.
+        """
         waiting = [running for running in self._running.values() if not running.is_prefilled]
         model = self._learner.model() or StepModel()
         facts, prefill = self._facts, model.prefill
@@ -186,7 +189,7 @@ class Progress:
             kv_tokens=facts.kv_tokens,
             running_tokens=sum(request.prompt_tokens + request.generated for request in self._running.values()),
             adapter_slots=facts.adapter_slots,
-            adapter_load_s=facts.adapter_load_s,
+            adapter_load_s=adapter_load_s,
             service_s=_median(self._services_s),
             step_tokens=facts.step_tokens,
             prefill_samples=self._learner.quality.samples,

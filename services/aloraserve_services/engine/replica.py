@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from prometheus_client import REGISTRY
 
+from aloraserve.adapters.stored import check_stored
 from aloraserve.directory.base import Directory
 from aloraserve.routing.cells import cell_of
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
@@ -20,6 +21,7 @@ from aloraserve_services.channel.server import ChannelServer
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
 from aloraserve_services.engine.host import EngineHost, ReplicaIdentity, join_fleet, load_adapters
+from aloraserve_services.engine.loading_rules import loading_rules
 from aloraserve_services.engine.opening import open_vllm
 from aloraserve_services.engine.replica_telemetry import ReplicaTelemetry
 from aloraserve_services.node import node_ip
@@ -64,7 +66,8 @@ class EngineReplica:
         self._closing.callback(parts.engine.shutdown)
         registry = await asyncio.to_thread(plan.open_registry)
         await registry.begin()
-        adapters = EngineAdapters(parts.engine, registry)
+        adapters = EngineAdapters(parts.engine, registry, loading_rules(settings), check=check_stored)
+        adapters.observe(telemetry.adapters)
         facts = await load_adapters(parts.engine, adapters, plan.max_requests, plan.scheduling)
         self._host = EngineHost(identity, plan.keyspace, directory, parts, adapters, facts)
         self._closing.callback(self._host.stop)

@@ -12,6 +12,7 @@ from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.settings import Settings
+from aloraserve.telemetry.adapter_metrics import AdapterMetrics
 from aloraserve.telemetry.directory import DirectoryMetrics, ObservedDirectory
 from aloraserve.telemetry.endpoints import EndpointRegistry
 from aloraserve.telemetry.logs import bind_request
@@ -32,6 +33,9 @@ class ReplicaTelemetry:
         endpoints: where processes with metrics are listed.
         registry: where the replica's metrics are registered.
         tracing: of this process.
+
+    Attributes:
+        adapters: to be told what becomes of the engine's adapters.
     """
 
     def __init__(
@@ -48,12 +52,14 @@ class ReplicaTelemetry:
         self._process = ObservedProcess(settings, ROLE, label, node_ip, tracing)
         self._metrics = ReplicaMetrics(registry)
         self._calls = DirectoryMetrics(registry)
-        self._readings = ReplicaReadings(self._metrics)
+        self.adapters = AdapterMetrics(registry)
+        self._readings = ReplicaReadings(self.adapters)
         if settings.metrics:
             registry.register(self._readings)
         else:
             self._metrics.turn_off()
             self._calls.turn_off()
+            self.adapters.turn_off()
 
     def directory(self, directory: Directory) -> Directory:
         """Return the directory with its calls timed and what is published read."""

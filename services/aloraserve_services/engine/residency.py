@@ -1,27 +1,29 @@
-"""Which adapters an engine has loaded: asked for after calls that may have changed that."""
+"""Which of an engine's adapters are in its slots: asked for after calls that may have changed that."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from aloraserve_services.engine.base import Level
+
 RESIDENCY_S = 1.0
 """Between two questions; each costs the engine a step."""
 
 
 class Residency:
-    """The loaded adapters as last seen.
+    """The versions in slots as last seen.
 
     Args:
-        ask: returns their names, as :meth:`~aloraserve_services.engine.base.Engine.resident` does.
+        ask: returns where each is, as :meth:`~aloraserve_services.engine.base.Engine.levels` does.
         every_s: see :data:`RESIDENCY_S`.
 
     Attributes:
-        names: of the loaded adapters.
+        slotted: keys of the versions in slots, sorted.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[tuple[str, ...]]], *, every_s: float = RESIDENCY_S) -> None:
-        self.names: tuple[str, ...] = ()
+    def __init__(self, ask: Callable[[], Awaitable[dict[str, Level]]], *, every_s: float = RESIDENCY_S) -> None:
+        self.slotted: tuple[str, ...] = ()
         self._ask = ask
         self._every_s = every_s
         self._adapter_used = asyncio.Event()
@@ -33,7 +35,8 @@ class Residency:
     async def look(self) -> None:
         """Ask now."""
         self._adapter_used.clear()
-        self.names = await self._ask()
+        levels = await self._ask()
+        self.slotted = tuple(sorted(key for key, level in levels.items() if level == "slot"))
 
     async def run(self) -> None:
         """Ask after calls with adapters, until cancelled."""

@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aloraserve.adapters import AdapterRegistry
-from aloraserve.directory.base import Directory
+from aloraserve.directory.adapter_places import adapter_places, named
+from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownReceiptError
 from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.tenants import Caller, Role, Tenants
@@ -79,8 +80,11 @@ class AdminRoutes:
 
     async def replicas(self, request: Request) -> Response:
         """Say what each replica holds and does; what ``aloraserve status`` shows."""
-        self._check(request)
+        tenant = self._check(request).tenant
+        adapters = [version for version in self._adapters.all() if self._adapters.sees(tenant, version.name)]
         states, lost = await self._states()
+        places = adapter_places([state for state, _ in states])
+        names = {adapter.key: adapter.name for adapter in adapters}
         content = {
             "model": self._plan.served_name,
             "dtype": self._plan.dtype,
@@ -88,7 +92,7 @@ class AdminRoutes:
             "block_tokens": self._plan.keyspace.block_tokens,
             "directory": _reachability(lost, len(self._directories)),
             "known": list(self._replicas()),
-            "replicas": states,
+            "replicas": [asdict(named(state, names)) | {"cell": cell} for state, cell in states],
             "adapters": [
                 {
                     "name": adapter.name,
@@ -96,10 +100,15 @@ class AdminRoutes:
                     "rank": adapter.rank,
                     "digest": adapter.digest,
                     "untrained": adapter.untrained,
+                    "loaded": [place._asdict() for place in places.get(adapter.key, ())],
                 }
-                for adapter in self._adapters.all()
+                for adapter in adapters
             ],
-            "refused": [asdict(adapter) for adapter in self._adapters.refused()],
+            "refused": [
+                asdict(adapter)
+                for adapter in self._adapters.refused()
+                if self._adapters.sees(tenant, adapter.name.partition("@")[0])
+            ],
         }
         return _json(content)
 
@@ -139,10 +148,10 @@ class AdminRoutes:
         """Give the gateway's metrics to Prometheus."""
         return Response(self._metrics(), media_type=CONTENT_TYPE)
 
-    async def _states(self) -> tuple[list[dict[str, Any]], int]:
-        """Return every replica's state, with its cell, and how many cells' directories do not answer."""
+    async def _states(self) -> tuple[list[tuple[ReplicaState, int]], int]:
+        """Return every replica's state and cell, and how many cells' directories do not answer."""
         found = await asyncio.gather(*[directory.states() for directory in self._directories], return_exceptions=True)
-        states: list[dict[str, Any]] = []
+        states: list[tuple[ReplicaState, int]] = []
         lost = 0
         for cell, of_cell in enumerate(found):
             if isinstance(of_cell, DirectoryUnavailableError):
@@ -150,7 +159,7 @@ class AdminRoutes:
             elif isinstance(of_cell, BaseException):
                 raise of_cell
             else:
-                states += [asdict(state) | {"cell": cell} for state in of_cell]
+                states += [(state, cell) for state in of_cell]
         return states, lost
 
     def _check(self, request: Request, role: Role = Role.TENANT) -> Caller:

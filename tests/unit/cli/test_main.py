@@ -100,7 +100,7 @@ REPLICAS = {
             },
         }
     ],
-    "adapters": [{"name": "safety", "kind": "alora", "rank": 8, "digest": "ab", "untrained": True}],
+    "adapters": [{"name": "safety", "kind": "alora", "rank": 8, "digest": "ab", "untrained": True, "loaded": []}],
     "refused": [{"name": "broken", "reason": "[no] weights"}],
 }
 

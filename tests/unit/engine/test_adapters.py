@@ -12,12 +12,17 @@ from support.engine_host import PLAIN, RecordingDirectory, engine_call, simulate
 
 from aloraserve.adapters import AdapterRef, AdapterVersion, StaticRegistry
 from aloraserve.errors import InvalidAdapterError
-from aloraserve.serving.engine_messages import EngineChunk, EngineUnavailable
-from aloraserve_services.engine.adapters import MAX_FAILED, MAX_REASON, EngineAdapters
+from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal, EngineUnavailable
+from aloraserve_services.engine.adapters import MAX_FAILED, MAX_REASON, RETRY_S, EngineAdapters
+from aloraserve_services.engine.loading_rules import LoadingRules
 from aloraserve_services.engine.simulated.engine import SimulatedEngine
 
 CHANGED = replace(PLAIN, digest="other digest of plain")
 REASON = "/state/other: LoRA rank 512 is greater than max_lora_rank 16.\n" + "at line 1\n" * 100
+NOT_HERE = EngineUnavailable("a replica does not have the version of adapter 'plain' that is served")
+NOT_LOADED = EngineRefusal(
+    "adapter 'other-0' cannot be loaded: the engine cannot load it: ValueError", "model", is_adapter_fault=True
+)
 OTHERS = [replace(PLAIN, name=f"other-{number}", digest=f"digest {number}") for number in range(3)]
 
 
@@ -27,14 +32,18 @@ class Engine(SimulatedEngine):
     bad: set[str]
     done: list[tuple[str, str]]
     asked: asyncio.Event
+    may_add: asyncio.Event
     may_remove: asyncio.Event
+    most: int
+    """Versions that were loaded at once."""
 
     @classmethod
     def made(cls) -> Engine:
         engine, _ = simulated_parts(cls)
         assert isinstance(engine, cls)
         engine.bad, engine.done, engine.asked = set(), [], asyncio.Event()
-        engine.may_remove = asyncio.Event()
+        engine.may_add, engine.may_remove, engine.most = asyncio.Event(), asyncio.Event(), 0
+        engine.may_add.set()
         engine.may_remove.set()
         return engine
 
@@ -43,6 +52,8 @@ class Engine(SimulatedEngine):
         self.asked.set()
         if version.engine_name in self.bad:
             raise InvalidAdapterError("the engine cannot load it: ValueError") from ValueError(REASON)
+        await self.may_add.wait()
+        self.most = max(self.most, len(await self.levels()) + 1)
         await super().add_adapter(version)
 
     async def remove_adapter(self, version: AdapterVersion) -> None:
@@ -84,7 +95,7 @@ async def until_added(engine: Engine, version: AdapterVersion) -> None:
 async def test_as_many_as_may_run_at_once_are_loaded_at_the_start(engine: Engine) -> None:
     adapters = EngineAdapters(engine, StaticRegistry(OTHERS))
     assert await adapters.load() == engine.adapter_slots == 2
-    assert await engine.resident() == ("other-0", "other-1")
+    assert await engine.levels() == {OTHERS[0].key: "slot", OTHERS[1].key: "slot"}
 
 
 async def test_another_one_loads_when_it_is_called(engine: Engine) -> None:
@@ -110,7 +121,7 @@ async def test_one_that_cannot_be_loaded_hides_no_other_and_is_tried_once(
     registry.publish([PLAIN, *OTHERS[:2]])
     await until_added(engine, OTHERS[1])
     for _ in range(3):
-        assert await adapters.hold(OTHERS[0].ref) == "the engine cannot load it: ValueError"
+        assert await adapters.hold(OTHERS[0].ref) == NOT_LOADED
     assert engine.done.count(("add", OTHERS[0].engine_name)) == 1
     assert await adapters.hold(OTHERS[1].ref) is None
 
@@ -122,7 +133,7 @@ async def test_an_engines_own_words_on_a_failed_load_reach_the_log_and_no_client
     registry.publish([OTHERS[0]])
     engine.bad = {OTHERS[0].engine_name}
     with capture_logs() as logs:
-        assert await adapters.hold(OTHERS[0].ref) == "the engine cannot load it: ValueError"
+        assert await adapters.hold(OTHERS[0].ref) == NOT_LOADED
     (logged,) = [line for line in logs if line["event"] == "adapter_not_loaded"]
     assert logged["adapter"] == OTHERS[0].engine_name
     assert logged["reason"].startswith("/state/other: LoRA rank 512 is greater than max_lora_rank 16. at")
@@ -131,7 +142,7 @@ async def test_an_engines_own_words_on_a_failed_load_reach_the_log_and_no_client
 
 async def test_a_version_that_the_registry_has_never_seen_cannot_be_had(adapters: EngineAdapters) -> None:
     await adapters.load()
-    assert await adapters.hold(CHANGED.ref) == ("a replica does not have the version of adapter 'plain' that is served")
+    assert await adapters.hold(CHANGED.ref) == NOT_HERE
 
 
 async def test_a_version_that_is_not_served_any_more_can_be_had_as_long_as_it_is_found(
@@ -215,6 +226,203 @@ async def test_failures_that_are_remembered_are_bounded(engine: Engine) -> None:
     assert len(adapters._failed) <= MAX_FAILED
 
 
+async def test_one_leaves_before_another_comes_and_the_engine_never_has_more_than_it_may(engine: Engine) -> None:
+    """Else the engine chooses, and loads that one again amid a step."""
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS))
+    await adapters.load()
+    await adapters.hold(OTHERS[0].ref)
+    assert await adapters.hold(OTHERS[2].ref) is None
+    assert engine.done[2:] == [("remove", OTHERS[1].engine_name), ("add", OTHERS[2].engine_name)]
+    assert engine.most == engine.adapter_capacity == 2
+
+
+async def test_a_call_waits_while_calls_need_all_that_may_be_loaded(engine: Engine) -> None:
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS))
+    for version in OTHERS[:2]:
+        await adapters.hold(version.ref)
+    waiting = asyncio.create_task(adapters.hold(OTHERS[2].ref))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    assert await adapters.hold(OTHERS[0].ref) is None, "who has its version does not wait behind it"
+    adapters.release(OTHERS[1].ref)
+    async with asyncio.timeout(5):
+        assert await waiting is None
+    assert engine.done[2:] == [("remove", OTHERS[1].engine_name), ("add", OTHERS[2].engine_name)]
+    assert engine.most == 2
+
+
+async def test_calls_that_come_together_load_their_version_once_and_one_that_goes_away_harms_none(
+    engine: Engine,
+) -> None:
+    engine.may_add.clear()
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS))
+    first, second = (asyncio.create_task(adapters.hold(OTHERS[0].ref)) for _ in range(2))
+    await until_added(engine, OTHERS[0])
+    first.cancel()
+    engine.may_add.set()
+    async with asyncio.timeout(5):
+        assert await second is None
+    assert engine.done == [("add", OTHERS[0].engine_name)]
+    adapters.release(OTHERS[0].ref)
+    for version in OTHERS[1:]:
+        await adapters.hold(version.ref)
+    assert ("remove", OTHERS[0].engine_name) in engine.done, "the call that went away holds nothing"
+
+
+async def test_adapters_that_take_turns_beyond_what_fits_are_each_loaded_and_none_leaves_under_its_call(
+    engine: Engine,
+) -> None:
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS))
+
+    async def call(number: int) -> None:
+        version = OTHERS[number % len(OTHERS)]
+        assert await adapters.hold(version.ref) is None
+        await asyncio.sleep(0)
+        assert version.key in await engine.levels()
+        adapters.release(version.ref)
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(call(number) for number in range(60)))
+    assert engine.most <= 2
+
+
+async def test_damaged_files_fail_their_own_calls_before_the_engine_sees_them(engine: Engine) -> None:
+    def check(version: AdapterVersion) -> int:
+        if version == OTHERS[0]:
+            raise InvalidAdapterError("its stored files are damaged")
+        return 0
+
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS), check=check)
+    assert await adapters.load() == 1
+    refusal = EngineRefusal("adapter 'other-0' cannot be loaded: its stored files are damaged", "model", True)
+    assert await adapters.hold(OTHERS[0].ref) == refusal
+    assert await adapters.hold(OTHERS[1].ref) is None
+    assert engine.done == [("add", OTHERS[1].engine_name)]
+
+
+async def test_a_disk_that_fails_is_this_replica_s_fault_and_tried_again(engine: Engine) -> None:
+    faults = [OSError(5, "Input/output error")]
+
+    def check(version: AdapterVersion) -> int:
+        if faults:
+            raise InvalidAdapterError("it cannot be read") from faults.pop()
+        return 0
+
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS), check=check)
+    assert await adapters.hold(OTHERS[0].ref) == EngineUnavailable(
+        "adapter 'other-0' cannot be loaded: it cannot be read"
+    )
+    assert await adapters.hold(OTHERS[0].ref) is None
+
+
+async def test_one_that_could_not_be_loaded_is_tried_again_after_a_while(engine: Engine) -> None:
+    now = 0.0
+    engine.bad = {OTHERS[0].engine_name}
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS), clock=lambda: now)
+    assert await adapters.hold(OTHERS[0].ref) == NOT_LOADED
+    engine.bad.clear()
+    now = RETRY_S - 1
+    assert await adapters.hold(OTHERS[0].ref) == NOT_LOADED
+    now = RETRY_S + 1
+    assert await adapters.hold(OTHERS[0].ref) is None
+
+
+async def test_one_that_is_larger_than_all_that_may_be_loaded_is_refused_with_both_sizes(engine: Engine) -> None:
+    rules = LoadingRules(max_bytes=1000)
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS), rules, check=lambda version: 1001)
+    refusal = await adapters.hold(OTHERS[0].ref)
+    assert isinstance(refusal, EngineRefusal)
+    assert "its files have 1001 bytes; a replica loads 1000 at most" in refusal.message
+
+
+async def test_bytes_bound_what_is_loaded(engine: Engine) -> None:
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS), LoadingRules(max_bytes=1000), check=lambda version: 600)
+    for version in OTHERS[:2]:
+        assert await adapters.hold(version.ref) is None
+        adapters.release(version.ref)
+    assert adapters.versions == [OTHERS[1]]
+
+
+async def test_pinned_ones_are_loaded_first_and_stay(engine: Engine) -> None:
+    pinned = replace(OTHERS[2], loading="pinned")
+    adapters = EngineAdapters(engine, StaticRegistry([*OTHERS[:2], pinned]))
+    await adapters.load()
+    assert engine.done[0] == ("add", pinned.engine_name)
+    for version in OTHERS[:2]:
+        await adapters.hold(version.ref)
+        adapters.release(version.ref)
+    assert ("remove", pinned.engine_name) not in engine.done
+    assert adapters.pinned == [pinned]
+
+
+async def test_a_setting_pins_by_name_and_one_place_is_left_to_the_others(engine: Engine) -> None:
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS), LoadingRules(pinned=["other-1", "other-2"]))
+    await adapters.load()
+    assert [version.name for version in adapters.pinned] == ["other-1"]
+    assert await adapters.hold(OTHERS[0].ref) is None
+
+
+async def test_a_label_that_changes_pins_and_unpins_what_is_loaded(
+    registry: StaticRegistry, adapters: EngineAdapters, following: Callable[[], None]
+) -> None:
+    await adapters.load()
+    for loading, pinned in (("pinned", [PLAIN.engine_name]), ("on demand", [])):
+        registry.publish([replace(PLAIN, loading=loading)])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert [version.engine_name for version in adapters.pinned] == pinned
+
+
+async def test_a_new_version_of_a_loaded_adapter_is_loaded_before_it_is_called_and_no_other_is(
+    engine: Engine, registry: StaticRegistry
+) -> None:
+    registry.publish([PLAIN, OTHERS[0]])
+    adapters = EngineAdapters(engine, registry)
+    await adapters.load()
+    task = asyncio.create_task(adapters.follow())
+    await asyncio.sleep(0)
+    registry.publish([CHANGED, *OTHERS])
+    await until_added(engine, CHANGED)
+    await asyncio.sleep(0)
+    assert not {("add", version.engine_name) for version in OTHERS[1:]} & set(engine.done)
+    task.cancel()
+
+
+async def test_what_became_of_adapters_is_reported(engine: Engine) -> None:
+    class Observer:
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, str]] = []
+
+        def hit(self, version: AdapterVersion) -> None:
+            self.seen.append(("hit", version.name))
+
+        def loaded(self, version: AdapterVersion, seconds: float) -> None:
+            self.seen.append(("loaded", version.name))
+
+        def evicted(self, version: AdapterVersion) -> None:
+            self.seen.append(("evicted", version.name))
+
+        def failed(self, version: AdapterVersion) -> None:
+            self.seen.append(("failed", version.name))
+
+    observer = Observer()
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS))
+    adapters.observe(observer)
+    await adapters.load()
+    await adapters.hold(OTHERS[1].ref)
+    engine.bad = {OTHERS[2].engine_name}
+    await adapters.hold(OTHERS[2].ref)
+    assert observer.seen == [
+        ("loaded", "other-0"),
+        ("loaded", "other-1"),
+        ("hit", "other-1"),
+        ("evicted", "other-0"),
+        ("failed", "other-2"),
+    ]
+    assert adapters.load_s > 0
+
+
 class TestInAReplica:
     async def test_a_call_is_answered_by_the_version_that_it_names(self) -> None:
         async with started_host(RecordingDirectory(), PLAIN) as started:
@@ -230,7 +438,7 @@ class TestInAReplica:
     async def test_a_call_for_a_version_that_cannot_be_had_is_another_replica_s(self) -> None:
         async with started_host(RecordingDirectory(), PLAIN) as started:
             (reply,) = await started.answer(engine_call(adapter=CHANGED))
-            assert reply == EngineUnavailable("a replica does not have the version of adapter 'plain' that is served")
+            assert reply == NOT_HERE
 
     async def test_a_call_ends_with_the_weights_that_it_began_with(self) -> None:
         async with started_host(RecordingDirectory(), PLAIN) as started:
@@ -254,7 +462,7 @@ class TestInAReplica:
         async with started_host(directory, PLAIN) as started:
             started.registry.publish([PLAIN, OTHERS[0]])
             async with asyncio.timeout(10):
-                while directory.published[-1].resident != ("other-0", "plain"):
+                while set(directory.published[-1].resident) != {OTHERS[0].key, PLAIN.key}:
                     await directory.until(len(directory.published) + 1)
 
 

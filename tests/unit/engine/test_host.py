@@ -94,7 +94,7 @@ async def test_calls_are_settled_with_the_first_heartbeats_that_reach_the_direct
                 await directory.until(len(directory.settled) + 1)
         await directory.until(len(directory.settled) + 3)
         assert reports(directory, before)["r"] == 2, "a claim that was late may come after the first"
-        assert ("plain",) in [state.active_adapters for state in directory.published]
+        assert (PLAIN.key,) in [state.active_adapters for state in directory.published]
         assert directory.published[-1].active_adapters == ()
 
 

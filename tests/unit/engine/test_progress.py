@@ -69,8 +69,8 @@ def test_nothing_to_do_means_no_load_and_no_rate(progress: Progress) -> None:
 
 
 def test_what_is_known_of_the_engine_is_published_with_the_load(clock: Clock) -> None:
-    facts = EngineFacts(8, kv_tokens=4096, adapter_slots=2, adapter_load_s=0.5)
-    load = Progress(facts, StepLearner(), clock).load(0.0)
+    facts = EngineFacts(8, kv_tokens=4096, adapter_slots=2)
+    load = Progress(facts, StepLearner(), clock).load(0.0, adapter_load_s=0.5)
     assert (load.max_requests, load.kv_tokens, load.adapter_slots, load.adapter_load_s) == (8, 4096, 2, 0.5)
 
 

@@ -1,9 +1,10 @@
-"""Which adapters are loaded is asked for after calls that may have changed that, and not otherwise."""
+"""Which adapters are in slots is asked for after calls that may have changed that, and not otherwise."""
 
 from __future__ import annotations
 
 import asyncio
 
+from aloraserve_services.engine.base import Level
 from aloraserve_services.engine.residency import Residency
 
 
@@ -14,10 +15,10 @@ class Loaded:
         self.questions = 0
         self.asked = asyncio.Event()
 
-    async def ask(self) -> tuple[str, ...]:
+    async def ask(self) -> dict[str, Level]:
         self.questions += 1
         self.asked.set()
-        return tuple(f"adapter-{number}" for number in range(self.questions))
+        return {"elsewhere": "host"} | {f"adapter-{number}": "slot" for number in range(self.questions)}
 
 
 async def test_adapters_are_asked_for_after_one_was_used() -> None:
@@ -27,10 +28,10 @@ async def test_adapters_are_asked_for_after_one_was_used() -> None:
     async with asyncio.timeout(5):
         await loaded.asked.wait()
         await asyncio.sleep(0.02)
-        assert (loaded.questions, residency.names) == (1, ("adapter-0",)), "no call, no question"
+        assert (loaded.questions, residency.slotted) == (1, ("adapter-0",)), "no call, no question"
         loaded.asked.clear()
         residency.adapter_used()
         await loaded.asked.wait()
         await asyncio.sleep(0)
-    assert residency.names == ("adapter-0", "adapter-1")
+    assert residency.slotted == ("adapter-0", "adapter-1")
     running.cancel()

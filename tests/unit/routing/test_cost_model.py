@@ -15,7 +15,7 @@ from aloraserve.routing.cost_model import FEW_SAMPLES, CostModel, overlap_tokens
 from aloraserve.routing.prefill_model import PrefillModel
 
 CALL = Call(prompt_tokens=512, block_tokens=16, keys=[bytes([n]) * 16 for n in range(32)])
-ADAPTED = replace(CALL, adapter="safety")
+ADAPTED = replace(CALL, adapter="safety", version="safety")
 COSTS = CostModel(default_tokens_per_s=1000.0, service_s=2.0)
 
 

@@ -34,10 +34,11 @@ def candidate(
     claims: int = 0,
     blocks: int = 0,
     resident: tuple[str, ...] = (),
+    active: tuple[str, ...] = (),
     **load: Any,
 ) -> Candidate:
     loaded = ReplicaLoad(prefill_tokens_per_s=1000.0, **load)
-    state = ReplicaState(replica, "1", f"engine-{replica}", loaded, resident, held_blocks=blocks)
+    state = ReplicaState(replica, "1", f"engine-{replica}", loaded, resident, blocks, active)
     return Candidate(state, held, max(held, claimed), tokens, held, claims)
 
 
@@ -204,14 +205,14 @@ def test_a_prefix_is_left_the_less_readily_the_more_its_copy_evicts() -> None:
 
 def test_an_adapter_is_loaded_where_a_long_prefix_is() -> None:
     holder = candidate("h", held=30, resident=("other",), adapter_load_s=0.1)
-    decision = ExpectedTtft().decide(call(7, adapter="safety"), [holder, candidate("r", resident=("safety",))])
+    decision = ExpectedTtft().decide(call(7, version="safety"), [holder, candidate("r", resident=("safety",))])
     assert decision.rank == ["h", "r"]
     assert decision.estimates[0].adapter_s == pytest.approx(0.1)
 
 
 def test_a_short_prefix_is_prefilled_where_the_adapter_is() -> None:
     holder = candidate("h", held=4, resident=("other",), adapter_load_s=1.0)
-    decision = ExpectedTtft().decide(call(7, adapter="safety"), [holder, candidate("r", resident=("safety",))])
+    decision = ExpectedTtft().decide(call(7, version="safety"), [holder, candidate("r", resident=("safety",))])
     assert decision.rank == ["r", "h"]
     assert decision.reason == "engine-h holds 64 tokens but would have to load the adapter"
 
@@ -261,7 +262,7 @@ def test_of_many_candidates_the_shortlist_has_the_one_with_the_least_to_do(
         queue_s = one.state.load.queued_prefill_s
         return queue_s + (512 - one.held_blocks * 16) * 0.01 + (0.5 if "a" not in one.state.resident else 0.0)
 
-    shown = ExpectedTtft().decide(replace(CALL, adapter="a"), candidates).rank
+    shown = ExpectedTtft().decide(replace(CALL, adapter="a", version="a"), candidates).rank
     by_name = {one.state.replica: work_s(one) for one in candidates}
     assert len(shown) == ExpectedTtftTuning().shortlist
     assert min(by_name[name] for name in shown) == min(by_name.values())
@@ -370,3 +371,40 @@ def test_a_replica_whose_warm_up_was_disturbed_gets_calls_and_can_measure_again(
 def test_room_decides_finely_only_while_a_replica_is_idle(running: int, chosen: set[str]) -> None:
     fleet = [candidate(name, blocks=blocks, running=running, kv_tokens=8192) for name, blocks in (("a", 0), ("b", 20))]
     assert {rank(*fleet, call=call(number))[0] for number in range(20)} == chosen
+
+
+class TestAdapters:
+    """Where calls of an adapter go that some replicas have loaded, or none."""
+
+    CALL = replace(CALL, adapter="safety", version="safety")
+
+    def test_a_call_goes_where_its_adapter_is(self) -> None:
+        candidates = [candidate("a", adapter_load_s=0.1), candidate("b", resident=("safety",), adapter_load_s=0.1)]
+        assert rank(*candidates, call=self.CALL) == ["b", "a"]
+
+    def test_another_version_of_the_adapter_is_no_help(self) -> None:
+        old, new = (candidate(name, resident=(name,), adapter_load_s=0.1) for name in ("old", "new"))
+        assert rank(old, new, call=replace(CALL, adapter="safety", version="new")) == ["new", "old"]
+
+    def test_a_hot_adapter_is_loaded_on_one_more_replica_when_its_queue_costs_more_than_the_load(self) -> None:
+        def ranked(queued: int) -> list[str]:
+            holder = candidate("h", resident=("safety",), adapter_load_s=0.4, queued_prefill_tokens=queued)
+            return rank(holder, candidate("other", adapter_load_s=0.4), call=self.CALL)
+
+        assert ranked(500) == ["h", "other"], "0.5 s in the queue: less than the load and what it evicts"
+        assert ranked(2000) == ["other", "h"]
+
+    def test_a_cold_adapter_s_calls_go_to_one_replica_whatever_their_conversations(self) -> None:
+        """Gateways that have not heard of each other's choice yet have it loaded once."""
+        candidates = [candidate(name, adapter_load_s=0.4) for name in "abcd"]
+        chosen = {
+            rank(*candidates, call=replace(self.CALL, keys=[bytes([number]) * 16 for _ in range(32)]))[0]
+            for number in range(20)
+        }
+        assert len(chosen) == 1
+        others = {rank(*candidates, call=replace(self.CALL, version=f"adapter-{number}"))[0] for number in range(40)}
+        assert others == set("abcd"), "and different ones to different replicas"
+
+    def test_a_load_under_way_is_better_than_one_that_has_not_begun(self) -> None:
+        loading = candidate("z", adapter_load_s=1.0, active=("safety",))
+        assert rank(candidate("a", adapter_load_s=1.0), loading, call=self.CALL) == ["z", "a"]

@@ -97,14 +97,12 @@ async def test_an_absent_invocation_takes_the_place_of_the_generation_prompt(cha
     assert effect_of(prompt) == AdapterEffect("safety", "digest of safety", len(RENDERED))
 
 
-async def test_a_present_invocation_is_not_appended_again(chat: Ask) -> None:
-    prompt = await chat("safety", "is <s> this safe")
-    assert text_of(prompt) == "u:is <s> this safe\na:"
-    assert prompt.activation == len("u:is ")
-
-
-async def test_the_last_of_several_invocations_counts(chat: Ask) -> None:
-    assert (await chat("safety", "<s> <s> x")).activation == len("u:<s> ")
+@pytest.mark.parametrize("content", ["is <s> this safe", "<s>", "<s> <s> x", "x<s>"])
+async def test_an_invocation_that_a_client_writes_does_not_count(chat: Ask, content: str) -> None:
+    prompt = await chat("safety", content)
+    assert text_of(prompt) == f"u:{content}\n<s>"
+    assert prompt.activation == len(f"u:{content}\n")
+    assert effect_of(prompt) == AdapterEffect("safety", "digest of safety", prompt.activation)
 
 
 async def test_a_sibling_s_invocation_is_not_its_own(chat: Ask) -> None:
@@ -335,7 +333,7 @@ async def test_an_alora_on_a_conversation_tokenizes_what_is_new() -> None:
     encode = encoder.ids
     encoder.ids = lambda text, **options: encoded.append(text) or encode(text, **options)  # type: ignore[method-assign]
     safety = await asked.chat(parsed(messages=messages, model="safety"), ORIGIN)
-    assert encoded == ["<|end|>\n<|start|>assistant\n", "<|end|>\n"]
+    assert encoded == ["<|end|>\n"]
     assert safety.token_ids[: safety.activation] == base.token_ids[: safety.activation]
     assert safety.keys == SPACE.keys(safety.token_ids, adapter=effect(safety))
 

@@ -83,3 +83,33 @@ def test_a_killed_engine_does_nothing_more(fixture: Fixture, make_call: MakeCall
     assert fixture.engine.kill() == requests
     fixture.queue.run()
     assert fixture.steps == []
+
+
+def test_a_load_holds_up_its_own_call_alone(fixture: Fixture, make_call: MakeCall) -> None:
+    """It begins after 0.5 s; the other one does not wait for it, as it would for a load amid the step."""
+    adapted = fixture.engine.submit(make_call(64, 1, adapter="a", kind="lora"))
+    base = fixture.engine.submit(make_call(64, 1, stream=1))
+    fixture.queue.run()
+    assert base.first_token_s == pytest.approx(0.074)
+    assert adapted.first_token_s == pytest.approx(0.5 + 0.074)
+    assert fixture.engine.adapter_loads == 1
+
+
+def test_calls_wait_while_all_that_is_loaded_is_needed(fixture: Fixture, make_call: MakeCall) -> None:
+    """Two adapters are loaded at most, and the third waits for an end."""
+    requests = [
+        fixture.engine.submit(make_call(64, 60, stream=number, adapter=name, kind="lora"))
+        for number, name in enumerate("abc")
+    ]
+    fixture.queue.run()
+    first_ended_s = min(requests[0].finished_s, requests[1].finished_s)
+    assert requests[2].first_token_s == pytest.approx(first_ended_s + 0.5 + 0.074, abs=0.03)
+    assert fixture.engine.adapter_loads == 3
+    assert set(fixture.engine.resident) == {"b", "c"}
+
+
+def test_an_engine_that_is_killed_amid_a_load_loads_nothing(fixture: Fixture, make_call: MakeCall) -> None:
+    request = fixture.engine.submit(make_call(64, 5, adapter="a", kind="lora"))
+    assert fixture.engine.kill() == [request]
+    fixture.queue.run()
+    assert (fixture.steps, fixture.engine.adapter_loads) == ([], 0)

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from aloraserve.telemetry.adapter_metrics import AdapterMetrics
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.replica_metrics import ReplicaMetrics, ReplicaReadings
@@ -37,9 +38,10 @@ def of_instruments(group: Instruments) -> dict[str, Row]:
 def defined() -> dict[str, Row]:
     """Return the same of the code."""
     replica = ReplicaMetrics(CollectorRegistry())
-    groups = (GatewayMetrics(CollectorRegistry()), replica, DirectoryMetrics(CollectorRegistry()))
+    adapters = AdapterMetrics(CollectorRegistry())
+    groups = (GatewayMetrics(CollectorRegistry()), replica, adapters, DirectoryMetrics(CollectorRegistry()))
     found = {name: row for group in groups for name, row in of_instruments(group).items()}
-    for family in ReplicaReadings(replica).describe():
+    for family in ReplicaReadings(adapters).describe():
         end = "_total" if family.type == "counter" else ""
         found[family.name + end] = (family.type, frozenset(family._labelnames or ()))  # type: ignore[attr-defined]
     return found
@@ -50,7 +52,7 @@ def test_every_metric_is_documented_with_its_type_and_labels() -> None:
 
 
 def test_what_is_read_at_a_scrape_is_what_was_described() -> None:
-    readings = ReplicaReadings(ReplicaMetrics(CollectorRegistry()))
+    readings = ReplicaReadings(AdapterMetrics(CollectorRegistry()))
     described = {family.name for family in readings.describe()}
     assert {family.name for family in readings.collect()} <= described
 

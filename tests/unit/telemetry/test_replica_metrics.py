@@ -11,8 +11,8 @@ from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve.telemetry.labels import BoundedNames
-from aloraserve.telemetry.replica_metrics import ReplicaMetrics, ReplicaReadings, StateWatcher
+from aloraserve.telemetry.adapter_metrics import AdapterMetrics
+from aloraserve.telemetry.replica_metrics import ReplicaReadings, StateWatcher
 
 
 class Gone(MemoryDirectory):
@@ -31,8 +31,7 @@ class Scraped:
     def __init__(self) -> None:
         self.now = 100.0
         self.registry = CollectorRegistry()
-        self.metrics = ReplicaMetrics(self.registry)
-        self.readings = ReplicaReadings(self.metrics, lambda: self.now)
+        self.readings = ReplicaReadings(AdapterMetrics(self.registry), lambda: self.now)
         self.registry.register(self.readings)
         self.behind = Gone()
         self.directory = StateWatcher(self.behind, self.readings)
@@ -59,7 +58,6 @@ async def test_the_last_published_state_is_shown(scraped: Scraped) -> None:
         "resident_adapters": 1,
     }.items():
         assert scraped.value(name) == value
-    assert scraped.value("adapter_resident", adapter="safety") == 1
 
 
 async def test_a_directory_that_takes_no_heartbeat_is_silent_until_the_lease_is_lost(scraped: Scraped) -> None:
@@ -75,22 +73,6 @@ async def test_a_directory_that_takes_no_heartbeat_is_silent_until_the_lease_is_
     scraped.behind.is_gone = False
     await scraped.directory.publish(ReplicaState("a", "1"))
     assert (scraped.value("directory_silence_seconds"), scraped.value("lease_alive")) == (0, 1)
-
-
-async def test_an_adapter_counts_as_loaded_each_time_it_appears(scraped: Scraped) -> None:
-    for resident in (("x",), ("x",), ("x", "y"), ("y",), ("x", "y")):
-        await scraped.directory.publish(ReplicaState("a", "1", resident=resident))
-    loads = {name: scraped.value("adapter_loads_total", adapter=name) for name in "xy"}
-    assert loads == {"x": 2, "y": 1}
-
-
-async def test_adapters_beyond_the_limit_are_one_series(scraped: Scraped) -> None:
-    scraped.metrics.adapters = BoundedNames(1)
-    await scraped.directory.publish(ReplicaState("a", "1", resident=("x",)))
-    await scraped.directory.publish(ReplicaState("a", "1", resident=("x", "y", "z")))
-    assert scraped.value("adapter_resident", adapter="other") == 1
-    assert scraped.value("adapter_resident", adapter="z") is None
-    assert scraped.value("adapter_loads_total", adapter="other") == 2
 
 
 async def test_lost_events_are_counted(scraped: Scraped) -> None:

@@ -44,6 +44,13 @@ INVALID = [
     "the prompt has no tokens; at least 1 is needed",
     "the prompt has 9000 tokens; the model's context holds 8192, answer included",
     "max_tokens is 25, but after the prompt's 40 tokens the model's context of 64 has room for 24",
+    "the messages hold the text of a special token of the model, which its tokenizer takes for the token "
+    "itself; leave out <|im_end|>, <|im_start|> and the like",
+    "a value of the instruction repeats the part of it that invokes; leave it out",
+    "a value of the instruction holds the adapter's invocation, '<s>', which has the same tokens however it is "
+    "written; leave it out",
+    "the adapter's instruction has the field 'criteria', which has no value; end the messages with the whole "
+    "instruction",
     # queries
     "limit is '0'; 1 to 1000 are accepted",
     "window is '2d'; 1m to 24h are accepted, such as 90s, 15m or 1h",
@@ -168,6 +175,10 @@ EXAMPLES = {
         "this needs a key of the setting admin_keys; a tenant key is not sufficient",
         "on a public address this needs a key of the setting admin_keys; none is set",
     ],
+    "InvocationError": [
+        "adapter 'safety' cannot act: its invocation '<safety>' belongs in the prompt's generation prompt, but its "
+        "tokens [1, 2] are not there; they are of another tokenizer or chat template than the base model has",
+    ],
     "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that each gateway routed are kept"],
     "OverloadedError": [
         "too many requests are queued; retry later",
@@ -201,7 +212,9 @@ STATUS = {
     errors.AuthenticationError: 401,
     errors.NotPermittedError: 403,
     errors.UnknownReceiptError: 404,
+    errors.InvocationError: 422,
     errors.OverloadedError: 429,
+    errors.AdapterNotLoadedError: 503,
     errors.ReplicaLostError: 502,
     errors.DirectoryUnavailableError: 503,
     errors.DrainingError: 503,

@@ -17,12 +17,14 @@ from vllm_alora.patches import (
     runner_v1,
     runner_v2,
     served_models,
+    slots,
     worker_lora,
 )
 
 _PATCHES = (
     peft_config,
     worker_lora,
+    slots,
     front_end,
     beam_search,
     served_models,

@@ -19,6 +19,7 @@ from vllm_alora.adapter_config import Invocation
 from vllm_alora.adapter_files import local_folder
 from vllm_alora.adapters import MAX_KNOWN
 from vllm_alora.patches.seam import replace
+from vllm_alora.patches.slots import loaded, loading_between_steps
 
 _LATEST = "_alora_loaded_in_place"
 _INVOCATIONS = "_alora_invocations"
@@ -69,10 +70,11 @@ def _wrap_add(original: Any) -> Any:
         if not lora_request.load_inplace:
             lora_request = latest.get(lora_request.lora_int_id, lora_request)
         load = _Load(lora_request, [])
-        token = _LOADING.set(load)
+        token, slots_token = _LOADING.set(load), loading_between_steps()
         try:
             added = original(self, lora_request)
         finally:
+            loaded(slots_token)
             _LOADING.reset(token)
         if load.invocations:
             known = self.__dict__.setdefault(_INVOCATIONS, LRUCache(MAX_KNOWN))

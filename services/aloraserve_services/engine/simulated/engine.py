@@ -30,6 +30,7 @@ from aloraserve.engine_model.scheduler import Scheduler
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.routing.scheduling import SchedulingPolicy
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
+from aloraserve_services.engine.base import Level
 from aloraserve_services.engine.simulated.answer_words import Answer, AnswerWords
 from aloraserve_services.engine.simulated.asyncio_driver import AsyncioDriver
 from aloraserve_services.engine.simulated.block_chain import BlockChain
@@ -102,6 +103,11 @@ class SimulatedEngine:
         return self._times.adapters.slots
 
     @property
+    def adapter_capacity(self) -> int:
+        """Versions that may be loaded at once."""
+        return self._times.adapters.resident
+
+    @property
     def step_tokens(self) -> int:
         """Tokens that one step computes at most."""
         return self._times.max_num_batched_tokens
@@ -134,11 +140,12 @@ class SimulatedEngine:
         del self._versions[version.engine_name]
         self.scheduler.adapter_slots.unload(version.engine_name)
 
-    async def resident(self) -> tuple[str, ...]:
+    async def levels(self) -> dict[str, Level]:
         """See the contract."""
+        slots = self.scheduler.adapter_slots
         # A call that waited while its version was removed loads it again: that one is loaded, and no longer called.
-        loaded = self._versions.keys() & self.scheduler.adapter_slots.resident
-        return tuple(sorted({self._versions[name].name for name in loaded}))
+        loaded = self._versions.keys() & slots.resident
+        return {self._versions[name].key: "slot" if name in slots.slotted else "host" for name in loaded}
 
     async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
         """Drop every cached block; what runs is computed again if it is preempted."""

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from aloraserve.adapters import AdapterVersion
-from aloraserve.adapters.folder import MAX_ADAPTERS
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.errors import InvalidAdapterError
 from aloraserve.serving.engine_messages import (
@@ -21,6 +20,7 @@ from aloraserve.serving.engine_messages import (
 )
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve.wire.structured import StructuredOutput
+from aloraserve_services.engine.base import Level
 from aloraserve_services.engine.parent_watch import PARENT_VARIABLE
 from aloraserve_services.engine.vllm.reporting_scheduler import SCHEDULER
 from aloraserve_services.engine.vllm.step_observer import StepObserver
@@ -95,8 +95,10 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
             # Also with an empty folder: adapters may come.
             "enable_lora": True,
             "max_loras": settings.max_loras,
-            # Nothing is set aside for these; what is served stays in the host's memory once it was loaded.
-            "max_cpu_loras": max(MAX_ADAPTERS, settings.max_loras),
+            # Nothing is set aside for these. If there were more, vLLM would evict one by itself and load it again amid
+            # a step; ``EngineAdapters`` unloads one before it loads another.
+            "max_cpu_loras": settings.max_loaded_adapters,
+            "worker_extension_cls": "aloraserve_services.engine.vllm.slots_extension.SlotsExtension",
             # Linears that no adapter changes would be computed with zeros.
             "lora_target_modules": sorted(plan.limits.modules),
             "max_lora_rank": plan.limits.rank,
@@ -148,6 +150,11 @@ class VllmEngine:
         return 0 if self._plan.limits is None else self._plan.settings.max_loras
 
     @property
+    def adapter_capacity(self) -> int:
+        """Versions that may be loaded at once."""
+        return self._plan.settings.max_loaded_adapters
+
+    @property
     def step_tokens(self) -> int:
         """Tokens that one step computes at most."""
         return int(self._llm.vllm_config.scheduler_config.max_num_batched_tokens)
@@ -157,7 +164,7 @@ class VllmEngine:
         self._steps.observe = observe
 
     async def add_adapter(self, version: AdapterVersion) -> None:
-        """See the contract. vLLM would load it with its first call, too; what it cannot load then ends the engine."""
+        """See the contract. vLLM calls it between two steps, and what it raises there comes back here."""
         try:
             await self._llm.add_lora(lora_request(version))
         except Exception as error:
@@ -172,12 +179,14 @@ class VllmEngine:
         del self._versions[version.engine_id]
         await self._llm.remove_lora(version.engine_id)
 
-    async def resident(self) -> tuple[str, ...]:
+    async def levels(self) -> dict[str, Level]:
         """See the contract."""
         if self._plan.limits is None:
-            return ()
-        loaded = self._versions.keys() & await self._llm.list_loras()
-        return tuple(sorted({self._versions[number].name for number in loaded}))
+            return {}
+        # Each worker has the same; the first one's will do.
+        loaded, slotted = (await self._llm.collective_rpc("adapter_levels"))[0]
+        known = {number: self._versions[number].key for number in loaded if number in self._versions}
+        return {key: "slot" if number in slotted else "host" for number, key in known.items()}
 
     async def reset_prefix_cache(self, *, preempt: bool = False) -> bool:
         """Drop every cached block; return whether that worked.
