@@ -42,7 +42,7 @@ class AliasRequest(RequestPart, frozen=True, kw_only=True):
 
 
 class ReasonRequest(RequestPart, frozen=True, kw_only=True):
-    """A change that needs nothing but a reason, and not even that."""
+    """A change that needs a reason at most: ``{}`` will do."""
 
     reason: ShortText = ""
 

@@ -131,9 +131,7 @@ class AdapterRoutes:
         return _json({"imported": result.imported, "skipped": result.skipped})
 
     async def _reason(self, request: Request) -> str:
-        """Return the reason of a body, which may be missing."""
-        if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
-            return ""
+        """Return the reason of a body. One without a body is refused: a web page of another site may send that."""
         return (await self._bodies.read(ReasonRequest, request)).reason
 
     def _for_administrators(

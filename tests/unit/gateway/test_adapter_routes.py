@@ -177,7 +177,7 @@ class TestAliases:
         assert (await client.put(path, json={"target": second, "share": 0.25})).status_code == 200
         assert await self.aliases(client) == {"safety": [digits[1]], "safety@prod": digits}
         assert (await client.put(path, json={"target": second, "reason": "good"})).status_code == 200
-        assert (await client.post(f"{path}/rollback")).status_code == 200
+        assert (await client.post(f"{path}/rollback", json={})).status_code == 200
         assert (await self.aliases(client))["safety@prod"] == digits
         assert (await client.delete(path)).status_code == 200
         assert await self.aliases(client) == {"safety": [digits[1]]}
@@ -213,7 +213,7 @@ class TestTheEnd:
     ) -> None:
         entry = await add(client, "safety", fleet.write())
         fleet.places.of_name["safety"] = Usage(calling=("engine-1",))
-        await client.post("/v1/adapters/safety/retire")
+        await client.post("/v1/adapters/safety/retire", json={})
         assert "engine-1" in refusal(await client.delete(f"/v1/adapters/{entry['id']}"), 409)
         assert "force" in refusal(await client.delete("/v1/adapters/safety?force=yes"), 400)
         assert (await client.delete("/v1/adapters/safety?force=true")).status_code == 200
@@ -272,6 +272,26 @@ async def test_every_route_is_for_administrators(
         assert (await client.request(method, path, json={})).status_code == status
     async with fleet.client(ADMIN) as client:
         assert (await client.request(method, path, json={})).status_code not in (401, 403)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/adapters",
+        "/v1/adapter-checks",
+        "/v1/adapter-catalog",
+        "/v1/adapters/safety/retire",
+        "/v1/adapters/safety/aliases/prod/rollback",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}])
+async def test_a_web_page_of_another_site_changes_nothing(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str]
+) -> None:
+    """A browser sends such a request without asking first."""
+    assert (await client.post(path, headers=headers)).status_code == 415
 
 
 class TestVllmsRoutes:
