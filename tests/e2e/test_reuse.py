@@ -15,6 +15,7 @@ import pytest
 from support.peft_reference import answers as peft_answers
 
 BASE = "SmolLM2-135M-Instruct"
+BLOCK = 32
 INTRINSICS = ("uncertainty", "safety", "hallucination")
 WORDS = [
     "harbour",
@@ -73,6 +74,29 @@ def test_intrinsics_and_the_next_turn_reuse_the_conversation_where_it_is(platfor
     second, _ = turn(platform, messages)
     assert second.replica == first.replica
     assert second.cached_tokens >= platform.reusable(prompt, computed, None)
+
+
+@pytest.mark.parametrize("is_warm", [True, False])
+def test_five_intrinsics_at_once_prefill_a_conversation_at_most_once_and_five_tails(
+    platform: Any, is_warm: bool
+) -> None:
+    messages = conversation(40 + is_warm, words=400)
+    answered = None
+    if is_warm:
+        answered, _ = turn(platform, messages)
+        platform.settle()
+    names = [*INTRINSICS, *INTRINSICS][:5]
+    found = platform.http.post("/v1/intrinsics", json={"messages": messages, "intrinsics": names}).json()["results"]
+    assert [one["status"] for one in found] == ["ok"] * 5, found
+    usages = [one["usage"] for one in found]
+    prefilled = sorted(usage["prompt_tokens"] - usage["cached_tokens"] for usage in usages)
+    # A tail is an invocation and the end of a block.
+    assert max(prefilled if is_warm else prefilled[:-1]) <= BLOCK + 16, prefilled
+    if answered is not None:
+        assert {one["replica"] for one in found} == {answered.replica}
+    assert found[0]["value"] in range(10)
+    assert sum(found[1]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert 0 <= found[2]["value"]["hallucination_likelihood"] <= 1
 
 
 def test_a_plain_lora_gets_no_base_block_but_its_own(platform: Any) -> None:

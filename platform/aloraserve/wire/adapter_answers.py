@@ -9,6 +9,7 @@ import msgspec
 
 from aloraserve.adapters import CheckReport
 from aloraserve.adapters.catalog import CURRENT, AdapterEntry, AdapterRecord, Alias
+from aloraserve.adapters.checks import ActivationProof
 from aloraserve.adapters.management import Registration, Usage
 from aloraserve.wire.errors import reply_for
 
@@ -48,6 +49,7 @@ def report_json(report: CheckReport) -> dict[str, Any]:
         "problems": problems,
         "omitted": report.omitted,
         "facts": facts,
+        "activation": None if report.proof is None else _proof_json(report.proof),
     }
 
 
@@ -58,6 +60,21 @@ def outcome_json(registration: Registration) -> dict[str, Any]:
         "error": None if error is None else reply_for(error).body["error"],
         "entry": None if registration.entry is None else entry_json(registration.entry),
         "report": None if report is None else report_json(report),
+    }
+
+
+def _proof_json(proof: ActivationProof) -> dict[str, Any]:
+    """Return an example as an aLoRA gets it, its tokens before and behind the activation point."""
+    return {
+        "proven": proof.is_proven,
+        "mode": None if proof.mode is None else proof.mode.value,
+        "invocation_text": proof.invocation_text,
+        "invocation_ids": list(proof.invocation_ids),
+        "activation": proof.activation,
+        "prompt_tokens": proof.prompt_tokens,
+        "marked": proof.marked,
+        "before": [token._asdict() for token in proof.before],
+        "after": [token._asdict() for token in proof.after],
     }
 
 

@@ -17,6 +17,8 @@ from aloraserve.wire.fields import (
     small_value,
     text_bytes,
 )
+from aloraserve.wire.intrinsic_items import GuardItem, GuardItems, IntrinsicItem, IntrinsicItems, items_of
+from aloraserve.wire.intrinsic_results import GuardResult, IntrinsicResult
 from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
 from aloraserve.wire.sampling import SamplingFields, SamplingSettings, TokenCount
 
@@ -31,6 +33,9 @@ ROLES = r"^(system|developer|user|assistant|tool|document [\w .,:;/#@+=-]{1,64})
 """A document's role ends with its id; what a tokenizer may take for one of its own tokens is not in it."""
 ADAPTER_KWARG = "adapter_name"
 _TEMPLATE_KWARGS = json.Decoder(dict[str, Any] | None)
+
+ChatFinishReason = FinishReason | Literal["content_filter"]
+"""The third one says that a guard refused."""
 
 
 class TextPart(RequestPart, frozen=True, kw_only=True):
@@ -92,6 +97,8 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     chat_template_kwargs: Raw = Raw()
     documents: Annotated[list[dict[str, str | None]], Meta(max_length=MAX_DOCUMENTS)] | None = None
+    intrinsics: IntrinsicItems | None = None
+    guard: GuardItems | None = None
     add_generation_prompt: bool | None = None
     audio: Unsupported = None
     continue_final_message: bool | None = None
@@ -123,6 +130,8 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
             raise refusal("add_generation_prompt", "is not supported by this server; only true is accepted")
         if self.continue_final_message:
             raise refusal("continue_final_message", "is not supported by this server; only false is accepted")
+        if self.intrinsics and (self.n or 1) > 1:
+            raise refusal("", "'intrinsics' look at one answer; send 'n' 1")
         self._check_size()
 
     def _check_size(self) -> None:
@@ -158,9 +167,23 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
         name = self._template_kwargs().get(ADAPTER_KWARG)
         return name if isinstance(name, str) else None
 
+    @property
+    def intrinsic_items(self) -> list[IntrinsicItem]:
+        """The intrinsics that look at the answer."""
+        return items_of(self.intrinsics, IntrinsicItem)
+
+    @property
+    def guard_items(self) -> list[GuardItem]:
+        """The intrinsics that may refuse to have the messages answered."""
+        return items_of(self.guard, GuardItem)
+
+    def client_template_kwargs(self) -> dict[str, object]:
+        """Return the client's own arguments for the chat template, without the adapter's name."""
+        return {k: v for k, v in self._template_kwargs().items() if k != ADAPTER_KWARG}
+
     def template_kwargs(self) -> dict[str, object]:
         """Return the arguments for the chat template: the client's without the adapter's name, and the documents."""
-        given = {k: v for k, v in self._template_kwargs().items() if k != ADAPTER_KWARG}
+        given = self.client_template_kwargs()
         return given | {"documents": self.documents_for_template()} if self.documents else given
 
     def _template_kwargs(self) -> dict[str, Any]:
@@ -225,6 +248,7 @@ class AssistantMessage(ResponsePart):
 
     role: Literal["assistant"] = "assistant"
     content: str
+    refusal: str | None = optional()
 
 
 class ChatChoice(ResponsePart):
@@ -233,11 +257,11 @@ class ChatChoice(ResponsePart):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 class ChatCompletion(ResponsePart):
-    """The whole answer to a chat request."""
+    """The whole answer to a chat request; ``guard`` and ``intrinsics`` are extensions, there if they were asked for."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -245,6 +269,8 @@ class ChatCompletion(ResponsePart):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    guard: list[GuardResult] | None = optional()
+    intrinsics: list[IntrinsicResult] | None = optional()
 
 
 class ChatDelta(ResponsePart):
@@ -252,6 +278,7 @@ class ChatDelta(ResponsePart):
 
     role: Literal["assistant"] | None = optional()
     content: str | None = optional()
+    refusal: str | None = optional()
 
 
 class ChatChunkChoice(ResponsePart):
@@ -260,11 +287,14 @@ class ChatChunkChoice(ResponsePart):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: ChatFinishReason | None = None
 
 
 class ChatCompletionChunk(ResponsePart):
-    """One event of a streamed answer; the last one may carry only the usage."""
+    """One event of a streamed answer; the last one may carry only the usage.
+
+    Results of guards and intrinsics are events of their own, with a choice that adds nothing.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -272,3 +302,5 @@ class ChatCompletionChunk(ResponsePart):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = optional()
+    guard: list[GuardResult] | None = optional()
+    intrinsics: list[IntrinsicResult] | None = optional()

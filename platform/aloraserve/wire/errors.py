@@ -14,6 +14,7 @@ from aloraserve.errors import (
     AuthenticationError,
     BodyTimeoutError,
     BodyTooLargeError,
+    DeadlineError,
     DirectoryUnavailableError,
     DrainingError,
     InvalidRequestError,
@@ -26,6 +27,7 @@ from aloraserve.errors import (
     UnknownAdapterError,
     UnknownModelError,
     UnknownReceiptError,
+    UnusableAnswerError,
 )
 
 RETRY_AFTER_S = 1
@@ -72,6 +74,8 @@ _MAP: dict[type[AloraserveError], _Row] = {
     DrainingError: _Row(
         503, "overloaded_error", "draining", {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
     ),
+    DeadlineError: _Row(504, "server_error", "deadline_exceeded"),
+    UnusableAnswerError: _Row(502, "server_error", "unusable_answer"),
     InvocationError: _Row(422, "invalid_request_error", "invocation_not_found"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     # OpenAI's clients send again what failed with a 5xx, unless they are told not to.

@@ -67,8 +67,12 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
     """Print whether an adapter is accepted, its facts, and all its problems."""
     facts = report["facts"]
     verdict = "accepted" if report["accepted"] else "not accepted"
-    known = f"{facts['kind']}, rank {facts['rank']}, {facts['tensors']} tensors, {_size(facts['size_bytes'])}"
+    rank = facts["rank"] or "unknown"
+    known = f"{facts['kind']}, rank {rank}, {facts['tensors']} tensors, {_size(facts['size_bytes'])}"
     console.print(f"{verdict}: {known}", markup=False, soft_wrap=True)
+    if (proof := report.get("activation")) and proof["activation"] is not None:
+        where = f"token {proof['activation']} of {proof['prompt_tokens']}"
+        console.print(f"acts from {where}: {proof['marked']}", markup=False, soft_wrap=True)
     if report["accepted"]:
         return
     table = _table("problems", "code", "file", "found", "accepted")
@@ -82,7 +86,8 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
 def _invocation(invocation: dict[str, Any] | None) -> list[str]:
     if not invocation:
         return []
-    return [f"invoked by {invocation.get('text') or '?'!r}, tokens {invocation.get('tokens', [])}"]
+    text = repr(invocation["text"]) + ", " if invocation.get("text") else ""
+    return [f"invoked by {text}tokens {invocation.get('tokens', [])}"]
 
 
 def _table(title: str, *heads: str) -> Table:

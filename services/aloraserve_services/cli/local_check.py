@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from aloraserve.adapters import AdapterReader, BaseShape
+from aloraserve.adapters.management.intake import with_proof
 from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
+from aloraserve.serving.activation_proof import prover_of
 from aloraserve.settings import Settings
 from aloraserve.wire.adapter_answers import report_json
 from aloraserve_services.models.hardware import preferred_dtype
@@ -29,6 +31,8 @@ def check_here(settings: Settings, source: str, weights_sha256: str) -> dict[str
         AdapterSourceError: it cannot be fetched.
         SettingsError: the model is not there.
     """
+    from transformers import AutoTokenizer
+
     dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
     _, model_path = resolve_model(settings.model, settings.state_dir, dtype)
     reader = AdapterReader(base=BaseShape.read(model_path), max_rank=settings.max_lora_rank)
@@ -37,6 +41,7 @@ def check_here(settings: Settings, source: str, weights_sha256: str) -> dict[str
         source, weights_sha256=weights_sha256
     )
     try:
-        return report_json(reader.check(folder))
+        prove = prover_of(AutoTokenizer.from_pretrained(str(model_path), local_files_only=True))
+        return report_json(with_proof(reader.check(folder), "adapter", folder, prove))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

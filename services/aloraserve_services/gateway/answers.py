@@ -24,16 +24,21 @@ from aloraserve.wire import Usage, reply_for
 from aloraserve.wire.chat import (
     AssistantMessage,
     ChatChoice,
+    ChatChunkChoice,
     ChatCompletion,
     ChatCompletionChunk,
+    ChatDelta,
     ChatLogprobs,
 )
 from aloraserve.wire.completions import Completion, CompletionChoice, CompletionLogprobs
+from aloraserve.wire.intrinsic_results import GuardResult, IntrinsicResult
 from aloraserve.wire.responses import ResponsePart, SavingsUsage
 
 log = structlog.get_logger(__name__)
 
 FinishReason = Literal["stop", "length"]
+Look = Callable[[str], AsyncIterator[tuple[int, IntrinsicResult]]]
+"""Has intrinsics look at an answer's text; yields what each found with its place in the request, as it does."""
 
 MAX_TOGETHER = 64
 """Chunks that leave in one write at most."""
@@ -94,6 +99,11 @@ class Answer(ABC):
         self._savings = savings
         self._with_logprobs = logprobs
         self._count = choices
+        self._look: Look | None = None
+
+    def look_with(self, look: Look) -> None:
+        """Have intrinsics look at the answer's text once it is there; the answer carries what they find."""
+        self._look = look
 
     @classmethod
     def of(cls, generation: Generation) -> Self:
@@ -141,7 +151,7 @@ class Answer(ABC):
                 choice.texts.append(chunk.text)
                 choice.logprobs += chunk.logprobs
                 choice.finish_reason = chunk.finish_reason or choice.finish_reason
-        return self._whole(choices).to_json()
+        return self._whole(choices, await self._results(choices[0].text)).to_json()
 
     async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncIterator[bytes]:
         """Yield server-sent events, those together that can be had without waiting.
@@ -154,15 +164,22 @@ class Answer(ABC):
         """
         events = self._openings()
         write = self._chunk_writer()
+        texts: list[str] | None = None if self._look is None else []
         try:
             async with _closing_source(chunks):
                 async for chunk in chunks:
                     self._note(chunk)
+                    if texts is not None:
+                        texts.append(chunk.text)
                     if chunk.text or chunk.tokens or chunk.finish_reason:
                         events.append(write(chunk))
                     if events and not (getattr(chunks, "is_ready", False) and len(events) < MAX_TOGETHER):
                         yield b"".join(events)
                         events.clear()
+            if self._look is not None:
+                async for _, result in self._look("".join(texts or ())):
+                    yield b"".join([*events, self._found(result)])
+                    events.clear()
             if include_usage:
                 events.append(_event(self._closing().to_json().encode()))
         except Exception as error:  # noqa: BLE001
@@ -171,6 +188,13 @@ class Answer(ABC):
             events.append(_event(_encode(reply_for(error).body)))
         events.append(_event(b"[DONE]"))
         yield b"".join(events)
+
+    async def _results(self, text: str) -> list[IntrinsicResult] | None:
+        """Return what intrinsics find in the answer, in the request's order; None if there are none."""
+        if self._look is None:
+            return None
+        found = {number: result async for number, result in self._look(text)}
+        return [found[number] for number in sorted(found)]
 
     @property
     def usage(self) -> Usage:
@@ -208,7 +232,11 @@ class Answer(ABC):
         return write_with_logprobs if self._with_logprobs else write
 
     @abstractmethod
-    def _whole(self, choices: list[_Choice]) -> ResponsePart: ...
+    def _whole(self, choices: list[_Choice], found: list[IntrinsicResult] | None) -> ResponsePart: ...
+
+    @abstractmethod
+    def _found(self, result: IntrinsicResult) -> bytes:
+        """Return the event of what an intrinsic found."""
 
     @abstractmethod
     def _openings(self) -> list[bytes]: ...
@@ -233,8 +261,10 @@ class ChatAnswer(Answer):
     part_kind = "chat.completion.chunk"
     before_text = b'"delta":{"content":'
     after_text = b"}"
+    guards: Sequence[GuardResult] = ()
+    """What let the chat pass."""
 
-    def _whole(self, choices: list[_Choice]) -> ResponsePart:
+    def _whole(self, choices: list[_Choice], found: list[IntrinsicResult] | None) -> ResponsePart:
         return ChatCompletion(
             id=self.id,
             created=self.created,
@@ -249,11 +279,23 @@ class ChatAnswer(Answer):
                 for index, choice in enumerate(choices)
             ],
             usage=self.usage,
+            guard=[*self.guards] or None,
+            intrinsics=found,
         )
 
     def _openings(self) -> list[bytes]:
         opening = b'"delta":{"role":"assistant","content":""}' + _ending(b"null", None)
-        return self._beginnings(opening)
+        events = self._beginnings(opening)
+        return [*events, self._addition(guard=[*self.guards])] if self.guards else events
+
+    def _found(self, result: IntrinsicResult) -> bytes:
+        return self._addition(intrinsics=[result])
+
+    def _addition(self, **fields: Any) -> bytes:
+        """Return an event with an extension and a choice that adds nothing, as clients take a chunk to have one."""
+        nothing = ChatChunkChoice(index=0, delta=ChatDelta())
+        chunk = ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=[nothing], **fields)
+        return _event(chunk.to_json().encode())
 
     def _closing(self) -> ResponsePart:
         return ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=[], usage=self.usage)
@@ -274,7 +316,7 @@ class CompletionAnswer(Answer):
     part_kind = "text_completion"
     before_text = b'"text":'
 
-    def _whole(self, choices: list[_Choice]) -> ResponsePart:
+    def _whole(self, choices: list[_Choice], found: list[IntrinsicResult] | None) -> ResponsePart:
         return self._completion(
             [
                 CompletionChoice(
@@ -289,6 +331,9 @@ class CompletionAnswer(Answer):
 
     def _openings(self) -> list[bytes]:
         return []
+
+    def _found(self, result: IntrinsicResult) -> bytes:
+        raise NotImplementedError("intrinsics look at chats")
 
     def _closing(self) -> ResponsePart:
         return self._completion([])

@@ -26,7 +26,10 @@ from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import CallRouter, Router
+from aloraserve.serving.activation_proof import prover_of
 from aloraserve.serving.attempts import Dispatcher
+from aloraserve.serving.intrinsics.runner import IntrinsicRunner
+from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
@@ -43,6 +46,7 @@ from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
+from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.lora_routes import LoraRoutes
@@ -88,7 +92,8 @@ class Gateway:
             guarded(ObservedDirectory(plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(settings.cells)
         ]
-        self._managed = GatewayAdapters(plan, self._directories)
+        tokenizer = AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True)
+        self._managed = GatewayAdapters(plan, self._directories, prover_of(tokenizer))
         self._adapters = self._managed.registry
         self._keyspace = plan.keyspace
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
@@ -104,15 +109,17 @@ class Gateway:
         tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
         self._receipts = receipts = ReceiptRing(settings.receipts)
         self._diagnosis = DiagnosisWindow()
+        watch = PrefixWatch()
         observers = [
             ReuseObserver(plan.keyspace, self._diagnosis),
+            watch,
             ReceiptWriter(receipts),
             CallMetrics(self._metrics),
             CallSpans(self._tracing),
             self._savings,
         ]
         prompts = PromptBuilder(
-            AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True),
+            tokenizer,
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=settings.max_model_len,
@@ -120,13 +127,17 @@ class Gateway:
         )
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
+        dispatcher = Dispatcher(self._router(plan), self._pool.replicas, observers)
         bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
         self._adapter_routes = AdapterRoutes(self._managed.manager, tenants, bodies)
         self._lora_routes = LoraRoutes(self._managed.manager, tenants, bodies, base_model=plan.served_name)
+        runner = IntrinsicRunner(prompts, dispatcher, watch, resolve=self._adapters.resolve, slot=self.slots.held)
+        self._intrinsics = IntrinsicRoutes(tenants, runner, bodies, self.slots, base_model=plan.served_name)
         self._openai = OpenAIRoutes(
             tenants,
             prompts,
-            Dispatcher(self._router(plan), self._pool.replicas, observers),
+            dispatcher,
+            ChatIntrinsics(runner),
             bodies,
             self.slots,
             base_model=plan.served_name,
@@ -149,7 +160,7 @@ class Gateway:
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
         routes = Routes(loopback_only=self._is_keyless_loopback)
-        for part in (self._openai, self._admin, self._adapter_routes, self._lora_routes):
+        for part in (self._openai, self._intrinsics, self._admin, self._adapter_routes, self._lora_routes):
             part.add_to(routes)
         return CountedRequests(routes, self._metrics, self._tracing)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,9 +13,9 @@ from starlette.responses import PlainTextResponse, Response
 from aloraserve.adapters import AdapterRegistry, ServedName
 from aloraserve.adapters.catalog.entry import SHOWN_DIGITS
 from aloraserve.serving.attempts import Dispatcher
+from aloraserve.serving.generation import Generation
 from aloraserve.serving.prompt_builder import PromptBuilder
-from aloraserve.serving.request import GenerationRequest, Origin
-from aloraserve.serving.session import SESSION_HEADER, session_of
+from aloraserve.serving.request import GenerationRequest
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
 from aloraserve.wire.version import ServerVersion
@@ -22,9 +23,12 @@ from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAn
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.event_stream import EventStream
 from aloraserve_services.gateway.headers import serving_headers
+from aloraserve_services.gateway.intrinsic_results import guard_result_of
+from aloraserve_services.gateway.intrinsics import ChatIntrinsics
+from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.prompt_list import begin_all, merged
+from aloraserve_services.gateway.refused_chat import RefusedChat
 from aloraserve_services.gateway.request_body import BodyReader
-from aloraserve_services.gateway.request_context import context_of
 from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
 
 
@@ -35,6 +39,7 @@ class OpenAIRoutes:
         tenants: know who may call.
         prompts: makes requests of bodies.
         dispatcher: has them answered.
+        intrinsics: guard chats and look at their answers.
         bodies: reads requests' bodies.
         slots: of calls in progress.
         base_model: its served name.
@@ -47,6 +52,7 @@ class OpenAIRoutes:
         tenants: Tenants,
         prompts: PromptBuilder,
         dispatcher: Dispatcher,
+        intrinsics: ChatIntrinsics,
         bodies: BodyReader,
         slots: CallSlots,
         *,
@@ -57,6 +63,7 @@ class OpenAIRoutes:
         self._tenants = tenants
         self._prompts = prompts
         self._dispatcher = dispatcher
+        self._intrinsics = intrinsics
         self._bodies = bodies
         self._slots = slots
         self._base_model = base_model
@@ -78,17 +85,25 @@ class OpenAIRoutes:
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
         self._slots.check()
-        origin = self._origin(request)
+        origin = origin_of(request, self._tenants)
         body = await self._bodies.read(ChatRequest, request)
         with contextlib.ExitStack() as held:
             held.enter_context(self._slots.held())
             call = await self._prompts.chat(body, origin)
-            return await self._answer(ChatAnswer, call, body.include_usage, held)
+            verdicts = await self._intrinsics.guard(body, origin)
+            if any(verdict.is_refusal for verdict in verdicts):
+                return RefusedChat(call, verdicts).response(body.include_usage)
+            generation = await self._dispatcher.generate(call)
+            answer = ChatAnswer.of(generation)
+            answer.guards = [guard_result_of(verdict) for verdict in verdicts]
+            if body.intrinsics:
+                answer.look_with(functools.partial(self._intrinsics.check, body, origin))
+            return await self._answered(answer, generation, body.include_usage, held)
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
         self._slots.check()
-        origin = self._origin(request)
+        origin = origin_of(request, self._tenants)
         body = await self._bodies.read(CompletionRequest, request)
         with contextlib.ExitStack() as held:
             calls = []
@@ -97,7 +112,8 @@ class OpenAIRoutes:
                 calls.append(await self._prompts.completion(part, origin.numbered(number)))
             if len(calls) > 1:
                 return await self._answer_all(calls, body.include_usage, held)
-            return await self._answer(CompletionAnswer, calls[0], body.include_usage, held)
+            generation = await self._dispatcher.generate(calls[0])
+            return await self._answered(CompletionAnswer.of(generation), generation, body.include_usage, held)
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters that the caller may use."""
@@ -134,25 +150,11 @@ class OpenAIRoutes:
         reason = "draining" if self._slots.is_draining else "" if self._replicas() else "no replica"
         return PlainTextResponse(f"{reason or 'ready'}\n", status_code=503 if reason else 200)
 
-    def _origin(self, request: Request) -> Origin:
-        """Return where a request comes from; who may not call does not get here."""
-        caller = self._tenants.authenticate(request.headers.get("authorization"))
-        context = context_of(request)
-        return Origin(
-            context.request_id,
-            caller,
-            context.arrived_at,
-            session=session_of(request.headers.get(SESSION_HEADER), caller),
-            traceparent=context.traceparent,
-        )
-
-    async def _answer(
-        self, kind: type[Answer], request: GenerationRequest, include_usage: bool, held: contextlib.ExitStack
+    async def _answered(
+        self, answer: Answer, generation: Generation, include_usage: bool, held: contextlib.ExitStack
     ) -> Response:
-        generation = await self._dispatcher.generate(request)
-        answer = kind.of(generation)
         headers = serving_headers(generation)
-        if not request.is_streamed:
+        if not generation.request.is_streamed:
             return _json(await answer.whole(generation), headers)
         events = answer.stream(generation, include_usage=include_usage)
         return EventStream(events, generation, headers, held.pop_all())

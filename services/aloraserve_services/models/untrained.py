@@ -1,4 +1,6 @@
-"""Adapters with random weights, to try the platform out: an intrinsic's cost and reuse, not its answers.
+"""Adapters with random weights, to try the platform out: an intrinsic's cost and reuse, not what its answers mean.
+
+Each is an intrinsic with a spec: three of our own in ``aloraserve.json``, one in granite's ``io.yaml``.
 
 Each intrinsic gets an aLoRA adapter and a twin, ``<name>-lora``: the same weights as a plain LoRA, which is
 what the aLoRA's reuse is compared with.
@@ -16,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from aloraserve.adapters import BaseShape
+from aloraserve.adapters.intrinsics import IO_YAML_FILE
 from aloraserve.adapters.peft_files import CONFIG_FILE, SIDECAR_FILE, WEIGHTS_FILE, check_name
 from aloraserve_services.extras import require
 
 INTRINSICS = ("uncertainty", "safety", "hallucination")
+PIPELINE = (*INTRINSICS, "answerability")
+"""The intrinsics of a RAG pipeline (arXiv 2504.12397)."""
 TWIN_SUFFIX = "-lora"
 RANK = 32
 TARGETS = ("q_proj", "k_proj", "v_proj")
@@ -27,6 +32,31 @@ B_SCALE = 0.02
 STAMP_FILE = "stamp.json"
 
 _INVOCATION_WORDS = {"uncertainty": "certainty"}
+_YES_NO: dict[str, Any] = {"output": {"form": "yes_no"}, "documents": "string"}
+_OWN_SPECS: dict[str, dict[str, Any]] = {
+    "uncertainty": {"output": {"form": "digit"}, "documents": "string"},
+    "answerability": {
+        "output": {"form": "choice", "choices": ["answerable", "unanswerable"], "probabilities": [1, 0]},
+        "documents": "string",
+        "guard": {"threshold": 0.5, "refuses": "below"},
+    },
+}
+"""In ``aloraserve.json``; of any other name it is a question of yes or no."""
+_IO_YAMLS = {
+    "hallucination": """\
+model: ~
+response_format: '{"type": "string", "enum": ["yes", "no"]}'
+transformations:
+  - type: likelihood
+    input_path: []
+    categories_to_values: {"yes": 1.0, "no": 0.0}
+  - type: nest
+    input_path: []
+    field_name: hallucination_likelihood
+docs_as_message: string
+parameters: {max_completion_tokens: 12, temperature: 0.0}
+"""
+}
 
 
 def invocation_text(name: str) -> str:
@@ -75,13 +105,15 @@ def write_untrained_adapters(
 def demo_adapters(state_dir: Path, model_path: Path) -> Path:
     """Write the untrained adapters for a model into the state folder, unless they are there; return their folder."""
     folder = state_dir / "demo-adapters" / model_path.name
-    write_untrained_adapters(folder, model_path)
+    write_untrained_adapters(folder, model_path, names=PIPELINE)
     return folder
 
 
 def _recipe() -> str:
     """Return a digest of what else decides an adapter's content, so that a changed recipe is written again."""
-    return hashlib.sha256(repr((RANK, TARGETS, B_SCALE, _INVOCATION_WORDS)).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        repr((RANK, TARGETS, B_SCALE, _INVOCATION_WORDS, _YES_NO, _OWN_SPECS, _IO_YAMLS)).encode()
+    ).hexdigest()[:16]
 
 
 def _model_digest(model_path: Path) -> str:
@@ -155,6 +187,15 @@ def _normal(shape: tuple[int, int], scale: float, label: str) -> Any:
     return (torch.randn(shape, generator=generator) * scale).to(torch.bfloat16)
 
 
+def _spec_files(name: str) -> dict[str, Any]:
+    """Return the files that say what an adapter is and asks; a twin asks the same."""
+    intrinsic = name.removesuffix(TWIN_SUFFIX)
+    sidecar: dict[str, Any] = {"untrained": True, "description": "Random weights: shows cost and reuse, not an answer."}
+    if intrinsic in _IO_YAMLS:
+        return {SIDECAR_FILE: sidecar, IO_YAML_FILE: _IO_YAMLS[intrinsic]}
+    return {SIDECAR_FILE: sidecar | {"intrinsic": _OWN_SPECS.get(intrinsic, _YES_NO)}}
+
+
 def _write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Any], stamp: dict[str, Any]) -> None:
     """Write an adapter in one step: a reader sees the whole folder or none."""
     from safetensors.torch import save_file
@@ -162,9 +203,8 @@ def _write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Any],
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
-        sidecar = {"untrained": True, "description": "Random weights: shows cost and reuse, not an answer."}
-        for name, content in {CONFIG_FILE: config, SIDECAR_FILE: sidecar, STAMP_FILE: stamp}.items():
-            (work / name).write_text(json.dumps(content, indent=2) + "\n")
+        for name, content in {CONFIG_FILE: config, STAMP_FILE: stamp, **_spec_files(folder.name)}.items():
+            (work / name).write_text(content if isinstance(content, str) else json.dumps(content, indent=2) + "\n")
         work.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

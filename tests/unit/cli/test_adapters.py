@@ -13,6 +13,7 @@ import pytest
 from click.testing import Result
 from structlog.testing import capture_logs
 from support.adapter_gateway import AdapterGateway
+from support.chat_tokenizers import chat_tokenizer, plain_ids
 from support.http_server import serving
 from support.peft_adapters import write_peft_adapter
 from typer.testing import CliRunner
@@ -146,19 +147,44 @@ def test_a_catalog_goes_to_a_file_and_comes_back(fleet: AdapterGateway, run: Run
     assert as_json(run("import", file, "--json")) == {"imported": ["safety"], "skipped": []}
 
 
-def test_without_a_platform_an_adapter_is_checked_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_check, "resolve_model", lambda *_: ("base", tmp_path))
-    (tmp_path / "config.json").write_text(
-        json.dumps(
-            {
-                "num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2,
-                "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 100, "architectures": ["LlamaForCausalLM"],
-            }
-        )
-    )  # fmt: skip
-    for words, code in (({}, 0), ({"r": 99}, 1)):
-        source = str(write_peft_adapter(tmp_path / "safety", **words))
-        options = ["--state-dir", str(tmp_path / "state"), "--json"]
-        result = CliRunner().invoke(app, ["adapters", "validate", source, *options])
-        assert result.exit_code == code, result.output + result.stderr
-        assert as_json(result)["accepted"] is (code == 0)
+class TestWithoutAPlatform:
+    @pytest.fixture
+    def model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """A model's folder with its shape and a small tokenizer, which this returns."""
+        tokenizer = chat_tokenizer()
+        tokenizer.save_pretrained(tmp_path / "model")
+        shape = {
+            "num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 1000, "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+        }  # fmt: skip
+        (tmp_path / "model" / "config.json").write_text(json.dumps(shape))
+        monkeypatch.setattr(local_check, "resolve_model", lambda *_: ("base", tmp_path / "model"))
+        return tokenizer
+
+    def validate(self, source: Path, *words: str) -> Result:
+        state = ["--state-dir", str(source.parent / "state")]
+        return CliRunner().invoke(app, ["adapters", "validate", str(source), *state, *words])
+
+    def test_an_adapter_is_checked_here(self, model: Any, tmp_path: Path) -> None:
+        for config, code in (({}, 0), ({"r": 99}, 1)):
+            result = self.validate(write_peft_adapter(tmp_path / "safety", **config), "--json")
+            assert result.exit_code == code, result.output + result.stderr
+            assert as_json(result)["accepted"] is (code == 0)
+
+    def test_an_alora_is_shown_where_it_acts(self, model: Any, tmp_path: Path) -> None:
+        ids = list(plain_ids(model, "<|start|>safety\n"))
+        source = write_peft_adapter(tmp_path / "safety", alora_invocation_tokens=ids)
+        report = as_json(self.validate(source, "--json"))
+        assert [token["id"] for token in report["activation"]["after"]] == ids
+        assert report["activation"]["activation"] == report["activation"]["prompt_tokens"] - len(ids)
+        assert "acts from token" in self.validate(source).stdout
+        assert " >>> [" in self.validate(source).stdout
+
+    def test_an_alora_whose_tokens_are_another_tokenizer_s_is_refused(self, model: Any, tmp_path: Path) -> None:
+        ids = list(plain_ids(model, "<|start|>safety\n"))
+        source = write_peft_adapter(tmp_path / "safety", alora_invocation_tokens=[number - 1 for number in ids])
+        (source / "aloraserve.json").write_text(json.dumps({"invocation_text": "<|start|>safety\n"}))
+        result = self.validate(source, "--json")
+        assert result.exit_code == 1
+        assert [problem["code"] for problem in as_json(result)["problems"]] == ["activation"]

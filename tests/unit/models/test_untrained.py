@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aloraserve.adapters import AdapterReader, BaseShape, FolderRegistry
-from aloraserve_services.models.untrained import INTRINSICS, invocation_text, write_untrained_adapters
+from aloraserve_services.models.untrained import INTRINSICS, PIPELINE, invocation_text, write_untrained_adapters
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,16 @@ def test_the_registry_serves_every_adapter_and_its_twin(root: Path, model_path: 
         assert (tokenizer.decode(adapter.invocation_ids) or None) == (
             invocation_text(adapter.name) if adapter.kind == "alora" else None
         )
+
+
+def test_every_adapter_is_an_intrinsic_that_gives_a_probability(model_path: Path, tmp_path: Path) -> None:
+    write_untrained_adapters(tmp_path, model_path, names=PIPELINE)
+    registry = FolderRegistry(tmp_path, AdapterReader(base=BaseShape.read(model_path), max_rank=32))
+    assert registry.refused() == ()
+    specs = {version.name: version.intrinsic for version in registry.all()}
+    assert {name.removesuffix("-lora") for name in specs} == set(PIPELINE)
+    assert all(spec is not None and spec.gives_probability for spec in specs.values())
+    assert all(specs[name] == specs[f"{name}-lora"] for name in PIPELINE)
 
 
 def test_a_twin_has_its_alora_s_weights(root: Path) -> None:

@@ -72,6 +72,13 @@ INVALID = [
     "name 'base' is the base model's; choose another one",
     "the adapter cannot be registered: it has 17 labels; 16 are accepted",
     "the registration was cancelled",
+    # intrinsics
+    "adapter 'plain' is not an intrinsic: its files have neither io.yaml nor an 'intrinsic' in aloraserve.json",
+    "intrinsic 'cite' gives no probability, so that it cannot guard",
+    "the intrinsic needs the field 'criteria'; its fields are criteria",
+    "the intrinsic has no field 'x'; it has none",
+    "a text has the tag <c0> or its like, which numbers sentences for this intrinsic",
+    "a text has more than 4096 sentences, the most that an intrinsic numbers",
     # engines
     "the invocation is empty; an aLoRA adapter has at least one invocation token",
 ]
@@ -104,7 +111,9 @@ FIELDS = [
     "is not a JSON schema: an object is needed",
     "is a JSON schema that is not accepted: it is nested deeper than 64 levels",
     "is required for this type",
+    "has a 'criteria' above 65536 bytes",
     # whole sentences
+    "'intrinsics' look at one answer; send 'n' 1",
     "'max_tokens' and 'max_completion_tokens' differ; send one of them",
     "'top_logprobs' is accepted only with 'logprobs': true",
     "'messages' and 'documents' carry more than 8388608 bytes of text",
@@ -191,6 +200,14 @@ EXAMPLES = {
         "this gateway is about to stop; retry at once",
         "the gateway has stopped; the answer is incomplete",
     ],
+    "DeadlineError": ["the intrinsic was not answered within 120 s"],
+    "UnusableAnswerError": [
+        "the answer is none of 'Y', 'N'",
+        "the answer is not JSON",
+        "the answer was cut off; the intrinsic's parameters give it too few tokens",
+        "the answer does not fit the intrinsic's transformations (KeyError)",
+        "the transformed answer has more than 1048576 bytes",
+    ],
     "ReplicaLostError": [
         "3 replicas were lost before the first token; retry later",
         "model 'safety' cannot be served now: a replica does not have the version of adapter 'safety' that is served; "
@@ -214,6 +231,8 @@ STATUS = {
     errors.UnknownReceiptError: 404,
     errors.InvocationError: 422,
     errors.OverloadedError: 429,
+    errors.UnusableAnswerError: 502,
+    errors.DeadlineError: 504,
     errors.AdapterNotLoadedError: 503,
     errors.ReplicaLostError: 502,
     errors.DirectoryUnavailableError: 503,

@@ -9,6 +9,8 @@ from aloraserve.adapters.intrinsics.documents import shown
 from aloraserve.errors import InvalidAdapterError
 
 MAX_TRANSFORMATIONS = 16
+MAX_EXPLODES = 2
+"""Each multiplies a list by another one."""
 MAX_PATH = 16
 MAX_NAMES = 64
 TOP_LOGPROBS = 10
@@ -33,10 +35,13 @@ def check_transformations(value: object, schema: str, sentences: Mapping[str, st
         raise InvalidAdapterError(
             f"{file} has transformations {shown(value)}; a list of at most {MAX_TRANSFORMATIONS} is accepted"
         )
-    return tuple(
+    rules = tuple(
         _Rule(entry, f"{file}: transformations[{index}]").checked(schema, sentences)
         for index, entry in enumerate(value)
     )
+    if rules.count("explode") > MAX_EXPLODES:
+        raise InvalidAdapterError(f"{file} has more than {MAX_EXPLODES} transformations explode")
+    return rules
 
 
 class _Rule:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aloraserve.adapters.checks import CheckReport
+from aloraserve.adapters.base import AdapterVersion
+from aloraserve.adapters.checks import ActivationProof, CheckReport
 from aloraserve.adapters.management.base import Progress
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.sources import SourceFetcher, parse_reference
 from aloraserve.adapters.store import AdapterStore
 from aloraserve.errors import InvalidAdapterError, SettingsError
+
+Prove = Callable[[AdapterVersion, Sequence[dict[str, str]]], ActivationProof]
+"""Proves an adapter on an example conversation, or on one of its own if that is empty."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,13 @@ class StoreIntake:
         fetcher: brings files from sources to folders of the store.
         open_reader: returns what checks them.
         store: keeps them.
+        prove: shows that an aLoRA would act, on its example; None where prompts cannot be made.
     """
 
     fetcher: SourceFetcher
     open_reader: Callable[[], AdapterReader]
     store: AdapterStore
+    prove: Prove | None = None
 
     def shown(self, reference: str) -> str:
         """See the contract."""
@@ -49,7 +55,7 @@ class StoreIntake:
             raise InvalidAdapterError(
                 "the base model's config.json has no shape that adapters are checked for"
             ) from error
-        return reader.check(folder)
+        return with_proof(reader.check(folder), name, folder, self.prove)
 
     def keep(self, digest: str, folder: Path) -> None:
         """See the contract."""
@@ -73,3 +79,11 @@ class StoreIntake:
     def discard(self, folder: Path) -> None:
         """See the contract."""
         self.store.discard(folder)
+
+
+def with_proof(report: CheckReport, name: str, folder: Path, prove: Prove | None) -> CheckReport:
+    """Return an aLoRA's report with the proof that it would act; any other as it is."""
+    if prove is None or not report.is_accepted or report.facts.kind != "alora":
+        return report
+    example = [{"role": message.role, "content": message.content} for message in report.facts.sidecar.example]
+    return report.proven(prove(report.version(name, folder), example))

@@ -1,0 +1,57 @@
+"""``POST /v1/intrinsics``: several intrinsics over one conversation, and what each of them found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Raw
+
+from aloraserve.wire.chat import MAX_DOCUMENTS, MAX_MESSAGES, ChatMessage, ChatRequest
+from aloraserve.wire.fields import IgnoredFields
+from aloraserve.wire.intrinsic_items import IntrinsicItem, IntrinsicItems, items_of
+from aloraserve.wire.intrinsic_results import IntrinsicResult
+from aloraserve.wire.responses import ResponsePart
+
+DEFAULT_TIMEOUT_S = 120.0
+MAX_TIMEOUT_S = 600.0
+
+
+class IntrinsicsRequest(IgnoredFields, frozen=True, kw_only=True):
+    """One conversation, and the intrinsics that look at it."""
+
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    intrinsics: IntrinsicItems
+    documents: Annotated[list[dict[str, str | None]], Meta(max_length=MAX_DOCUMENTS)] | None = None
+    chat_template_kwargs: Raw = Raw()
+    timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_TIMEOUT_S)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.conversation("-")
+
+    @property
+    def items(self) -> list[IntrinsicItem]:
+        """The intrinsics."""
+        return items_of(self.intrinsics, IntrinsicItem)
+
+    def conversation(self, model: str) -> ChatRequest:
+        """Return the conversation as a chat with a model.
+
+        Args:
+            model: the base model's served name.
+        """
+        return ChatRequest(
+            model=model,
+            messages=self.messages,
+            documents=self.documents,
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
+
+
+class IntrinsicsAnswer(ResponsePart):
+    """Answer of ``POST /v1/intrinsics``: a result per intrinsic, in the request's order."""
+
+    id: str
+    object: Literal["intrinsics"] = "intrinsics"
+    created: int
+    results: list[IntrinsicResult]

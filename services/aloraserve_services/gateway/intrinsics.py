@@ -1,0 +1,92 @@
+"""``POST /v1/intrinsics``, and the intrinsics of a chat: those that guard it, and those that look at its answer."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import cast
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from aloraserve.serving.intrinsics.outcome import GuardVerdict
+from aloraserve.serving.intrinsics.runner import IntrinsicRunner
+from aloraserve.serving.request import Origin
+from aloraserve.tenants import Tenants
+from aloraserve.wire.chat import ChatMessage, ChatRequest
+from aloraserve.wire.intrinsic_results import IntrinsicResult
+from aloraserve.wire.intrinsics import DEFAULT_TIMEOUT_S, IntrinsicsAnswer, IntrinsicsRequest
+from aloraserve_services.gateway.call_slots import CallSlots
+from aloraserve_services.gateway.intrinsic_results import result_of
+from aloraserve_services.gateway.origins import origin_of
+from aloraserve_services.gateway.request_body import BodyReader
+from aloraserve_services.gateway.routes import Routes
+
+
+class IntrinsicRoutes:
+    """Answers requests for several intrinsics over one conversation.
+
+    Args:
+        tenants: know who may call.
+        runner: runs the intrinsics.
+        bodies: reads requests' bodies.
+        slots: of calls in progress; each intrinsic takes one.
+        base_model: its served name.
+    """
+
+    def __init__(
+        self, tenants: Tenants, runner: IntrinsicRunner, bodies: BodyReader, slots: CallSlots, *, base_model: str
+    ) -> None:
+        self._tenants = tenants
+        self._runner = runner
+        self._bodies = bodies
+        self._slots = slots
+        self._base_model = base_model
+
+    def add_to(self, routes: Routes) -> None:
+        """Add this route to an application's."""
+        routes.add("POST", "/v1/intrinsics", self.intrinsics)
+
+    async def intrinsics(self, request: Request) -> Response:
+        """Run intrinsics over a conversation."""
+        self._slots.check()
+        origin = origin_of(request, self._tenants)
+        body = await self._bodies.read(IntrinsicsRequest, request)
+        outcomes = await self._runner.run(
+            body.conversation(self._base_model), body.items, origin, timeout_s=body.timeout_s or DEFAULT_TIMEOUT_S
+        )
+        results = [result_of(outcome) for outcome in outcomes]
+        answer = IntrinsicsAnswer(id=f"intrinsics-{origin.request_id}", created=int(time.time()), results=results)
+        return Response(answer.to_json(), media_type="application/json")
+
+
+class ChatIntrinsics:
+    """The intrinsics that a chat asks for.
+
+    Args:
+        runner: runs them.
+    """
+
+    def __init__(self, runner: IntrinsicRunner) -> None:
+        self._runner = runner
+
+    async def guard(self, body: ChatRequest, origin: Origin) -> list[GuardVerdict]:
+        """Return what a chat's guards say of its messages; none without guards.
+
+        Raises:
+            AloraserveError: a guard could not say; nothing passes then.
+        """
+        guards = body.guard_items
+        return await self._runner.guard(body, guards, origin, timeout_s=DEFAULT_TIMEOUT_S) if guards else []
+
+    async def check(self, body: ChatRequest, origin: Origin, text: str) -> AsyncIterator[tuple[int, IntrinsicResult]]:
+        """Yield what a chat's intrinsics find in its answer, with their places in the request, as they do."""
+        answered = [*body.messages, ChatMessage(role="assistant", content=text)]
+        conversation = msgspec.structs.replace(body, messages=answered)
+        items = body.intrinsic_items
+        outcomes = self._runner.stream(conversation, items, origin, timeout_s=DEFAULT_TIMEOUT_S)
+        async with contextlib.aclosing(cast("AsyncGenerator[object]", outcomes)):
+            async for number, outcome in outcomes:
+                yield number, result_of(outcome)

@@ -1,0 +1,27 @@
+"""Where a request comes from, as the HTTP edge knows it."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from aloraserve.serving.request import Origin
+from aloraserve.serving.session import SESSION_HEADER, session_of
+from aloraserve.tenants import Tenants
+from aloraserve_services.gateway.request_context import context_of
+
+
+def origin_of(request: Request, tenants: Tenants) -> Origin:
+    """Return where a request comes from; who may not call does not get here.
+
+    Raises:
+        AuthenticationError: there is no key, or nobody has it.
+    """
+    caller = tenants.authenticate(request.headers.get("authorization"))
+    context = context_of(request)
+    return Origin(
+        context.request_id,
+        caller,
+        context.arrived_at,
+        session=session_of(request.headers.get(SESSION_HEADER), caller),
+        traceparent=context.traceparent,
+    )

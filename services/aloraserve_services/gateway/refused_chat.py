@@ -1,0 +1,71 @@
+"""A chat that a guard refused: an answer that clients know, with ``finish_reason`` "content_filter"."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from starlette.responses import Response
+
+from aloraserve.serving.intrinsics.outcome import GuardVerdict
+from aloraserve.serving.request import GenerationRequest
+from aloraserve.wire import Usage
+from aloraserve.wire.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+)
+from aloraserve_services.gateway.intrinsic_results import guard_result_of, refusal_of
+
+
+class RefusedChat:
+    """Writes the answer to a chat that was not generated.
+
+    Args:
+        request: that is refused.
+        verdicts: of all guards.
+    """
+
+    def __init__(self, request: GenerationRequest, verdicts: Sequence[GuardVerdict]) -> None:
+        self._request = request
+        self._verdicts = verdicts
+        self._same = {"id": f"chatcmpl-{request.id}", "created": int(time.time()), "model": request.model}
+        self._refusal = "; ".join(refusal_of(verdict) for verdict in verdicts if verdict.is_refusal)
+
+    def response(self, include_usage: bool) -> Response:
+        """Return the answer, as a stream if the request asks for one.
+
+        Args:
+            include_usage: whether a stream ends with the usage.
+        """
+        if not self._request.is_streamed:
+            return Response(self._whole().to_json(), media_type="application/json")
+        chunks = [self._opening(), self._ending(), *([self._usage_chunk()] if include_usage else [])]
+        events = "".join(f"data: {chunk.to_json()}\n\n" for chunk in chunks)
+        return Response(f"{events}data: [DONE]\n\n", media_type="text/event-stream")
+
+    @property
+    def _usage(self) -> Usage:
+        """What the answer cost: nothing; the guards' results have their own usage."""
+        return Usage.of(0, 0, 0)
+
+    def _whole(self) -> ChatCompletion:
+        message = AssistantMessage(content="", refusal=self._refusal)
+        choice = ChatChoice(index=0, message=message, finish_reason="content_filter")
+        guard = [guard_result_of(verdict) for verdict in self._verdicts]
+        return ChatCompletion(**self._same, choices=[choice], usage=self._usage, guard=guard)
+
+    def _opening(self) -> ChatCompletionChunk:
+        choice = ChatChunkChoice(index=0, delta=ChatDelta(role="assistant", content=""))
+        guard = [guard_result_of(verdict) for verdict in self._verdicts]
+        return ChatCompletionChunk(**self._same, choices=[choice], guard=guard)
+
+    def _ending(self) -> ChatCompletionChunk:
+        choice = ChatChunkChoice(index=0, delta=ChatDelta(refusal=self._refusal), finish_reason="content_filter")
+        return ChatCompletionChunk(**self._same, choices=[choice])
+
+    def _usage_chunk(self) -> ChatCompletionChunk:
+        return ChatCompletionChunk(**self._same, choices=[], usage=self._usage)
