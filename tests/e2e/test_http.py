@@ -145,7 +145,7 @@ BAD = [
     (CHAT, chat(temperature=9), 400, "temperature", "(9)"),
     (CHAT, chat(n=0), 400, "n", "(0)"),
     (CHAT, chat(logprobs=True, top_logprobs=99), 400, "top_logprobs", "(99)"),
-    (CHAT, chat(tools=[]), 400, "tools", "not supported"),
+    (CHAT, chat(tools=[{"type": "function"}]), 400, "tools", "not supported"),
     (CHAT, chat(nonsense=1), 400, "nonsense", "not a known field"),
     (CHAT, chat(chat_template_kwargs={"chat_template": "{{ 1 }}"}), 400, "chat_template_kwargs", "chat_template"),
     (CHAT, chat(model="nobody"), 404, "model", "safety-lora"),

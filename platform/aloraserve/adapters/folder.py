@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -177,13 +178,13 @@ class FolderRegistry:
 
 def _names(root: Path) -> list[str]:
     """Return the names of the subfolders, at most :data:`MAX_SUBFOLDERS`, sorted."""
-    if (root / CONFIG_FILE).exists():
+    if os.path.lexists(root / CONFIG_FILE):
         raise SettingsError(
             f"the adapters' folder {root} is itself an adapter: it has {CONFIG_FILE}; accepted: a folder of adapters, "
             f"such as its parent {root.absolute().parent}"
         )
     try:
-        found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        found = sorted(path.name for path in root.iterdir() if os.path.isdir(path) and not path.name.startswith("."))
     except OSError as error:
         cause = error.strerror or type(error).__name__
         raise SettingsError(

@@ -79,3 +79,9 @@ def shown(value: object) -> str:
     """Return a value for a message: printable ASCII, of bounded length."""
     text = ascii(value)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def plain(text: str) -> str:
+    """Return a text of others, of bounded length, with escapes for what cannot be printed."""
+    escaped = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text[: 4 * MAX_SHOWN])
+    return escaped if len(text) <= 4 * MAX_SHOWN else f"{escaped}..."

@@ -44,10 +44,14 @@ class Served:
         """Return what changed from ``before`` to this."""
         old, new = before.versions, self.versions
         return RegistryChange(
-            added=tuple(version for name, version in new.items() if name not in old),
-            removed=tuple(version for name, version in old.items() if name not in new),
+            added=tuple(version for name, version in new.items() if not _same(old.get(name), version)),
+            removed=tuple(version for name, version in old.items() if not _same(new.get(name), version)),
             refused=self.refused,
         )
+
+
+def _same(one: AdapterVersion | None, other: AdapterVersion) -> bool:
+    return one is other or one == other
 
 
 class ServedFeed:

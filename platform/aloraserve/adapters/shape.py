@@ -104,7 +104,7 @@ class BaseShape:
 
     @classmethod
     def _from_weights(cls, found: BaseWeights, config: Mapping[str, Any]) -> BaseShape:
-        layers = _size(config, "num_hidden_layers")
+        layers = _size(config, "num_hidden_layers", 1 + max(map(_layer, found.linears)))
         # Layers beyond are for multi-token prediction: engines skip them.
         modules = {name: sizes for name, sizes in found.linears.items() if _layer(name) < layers}
         usual = cls.from_config(config).modules if found.is_quantized else {}
@@ -145,7 +145,8 @@ def _layer(module: str) -> int:
 
 def _others(modules: Linears, names: Iterator[str] | tuple[str, ...] | frozenset[str]) -> frozenset[str]:
     """Return every module that a pattern may match and that is not one of ``modules``."""
-    found = {"lm_head"}
+    # The names that engines and PEFT look for, wherever this model has them.
+    found = {"lm_head", "model.lm_head", "embed_tokens", "model.embed_tokens"}
     for name in (*modules, *names):
         parts = name.split(".")
         found.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aloraserve.adapters.base import AdapterVersion, RefusedAdapter
 from aloraserve.adapters.fingerprint import Fingerprint, fingerprint_of
+from aloraserve.adapters.problems import plain
 from aloraserve.errors import InvalidAdapterError
 
 SETTLED_READINGS = 2
@@ -83,9 +84,11 @@ class Subfolder:
 
     def _attempt(self) -> tuple[AdapterVersion | RefusedAdapter, bool]:
         """Return what the folder is, and whether it would be the same another time."""
+        # A folder may have any name: one that cannot be printed must not break the list that it stands in.
+        shown = plain(self._path.name)
         try:
             return self._read(self._path.name, self._path), True
         except InvalidAdapterError as error:
-            return RefusedAdapter(self._path.name, error.message), not isinstance(error.__cause__, OSError)
+            return RefusedAdapter(shown, error.message), not isinstance(error.__cause__, OSError)
         except Exception as error:  # noqa: BLE001 - files that nobody thought of must not end the registry for all
-            return RefusedAdapter(self._path.name, f"it cannot be read: {type(error).__name__}"), True
+            return RefusedAdapter(shown, f"it cannot be read: {type(error).__name__}"), True

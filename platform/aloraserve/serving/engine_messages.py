@@ -40,10 +40,22 @@ class EngineCall:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its log-probability."""
+    """A token with its log-probability.
+
+    Args:
+        token: what it adds to the text; of an alternative that is part of a character its bytes, escaped.
+        logprob: natural logarithm of its probability.
+        raw: its own bytes where they are not the text's: it is part of a character, or completes one.
+    """
 
     token: str
     logprob: float
+    raw: bytes | None = None
+
+    @property
+    def utf8(self) -> list[int]:
+        """Its bytes; those of an answer's tokens join to the answer's."""
+        return list(self.token.encode() if self.raw is None else self.raw)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,10 @@ def _fault(structured: StructuredOutput) -> str:
         fault = LLMatcher.validate_grammar(grammar_of(structured), None)
     except ValueError as error:
         fault = str(error)
-    return _summary(fault)
+    return fault_summary(fault)
 
 
-def _summary(fault: str) -> str:
+def fault_summary(fault: str) -> str:
     """Return the line of a compiler's message that says what is wrong."""
     lines = [line.strip() for line in fault.splitlines() if line.strip()]
     cause = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "".join(lines[:1]))

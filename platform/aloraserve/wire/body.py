@@ -9,15 +9,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from typing import Any, TypeVar
 
 import msgspec
 
 from aloraserve.errors import InvalidRequestError
+from aloraserve.wire.chat import ChatMessage
 from aloraserve.wire.fields import MAX_TEXT_BYTES, RequestPart
 from aloraserve.wire.refusals import MAX_QUOTED_BODY_BYTES, invalid_request, malformed, too_deep
 
 DEFAULT_MAX_BODY_BYTES = 2 * MAX_TEXT_BYTES
+
+_OF_MESSAGES = frozenset(ChatMessage.__struct_fields__)
+_EMPTY: tuple[object, ...] = (None, "", [], {})
+_IN_A_MESSAGE = re.compile(r"(?s)Object contains unknown field `.*` - at `\$\.messages\[\d+\]`\Z")
 
 Request = TypeVar("Request", bound=RequestPart)
 
@@ -42,6 +48,8 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
     except UnicodeDecodeError as exc:
         raise InvalidRequestError(f"the body is not UTF-8 at byte {exc.start}") from None
     except msgspec.ValidationError as exc:
+        if (shorter := _without_empty_extras(exc, text)) is not None:
+            return parse_body(model_class, shorter, max_bytes)
         if len(raw) <= MAX_QUOTED_BODY_BYTES:
             with contextlib.suppress(ValueError, RecursionError):
                 _check_keys(text)
@@ -56,6 +64,30 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
 @functools.cache
 def _decoder(model_class: type[Request]) -> msgspec.json.Decoder[Request]:
     return msgspec.json.Decoder(model_class)
+
+
+def _without_empty_extras(error: msgspec.ValidationError, text: str) -> bytes | None:
+    """Return a body without what its messages have of other servers' fields, None if there is nothing of that kind.
+
+    Clients send an answer back as they got it, with fields that are null or empty. Nothing is lost with those.
+
+    Args:
+        error: says what is wrong with the body.
+        text: the body.
+    """
+    if not _IN_A_MESSAGE.match(str(error)):
+        return None
+    try:
+        _check_keys(text)
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    messages = [_without_empty(message) if isinstance(message, dict) else message for message in body["messages"]]
+    return None if messages == body["messages"] else json.dumps(body | {"messages": messages}).encode()
+
+
+def _without_empty(message: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if name in _OF_MESSAGES or value not in _EMPTY}
 
 
 def _check_keys(text: str) -> None:

@@ -373,7 +373,7 @@ def _ending(logprobs: bytes, finish_reason: FinishReason | None) -> bytes:
 
 
 def _top(token: TokenLogprob) -> dict[str, object]:
-    return {"token": token.token, "logprob": _finite(token), "bytes": list(token.token.encode())}
+    return {"token": token.token, "logprob": _finite(token), "bytes": token.utf8}
 
 
 def _finite(token: TokenLogprob) -> float:

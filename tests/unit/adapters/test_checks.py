@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from support.peft_adapters import BASE, matrices
 
-from aloraserve.adapters import CheckReport, check_adapter
+from aloraserve.adapters import BaseShape, CheckReport, check_adapter
 from aloraserve.adapters.checks import patterns
 from aloraserve.adapters.checks.report import MAX_PER_CODE
 from aloraserve.adapters.peft_files import MAX_WEIGHTS_BYTES
@@ -156,7 +157,7 @@ class TestNames:
         [
             ({"target_modules": "q_proj", "layers_to_transform": None}, "selects nothing"),
             ({"target_modules": ".*"}, "beside an expression"),
-            ({"target_modules": ".*", "layers_to_transform": None}, "which selects 'lm_head'"),
+            ({"target_modules": ".*", "layers_to_transform": None}, "which selects 'embed_tokens'"),
             ({"target_modules": "(", "layers_to_transform": None}, "not a regular expression"),
             ({"target_modules": "x" * 5000, "layers_to_transform": None}, "5000 characters"),
             ({"layers_pattern": "layers", "layers_to_transform": None}, "alone"),
@@ -180,7 +181,9 @@ class TestNames:
 
 
 class TestConfig:
-    @pytest.mark.parametrize("value", ["Gaussian", "LoRA_GA", "mica", "orthogonal", "eva", True, False, None])
+    @pytest.mark.parametrize(
+        "value", ["Gaussian", "GAUSSIAN", "lora_ga", "mica", "orthogonal", "eva", True, False, None]
+    )
     def test_where_training_began_changes_nothing(self, write_adapter: Write, value: object) -> None:
         assert check(write_adapter(init_lora_weights=value)).is_accepted
 
@@ -201,6 +204,10 @@ class TestConfig:
             ({"velora_config": {"scale": 1}}, "velora_config"),
             ({"eva_config": {"rho": 0.5}}, "eva_config with rho 0.5"),
             ({"corda_config": 1}, "corda_config 1"),
+            ({"init_lora_weights": "EVA"}, "init_lora_weights 'EVA'"),
+            ({"use_bdlora": {}}, "use_bdlora {}"),
+            ({"rank_pattern": None}, "rank_pattern None"),
+            ({"trainable_token_indices": []}, "trainable_token_indices []"),
             ({"peft_type": "ALORA"}, "'LORA' with alora_invocation_tokens"),
             ({"use_alora": True}, "use_alora True; accepted: alora_invocation_tokens"),
             ({"invocation_string": ""}, "invocation_string ''; accepted: alora_invocation_tokens"),
@@ -314,6 +321,28 @@ class TestWeights:
             f"adapter_model.safetensors has {10 * 1024**3} bytes; accepted: at most {MAX_WEIGHTS_BYTES}"
         )
 
+    def test_memory_does_not_grow_with_the_weights(self, write_adapter: Write) -> None:
+        wide = BaseShape.decoder(
+            layers=1, hidden_size=2**20, intermediate_size=8, heads=1, kv_heads=1, head_dim=8, vocab_size=100
+        )
+        shapes = {"A": [16, 2**20], "B": [8, 16]}
+        header: dict[str, Any] = {}
+        end = 0
+        for side, shape in shapes.items():
+            start, end = end, end + shape[0] * shape[1] * 4
+            name = f"base_model.model.model.layers.0.self_attn.q_proj.lora_{side}.weight"
+            header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+        folder = raw(write_adapter(r=16, target_modules=["q_proj"], layers_to_transform=[0]), json.dumps(header))
+        weights = folder / "adapter_model.safetensors"
+        os.truncate(weights, weights.stat().st_size + end)
+        tracemalloc.start()
+        report = check_adapter(folder, base=wide, max_rank=16)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "changes nothing" in report.reason
+        assert report.facts.size_bytes > 64 * 2**20
+        assert peak < 16 * 2**20
+
 
 class TestFiles:
     @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "io.yaml"])
@@ -335,6 +364,13 @@ class TestFiles:
         report = check(folder)
         assert codes(report) == {ProblemCode.FILE_LINK}
         assert "hf download --local-dir" in report.reason
+
+    def test_blobs_that_are_of_no_cache_are_elsewhere(self, write_adapter: Write, tmp_path: Path) -> None:
+        folder = write_adapter()
+        (tmp_path / "blobs").mkdir()
+        (folder / "adapter_config.json").rename(tmp_path / "blobs" / "config")
+        (folder / "adapter_config.json").symlink_to("../blobs/config")
+        assert codes(check(folder)) == {ProblemCode.FILE_LINK}
 
     def test_a_library_of_intrinsics_says_where_its_adapters_are(self, write_adapter: Write, tmp_path: Path) -> None:
         for kind in ("alora", "lora"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -83,6 +84,40 @@ class TestWhenItStarts:
         write_adapter("b")
         found = registry(tmp_path, base)
         assert (served(found), list(refused(found))) == ([], ["a"])
+
+    @pytest.mark.parametrize("name", [b"a\x1b[31mb", b"a\nb", b"\xff\xfe", "\u202e".encode()])
+    def test_a_name_that_cannot_be_printed_breaks_no_list(
+        self, write_adapter: Write, base: BaseShape, tmp_path: Path, name: bytes
+    ) -> None:
+        write_adapter("good")
+        write_adapter("bad").rename(tmp_path / os.fsdecode(name))
+        found = registry(tmp_path, base)
+        assert served(found) == ["good"]
+        ((shown, reason),) = refused(found).items()
+        assert shown.isprintable()
+        assert "letters, digits" in reason
+        assert json.dumps([shown, reason], ensure_ascii=False).encode()
+
+    def test_a_folder_that_is_an_adapter_itself_is_a_wrong_setting(
+        self, write_adapter: Write, base: BaseShape, tmp_path: Path
+    ) -> None:
+        folder = write_adapter("safety")
+        with pytest.raises(SettingsError, match="is itself an adapter") as caught:
+            registry(folder, base)
+        assert f"its parent {tmp_path}" in caught.value.message
+
+    def test_a_link_to_a_snapshot_in_a_hub_cache_is_served(
+        self, write_adapter: Write, base: BaseShape, tmp_path: Path
+    ) -> None:
+        repository = tmp_path / ".hub" / "models--ibm--safety"
+        (repository / "blobs").mkdir(parents=True)
+        (repository / "snapshots").mkdir()
+        snapshot = write_adapter("0abc").rename(repository / "snapshots" / "0abc")
+        for path in list(snapshot.iterdir()):
+            path.rename(repository / "blobs" / path.name)
+            path.symlink_to(f"../../blobs/{path.name}")
+        (tmp_path / "safety").symlink_to(snapshot)
+        assert served(registry(tmp_path, base)) == ["safety"]
 
     def test_a_missing_folder_is_a_wrong_setting(self, base: BaseShape, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="nowhere"):

@@ -33,7 +33,7 @@ from aloraserve_services.channel.messages import (
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 numbers = st.floats(allow_nan=False)
-logprobs = st.builds(TokenLogprob, texts, numbers)
+logprobs = st.builds(TokenLogprob, texts, numbers, st.none() | st.binary(max_size=4))
 savings = st.builds(
     CallSavings, numbers, st.integers(-9, 9), st.integers(0, 9), numbers, st.builds(CachedBySource, st.integers(0, 9))
 )

@@ -144,6 +144,23 @@ def test_a_prompt_is_a_text_or_token_ids(prompt: Any, wanted: Any) -> None:
     assert completion(prompt=prompt).one_prompt == wanted
 
 
+def test_other_servers_fields_of_an_answer_are_passed_over_where_they_are_empty() -> None:
+    answer = {"role": "assistant", "content": "hé", "id": None, "images": [], "opts": {}, "mood": "", "name": None}
+    request = chat(messages=[answer, {"role": "user", "content": "and?", "id": None}], seed=2**62)
+    assert [message.text for message in request.messages] == ["hé", "and?"]
+    assert request.seed == 2**62
+    with pytest.raises(InvalidRequestError, match=r"'messages\.0\.mood' is not a known field"):
+        chat(messages=[answer | {"mood": "good"}])
+    with pytest.raises(InvalidRequestError, match=r"'messages\.1' should be an object"):
+        chat(messages=[answer, 3])
+    with pytest.raises(InvalidRequestError, match="is not a known field"):
+        parse_body(
+            ChatRequest, json.dumps(CHAT).encode().replace(b'"hello"', b'"x", "deep": ' + b"[" * 9**5 + b"]" * 9**5)
+        )
+    with pytest.raises(InvalidRequestError, match="'extra' is not a known field"):
+        chat(messages=[answer], extra=None)
+
+
 @pytest.mark.parametrize("prompts", [["a", "b"], [[1, 2], [3]], ["a", [1, 2]]])
 def test_each_prompt_of_a_list_is_a_request_of_its_own(prompts: Any) -> None:
     parts = completion(prompt=prompts, max_tokens=3, n=2, temperature=1).split()

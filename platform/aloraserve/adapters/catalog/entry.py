@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from aloraserve.adapters.base import AdapterKind, AdapterRef, AdapterVersion
+from aloraserve.adapters.base import AdapterKind, AdapterRef, AdapterVersion, Loading
 from aloraserve.adapters.catalog.intrinsic_json import intrinsic_from_json, intrinsic_to_json
 from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
 from aloraserve.adapters.invocation import InvocationMode
@@ -31,6 +31,11 @@ NAME_RULE = "1 to 64 letters, digits, '.', '_' and '-', the first a letter or di
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[0-9a-f]{64}")
 _LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._/-]{{0,{MAX_LABEL_CHARACTERS - 1}}}")
+
+
+LOADING_LABEL = "loading"
+"""Label that says when replicas load a version."""
+_LOADING: Mapping[str, Loading] = {"preloaded": "preloaded", "pinned": "pinned"}
 
 
 class AdapterState(StrEnum):
@@ -207,6 +212,7 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
             invocation_mode=InvocationMode(self.invocation.mode) if self.invocation.mode else None,
             alpha=self.alpha,
             size_bytes=self.size_bytes,
+            loading=_LOADING.get(self.labels.get(LOADING_LABEL, ""), "on demand"),
         )
 
     @property

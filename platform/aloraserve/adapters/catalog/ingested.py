@@ -47,9 +47,11 @@ class IngestedRecord:
 
     @property
     def refused(self) -> Iterable[RefusedAdapter]:
-        """Yield what cannot be loaded: the name, or its versions if another one is served."""
-        entries = {entry.version: entry.shown for entry in self.record.live} if self.served else {}
-        return (RefusedAdapter(entries.get(version, self.record.name), why) for version, why in self.problems.items())
+        """Yield what an alias points to and cannot be loaded: the name, or the version if another one is served."""
+        is_served = bool(self.served)
+        for entry in self.record.served:
+            if (why := self.problems.get(entry.version)) is not None:
+                yield RefusedAdapter(entry.shown if is_served else entry.name, why)
 
     def listed(self, tenant: str | None) -> Iterable[ServedName]:
         """Yield the names that a tenant may call: the plain one and its aliases."""

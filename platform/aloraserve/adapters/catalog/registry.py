@@ -209,7 +209,7 @@ class CatalogRegistry:
             if changed or gone:
                 self._publish()
             self._generation = generation
-            if self._backup is not None and self.view.position.epoch:
+            if self._backup is not None and len(self.view):
                 await self._backup.write(self.view)
 
     async def note_loaded(self, keys: Mapping[str, str]) -> None:
@@ -233,7 +233,7 @@ class CatalogRegistry:
 
     async def close(self) -> None:
         """See the contract."""
-        if self._backup is not None and self.view.position.epoch:
+        if self._backup is not None and len(self.view):
             await self._backup.write(self.view, at_once=True)
         await self.source.close()
 

@@ -42,6 +42,7 @@ class CatalogView:
         self._records: dict[str, StoredRecord] = {}
         self._names: list[str] = []
         self._lost: set[str] = set()
+        self._highest = 0
         self._refreshing = asyncio.Lock()
 
     def __len__(self) -> int:
@@ -73,6 +74,9 @@ class CatalogView:
                 await self._begin_again(changes)
             else:
                 await self._go_on(changes)
+            if self.position.revision < self._highest:
+                # What this process has put itself is not there any more.
+                await self._begin_again(await self._catalog.changes(CatalogPosition()))
             if self._lost and self._restores:
                 await self._put_back()
             return self.generation != before
@@ -85,6 +89,7 @@ class CatalogView:
         elif known.revision >= revision:
             return
         self._lost.discard(record.name)
+        self._highest = max(self._highest, revision)
         self._records[record.name] = StoredRecord(record, revision)
         self.generation += 1
 
@@ -149,7 +154,7 @@ class CatalogView:
     def _only_here(self, found: dict[str, StoredRecord], position: CatalogPosition) -> dict[str, StoredRecord]:
         """Return what the catalog has lost, each with the revision that is there in its place."""
         went_back = position.epoch == self.position.epoch
-        if went_back and position.revision >= self.position.revision:
+        if went_back and position.revision >= self._highest:
             # Nothing was lost: it has forgotten names that were deleted while this process was away.
             return {}
         return {
@@ -160,6 +165,7 @@ class CatalogView:
 
     def _replace(self, records: dict[str, StoredRecord], position: CatalogPosition) -> None:
         self._records, self._names, self.position = records, sorted(records), position
+        self._highest = position.revision
         self.generation += 1
 
     async def _put_back(self) -> None:

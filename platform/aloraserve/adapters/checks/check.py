@@ -23,7 +23,7 @@ from aloraserve.adapters.peft_files import (
     AdapterFiles,
     find_files,
 )
-from aloraserve.adapters.problems import AdapterFileError, Problem, ProblemCode
+from aloraserve.adapters.problems import AdapterFileError, Problem, ProblemCode, plain
 from aloraserve.adapters.shape import BaseShape
 from aloraserve.errors import InvalidAdapterError
 
@@ -134,7 +134,7 @@ class _Check:
         try:
             self._intrinsic = read_intrinsic(io_yaml, self._sidecar.intrinsic)
         except InvalidAdapterError as error:
-            self._problems.append(Problem(ProblemCode.INTRINSIC, "", error.message))
+            self._problems.append(Problem(ProblemCode.INTRINSIC, "", plain(error.message)))
 
     def _check_weights(self, files: AdapterFiles) -> None:
         if WEIGHTS_FILE not in files.sizes:
@@ -147,7 +147,8 @@ class _Check:
                 return
             self._matrices, problems = find_matrices(self._entries, self._base)
             self._problems += problems
-            self._problems += matrix_problems(self._matrices, self._config, self._base)
+            is_whole = not problems
+            self._problems += matrix_problems(self._matrices, self._config, self._base, is_whole=is_whole)
             readable = [matrix for matrix in self._matrices if _has_numbers(matrix.entry)]
             self._problems += value_problems(file, readable, self._config.scaling)
 

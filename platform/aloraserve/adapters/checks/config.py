@@ -19,9 +19,8 @@ INVOCATION_KEY = "alora_invocation_tokens"
 _LEGACY_TEXTS = ("invocation_string", "alora_invocation_string")
 _SHADOW_RESIDUAL = ("cross_stream", "last_context_token")
 _STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""Values of ``init_lora_weights`` that only say where training began; vLLM and PEFT take them in any case."""
+"""Values of ``init_lora_weights`` that only say where training began. PEFT takes the first in any case of letters."""
 _FALSE: tuple[Any, ...] = (None, False)
-_EMPTY: tuple[Any, ...] = (None, [], {})
 _MUST_BE: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "task_type": ("CAUSAL_LM", None),
@@ -33,10 +32,10 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
     "modules_to_save": (None, []),
     "layer_replication": (None, []),
     "target_parameters": (None, []),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
-    "use_bdlora": _EMPTY,
-    "trainable_token_indices": _EMPTY,
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "use_bdlora": (None,),
+    "trainable_token_indices": (None, {}),
     "megatron_config": (None,),
     "velora_config": (None,),
     "kasa_config": (None,),
@@ -151,7 +150,8 @@ def _options(config: Mapping[str, Any]) -> Iterator[Problem]:
             accepted = " or ".join("null" if value is None else repr(value) for value in values)
             yield _wrong(key, config[key], accepted)
     start = config.get("init_lora_weights")
-    if not (start is None or isinstance(start, bool) or (isinstance(start, str) and start.lower() in _STARTS)):
+    is_start = isinstance(start, str) and (start in _STARTS or start.lower() == _STARTS[0])
+    if not (start is None or isinstance(start, bool) or is_start):
         yield _wrong("init_lora_weights", start, f"true, false, {', '.join(_STARTS)}")
     for key in _MAPPINGS:
         if not isinstance(config.get(key, {}), dict | None):

@@ -8,6 +8,7 @@ import msgspec
 
 from aloraserve.adapters.checks.strict_json import parse_object
 from aloraserve.adapters.invocation import InvocationMode
+from aloraserve.adapters.problems import plain
 
 _Text = Annotated[str, msgspec.Meta(max_length=8192)]
 _Label = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -57,4 +58,4 @@ def read_sidecar(data: bytes) -> Sidecar:
     try:
         return msgspec.convert(parse_object(data), Sidecar, strict=True)
     except msgspec.ValidationError as error:
-        raise ValueError(f"is not valid: {error}") from error
+        raise ValueError(f"is not valid: {plain(str(error))}") from error

@@ -29,6 +29,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise ValueError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is not valid JSON: {str(error)[:120]}") from error
+    if b"\\u" in data and not _is_text(value):
+        raise ValueError("has half a surrogate pair, which is not text")
     if not isinstance(value, dict):
         raise ValueError("is not a JSON object")
     return value
@@ -54,3 +56,12 @@ def _is_finite(value: object) -> bool:
     if isinstance(value, list):
         return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_text(value: object) -> bool:
+    """Whether every string in it can be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

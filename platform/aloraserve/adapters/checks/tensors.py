@@ -47,13 +47,16 @@ def find_matrices(entries: Sequence[TensorEntry], base: BaseShape) -> tuple[list
     return matrices, problems
 
 
-def matrix_problems(matrices: Sequence[Matrix], config: AdapterConfig, base: BaseShape) -> Iterator[Problem]:
+def matrix_problems(
+    matrices: Sequence[Matrix], config: AdapterConfig, base: BaseShape, *, is_whole: bool
+) -> Iterator[Problem]:
     """Yield what is wrong with the sizes, the pairs and the choice of tensors that hit a linear.
 
     Args:
         matrices: of the adapter.
         config: its facts.
         base: the base model's shape.
+        is_whole: whether every tensor hits one. Where some do not, nobody knows which modules have no weights.
     """
     yield from _size_problems(matrices, config, base)
     sides: dict[str, str] = defaultdict(str)
@@ -64,7 +67,8 @@ def matrix_problems(matrices: Sequence[Matrix], config: AdapterConfig, base: Bas
             other = "B" if found == "A" else "A"
             yield _wrong(ProblemCode.TENSOR_PAIR, f"has lora_{found} of {module} but no lora_{other}", "both")
     if config.modules is not None:
-        yield from _selection_problems(sides, config.modules)
+        yield from _surplus(sides, config.modules)
+        yield from _missing(sides, config.modules) if is_whole else ()
 
 
 def _size_problems(matrices: Sequence[Matrix], config: AdapterConfig, base: BaseShape) -> Iterator[Problem]:
@@ -105,13 +109,16 @@ def _other_base(misfits: Sequence[Matrix], total: int, config: AdapterConfig, ba
     return _wrong(ProblemCode.OTHER_BASE, found, f"{_wanted(first, config.rank, base)} there")
 
 
-def _selection_problems(found: Collection[str], selection: Collection[str]) -> Iterator[Problem]:
+def _surplus(found: Collection[str], selection: Collection[str]) -> Iterator[Problem]:
     for module in found:
         if module not in selection:
             accepted = "weights of modules that target_modules and layers_to_transform select"
             yield _wrong(
                 ProblemCode.NOT_SELECTED, f"has weights for {module}, which the config does not select", accepted
             )
+
+
+def _missing(found: Collection[str], selection: Collection[str]) -> Iterator[Problem]:
     for module in sorted(set(selection) - set(found)):
         accepted = "weights for every module that the config selects; narrow target_modules or layers_to_transform"
         yield _wrong(ProblemCode.TENSOR_MISSING, f"has no weights for {module}, which the config selects", accepted)

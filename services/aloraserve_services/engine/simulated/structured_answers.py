@@ -20,7 +20,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from aloraserve.serving.engine_messages import TokenLogprob, TokenLogprobs
-from aloraserve.serving.structures import grammar_of
+from aloraserve.serving.structures import fault_summary, grammar_of
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve.wire.structured import StructuredOutput
 from aloraserve_services.engine.simulated.answer_words import LONGEST_ANSWER, Answer, AnswerWords, Word
@@ -112,7 +112,7 @@ class StructuredAnswers:
     def _matcher(self, grammar: str) -> LLMatcher:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise ValueError(matcher.get_error().splitlines()[0])
+            raise ValueError(fault_summary(matcher.get_error()))
         return matcher
 
     def _generated(self, grammar: str, rng: random.Random, limit: int) -> tuple[list[int], bool]:

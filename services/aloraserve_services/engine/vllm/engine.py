@@ -15,8 +15,6 @@ from aloraserve.serving.engine_messages import (
     EngineChunk,
     EngineRefusal,
     EngineReply,
-    TokenLogprob,
-    TokenLogprobs,
 )
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve.wire.structured import StructuredOutput
@@ -24,6 +22,8 @@ from aloraserve_services.engine.base import Level
 from aloraserve_services.engine.parent_watch import PARENT_VARIABLE
 from aloraserve_services.engine.vllm.reporting_scheduler import SCHEDULER
 from aloraserve_services.engine.vllm.step_observer import StepObserver
+from aloraserve_services.engine.vllm.structure_check import StructureCheck
+from aloraserve_services.engine.vllm.token_logprobs import LogprobReader
 from aloraserve_services.models.hardware import is_cpu_engine
 from aloraserve_services.plan import FleetPlan
 
@@ -132,6 +132,8 @@ class VllmEngine:
         self._versions: dict[int, AdapterVersion] = {}
         arguments = AsyncEngineArgs(**engine_arguments(plan, events_endpoint, replay_endpoint))
         self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda config, index=0: self._steps])
+        self._logprobs = LogprobReader(self._llm.get_tokenizer())
+        self._structures = StructureCheck(self._llm.get_tokenizer())
 
     @property
     def kv_usage(self) -> float:
@@ -221,6 +223,9 @@ class VllmEngine:
         """
         from vllm.exceptions import VLLMValidationError
 
+        if fault := await self._structures.fault(call.sampling.structured):
+            yield EngineRefusal(f"the form of the answer cannot be compiled: {fault}", "structured_outputs")
+            return
         prompt: dict[str, Any] = {"prompt_token_ids": call.token_ids}
         if call.cache_salt is not None:
             prompt["cache_salt"] = call.cache_salt
@@ -256,7 +261,7 @@ class VllmEngine:
             token_ids=tuple(choice.token_ids),
             finish_reason=choice.finish_reason,
             cached_tokens=cached_tokens,
-            logprobs=_logprobs(choice, alternatives or 0),
+            logprobs=self._logprobs.read(choice, alternatives or 0),
             prefill_s=prefill_s,
         )
 
@@ -306,20 +311,3 @@ def _prefill_s(times: Any) -> float:
     if times is None or not times.scheduled_ts:
         return 0.0
     return max(0.0, float(times.first_token_ts - times.scheduled_ts))
-
-
-def _logprobs(choice: Any, alternatives: int) -> tuple[TokenLogprobs, ...]:
-    """Return each new token with its ``alternatives`` likeliest; vLLM lists the chosen token beside them."""
-    if not choice.logprobs:
-        return ()
-    found = []
-    for step, token in zip(choice.logprobs, choice.token_ids, strict=True):
-        likeliest = sorted(
-            (entry for entry in step.values() if entry.rank <= alternatives), key=lambda entry: entry.rank
-        )
-        found.append(TokenLogprobs(_logprob(step[token]), tuple(_logprob(entry) for entry in likeliest)))
-    return tuple(found)
-
-
-def _logprob(logprob: Any) -> TokenLogprob:
-    return TokenLogprob(logprob.decoded_token or "", max(float(logprob.logprob), -9999.0))

@@ -1,0 +1,79 @@
+"""vLLM's log-probabilities as ours: what each token adds to the text, and its own bytes.
+
+vLLM gives a token that is part of a character no text, and the one that completes it the whole character: so the texts
+of an answer's tokens join to the answer. Here that holds for special tokens too: they add nothing. What a part of a
+character is, its bytes say; an alternative is named by them, as OpenAI's API does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from aloraserve.serving.engine_messages import TokenLogprob, TokenLogprobs
+
+LEAST_LOGPROB = -9999.0
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+class LogprobReader:
+    """Reads the log-probabilities of a choice's new tokens.
+
+    Args:
+        tokenizer: the engine's.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._special = frozenset(tokenizer.all_special_ids)
+
+    def read(self, choice: Any, alternatives: int) -> tuple[TokenLogprobs, ...]:
+        """Return each new token with its ``alternatives`` likeliest; vLLM lists the chosen token beside them."""
+        if not choice.logprobs:
+            return ()
+        return tuple(
+            self._token(step, token, alternatives)
+            for step, token in zip(choice.logprobs, choice.token_ids, strict=True)
+        )
+
+    def _token(self, step: dict[int, Any], token: int, alternatives: int) -> TokenLogprobs:
+        ranked = sorted(((entry.rank, number) for number, entry in step.items() if entry.rank <= alternatives))
+        chosen = step[token]
+        text = "" if token in self._special else chosen.decoded_token or ""
+        return TokenLogprobs(
+            TokenLogprob(text, _finite(chosen), b"" if token in self._special else self._part(token, text)),
+            tuple(self._alternative(number, step[number]) for _, number in ranked),
+        )
+
+    def _alternative(self, token: int, entry: Any) -> TokenLogprob:
+        text = entry.decoded_token or ""
+        raw = self._part(token, text)
+        name = text if raw is None or text else "".join(f"\\x{byte:02x}" for byte in raw)
+        return TokenLogprob(name, _finite(entry), raw)
+
+    def _part(self, token: int, text: str) -> bytes | None:
+        """Return a token's own bytes if they are not its text's, which only part of a character's can be."""
+        if text.isascii() and text:
+            return None
+        raw = piece_bytes(str(self._tokenizer.convert_ids_to_tokens(token)))
+        return None if raw is None or raw == text.encode() else raw
+
+
+def piece_bytes(piece: str) -> bytes | None:
+    """Return the bytes of a vocabulary's entry, None if it does not say.
+
+    Args:
+        piece: of a byte-level BPE, or a byte of a vocabulary that falls back on bytes.
+    """
+    if match := _BYTE_PIECE.fullmatch(piece):
+        return bytes.fromhex(match[1])
+    if all(character in _BYTE_OF for character in piece):
+        return bytes(_BYTE_OF[character] for character in piece)
+    return None
+
+
+def _finite(entry: Any) -> float:
+    return max(float(entry.logprob), LEAST_LOGPROB)

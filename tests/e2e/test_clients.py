@@ -1,0 +1,174 @@
+"""granite-common and mellea as they are, against a platform of simulated engines: requests out, typed results back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pydantic
+import pytest
+import yaml
+from granite_common import ChatCompletion, IntrinsicsResultProcessor, IntrinsicsRewriter
+from support.io_yaml import REQUIREMENT_CHECK, UNCERTAINTY
+from support.own_valkey import socket_url, valkey_server
+
+NAME = "documents-smollm2"
+SHOWS_DOCUMENTS = (
+    "{% for d in documents or [] %}<|im_start|>document {{ d.doc_id }}\n{{ d.text }}<|im_end|>\n{% endfor %}"
+)
+QUESTION = {"role": "user", "content": "Is the sky blue?"}
+ANSWER = {"role": "assistant", "content": "Yes, it is."}
+DOCUMENTS = [{"text": "The sky is blue.", "doc_id": "1"}, {"text": "Grass is green.", "doc_id": "2"}]
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any], model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A platform whose model's chat template shows documents, as Granite's do."""
+    model = tmp_path_factory.mktemp("models") / NAME
+    model.mkdir()
+    for file in model_path.iterdir():
+        (model / file.name).symlink_to(file)
+    template = (model_path / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").unlink()
+    (model / "chat_template.jinja").write_text(SHOWS_DOCUMENTS + template)
+    with (
+        valkey_server() as server,
+        start(
+            *("--engine", "simulated", "--replicas", "1", "--model", str(model), "--redis-url", socket_url(server)),
+            own_state=True,
+        ) as running,
+    ):
+        yield running
+
+
+def config(spec: bytes) -> dict[str, Any]:
+    """Return an intrinsic's io.yaml as its user reads it; granite-common does not know mellea's ``name``."""
+    return {"instruction": None} | {key: value for key, value in yaml.safe_load(spec).items() if key != "name"}
+
+
+def evaluated(fleet: Any, model: str, spec: bytes, request: dict[str, Any], **arguments: Any) -> Any:
+    """Return what granite-common makes of the answer to a request, which OpenAI's client sends as it is."""
+    rewriter = IntrinsicsRewriter(config_dict=config(spec), model_name=model)
+    processor = IntrinsicsResultProcessor(config_dict=config(spec))
+    rewritten = rewriter.transform(ChatCompletion.model_validate(request), **arguments)
+    response = fleet.openai.chat.completions.create(**rewritten.model_dump())
+    [choice] = response.choices
+    if choice.logprobs is not None:
+        assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
+        assert bytes(b for token in choice.logprobs.content for b in token.bytes) == choice.message.content.encode()
+    return json.loads(processor.transform(response.model_dump(), rewritten).choices[0].message.content)
+
+
+def test_granite_common_gets_a_probability_from_a_digit(fleet: Any) -> None:
+    found = evaluated(fleet, "uncertainty", UNCERTAINTY, {"messages": [QUESTION, ANSWER]})
+    assert 0.05 <= found["certainty"] <= 0.95
+
+
+def test_granite_common_s_documents_are_in_the_prompt(fleet: Any) -> None:
+    request = {"messages": [QUESTION, ANSWER], "extra_body": {"documents": DOCUMENTS}}
+    assert 0.05 <= evaluated(fleet, "uncertainty", UNCERTAINTY, request)["certainty"] <= 0.95
+
+    def prompt_tokens(**fields: Any) -> int:
+        answer = fleet.openai.chat.completions.create(
+            model=fleet_model(fleet), messages=[QUESTION], max_tokens=1, extra_body=fields
+        )
+        return int(answer.usage.prompt_tokens)
+
+    shown = sum(len(fleet.tokenizer(document["text"])["input_ids"]) for document in DOCUMENTS)
+    assert prompt_tokens(documents=DOCUMENTS) > prompt_tokens(documents=[]) + shown
+
+
+def test_granite_common_s_documents_as_messages_and_an_instruction(fleet: Any) -> None:
+    spec = REQUIREMENT_CHECK + b"docs_as_message: roles\n"
+    request = {"messages": [QUESTION, ANSWER], "extra_body": {"documents": DOCUMENTS}}
+    assert 0 <= evaluated(fleet, "safety", spec, request, requirement="be short")["score"] <= 1
+
+
+def fleet_model(fleet: Any) -> str:
+    return next(str(model.id) for model in fleet.openai.models.list() if getattr(model, "kind", "") == "base")
+
+
+@pytest.fixture
+def backend(fleet: Any) -> Iterator[Any]:
+    """mellea's backend for servers with OpenAI's API, with two intrinsics as its users add them."""
+    from mellea.backends.adapters import EmbeddedIntrinsicAdapter
+    from mellea.backends.openai import OpenAIBackend
+
+    opened = OpenAIBackend(model_id=fleet_model(fleet), base_url=f"{fleet.url}/v1", api_key="none")
+    with warnings.catch_warnings():
+        # The class that knows io.yaml is deprecated, and "safety" is not in mellea's catalogue.
+        warnings.simplefilter("ignore")
+        for name, spec in (("uncertainty", UNCERTAINTY), ("safety", REQUIREMENT_CHECK)):
+            opened.add_adapter(EmbeddedIntrinsicAdapter(name, config(spec), technology="alora"))
+    return opened
+
+
+def conversation(*documents: Any) -> Any:
+    from mellea.stdlib.components import Message
+    from mellea.stdlib.context import ChatContext
+
+    context = ChatContext().add(Message("user", QUESTION["content"], documents=list(documents) or None))
+    return context.add(Message("assistant", ANSWER["content"]))
+
+
+@pytest.mark.parametrize("has_documents", [False, True])
+def test_mellea_s_intrinsics_have_typed_results(backend: Any, has_documents: bool) -> None:
+    from mellea.backends.adapters import AdapterType
+    from mellea.stdlib.components import Document, Intrinsic
+
+    documents = [Document(**document) for document in DOCUMENTS] if has_documents else []
+
+    async def run(name: str, **arguments: str) -> Any:
+        action = Intrinsic(name, arguments, adapter_types=(AdapterType.ALORA,))
+        output, _ = await backend.generate_from_context(action, conversation(*documents))
+        return json.loads(await output.avalue())
+
+    assert 0.05 <= asyncio.run(run("uncertainty"))["certainty"] <= 0.95
+    assert 0 <= asyncio.run(run("safety", requirement="be short"))["score"] <= 1
+
+
+def test_mellea_chats_and_asks_for_a_form(backend: Any) -> None:
+    from mellea.stdlib.components import Message
+
+    class Verdict(pydantic.BaseModel):
+        answer: str
+        is_sure: bool
+        score: int = pydantic.Field(ge=0, le=9)
+
+    async def run(**options: Any) -> str:
+        action = Message("user", "And the grass?")
+        output, _ = await backend.generate_from_context(action, conversation(), **options)
+        return str(await output.avalue())
+
+    assert asyncio.run(run())
+    assert Verdict.model_validate_json(asyncio.run(run(format=Verdict)))
+
+
+def test_mellea_s_list_of_raw_prompts_comes_back_in_order_and_in_form(backend: Any) -> None:
+    """The form goes as ``structured_outputs``: mellea has read ``GET /version``."""
+    from mellea.core import CBlock
+    from mellea.stdlib.context import SimpleContext
+
+    class Count(pydantic.BaseModel):
+        count: int = pydantic.Field(ge=10, le=99)
+
+    prompts = [CBlock("One is"), CBlock("Two is"), CBlock("Three is")]
+    outputs = asyncio.run(backend.generate_from_raw(prompts, SimpleContext(), format=Count))
+    assert len(outputs) == 3
+    assert all(10 <= Count.model_validate_json(output.value).count <= 99 for output in outputs)
+
+
+@pytest.mark.parametrize("form", [{"type": "strin"}, {"type": "array", "minItems": 1_000_000_000}])
+def test_a_form_that_cannot_be_is_a_400_and_the_platform_goes_on(fleet: Any, form: dict[str, Any]) -> None:
+    with pytest.raises(openai.BadRequestError, match="structured_outputs"):
+        fleet.openai.chat.completions.create(
+            model="uncertainty", messages=[QUESTION], extra_body={"structured_outputs": {"json": form}}
+        )
+    assert evaluated(fleet, "uncertainty", UNCERTAINTY, {"messages": [QUESTION, ANSWER]})
