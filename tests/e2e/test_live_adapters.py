@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 from support.own_valkey import socket_url, valkey_server
+from support.self_invoked import ask_auto, put_invoked_by
 
 from aloraserve_services.models.untrained import write_untrained_adapters
 
@@ -123,6 +124,28 @@ def test_an_adapter_lives_while_a_simulated_fleet_runs(
     with pytest.raises(openai.NotFoundError, match=f"model '{ALORA}' is not served"):
         fleet.chat(ALORA, QUESTION)
     assert fleet.chat(BASE, QUESTION).text
+
+
+def test_a_simulated_answer_invokes_an_adapter(fleet: Any, folder: Path, contents: list[Path]) -> None:
+    """The simulated base model answers each prompt in its own way, so its answer's words can be the invocation."""
+    name, added, most = "self-invoked", 5, 40
+    alone = fleet.chat(BASE, QUESTION, 12)
+    said = fleet.tokenizer(alone.text, add_special_tokens=False)["input_ids"]
+    put_invoked_by(contents[0] / ALORA, folder, name, said[6:9], max_tokens=added)
+    try:
+        fleet.wait_until(lambda: name in models(fleet), 30, "the added adapter to be served")
+        fleet.settle()
+        answer = ask_auto(fleet.http, BASE, QUESTION, most)
+        words = answer["choices"][0]["message"]["content"].split()
+        assert words[:9] == alone.text.split()[:9]
+        assert (len(words), answer["usage"]["completion_tokens"]) == (most, most)
+        request_id = answer["id"].removeprefix("chatcmpl-")
+        parts = [fleet.http.get(f"/v1/receipts/{request_id}{end}").json() for end in ("", "-1", "-2")]
+        assert [part["adapter"] for part in parts] == [None, name, None]
+        assert [part["prompt_tokens"] - parts[0]["prompt_tokens"] for part in parts] == [0, 9, 9 + added]
+    finally:
+        shutil.rmtree(folder / name)
+        fleet.wait_until(lambda: name not in models(fleet), 30, "the removed adapter to be gone")
 
 
 def test_real_engines_answer_with_the_weights_that_are_there(

@@ -75,6 +75,7 @@ def engine(model_path: Path) -> Iterator[Any]:
         # vLLM's and torch's own, on their way up.
         warnings.simplefilter("ignore")
         from vllm import LLM
+        from vllm.distributed import cleanup_dist_env_and_memory
 
         llm = LLM(
             str(model_path),
@@ -90,6 +91,8 @@ def engine(model_path: Path) -> Iterator[Any]:
         )
         yield llm.llm_engine.model_executor.driver_worker.worker.model_runner.lora_manager
         llm.llm_engine.engine_core.shutdown()
+        # Another engine may start in this process.
+        cleanup_dist_env_and_memory()
 
 
 @pytest.fixture(scope="module")

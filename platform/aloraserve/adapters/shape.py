@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -110,6 +111,12 @@ class BaseShape:
         usual = cls.from_config(config).modules if found.is_quantized else {}
         modules = {**usual, **modules}
         return cls(modules, layers, _size(config, "vocab_size"), _others(modules, found.names))
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that adapters have to fit: equal for a model and its fine-tuned versions."""
+        content = json.dumps([sorted(self.modules.items()), self.vocab_size])
+        return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Return (input size, output size) of each linear that an adapter may change, by its last name."""

@@ -27,6 +27,7 @@ class EngineCall:
         cache_salt: the tenant's salt.
         keys: the prompt's block keys, as the gateway derived them.
         traceparent: the span above the replica's own, None if the call is not traced.
+        shows_tokens: whether the chunks' token ids come back with them.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class EngineCall:
     cache_salt: str | None = None
     keys: Sequence[BlockKey] = ()
     traceparent: str | None = None
+    shows_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class EngineChunk:
         finish_reason: "stop" or "length" on the choice's last chunk.
         cached_tokens: prompt tokens that were not prefilled, as the engine counts them.
         logprobs: of the new tokens, if they were asked for.
-        token_ids: the new tokens; they stay in the replica.
+        token_ids: the new tokens; they stay in the replica unless the call asks for them.
         savings: on a call's first chunk, what reuse across adapters did to it; None if that is not known.
         prefill_s: on a call's first chunk, what its prefill took from its begin on; 0 if the engine does not say.
     """

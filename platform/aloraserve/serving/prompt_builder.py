@@ -59,6 +59,7 @@ class PromptBuilder:
         max_model_len: int,
         resolve: Resolve,
     ) -> None:
+        self._tokenizer = tokenizer
         self._keyspace = keyspace
         self._base_model = base_model
         self._max_model_len = max_model_len
@@ -109,6 +110,41 @@ class PromptBuilder:
         if len(prompt) > TOKENIZED_AT_ONCE and not is_hashed:
             return await asyncio.to_thread(self._completion, body, origin, adapter, text)
         return self._completion(body, origin, adapter, text)
+
+    def continued(
+        self,
+        request: GenerationRequest,
+        token_ids: list[int],
+        adapter: AdapterVersion | None,
+        *,
+        number: int,
+        max_tokens: int,
+    ) -> GenerationRequest:
+        """Return the request that goes on with an answer.
+
+        Args:
+            request: of the base model, that began the answer.
+            token_ids: its prompt and the answer so far; an aLoRA's invocation is in it.
+            adapter: who goes on, None for the base model.
+            number: of the request within the answer.
+            max_tokens: that are left to generate.
+        """
+        prompt = Prompt(list(token_ids), _activation(token_ids, adapter), request.keys)
+        origin = request.origin.numbered(number)
+        sampling = replace(request.sampling, max_tokens=max_tokens)
+        return replace(
+            request,
+            origin=origin,
+            token_ids=prompt.token_ids,
+            sampling=sampling if adapter is None else _adapter_sampling(adapter, sampling),
+            call=self._call(origin, prompt, adapter),
+            adapter=adapter,
+            activation=prompt.activation,
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     async def _tokenized(self, text: str, salt: str | None) -> TokenizedText:
         """Return a completion's text with its ids; calls that come with the same text at once wait for one thread."""
@@ -234,6 +270,18 @@ def _activation(token_ids: list[int], adapter: AdapterVersion | None) -> int | N
     if adapter is None:
         return None
     return activation_point(token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
+
+
+def _adapter_sampling(adapter: AdapterVersion, sampling: SamplingSettings) -> SamplingSettings:
+    """Return how an adapter generates that the base model has invoked: as its intrinsic says, if it is one.
+
+    The answer's own stop strings would cut its form.
+    """
+    own = adapter.intrinsic.parameters if adapter.intrinsic else None
+    if own is None:
+        return replace(sampling, stop=())
+    limit = min(sampling.max_tokens or own.max_tokens or 0, own.max_tokens or sampling.max_tokens or 0)
+    return replace(sampling, max_tokens=limit, temperature=own.temperature, stop=own.stop)
 
 
 def _characters(body: ChatRequest) -> int:

@@ -50,6 +50,7 @@ class GenerationRequest:
         activation: index of the first token that the adapter changes, None for the base model.
         is_streamed: whether the client sees tokens as they come. An answer that is not streamed can be generated again
             until its end.
+        shows_tokens: whether the answer's chunks have their token ids.
     """
 
     origin: Origin
@@ -60,6 +61,7 @@ class GenerationRequest:
     adapter: AdapterVersion | None = None
     activation: int | None = None
     is_streamed: bool = False
+    shows_tokens: bool = False
 
     @property
     def id(self) -> str:
@@ -95,4 +97,5 @@ class GenerationRequest:
             cache_salt=self.origin.caller.cache_salt,
             keys=self.keys,
             traceparent=self.origin.traceparent,
+            shows_tokens=self.shows_tokens,
         )

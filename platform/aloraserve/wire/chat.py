@@ -28,6 +28,7 @@ MAX_PARTS_IN_ALL = 8192
 MAX_TEMPLATE_KWARGS = 16
 MAX_TEMPLATE_KWARG_BYTES = 16 * 1024
 MAX_DOCUMENTS = 256
+MAX_INVOKABLE = 64
 MAX_DOCUMENT_FIELDS = 16
 ROLES = r"^(system|developer|user|assistant|tool|document [\w .,:;/#@+=-]{1,64})\Z"
 """A document's role ends with its id; what a tokenizer may take for one of its own tokens is not in it."""
@@ -45,6 +46,10 @@ class TextPart(RequestPart, frozen=True, kw_only=True):
     text: str
 
 
+Invokable = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(min_length=1, max_length=MAX_INVOKABLE)
+]
+"""Names of the adapters that the base model may invoke."""
 Content = str | Annotated[list[TextPart], Meta(min_length=1, max_length=MAX_PARTS)]
 
 
@@ -97,6 +102,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     chat_template_kwargs: Raw = Raw()
     documents: Annotated[list[dict[str, str | None]], Meta(max_length=MAX_DOCUMENTS)] | None = None
+    adapters: Literal["auto"] | Invokable | None = None
     intrinsics: IntrinsicItems | None = None
     guard: GuardItems | None = None
     add_generation_prompt: bool | None = None

@@ -43,6 +43,7 @@ def call_message(number: int, call: EngineCall, credits: int) -> CallMessage:
         call.adapter,
         call.cache_salt,
         call.traceparent,
+        call.shows_tokens,
     )
 
 
@@ -60,11 +61,12 @@ def engine_call(message: CallMessage) -> EngineCall:
         message.cache_salt,
         _split(message.keys),
         message.traceparent,
+        message.shows_tokens,
     )
 
 
 def reply_message(number: int, reply: EngineReply) -> ReplyMessage:
-    """Return a reply as it is sent; a chunk's token ids stay in the replica."""
+    """Return a reply as it is sent."""
     if isinstance(reply, EngineChunk):
         return _chunk_message(number, reply)
     if isinstance(reply, EngineRefusal):
@@ -74,7 +76,7 @@ def reply_message(number: int, reply: EngineReply) -> ReplyMessage:
 
 def _chunk_message(number: int, chunk: EngineChunk) -> Token | ChunkMessage:
     is_first = chunk.prefill_s or chunk.cached_tokens or chunk.savings is not None
-    if chunk.finish_reason is None and not chunk.logprobs and not is_first:
+    if chunk.finish_reason is None and not (chunk.logprobs or chunk.token_ids or is_first):
         return Token(number, chunk.index, chunk.text, chunk.tokens)
     return ChunkMessage(
         number,
@@ -86,6 +88,7 @@ def _chunk_message(number: int, chunk: EngineChunk) -> Token | ChunkMessage:
         chunk.logprobs,
         chunk.prefill_s,
         chunk.savings,
+        chunk.token_ids,
     )
 
 
@@ -102,6 +105,7 @@ def engine_reply(message: ReplyMessage) -> EngineReply:
             message.cached_tokens,
             message.logprobs,
             message.prefill_s,
+            token_ids=message.token_ids,
             savings=message.savings,
         )
     if isinstance(message, Refusal):

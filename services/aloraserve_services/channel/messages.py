@@ -84,6 +84,7 @@ class CallMessage(Message, frozen=True, tag=5):
         adapter: see there.
         cache_salt: see there.
         traceparent: see there.
+        shows_tokens: see there.
     """
 
     number: int
@@ -95,6 +96,7 @@ class CallMessage(Message, frozen=True, tag=5):
     adapter: AdapterRef | None = None
     cache_salt: str | None = None
     traceparent: str | None = None
+    shows_tokens: bool = False
 
 
 class Credit(Message, frozen=True, tag=6):
@@ -131,6 +133,7 @@ class ChunkMessage(Message, frozen=True, tag=9):
     logprobs: tuple[TokenLogprobs, ...] = ()
     prefill_s: float = 0.0
     savings: CallSavings | None = None
+    token_ids: tuple[int, ...] = ()
 
 
 class Refusal(Message, frozen=True, tag=10):

@@ -221,7 +221,8 @@ class EngineHost:
                             savings = self._first_token(call, reply)
                             reported_by = self._heartbeat.prefill_ended()
                         self._meter.more_tokens(call.request_id, reply.index, reply.token_ids)
-                        reply = replace(reply, token_ids=(), savings=savings)
+                        shown = reply.token_ids if call.shows_tokens else ()
+                        reply = replace(reply, token_ids=shown, savings=savings)
                         if reply.finish_reason:
                             await self._heartbeat.reported(reported_by)
                     yield reply

@@ -14,8 +14,11 @@ from aloraserve.adapters import AdapterRegistry, ServedName
 from aloraserve.adapters.catalog.entry import SHOWN_DIGITS
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.generation import Generation
+from aloraserve.serving.invocation_finder import InvocationFinder
+from aloraserve.serving.invokable import InvokableAdapters
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.self_invocation import SelfInvocation
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
 from aloraserve.wire.version import ServerVersion
@@ -69,6 +72,7 @@ class OpenAIRoutes:
         self._base_model = base_model
         self._adapters = adapters
         self._replicas = replicas
+        self._invokable = InvokableAdapters(adapters)
         self._created = int(time.time())
 
     def add_to(self, routes: Routes) -> None:
@@ -90,15 +94,16 @@ class OpenAIRoutes:
         with contextlib.ExitStack() as held:
             held.enter_context(self._slots.held())
             call = await self._prompts.chat(body, origin)
+            finder = None if body.adapters is None else self._invokable.finder(body.adapters, call)
             verdicts = await self._intrinsics.guard(body, origin)
             if any(verdict.is_refusal for verdict in verdicts):
                 return RefusedChat(call, verdicts).response(body.include_usage)
-            generation = await self._dispatcher.generate(call)
-            answer = ChatAnswer.of(generation)
+            first, chunks = await self._begin(call, finder)
+            answer = ChatAnswer.of(first)
             answer.guards = [guard_result_of(verdict) for verdict in verdicts]
             if body.intrinsics:
                 answer.look_with(functools.partial(self._intrinsics.check, body, origin))
-            return await self._answered(answer, generation, body.include_usage, held)
+            return await self._answered(answer, call, first, chunks, body.include_usage, held)
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
@@ -112,8 +117,9 @@ class OpenAIRoutes:
                 calls.append(await self._prompts.completion(part, origin.numbered(number)))
             if len(calls) > 1:
                 return await self._answer_all(calls, body.include_usage, held)
-            generation = await self._dispatcher.generate(calls[0])
-            return await self._answered(CompletionAnswer.of(generation), generation, body.include_usage, held)
+            first, chunks = await self._begin(calls[0], None)
+            answer = CompletionAnswer.of(first)
+            return await self._answered(answer, calls[0], first, chunks, body.include_usage, held)
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters that the caller may use."""
@@ -150,14 +156,39 @@ class OpenAIRoutes:
         reason = "draining" if self._slots.is_draining else "" if self._replicas() else "no replica"
         return PlainTextResponse(f"{reason or 'ready'}\n", status_code=503 if reason else 200)
 
+    async def _begin(
+        self, request: GenerationRequest, finder: InvocationFinder | None
+    ) -> tuple[Generation, Generation | SelfInvocation]:
+        """Return the call that begins an answer, and the chunks of all calls that the answer is made of."""
+        if finder is None:
+            generation = await self._dispatcher.generate(request)
+            return generation, generation
+        turns = await SelfInvocation(self._dispatcher, self._prompts, request, finder).begin()
+        return turns.first, turns
+
     async def _answered(
-        self, answer: Answer, generation: Generation, include_usage: bool, held: contextlib.ExitStack
+        self,
+        answer: Answer,
+        request: GenerationRequest,
+        first: Generation,
+        chunks: Generation | SelfInvocation,
+        include_usage: bool,
+        held: contextlib.ExitStack,
     ) -> Response:
-        headers = serving_headers(generation)
-        if not generation.request.is_streamed:
-            return _json(await answer.whole(generation), headers)
-        events = answer.stream(generation, include_usage=include_usage)
-        return EventStream(events, generation, headers, held.pop_all())
+        """Return the response to a request.
+
+        Args:
+            answer: writes it.
+            request: of the client.
+            first: the call that began the answer.
+            chunks: all of them.
+            include_usage: whether a stream ends with the usage.
+            held: until the end of a stream.
+        """
+        headers = serving_headers(first)
+        if not request.is_streamed:
+            return _json(await answer.whole(chunks), headers)
+        return EventStream(answer.stream(chunks, include_usage=include_usage), chunks, headers, held.pop_all())
 
     async def _answer_all(
         self, requests: Sequence[GenerationRequest], include_usage: bool, held: contextlib.ExitStack

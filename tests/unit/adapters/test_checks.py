@@ -62,6 +62,7 @@ class TestReport:
         assert report.reason == ""
         assert (facts.kind, facts.rank, facts.alpha, facts.invocation_ids) == ("alora", 4, 8.0, (1, 2))
         assert (facts.target_modules, facts.tensors, facts.base_model) == (("down_proj", "q_proj"), 4, "some/model")
+        assert facts.base_fingerprint == BASE.fingerprint
         assert facts.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
         version = report.version("safety", folder)
         assert (version.digest, version.alpha, version.size_bytes) == (facts.digest, 8.0, facts.size_bytes)

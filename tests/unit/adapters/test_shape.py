@@ -36,6 +36,13 @@ def test_a_usual_decoder_has_the_shape_that_its_config_says(model_path: Path) ->
     assert BASE.linears()["down_proj"] == (12, 8)
 
 
+def test_a_fingerprint_is_of_what_adapters_have_to_fit(model_path: Path) -> None:
+    save_file({name: 2 * tensor for name, tensor in USUAL.items()}, model_path / "model.safetensors")
+    assert BaseShape.read(model_path).fingerprint == BASE.fingerprint
+    others = [BASE_CONFIG | {"vocab_size": 101}, BASE_CONFIG | {"intermediate_size": 13}]
+    assert len({BaseShape.from_config(config).fingerprint for config in (BASE_CONFIG, *others)}) == 3
+
+
 def test_a_model_without_safetensors_has_the_shape_that_its_config_says(model_path: Path) -> None:
     assert BaseShape.read(model_path) == BASE
 

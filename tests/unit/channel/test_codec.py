@@ -91,8 +91,9 @@ def test_a_reply_arrives_as_it_was_sent(reply: Any) -> None:
     assert engine_reply(message) == reply
 
 
-def test_a_chunk_s_token_ids_stay_in_the_replica() -> None:
-    assert reply_message(1, EngineChunk(0, "x", 1, token_ids=(5,))) == Token(1, 0, "x", 1)
+def test_most_chunks_are_a_text_and_nothing_else() -> None:
+    assert reply_message(1, EngineChunk(0, "x", 1)) == Token(1, 0, "x", 1)
+    assert reply_message(1, EngineChunk(0, "x", 1, token_ids=(5,))) == ChunkMessage(1, 0, "x", 1, token_ids=(5,))
 
 
 @pytest.mark.parametrize(("token_ids", "keys"), [(b"123", b""), (b"", b"k" * 17)])
@@ -108,7 +109,7 @@ def test_a_token_id_that_has_no_room_is_refused(token_id: int) -> None:
 
 
 def test_what_a_later_version_adds_is_passed_over_and_what_it_lacks_is_filled_in() -> None:
-    (chunk,) = decode_to_gateway(msgspec.msgpack.encode([[9, 1, 0, "x", 1, None, 0, [], 0.0, None, "new", 5]]))
+    (chunk,) = decode_to_gateway(msgspec.msgpack.encode([[9, 1, 0, "x", 1, None, 0, [], 0.0, None, [], "new", 5]]))
     assert chunk == ChunkMessage(1, 0, "x", 1)
     (short,) = decode_to_gateway(msgspec.msgpack.encode([[9, 1, 0, "x", 1]]))
     assert short == chunk

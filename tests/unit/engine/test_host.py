@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -96,6 +97,14 @@ async def test_calls_are_settled_with_the_first_heartbeats_that_reach_the_direct
         assert reports(directory, before)["r"] == 2, "a claim that was late may come after the first"
         assert (PLAIN.key,) in [state.active_adapters for state in directory.published]
         assert directory.published[-1].active_adapters == ()
+
+
+async def test_token_ids_leave_the_replica_where_a_call_asks_for_them(directory: RecordingDirectory) -> None:
+    async with started_host(directory) as started:
+        plain = await started.answer(engine_call("plain"))
+        shown = await started.answer(dataclasses.replace(engine_call("shown"), shows_tokens=True))
+        assert [len(chunk.token_ids) for chunk in plain] == [0] * len(plain)
+        assert [len(chunk.token_ids) for chunk in shown] == [chunk.tokens for chunk in shown]
 
 
 async def test_many_prefills_at_once_are_few_heartbeats(directory: RecordingDirectory) -> None:

@@ -51,6 +51,8 @@ INVALID = [
     "written; leave it out",
     "the adapter's instruction has the field 'criteria', which has no value; end the messages with the whole "
     "instruction",
+    "'adapters' is accepted only with the base model as 'model'",
+    "adapters has 'plain', which is a plain LoRA; those with an invocation are accepted",
     # queries
     "limit is '0'; 1 to 1000 are accepted",
     "window is '2d'; 1m to 24h are accepted, such as 90s, 15m or 1h",

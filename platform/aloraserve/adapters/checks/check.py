@@ -106,6 +106,7 @@ class _Check:
             size_bytes=self._size_bytes,
             digest=self._digest,
             base_model=config.base_model,
+            base_fingerprint=self._base.fingerprint,
             sidecar=self._sidecar,
             intrinsic=self._intrinsic,
         )

@@ -33,6 +33,7 @@ class AdapterFacts:
         size_bytes: of all its files.
         digest: of its content; empty if it is not accepted.
         base_model: the model that its config names: a hint, the tensors' sizes decide.
+        base_fingerprint: of the base model's shape that it was checked for.
         sidecar: content of ``aloraserve.json``, or its defaults.
         intrinsic: what it asks and what its answers mean; None if its files do not say.
     """
@@ -46,6 +47,7 @@ class AdapterFacts:
     size_bytes: int = 0
     digest: str = ""
     base_model: str = ""
+    base_fingerprint: str = ""
     sidecar: Sidecar = field(default_factory=Sidecar)
     intrinsic: IntrinsicSpec | None = None
 

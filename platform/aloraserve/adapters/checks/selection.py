@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aloraserve.adapters.checks.patterns import matching
@@ -11,7 +11,7 @@ from aloraserve.adapters.peft_files import CONFIG_FILE
 from aloraserve.adapters.problems import Problem, ProblemCode, shown
 from aloraserve.adapters.shape import BaseShape
 
-MAX_TARGETS = 16384
+MAX_TARGETS = 4096
 _LAYER_WORD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -83,15 +83,8 @@ def _words(key: str, value: object, accepted: str) -> tuple[str, ...]:
 
 def _ending(ends: Iterable[str], names: Iterable[str]) -> frozenset[str]:
     """Return the names that are one of ``ends``, or end in one after a dot."""
-    wanted = frozenset(ends)
-    return frozenset(name for name in names if any(tail in wanted for tail in _tails(name)))
-
-
-def _tails(name: str) -> Iterator[str]:
-    yield name
-    while "." in name:
-        name = name.partition(".")[2]
-        yield name
+    tails = tuple(f".{end}" for end in ends)
+    return frozenset(name for name in names if f".{name}".endswith(tails))
 
 
 def _layers(config: Mapping[str, Any], *, is_expression: bool) -> frozenset[int] | None:
