@@ -213,6 +213,8 @@ class ModelledFleet:
             block_tokens=self._workload.settings.block_tokens,
             answer_keys=self._workload.answer_keys,
             scheduling=self._settings.scheduling,
+            # As live: as many as may run at once are loaded before the first call.
+            resident=self._workload.adapters()[: self._settings.calibration.adapters.slots],
             loading=self._settings.loading,
         )
 

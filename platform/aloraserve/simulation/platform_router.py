@@ -56,10 +56,12 @@ class PlatformRouter:
     Args:
         policy: its name in ``routing.policies``.
         context: of the run.
+        is_adapter_blind: whether the policy does not know which adapter a call is for.
     """
 
-    def __init__(self, policy: str, context: RunContext) -> None:
-        self.name = policy
+    def __init__(self, policy: str, context: RunContext, *, is_adapter_blind: bool = False) -> None:
+        self.name = f"{policy}-blind" if is_adapter_blind else policy
+        self._is_adapter_blind = is_adapter_blind
         self.fallbacks = 0
         self._context = context
         self._loop = context.loop
@@ -94,7 +96,8 @@ class PlatformRouter:
         self._claims += 1
         claim_id = f"{call.request}-{self._claims}"
         session = call.session if self._has_sessions else None
-        routed = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, session, version=call.adapter)
+        version = None if self._is_adapter_blind else call.adapter
+        routed = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, session, version=version)
         # As a load balancer in front of them does.
         gateway = self._gateways[self._claims % len(self._gateways)]
         placement = await gateway.place(routed, claim_id)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from aloraserve.errors import SettingsError
+from aloraserve.routing.expected_ttft import ExpectedTtft
 from aloraserve.routing.own_policy import is_path
 from aloraserve.routing.policies import POLICIES, check_policy
 from aloraserve.simulation.base import RouterFactory
@@ -14,11 +15,13 @@ from aloraserve.simulation.routers import BASELINES
 from aloraserve.simulation.routers.formula import FormulaRouter
 
 ALL = "all"
+ADAPTER_BLIND = f"{ExpectedTtft.name}-blind"
+"""The platform's own policy, which does not ask which adapters a replica has loaded and runs."""
 
 
 def router_names() -> list[str]:
     """Return the names of the platform's policies, then of other routers."""
-    return [*POLICIES, *BASELINES]
+    return [*POLICIES, ADAPTER_BLIND, *BASELINES]
 
 
 def chosen_names(given: Sequence[str]) -> list[str]:
@@ -56,4 +59,6 @@ def router_factory(name: str) -> RouterFactory:
     """
     if name in BASELINES:
         return partial(FormulaRouter, BASELINES[name])
+    if name == ADAPTER_BLIND:
+        return partial(PlatformRouter, ExpectedTtft.name, is_adapter_blind=True)
     return partial(PlatformRouter, name)

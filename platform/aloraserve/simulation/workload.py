@@ -82,6 +82,13 @@ class Workload:
         self._roots: dict[str | None, BlockKey] = {}
         self._turn_keys: dict[int, list[BlockKey]] = {}
 
+    def adapters(self) -> list[str]:
+        """Return the names of all adapters that may be called, sorted."""
+        settings = self.settings
+        is_called = {"alora": settings.lora_share < 1, "lora": settings.lora_share > 0}
+        kinds = [kind for kind in is_called if is_called[kind]]
+        return sorted(f"{kind}-{number}" for kind in kinds for number in range(settings.adapters))
+
     def base_calls(self) -> Iterator[SimulatedCall]:
         """Yield the base turns, by time; request numbers leave room for each turn's evaluators."""
         for turn, row in enumerate(self.rows):

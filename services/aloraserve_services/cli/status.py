@@ -20,7 +20,7 @@ MAX_SHOWN = 50
 
 @takes_settings("state_dir")
 def status(chosen: ChosenSettings, url: PlatformUrl = None, json: PrintJson = False) -> None:
-    """Show the replicas, what each holds and has resident, and what reuse across adapters saved in the last hour."""
+    """Show the replicas, what each holds and has loaded, and what reuse across adapters saved in the last hour."""
     settings = chosen.load()
     with reaching(settings.state_dir, url, authorization(settings)) as client:
         address = str(client.base_url).rstrip("/")
@@ -86,7 +86,7 @@ def _saved(figures: dict[str, Any]) -> str:
 
 
 def show(console: Console, url: str, content: dict[str, Any]) -> None:
-    """Print the replicas, what each holds and has resident, and the adapters."""
+    """Print the replicas, what each holds and has loaded, and the adapters."""
     console.print(
         f"[bold]{content['model']}[/bold] in {content['dtype']} at {url}, policy {content['policy']}, "
         f"directory {content['directory']}",

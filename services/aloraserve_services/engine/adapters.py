@@ -174,10 +174,12 @@ class EngineAdapters:
             await self.unload_unused()
 
     async def unload_unused(self) -> None:
-        """Unload what was neither served nor called now and at the last look."""
+        """Unload what was neither served nor called now and at the last look; pin what is to be pinned by now."""
         async with self._changing:
-            served = {version.engine_name for version in self._registry.all()}
-            idle = {name for name in self._loaded.keys() - served if not self._memory.is_held(name)}
+            served = {version.engine_name: version for version in self._registry.all()}
+            for name in self._loaded.keys() & served.keys():
+                self._keep(served[name])
+            idle = {name for name in self._loaded.keys() - served.keys() if not self._memory.is_held(name)}
             for name in idle & self._idle:
                 if not self._memory.is_held(name):
                     await self._unload(name)
@@ -189,11 +191,15 @@ class EngineAdapters:
                 self._memory.pin(version.engine_name, pinned=False)
         for version in change.added:
             if version.engine_name in self._loaded:
-                self._loaded[version.engine_name] = version
-                self._memory.pin(version.engine_name, pinned=self._may_pin(version))
+                self._keep(version)
             # Where calls need all that is loaded, it waits for its own first call.
             elif self._comes_first(version) and self._memory.victims(0) is not None:
                 await self._load(version)
+
+    def _keep(self, version: AdapterVersion) -> None:
+        """Take what is said now of a version that is loaded: labels change, its content does not."""
+        self._loaded[version.engine_name] = version
+        self._memory.pin(version.engine_name, pinned=self._may_pin(version))
 
     def _comes_first(self, version: AdapterVersion) -> bool:
         if self._rules.preloads(version) or len(self._loaded) < self._engine.adapter_slots:

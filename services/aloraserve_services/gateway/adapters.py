@@ -81,7 +81,13 @@ class GatewayAdapters:
         self.manager = AdapterManager(
             catalog.source,
             catalog.view,
-            StoreIntake(SourceFetcher(plan.settings.adapter_policy, store.stage), plan.open_reader, store, prove),
+            StoreIntake(
+                SourceFetcher(plan.settings.adapter_policy, store.stage),
+                plan.open_reader,
+                store,
+                has_room=plan.limits is not None,
+                prove=prove,
+            ),
             self._usage,
             base=plan.base_fingerprint,
             base_names=(plan.served_name,),

@@ -74,7 +74,9 @@ chunks = st.builds(
     numbers,
     savings=st.none() | savings,
 )
-replies = chunks | st.builds(EngineRefusal, texts, st.none() | texts) | st.builds(EngineUnavailable, texts)
+replies = (
+    chunks | st.builds(EngineRefusal, texts, st.none() | texts, st.booleans()) | st.builds(EngineUnavailable, texts)
+)
 
 
 @given(calls)

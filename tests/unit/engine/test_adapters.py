@@ -374,6 +374,15 @@ async def test_a_label_that_changes_pins_and_unpins_what_is_loaded(
         assert [version.engine_name for version in adapters.pinned] == pinned
 
 
+async def test_a_label_that_no_change_reports_counts_from_the_next_look_on(
+    registry: StaticRegistry, adapters: EngineAdapters
+) -> None:
+    await adapters.load()
+    registry.publish([replace(PLAIN, loading="pinned")])
+    await adapters.unload_unused()
+    assert [version.engine_name for version in adapters.pinned] == [PLAIN.engine_name]
+
+
 async def test_a_new_version_of_a_loaded_adapter_is_loaded_before_it_is_called_and_no_other_is(
     engine: Engine, registry: StaticRegistry
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from support.fake_pool import ANSWER, DiedError, FakePool, FakeReservation, FakeRouter, FullError, request
 
-from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostError
+from aloraserve.errors import AdapterNotLoadedError, InvalidRequestError, OverloadedError, ReplicaLostError
 from aloraserve.routing.base import Call, Decision
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import Outcome, Receipt, ReceiptRing
@@ -129,6 +129,17 @@ async def test_a_refusal_is_the_client_s_and_leaves_no_claim() -> None:
     with pytest.raises(InvalidRequestError, match="too odd") as caught:
         await send(pool, router)
     assert caught.value.param == "prompt"
+    assert router.withdrawn == [pool.calls[0].request_id]
+
+
+async def test_an_adapter_that_cannot_be_loaded_fails_its_call_on_one_replica_alone() -> None:
+    """Before, the call went to two more, and each engine that met the adapter's files ended."""
+    refusal = EngineRefusal("adapter 'x' cannot be loaded: damaged", "model", is_adapter_fault=True)
+    pool, router = FakePool((refusal,), ANSWER), FakeRouter()
+    with pytest.raises(AdapterNotLoadedError, match="adapter 'x' cannot be loaded") as caught:
+        await send(pool, router)
+    assert caught.value.param == "model"
+    assert len(pool.calls) == 1
     assert router.withdrawn == [pool.calls[0].request_id]
 
 

@@ -16,6 +16,11 @@ from aloraserve.adapters.limits import AdapterLimits
 from aloraserve.adapters.store import AdapterStore
 from aloraserve.errors import InvalidAdapterError
 
+NO_ROOM = (
+    "the engines were started without room for adapters; set adapters_dir, or reserve_modules and reserve_rank, and "
+    "restart the platform"
+)
+
 
 @dataclass(frozen=True)
 class IngestedRecord:
@@ -102,10 +107,7 @@ class Ingest:
         if entry.base != self.base:
             raise InvalidAdapterError("it was registered for another base model")
         if self.limits is None:
-            raise InvalidAdapterError(
-                "the engines were started without room for adapters; set adapters_dir, or reserve_modules and "
-                "reserve_rank, and restart the platform"
-            )
+            raise InvalidAdapterError(NO_ROOM)
         if problem := next(self.limits.problems(entry.targets, entry.rank), None):
             raise InvalidAdapterError(problem.text)
         return entry.at(path)

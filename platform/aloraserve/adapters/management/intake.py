@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aloraserve.adapters.base import AdapterVersion
+from aloraserve.adapters.catalog.ingested import NO_ROOM
 from aloraserve.adapters.checks import ActivationProof, CheckReport
 from aloraserve.adapters.management.base import Progress
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.sources import SourceFetcher, parse_reference
 from aloraserve.adapters.store import AdapterStore
-from aloraserve.errors import InvalidAdapterError, SettingsError
+from aloraserve.errors import AdapterConflictError, InvalidAdapterError, SettingsError
 
 Prove = Callable[[AdapterVersion, Sequence[dict[str, str]]], ActivationProof]
 """Proves an adapter on an example conversation, or on one of its own if that is empty."""
@@ -26,16 +27,20 @@ class StoreIntake:
         fetcher: brings files from sources to folders of the store.
         open_reader: returns what checks them.
         store: keeps them.
+        has_room: whether the engines were started with room for adapters.
         prove: shows that an aLoRA would act, on its example; None where prompts cannot be made.
     """
 
     fetcher: SourceFetcher
     open_reader: Callable[[], AdapterReader]
     store: AdapterStore
+    has_room: bool = True
     prove: Prove | None = None
 
     def shown(self, reference: str) -> str:
         """See the contract."""
+        if not self.has_room:
+            raise AdapterConflictError(NO_ROOM)
         source = parse_reference(reference)
         if source.scheme == "file":
             self.fetcher.policy.folder(source)
