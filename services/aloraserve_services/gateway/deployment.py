@@ -131,7 +131,7 @@ class Gateway:
         bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
         self._adapter_routes = AdapterRoutes(self._managed.manager, tenants, bodies)
         self._lora_routes = LoraRoutes(self._managed.manager, tenants, bodies, base_model=plan.served_name)
-        runner = IntrinsicRunner(prompts, dispatcher, watch, resolve=self._adapters.resolve, slot=self.slots.held)
+        runner = IntrinsicRunner(prompts, dispatcher, watch, slot=self.slots.held)
         self._intrinsics = IntrinsicRoutes(tenants, runner, bodies, self.slots, base_model=plan.served_name)
         self._openai = OpenAIRoutes(
             tenants,

@@ -52,6 +52,7 @@ INVALID = [
     "the adapter's instruction has the field 'criteria', which has no value; end the messages with the whole "
     "instruction",
     "'adapters' is accepted only with the base model as 'model'",
+    "'adapters' needs a gateway; an engine by itself makes one call",
     "adapters has 'plain', which is a plain LoRA; those with an invocation are accepted",
     # queries
     "limit is '0'; 1 to 1000 are accepted",
@@ -79,7 +80,7 @@ INVALID = [
     "the adapter cannot be registered: it has 17 labels; 16 are accepted",
     "the registration was cancelled",
     # intrinsics
-    "adapter 'plain' is not an intrinsic: its files have neither io.yaml nor an 'intrinsic' in aloraserve.json",
+    "'plain' is not an intrinsic: an adapter that is one has an io.yaml, or an 'intrinsic' in its aloraserve.json",
     "intrinsic 'cite' gives no probability, so that it cannot guard",
     "the intrinsic needs the field 'criteria'; its fields are criteria",
     "the intrinsic has no field 'x'; it has none",
