@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aloraserve.adapters import AdapterVersion
+from aloraserve.adapters import AdapterVersion, InvocationMode
 from aloraserve.adapters.intrinsics import read_intrinsic
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.base import ReplicaState, place
@@ -133,6 +133,11 @@ ADAPTERS = (
     adapter("uncertainty", {"form": "digit"}),
     adapter("judge", {"form": "choice", "choices": ["good", "bad"]}, instruction="Is it {criteria}?"),
     adapter("twin-lora", YES_NO),
+    replace(
+        adapter("requirement", YES_NO, instruction="<r> It is {criteria}."),
+        invocation_mode=InvocationMode.INSTRUCTION,
+        invocation_text="<r>",
+    ),
     replace(adapter("words", {"form": "text"}), intrinsic=None),
 )
 ANSWERS: dict[str, Any] = {
@@ -141,6 +146,7 @@ ANSWERS: dict[str, Any] = {
     "uncertainty": chunk("7", ("7", -0.2), ("8", -2.0)),
     "judge": chunk("good", ("good", -0.1)),
     "twin-lora": chunk("Y", ("Y", -0.1)),
+    "requirement": chunk("Y", ("Y", -0.1)),
 }
 
 
@@ -162,7 +168,7 @@ class RequestPath:
         policy = make_policy("expected-ttft", seed=1)
         router = Router(self.directory, policy, SPACE, budget_s=5, known_replicas=lambda: ["a", "b"])
         dispatcher = Dispatcher(router, engine, [watch])  # type: ignore[arg-type]
-        self.runner = IntrinsicRunner(self.prompts, dispatcher, watch, resolve=self._resolve, slot=self._slot)
+        self.runner = IntrinsicRunner(self.prompts, dispatcher, watch, slot=self._slot)
 
     async def begin(self) -> None:
         for replica in ("a", "b"):

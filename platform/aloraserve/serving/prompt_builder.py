@@ -71,7 +71,12 @@ class PromptBuilder:
         self._support = TemplateSupport(tokenizer)
 
     async def chat(
-        self, body: ChatRequest, origin: Origin, *, values: Mapping[str, str] | None = None
+        self,
+        body: ChatRequest,
+        origin: Origin,
+        *,
+        values: Mapping[str, str] | None = None,
+        adapter: AdapterVersion | None = None,
     ) -> GenerationRequest:
         """Return the request of a chat body.
 
@@ -83,6 +88,7 @@ class PromptBuilder:
             origin: where it comes from.
             values: of the fields of the adapter's instruction, which then follows the messages. None if the last
                 message is the instruction, or if it has no fields.
+            adapter: the version that the body's model means, if :meth:`version` has said so already.
 
         Raises:
             UnknownModelError: the model is not served.
@@ -90,7 +96,7 @@ class PromptBuilder:
                 the answer cannot have the form that is asked for.
             InvocationError: the adapter's invocation is not where it was placed.
         """
-        adapter = self._adapter(_model_of(body, self._base_model), body, origin)
+        adapter = adapter or self.version(_model_of(body, self._base_model), body, origin)
         self._support.check(body)
         await check_structure(body)
         if _characters(body) > RENDERED_AT_ONCE:
@@ -102,7 +108,7 @@ class PromptBuilder:
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
-        adapter = self._adapter(body.model, body, origin)
+        adapter = self.version(body.model, body, origin)
         await check_structure(body)
         prompt = body.one_prompt
         text = await self._tokenized(prompt, origin.caller.cache_salt) if isinstance(prompt, str) else None
@@ -162,7 +168,12 @@ class PromptBuilder:
         # The client that came first may leave; the others still want the ids.
         return await asyncio.shield(task)
 
-    def _adapter(self, model: str, body: ChatRequest | CompletionRequest, origin: Origin) -> AdapterVersion | None:
+    def version(self, model: str, body: ChatRequest | CompletionRequest, origin: Origin) -> AdapterVersion | None:
+        """Return the adapter version that a model's name means in a conversation, None for the base model.
+
+        Raises:
+            UnknownModelError: the model is not served.
+        """
         if model == self._base_model:
             return None
         return self._resolve(model, tenant=origin.caller.tenant, key=conversation_key(body, origin))

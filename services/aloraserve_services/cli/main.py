@@ -14,6 +14,7 @@ from aloraserve_services.cli.diagnose import diagnose
 from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.explain import explain
+from aloraserve_services.cli.export_intrinsics import export_intrinsics
 from aloraserve_services.cli.simulate import simulate
 from aloraserve_services.cli.status import status
 from aloraserve_services.cli.up import up
@@ -42,7 +43,7 @@ def root(
     """Take the options that stand before a command."""
 
 
-for command in (demo, up, status, explain, diagnose, down, engine, clearly(simulate), calibrate):
+for command in (demo, up, status, explain, diagnose, down, engine, clearly(simulate), calibrate, export_intrinsics):
     app.command()(command)
 
 

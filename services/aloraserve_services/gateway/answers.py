@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 import msgspec
 import structlog
@@ -37,6 +37,7 @@ from aloraserve.wire.responses import ResponsePart, SavingsUsage
 log = structlog.get_logger(__name__)
 
 FinishReason = Literal["stop", "length"]
+Part = TypeVar("Part")
 Look = Callable[[str], AsyncIterator[tuple[int, IntrinsicResult]]]
 """Has intrinsics look at an answer's text; yields what each found with its place in the request, as it does."""
 
@@ -153,7 +154,7 @@ class Answer(ABC):
                 choice.finish_reason = chunk.finish_reason or choice.finish_reason
         return self._whole(choices, await self._results(choices[0].text)).to_json()
 
-    async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncIterator[bytes]:
+    async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncGenerator[bytes]:
         """Yield server-sent events, those together that can be had without waiting.
 
         An error after the first one becomes the last event.
@@ -177,9 +178,10 @@ class Answer(ABC):
                         yield b"".join(events)
                         events.clear()
             if self._look is not None:
-                async for _, result in self._look("".join(texts or ())):
-                    yield b"".join([*events, self._found(result)])
-                    events.clear()
+                async with _closing_source(self._look("".join(texts or ()))) as results:
+                    async for _, result in results:
+                        yield b"".join([*events, self._found(result)])
+                        events.clear()
             if include_usage:
                 events.append(_event(self._closing().to_json().encode()))
         except Exception as error:  # noqa: BLE001
@@ -386,6 +388,6 @@ def _reason(finish_reason: str | None) -> FinishReason | None:
     return cast(FinishReason, finish_reason if finish_reason in ("stop", "length") else "stop")
 
 
-def _closing_source(chunks: AsyncIterator[EngineChunk]) -> contextlib.aclosing[AsyncGenerator[EngineChunk]]:
-    """Return a context that closes the chunks' source, which aborts what is still being generated."""
-    return contextlib.aclosing(cast("AsyncGenerator[EngineChunk]", chunks))
+def _closing_source(source: AsyncIterator[Part]) -> contextlib.aclosing[AsyncGenerator[Part]]:
+    """Return a context that closes a source, which aborts what is still being generated."""
+    return contextlib.aclosing(cast("AsyncGenerator[Part]", source))

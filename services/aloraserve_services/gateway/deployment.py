@@ -125,7 +125,7 @@ class Gateway:
         self.slots = CallSlots(plan.max_calls)
         dispatcher = Dispatcher(self._router(plan), self._pool.replicas, observers)
         bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
-        runner = IntrinsicRunner(prompts, dispatcher, watch, resolve=self._adapters.resolve, slot=self.slots.held)
+        runner = IntrinsicRunner(prompts, dispatcher, watch, slot=self.slots.held)
         self._intrinsics = IntrinsicRoutes(tenants, runner, bodies, self.slots, base_model=plan.served_name)
         self._openai = OpenAIRoutes(
             tenants,

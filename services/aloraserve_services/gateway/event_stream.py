@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 from starlette.responses import Response
@@ -47,7 +47,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        events: AsyncIterator[bytes],
+        events: AsyncGenerator[bytes],
         chunks: Closing,
         headers: Mapping[str, str],
         held: contextlib.ExitStack,
@@ -62,7 +62,8 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events; end what generates them in any case."""
         with self._held:
-            async with contextlib.aclosing(self._chunks):
+            # The events first: what they wait for beside the chunks, such as intrinsics, ends with them.
+            async with contextlib.aclosing(self._chunks), contextlib.aclosing(self._events):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 try:
                     async for written in self._events:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenL
 from aloraserve.wire import ChatCompletionChunk, Completion
 from aloraserve.wire.chat import ChatChunkChoice, ChatDelta, ChatLogprobs, ChatTokenLogprob, ChatTopLogprob
 from aloraserve.wire.completions import CompletionChoice, CompletionLogprobs
+from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve_services.gateway.answers import MAX_TOGETHER, Answer, ChatAnswer, CompletionAnswer
 
 KINDS = pytest.mark.parametrize("kind", [ChatAnswer, CompletionAnswer])
@@ -169,3 +171,24 @@ async def test_an_impossible_token_has_the_least_log_probability(kind: type[Answ
         (await events_from(one, Ready((chunk,))))[-1] if is_streamed else json.loads(await one.whole(Ready((chunk,))))
     )
     assert "-9999.0" in json.dumps(found["choices"][0]["logprobs"])
+
+
+async def test_a_stream_that_is_closed_amid_results_ends_what_looks_for_them() -> None:
+    closed = asyncio.Event()
+
+    async def look(text: str) -> AsyncIterator[tuple[int, IntrinsicResult]]:
+        try:
+            for number in range(2):
+                yield number, IntrinsicResult(id="r1-1", name="safety", status="ok", value=text, time_ms=1.0)
+        finally:
+            closed.set()
+
+    one = answer(ChatAnswer)
+    one.look_with(look)
+    stream = one.stream(Ready((EngineChunk(0, "yes", 1, "stop"),)), include_usage=False)
+    written = [await anext(stream) for _ in range(2)]
+    last = json.loads(written[-1].split(b"data: ")[-1])
+    assert last["intrinsics"][0]["value"] == "yes"
+    assert not closed.is_set()
+    await stream.aclose()
+    assert closed.is_set()

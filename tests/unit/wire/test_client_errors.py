@@ -75,7 +75,7 @@ INVALID = [
     "the adapter cannot be registered: it has 17 labels; 16 are accepted",
     "the registration was cancelled",
     # intrinsics
-    "adapter 'plain' is not an intrinsic: its files have neither io.yaml nor an 'intrinsic' in aloraserve.json",
+    "'plain' is not an intrinsic: an adapter that is one has an io.yaml, or an 'intrinsic' in its aloraserve.json",
     "intrinsic 'cite' gives no probability, so that it cannot guard",
     "the intrinsic needs the field 'criteria'; its fields are criteria",
     "the intrinsic has no field 'x'; it has none",

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import structlog
 
-from aloraserve.adapters import AdapterVersion
 from aloraserve.adapters.intrinsics import IntrinsicSpec
 from aloraserve.adapters.intrinsics.answers import Asked, RawAnswer, interpret
 from aloraserve.errors import AloraserveError, DeadlineError, InvalidRequestError
@@ -76,8 +75,6 @@ class IntrinsicRunner:
         prompts: makes requests of bodies.
         dispatcher: has them answered; ``watch`` is one of its observers.
         watch: of shared prefixes.
-        resolve: returns the adapter version that is served under a name now, or raises
-            :class:`~aloraserve.errors.UnknownModelError`.
         slot: returns what a call holds while it is in progress, or raises.
     """
 
@@ -87,13 +84,11 @@ class IntrinsicRunner:
         dispatcher: Dispatcher,
         watch: PrefixWatch,
         *,
-        resolve: Callable[[str], AdapterVersion],
         slot: Callable[[], contextlib.AbstractContextManager[None]],
     ) -> None:
         self._prompts = prompts
         self._dispatcher = dispatcher
         self._watch = watch
-        self._resolve = resolve
         self._slot = slot
 
     async def run(
@@ -151,17 +146,18 @@ class IntrinsicRunner:
     async def _prepare(self, state: _Item, item: IntrinsicItem, conversation: ChatRequest) -> Exception | None:
         """Make an item's request; return why that is not possible."""
         try:
-            version = self._resolve(item.name)
-            if version.intrinsic is None:
+            version = self._prompts.version(item.name, conversation, state.origin)
+            spec = None if version is None else version.intrinsic
+            if spec is None:
                 raise InvalidRequestError(
-                    f"adapter {item.name[:80]!r} is not an intrinsic: its files have neither io.yaml nor an "
-                    "'intrinsic' in aloraserve.json",
+                    f"{item.name[:80]!r} is not an intrinsic: an adapter that is one has an io.yaml, or an 'intrinsic' "
+                    "in its aloraserve.json",
                     param="intrinsics",
                 )
-            state.find(version.intrinsic)
-            asked = question(conversation, item.name, version.intrinsic, item.fields)
+            state.find(spec)
+            asked = question(conversation, item.name, spec, item.fields)
             state.asked = asked.asked
-            state.request = await self._prompts.chat(asked.body, state.origin)
+            state.request = await self._prompts.chat(asked.body, state.origin, adapter=version)
         except FieldError as error:
             return InvalidRequestError(f"{error.field} {error.message}".strip(), param=error.field or None)
         except Exception as error:  # noqa: BLE001

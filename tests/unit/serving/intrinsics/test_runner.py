@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.intrinsic_path import DiedError, Engine, RequestPath, chunk, conversation, origin
 
+from aloraserve.blocks import activation_point
 from aloraserve.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -18,6 +20,7 @@ from aloraserve.errors import (
 )
 from aloraserve.serving.engine_messages import EngineRefusal
 from aloraserve.serving.intrinsics.outcome import IntrinsicOutcome
+from aloraserve.tenants import Caller
 from aloraserve.wire.intrinsic_items import GuardItem, IntrinsicItem
 
 THREE = ("answerable", "safety", "uncertainty")
@@ -178,6 +181,24 @@ async def test_fields_fill_the_instruction_and_are_text_alone(path: RequestPath,
     assert "u:Is it {criteria} & {x.__class__}?\n" in prompt
 
 
+async def test_an_invocation_in_the_instruction_acts_there(path: RequestPath, engine: Engine) -> None:
+    item = IntrinsicItem(name="requirement", fields={"criteria": "short"})
+    (found,) = await path.runner.run(conversation(), [item], origin(), timeout_s=30)
+    assert found.error is None
+    prompt = engine.calls[0].token_ids
+    invocation = [ord(character) for character in "<r>"]
+    assert activation_point(prompt, invocation) == "".join(map(chr, prompt)).index("<r> It is short.")
+
+
+async def test_a_field_never_moves_an_activation(path: RequestPath, engine: Engine) -> None:
+    """This tokenizer has no other tokens for the text: it is refused; the others write it with others."""
+    item = IntrinsicItem(name="requirement", fields={"criteria": "a <r> b"})
+    (found,) = await path.runner.run(conversation(), [item], origin(), timeout_s=30)
+    assert isinstance(found.error, InvalidRequestError)
+    assert "holds the adapter's invocation" in found.error.message
+    assert engine.calls == []
+
+
 async def test_an_unknown_field_is_refused_by_name(path: RequestPath) -> None:
     item = IntrinsicItem(name="safety", fields={"criteria": "short"})
     (found,) = await path.runner.run(conversation(), [item], origin(), timeout_s=30)
@@ -206,3 +227,26 @@ async def test_an_intrinsic_without_a_probability_is_no_guard(path: RequestPath)
     guard = GuardItem(name="judge", fields={"criteria": "short"})
     with pytest.raises(InvalidRequestError, match="gives no probability"):
         await path.runner.guard(conversation(), [guard], origin(), timeout_s=30)
+
+
+async def test_the_base_model_is_not_an_intrinsic(path: RequestPath) -> None:
+    (found,) = await run(path, "base")
+    assert isinstance(found.error, InvalidRequestError)
+    assert "'base' is not an intrinsic" in found.error.message
+
+
+async def test_a_version_is_resolved_once_and_for_the_caller(
+    path: RequestPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, str]] = []
+    original = path.prompts._resolve
+
+    def resolve(name: str, *, tenant: str | None = None, key: str = "") -> Any:
+        asked.append((name, tenant, key))
+        return original(name, tenant=tenant, key=key)
+
+    monkeypatch.setattr(path.prompts, "_resolve", resolve)
+    caller = Caller("acme", cache_salt="tenant:acme")
+    await path.runner.run(conversation(), items("safety"), replace(origin(), caller=caller), timeout_s=30)
+    ((name, tenant, key),) = asked
+    assert (name, tenant, key.startswith("what is left")) == ("safety", "acme", True)
