@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def fleet_model(fleet: Any) -> str:
 
 
 @pytest.fixture
-def backend(fleet: Any) -> Iterator[Any]:
+async def backend(fleet: Any) -> AsyncIterator[Any]:
     """mellea's backend for servers with OpenAI's API, with two intrinsics as its users add them."""
     from mellea.backends.adapters import EmbeddedIntrinsicAdapter
     from mellea.backends.openai import OpenAIBackend
@@ -107,7 +106,8 @@ def backend(fleet: Any) -> Iterator[Any]:
         warnings.simplefilter("ignore")
         for name, spec in (("uncertainty", UNCERTAINTY), ("safety", REQUIREMENT_CHECK)):
             opened.add_adapter(EmbeddedIntrinsicAdapter(name, config(spec), technology="alora"))
-    return opened
+    yield opened
+    await opened.aclose()
 
 
 def conversation(*documents: Any) -> Any:
@@ -119,7 +119,7 @@ def conversation(*documents: Any) -> Any:
 
 
 @pytest.mark.parametrize("has_documents", [False, True])
-def test_mellea_s_intrinsics_have_typed_results(backend: Any, has_documents: bool) -> None:
+async def test_mellea_s_intrinsics_have_typed_results(backend: Any, has_documents: bool) -> None:
     from mellea.backends.adapters import AdapterType
     from mellea.stdlib.components import Document, Intrinsic
 
@@ -130,11 +130,11 @@ def test_mellea_s_intrinsics_have_typed_results(backend: Any, has_documents: boo
         output, _ = await backend.generate_from_context(action, conversation(*documents))
         return json.loads(await output.avalue())
 
-    assert 0.05 <= asyncio.run(run("uncertainty"))["certainty"] <= 0.95
-    assert 0 <= asyncio.run(run("safety", requirement="be short"))["score"] <= 1
+    assert 0.05 <= (await run("uncertainty"))["certainty"] <= 0.95
+    assert 0 <= (await run("safety", requirement="be short"))["score"] <= 1
 
 
-def test_mellea_chats_and_asks_for_a_form(backend: Any) -> None:
+async def test_mellea_chats_and_asks_for_a_form(backend: Any) -> None:
     from mellea.stdlib.components import Message
 
     class Verdict(pydantic.BaseModel):
@@ -147,11 +147,11 @@ def test_mellea_chats_and_asks_for_a_form(backend: Any) -> None:
         output, _ = await backend.generate_from_context(action, conversation(), **options)
         return str(await output.avalue())
 
-    assert asyncio.run(run())
-    assert Verdict.model_validate_json(asyncio.run(run(format=Verdict)))
+    assert await run()
+    assert Verdict.model_validate_json(await run(format=Verdict))
 
 
-def test_mellea_s_list_of_raw_prompts_comes_back_in_order_and_in_form(backend: Any) -> None:
+async def test_mellea_s_list_of_raw_prompts_comes_back_in_order_and_in_form(backend: Any) -> None:
     """The form goes as ``structured_outputs``: mellea has read ``GET /version``."""
     from mellea.core import CBlock
     from mellea.stdlib.context import SimpleContext
@@ -160,7 +160,7 @@ def test_mellea_s_list_of_raw_prompts_comes_back_in_order_and_in_form(backend: A
         count: int = pydantic.Field(ge=10, le=99)
 
     prompts = [CBlock("One is"), CBlock("Two is"), CBlock("Three is")]
-    outputs = asyncio.run(backend.generate_from_raw(prompts, SimpleContext(), format=Count))
+    outputs = await backend.generate_from_raw(prompts, SimpleContext(), format=Count)
     assert len(outputs) == 3
     assert all(10 <= Count.model_validate_json(output.value).count <= 99 for output in outputs)
 

@@ -50,9 +50,11 @@ class SamplingSettings:
 
 
 class StreamOptions(RequestPart, frozen=True, kw_only=True):
-    """Options of a stream: what it carries beside its text."""
+    """Options of a stream: what it carries beside its text. Padding against eavesdroppers is never sent."""
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
@@ -82,6 +84,10 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
         self.structured()
         if self.stream_options is not None and not self.stream:
             raise refusal("", "'stream_options' is accepted only with 'stream': true")
+        if self.stream_options is not None and self.stream_options.continuous_usage_stats:
+            raise refusal(
+                "stream_options.continuous_usage_stats", "is not supported by this server; only false is accepted"
+            )
         if (self.n or 1) > 1 and self.temperature == 0:
             raise refusal("", "'n' above 1 needs a 'temperature' above 0: greedy choices are equal")
 

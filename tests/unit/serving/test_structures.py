@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.structures import check_structure
@@ -63,3 +67,45 @@ async def test_what_cannot_be_compiled_is_refused_in_a_line(fields: dict[str, An
 )
 async def test_what_can_be_compiled_passes(fields: dict[str, Any]) -> None:
     await check_structure(chat(**fields))
+
+
+WORDS = st.sampled_from(
+    [
+        "type",
+        "object",
+        "array",
+        "string",
+        "properties",
+        "items",
+        "enum",
+        "$ref",
+        "#/$defs/a",
+        "$defs",
+        "anyOf",
+        "allOf",
+        "pattern",
+        "(a",
+        "format",
+        "date",
+        "minItems",
+        "required",
+        "const",
+        "json",
+        "regex",
+        "choice",
+        "grammar",
+    ]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 10**10) | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(["structured_outputs", "response_format"]), VALUES)
+@settings(max_examples=300, deadline=2000)
+def test_whatever_is_sent_is_a_form_or_the_client_s_error(field: str, value: Any) -> None:
+    for sent in (value, {"json": value}, {"type": "json_schema", "json_schema": {"schema": value}}):
+        with contextlib.suppress(InvalidRequestError):
+            asyncio.run(check_structure(chat(**{field: sent})))

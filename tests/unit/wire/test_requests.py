@@ -273,6 +273,14 @@ def test_defaults_are_openai_s() -> None:
     assert chat(stream=True, stream_options={"include_usage": True}).include_usage
 
 
+def test_options_of_streams_that_other_servers_have() -> None:
+    others = {"include_obfuscation": True, "continuous_usage_stats": False}
+    assert chat(stream=True, stream_options={"include_usage": True} | others).include_usage
+    with pytest.raises(InvalidRequestError) as caught:
+        chat(stream=True, stream_options={"continuous_usage_stats": True})
+    assert caught.value.param == "stream_options.continuous_usage_stats"
+
+
 def test_template_arguments_carry_an_adapter_s_name() -> None:
     request = chat(chat_template_kwargs={"adapter_name": "safety", "thinking": False})
     assert request.adapter_name == "safety"

@@ -144,7 +144,8 @@ class StructuredAnswers:
             return [self._free_token(possible, rng, is_late or not text.endswith('"'))]
         options = self._options(possible)
         closing = [word for word in options if word.text in _CLOSING]
-        if closing and (is_late or rng.random() < _END_CHANCE):
+        # An object that has what it must have ends: a model does not think up properties.
+        if closing and (is_late or closing[0].text == "}" or rng.random() < _END_CHANCE):
             return [closing[0].token]
         return [rng.choice(options).token] if options else [int(possible[0])]
 

@@ -121,6 +121,16 @@ def test_the_other_answers_are_the_alternatives_where_the_answers_part(
     assert sum(math.exp(other.logprob) for other in parting.alternatives) == pytest.approx(1)
 
 
+def test_an_object_ends_when_it_has_what_it_must_have(answers: StructuredAnswers, words: AnswerWords) -> None:
+    """So it has room in a short answer, although its schema allows more properties."""
+    form = StructuredOutput(
+        "json", json.dumps({"type": "object", "properties": {"count": SCORE}, "required": ["count"]})
+    )
+    for prompt in range(10):
+        chunk = written(answers, words, form, prompt, max_tokens=8)
+        assert (json.loads(chunk.text).keys(), chunk.finish_reason) == ({"count"}, "stop")
+
+
 def test_what_cannot_be_compiled_is_an_error(answers: StructuredAnswers, words: AnswerWords) -> None:
     with pytest.raises(ValueError, match="strin"):
         written(answers, words, StructuredOutput("json", '{"type": "strin"}'))
