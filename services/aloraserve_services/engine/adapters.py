@@ -188,7 +188,7 @@ class EngineAdapters:
     async def _take(self, change: RegistryChange) -> None:
         for version in change.removed:
             if version.engine_name in self._loaded:
-                self._memory.pin(version.engine_name, pinned=False)
+                self._memory.retire(version.engine_name)
         # What takes a loaded one's place goes before what only fills a free one.
         for version in sorted(change.added, key=self._is_expected, reverse=True):
             if version.engine_name in self._loaded:

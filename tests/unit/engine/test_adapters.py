@@ -406,6 +406,9 @@ async def test_what_is_not_served_any_more_keeps_nothing_from_being_loaded_befor
     await adapters.load()
     task = asyncio.create_task(adapters.follow())
     await asyncio.sleep(0)
+    for _ in range(9):
+        await adapters.hold(OTHERS[0].ref)
+        adapters.release(OTHERS[0].ref)
     registry.publish([OTHERS[1], OTHERS[2]])
     await until_added(engine, OTHERS[2])
     assert ("remove", OTHERS[0].engine_name) in engine.done
