@@ -97,8 +97,8 @@ async def test_a_gateway_registers_and_a_replica_serves(
         await replica.close()
         key = version.key
         states.found = [
-            ReplicaState("r0", "1", "engine-0", resident=(key,), active_adapters=(key,)),
             ReplicaState("r1", "1", "engine-1", resident=(key,), slotted=(key,)),
+            ReplicaState("r0", "1", "engine-0", resident=(key,), active_adapters=(key,)),
         ]
         entry = await loaded(gateway)
         assert entry.reason == "loaded by engine-0"
