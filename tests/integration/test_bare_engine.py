@@ -166,3 +166,12 @@ def test_a_client_that_goes_away_ends_its_call(server: Server) -> None:
     deadline = time.monotonic() + 10
     while server.running():
         assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(("field", "value"), [("adapters", "auto"), ("guard", ["safety"]), ("intrinsics", ["safety"])])
+def test_what_takes_several_calls_needs_a_gateway(server: Server, field: str, value: object) -> None:
+    body = {"model": BASE, "messages": [{"role": "user", "content": "hi"}], field: value}
+    answer = server.http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
+    assert "needs a gateway" in answer.json()["error"]["message"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aloraserve.adapters import AdapterRegistry, AdapterVersion
 from aloraserve.errors import InvalidRequestError, UnknownModelError
-from aloraserve.serving.invocation_finder import InvocationFinder
+from aloraserve.serving.invocation_finder import InvocationFinder, InvocationIndex
 from aloraserve.serving.request import GenerationRequest
 
 
@@ -19,6 +19,8 @@ class InvokableAdapters:
 
     def __init__(self, registry: AdapterRegistry) -> None:
         self._registry = registry
+        self._served: tuple[AdapterVersion, ...] = ()
+        self._index = InvocationIndex(())
 
     def finder(self, wanted: str | Sequence[str], request: GenerationRequest) -> InvocationFinder:
         """Return what finds the invocations that a chat's answer may contain.
@@ -35,7 +37,7 @@ class InvokableAdapters:
         if problem:
             raise InvalidRequestError(f"'adapters' is accepted only {problem}", param="adapters")
         if isinstance(wanted, str):
-            return InvocationFinder(self._all(request))
+            return InvocationFinder(self._all(), lambda adapter: self._chosen(adapter.name, request))
         versions = [self._resolve(name, request) for name in wanted]
         for version in versions:
             if not version.invocation_ids:
@@ -43,17 +45,21 @@ class InvokableAdapters:
                     f"adapters has {version.name!r}, which is a plain LoRA; those with an invocation are accepted",
                     param="adapters",
                 )
-        return InvocationFinder(versions)
+        return InvocationFinder(InvocationIndex(versions))
 
-    def _all(self, request: GenerationRequest) -> list[AdapterVersion]:
-        found = []
-        for name in sorted({version.name for version in self._registry.all() if version.invocation_ids}):
-            try:
-                found.append(self._resolve(name, request))
-            except UnknownModelError:
-                # It is private to another tenant, or has gone meanwhile.
-                continue
-        return found
+    def _all(self) -> InvocationIndex:
+        """Return the invocations of all that is served; the caller's own version is chosen where one is found."""
+        served = tuple(self._registry.all())
+        if served != self._served:
+            self._served, self._index = served, InvocationIndex(served)
+        return self._index
+
+    def _chosen(self, name: str, request: GenerationRequest) -> AdapterVersion | None:
+        try:
+            return self._resolve(name, request)
+        except UnknownModelError:
+            # It is private to another tenant, or has gone meanwhile.
+            return None
 
     def _resolve(self, name: str, request: GenerationRequest) -> AdapterVersion:
         origin = request.origin

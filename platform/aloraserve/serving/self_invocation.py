@@ -14,7 +14,7 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.serving.attempts import MAX_ATTEMPTS, Dispatcher
 from aloraserve.serving.engine_messages import EngineChunk
 from aloraserve.serving.generation import Generation
-from aloraserve.serving.invocation_finder import InvocationFinder
+from aloraserve.serving.invocation_finder import NOTHING, InvocationFinder
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest
 from aloraserve.serving.spoken_part import SpokenPart
@@ -136,7 +136,7 @@ class SelfInvocation:
         request = self._prompts.continued(
             self._request, self._token_ids, part.invoked, number=self._parts, max_tokens=self._left
         )
-        finder = self._finder if self._invocations < MAX_INVOCATIONS else InvocationFinder(())
+        finder = self._finder if self._invocations < MAX_INVOCATIONS else NOTHING
         return SpokenPart(request, finder, self._prompts.decode)
 
     async def _begin(self, request: GenerationRequest) -> Generation:

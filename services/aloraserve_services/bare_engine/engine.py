@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from aloraserve.adapters import AdapterRegistry
+from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
@@ -89,6 +90,7 @@ class BareEngine:
         """
         origin = Origin(request_id or uuid.uuid4().hex, UNTENANTED, time.perf_counter())
         if isinstance(body, ChatRequest):
+            _check_is_one_call(body)
             return await self._prompts.chat(body, origin)
         return await self._prompts.completion(body, origin)
 
@@ -119,3 +121,9 @@ class BareEngine:
         cached, prompt = self.engine.num_cached_tokens(call.keys), len(call.token_ids)
         prefill_s = self.plan.calibration.prefill.model.seconds(min(cached, prompt - 1), prompt)
         return self.plan.scheduling.priority(prefill_s, time.monotonic())
+
+
+def _check_is_one_call(body: ChatRequest) -> None:
+    for field in ("adapters", "guard", "intrinsics"):
+        if getattr(body, field):
+            raise InvalidRequestError(f"{field!r} needs a gateway; an engine by itself makes one call", param=field)

@@ -15,7 +15,7 @@ from support.fake_pool import FakeRouter
 from aloraserve.routing.receipts import Outcome, ReceiptRing
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
-from aloraserve.serving.invocation_finder import InvocationFinder
+from aloraserve.serving.invocation_finder import InvocationFinder, InvocationIndex
 from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.request import Origin
@@ -103,7 +103,7 @@ async def test_the_adapter_s_part_is_prefilled_from_the_block_of_its_invocation_
     receipts = ReceiptRing(10)
     async with started_host(RecordingDirectory(), adapter) as started:
         dispatcher = Dispatcher(cast(Any, FakeRouter()), cast(Any, HostPool(started.host)), [ReceiptWriter(receipts)])
-        turns = SelfInvocation(dispatcher, plain, request, InvocationFinder([adapter]))
+        turns = SelfInvocation(dispatcher, plain, request, InvocationFinder(InvocationIndex([adapter])))
         chunks = [chunk async for chunk in await turns.begin()]
     text = "".join(chunk.text for chunk in chunks)
     after = WORDS.answer([*request.token_ids, *said], adapter.engine_name, 0)

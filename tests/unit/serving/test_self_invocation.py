@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from support.fake_pool import DiedError, FakePool, FakeRouter
 from tokenizers import decoders
 
 from aloraserve.adapters import AdapterVersion, StaticRegistry
+from aloraserve.adapters.intrinsics.spec import IntrinsicParameters, IntrinsicSpec
 from aloraserve.blocks import AdapterEffect
 from aloraserve.errors import InvalidRequestError, ReplicaLostError, UnknownModelError
 from aloraserve.routing.receipts import ReceiptRing
@@ -66,11 +68,12 @@ class Conversation:
     def __init__(self, *scripts: Sequence[Any]) -> None:
         self.pool = FakePool(*scripts)
         self.receipts = ReceiptRing(100)
+        self.invokable = INVOKABLE
         self.dispatcher = Dispatcher(cast(Any, FakeRouter()), self.pool, [ReceiptWriter(self.receipts)])
 
     async def begin(self, adapters: Any = "auto", **fields: Any) -> SelfInvocation:
         self.request = await request_of(**fields)
-        finder = INVOKABLE.finder(adapters, self.request)
+        finder = self.invokable.finder(adapters, self.request)
         return await SelfInvocation(self.dispatcher, PROMPTS, self.request, finder).begin()
 
     async def chunks(self, adapters: Any = "auto", **fields: Any) -> list[EngineChunk]:
@@ -170,6 +173,21 @@ async def test_stop_strings_are_the_base_model_s() -> None:
     assert [call.sampling.stop for call in talk.pool.calls] == [("!!",), (), ("!!",)]
 
 
+async def test_an_intrinsic_generates_as_it_says_and_the_base_model_goes_on() -> None:
+    parameters = IntrinsicParameters(max_tokens=2, temperature=0.5, stop=("\n",))
+    judge = dataclasses.replace(CHECK, intrinsic=IntrinsicSpec(parameters=parameters))
+    talk = Conversation(said("It is so. check:"), said(" gr", end="length"), said(" I am sure."))
+    talk.invokable = InvokableAdapters(StaticRegistry([judge], base_names=["base"]))
+    assert text_of(await talk.chunks(temperature=1, stop="!!")) == "It is so. check: gr I am sure."
+    samplings = [call.sampling for call in talk.pool.calls]
+    assert [(sampling.temperature, sampling.stop) for sampling in samplings] == [
+        (1, ("!!",)),
+        (0.5, ("\n",)),
+        (1, ("!!",)),
+    ]
+    assert samplings[1].max_tokens == 2
+
+
 async def test_a_text_that_the_engine_holds_back_is_shown_up_to_the_invocation() -> None:
     held = said("It is so. check:")
     held = [EngineChunk(0, "", 1, token_ids=chunk.token_ids) for chunk in held]
@@ -245,3 +263,28 @@ async def test_an_adapter_that_the_caller_may_not_use_is_not_invoked() -> None:
     finder = invokable.finder("auto", await request_of())
     assert finder.find(CHECK.invocation_ids, 0) is None
     assert finder.find(LONG.invocation_ids, 0) is not None
+
+
+async def test_the_caller_s_version_of_an_adapter_is_invoked_by_its_own_invocation() -> None:
+    class OthersHaveAnother(StaticRegistry):
+        def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+            return alora("check", ids_of(" ask:")) if name == "check" else super().resolve(name)
+
+    invokable = InvokableAdapters(OthersHaveAnother(ADAPTERS, base_names=["base"]))
+    finder = invokable.finder("auto", await request_of())
+    assert finder.find(CHECK.invocation_ids, 0) is None
+
+
+async def test_what_is_served_later_is_invoked_too() -> None:
+    served = [LONG]
+
+    class Growing(StaticRegistry):
+        def all(self) -> Sequence[AdapterVersion]:
+            return served
+
+    invokable = InvokableAdapters(Growing(ADAPTERS, base_names=["base"]))
+    assert invokable.finder("auto", await request_of()).find(CHECK.invocation_ids, 0) is None
+    served.append(CHECK)
+    found = invokable.finder("auto", await request_of()).find(CHECK.invocation_ids, 0)
+    assert found is not None
+    assert found.adapter is CHECK

@@ -52,6 +52,7 @@ INVALID = [
     "the adapter's instruction has the field 'criteria', which has no value; end the messages with the whole "
     "instruction",
     "'adapters' is accepted only with the base model as 'model'",
+    "'adapters' needs a gateway; an engine by itself makes one call",
     "adapters has 'plain', which is a plain LoRA; those with an invocation are accepted",
     # queries
     "limit is '0'; 1 to 1000 are accepted",
