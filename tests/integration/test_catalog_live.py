@@ -17,7 +17,7 @@ from support.peft_adapters import BASE, write_peft_adapter
 
 from aloraserve.adapters import AdapterLimits, AdapterReader, FolderRegistry
 from aloraserve.adapters.catalog.redis import RedisCatalog
-from aloraserve.errors import RetiredAdapterError, UnknownModelError
+from aloraserve.errors import DirectoryUnavailableError, RetiredAdapterError, UnknownModelError
 
 Open = Callable[..., Any]
 FEED_S = 2.0
@@ -44,8 +44,12 @@ async def eventually(check: Callable[[], bool], within_s: float = FEED_S) -> flo
     return time.monotonic() - began_at
 
 
+def client(server: Any) -> Redis:
+    return Redis(unix_socket_path=server.url.removeprefix("unix://"))
+
+
 def flush(server: Any) -> None:
-    Redis(unix_socket_path=server.url.removeprefix("unix://")).flushall()
+    client(server).flushall()
 
 
 async def test_every_process_has_a_new_version_in_time(open_process: Open) -> None:
@@ -219,3 +223,20 @@ async def test_what_engines_cannot_load_is_refused_and_says_why(open_process: Op
         with pytest.raises(UnknownModelError, match=f"model 'safety' cannot be served now: {why}"):
             process.registry.resolve("safety")
     assert await elsewhere.registry.find(entry.ref) is None
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\xff", b'{"name": "safety", "of_a_later_release": 1}'])
+async def test_a_record_that_cannot_be_read_hides_no_other(
+    open_process: Open, redis_server: Any, content: bytes
+) -> None:
+    gateway = await open_process()
+    await gateway.register("alpha")
+    await gateway.register("safety")
+    server = client(redis_server)
+    key = "{aloraserve:test}:catalog1:records"
+    revision = server.hget(key, "safety").split()[0]  # type: ignore[union-attr]
+    server.hset(key, "safety", revision + b" " + content)
+    newcomer = await open_process(backup=False)
+    assert newcomer.listed() == ["alpha"]
+    with pytest.raises(DirectoryUnavailableError, match="has a record that cannot be read"):
+        await newcomer.manager.get("safety")

@@ -73,8 +73,8 @@ class AdapterCatalog(Protocol):
     record at once, one wins and the other learns that it did not. Who is killed, or loses the connection, between two
     calls leaves either the former record or the next, never a part of one. Each change has a revision of its own,
     higher than all before it; :meth:`changes` never passes over one, though it may show several changes of a name as
-    the last. Names whose every version is deleted stay in it as such until
-    :data:`MAX_DELETED_NAMES` others went after them.
+    the last. Only a record that cannot be read is passed over: it hides no other. Names whose every version is deleted
+    stay in it as such until :data:`MAX_DELETED_NAMES` others went after them.
 
     When the backend is gone every call raises and nothing is changed, except that a :meth:`put` whose reply was lost
     may have been done: :meth:`get` says whether it was.
@@ -106,7 +106,7 @@ class AdapterCatalog(Protocol):
         """Return what changed since a position, at most :data:`PAGE_RECORDS` records of it.
 
         Raises:
-            DirectoryUnavailableError: the backend does not answer in time, or has what cannot be read.
+            DirectoryUnavailableError: the backend does not answer in time.
         """
         ...
 

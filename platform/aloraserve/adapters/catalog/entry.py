@@ -17,6 +17,8 @@ from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.blocks.keys import version_name
 
 MAX_RANK = 512
+MAX_OWNER_CHARACTERS = 200
+MAX_TEXT_CHARACTERS = 4096
 MAX_LABELS = 16
 MAX_LABEL_CHARACTERS = 63
 MAX_HISTORY = 32
@@ -173,6 +175,11 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
             return f"its history has {len(self.history)} steps; 1 to {MAX_HISTORY} are accepted"
         if not 1 <= self.rank <= MAX_RANK:
             return f"its rank is {self.rank}; 1 to {MAX_RANK} are accepted"
+        if self.owner is not None and not (self.owner.isprintable() and 1 <= len(self.owner) <= MAX_OWNER_CHARACTERS):
+            return f"its owner is {self.owner[:80]!r}; 1 to {MAX_OWNER_CHARACTERS} printable characters are accepted"
+        texts = (self.source, self.invocation.text, *(step.reason for step in self.history))
+        if max(map(len, texts)) > MAX_TEXT_CHARACTERS:
+            return f"it has a text of {max(map(len, texts))} characters; {MAX_TEXT_CHARACTERS} are accepted"
         if self.visibility == "private" and self.owner is None:
             return "it is private and has no owner; one is needed"
         try:

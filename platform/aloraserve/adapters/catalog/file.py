@@ -87,7 +87,7 @@ def read_catalog(content: bytes) -> CatalogFile:
         raise InvalidRequestError(f"the catalog's file has {len(content)} bytes; {MAX_FILE_BYTES} are accepted")
     try:
         file = _DECODER.decode(content)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"it is not a catalog's file: {str(error)[:200]}") from None
     names = {filed.record.name for filed in file.records}
     if len(names) != len(file.records):

@@ -18,7 +18,10 @@ None of them expires: a server that evicts takes other keys.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Self
+
+import structlog
 
 from aloraserve.adapters.catalog.base import (
     MAX_DELETED_NAMES,
@@ -41,6 +44,7 @@ SCHEMA = 1
 MAX_CALLS = 4
 TIMEOUT_S = 2.0
 
+log = structlog.get_logger(__name__)
 _GET = Script.read(__package__, "get")
 _PUT = Script.read(__package__, "put")
 _CHANGES = Script.read(__package__, "changes")
@@ -95,7 +99,12 @@ class RedisCatalog:
 
     async def get(self, name: str) -> StoredRecord | None:
         found = await self._scripts.run(ScriptCall(_GET, (self._records,), (name,)))
-        return None if found is None else self._read(found)
+        if found is None:
+            return None
+        try:
+            return _stored(found)
+        except ValueError as error:
+            raise self._scripts.unavailable("has a record that cannot be read") from error
 
     async def put(self, record: AdapterRecord, *, expected: int) -> int:
         arguments = (
@@ -120,17 +129,28 @@ class RedisCatalog:
         keys = (self._records, self._changed, self._about)
         reply = await self._scripts.run(ScriptCall(_CHANGES, keys, arguments))
         epoch, revision, floor, restarts, has_more, *contents = reply
-        records = tuple(map(self._read, contents))
-        behind = records[-1].revision if has_more else int(revision)
+        behind = _revision(contents[-1]) if has_more else int(revision)
         position = CatalogPosition(epoch.decode("ascii", "replace"), behind, int(floor))
-        return CatalogChanges(records, position, restarts=bool(restarts), has_more=bool(has_more))
+        return CatalogChanges(_readable(contents), position, restarts=bool(restarts), has_more=bool(has_more))
 
     async def close(self) -> None:
         await self._scripts.close()
 
-    def _read(self, content: bytes) -> StoredRecord:
-        revision, _, record = content.partition(b" ")
+
+def _revision(content: bytes) -> int:
+    return int(content.partition(b" ")[0])
+
+
+def _stored(content: bytes) -> StoredRecord:
+    return StoredRecord(decode_record(content.partition(b" ")[2]), _revision(content))
+
+
+def _readable(contents: Sequence[bytes]) -> tuple[StoredRecord, ...]:
+    """Return the records that can be read; one of a later release, say, hides no other."""
+    found = []
+    for content in contents:
         try:
-            return StoredRecord(decode_record(record), int(revision))
+            found.append(_stored(content))
         except ValueError as error:
-            raise self._scripts.unavailable("has a record that cannot be read") from error
+            log.warning("catalog_record_unreadable", revision=_revision(content), cause=str(error)[:200])
+    return tuple(found)
