@@ -140,6 +140,15 @@ class TestObjectStores:
         assert content(fetch(f"{place}/safety", place)) == content(adapter)
         assert any(request.headers.get("Range", "").startswith("bytes=1") for request in objects.requests)
 
+    def test_what_is_replaced_while_it_is_read_is_never_mixed(
+        self, place: str, httpserver: HTTPServer, adapter: Path, fetch: Fetch, tmp_path: Path
+    ) -> None:
+        objects = Objects(adapter, cut=1)
+        objects.on_cut = lambda: objects.files.update({WEIGHTS: LARGE[::-1]})
+        httpserver.expect_request(any_below("/adapters/")).respond_with_handler(objects.answer)
+        fetcher = SourceFetcher(SourcePolicy.of([place]), lambda: _new(tmp_path / "stage"))
+        assert (fetcher.fetch(f"{place}/safety") / WEIGHTS).read_bytes() == LARGE[::-1]
+
     def test_a_refusal_is_said_without_credentials(
         self, place: str, httpserver: HTTPServer, tmp_path: Path, fetch: Fetch
     ) -> None:
@@ -156,12 +165,18 @@ class Objects:
     Args:
         folder: what is there.
         cut: how many answers of more than 1 MiB end after that much of them.
+
+    Attributes:
+        on_cut: called when one does.
+        has_ranges: whether a part of a file can be asked for.
     """
 
     def __init__(self, folder: Path, cut: int = 0) -> None:
         self.files = {path.name: path.read_bytes() for path in folder.iterdir()}
         self.requests: list[Request] = []
         self.cut = cut
+        self.on_cut: Callable[[], None] = lambda: None
+        self.has_ranges = True
 
     def answer(self, request: Request) -> Response:
         self.requests.append(request)
@@ -171,16 +186,20 @@ class Objects:
         return self.content(request, data, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
 
     def content(self, request: Request, data: bytes, headers: dict[str, str]) -> Response:
-        start = request.range.ranges[0][0] if request.range else 0
+        start = request.range.ranges[0][0] if request.range and self.has_ranges else 0
         sent = data[start:]
         headers = {"Last-Modified": "Thu, 26 Nov 2026 13:00:00 GMT"} | headers
-        if request.range:
+        if request.range and self.has_ranges:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         cut = self.cut > 0 and request.method == "GET" and len(sent) > MIB
         self.cut -= cut
+        if cut:
+            self.on_cut()
         # Less than was said: the connection ends early.
         body = iter([sent[:MIB]]) if cut else sent
-        return Response(body, 206 if request.range else 200, headers | {"Content-Length": str(len(sent))})
+        return Response(
+            body, 206 if request.range and self.has_ranges else 200, headers | {"Content-Length": str(len(sent))}
+        )
 
 
 def any_below(prefix: str) -> re.Pattern[str]:
@@ -203,7 +222,8 @@ class Hub(Objects):
         self.server = server
         self.location = ""
         server.expect_request(any_below("/ibm/lib/resolve/")).respond_with_handler(self._resolve)
-        server.expect_request(any_below("/cdn/")).respond_with_handler(self.answer)
+        # As a signed address does: it is for GET alone.
+        server.expect_request(any_below("/cdn/"), method="GET").respond_with_handler(self.answer)
 
     def _resolve(self, request: Request) -> Response:
         self.requests.append(request)
@@ -240,6 +260,10 @@ class TestHub:
         assert [request.headers["Range"] for request in hub.requests if "Range" in request.headers] == [
             f"bytes={MIB}-", f"bytes={MIB}-", f"bytes={2 * MIB}-", f"bytes={2 * MIB}-",
         ]  # fmt: skip
+
+    def test_a_server_without_ranges_is_read_again(self, hub: Hub, adapter: Path, fetch: Fetch) -> None:
+        hub.cut, hub.has_ranges = 1, False
+        assert content(fetch("hf://ibm/lib", "hf://ibm")) == content(adapter)
 
     def test_one_that_stays_cut_leaves_nothing(self, hub: Hub, tmp_path: Path, fetch: Fetch) -> None:
         hub.cut = 100

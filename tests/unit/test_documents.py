@@ -116,13 +116,16 @@ def test_make_targets_that_are_named_exist() -> None:
 
 def test_commands_and_flags_that_are_named_exist() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    groups = {name: command.commands for name, command in commands.items() if hasattr(command, "commands")}
+    all_of = commands | {f"{group} {name}": each for group, found in groups.items() for name, each in found.items()}
     flags = {name: {flag for option in command.params for flag in option.opts + option.secondary_opts}
-             for name, command in commands.items()}  # fmt: skip
+             for name, command in all_of.items()}  # fmt: skip
     for document in DOCUMENTS:
         code = "\n".join(CODE.findall(document.read_text("utf-8")))
         for named in COMMAND.findall(code):
-            name = named.split()[0]
-            assert name in commands, f"{document.relative_to(ROOT)} names a command {name!r}"
+            # A group alone stands for all of its commands.
+            name = " ".join(named.split()[: 2 if named.split()[0] in groups else 1])
+            assert name in all_of, f"{document.relative_to(ROOT)} names a command {name!r}"
             unknown = set(FLAG.findall(named)) - flags[name]
             assert not unknown, f"{document.relative_to(ROOT)}: aloraserve {name} has no {unknown}"
 

@@ -1,4 +1,4 @@
-"""``GET /v1/models``: what ``model`` may name."""
+"""``GET /v1/models`` and ``GET /v1/models/{id}``: what ``model`` may name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,26 @@ from aloraserve.wire.responses import ResponsePart
 ModelKind = Literal["base", "lora", "alora"]
 
 
+class ModelInvocation(ResponsePart):
+    """What makes an aLoRA act.
+
+    Args:
+        tokens: ids of the invocation.
+        text: that they come from, empty if its files do not say.
+        mode: how a prompt gets it, None if the chat template decides.
+    """
+
+    tokens: tuple[int, ...]
+    text: str = ""
+    mode: str | None = None
+
+
 class ModelEntry(ResponsePart):
     """One servable name.
 
-    ``parent``, ``kind`` and ``root`` extend OpenAI's entry: the base model of an adapter (None for the base
-    itself), what it is, and the name that an alias stands for (its own name, if it is none).
+    ``parent``, ``kind``, ``root`` and ``invocation`` extend OpenAI's entry: the base model of an adapter (None for the
+    base itself), what it is, the name that an alias stands for (its own name, if it is none), and what makes an aLoRA
+    act (None for the others).
     """
 
     id: str
@@ -25,6 +40,19 @@ class ModelEntry(ResponsePart):
     root: str
     parent: str | None = None
     kind: ModelKind = "base"
+    invocation: ModelInvocation | None = None
+
+    @classmethod
+    def of(cls, served: ServedName, base: str, created: int) -> Self:
+        """Return the entry of an adapter's name; arguments are those of :meth:`ModelList.of`."""
+        version = served.version
+        invocation = None
+        if version.invocation_ids:
+            mode = None if version.invocation_mode is None else version.invocation_mode.value
+            invocation = ModelInvocation(tokens=version.invocation_ids, text=version.invocation_text, mode=mode)
+        return cls(
+            id=served.name, created=created, root=served.root, parent=base, kind=version.kind, invocation=invocation
+        )
 
 
 class ModelList(ResponsePart):
@@ -42,9 +70,9 @@ class ModelList(ResponsePart):
             adapters: names that the caller may use.
             created: in seconds since 1970.
         """
-        entries = [ModelEntry(id=base, created=created, root=base)]
-        for served in adapters:
-            entries.append(
-                ModelEntry(id=served.name, created=created, root=served.root, parent=base, kind=served.version.kind)
-            )
-        return cls(data=entries)
+        return cls(
+            data=[
+                ModelEntry(id=base, created=created, root=base),
+                *(ModelEntry.of(served, base, created) for served in adapters),
+            ]
+        )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from aloraserve import __version__
+from aloraserve_services.cli.adapters import app as adapters
 from aloraserve_services.cli.calibrate import calibrate
 from aloraserve_services.cli.console import clearly
 from aloraserve_services.cli.demo import demo
@@ -45,6 +46,7 @@ def root(
 
 for command in (demo, up, status, explain, diagnose, down, engine, clearly(simulate), calibrate, export_intrinsics):
     app.command()(command)
+app.add_typer(adapters)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import structlog
 from aloraserve.adapters import AdapterRegistry, JoinedRegistry, RefusedAdapter
 from aloraserve.adapters.catalog import AdapterEntry
 from aloraserve.adapters.management import AdapterManager, Usage
-from aloraserve.adapters.management.intake import StoreIntake
+from aloraserve.adapters.management.intake import Prove, StoreIntake
 from aloraserve.adapters.sources import SourceFetcher
 from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.errors import DirectoryUnavailableError
@@ -44,6 +44,7 @@ class DirectoryUsage:
         return Usage(
             tuple(sorted(state.label for state in states if key in state.resident)),
             tuple(sorted(state.label for state in states if key in state.active_adapters)),
+            tuple(sorted(state.label for state in states if key in state.slotted)),
         )
 
     async def states(self) -> list[ReplicaState]:
@@ -70,9 +71,10 @@ class GatewayAdapters:
     Args:
         plan: of the fleet, with a Redis.
         directories: of the fleet's cells.
+        prove: see :class:`~aloraserve.adapters.management.intake.StoreIntake`.
     """
 
-    def __init__(self, plan: FleetPlan, directories: Sequence[Directory]) -> None:
+    def __init__(self, plan: FleetPlan, directories: Sequence[Directory], prove: Prove | None = None) -> None:
         self.registry = plan.open_joined_registry(keeps_catalog=True)
         self._usage = DirectoryUsage(directories)
         store = plan.open_store()
@@ -85,6 +87,7 @@ class GatewayAdapters:
                 plan.open_reader,
                 store,
                 has_room=plan.limits is not None,
+                prove=prove,
             ),
             self._usage,
             base=plan.base_fingerprint,

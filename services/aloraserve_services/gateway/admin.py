@@ -19,7 +19,7 @@ from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.tenants import Caller, Role, Tenants
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.receipts import FleetReceipts
-from aloraserve_services.gateway.routes import PARAMETER, Routes, parameter
+from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.plan import FleetPlan
 
@@ -120,7 +120,7 @@ class AdminRoutes:
     async def receipt(self, request: Request) -> Response:
         """Say how one request was routed; for administrators."""
         self._check(request, Role.ADMIN)
-        request_id = parameter(request)
+        [request_id] = parameters(request)
         found = await self._receipts.get(request_id)
         if found is None:
             raise UnknownReceiptError(

@@ -26,6 +26,7 @@ from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import CallRouter, Router
+from aloraserve.serving.activation_proof import prover_of
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
@@ -36,6 +37,7 @@ from aloraserve.settings import Settings
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
+from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.call_metrics import CallMetrics
@@ -47,6 +49,7 @@ from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
+from aloraserve_services.gateway.lora_routes import LoraRoutes
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
@@ -89,7 +92,8 @@ class Gateway:
             guarded(ObservedDirectory(plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(settings.cells)
         ]
-        self._managed = GatewayAdapters(plan, self._directories)
+        tokenizer = AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True)
+        self._managed = GatewayAdapters(plan, self._directories, prover_of(tokenizer))
         self._adapters = self._managed.registry
         self._keyspace = plan.keyspace
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
@@ -115,7 +119,7 @@ class Gateway:
             self._savings,
         ]
         prompts = PromptBuilder(
-            AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True),
+            tokenizer,
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=settings.max_model_len,
@@ -125,6 +129,8 @@ class Gateway:
         self.slots = CallSlots(plan.max_calls)
         dispatcher = Dispatcher(self._router(plan), self._pool.replicas, observers)
         bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
+        self._adapter_routes = AdapterRoutes(self._managed.manager, tenants, bodies)
+        self._lora_routes = LoraRoutes(self._managed.manager, tenants, bodies, base_model=plan.served_name)
         runner = IntrinsicRunner(prompts, dispatcher, watch, slot=self.slots.held)
         self._intrinsics = IntrinsicRoutes(tenants, runner, bodies, self.slots, base_model=plan.served_name)
         self._openai = OpenAIRoutes(
@@ -154,9 +160,8 @@ class Gateway:
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
         routes = Routes(loopback_only=self._is_keyless_loopback)
-        self._openai.add_to(routes)
-        self._intrinsics.add_to(routes)
-        self._admin.add_to(routes)
+        for part in (self._openai, self._intrinsics, self._admin, self._adapter_routes, self._lora_routes):
+            part.add_to(routes)
         return CountedRequests(routes, self._metrics, self._tracing)
 
     @contextlib.asynccontextmanager

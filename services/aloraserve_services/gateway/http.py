@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from aloraserve.adapters import AdapterRegistry
+from aloraserve.adapters import AdapterRegistry, ServedName
+from aloraserve.adapters.catalog.entry import SHOWN_DIGITS
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.invocation_finder import InvocationFinder
@@ -19,7 +20,7 @@ from aloraserve.serving.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest
 from aloraserve.serving.self_invocation import SelfInvocation
 from aloraserve.tenants import Tenants
-from aloraserve.wire import ChatRequest, CompletionRequest, ModelList
+from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
 from aloraserve.wire.version import ServerVersion
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 from aloraserve_services.gateway.call_slots import CallSlots
@@ -31,7 +32,7 @@ from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.prompt_list import begin_all, merged
 from aloraserve_services.gateway.refused_chat import RefusedChat
 from aloraserve_services.gateway.request_body import BodyReader
-from aloraserve_services.gateway.routes import Routes
+from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
 
 
 class OpenAIRoutes:
@@ -79,6 +80,7 @@ class OpenAIRoutes:
         routes.add("POST", "/v1/chat/completions", self.chat)
         routes.add("POST", "/v1/completions", self.completions)
         routes.add("GET", "/v1/models", self.models)
+        routes.add("GET", f"/v1/models/{PARAMETER}", self.model)
         routes.add("GET", "/version", self.version)
         routes.add("GET", "/healthz", self.healthz)
         routes.add("GET", "/readyz", self.readyz)
@@ -124,6 +126,18 @@ class OpenAIRoutes:
         caller = self._tenants.authenticate(request.headers.get("authorization"))
         listed = self._adapters.listed(caller.tenant)
         return _json(ModelList.of(self._base_model, listed, self._created).to_json())
+
+    async def model(self, request: Request) -> Response:
+        """Say what one name is; also one that is not listed, such as an exact version."""
+        caller = self._tenants.authenticate(request.headers.get("authorization"))
+        [name] = parameters(request)
+        if name == self._base_model:
+            [base] = ModelList.of(name, (), self._created).data
+            return _json(base.to_json())
+        version = self._adapters.resolve(name, tenant=caller.tenant)
+        listed = (served for served in self._adapters.listed(caller.tenant) if served.name == name)
+        served = next(listed, ServedName(name, f"{version.name}@{version.digest[:SHOWN_DIGITS]}", version))
+        return _json(ModelEntry.of(served, self._base_model, self._created).to_json())
 
     async def version(self, request: Request) -> Response:
         """Say which API this is, as vLLM does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -40,6 +40,7 @@ class BodyReader:
         self._timeout_s = timeout_s
         self._max_bytes = max(MIN_BODY_BYTES, BODY_BYTES_PER_TOKEN * max_model_len)
         self._held_bytes = 0
+        self._reads_file = False
 
     async def read(self, kind: type[Body], request: Request) -> Body:
         """Return a request's body.
@@ -54,21 +55,45 @@ class BodyReader:
         _check_media_type(request.headers.get("content-type"))
         self._check_size(int(request.headers.get("content-length", 0)))
         with self._holding() as parts:
-            await self._receive(request, parts)
+            await self._receive(request, lambda part, size: self._hold(part, size, parts))
             raw = b"".join(parts)
             if len(raw) <= SHORT_BODY_BYTES:
                 return parse_body(kind, raw, self._max_bytes)
             return await asyncio.to_thread(parse_body, kind, raw, self._max_bytes)
 
-    async def _receive(self, request: Request, parts: list[bytes]) -> None:
+    async def read_file(self, request: Request, max_bytes: int) -> bytes:
+        """Return a body as it is, which may be much longer than a call's; one at a time.
+
+        Raises:
+            OverloadedError: another one is being read.
+            MediaTypeError, BodyTooLargeError, BodyTimeoutError: as for :meth:`read`.
+        """
+        _check_media_type(request.headers.get("content-type"))
+        if self._reads_file:
+            raise OverloadedError("another file is being read; retry later")
+        content = bytearray()
+
+        def take(part: bytes, size: int) -> None:
+            if size > max_bytes:
+                raise BodyTooLargeError(f"the body has more than {max_bytes} bytes, the most that is accepted")
+            content.extend(part)
+
+        self._reads_file = True
+        try:
+            await self._receive(request, take)
+        finally:
+            self._reads_file = False
+        return bytes(content)
+
+    async def _receive(self, request: Request, take: Callable[[bytes, int], None]) -> None:
+        """Hand over each part of a body, and the size of it and those before."""
         loop, size = asyncio.get_running_loop(), 0
         begun = loop.time()
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
                 async for part in request.stream():
                     size += len(part)
-                    self._check_size(size)
-                    self._hold(part, parts)
+                    take(part, size)
                     deadline.reschedule(begun + self._timeout_s + size / MIN_BYTES_PER_S)
         except TimeoutError:
             raise BodyTimeoutError(
@@ -83,7 +108,8 @@ class BodyReader:
                 f"{self._max_model_len} tokens"
             )
 
-    def _hold(self, part: bytes, parts: list[bytes]) -> None:
+    def _hold(self, part: bytes, size: int, parts: list[bytes]) -> None:
+        self._check_size(size)
         if self._held_bytes + len(part) > TOTAL_BODIES * self._max_bytes:
             raise OverloadedError("too many long bodies are being read; retry later")
         self._held_bytes += len(part)

@@ -15,12 +15,12 @@ from aloraserve.wire import reply_for
 
 Handler = Callable[[Request], Awaitable[Response]]
 PARAMETER = "{}"
-"""Stands at the end of a path for one part that a client chooses; its handler finds it with :func:`parameter`."""
+"""Stands in a path for one part that a client chooses; its handler finds it with :func:`parameters`."""
 log = structlog.get_logger(__name__)
 
 
 class Routes:
-    """An ASGI application of fixed paths.
+    """An ASGI application of paths whose parts are fixed, or a client's to choose.
 
     Args:
         loopback_only: refuse a ``Host`` that is not this machine's. A web page may have its own name point here, and
@@ -29,11 +29,12 @@ class Routes:
 
     def __init__(self, *, loopback_only: bool = False) -> None:
         self._handlers: dict[str, dict[str, Handler]] = {}
+        self._patterns: dict[str, dict[str, Handler]] = {}
         self._loopback_only = loopback_only
 
     def add(self, method: str, path: str, handler: Handler) -> None:
         """Have a handler answer a method at a path."""
-        handlers = self._handlers.setdefault(path, {})
+        handlers = (self._patterns if PARAMETER in path else self._handlers).setdefault(path, {})
         handlers[method] = handler
         if method == "GET":
             handlers["HEAD"] = handler
@@ -51,7 +52,7 @@ class Routes:
         if self._loopback_only:
             check_host(request.headers.get("host"))
         path = request.scope["path"]
-        handlers = self._handlers.get(path) or self._handlers.get(_pattern(path))
+        handlers = self._handlers.get(path) or self._matching(request, path.split("/"))
         if handlers is None:
             return _refused(404, f"there is nothing at {path[:120]!r}")
         handler = handlers.get(request.method)
@@ -61,10 +62,24 @@ class Routes:
             return _refused(405, message, {"Allow": allowed})
         return await handler(request)
 
+    def _matching(self, request: Request, parts: list[str]) -> dict[str, Handler] | None:
+        """Return the handlers of the pattern that a path has, and note the parts that the client chose."""
+        for path, handlers in self._patterns.items():
+            pattern = path.split("/")
+            if len(pattern) == len(parts) and all(map(_fits, pattern, parts)):
+                chosen = zip(pattern, parts, strict=True)
+                request.scope["path_parameters"] = [part for fixed, part in chosen if fixed == PARAMETER]
+                return handlers
+        return None
 
-def parameter(request: Request) -> str:
-    """Return the last part of a request's path."""
-    return str(request.scope["path"]).rpartition("/")[2]
+
+def parameters(request: Request) -> list[str]:
+    """Return the parts of a request's path that the client chose."""
+    return list(request.scope["path_parameters"])
+
+
+def _fits(fixed: str, part: str) -> bool:
+    return part != "" if fixed == PARAMETER else part == fixed
 
 
 def check_host(host: str | None) -> None:
@@ -84,11 +99,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def _pattern(path: str) -> str:
-    head, _, last = path.rpartition("/")
-    return f"{head}/{PARAMETER}" if last else ""
 
 
 def _failed(request: Request, error: AloraserveError) -> Response:

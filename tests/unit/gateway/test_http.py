@@ -283,3 +283,26 @@ async def test_a_chat_may_let_the_base_model_invoke_adapters(client: Open) -> No
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "adapters")
     assert (await one.post("/v1/chat/completions", json={**body, "adapters": ["nobody"]})).status_code == 404
     assert (await one.post("/v1/chat/completions", json={**body, "adapters": "all"})).status_code == 400
+
+
+async def test_a_model_is_shown_as_the_list_has_it(client: Open) -> None:
+    one = client()
+    listed = {entry["id"]: entry for entry in (await one.get("/v1/models")).json()["data"]}
+    assert listed["base"]["parent"] is listed["base"]["invocation"] is None
+    for name, entry in listed.items():
+        assert (await one.get(f"/v1/models/{name}")).json() == entry
+    adapter = next(adapter for adapter in ADAPTERS if adapter.kind == "alora")
+    shown = listed[adapter.name]
+    assert (shown["kind"], shown["parent"], shown["root"]) == ("alora", "base", adapter.name)
+    assert shown["invocation"]["tokens"] == list(adapter.invocation_ids)
+
+
+async def test_a_model_that_is_not_served_is_not_found(client: Open) -> None:
+    for name in ("nobody", "%7B%7D", "a%2Fb", "safety@" + "0" * 12):
+        answer = await client().get(f"/v1/models/{name}")
+        assert answer.status_code == 404, name
+
+
+async def test_a_model_is_shown_to_callers_alone(client: Open) -> None:
+    assert (await client(**KEYS).get("/v1/models/base")).status_code == 401
+    assert (await client(TENANT, **KEYS).get("/v1/models/base")).status_code == 200

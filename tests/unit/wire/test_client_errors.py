@@ -57,6 +57,10 @@ INVALID = [
     # queries
     "limit is '0'; 1 to 1000 are accepted",
     "window is '2d'; 1m to 24h are accepted, such as 90s, 15m or 1h",
+    "force is 'yes'; true or false is accepted",
+    "label is 'team'; name=value is accepted",
+    "'page' is not a known parameter; accepted are prefix, state",
+    "kind is 'dora'; accepted are lora, alora",
     # adapters
     "alias 'Prod' is not accepted: 1 to 32 lower-case letters, digits, '.', '_' and '-' are, the first a letter or "
     "digit, that are not 12 or more digits of a version",
@@ -128,6 +132,7 @@ EXAMPLES = {
     "InvalidRequestError": INVALID,
     "BodyTooLargeError": [
         "the body has more than 262144 bytes, the most that is accepted for a context of 2048 tokens",
+        "the body has more than 268435456 bytes, the most that is accepted",
     ],
     "BodyTimeoutError": [
         "the body did not arrive in time: 1 bytes came; 10 s and another second for each 16384 bytes are waited for",
@@ -196,6 +201,7 @@ EXAMPLES = {
         "too many requests are queued; retry later",
         "too many requests are in progress; retry later",
         "too many long bodies are being read; retry later",
+        "another file is being read; retry later",
         "no replica took the call within 600 s; retry later",
         "4 adapters are being fetched, the most at once; retry later",
     ],

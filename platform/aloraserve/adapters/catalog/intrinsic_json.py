@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, get_args
+from dataclasses import field, fields, make_dataclass
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
 from aloraserve.adapters.intrinsics.spec import ChoiceForm, IntrinsicSpec, OutputForm
 
 _FORMS = {form.__name__: form for form in get_args(OutputForm)}
+_HINTS = get_type_hints(IntrinsicSpec)
+_REST = [
+    (each.name, _HINTS[each.name], field(default=each.default)) for each in fields(IntrinsicSpec) if each.name != "form"
+]
+_Rest = make_dataclass("IntrinsicSpec", _REST, kw_only=True)
+"""A description without its form: msgspec reads no union of dataclasses."""
 
 
 def intrinsic_to_json(spec: IntrinsicSpec) -> dict[str, Any]:
     """Return a description as JSON types, its form's name with it."""
-    found: dict[str, Any] = msgspec.to_builtins(spec)
+    # Lists in place of tuples: it equals what is read back.
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(spec))
     return found | {"form": found["form"] | {"type": type(spec.form).__name__}}
 
 
@@ -30,8 +37,8 @@ def intrinsic_from_json(content: Mapping[str, Any]) -> IntrinsicSpec:
     kind = _FORMS.get(form.get("type", "")) if isinstance(form, dict) else None
     if kind is None:
         raise ValueError(f"the form of an intrinsic is not one of {', '.join(_FORMS)}")
-    spec = msgspec.convert(given, IntrinsicSpec)
-    return replace(spec, form=msgspec.convert(form, kind))
+    rest: object = msgspec.convert(given, _Rest)
+    return IntrinsicSpec(form=msgspec.convert(form, kind), **vars(rest))
 
 
 def input_of(spec: IntrinsicSpec | None) -> str:

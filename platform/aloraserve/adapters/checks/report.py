@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aloraserve.adapters.base import AdapterKind, AdapterVersion
+from aloraserve.adapters.checks.activation import ActivationProof
 from aloraserve.adapters.checks.sidecar import Sidecar
 from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
 from aloraserve.adapters.problems import Problem
@@ -60,12 +61,14 @@ class CheckReport:
         problems: why it is not served; at most :data:`MAX_PER_CODE` of a kind. Empty if it is accepted.
         omitted: problems beyond those.
         cause: the operating system's error behind a problem: another time may do better.
+        proof: an example as an aLoRA gets it; None for a plain LoRA, and if nobody made one.
     """
 
     facts: AdapterFacts
     problems: tuple[Problem, ...] = ()
     omitted: int = 0
     cause: OSError | None = None
+    proof: ActivationProof | None = None
 
     @classmethod
     def of(cls, facts: AdapterFacts, problems: Iterable[Problem], cause: OSError | None = None) -> CheckReport:
@@ -77,6 +80,10 @@ class CheckReport:
             if counts[problem.code] <= MAX_PER_CODE:
                 kept.append(problem)
         return cls(facts, tuple(kept), counts.total() - len(kept), cause)
+
+    def proven(self, proof: ActivationProof) -> CheckReport:
+        """Return the report with a proof of activation; one that fails is a problem like any other."""
+        return replace(self, problems=(*self.problems, *proof.problems), proof=proof)
 
     @property
     def is_accepted(self) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aloraserve.adapters.base import AdapterVersion
 from aloraserve.adapters.catalog.ingested import NO_ROOM
-from aloraserve.adapters.checks import CheckReport
+from aloraserve.adapters.checks import ActivationProof, CheckReport
 from aloraserve.adapters.management.base import Progress
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.sources import SourceFetcher, parse_reference
 from aloraserve.adapters.store import AdapterStore
 from aloraserve.errors import AdapterConflictError, InvalidAdapterError, SettingsError
+
+Prove = Callable[[AdapterVersion, Sequence[dict[str, str]]], ActivationProof]
+"""Proves an adapter on an example conversation, or on one of its own if that is empty."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,14 @@ class StoreIntake:
         open_reader: returns what checks them.
         store: keeps them.
         has_room: whether the engines were started with room for adapters.
+        prove: shows that an aLoRA would act, on its example; None where prompts cannot be made.
     """
 
     fetcher: SourceFetcher
     open_reader: Callable[[], AdapterReader]
     store: AdapterStore
     has_room: bool = True
+    prove: Prove | None = None
 
     def shown(self, reference: str) -> str:
         """See the contract."""
@@ -54,7 +60,7 @@ class StoreIntake:
             raise InvalidAdapterError(
                 "the base model's config.json has no shape that adapters are checked for"
             ) from error
-        return reader.check(folder)
+        return with_proof(reader.check(folder), name, folder, self.prove)
 
     def keep(self, digest: str, folder: Path) -> None:
         """See the contract."""
@@ -78,3 +84,11 @@ class StoreIntake:
     def discard(self, folder: Path) -> None:
         """See the contract."""
         self.store.discard(folder)
+
+
+def with_proof(report: CheckReport, name: str, folder: Path, prove: Prove | None) -> CheckReport:
+    """Return an aLoRA's report with the proof that it would act; any other as it is."""
+    if prove is None or not report.is_accepted or report.facts.kind != "alora":
+        return report
+    example = [{"role": message.role, "content": message.content} for message in report.facts.sidecar.example]
+    return report.proven(prove(report.version(name, folder), example))

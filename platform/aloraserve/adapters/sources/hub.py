@@ -25,6 +25,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_REDIRECTS = 5
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_REDIRECTS = (301, 302, 303, 307, 308)
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -90,7 +91,7 @@ class HubSource:
             return None
         if response.status in _RETRIED:
             raise SourceInterruptedError(f"status {response.status}")
-        if response.status != 200:
+        if response.status != 200 and response.status not in _REDIRECTS:
             raise AdapterSourceError(f"the hub answers {response.status} for {name} in {self._repository}")
         if _COMMIT.fullmatch(commit := headers.get("X-Repo-Commit", "")):
             self._revision = commit
@@ -112,7 +113,9 @@ class HubSource:
         for _ in range(MAX_REDIRECTS + 1):
             response = self._send(method, url, headers)
             found = {**{key.title(): value for key, value in response.headers.items()}, **found}
-            if response.status not in (301, 302, 303, 307, 308):
+            # What serves the content may refuse to be asked about it: its address is signed for GET.
+            is_known = method == "HEAD" and "X-Linked-Etag" in found
+            if response.status not in _REDIRECTS or is_known:
                 return response, found
             response.close()
             url, last = urljoin(url, response.headers.get("Location", "")), url

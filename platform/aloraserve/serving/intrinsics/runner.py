@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import structlog
 
+from aloraserve.adapters import AdapterVersion
 from aloraserve.adapters.intrinsics import IntrinsicSpec
 from aloraserve.adapters.intrinsics.answers import Asked, RawAnswer, interpret
 from aloraserve.errors import AloraserveError, DeadlineError, InvalidRequestError
@@ -147,13 +148,7 @@ class IntrinsicRunner:
         """Make an item's request; return why that is not possible."""
         try:
             version = self._prompts.version(item.name, conversation, state.origin)
-            spec = None if version is None else version.intrinsic
-            if spec is None:
-                raise InvalidRequestError(
-                    f"{item.name[:80]!r} is not an intrinsic: an adapter that is one has an io.yaml, or an 'intrinsic' "
-                    "in its aloraserve.json",
-                    param="intrinsics",
-                )
+            spec = _spec_of(item.name, version)
             state.find(spec)
             asked = question(conversation, item.name, spec, item.fields)
             state.asked = asked.asked
@@ -186,6 +181,16 @@ class IntrinsicRunner:
                 generation = await self._dispatcher.generate(request)
                 async with contextlib.aclosing(generation):
                     return await _read(state, generation)
+
+
+def _spec_of(name: str, version: AdapterVersion | None) -> IntrinsicSpec:
+    if version is None or version.intrinsic is None:
+        raise InvalidRequestError(
+            f"{name[:80]!r} is not an intrinsic: an adapter that is one has an io.yaml, or an 'intrinsic' in its "
+            "aloraserve.json",
+            param="intrinsics",
+        )
+    return version.intrinsic
 
 
 async def _read(state: _Item, generation: Generation) -> RawAnswer:

@@ -1,0 +1,154 @@
+"""The routes for who manages adapters: each calls the manager, and writes what it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from aloraserve.adapters.catalog import Reference
+from aloraserve.adapters.catalog.file import MAX_FILE_BYTES
+from aloraserve.adapters.management import AdapterManager, RegistrationRequest
+from aloraserve.tenants import Role, Tenants
+from aloraserve.wire.adapter_answers import entry_json, record_json, report_json
+from aloraserve.wire.adapters import AdapterCheckRequest, AdapterRequest, AliasRequest, ReasonRequest
+from aloraserve_services.gateway.adapter_query import checked_query, entry_query, flag
+from aloraserve_services.gateway.registration_events import registration_events
+from aloraserve_services.gateway.request_body import BodyReader
+from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
+
+
+class AdapterRoutes:
+    """Answers administrators alone, where there are keys.
+
+    Args:
+        manager: does what is asked for.
+        tenants: know who may ask.
+        bodies: reads requests' bodies.
+    """
+
+    def __init__(self, manager: AdapterManager, tenants: Tenants, bodies: BodyReader) -> None:
+        self._manager = manager
+        self._tenants = tenants
+        self._bodies = bodies
+
+    def add_to(self, routes: Routes) -> None:
+        """Add these routes to an application's."""
+        adapter, alias = f"/v1/adapters/{PARAMETER}", f"/v1/adapters/{PARAMETER}/aliases/{PARAMETER}"
+        for method, path, handler in (
+            ("GET", "/v1/adapters", self.list),
+            ("POST", "/v1/adapters", self.register),
+            ("POST", "/v1/adapter-checks", self.check),
+            ("GET", "/v1/adapter-catalog", self.export),
+            ("POST", "/v1/adapter-catalog", self.import_file),
+            ("GET", adapter, self.get),
+            ("DELETE", adapter, self.delete),
+            ("POST", f"{adapter}/retire", self.retire),
+            ("GET", f"{adapter}/aliases", self.aliases),
+            ("PUT", alias, self.set_alias),
+            ("DELETE", alias, self.remove_alias),
+            ("POST", f"{alias}/rollback", self.roll_back),
+        ):
+            routes.add(method, path, self._for_administrators(handler))
+
+    async def list(self, request: Request) -> Response:
+        """List versions by name, a page at a time."""
+        page = await self._manager.list(entry_query(request))
+        usages = await asyncio.gather(*map(self._manager.usage, page.entries))
+        shown = [entry_json(entry, usage) for entry, usage in zip(page.entries, usages, strict=True)]
+        return _json({"object": "list", "data": shown, "next": page.next})
+
+    async def get(self, request: Request) -> Response:
+        """Say all that is known of an adapter: its versions, where they are, and its aliases."""
+        [reference] = parameters(request)
+        record = await self._manager.get(reference)
+        meant = record.meant(Reference.read(reference))
+        usages = await asyncio.gather(*map(self._manager.usage, meant))
+        versions = [entry_json(entry, usage) for entry, usage in zip(meant, usages, strict=True)]
+        return _json(record_json(record) | {"versions": versions})
+
+    async def register(self, request: Request) -> Response:
+        """Register an adapter; answers once it is available, or with events of how far it is."""
+        body = await self._bodies.read(AdapterRequest, request)
+        registration = await self._manager.register(_registration(body))
+        if body.stream:
+            return StreamingResponse(registration_events(registration), media_type="text/event-stream")
+        return _json(entry_json(await registration.finished()), 201)
+
+    async def check(self, request: Request) -> Response:
+        """Fetch and check an adapter, keep nothing, and report all problems."""
+        body = await self._bodies.read(AdapterCheckRequest, request)
+        report = await self._manager.validate(_registration(body))
+        return _json(report_json(report))
+
+    async def retire(self, request: Request) -> Response:
+        """Have an adapter, or a version, take no new calls."""
+        [reference] = parameters(request)
+        return _json(record_json(await self._manager.retire(reference, reason=await self._reason(request))))
+
+    async def delete(self, request: Request) -> Response:
+        """Delete an adapter or a version; one in use only with ``force=true``."""
+        [reference] = parameters(request)
+        query = checked_query(request, ("force", "reason"))
+        record = await self._manager.delete(reference, reason=query.get("reason", "")[:300], force=flag(query, "force"))
+        return _json(record_json(record))
+
+    async def aliases(self, request: Request) -> Response:
+        """List an adapter's aliases."""
+        [name] = parameters(request)
+        return _json({"object": "list", "data": record_json(await self._manager.get(name))["aliases"]})
+
+    async def set_alias(self, request: Request) -> Response:
+        """Point an alias to a version, or give a version a share of its conversations."""
+        alias = "@".join(parameters(request))
+        body = await self._bodies.read(AliasRequest, request)
+        if body.share is None:
+            return _json(record_json(await self._manager.point(alias, body.target, reason=body.reason)))
+        return _json(record_json(await self._manager.canary(alias, body.target, body.share, reason=body.reason)))
+
+    async def remove_alias(self, request: Request) -> Response:
+        """Remove an alias; the versions stay."""
+        return _json(record_json(await self._manager.remove_alias("@".join(parameters(request)))))
+
+    async def roll_back(self, request: Request) -> Response:
+        """Point an alias where it pointed before."""
+        alias = "@".join(parameters(request))
+        return _json(record_json(await self._manager.roll_back(alias, reason=await self._reason(request))))
+
+    async def export(self, request: Request) -> Response:
+        """Give the whole catalog as one file."""
+        return Response(await self._manager.export(), media_type="application/json")
+
+    async def import_file(self, request: Request) -> Response:
+        """Put the adapters of a file into the catalog."""
+        query = checked_query(request, ("skip_existing",))
+        content = await self._bodies.read_file(request, MAX_FILE_BYTES)
+        result = await self._manager.import_file(content, skip_existing=flag(query, "skip_existing"))
+        return _json({"imported": result.imported, "skipped": result.skipped})
+
+    async def _reason(self, request: Request) -> str:
+        """Return the reason of a body. One without a body is refused: a web page of another site may send that."""
+        return (await self._bodies.read(ReasonRequest, request)).reason
+
+    def _for_administrators(
+        self, handler: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def checked(request: Request) -> Response:
+            self._tenants.authenticate(request.headers.get("authorization"), Role.ADMIN)
+            return await handler(request)
+
+        return checked
+
+
+def _registration(body: AdapterCheckRequest) -> RegistrationRequest:
+    return RegistrationRequest(
+        **{name: getattr(body, name) for name in msgspec.structs.asdict(body) if name != "stream"}
+    )
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(json.dumps(content), status, media_type="application/json")

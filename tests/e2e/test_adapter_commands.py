@@ -1,0 +1,84 @@
+"""Adapters that are registered, pointed to and removed by the command line and by vLLM's API on a running platform."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from support.own_valkey import socket_url, valkey_server
+
+from aloraserve_services.models.untrained import write_untrained_adapters
+
+BASE = "SmolLM2-135M-Instruct"
+QUESTION = [{"role": "user", "content": "Tell me about lighthouses. " * 40}]
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> list[Path]:
+    """Folders of two contents of the same adapter."""
+    roots = [tmp_path_factory.mktemp(f"seed-{seed}") for seed in (5, 6)]
+    for seed, root in zip((5, 6), roots, strict=True):
+        write_untrained_adapters(root, model_path, seed, ["safety"])
+    return [root / "safety" for root in roots]
+
+
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    folder = tmp_path_factory.mktemp("no-adapters")
+    flags = ("--engine", "simulated", "--replicas", "2", "--gateways", "2", "--adapters-dir", str(folder))
+    with (
+        valkey_server() as server,
+        start(*flags, "--redis-url", socket_url(server), own_state=True) as running,
+    ):
+        yield running
+
+
+def test_adapters_by_command_line_and_by_vllms_api(
+    fleet: Any, contents: list[Path], command: Callable[..., Any]
+) -> None:
+    """Two gateways and two replicas; what one gateway did the others know."""
+
+    def adapters(*words: str) -> Any:
+        return json.loads(command("adapters", *words, "--url", fleet.url, "--json").stdout)
+
+    first = adapters("add", "safety", str(contents[0]))["entry"]["id"]
+    fleet.wait_until(lambda: all(served(fleet, "safety") for _ in range(8)), 10, "both gateways to serve it")
+    old = fleet.chat("safety", QUESTION, 24)
+    adapters("alias", "safety@prod", first)
+    second = adapters("add", "safety", str(contents[1]))["entry"]["id"]
+    fleet.wait_until(lambda: all(root(fleet, "safety@prod") == first for _ in range(8)), 10, "the alias everywhere")
+    assert fleet.chat("safety@prod", QUESTION, 24).text == fleet.chat(first, QUESTION, 24).text == old.text
+    assert fleet.chat(second, QUESTION, 24).text != old.text
+
+    # What is in the store alone is served.
+    shutil.rmtree(contents[0])
+    assert fleet.chat(first, QUESTION, 24).text == old.text
+    fleet.wait_until(lambda: any(entry["loaded"] for entry in adapters("ls")), 10, "the list to say where one is")
+
+    body = {"lora_name": "loaded", "lora_path": str(contents[1])}
+    assert fleet.http.post("/v1/load_lora_adapter", json=body).text.startswith("Success")
+    fleet.wait_until(lambda: all(served(fleet, "loaded") for _ in range(8)), 10, "both gateways to serve it")
+    # One content under two names: two adapters.
+    assert fleet.chat("loaded", QUESTION, 24).text
+    assert fleet.http.post("/v1/unload_lora_adapter", json={"lora_name": "loaded"}).status_code == 200
+
+    adapters("retire", "safety")
+    fleet.wait_until(lambda: not any(served(fleet, "safety") for _ in range(8)), 10, "no gateway to take its calls")
+    with pytest.raises(openai.NotFoundError, match="retired"):
+        fleet.chat("safety", QUESTION, 24)
+    assert adapters("rm", "safety")["versions"] == []
+
+
+def served(fleet: Any, name: str) -> bool:
+    return bool(fleet.http.get(f"/v1/models/{name}").status_code == 200)
+
+
+def root(fleet: Any, name: str) -> str:
+    return str(fleet.http.get(f"/v1/models/{name}").json().get("root"))

@@ -1,0 +1,63 @@
+"""The routes of adapters over a real manager, check and store; the catalog is in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from aloraserve.adapters import AdapterReader, AdapterStore
+from aloraserve.adapters.catalog import AdapterEntry
+from aloraserve.adapters.catalog.memory import MemoryCatalog
+from aloraserve.adapters.catalog.view import CatalogView
+from aloraserve.adapters.management import AdapterManager, Usage
+from aloraserve.adapters.management.intake import StoreIntake
+from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
+from aloraserve.tenants import StaticTenants
+from aloraserve_services.gateway.adapter_routes import AdapterRoutes
+from aloraserve_services.gateway.lora_routes import LoraRoutes
+from aloraserve_services.gateway.request_body import BodyReader
+from aloraserve_services.gateway.routes import Routes
+from support.peft_adapters import BASE, write_peft_adapter
+
+
+class Places:
+    """Where versions are, by name."""
+
+    def __init__(self) -> None:
+        self.of_name: dict[str, Usage] = {}
+
+    async def of(self, entry: AdapterEntry) -> Usage:
+        return self.of_name.get(entry.name, Usage())
+
+
+class AdapterGateway:
+    """The routes of one gateway, and the parts behind them."""
+
+    def __init__(self, root: Path, **keys: dict[str, SecretStr]) -> None:
+        self.root = root / "sources"
+        self.root.mkdir()
+        self.store = AdapterStore(root / "store")
+        self.places = Places()
+        reader = AdapterReader(base=BASE, max_rank=8)
+        fetcher = SourceFetcher(SourcePolicy.of([str(self.root)]), self.store.stage)
+        catalog = MemoryCatalog()
+        view = CatalogView(catalog)
+        intake = StoreIntake(fetcher, lambda: reader, self.store)
+        self.manager = AdapterManager(catalog, view, intake, self.places, base="base-digest", base_names=["base"])
+        tenants = StaticTenants(keys.get("api_keys", {}), keys.get("admin_keys", {}), is_public=False)
+        bodies = BodyReader(64, 10)
+        self.routes = Routes()
+        AdapterRoutes(self.manager, tenants, bodies).add_to(self.routes)
+        LoraRoutes(self.manager, tenants, bodies, base_model="base").add_to(self.routes)
+
+    def write(self, name: str = "safety", **content: Any) -> str:
+        return str(write_peft_adapter(self.root / name, **content))
+
+    def client(self, key: str | None = None) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.routes), base_url="http://localhost", headers=headers
+        )
