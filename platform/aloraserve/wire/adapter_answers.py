@@ -24,6 +24,7 @@ def entry_json(entry: AdapterEntry, usage: Usage | None = None) -> dict[str, Any
     content: dict[str, Any] = {"object": "adapter", "id": entry.shown}
     content |= msgspec.to_builtins(msgspec.structs.asdict(entry))
     content |= {"state": entry.state.value, "reason": entry.reason, "registered_at": entry.registered_at}
+    content |= {"input": entry.input_form, "output": entry.output_form}
     if entry.kind == "lora":
         content["invocation"] = None
     return content if usage is None else content | {"loaded": list(usage.loaded), "calling": list(usage.calling)}

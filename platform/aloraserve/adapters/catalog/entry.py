@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 from aloraserve.adapters.base import AdapterKind, AdapterRef, AdapterVersion, Loading
-from aloraserve.adapters.catalog.intrinsic_json import intrinsic_from_json, intrinsic_to_json
+from aloraserve.adapters.catalog.intrinsic_json import input_of, intrinsic_from_json, intrinsic_to_json, output_of
 from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
 from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.blocks.keys import version_name
@@ -153,6 +153,16 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
     def shown(self) -> str:
         """The short name of this version, which calls may use as well."""
         return f"{self.name}@{self.version[:SHOWN_DIGITS]}"
+
+    @property
+    def input_form(self) -> str:
+        """What a call gives it, for people."""
+        return input_of(self.spec)
+
+    @property
+    def output_form(self) -> str:
+        """What it answers, for people."""
+        return output_of(self.spec)
 
     @property
     def ref(self) -> AdapterRef:

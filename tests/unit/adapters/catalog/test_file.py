@@ -12,7 +12,7 @@ from support.catalog_entries import AT, entry, record, version_of
 
 from aloraserve.adapters.catalog import AdapterRecord, AdapterState, CatalogPosition, Share, StoredRecord
 from aloraserve.adapters.catalog.file import read_catalog, write_catalog
-from aloraserve.adapters.catalog.intrinsic_json import intrinsic_from_json, intrinsic_to_json
+from aloraserve.adapters.catalog.intrinsic_json import input_of, intrinsic_from_json, intrinsic_to_json, output_of
 from aloraserve.adapters.catalog.record import check_record
 from aloraserve.adapters.catalog.reference import Reference
 from aloraserve.adapters.intrinsics import ChoiceForm, GuardRule, IntrinsicParameters, IntrinsicSpec, JsonForm
@@ -79,6 +79,15 @@ def test_changed_bytes_are_refused_or_a_catalog_that_is_whole() -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_an_intrinsic_is_what_it_was(spec: IntrinsicSpec) -> None:
     assert intrinsic_from_json(intrinsic_to_json(spec)) == spec
+
+
+def test_the_forms_of_an_adapter_are_said_in_words() -> None:
+    assert [(input_of(spec), output_of(spec)) for spec in (None, *SPECS)] == [
+        ("conversation", "text"),
+        ("conversation", "text"),
+        ("conversation, documents as roles, fields claim", "yes_no: Y, N"),
+        ("conversation", "json"),
+    ]
 
 
 @pytest.mark.parametrize("content", [{}, {"form": None}, {"form": {"type": "OtherForm"}}, {"form": []}])
