@@ -13,8 +13,11 @@ from urllib.parse import quote
 
 import pytest
 from redis.asyncio import Redis
+from support.catalog_entries import deleted, record
 from support.redis_deployments import Server, Wire, certificates, free_port, wait_until
 
+from aloraserve.adapters.catalog import CatalogPosition
+from aloraserve.adapters.catalog.redis import RedisCatalog
 from aloraserve.blocks import KeySpace
 from aloraserve.directory import redis_reclaim
 from aloraserve.directory.base import ReplicaState, place
@@ -77,6 +80,21 @@ async def exercise_endpoints(url: str) -> None:
         assert [endpoint.name for endpoint in await registry.endpoints()] == ["engine-0"]
     finally:
         await registry.close()
+
+
+async def exercise_catalog(url: str) -> None:
+    """Register, delete and forget adapters, and read what changed, as gateways and replicas do."""
+    catalog = RedisCatalog.from_url(url, namespace="fleet", timeout_s=2.0, max_deleted=1)
+    try:
+        for name in ("a", "b"):
+            stored = await catalog.get(name)
+            revision = await catalog.put(record(name), expected=0 if stored is None else stored.revision)
+            await catalog.put(deleted(record(name)), expected=revision)
+        stored = await catalog.get("c")
+        await catalog.put(record("c"), expected=0 if stored is None else stored.revision)
+        assert [each.record.name for each in (await catalog.changes(CatalogPosition())).records] == ["b", "c"]
+    finally:
+        await catalog.close()
 
 
 async def is_refused(directory: RedisDirectory, ledger: RedisLedger, url: str) -> bool:
@@ -153,6 +171,7 @@ async def test_the_documented_user_can_do_everything(
     await exercise(opened(user.url))
     await exercise_endpoints(user.url)
     await exercise_ledger(opened_ledger(user.url))
+    await exercise_catalog(user.url)
     await opened(user.url, "fleet-ping").ping()
 
 
@@ -194,6 +213,7 @@ async def test_everything_works_over_tls(
         name = f"aloraserve:{quote(PASSWORD, safe='')}"
         await exercise(opened(f"rediss://{name}@127.0.0.1:{wire.port}/0?ssl_ca_certs={quote(str(authority))}"))
         await exercise_endpoints(f"rediss://{name}@127.0.0.1:{wire.port}/0?ssl_ca_certs={quote(str(authority))}")
+        await exercise_catalog(f"rediss://{name}@127.0.0.1:{wire.port}/0?ssl_ca_certs={quote(str(authority))}")
 
 
 async def test_a_server_that_nobody_trusted_vouches_for_gets_nothing(
@@ -250,6 +270,7 @@ async def test_a_cluster_over_tls_as_the_documented_user(
         url = f"rediss+cluster://{name}@127.0.0.1:{wire.port}?ssl_ca_certs={quote(str(authority))}"
         await exercise(opened(url))
         await exercise_endpoints(url)
+        await exercise_catalog(url)
         for command in sorted(CLUSTER_ONLY - {"asking"}):
             server.client.execute_command("ACL", "SETUSER", "aloraserve", f"-{command}")
             with pytest.raises(DirectoryUnavailableError):

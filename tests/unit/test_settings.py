@@ -360,6 +360,14 @@ def test_the_rate_of_ageing_is_bounded(ageing: float, what: str) -> None:
         load_settings(priority_ageing=ageing)
 
 
+def test_as_many_adapters_are_loaded_as_run_at_once_and_the_pinned_ones_leave_room_for_those() -> None:
+    assert "max_loaded_adapters is 4 with max_loras 8: at least as many" in refusal(max_loaded_adapters=4)
+    assert load_settings(max_loaded_adapters=8).pinned_adapters == ()
+    refused = refusal(max_loaded_adapters=9, pinned_adapters=["a", "b"])
+    assert "pinned_adapters has 2 names with max_loaded_adapters 9: max_loras (8) places" in refused
+    assert load_settings(max_loaded_adapters=10, pinned_adapters=["a", "b"]).pinned_adapters == ("a", "b")
+
+
 def test_cells_have_one_to_128_replicas_each_and_a_server_each_or_none() -> None:
     assert load_settings(replicas=128).cells == 1
     assert load_settings(replicas=256, cells=2, cell_redis_urls=("redis://a:1", "redis://b:1")).cells == 2

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -18,6 +19,17 @@ Loading = Literal["on demand", "preloaded", "pinned"]
 """When replicas load a version: once it is called; when they start or it comes to be served; the same, for good."""
 
 
+def _number(name: str, digest: str) -> int:
+    content = f"{name}\0{digest}".encode()
+    return 1 + int.from_bytes(hashlib.blake2b(content, digest_size=4).digest()) % (2**31 - 1)
+
+
+@lru_cache(maxsize=1 << 14)
+def _key(name: str, digest: str) -> str:
+    # Each heartbeat asks for those of all loaded versions.
+    return base64.urlsafe_b64encode(_number(name, digest).to_bytes(4)).decode().rstrip("=")
+
+
 class _Identity:
     """How engines know a version: by its name and content, not by a position."""
 
@@ -28,8 +40,7 @@ class _Identity:
     @property
     def engine_id(self) -> int:
         """The positive 31-bit number of this version."""
-        content = f"{self.name}\0{self.digest}".encode()
-        return 1 + int.from_bytes(hashlib.blake2b(content, digest_size=4).digest()) % (2**31 - 1)
+        return _number(self.name, self.digest)
 
     @property
     def engine_name(self) -> str:
@@ -39,7 +50,7 @@ class _Identity:
     @property
     def key(self) -> str:
         """``engine_id`` in six characters: what replicas publish of the versions that they have loaded."""
-        return base64.urlsafe_b64encode(self.engine_id.to_bytes(4)).decode().rstrip("=")
+        return _key(self.name, self.digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,11 @@ class HostMemory:
         """Have a version in memory stay from now on, or not any more."""
         self._loaded[version].pinned = pinned
 
+    def retire(self, version: str) -> None:
+        """Have a version in memory leave before the others: it is not served any more."""
+        loaded = self._loaded[version]
+        loaded.calls, loaded.pinned = 0.0, False
+
     def _unused(self) -> list[str]:
         return [version for version, loaded in self._loaded.items() if not loaded.pinned and version not in self._holds]
 

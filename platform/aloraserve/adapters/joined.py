@@ -101,7 +101,10 @@ class JoinedRegistry:
 
     def _current(self) -> Served:
         """Return what both serve now, made again only when one of them changed."""
-        made_of = (self.catalog.served, self._folder.all(), self._folder.refused())
+        dropped = (self._folder.all(), self._folder.refused())
+        if not any(dropped):
+            return self.catalog.served
+        made_of = (self.catalog.served, *dropped)
         if made_of != self._made_of:
             self._made_of, self._made = made_of, self._join()
         return self._made

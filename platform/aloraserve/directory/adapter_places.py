@@ -39,15 +39,15 @@ def adapter_places(states: Iterable[ReplicaState]) -> dict[str, list[AdapterPlac
 
 
 def named(state: ReplicaState, names: Mapping[str, str]) -> ReplicaState:
-    """Return a state with the adapters' names in place of the keys; a version that is not known here keeps its key.
+    """Return a state with the adapters' names in place of the keys, without versions that have no name here.
 
     Args:
         state: of a replica.
-        names: of the adapters that are served, by their versions' keys.
+        names: of the adapters that whoever asks may see, by their versions' keys.
     """
 
     def of(keys: Iterable[str]) -> tuple[str, ...]:
-        return tuple(sorted({names.get(key, key) for key in keys}))
+        return tuple(sorted({names[key] for key in keys if key in names}))
 
     return replace(
         state,

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from aloraserve.adapters import AdapterRegistry, AdapterVersion
 from aloraserve.errors import InvalidRequestError, UnknownModelError
+from aloraserve.serving.conversation import conversation_key
 from aloraserve.serving.invocation_finder import InvocationFinder, InvocationIndex
 from aloraserve.serving.request import GenerationRequest
+from aloraserve.wire.chat import ChatRequest
+
+
+class _Caller(NamedTuple):
+    """Who asks, and what stands for the conversation."""
+
+    tenant: str | None
+    key: str
 
 
 class InvokableAdapters:
@@ -22,30 +31,35 @@ class InvokableAdapters:
         self._served: tuple[AdapterVersion, ...] = ()
         self._index = InvocationIndex(())
 
-    def finder(self, wanted: str | Sequence[str], request: GenerationRequest) -> InvocationFinder:
-        """Return what finds the invocations that a chat's answer may contain.
+    def finder(self, body: ChatRequest, request: GenerationRequest) -> InvocationFinder | None:
+        """Return what finds the invocations that a chat's answer may contain, None if it is to contain none.
 
         Args:
-            wanted: "auto" for every aLoRA that the caller may use, or names.
-            request: of the chat.
+            body: of the chat; its ``adapters`` are "auto" for every aLoRA that the caller may use, or names.
+            request: made of it.
 
         Raises:
             InvalidRequestError: the chat is not one in which adapters can be invoked, or a name is not an aLoRA's.
             UnknownModelError: a name is not served.
         """
+        if body.adapters is None:
+            return None
         problem = _problem(request)
         if problem:
             raise InvalidRequestError(f"'adapters' is accepted only {problem}", param="adapters")
-        if isinstance(wanted, str):
-            return InvocationFinder(self._all(), lambda adapter: self._chosen(adapter.name, request))
-        versions = [self._resolve(name, request) for name in wanted]
-        for version in versions:
-            if not version.invocation_ids:
-                raise InvalidRequestError(
-                    f"adapters has {version.name!r}, which is a plain LoRA; those with an invocation are accepted",
-                    param="adapters",
-                )
-        return InvocationFinder(InvocationIndex(versions))
+        caller = _Caller(request.origin.caller.tenant, conversation_key(body, request.origin))
+        if isinstance(body.adapters, str):
+            return InvocationFinder(self._all(), lambda adapter: self._chosen(adapter.name, caller))
+        return InvocationFinder(InvocationIndex([self._named(name, caller) for name in body.adapters]))
+
+    def _named(self, name: str, caller: _Caller) -> AdapterVersion:
+        version = self._resolve(name, caller)
+        if not version.invocation_ids:
+            raise InvalidRequestError(
+                f"adapters has {version.name!r}, which is a plain LoRA; those with an invocation are accepted",
+                param="adapters",
+            )
+        return version
 
     def _all(self) -> InvocationIndex:
         """Return the invocations of all that is served; the caller's own version is chosen where one is found."""
@@ -54,16 +68,15 @@ class InvokableAdapters:
             self._served, self._index = served, InvocationIndex(served)
         return self._index
 
-    def _chosen(self, name: str, request: GenerationRequest) -> AdapterVersion | None:
+    def _chosen(self, name: str, caller: _Caller) -> AdapterVersion | None:
         try:
-            return self._resolve(name, request)
+            return self._resolve(name, caller)
         except UnknownModelError:
             # It is private to another tenant, or has gone meanwhile.
             return None
 
-    def _resolve(self, name: str, request: GenerationRequest) -> AdapterVersion:
-        origin = request.origin
-        return self._registry.resolve(name, tenant=origin.caller.tenant, key=origin.session or origin.request_id)
+    def _resolve(self, name: str, caller: _Caller) -> AdapterVersion:
+        return self._registry.resolve(name, tenant=caller.tenant, key=caller.key)
 
 
 def _problem(request: GenerationRequest) -> str:

@@ -188,8 +188,9 @@ class EngineAdapters:
     async def _take(self, change: RegistryChange) -> None:
         for version in change.removed:
             if version.engine_name in self._loaded:
-                self._memory.pin(version.engine_name, pinned=False)
-        for version in change.added:
+                self._memory.retire(version.engine_name)
+        # What takes a loaded one's place goes before what only fills a free one.
+        for version in sorted(change.added, key=self._is_expected, reverse=True):
             if version.engine_name in self._loaded:
                 self._keep(version)
             # Where calls need all that is loaded, it waits for its own first call.
@@ -201,10 +202,15 @@ class EngineAdapters:
         self._loaded[version.engine_name] = version
         self._memory.pin(version.engine_name, pinned=self._may_pin(version))
 
+    def _is_expected(self, version: AdapterVersion) -> bool:
+        return self._rules.preloads(version) or any(loaded.name == version.name for loaded in self._loaded.values())
+
     def _comes_first(self, version: AdapterVersion) -> bool:
-        if self._rules.preloads(version) or len(self._loaded) < self._engine.adapter_slots:
+        if self._is_expected(version):
             return True
-        return any(loaded.name == version.name for loaded in self._loaded.values())
+        # What is not served any more leaves soon.
+        served = {version.engine_name for version in self._registry.all()}
+        return len(self._loaded.keys() & served) < self._engine.adapter_slots
 
     def _may_pin(self, version: AdapterVersion) -> bool:
         """Whether a version stays; one place is left to all that does not."""

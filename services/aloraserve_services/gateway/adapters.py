@@ -44,6 +44,7 @@ class DirectoryUsage:
         return Usage(
             tuple(sorted(state.label for state in states if key in state.resident)),
             tuple(sorted(state.label for state in states if key in state.active_adapters)),
+            tuple(sorted(state.label for state in states if key in state.slotted)),
         )
 
     async def states(self) -> list[ReplicaState]:

@@ -94,7 +94,7 @@ class OpenAIRoutes:
         with contextlib.ExitStack() as held:
             held.enter_context(self._slots.held())
             call = await self._prompts.chat(body, origin)
-            finder = None if body.adapters is None else self._invokable.finder(body.adapters, call)
+            finder = self._invokable.finder(body, call)
             verdicts = await self._intrinsics.guard(body, origin)
             if any(verdict.is_refusal for verdict in verdicts):
                 return RefusedChat(call, verdicts).response(body.include_usage)

@@ -83,6 +83,16 @@ def test_a_row_of_rare_adapters_evicts_rare_ones(made: Callable[..., HostMemory]
     assert {"hot-1", "hot-2"} <= set(memory)
 
 
+def test_what_is_not_served_any_more_leaves_first_however_often_it_was_called(
+    made: Callable[..., HostMemory],
+) -> None:
+    memory = made(2, "new", "old")
+    memory.pin("old", pinned=True)
+    call(memory, "old", times=9)
+    memory.retire("old")
+    assert memory.victims(0) == ["old"]
+
+
 def test_what_is_held_or_pinned_never_leaves(made: Callable[..., HostMemory]) -> None:
     memory = made(3, "held", "pinned", "other")
     memory.hold("held")

@@ -398,6 +398,23 @@ async def test_a_new_version_of_a_loaded_adapter_is_loaded_before_it_is_called_a
     task.cancel()
 
 
+async def test_what_is_not_served_any_more_keeps_nothing_from_being_loaded_before_its_call(
+    engine: Engine, registry: StaticRegistry
+) -> None:
+    registry.publish(OTHERS[:2])
+    adapters = EngineAdapters(engine, registry)
+    await adapters.load()
+    task = asyncio.create_task(adapters.follow())
+    await asyncio.sleep(0)
+    for _ in range(9):
+        await adapters.hold(OTHERS[0].ref)
+        adapters.release(OTHERS[0].ref)
+    registry.publish([OTHERS[1], OTHERS[2]])
+    await until_added(engine, OTHERS[2])
+    assert ("remove", OTHERS[0].engine_name) in engine.done
+    task.cancel()
+
+
 async def test_what_became_of_adapters_is_reported(engine: Engine) -> None:
     class Observer:
         def __init__(self) -> None:

@@ -95,10 +95,14 @@ async def test_a_gateway_registers_and_a_replica_serves(
         assert version.digest == digest
         assert (version.path / "adapter_model.safetensors").is_file()
         await replica.close()
-        states.found = [ReplicaState("r0", "1", "engine-0", resident=(version.key,), active_adapters=(version.key,))]
+        key = version.key
+        states.found = [
+            ReplicaState("r1", "1", "engine-1", resident=(key,), slotted=(key,)),
+            ReplicaState("r0", "1", "engine-0", resident=(key,), active_adapters=(key,)),
+        ]
         entry = await loaded(gateway)
         assert entry.reason == "loaded by engine-0"
-        assert await gateway.manager.usage(entry) == Usage(("engine-0",), ("engine-0",))
+        assert await gateway.manager.usage(entry) == Usage(("engine-0", "engine-1"), ("engine-0",), ("engine-1",))
         await gateway.manager.retire("safety")
         with pytest.raises(AdapterConflictError, match="run on engine-0; retire it and wait for their end, or force"):
             await gateway.manager.delete("safety")

@@ -272,6 +272,19 @@ async def test_changes_of_adapters_are_logged(adapters: StaticRegistry) -> None:
     assert logs[-1]["reason"] == "it is bad"
 
 
+async def test_a_chat_may_let_the_base_model_invoke_adapters(client: Open) -> None:
+    one = client()
+    body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    answer = await one.post("/v1/chat/completions", json={**body, "adapters": "auto"})
+    assert answer.json()["choices"][0]["message"]["content"] == "x"
+    named = await one.post("/v1/chat/completions", json={**body, "adapters": ["safety"], "stream": True})
+    assert named.text.endswith("data: [DONE]\n\n")
+    refused = await one.post("/v1/chat/completions", json={**body, "adapters": ["plain"]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "adapters")
+    assert (await one.post("/v1/chat/completions", json={**body, "adapters": ["nobody"]})).status_code == 404
+    assert (await one.post("/v1/chat/completions", json={**body, "adapters": "all"})).status_code == 400
+
+
 async def test_a_model_is_shown_as_the_list_has_it(client: Open) -> None:
     one = client()
     listed = {entry["id"]: entry for entry in (await one.get("/v1/models")).json()["data"]}

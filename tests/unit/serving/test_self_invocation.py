@@ -20,6 +20,7 @@ from aloraserve.errors import InvalidRequestError, ReplicaLostError, UnknownMode
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
+from aloraserve.serving.invocation_finder import InvocationFinder
 from aloraserve.serving.invokable import InvokableAdapters
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.request import GenerationRequest, Origin
@@ -57,9 +58,21 @@ def said(text: str, *, together: int = 1, end: str | None = "stop") -> list[Engi
     return chunks
 
 
-async def request_of(**fields: Any) -> GenerationRequest:
-    body = {"model": "base", "messages": [{"role": "user", "content": "Is it green?"}], "max_tokens": 200} | fields
-    return await PROMPTS.chat(parse_body(ChatRequest, json.dumps(body).encode()), Origin("r1", UNTENANTED, 0.0))
+def body_of(adapters: Any = "auto", **fields: Any) -> ChatRequest:
+    messages = [{"role": "user", "content": "Is it green?"}]
+    body = {"model": "base", "messages": messages, "max_tokens": 200, "adapters": adapters} | fields
+    return parse_body(ChatRequest, json.dumps(body).encode())
+
+
+async def request_of(body: ChatRequest) -> GenerationRequest:
+    return await PROMPTS.chat(body, Origin("r1", UNTENANTED, 0.0))
+
+
+async def finder_of(invokable: InvokableAdapters, **fields: Any) -> InvocationFinder:
+    body = body_of(**fields)
+    found = invokable.finder(body, await request_of(body))
+    assert found is not None
+    return found
 
 
 class Conversation:
@@ -72,8 +85,10 @@ class Conversation:
         self.dispatcher = Dispatcher(cast(Any, FakeRouter()), self.pool, [ReceiptWriter(self.receipts)])
 
     async def begin(self, adapters: Any = "auto", **fields: Any) -> SelfInvocation:
-        self.request = await request_of(**fields)
-        finder = self.invokable.finder(adapters, self.request)
+        body = body_of(adapters, **fields)
+        self.request = await request_of(body)
+        finder = self.invokable.finder(body, self.request)
+        assert finder is not None
         return await SelfInvocation(self.dispatcher, PROMPTS, self.request, finder).begin()
 
     async def chunks(self, adapters: Any = "auto", **fields: Any) -> list[EngineChunk]:
@@ -241,15 +256,14 @@ async def test_whoever_goes_away_ends_the_part_that_runs() -> None:
 async def test_where_nothing_can_be_invoked_the_field_is_refused(
     adapters: Any, fields: dict[str, Any], message: str
 ) -> None:
-    request = await request_of(**fields)
     with pytest.raises(InvalidRequestError, match=message) as caught:
-        INVOKABLE.finder(adapters, request)
+        await finder_of(INVOKABLE, adapters=adapters, **fields)
     assert caught.value.param == "adapters"
 
 
 async def test_an_unknown_adapter_is_refused_by_name() -> None:
     with pytest.raises(UnknownModelError, match="'nobody'"):
-        INVOKABLE.finder(["nobody"], await request_of())
+        await finder_of(INVOKABLE, adapters=["nobody"])
 
 
 async def test_an_adapter_that_the_caller_may_not_use_is_not_invoked() -> None:
@@ -260,7 +274,7 @@ async def test_an_adapter_that_the_caller_may_not_use_is_not_invoked() -> None:
             return super().resolve(name, tenant=tenant, key=key)
 
     invokable = InvokableAdapters(OneIsPrivate(ADAPTERS, base_names=["base"]))
-    finder = invokable.finder("auto", await request_of())
+    finder = await finder_of(invokable)
     assert finder.find(CHECK.invocation_ids, 0) is None
     assert finder.find(LONG.invocation_ids, 0) is not None
 
@@ -271,7 +285,7 @@ async def test_the_caller_s_version_of_an_adapter_is_invoked_by_its_own_invocati
             return alora("check", ids_of(" ask:")) if name == "check" else super().resolve(name)
 
     invokable = InvokableAdapters(OthersHaveAnother(ADAPTERS, base_names=["base"]))
-    finder = invokable.finder("auto", await request_of())
+    finder = await finder_of(invokable)
     assert finder.find(CHECK.invocation_ids, 0) is None
 
 
@@ -283,8 +297,28 @@ async def test_what_is_served_later_is_invoked_too() -> None:
             return served
 
     invokable = InvokableAdapters(Growing(ADAPTERS, base_names=["base"]))
-    assert invokable.finder("auto", await request_of()).find(CHECK.invocation_ids, 0) is None
+    assert (await finder_of(invokable)).find(CHECK.invocation_ids, 0) is None
     served.append(CHECK)
-    found = invokable.finder("auto", await request_of()).find(CHECK.invocation_ids, 0)
+    found = (await finder_of(invokable)).find(CHECK.invocation_ids, 0)
     assert found is not None
     assert found.adapter is CHECK
+
+
+async def test_one_conversation_keeps_its_versions() -> None:
+    """A canary's share is drawn by what the conversation begins with."""
+    keys = []
+
+    class Canary(StaticRegistry):
+        def resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+            keys.append(key)
+            return super().resolve(name, tenant=tenant, key=key)
+
+    invokable = InvokableAdapters(Canary(ADAPTERS, base_names=["base"]))
+    for _ in range(2):
+        assert (await finder_of(invokable)).find(CHECK.invocation_ids, 0) is not None
+    assert keys == ["Is it green?"] * 2
+
+
+async def test_a_chat_without_the_field_invokes_nothing() -> None:
+    body = body_of(None)
+    assert INVOKABLE.finder(body, await request_of(body)) is None

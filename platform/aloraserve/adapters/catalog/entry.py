@@ -60,7 +60,7 @@ class AdapterState(StrEnum):
         return self in (AdapterState.AVAILABLE, AdapterState.LOADED)
 
 
-class CatalogPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class CatalogPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What all parts of the catalog's records have in common: values that do not change, strict in what is read."""
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from aloraserve.adapters.base import AdapterVersion, RefusedAdapter, ServedName
 from aloraserve.adapters.catalog.alias import CURRENT
@@ -45,22 +46,37 @@ class IngestedRecord:
         """Numbers of the versions in engines, and their names there."""
         return {version.engine_id: version.engine_name for version in self.versions.values()}
 
-    @property
+    @cached_property
     def served(self) -> tuple[AdapterVersion, ...]:
         """Versions that an alias points to."""
         return tuple(self.versions[entry.version] for entry in self.record.served if entry.version in self.versions)
 
-    @property
-    def refused(self) -> Iterable[RefusedAdapter]:
-        """Yield what an alias points to and cannot be loaded: the name, or the version if another one is served."""
-        is_served = bool(self.served)
-        for entry in self.record.served:
-            if (why := self.problems.get(entry.version)) is not None:
-                yield RefusedAdapter(entry.shown if is_served else entry.name, why)
+    @cached_property
+    def refused(self) -> tuple[RefusedAdapter, ...]:
+        """What an alias points to and cannot be loaded: the name, or the version if another one is served."""
+        bad = (entry for entry in self.record.served if entry.version in self.problems)
+        return tuple(
+            RefusedAdapter(entry.shown if self.served else entry.name, self.problems[entry.version]) for entry in bad
+        )
 
-    def listed(self, tenant: str | None) -> Iterable[ServedName]:
-        """Yield the names that a tenant may call: the plain one and its aliases."""
-        record = self.record.visible_to(tenant)
+    def listed(self, tenant: str | None) -> tuple[ServedName, ...]:
+        """Return the names that a tenant may call: the plain one and its aliases."""
+        return self._owners_names if tenant == self.record.owner else self._others_names
+
+    def prepare(self) -> Self:
+        """Work out what is asked for later, here and now: ten thousand records at once would hold up an event loop."""
+        _ = self.numbers, self.served, self.refused, self._owners_names, self._others_names
+        return self
+
+    @cached_property
+    def _owners_names(self) -> tuple[ServedName, ...]:
+        return tuple(self._names(self.record.visible_to(self.record.owner)))
+
+    @cached_property
+    def _others_names(self) -> tuple[ServedName, ...]:
+        return tuple(self._names(self.record.public))
+
+    def _names(self, record: AdapterRecord) -> Iterator[ServedName]:
         seen = {entry.version: entry for entry in record.served if entry.version in self.versions}
         for alias in sorted(record.aliases, key=lambda alias: (alias != CURRENT, alias)):
             version = next((found for found in record.aliases[alias].versions if found in seen), None)
@@ -99,7 +115,7 @@ class Ingest:
                 versions[entry.version] = self._version(entry, path)
             except (InvalidAdapterError, ValueError) as error:
                 problems[entry.version] = str(error)
-        return IngestedRecord(stored.record, stored.revision, versions, problems, lacks_files)
+        return IngestedRecord(stored.record, stored.revision, versions, problems, lacks_files).prepare()
 
     def _version(self, entry: AdapterEntry, path: Path | None) -> AdapterVersion:
         if path is None:

@@ -40,13 +40,16 @@ class EntryQuery:
 
     def fits(self, entry: AdapterEntry) -> bool:
         """Whether an entry is asked for."""
-        return (
-            (entry.state is self.state if self.state else entry.state is not AdapterState.DELETED)
-            and (self.kind is None or entry.kind == self.kind)
-            and (self.owner is None or entry.owner == self.owner)
-            and all(entry.labels.get(label) == value for label, value in self.labels.items())
-            and (self.sees_all or entry.is_visible_to(self.visible_to))
-        )
+        if self.kind is not None and entry.kind != self.kind:
+            return False
+        if self.owner is not None and entry.owner != self.owner:
+            return False
+        if self.labels and any(entry.labels.get(label) != value for label, value in self.labels.items()):
+            return False
+        state = entry.history[-1].state
+        if state is not self.state if self.state else state is AdapterState.DELETED:
+            return False
+        return self.sees_all or entry.is_visible_to(self.visible_to)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,12 @@ class AdapterRecord(CatalogPart, frozen=True, kw_only=True):
 
     def visible_to(self, tenant: str | None) -> Self:
         """Return the record without the versions that a tenant may not see."""
-        seen = tuple(entry for entry in self.versions if entry.is_visible_to(tenant))
-        return self if len(seen) == len(self.versions) else self._with(versions=seen)
+        return self._only(tuple(entry for entry in self.versions if entry.is_visible_to(tenant)))
+
+    @property
+    def public(self) -> Self:
+        """The record without the versions that only their owner sees."""
+        return self._only(tuple(entry for entry in self.versions if entry.visibility == "public"))
 
     def entry(self, version: str) -> AdapterEntry | None:
         """Return a version, deleted or not, by its whole digest."""
@@ -224,6 +228,9 @@ class AdapterRecord(CatalogPart, frozen=True, kw_only=True):
         if known is None:
             raise UnknownAdapterError(f"adapter {self.name!r} has no alias {alias!r}")
         return known
+
+    def _only(self, versions: tuple[AdapterEntry, ...]) -> Self:
+        return self if len(versions) == len(self.versions) else self._with(versions=versions)
 
     def _with(self, **changes: object) -> Self:
         return msgspec.structs.replace(self, **changes)

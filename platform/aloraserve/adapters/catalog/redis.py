@@ -7,7 +7,7 @@ key           type    content
 ============  ======  ============================================================================
 ``records``   hash    name -> ``"<revision> <JSON of its record>"``
 ``changed``   zset    name, by the revision of its last change
-``deleted``   zset    names without a live version, by revision; the oldest are forgotten
+``deleted``   hash    names without a live version -> revision; the oldest are forgotten
 ``about``     hash    ``epoch``: random, lost when the data are; ``revision``: of the last change;
                       ``floor``: of the last that was forgotten
 ============  ======  ============================================================================

@@ -199,18 +199,21 @@ class CatalogRegistry:
     async def catch_up(self) -> None:
         """Serve what the view has by now."""
         async with self._catching_up:
-            generation = self.view.generation
-            if changed := self._changed():
-                done = await asyncio.to_thread(lambda: [self._ingest(stored) for stored in changed])
-                self._records |= {each.record.name: each for each in done}
+            generation, changed = self.view.generation, self._changed()
             gone = [name for name in self._records if self.view.get(name) is None]
-            for name in gone:
-                del self._records[name]
             if changed or gone:
-                self._publish()
+                kept = {name: each for name, each in self._records.items() if name not in gone}
+                # On another thread: ten thousand adapters take it 20 ms.
+                self._take(*await asyncio.to_thread(_prepared, kept, changed, self._ingest))
             self._generation = generation
             if self._backup is not None and len(self.view):
                 await self._backup.write(self.view)
+
+    def _take(self, records: dict[str, IngestedRecord], served: Served, numbers: dict[int, str]) -> None:
+        """Serve these from now on, in one step."""
+        self._records, self._numbers = records, numbers
+        self._lists.clear()
+        self._feed.publish(served)
 
     async def note_loaded(self, keys: Mapping[str, str]) -> None:
         """Note in the catalog which versions were loaded for the first time; one that is away is not waited for.
@@ -267,17 +270,6 @@ class CatalogRegistry:
         if digests:
             await asyncio.to_thread(self._ingest.store.use, digests)
 
-    def _publish(self) -> None:
-        records = self._records.values()
-        self._lists.clear()
-        self._numbers = {number: name for each in records for number, name in each.numbers.items()}
-        self._feed.publish(
-            Served.of(
-                (version for each in records for version in each.served),
-                (refused for each in records for refused in each.refused),
-            )
-        )
-
     async def _found(self, ref: AdapterRef) -> AdapterVersion | None:
         known = self._records.get(ref.name)
         if known is None:
@@ -288,6 +280,18 @@ class CatalogRegistry:
         entry = known.record.entry(ref.digest)
         path = None if entry is None else await asyncio.to_thread(self._ingest.store.get, ref.digest)
         return None if entry is None or path is None else entry.at(path)
+
+
+def _prepared(
+    known: Mapping[str, IngestedRecord], changed: Sequence[StoredRecord], ingest: Ingest
+) -> tuple[dict[str, IngestedRecord], Served, dict[int, str]]:
+    records = {**known, **{stored.record.name: ingest(stored) for stored in changed}}
+    numbers = {number: name for each in records.values() for number, name in each.numbers.items()}
+    served = Served.of(
+        (version for each in records.values() for version in each.served),
+        (refused for each in records.values() for refused in each.refused),
+    )
+    return records, served, numbers
 
 
 def _loaded(record: AdapterRecord, *, version: str, replica: str) -> AdapterRecord:

@@ -122,8 +122,10 @@ class CatalogView:
             if not name.startswith(prefix):
                 return
             versions = self._records[name].record.versions
-            known = next((index for index, entry in enumerate(versions) if entry.version == last), -1)
-            yield from versions[known + 1 :] if name == begin else versions
+            if name == begin:
+                known = next((index for index, entry in enumerate(versions) if entry.version == last), -1)
+                versions = versions[known + 1 :]
+            yield from versions
 
     async def _go_on(self, changes: CatalogChanges) -> None:
         while True:

@@ -101,10 +101,12 @@ class Usage:
     Args:
         loaded: labels of the replicas that have it loaded.
         calling: labels of those that run calls of it.
+        slotted: labels of those that have it in a slot, where it can run in the next step.
     """
 
     loaded: tuple[str, ...] = ()
     calling: tuple[str, ...] = ()
+    slotted: tuple[str, ...] = ()
 
 
 class AdapterUsage(Protocol):
