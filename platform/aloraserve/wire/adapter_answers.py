@@ -27,7 +27,7 @@ def entry_json(entry: AdapterEntry, usage: Usage | None = None) -> dict[str, Any
     content |= {"input": entry.input_form, "output": entry.output_form}
     if entry.kind == "lora":
         content["invocation"] = None
-    return content if usage is None else content | {"loaded": list(usage.loaded), "calling": list(usage.calling)}
+    return content if usage is None else content | {name: list(labels) for name, labels in asdict(usage).items()}
 
 
 def record_json(record: AdapterRecord) -> dict[str, Any]:

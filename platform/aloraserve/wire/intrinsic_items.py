@@ -34,8 +34,8 @@ class GuardItem(IntrinsicItem, frozen=True, kw_only=True):
     threshold: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
-IntrinsicItems = Annotated[list[Name | IntrinsicItem], Meta(min_length=1, max_length=MAX_INTRINSICS)]
-GuardItems = Annotated[list[Name | GuardItem], Meta(min_length=1, max_length=MAX_GUARDS)]
+IntrinsicItems = Annotated[list[Name | IntrinsicItem], Meta(max_length=MAX_INTRINSICS)]
+GuardItems = Annotated[list[Name | GuardItem], Meta(max_length=MAX_GUARDS)]
 
 Item = TypeVar("Item", bound=IntrinsicItem)
 

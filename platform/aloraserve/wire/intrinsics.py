@@ -20,7 +20,7 @@ class IntrinsicsRequest(IgnoredFields, frozen=True, kw_only=True):
     """One conversation, and the intrinsics that look at it."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
-    intrinsics: IntrinsicItems
+    intrinsics: Annotated[IntrinsicItems, Meta(min_length=1)]
     documents: Annotated[list[dict[str, str | None]], Meta(max_length=MAX_DOCUMENTS)] | None = None
     chat_template_kwargs: Raw = Raw()
     timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_TIMEOUT_S)] | None = None

@@ -135,12 +135,14 @@ class TestListing:
         for number, name in enumerate(("alpha", "beta", "beta2")):
             labels = {"team": "a" if number else "b"}
             await add(client, name, fleet.write(name, weight=number + 1.0), labels=labels)
-        fleet.places.of_name["beta"] = Usage(loaded=("engine-0",), calling=("engine-0",))
+        both = ("engine-0", "engine-1")
+        fleet.places.of_name["beta"] = Usage(loaded=both, calling=both[:1], slotted=both[:1])
         first = (await client.get("/v1/adapters", params={"limit": 2})).json()
         rest = (await client.get("/v1/adapters", params={"limit": 2, "after": first["next"]})).json()
         assert [entry["name"] for entry in first["data"] + rest["data"]] == ["alpha", "beta", "beta2"]
         assert rest["next"] == ""
-        assert [entry["loaded"] for entry in first["data"]] == [[], ["engine-0"]]
+        assert [entry["loaded"] for entry in first["data"]] == [[], ["engine-0", "engine-1"]]
+        assert [entry["slotted"] for entry in first["data"]] == [[], ["engine-0"]]
         for query, names in (
             ({"prefix": "beta"}, ["beta", "beta2"]),
             ({"label": "team=b"}, ["alpha"]),

@@ -225,8 +225,9 @@ async def test_one_answer_is_looked_at(client: httpx.AsyncClient) -> None:
     assert "'intrinsics' look at one answer" in answer.json()["error"]["message"]
 
 
-async def test_without_extensions_nothing_is_added(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/v1/chat/completions", json={"model": "base", "messages": MESSAGES})
+@pytest.mark.parametrize("empty", [{}, {"intrinsics": None, "guard": None}, {"intrinsics": [], "guard": []}])
+async def test_without_extensions_nothing_is_added(client: httpx.AsyncClient, empty: dict[str, Any]) -> None:
+    answer = await client.post("/v1/chat/completions", json={"model": "base", "messages": MESSAGES} | empty)
     assert not {"guard", "intrinsics"} & answer.json().keys()
     assert answer.json()["choices"][0]["message"].keys() == {"role", "content"}
     streamed = await client.post("/v1/chat/completions", json={"model": "base", "messages": MESSAGES, "stream": True})
