@@ -42,9 +42,9 @@ class IngestedRecord:
     lacks_files: bool = False
 
     @cached_property
-    def numbers(self) -> dict[int, str]:
-        """Numbers of the versions in engines, and their names there."""
-        return {version.engine_id: version.engine_name for version in self.versions.values()}
+    def by_key(self) -> dict[str, AdapterVersion]:
+        """The versions by the keys that replicas publish, which stand for their numbers in engines."""
+        return {version.key: version for version in self.versions.values()}
 
     @cached_property
     def served(self) -> tuple[AdapterVersion, ...]:
@@ -65,7 +65,7 @@ class IngestedRecord:
 
     def prepare(self) -> Self:
         """Work out what is asked for later, here and now: ten thousand records at once would hold up an event loop."""
-        _ = self.numbers, self.served, self.refused, self._owners_names, self._others_names
+        _ = self.by_key, self.served, self.refused, self._owners_names, self._others_names
         return self
 
     @cached_property

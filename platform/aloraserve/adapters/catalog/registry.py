@@ -78,7 +78,7 @@ class CatalogRegistry:
         self._poll_s = poll_s
         self._clock = clock
         self._records: dict[str, IngestedRecord] = {}
-        self._numbers: dict[int, str] = {}
+        self._by_key: dict[str, AdapterVersion] = {}
         self._lists: dict[str | None, tuple[ServedName, ...]] = {}
         self._feed = ServedFeed(Served())
         self._generation = -1
@@ -96,7 +96,8 @@ class CatalogRegistry:
 
     def has_number(self, version: AdapterVersion) -> bool:
         """Whether another version has the number that a version would have in the engines."""
-        return self._numbers.get(version.engine_id, version.engine_name) != version.engine_name
+        known = self._by_key.get(version.key)
+        return known is not None and known.engine_name != version.engine_name
 
     @property
     def served(self) -> Served:
@@ -209,9 +210,9 @@ class CatalogRegistry:
             if self._backup is not None and len(self.view):
                 await self._backup.write(self.view)
 
-    def _take(self, records: dict[str, IngestedRecord], served: Served, numbers: dict[int, str]) -> None:
+    def _take(self, records: dict[str, IngestedRecord], served: Served, by_key: dict[str, AdapterVersion]) -> None:
         """Serve these from now on, in one step."""
-        self._records, self._numbers = records, numbers
+        self._records, self._by_key = records, by_key
         self._lists.clear()
         self._feed.publish(served)
 
@@ -221,16 +222,13 @@ class CatalogRegistry:
         Args:
             keys: of versions that replicas have loaded, each with the label of one of them.
         """
-        found = [
-            (entry, keys[entry.ref.key])
-            for each in self._records.values()
-            for entry in each.record.live
-            if entry.state is AdapterState.AVAILABLE and entry.ref.key in keys
-        ]
         try:
-            for entry, replica in found:
-                change = partial(_loaded, version=entry.version, replica=replica)
-                self.view.take(*await edit(self.source, entry.name, change))
+            for key in keys.keys() & self._by_key.keys():
+                version = self._by_key[key]
+                entry = self._records[version.name].record.entry(version.digest)
+                if entry is not None and entry.state is AdapterState.AVAILABLE:
+                    change = partial(_loaded, version=version.digest, replica=keys[key])
+                    self.view.take(*await edit(self.source, version.name, change))
         except (DirectoryUnavailableError, UnknownAdapterError, AdapterConflictError) as error:
             log.info("adapter_loads_not_noted", cause=error.message)
 
@@ -284,14 +282,14 @@ class CatalogRegistry:
 
 def _prepared(
     known: Mapping[str, IngestedRecord], changed: Sequence[StoredRecord], ingest: Ingest
-) -> tuple[dict[str, IngestedRecord], Served, dict[int, str]]:
+) -> tuple[dict[str, IngestedRecord], Served, dict[str, AdapterVersion]]:
     records = {**known, **{stored.record.name: ingest(stored) for stored in changed}}
-    numbers = {number: name for each in records.values() for number, name in each.numbers.items()}
+    by_key = {key: version for each in records.values() for key, version in each.by_key.items()}
     served = Served.of(
         (version for each in records.values() for version in each.served),
         (refused for each in records.values() for refused in each.refused),
     )
-    return records, served, numbers
+    return records, served, by_key
 
 
 def _loaded(record: AdapterRecord, *, version: str, replica: str) -> AdapterRecord:
