@@ -13,7 +13,9 @@ import pytest
 from support.own_valkey import socket_url, valkey_server
 from support.self_invoked import ask_auto, put_invoked_by
 
+from aloraserve.engine_model.calibration import load
 from aloraserve_services.models.untrained import write_untrained_adapters
+from aloraserve_services.plan import STORE
 
 BASE = "SmolLM2-135M-Instruct"
 NAME = "safety-lora"
@@ -59,10 +61,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(start: Callable[..., Any], folder: Path) -> Iterator[Any]:
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with engines that run two adapters at once, and keep as many loaded."""
+    peers = load("live-peers")
+    few = peers.model_copy(update={"adapters": peers.adapters.model_copy(update={"slots": 2, "resident": 2})})
+    file = tmp_path_factory.mktemp("calibration") / "two-adapters.json"
+    file.write_text(few.model_dump_json())
+    return file
+
+
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any], folder: Path, calibration: Path) -> Iterator[Any]:
     flags = (
         "--engine",
         "simulated",
+        "--calibration",
+        str(calibration),
         "--replicas",
         str(REPLICAS),
         "--adapters-dir",
@@ -146,6 +160,37 @@ def test_a_simulated_answer_invokes_an_adapter(fleet: Any, folder: Path, content
     finally:
         shutil.rmtree(folder / name)
         fleet.wait_until(lambda: name not in models(fleet), 30, "the removed adapter to be gone")
+
+
+def test_an_adapter_that_is_damaged_where_it_is_stored_fails_alone(
+    fleet: Any, folder: Path, contents: list[Path], command: Callable[..., Any]
+) -> None:
+    """It is not loaded when that happens: engines have room for two, and two others came first."""
+    put(contents[0], folder, NAME)
+    put(contents[0], folder, ALORA)
+    fleet.wait_until(lambda: models(fleet) == [BASE, ALORA, NAME], 30, "the added adapters to be served")
+    fleet.wait_until(lambda: all(places(fleet, name) == REPLICAS for name in (ALORA, NAME)), 30, "both to be loaded")
+    put(contents[1], folder, NAME, "damaged")
+    fleet.wait_until(lambda: "damaged" in models(fleet), 30, "the third one to be served")
+    assert places(fleet, "damaged") == 0
+    assert "none (cold)" in command("status", "--url", fleet.url).stdout
+    weights = fleet.state_dir / STORE / str(digest(fleet, "damaged")) / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    with weights.open("r+b") as file:
+        file.truncate(file.seek(0, 2) - 4)
+    for _ in range(REPLICAS):
+        with pytest.raises(openai.InternalServerError, match="adapter 'damaged' cannot be loaded") as caught:
+            fleet.chat("damaged", QUESTION)
+        assert (caught.value.status_code, caught.value.code) == (503, "adapter_not_loaded")
+        assert str(fleet.state_dir) not in str(caught.value)
+    answers = [fleet.chat(name, QUESTION) for name in (NAME, ALORA, BASE) for _ in range(REPLICAS)]
+    assert all(answer.text for answer in answers)
+    assert len(fleet.replicas()["replicas"]) == REPLICAS, "no engine ended"
+
+
+def places(fleet: Any, name: str) -> int:
+    """Return how many replicas have an adapter loaded."""
+    return next((len(one["loaded"]) for one in fleet.replicas()["adapters"] if one["name"] == name), 0)
 
 
 def test_real_engines_answer_with_the_weights_that_are_there(

@@ -17,7 +17,6 @@ from aloraserve_services.cli.adapter_progress import register
 from aloraserve_services.cli.adapter_tables import show_adapters, show_aliases, show_entry, show_record, show_report
 from aloraserve_services.cli.admin_api import RefusedError, admin_authorization, ask_as_admin
 from aloraserve_services.cli.console import out, report_written
-from aloraserve_services.cli.local_check import check_here
 from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
 from aloraserve_services.cli.reaching import reaching
 from aloraserve_services.local import run_file
@@ -134,6 +133,9 @@ def validate(
 ) -> None:
     """Check an adapter as add would, and keep nothing of it; here, if no platform runs. All problems are shown."""
     if url is None and not _runs(chosen):
+        # Brings what makes prompts, which other commands do not wait for.
+        from aloraserve_services.cli.local_check import check_here
+
         report = check_here(chosen.load(), _source(source), sha256)
     else:
         body = {"name": name, "source": _source(source), "weights_sha256": sha256}
