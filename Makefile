@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platfor
 
 loadtest-full: install-dev ## The same with more samples, conversations, rates and a full KV cache (an hour or more)
 	@$(BIN)/python -m loadtests --profile full $(ARGS)
+
+bench-adapters: install ## Measure the catalog, registrations, alias switches and intrinsics, with targets (ARGS="--part catalog")
+	@$(BIN)/python -m benchmarks.adapters $(ARGS)
 
 bench-plugin: install-dev ## Measure what aLoRA costs and saves in one vLLM process, with targets (ARGS="...")
 	@$(BIN)/python platform/vllm-alora/benchmarks/bench_plugin.py --model "$$($(BIN)/python -m benchmarks.plugin_model)" $(ARGS)

@@ -49,7 +49,8 @@ def show_figures(console: Console, title: str, figures: Sequence[Figure]) -> Non
     for figure in figures:
         bound = "-" if figure.target is None else f"{'>=' if figure.at_least else '<='} {figure.target:,g}"
         verdict = {None: "", True: "met", False: "missed"}[figure.is_met]
-        table.add_row(figure.name, f"{figure.value:,.2f} {figure.unit}", bound, verdict)
+        decimals = 0 if isinstance(figure.value, int) else 2
+        table.add_row(figure.name, f"{figure.value:,.{decimals}f} {figure.unit}".rstrip(), bound, verdict)
     console.print(table)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +14,13 @@ from aloraserve.simulation.summary import half_width
 
 T = TypeVar("T")
 RESAMPLES = 2000
+
+
+async def timed(work: Callable[[], Awaitable[T]]) -> tuple[T, float]:
+    """Return what some work came to, and the seconds that it took."""
+    started = time.perf_counter()
+    found = await work()
+    return found, time.perf_counter() - started
 
 
 def percentile(values: Iterable[float], share: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,11 @@ import pytest
 from support.own_valkey import socket_url, valkey_server
 
 from aloraserve_services.models.untrained import write_untrained_adapters
+from benchmarks.adapter_fleet import AdapterFleet
+from benchmarks.adapter_switch import SwitchBench
+from benchmarks.adapter_versions import VersionsBench
+from benchmarks.harness.client import AsyncStreamingClient
+from benchmarks.harness.report import Figure
 
 BASE = "SmolLM2-135M-Instruct"
 QUESTION = [{"role": "user", "content": "Tell me about lighthouses. " * 40}]
@@ -38,6 +44,31 @@ def fleet(start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -
         start(*flags, "--redis-url", socket_url(server), own_state=True) as running,
     ):
         yield running
+
+
+def test_the_benchmark_registers_versions_and_switches_an_alias_under_streams(fleet: Any, contents: list[Path]) -> None:
+    async def measured() -> list[Figure]:
+        async with AdapterFleet(fleet.url, {}, 2, "versioned") as adapters:
+            figures = await VersionsBench(adapters, contents, lambda text: None).run()
+        async with AdapterFleet(fleet.url, {}, 2, "switched") as adapters:
+            versions = [await adapters.register(content) for content in contents]
+            bench = SwitchBench(
+                adapters,
+                AsyncStreamingClient(fleet.url),
+                versions,
+                streams=4,
+                switches=2,
+                every_s=0.5,
+                seed=3,
+                progress=lambda text: None,
+            )
+            return figures + await bench.run()
+
+    found = {figure.name: figure for figure in asyncio.run(measured())}
+    assert all(figure.value > 0 for name, figure in found.items() if "registered under an alias" in name), found
+    assert found["calls answered"].value >= 4
+    assert found["switches"].value == 2
+    assert found["calls failed"].value == found["answers mixed"].value == 0
 
 
 def test_adapters_by_command_line_and_by_vllms_api(

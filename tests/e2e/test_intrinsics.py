@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 from support.own_valkey import socket_url, valkey_server
 
+from aloraserve_services.engine.simulated.answer_words import AnswerWords
 from aloraserve_services.models.untrained import PIPELINE, write_untrained_adapters
+from benchmarks.adapter_intrinsics import IntrinsicsBench, IntrinsicsClient
+from benchmarks.gateway_calls import Bodies
+from benchmarks.intrinsics_result import LORA, TOGETHER
 
 BASE = "SmolLM2-135M-Instruct"
 TAIL_TOKENS = 64
@@ -105,3 +109,13 @@ def test_a_guard_refuses(fleet: Any) -> None:
     refused = fleet.openai.chat.completions.create(model=BASE, messages=messages("lakes"), extra_body=wanted)
     assert (refused.choices[0].finish_reason, refused.choices[0].message.content) == ("content_filter", "")
     assert "the guard 'safety'" in refused.choices[0].message.refusal
+
+
+def test_the_benchmark_asks_together_apart_and_as_plain_lora(fleet: Any, model_path: Path) -> None:
+    client, bodies = IntrinsicsClient(fleet.http, BASE, 32), Bodies(BASE, AnswerWords.read(model_path))
+    bench = IntrinsicsBench(client, bodies, PIPELINE[:2], tokens=300, seed=7, progress=lambda text: None)
+    samples = bench.run(rounds=1, counts=(2,))
+    assert len(samples) == 3 * 2
+    together, lora = (sum(one.prefilled for one in samples if one.arm == arm) for arm in (TOGETHER, LORA))
+    assert 0 < together < lora
+    assert all(one.wall_s > 0 and one.tails > 0 for one in samples)
