@@ -29,7 +29,7 @@ from aloraserve.routing.receipts import Outcome, ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.settings import default_state_dir

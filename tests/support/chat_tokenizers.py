@@ -12,7 +12,7 @@ from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
 from aloraserve.blocks import KeySpace
 from aloraserve.errors import UnknownModelError
 from aloraserve.serving.conversation import Resolve
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from support.small_tokenizers import small_tokenizer
 
 SPACE = KeySpace("model", "tokenizer", 4)

@@ -23,7 +23,7 @@ from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, TokenLogprob, TokenLogprobs
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import Origin
 from aloraserve.tenants import UNTENANTED
 from aloraserve.wire import ChatRequest, parse_body

@@ -84,6 +84,24 @@ class ServedFeed:
             await upcoming.wait()
 
 
+class FedRegistry:
+    """Part of an :class:`~aloraserve.adapters.base.AdapterRegistry`: what follows from its feed alone."""
+
+    _feed: ServedFeed
+
+    def all(self) -> tuple[AdapterVersion, ...]:
+        """See the contract."""
+        return tuple(self._feed.current.versions.values())
+
+    def refused(self) -> tuple[RefusedAdapter, ...]:
+        """See the contract."""
+        return self._feed.current.refused
+
+    def watch(self) -> AsyncIterator[RegistryChange]:
+        """See the contract."""
+        return self._feed.watch()
+
+
 def unknown_model(name: str, known: Sequence[str]) -> UnknownModelError:
     """Return the error of a model that is not served; it names some of those that are."""
     return UnknownModelError(f"model {name[:80]!r} is not served; served are {_enumerated(known)}", param="model")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aloraserve.adapters import AdapterRegistry
 from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.tenants.base import UNTENANTED
 from aloraserve.wire import ChatRequest, CompletionRequest

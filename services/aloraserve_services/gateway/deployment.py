@@ -26,11 +26,11 @@ from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import CallRouter, Router
-from aloraserve.serving.activation_proof import prover_of
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.activation_proof import prover_of
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
 from aloraserve.settings import Settings

@@ -16,7 +16,7 @@ from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.invocation_finder import InvocationFinder
 from aloraserve.serving.invokable import InvokableAdapters
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest
 from aloraserve.serving.self_invocation import SelfInvocation
 from aloraserve.tenants import Tenants

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
 
-from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange, ServedName
+from aloraserve.adapters.base import AdapterRef, AdapterVersion, ServedName
 from aloraserve.adapters.catalog.backup import CatalogBackup
 from aloraserve.adapters.catalog.base import AdapterCatalog, StoredRecord
 from aloraserve.adapters.catalog.editing import edit
@@ -18,7 +18,7 @@ from aloraserve.adapters.catalog.ingested import Ingest, IngestedRecord
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import Reference
 from aloraserve.adapters.catalog.view import CatalogView
-from aloraserve.adapters.served import Served, ServedFeed, unknown_model
+from aloraserve.adapters.served import FedRegistry, Served, ServedFeed, unknown_model
 from aloraserve.adapters.store import USE_EVERY_S
 from aloraserve.errors import (
     AdapterConflictError,
@@ -38,7 +38,7 @@ MAX_LISTS = 64
 log = structlog.get_logger(__name__)
 
 
-class CatalogRegistry:
+class CatalogRegistry(FedRegistry):
     """See :class:`~aloraserve.adapters.base.AdapterRegistry`; names are those of
     :class:`~aloraserve.adapters.catalog.reference.Reference`. For one event loop.
 
@@ -163,18 +163,6 @@ class CatalogRegistry:
             await self.refresh()
             found = await self._found(ref)
         return found
-
-    def all(self) -> tuple[AdapterVersion, ...]:
-        """See the contract."""
-        return tuple(self._feed.current.versions.values())
-
-    def refused(self) -> tuple[RefusedAdapter, ...]:
-        """See the contract."""
-        return self._feed.current.refused
-
-    def watch(self) -> AsyncIterator[RegistryChange]:
-        """See the contract."""
-        return self._feed.watch()
 
     async def run(self) -> None:
         """See the contract."""

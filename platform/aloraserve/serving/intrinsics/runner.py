@@ -19,7 +19,7 @@ from aloraserve.serving.generation import Generation
 from aloraserve.serving.intrinsics.outcome import CallFacts, GuardVerdict, IntrinsicOutcome
 from aloraserve.serving.intrinsics.question import question
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch, SharedPrefix, grouped
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.fields import FieldError

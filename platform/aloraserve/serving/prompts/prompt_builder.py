@@ -16,14 +16,14 @@ from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_point
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
-from aloraserve.serving.chat_prompts import ChatPrompts, RenderedChat
 from aloraserve.serving.conversation import Resolve, conversation_key
-from aloraserve.serving.encoder import Encoder
-from aloraserve.serving.prompt import Prompt
+from aloraserve.serving.prompts.chat_prompts import ChatPrompts, RenderedChat
+from aloraserve.serving.prompts.encoder import Encoder
+from aloraserve.serving.prompts.prompt import Prompt
+from aloraserve.serving.prompts.template_support import TemplateSupport
+from aloraserve.serving.prompts.text_cache import TextCache, TokenizedText
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.structures import check_structure
-from aloraserve.serving.template_support import TemplateSupport
-from aloraserve.serving.text_cache import TextCache, TokenizedText
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from aloraserve.wire.sampling import SamplingSettings
