@@ -85,7 +85,8 @@ class SwitchLog:
         return [self._late(former, switch, end) for (former, switch), end in zip(pairs, ends, strict=True)]
 
     def _late(self, former: Switch, switch: Switch, end: float) -> float:
-        met = [call.sent for call in self.calls if call.sent < end and call.version == former.version]
+        # One that ended after the next switch may have met that one's version, which is the former again.
+        met = [call.sent for call in self.calls if call.ended < end and call.version == former.version]
         return max([0.0, *(sent - switch.done for sent in met)])
 
     def _possible(self, call: AliasCall) -> set[str]:
