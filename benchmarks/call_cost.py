@@ -234,7 +234,7 @@ class CallCost:
         )
         self.figures: list[Figure] = []
 
-    def _resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+    async def _resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
         return self._adapter
 
     async def measure(self) -> list[Figure]:

@@ -70,7 +70,7 @@ def resolver_of(*adapters: AdapterVersion) -> Resolve:
     """Return what finds one of these adapters by its name."""
     served = {adapter.name: adapter for adapter in adapters}
 
-    def resolve(name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+    async def resolve(name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
         if name not in served:
             raise UnknownModelError(f"model {name!r} is not served", param="model")
         return served[name]

@@ -180,7 +180,7 @@ class RequestPath:
         await self.directory.apply(replica, "1", stored=place(request.keys))
 
     @staticmethod
-    def _resolve(name: str, **_: Any) -> AdapterVersion:
+    async def _resolve(name: str, **_: Any) -> AdapterVersion:
         found = next((one for one in ADAPTERS if one.name == name), None)
         if found is None:
             raise UnknownModelError(f"model {name!r} is not served; served are base", param="model")

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
 
+from aloraserve.adapters.served import resolved
 from aloraserve.diagnosis.window import DiagnosisWindow
 from aloraserve.directory.base import Directory
 from aloraserve.directory.guarded import guarded
@@ -123,7 +124,7 @@ class Gateway:
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=settings.max_model_len,
-            resolve=self._adapters.resolve,
+            resolve=functools.partial(resolved, self._adapters),
         )
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)

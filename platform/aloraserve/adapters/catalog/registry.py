@@ -28,6 +28,8 @@ from aloraserve.errors import (
 )
 
 POLL_S = 0.5
+LOOKS_APART_S = 0.05
+"""At least so long between looks for names that are unknown: a client may ask for any number of them."""
 FILES_RETRIED_S = 5.0
 """How often versions are looked for whose files were not in the store."""
 DELETED_KEPT_S = 3600.0
@@ -86,6 +88,7 @@ class CatalogRegistry(FedRegistry):
         self._looked_at = -poll_s
         self._used_at = clock()
         self._catching_up = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._is_reachable = True
         self._has_begun = False
 
@@ -163,6 +166,14 @@ class CatalogRegistry(FedRegistry):
             await self.refresh()
             found = await self._found(ref)
         return found
+
+    async def look_again(self) -> None:
+        """See the contract; who asks while a look is under way may need the next one."""
+        asked_at = self._clock()
+        async with self._looking:
+            if self._looked_at < asked_at:
+                await asyncio.sleep(self._looked_at + LOOKS_APART_S - self._clock())
+                await self.refresh()
 
     async def run(self) -> None:
         """See the contract."""

@@ -147,7 +147,7 @@ class IntrinsicRunner:
     async def _prepare(self, state: _Item, item: IntrinsicItem, conversation: ChatRequest) -> Exception | None:
         """Make an item's request; return why that is not possible."""
         try:
-            version = self._prompts.version(item.name, conversation, state.origin)
+            version = await self._prompts.version(item.name, conversation, state.origin)
             spec = _spec_of(item.name, version)
             state.find(spec)
             asked = question(conversation, item.name, spec, item.fields)
