@@ -65,10 +65,12 @@ async def test_every_process_has_a_new_version_in_time(open_process: Open) -> No
 
 
 async def test_a_call_is_ahead_of_a_replica_that_has_not_looked_yet(open_process: Open) -> None:
-    gateway, replica = await open_process(), await open_process(backup=False, poll_s=0.0)
-    entry = await gateway.register("safety")
-    assert replica.listed() == []
-    assert await replica.registry.find(entry.ref) == gateway.registry.resolve("safety")
+    gateway, replica = await open_process(), await open_process(backup=False, poll_s=3600.0)
+    for weight in (1.0, 2.0):
+        entry = await gateway.register("safety", weight)
+        await replica.catalog.refresh() if weight == 1.0 else None
+        found = await asyncio.gather(*(replica.registry.find(entry.ref) for _ in range(8)))
+        assert found == [gateway.registry.resolve("safety")] * 8, "however lately it has looked"
 
 
 async def test_an_alias_switches_for_both_gateways_and_back(open_process: Open) -> None:
@@ -160,6 +162,10 @@ async def test_what_is_registered_wins_over_the_folder(open_process: Open, tmp_p
     await gateway.manager.delete("safety", force=True)
     assert gateway.digest("safety") == before
     assert gateway.registry.refused() == ()
+    await gateway.register("safety", owner="acme", visibility="private")
+    [hidden] = gateway.registry.refused()
+    seen = {tenant: gateway.registry.sees(tenant, hidden.name) for tenant in ("acme", "other", None)}
+    assert seen == {"acme": True, "other": False, None: False}, "the reason tells that the private one is there"
 
 
 async def test_a_server_that_is_emptied_is_filled_again(open_process: Open, redis_server: Any) -> None:

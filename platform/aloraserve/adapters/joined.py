@@ -19,6 +19,10 @@ from aloraserve.adapters.served import Served, ServedFeed, unknown_model
 from aloraserve.errors import UnknownModelError
 
 
+_HIDDEN = " in adapters_dir"
+"""Behind the name of what is refused because the catalog has that name."""
+
+
 class JoinedRegistry:
     """See :class:`~aloraserve.adapters.base.AdapterRegistry`. For one event loop.
 
@@ -58,7 +62,7 @@ class JoinedRegistry:
 
     def sees(self, tenant: str | None, name: str) -> bool:
         """See the contract."""
-        return self.catalog.sees(tenant, name)
+        return self.catalog.sees(tenant, name.removesuffix(_HIDDEN))
 
     async def begin(self) -> None:
         """See the contract."""
@@ -116,7 +120,7 @@ class JoinedRegistry:
         for version in self._folder.all():
             if self.catalog.knows(version.name):
                 # Under another name: no name is both served and refused.
-                name = f"{version.name} in adapters_dir"
+                name = version.name + _HIDDEN
                 refused.append(RefusedAdapter(name, "the catalog has an adapter of this name"))
             elif self.catalog.has_number(version):
                 refused.append(RefusedAdapter(version.name, "its number in the engines is taken; rename its folder"))

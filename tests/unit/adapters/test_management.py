@@ -58,6 +58,7 @@ class Intake:
         self._numbers = iter(range(1000))
 
     def shown(self, reference: str) -> str:
+        assert threading.current_thread() is not threading.main_thread(), "a folder's volume may hang"
         self._fail("shown")
         return reference.replace("password", "***")
 
@@ -458,6 +459,7 @@ async def test_nothing_is_imported_of_a_file_that_does_not_fit(
         (content.replace(digest("one").encode(), b"0" * 64), "has no weights in the store"),
         (content.replace(digest("one").encode(), b"../../../etc"), "its version is '../../../etc'"),
         (content.replace(b'"safety"', b'"saf/ety"'), "its name is 'saf/ety'"),
+        (content.replace(b'"safety"', b'"base"'), "nothing was imported: base has the base model's name"),
         (content.replace(b'"schema":1', b'"schema":2'), r"it is not a catalog's file: .*schema"),
         (content.replace(b'"rank"', b'"pwned":1,"rank"'), "it is not a catalog's file: .*unknown field"),
         (content[:-5], "it is not a catalog's file"),

@@ -86,6 +86,7 @@ class CatalogRegistry:
         self._looked_at = -poll_s
         self._used_at = clock()
         self._catching_up = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._is_reachable = True
         self._has_begun = False
 
@@ -158,9 +159,10 @@ class CatalogRegistry:
         await self.refresh()
 
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
-        """See the contract; one that is not known here is looked for in the catalog, once a poll."""
-        if (found := await self._found(ref)) is None and self._clock() - self._looked_at >= self._poll_s:
-            await self.refresh()
+        """See the contract; one that is not known here is looked for in the catalog."""
+        asked_at = self._clock()
+        if (found := await self._found(ref)) is None:
+            await self._look_since(asked_at)
             found = await self._found(ref)
         return found
 
@@ -196,6 +198,13 @@ class CatalogRegistry:
                 log.warning("catalog_unreachable", cause=error.message)
             self._is_reachable = False
         await self.catch_up()
+
+    async def _look_since(self, moment: float) -> None:
+        """Look at the catalog unless somebody began to after a moment: a new version's first calls come together."""
+        async with self._looking:
+            is_away = not self._is_reachable and self._clock() - self._looked_at < self._poll_s
+            if self._looked_at <= moment and not is_away:
+                await self.refresh()
 
     async def catch_up(self) -> None:
         """Serve what the view has by now."""

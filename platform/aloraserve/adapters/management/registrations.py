@@ -67,7 +67,7 @@ class Registrations:
 
     async def begin(self, request: RegistrationRequest) -> Registration:
         """See the manager's ``register``."""
-        source = self._accepted(request)
+        source = await asyncio.to_thread(self._accepted, request)
         seen = await self._catalog.get(request.name)
         _check_free(request, seen)
         self._check_room()
@@ -81,7 +81,7 @@ class Registrations:
 
     async def validate(self, request: RegistrationRequest) -> CheckReport:
         """See the manager's ``validate``."""
-        source = self._accepted(request)
+        source = await asyncio.to_thread(self._accepted, request)
         self._check_room()
         self._running += 1
         try:
