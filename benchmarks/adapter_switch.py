@@ -18,6 +18,8 @@ from benchmarks.harness.report import Figure
 STALE_S = 2.0
 """A call that is sent so long after a switch was done, and meets the former version, is stale."""
 PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 8, 400, 32
+MAX_PROMPTS = 40
+"""That are drawn: an untrained adapter of a real model may answer some as another one does."""
 TOKEN_IDS = (100, 40_000)
 
 
@@ -83,7 +85,8 @@ class SwitchLog:
         return [self._late(former, switch, end) for (former, switch), end in zip(pairs, ends, strict=True)]
 
     def _late(self, former: Switch, switch: Switch, end: float) -> float:
-        met = [call.sent for call in self.calls if call.sent < end and call.version == former.version]
+        # One that ended after the next switch may have met that one's version, which is the former again.
+        met = [call.sent for call in self.calls if call.ended < end and call.version == former.version]
         return max([0.0, *(sent - switch.done for sent in met)])
 
     def _possible(self, call: AliasCall) -> set[str]:
@@ -132,7 +135,7 @@ class SwitchBench:
         self._switches = switches
         self._every_s = every_s
         self._chooser = chooser
-        self._prompts = [[chooser.randrange(*TOKEN_IDS) for _ in range(PROMPT_TOKENS)] for _ in range(PROMPTS)]
+        self._prompts: list[list[int]] = []
         self._progress = progress
         self._numbers = itertools.count()
 
@@ -142,7 +145,7 @@ class SwitchBench:
             first = await self._switch(version)
             # Then each gateway knows the version by its own name too.
             await self._fleet.everywhere(ALIAS, version)
-        answers = [await self._known(prompt) for prompt in self._prompts]
+        answers = await self._known()
         log = SwitchLog([first])
         self._progress(f"{self._streams} streams, {self._switches} switches")
         playing = [asyncio.create_task(self._play(answers, log)) for _ in range(self._streams)]
@@ -157,12 +160,18 @@ class SwitchBench:
             self._progress(f"failed: {message}")
         return switch_figures(log)
 
-    async def _known(self, prompt: list[int]) -> Mapping[str, str]:
-        """Return which version's answer to a prompt a text is, asked for by its own name."""
-        known = {await self._answer(version, prompt): version for version in self._versions}
-        if len(known) < len(self._versions):
-            raise CallFailedError("two versions answer alike: their answers do not show which of them it was")
-        return known
+    async def _known(self) -> list[Mapping[str, str]]:
+        """Draw prompts that the versions answer differently; return whose answer to each a text is."""
+        found: list[Mapping[str, str]] = []
+        for _ in range(MAX_PROMPTS):
+            prompt = [self._chooser.randrange(*TOKEN_IDS) for _ in range(PROMPT_TOKENS)]
+            known = {await self._answer(version, prompt): version for version in self._versions}
+            if len(known) == len(self._versions):
+                self._prompts.append(prompt)
+                found.append(known)
+            if len(found) == PROMPTS:
+                return found
+        raise CallFailedError(f"the versions answer {MAX_PROMPTS - len(found)} of {MAX_PROMPTS} prompts alike")
 
     async def _switch(self, version: str) -> Switch:
         asked = time.perf_counter()

@@ -29,7 +29,7 @@ from aloraserve.routing.receipts import Outcome, ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.settings import default_state_dir
@@ -234,7 +234,7 @@ class CallCost:
         )
         self.figures: list[Figure] = []
 
-    def _resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+    async def _resolve(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
         return self._adapter
 
     async def measure(self) -> list[Figure]:

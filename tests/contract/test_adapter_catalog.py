@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 from support.catalog_entries import AT, deleted, entry, record
-from support.redis_deployments import Cluster
 from support.redis_fixtures import url_of
 from support.redis_servers import OTHER_SERVERS
 
@@ -20,16 +19,6 @@ from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.errors import AdapterChangedError, AdapterConflictError
 
 Make = Callable[..., AdapterCatalog]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    started = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        started.start()
-        yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture(params=["memory", "redis", "declared-keys", "cluster", *OTHER_SERVERS])

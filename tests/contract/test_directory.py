@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
 import pytest
-from support.redis_deployments import Cluster
 from support.redis_fixtures import url_of
 from support.redis_servers import OTHER_SERVERS
 
@@ -53,16 +52,6 @@ async def one(directory: Directory, prompt: list[bytes], replica: str = "a") -> 
 
 async def held(directory: Directory, prompt: list[bytes], replica: str = "a") -> int:
     return (await one(directory, prompt, replica)).held_blocks
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    started = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        started.start()
-        yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture(params=["memory", "redis", "declared-keys", "cluster", *OTHER_SERVERS])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 import pytest
-from support.redis_deployments import Cluster
 from support.redis_fixtures import url_of
 from support.redis_servers import OTHER_SERVERS
 
@@ -18,16 +17,6 @@ from aloraserve.telemetry.redis_endpoints import RedisEndpoints
 
 SHORT_S = 0.15
 Make = Callable[..., EndpointRegistry]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    started = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        started.start()
-        yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture(params=["memory", "redis", "declared-keys", "cluster", *OTHER_SERVERS])

@@ -17,6 +17,7 @@ from support.peft_adapters import BASE, write_peft_adapter
 
 from aloraserve.adapters import AdapterLimits, AdapterReader, FolderRegistry
 from aloraserve.adapters.catalog.redis import RedisCatalog
+from aloraserve.adapters.served import resolved
 from aloraserve.errors import DirectoryUnavailableError, RetiredAdapterError, UnknownModelError
 
 Open = Callable[..., Any]
@@ -71,6 +72,33 @@ async def test_a_call_is_ahead_of_a_replica_that_has_not_looked_yet(open_process
         await replica.catalog.refresh() if weight == 1.0 else None
         found = await asyncio.gather(*(replica.registry.find(entry.ref) for _ in range(8)))
         assert found == [gateway.registry.resolve("safety")] * 8, "however lately it has looked"
+
+
+async def test_a_name_is_called_at_once_through_another_gateway_than_it_was_registered_through(
+    open_process: Open,
+) -> None:
+    one, two = await open_process(), await open_process(poll_s=3600.0)
+    entry = await one.register("safety")
+    with pytest.raises(UnknownModelError):
+        two.registry.resolve("safety")
+    found = await asyncio.gather(*(resolved(two.registry, "safety") for _ in range(8)))
+    assert {version.digest for version in found} == {entry.version}
+
+
+async def test_names_that_nobody_has_cost_few_looks(open_process: Open) -> None:
+    gateway = await open_process(poll_s=3600.0)
+    looks = 0
+    look = gateway.catalog.view.refresh
+
+    async def counted() -> None:
+        nonlocal looks
+        looks += 1
+        await look()
+
+    gateway.catalog.view.refresh = counted  # type: ignore[method-assign]
+    asked = [resolved(gateway.registry, f"nobody-{number}") for number in range(200)]
+    assert all(isinstance(error, UnknownModelError) for error in await asyncio.gather(*asked, return_exceptions=True))
+    assert 1 <= looks <= 2
 
 
 async def test_an_alias_switches_for_both_gateways_and_back(open_process: Open) -> None:

@@ -67,7 +67,7 @@ def adapter(name: str, invocation: str = "") -> AdapterVersion:
 ADAPTERS = (adapter("plain"), adapter("safety", "<s>"), adapter("uncertain", "<u>"))
 
 
-def resolve(name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+async def resolve(name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
     """Return one of :data:`ADAPTERS`."""
     found = next((one for one in ADAPTERS if one.name == name), None)
     if found is None:

@@ -12,7 +12,7 @@ from aloraserve.adapters.intrinsics.spec import IntrinsicSpec
 from aloraserve.blocks import KeySpace
 from aloraserve.errors import UnknownModelError
 from aloraserve.serving.conversation import Resolve
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from support.small_tokenizers import small_tokenizer
 
 SPACE = KeySpace("model", "tokenizer", 4)
@@ -70,7 +70,7 @@ def resolver_of(*adapters: AdapterVersion) -> Resolve:
     """Return what finds one of these adapters by its name."""
     served = {adapter.name: adapter for adapter in adapters}
 
-    def resolve(name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+    async def resolve(name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
         if name not in served:
             raise UnknownModelError(f"model {name!r} is not served", param="model")
         return served[name]

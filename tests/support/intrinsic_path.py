@@ -23,7 +23,7 @@ from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, TokenLogprob, TokenLogprobs
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import Origin
 from aloraserve.tenants import UNTENANTED
 from aloraserve.wire import ChatRequest, parse_body
@@ -180,7 +180,7 @@ class RequestPath:
         await self.directory.apply(replica, "1", stored=place(request.keys))
 
     @staticmethod
-    def _resolve(name: str, **_: Any) -> AdapterVersion:
+    async def _resolve(name: str, **_: Any) -> AdapterVersion:
         found = next((one for one in ADAPTERS if one.name == name), None)
         if found is None:
             raise UnknownModelError(f"model {name!r} is not served; served are base", param="model")

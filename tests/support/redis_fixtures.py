@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.declared_keys import refuse_undeclared_keys
-from support.redis_deployments import Server
+from support.redis_deployments import Cluster, Server
 from support.redis_servers import OTHER_SERVERS, SOURCES, server_binary
 
 
@@ -24,6 +24,17 @@ def other_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
     finally:
         for server in started.values():
             server.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of a module's own: its tests may move slots."""
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
 
 
 def url_of(request: pytest.FixtureRequest, name: str) -> str:

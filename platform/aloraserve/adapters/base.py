@@ -177,6 +177,14 @@ class AdapterRegistry(Protocol):
         """
         ...
 
+    async def look_again(self) -> None:
+        """Take in what the source has by now, as far as a look can: a name that is unknown here may be new elsewhere.
+
+        Registries of different processes notice a change at different times; who registered an adapter through one
+        gateway calls it through another. Cheap for any number of callers: looks are bounded, and shared.
+        """
+        ...
+
     def listed(self, tenant: str | None = None) -> Sequence[ServedName]:
         """Return every name that a tenant may call now, sorted; two tenants see each other's private names nowhere."""
         ...

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
-from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange, ServedName
+from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, ServedName
 from aloraserve.adapters.peft_files import CONFIG_FILE
 from aloraserve.adapters.reader import AdapterReader
 from aloraserve.adapters.retired import RetiredVersions
-from aloraserve.adapters.served import Served, ServedFeed
+from aloraserve.adapters.served import FedRegistry, Served, ServedFeed
 from aloraserve.adapters.store import USE_EVERY_S
 from aloraserve.adapters.subfolder import Subfolder
 from aloraserve.errors import SettingsError
@@ -26,7 +26,7 @@ READ_EVERY_S = 2.0
 log = structlog.get_logger(__name__)
 
 
-class FolderRegistry:
+class FolderRegistry(FedRegistry):
     """The adapters in the direct subfolders of ``root``; those whose name starts with a dot are passed over.
 
     See :class:`~aloraserve.adapters.base.AdapterRegistry`. The folder is read when the registry is made and then by
@@ -90,18 +90,6 @@ class FolderRegistry:
                 return None
             self._retired.add(found)
             return found
-
-    def all(self) -> tuple[AdapterVersion, ...]:
-        """See the contract."""
-        return tuple(self._feed.current.versions.values())
-
-    def refused(self) -> tuple[RefusedAdapter, ...]:
-        """See the contract."""
-        return self._feed.current.refused
-
-    def watch(self) -> AsyncIterator[RegistryChange]:
-        """See the contract."""
-        return self._feed.watch()
 
     async def run(self) -> None:
         """Read the folder again and again until cancelled; once at a time."""

@@ -54,6 +54,10 @@ class JoinedRegistry:
             raise unknown_model(name, [*self._base_names, *(each.name for each in self.listed(tenant))])
         return version
 
+    async def look_again(self) -> None:
+        """See the contract."""
+        await self.catalog.look_again()
+
     def listed(self, tenant: str | None = None) -> Sequence[ServedName]:
         """See the contract."""
         dropped = tuple(each for each in self._folder.listed(tenant) if not self.catalog.knows(each.name))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from aloraserve.adapters.base import AdapterVersion, RefusedAdapter, RegistryChange
+from aloraserve.adapters.base import AdapterRegistry, AdapterVersion, RefusedAdapter, RegistryChange
 from aloraserve.errors import UnknownModelError
 
 MAX_NAMES_SHOWN = 20
@@ -82,6 +82,36 @@ class ServedFeed:
                 yield current.since(seen)
             seen, is_first = current, False
             await upcoming.wait()
+
+
+class FedRegistry:
+    """Part of an :class:`~aloraserve.adapters.base.AdapterRegistry`: what follows from its feed alone."""
+
+    _feed: ServedFeed
+
+    async def look_again(self) -> None:
+        """See the contract; there is nothing to look at that :meth:`run` does not follow."""
+
+    def all(self) -> tuple[AdapterVersion, ...]:
+        """See the contract."""
+        return tuple(self._feed.current.versions.values())
+
+    def refused(self) -> tuple[RefusedAdapter, ...]:
+        """See the contract."""
+        return self._feed.current.refused
+
+    def watch(self) -> AsyncIterator[RegistryChange]:
+        """See the contract."""
+        return self._feed.watch()
+
+
+async def resolved(registry: AdapterRegistry, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+    """Return what :meth:`~aloraserve.adapters.base.AdapterRegistry.resolve` does, after another look if that fails."""
+    try:
+        return registry.resolve(name, tenant=tenant, key=key)
+    except UnknownModelError:
+        await registry.look_again()
+    return registry.resolve(name, tenant=tenant, key=key)
 
 
 def unknown_model(name: str, known: Sequence[str]) -> UnknownModelError:

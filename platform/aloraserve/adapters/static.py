@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange, ServedName
-from aloraserve.adapters.served import Served, ServedFeed
+from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, ServedName
+from aloraserve.adapters.served import FedRegistry, Served, ServedFeed
 
 
-class StaticRegistry:
+class StaticRegistry(FedRegistry):
     """See :class:`~aloraserve.adapters.base.AdapterRegistry`; it changes by :meth:`publish` alone.
 
     Args:
@@ -53,18 +53,6 @@ class StaticRegistry:
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
         """See the contract; every version that was ever published is known."""
         return self._known.get(ref.engine_name)
-
-    def all(self) -> tuple[AdapterVersion, ...]:
-        """See the contract."""
-        return tuple(self._feed.current.versions.values())
-
-    def refused(self) -> tuple[RefusedAdapter, ...]:
-        """See the contract."""
-        return self._feed.current.refused
-
-    def watch(self) -> AsyncIterator[RegistryChange]:
-        """See the contract."""
-        return self._feed.watch()
 
     async def run(self) -> None:
         """Wait until cancelled: there is no source."""

@@ -14,9 +14,9 @@ OPENING_TOKENS = 256
 
 
 class Resolve(Protocol):
-    """Finds the adapter version of a call, see :meth:`aloraserve.adapters.base.AdapterRegistry.resolve`."""
+    """Finds the adapter version of a call, see :func:`aloraserve.adapters.served.resolved`."""
 
-    def __call__(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
+    async def __call__(self, name: str, *, tenant: str | None = None, key: str = "") -> AdapterVersion:
         """Return the version that is served under a name now."""
         ...
 

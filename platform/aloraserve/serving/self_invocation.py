@@ -15,7 +15,7 @@ from aloraserve.serving.attempts import MAX_ATTEMPTS, Dispatcher
 from aloraserve.serving.engine_messages import EngineChunk
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.invocation_finder import NOTHING, InvocationFinder
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest
 from aloraserve.serving.spoken_part import SpokenPart
 

@@ -7,11 +7,13 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 
 from aloraserve.adapters import AdapterRegistry
+from aloraserve.adapters.served import resolved
 from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.tenants.base import UNTENANTED
 from aloraserve.wire import ChatRequest, CompletionRequest
@@ -56,7 +58,7 @@ class BareEngine:
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=plan.settings.max_model_len,
-            resolve=registry.resolve,
+            resolve=partial(resolved, registry),
         )
 
     @classmethod

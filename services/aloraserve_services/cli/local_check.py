@@ -10,7 +10,7 @@ from typing import Any
 from aloraserve.adapters import AdapterReader, BaseShape
 from aloraserve.adapters.management.intake import with_proof
 from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
-from aloraserve.serving.activation_proof import prover_of
+from aloraserve.serving.prompts.activation_proof import prover_of
 from aloraserve.settings import Settings
 from aloraserve.wire.adapter_answers import report_json
 from aloraserve_services.models.hardware import preferred_dtype

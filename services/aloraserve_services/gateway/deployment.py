@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
 
+from aloraserve.adapters.served import resolved
 from aloraserve.diagnosis.window import DiagnosisWindow
 from aloraserve.directory.base import Directory
 from aloraserve.directory.guarded import guarded
@@ -26,11 +27,11 @@ from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import CallRouter, Router
-from aloraserve.serving.activation_proof import prover_of
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.activation_proof import prover_of
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
 from aloraserve.settings import Settings
@@ -123,7 +124,7 @@ class Gateway:
             plan.keyspace,
             base_model=plan.served_name,
             max_model_len=settings.max_model_len,
-            resolve=self._adapters.resolve,
+            resolve=functools.partial(resolved, self._adapters),
         )
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)

@@ -12,11 +12,12 @@ from starlette.responses import PlainTextResponse, Response
 
 from aloraserve.adapters import AdapterRegistry, ServedName
 from aloraserve.adapters.catalog.entry import SHOWN_DIGITS
+from aloraserve.adapters.served import resolved
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.invocation_finder import InvocationFinder
 from aloraserve.serving.invokable import InvokableAdapters
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest
 from aloraserve.serving.self_invocation import SelfInvocation
 from aloraserve.tenants import Tenants
@@ -134,7 +135,7 @@ class OpenAIRoutes:
         if name == self._base_model:
             [base] = ModelList.of(name, (), self._created).data
             return _json(base.to_json())
-        version = self._adapters.resolve(name, tenant=caller.tenant)
+        version = await resolved(self._adapters, name, tenant=caller.tenant)
         listed = (served for served in self._adapters.listed(caller.tenant) if served.name == name)
         served = next(listed, ServedName(name, f"{version.name}@{version.digest[:SHOWN_DIGITS]}", version))
         return _json(ModelEntry.of(served, self._base_model, self._created).to_json())

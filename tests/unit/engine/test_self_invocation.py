@@ -16,7 +16,7 @@ from aloraserve.routing.receipts import Outcome, ReceiptRing
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 from aloraserve.serving.invocation_finder import InvocationFinder, InvocationIndex
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.request import Origin
 from aloraserve.serving.self_invocation import SelfInvocation

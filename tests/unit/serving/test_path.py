@@ -19,7 +19,7 @@ from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.routing.router import Router
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineChunk
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.tenants import UNTENANTED, Caller
@@ -113,7 +113,7 @@ def test_the_path_needs_no_runtime() -> None:
     """Importing it in a process of its own loads neither Ray nor a web framework nor an engine."""
     import subprocess
 
-    code = "import aloraserve.serving.attempts, aloraserve.serving.prompt_builder, sys; print(*sys.modules)"
+    code = "import aloraserve.serving.attempts, aloraserve.serving.prompts.prompt_builder, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert not loaded & {"ray", "fastapi", "starlette", "grpc", "vllm", "torch", "transformers"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
 
-from aloraserve.adapters.base import AdapterRef, AdapterVersion, RefusedAdapter, RegistryChange, ServedName
+from aloraserve.adapters.base import AdapterRef, AdapterVersion, ServedName
 from aloraserve.adapters.catalog.backup import CatalogBackup
 from aloraserve.adapters.catalog.base import AdapterCatalog, StoredRecord
 from aloraserve.adapters.catalog.editing import edit
@@ -18,7 +18,7 @@ from aloraserve.adapters.catalog.ingested import Ingest, IngestedRecord
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import Reference
 from aloraserve.adapters.catalog.view import CatalogView
-from aloraserve.adapters.served import Served, ServedFeed, unknown_model
+from aloraserve.adapters.served import FedRegistry, Served, ServedFeed, unknown_model
 from aloraserve.adapters.store import USE_EVERY_S
 from aloraserve.errors import (
     AdapterConflictError,
@@ -28,6 +28,8 @@ from aloraserve.errors import (
 )
 
 POLL_S = 0.5
+LOOKS_APART_S = 0.05
+"""At least so long between looks for names that are unknown: a client may ask for any number of them."""
 FILES_RETRIED_S = 5.0
 """How often versions are looked for whose files were not in the store."""
 DELETED_KEPT_S = 3600.0
@@ -38,7 +40,7 @@ MAX_LISTS = 64
 log = structlog.get_logger(__name__)
 
 
-class CatalogRegistry:
+class CatalogRegistry(FedRegistry):
     """See :class:`~aloraserve.adapters.base.AdapterRegistry`; names are those of
     :class:`~aloraserve.adapters.catalog.reference.Reference`. For one event loop.
 
@@ -166,17 +168,13 @@ class CatalogRegistry:
             found = await self._found(ref)
         return found
 
-    def all(self) -> tuple[AdapterVersion, ...]:
-        """See the contract."""
-        return tuple(self._feed.current.versions.values())
-
-    def refused(self) -> tuple[RefusedAdapter, ...]:
-        """See the contract."""
-        return self._feed.current.refused
-
-    def watch(self) -> AsyncIterator[RegistryChange]:
-        """See the contract."""
-        return self._feed.watch()
+    async def look_again(self) -> None:
+        """See the contract; who asks while a look is under way may need the next one."""
+        asked_at = self._clock()
+        async with self._looking:
+            if self._looked_at < asked_at:
+                await asyncio.sleep(self._looked_at + LOOKS_APART_S - self._clock())
+                await self.refresh()
 
     async def run(self) -> None:
         """See the contract."""

@@ -1,4 +1,7 @@
-"""The proof that an adapter would act, as a report has it; :mod:`aloraserve.serving.activation_proof` makes it."""
+"""The proof that an adapter would act, as a report has it.
+
+:mod:`aloraserve.serving.prompts.activation_proof` makes it.
+"""
 
 from __future__ import annotations
 

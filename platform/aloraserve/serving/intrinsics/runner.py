@@ -19,7 +19,7 @@ from aloraserve.serving.generation import Generation
 from aloraserve.serving.intrinsics.outcome import CallFacts, GuardVerdict, IntrinsicOutcome
 from aloraserve.serving.intrinsics.question import question
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch, SharedPrefix, grouped
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.fields import FieldError
@@ -147,7 +147,7 @@ class IntrinsicRunner:
     async def _prepare(self, state: _Item, item: IntrinsicItem, conversation: ChatRequest) -> Exception | None:
         """Make an item's request; return why that is not possible."""
         try:
-            version = self._prompts.version(item.name, conversation, state.origin)
+            version = await self._prompts.version(item.name, conversation, state.origin)
             spec = _spec_of(item.name, version)
             state.find(spec)
             asked = question(conversation, item.name, spec, item.fields)

@@ -14,8 +14,8 @@ from support.small_tokenizers import small_tokenizer
 
 from aloraserve.blocks import AdapterEffect, KeySpace
 from aloraserve.errors import InvalidRequestError, UnknownModelError
-from aloraserve.serving import prompt_builder
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts import prompt_builder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.tenants import UNTENANTED, Caller
 from aloraserve.wire import ChatRequest, CompletionRequest, parse_body

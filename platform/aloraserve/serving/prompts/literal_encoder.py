@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from aloraserve.serving.escaping import Escaping
+from aloraserve.serving.prompts.escaping import Escaping
 
 
 class LiteralEncoder:

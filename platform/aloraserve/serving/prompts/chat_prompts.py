@@ -13,12 +13,12 @@ from typing import Any
 from aloraserve.adapters import AdapterVersion, InvocationMode
 from aloraserve.blocks import KeySpace, activation_point
 from aloraserve.errors import InvocationError
-from aloraserve.serving.chat_renderer import ChatRenderer, Conversation
-from aloraserve.serving.encoder import Encoder
-from aloraserve.serving.instruction import LAST_MESSAGE, Asked, Instruction
-from aloraserve.serving.invocations import Invocation, Invocations
-from aloraserve.serving.prompt import Prompt
-from aloraserve.serving.prompt_cache import Lookup, PromptCache
+from aloraserve.serving.prompts.chat_renderer import ChatRenderer, Conversation
+from aloraserve.serving.prompts.encoder import Encoder
+from aloraserve.serving.prompts.instruction import LAST_MESSAGE, Asked, Instruction
+from aloraserve.serving.prompts.invocations import Invocation, Invocations
+from aloraserve.serving.prompts.prompt import Prompt
+from aloraserve.serving.prompts.prompt_cache import Lookup, PromptCache
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from tokenizers import decoders
 
 from aloraserve.adapters import AdapterVersion, InvocationMode
 from aloraserve.adapters.problems import ProblemCode
-from aloraserve.serving.activation_proof import MAX_BEFORE, ActivationProver
+from aloraserve.serving.prompts.activation_proof import MAX_BEFORE, ActivationProver
 
 MARK = "<check>"
 ANSWERS = "<|start|>assistant\n"

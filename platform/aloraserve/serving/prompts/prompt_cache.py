@@ -1,8 +1,8 @@
 """Rendered prompts that were tokenized before: a conversation's next turn costs what is new in it.
 
 A text is cut into pieces behind special tokens, where its ids are those of its pieces
-(:mod:`aloraserve.serving.encoder`). Each piece is remembered with its ids, and with the keys of the blocks that end in
-it, under its text and the piece before it: texts are compared, never digests of them.
+(:mod:`aloraserve.serving.prompts.encoder`). Each piece is remembered with its ids, and with the keys of the blocks that
+end in it, under its text and the piece before it: texts are compared, never digests of them.
 
 What one tenant's prompts left is not found by another's. Else the time to the first token would show what others have
 asked: some 100 us for a message. Callers without a tenant share.
@@ -20,7 +20,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from aloraserve.blocks import BlockKey, KeySpace
-from aloraserve.serving.encoder import Encoder
+from aloraserve.serving.prompts.encoder import Encoder
 
 MAX_BYTES = 64 * 1024 * 1024
 """Of all pieces together: some five million tokens."""

@@ -13,8 +13,8 @@ from support.character_tokenizer import CharacterTokenizer
 from support.small_tokenizers import CORPUS, CUT, KINDS, ODD, small_tokenizer
 
 from aloraserve.blocks import KeySpace
-from aloraserve.serving.encoder import Encoder, pattern_of
-from aloraserve.serving.prompt_cache import PromptCache
+from aloraserve.serving.prompts.encoder import Encoder, pattern_of
+from aloraserve.serving.prompts.prompt_cache import PromptCache
 
 SPACE = KeySpace("model", "tokenizer", 4)
 PARTS = [

@@ -16,14 +16,14 @@ from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_point
 from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
-from aloraserve.serving.chat_prompts import ChatPrompts, RenderedChat
 from aloraserve.serving.conversation import Resolve, conversation_key
-from aloraserve.serving.encoder import Encoder
-from aloraserve.serving.prompt import Prompt
+from aloraserve.serving.prompts.chat_prompts import ChatPrompts, RenderedChat
+from aloraserve.serving.prompts.encoder import Encoder
+from aloraserve.serving.prompts.prompt import Prompt
+from aloraserve.serving.prompts.template_support import TemplateSupport
+from aloraserve.serving.prompts.text_cache import TextCache, TokenizedText
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.structures import check_structure
-from aloraserve.serving.template_support import TemplateSupport
-from aloraserve.serving.text_cache import TextCache, TokenizedText
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from aloraserve.wire.sampling import SamplingSettings
@@ -96,7 +96,7 @@ class PromptBuilder:
                 the answer cannot have the form that is asked for.
             InvocationError: the adapter's invocation is not where it was placed.
         """
-        adapter = adapter or self.version(_model_of(body, self._base_model), body, origin)
+        adapter = adapter or await self.version(_model_of(body, self._base_model), body, origin)
         self._support.check(body)
         await check_structure(body)
         if _characters(body) > RENDERED_AT_ONCE:
@@ -108,7 +108,7 @@ class PromptBuilder:
 
     async def completion(self, body: CompletionRequest, origin: Origin) -> GenerationRequest:
         """Return the request of a completion body; raises like :meth:`chat`."""
-        adapter = self.version(body.model, body, origin)
+        adapter = await self.version(body.model, body, origin)
         await check_structure(body)
         prompt = body.one_prompt
         text = await self._tokenized(prompt, origin.caller.cache_salt) if isinstance(prompt, str) else None
@@ -168,7 +168,7 @@ class PromptBuilder:
         # The client that came first may leave; the others still want the ids.
         return await asyncio.shield(task)
 
-    def version(self, model: str, body: ChatRequest | CompletionRequest, origin: Origin) -> AdapterVersion | None:
+    async def version(self, model: str, body: ChatRequest | CompletionRequest, origin: Origin) -> AdapterVersion | None:
         """Return the adapter version that a model's name means in a conversation, None for the base model.
 
         Raises:
@@ -176,7 +176,7 @@ class PromptBuilder:
         """
         if model == self._base_model:
             return None
-        return self._resolve(model, tenant=origin.caller.tenant, key=conversation_key(body, origin))
+        return await self._resolve(model, tenant=origin.caller.tenant, key=conversation_key(body, origin))
 
     def _chat(
         self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None, values: Mapping[str, str] | None

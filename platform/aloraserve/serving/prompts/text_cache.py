@@ -1,8 +1,8 @@
 """Texts of completions that were tokenized before: evaluators ask about one text several times, often at once.
 
 A whole text is remembered with its ids and with the keys of its blocks, so what is found is exact whatever the
-tokenizer. Unlike a rendered conversation (:mod:`aloraserve.serving.prompt_cache`) a plain text has no place where every
-tokenizer lets it be cut, so a longer text is tokenized from its beginning.
+tokenizer. Unlike a rendered conversation (:mod:`aloraserve.serving.prompts.prompt_cache`) a plain text has no place
+where every tokenizer lets it be cut, so a longer text is tokenized from its beginning.
 
 What one tenant's texts left is not found by another's, as there.
 """

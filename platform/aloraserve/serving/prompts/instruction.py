@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from aloraserve.errors import InvalidAdapterError, InvalidRequestError
-from aloraserve.serving.escaping import SPLIT
+from aloraserve.serving.prompts.escaping import SPLIT
 
 LAST_MESSAGE = "last_message"
 """The field that holds the text of the conversation's last message, as in granite-common."""
@@ -36,8 +36,8 @@ class Instruction:
     Args:
         template: of the message; the invocation's text alone stands for "the invocation, and anything after it".
         invocation: its text.
-        divided: the same with a :data:`~aloraserve.serving.escaping.SPLIT` in it, which gives it other tokens; equal to
-            the text if there are none.
+        divided: the same with a :data:`~aloraserve.serving.prompts.escaping.SPLIT` in it, which gives it other tokens;
+            equal to the text if there are none.
 
     Attributes:
         fields: names of the template's fields.

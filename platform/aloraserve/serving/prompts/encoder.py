@@ -16,10 +16,10 @@ from typing import Any
 import structlog
 
 from aloraserve.errors import InvalidRequestError
-from aloraserve.serving.escaping import Escaping
-from aloraserve.serving.literal_encoder import LiteralEncoder
-from aloraserve.serving.template_tokens import template_tokens
-from aloraserve.serving.token_pattern import pattern_of
+from aloraserve.serving.prompts.escaping import Escaping
+from aloraserve.serving.prompts.literal_encoder import LiteralEncoder
+from aloraserve.serving.prompts.template_tokens import template_tokens
+from aloraserve.serving.prompts.token_pattern import pattern_of
 
 PROBES = ("", "Hello", " world", "  two", "\n", "\n\n x", "it's 12,345", "▁a", "é日本", "\t{}", "word")
 """Texts around a token that is to prove itself: with and without spaces at their ends, as words and as parts of one."""

@@ -10,7 +10,7 @@ from support.character_tokenizer import TEMPLATE, CharacterTokenizer, resolve
 
 from aloraserve.blocks import KeySpace
 from aloraserve.errors import InvalidRequestError
-from aloraserve.serving.prompt_builder import PromptBuilder
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import Origin
 from aloraserve.tenants import UNTENANTED
 from aloraserve.wire import ChatRequest, parse_body

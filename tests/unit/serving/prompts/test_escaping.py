@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloraserve.serving.escaping import ESCAPE, MARKS, SPLIT, Escaping
+from aloraserve.serving.prompts.escaping import ESCAPE, MARKS, SPLIT, Escaping
 
 TOKENS = ("<|start|>", "<|end|>", "[INST]", "</s>", "<s>")
 escaping = Escaping(TOKENS)

@@ -3,7 +3,8 @@
 A template puts its own special tokens and the client's text into one string, and a tokenizer cannot see who wrote what.
 So before a conversation is rendered one character of each special token in the client's text is replaced by a
 mark: what the template does with the text (trim, count, compare, cut) comes out as before, and afterwards each
-special token that is found is the template's. :mod:`aloraserve.serving.literal_encoder` puts the characters back.
+special token that is found is the template's. :mod:`aloraserve.serving.prompts.literal_encoder` puts the
+characters back.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from aloraserve.serving.token_pattern import pattern_of_tokens
+from aloraserve.serving.prompts.token_pattern import pattern_of_tokens
 
 MARKS = [chr(code) for code in range(0x1D800, 0x1DA00)]
 """Signs of Sutton's SignWriting, which hardly any text has. They are symbols, so no template takes them for letters or

@@ -16,13 +16,13 @@ from tokenizers import decoders
 
 from aloraserve.blocks import KeySpace
 from aloraserve.errors import InvalidRequestError
-from aloraserve.serving.chat_renderer import ChatRenderer
-from aloraserve.serving.encoder import Encoder
-from aloraserve.serving.escaping import MARKS
-from aloraserve.serving.literal_encoder import LiteralEncoder
-from aloraserve.serving.prompt_cache import PromptCache
+from aloraserve.serving.prompts.chat_renderer import ChatRenderer
+from aloraserve.serving.prompts.encoder import Encoder
+from aloraserve.serving.prompts.escaping import MARKS
+from aloraserve.serving.prompts.literal_encoder import LiteralEncoder
+from aloraserve.serving.prompts.prompt_cache import PromptCache
+from aloraserve.serving.prompts.template_tokens import template_tokens
 from aloraserve.serving.request import GenerationRequest, Origin
-from aloraserve.serving.template_tokens import template_tokens
 from aloraserve.tenants import UNTENANTED
 from aloraserve.wire import ChatRequest, parse_body
 

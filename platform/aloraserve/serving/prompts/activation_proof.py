@@ -10,10 +10,10 @@ from aloraserve.adapters.checks.activation import ActivationProof, ShownToken
 from aloraserve.adapters.problems import Problem, ProblemCode, shown
 from aloraserve.blocks import KeySpace, activation_point
 from aloraserve.errors import AloraserveError
-from aloraserve.serving.chat_prompts import ChatPrompts
-from aloraserve.serving.encoder import Encoder
-from aloraserve.serving.invocations import Invocation
-from aloraserve.serving.prompt import Prompt
+from aloraserve.serving.prompts.chat_prompts import ChatPrompts
+from aloraserve.serving.prompts.encoder import Encoder
+from aloraserve.serving.prompts.invocations import Invocation
+from aloraserve.serving.prompts.prompt import Prompt
 
 MAX_BEFORE, MAX_AFTER = 256, 512
 """Tokens that are shown before and after the activation point."""

@@ -12,10 +12,10 @@ from aloraserve.adapters import AdapterVersion, InvocationMode
 from aloraserve.adapters.invocation import derived_mode
 from aloraserve.blocks import activation_point
 from aloraserve.errors import InvalidRequestError
-from aloraserve.serving.chat_renderer import ChatRenderer
-from aloraserve.serving.encoder import Encoder
-from aloraserve.serving.escaping import SPLIT
-from aloraserve.serving.instruction import Instruction
+from aloraserve.serving.prompts.chat_renderer import ChatRenderer
+from aloraserve.serving.prompts.encoder import Encoder
+from aloraserve.serving.prompts.escaping import SPLIT
+from aloraserve.serving.prompts.instruction import Instruction
 
 MAX_KNOWN = 1024
 """Versions that are remembered."""

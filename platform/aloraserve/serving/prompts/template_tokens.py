@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from aloraserve.serving.token_pattern import pattern_of_tokens
+from aloraserve.serving.prompts.token_pattern import pattern_of_tokens
 
 _ROLES = (("user", "assistant", "user"), ("system", "user"))
 """Conversations in which a template shows what it writes around messages; some refuse a system message."""

@@ -9,8 +9,8 @@ import pytest
 from support.small_tokenizers import CORPUS, KINDS, small_tokenizer
 
 from aloraserve.blocks import KeySpace
-from aloraserve.serving.encoder import Encoder
-from aloraserve.serving.text_cache import MIN_CHARACTERS, TextCache
+from aloraserve.serving.prompts.encoder import Encoder
+from aloraserve.serving.prompts.text_cache import MIN_CHARACTERS, TextCache
 
 SPACE = KeySpace("model", "tokenizer", 4)
 TEXT = " ".join(CORPUS) * 4

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aloraserve.errors import InvalidRequestError
-from aloraserve.serving.escaping import Escaping
-from aloraserve.serving.template_support import TEMPLATE_ERRORS
+from aloraserve.serving.prompts.escaping import Escaping
+from aloraserve.serving.prompts.template_support import TEMPLATE_ERRORS
 
 _SPECIAL_TOKENS = (f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _RESERVED = frozenset({"messages", "tools", "return_dict", "additional_special_tokens", *_SPECIAL_TOKENS})
