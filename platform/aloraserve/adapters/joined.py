@@ -18,7 +18,6 @@ from aloraserve.adapters.catalog.registry import CatalogRegistry
 from aloraserve.adapters.served import Served, ServedFeed, unknown_model
 from aloraserve.errors import UnknownModelError
 
-
 _HIDDEN = " in adapters_dir"
 """Behind the name of what is refused because the catalog has that name."""
 
