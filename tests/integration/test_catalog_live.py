@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -99,6 +100,22 @@ async def test_names_that_nobody_has_cost_few_looks(open_process: Open) -> None:
     asked = [resolved(gateway.registry, f"nobody-{number}") for number in range(200)]
     assert all(isinstance(error, UnknownModelError) for error in await asyncio.gather(*asked, return_exceptions=True))
     assert 1 <= looks <= 2
+
+
+async def test_what_nothing_has_is_collected_also_without_a_folder_of_adapters(
+    open_process: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aloraserve.adapters.catalog.registry.USE_EVERY_S", 0.0)
+    gateway = await open_process(poll_s=0.01)
+    entry = await gateway.register("safety")
+    gateway.store.release(entry.version)
+    left = gateway.store.stage()
+    for path in (left, tmp_path / "store" / entry.version):
+        os.utime(path, (0, 0))
+    running = asyncio.create_task(gateway.registry.run())
+    await eventually(lambda: not left.exists())
+    running.cancel()
+    assert gateway.store.has(entry.version), "it is referred to again, before anything is collected"
 
 
 async def test_an_alias_switches_for_both_gateways_and_back(open_process: Open) -> None:
