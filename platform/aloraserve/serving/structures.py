@@ -20,6 +20,9 @@ COMPILED_AT_ONCE = 1_024
 """Characters of a form that is compiled on the event loop: below a millisecond of its time."""
 REMEMBERED = 256
 MAX_FAULT_CHARACTERS = 200
+_DEAD_END = "NoExtensionBias"
+"""What llguidance calls a place where no token may follow, such as the begin of ``start: start``."""
+_OF_NO_TEXT = "no text has this form"
 
 
 def grammar_of(structured: StructuredOutput, *, is_compact: bool = False) -> str:
@@ -73,4 +76,4 @@ def fault_summary(fault: str) -> str:
     """Return the line of a compiler's message that says what is wrong."""
     lines = [line.strip() for line in fault.splitlines() if line.strip()]
     cause = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), "".join(lines[:1]))
-    return cause[:MAX_FAULT_CHARACTERS]
+    return _OF_NO_TEXT if cause == _DEAD_END else cause[:MAX_FAULT_CHARACTERS]

@@ -18,7 +18,7 @@ class AdapterCheckRequest(RequestPart, frozen=True, kw_only=True):
 
     name: Text
     source: Text
-    weights_sha256: Annotated[str, Meta(pattern="^([0-9a-fA-F]{64})?$")] = ""
+    weights_sha256: Annotated[str, Meta(pattern=r"^([0-9a-fA-F]{64})?\Z")] = ""
 
 
 class AdapterRequest(AdapterCheckRequest, frozen=True, kw_only=True):

@@ -74,7 +74,7 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
 
 def _check_prompt(prompt: Prompt) -> None:
     if not prompt:
-        raise refusal("prompt", "must be a string or a list of token ids, and not empty")
+        raise refusal("prompt", "must be a string, a list of token ids, or a list of these, and none is empty")
     if isinstance(prompt, list):
         _check_token_ids(prompt)
     elif not isinstance(prompt, str):

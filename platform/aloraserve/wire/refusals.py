@@ -37,11 +37,14 @@ _KINDS = {
     "str": "a string",
 }
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
-_UNITS = {"str": "character", "array": "item"}
+_UNITS = {"str": ("character", "characters"), "array": ("item", "items"), "object": ("entry", "entries")}
 _CHOICES = {
     "role": "'system', 'developer', 'user', 'assistant', 'tool' or 'document ID'",
     "type": "'text'",
     "response_format.type": "'text', 'json_object' or 'json_schema'",
+    "adapters": "'auto' or a list of names",
+    "visibility": "'public' or 'private'",
+    "weights_sha256": "64 hex digits",
 }
 _PROMPT_FIELDS = frozenset({"messages", "prompt"})
 
@@ -89,8 +92,7 @@ def invalid_request(error: msgspec.ValidationError, raw: bytes) -> InvalidReques
         return InvalidRequestError("the body is not a JSON object")
     if steps[0] == "prompt" and len(steps) > 1:
         return _refused([], not_a_token_id())
-    name = str(steps[-1])
-    return _refused(steps, FieldError("", f"{_echo(raw, steps)}{_wanted(text, name)}"))
+    return _refused(steps, FieldError("", f"{_echo(raw, steps)}{_wanted(text, steps)}"))
 
 
 def malformed(error: msgspec.DecodeError, text: str) -> InvalidRequestError:
@@ -149,15 +151,16 @@ def _unserved(steps: _Steps) -> InvalidRequestError | None:
     return None
 
 
-def _wanted(text: str, name: str) -> str:
+def _wanted(text: str, steps: _Steps) -> str:
     if text.startswith("Invalid enum value") or "matching regex" in text:
-        return f"should be {_CHOICES.get(name, 'another value')}"
+        name = str(steps[-1])
+        return f"should be {_CHOICES.get(_path(steps), _CHOICES.get(name, 'another value'))}"
     if bound := _BOUND.match(text):
         kind, is_length, sign, limit = bound.groups()
         limit = limit.removesuffix(".0")
         if is_length:
-            unit = _UNITS[kind] + ("" if limit == "1" else "s")
-            return f"should be {_KINDS[kind]} of {_BOUNDS[sign]} {limit} {unit}"
+            one, several = _UNITS[kind]
+            return f"should be {_KINDS[kind]} of {_BOUNDS[sign]} {limit} {one if limit == '1' else several}"
         return f"should be {_KINDS[kind]} {'of ' if '=' in sign else ''}{_BOUNDS[sign]} {limit}"
     if expected := _EXPECTED.match(text):
         kinds = [_KINDS.get(kind, kind) for kind in expected[1].split(" | ") if kind != "null"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -93,7 +93,9 @@ def _invocation(invocation: dict[str, Any] | None) -> list[str]:
 def _table(title: str, *heads: str) -> Table:
     table = Table(title=title, title_justify="left")
     for head in heads:
-        table.add_column(head, justify="right" if head in ("rank", "size") else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if head in ("rank", "size") else "left"
+        # What other commands take is whole also on a narrow terminal and in a pipe.
+        table.add_column(head, justify=justify, overflow="fold", no_wrap=head in ("adapter", "alias"))
     return table
 
 

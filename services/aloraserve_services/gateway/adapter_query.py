@@ -12,6 +12,7 @@ from aloraserve.adapters.catalog import AdapterState, EntryQuery
 from aloraserve.adapters.catalog.query import DEFAULT_LIMIT, MAX_LIMIT
 from aloraserve.errors import InvalidRequestError
 
+_REPEATED = ("label",)
 _LISTED = ("prefix", "state", "kind", "owner", "label", "limit", "after")
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -45,14 +46,16 @@ def entry_query(request: Request) -> EntryQuery:
 
 
 def checked_query(request: Request, known: Sequence[str]) -> dict[str, str]:
-    """Return a query's parameters.
+    """Return a query's parameters; of those of :data:`_REPEATED` the last.
 
     Raises:
-        InvalidRequestError: one is not known.
+        InvalidRequestError: one is not known, or is there twice.
     """
     for name in request.query_params:
         if name not in known:
             raise InvalidRequestError(f"{name[:40]!r} is not a known parameter; accepted are {', '.join(known)}")
+        if name not in _REPEATED and len(request.query_params.getlist(name)) > 1:
+            raise InvalidRequestError(f"{name!r} is in the query twice; once is accepted", param=name)
     return dict(request.query_params)
 
 

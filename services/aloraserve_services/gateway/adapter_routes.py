@@ -94,7 +94,7 @@ class AdapterRoutes:
         """Delete an adapter or a version; one in use only with ``force=true``."""
         [reference] = parameters(request)
         query = checked_query(request, ("force", "reason"))
-        record = await self._manager.delete(reference, reason=query.get("reason", "")[:300], force=flag(query, "force"))
+        record = await self._manager.delete(reference, reason=query.get("reason", ""), force=flag(query, "force"))
         return _json(record_json(record))
 
     async def aliases(self, request: Request) -> Response:

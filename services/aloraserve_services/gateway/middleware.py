@@ -17,18 +17,26 @@ ENDPOINTS = frozenset(
     {
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/intrinsics",
         "/v1/models",
+        "/v1/adapters",
+        "/v1/adapter-checks",
+        "/v1/adapter-catalog",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
         "/v1/replicas",
         "/v1/receipts",
         "/v1/diagnosis",
         "/v1/savings",
         "/v1/metrics/targets",
+        "/version",
         "/healthz",
         "/readyz",
         "/metrics",
         "/-/healthz",
     }
 )
+_COLLECTIONS = ("/v1/receipts", "/v1/models", "/v1/adapters")
 ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Endpoints whose requests are calls: they have a span, and count as in progress."""
 _CONTEXT_HEADERS = (b"traceparent", b"tracestate", b"x-request-id")
@@ -94,7 +102,6 @@ def _context_headers(scope: Scope) -> dict[str, str]:
 
 
 def _endpoint(path: str) -> str:
-    """Return the label of a path; a receipt's own path counts as all receipts'."""
-    if path.startswith("/v1/receipts/"):
-        path = "/v1/receipts"
-    return path if path in ENDPOINTS else "other"
+    """Return the label of a path; one below a collection's counts as the collection's."""
+    above = next((prefix for prefix in _COLLECTIONS if path.startswith(f"{prefix}/")), path)
+    return above if above in ENDPOINTS else "other"

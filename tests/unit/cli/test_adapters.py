@@ -87,6 +87,17 @@ def test_an_adapter_is_added_listed_and_shown(fleet: AdapterGateway, run: Run) -
     assert as_json(run("ls", "--state", "retired", "--json")) == []
 
 
+def test_what_other_commands_take_is_whole_on_a_narrow_terminal(
+    fleet: AdapterGateway, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fleet.write(alora_invocation_tokens=[5, 6])
+    entry = as_json(run("add", "safety-of-questions", source, "--label", "team=search", "--alias", "prod", "--json"))
+    fleet.places.of_name["safety-of-questions"] = Usage(loaded=("engine-0", "engine-1"))
+    monkeypatch.setenv("COLUMNS", "80")
+    assert entry["entry"]["id"] in run("ls").stdout
+    assert "safety-of-questions@prod" in run("alias", "safety-of-questions").stdout
+
+
 def test_a_folder_may_be_named_from_where_one_is(
     fleet: AdapterGateway, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,8 +74,12 @@ class TestRegistering:
             ({"name": "base", "source": "/a"}, "base model"),
             ({"name": "a b", "source": "/a"}, "name"),
             ({"name": "safety", "source": "/a", "visibility": "private"}, "owner"),
-            ({"name": "safety", "source": "/a", "visibility": "all"}, "visibility"),
-            ({"name": "safety", "source": "/a", "weights_sha256": "12"}, "weights_sha256"),
+            ({"name": "safety", "source": "/a", "visibility": "all"}, "'visibility' (\"all\") should be 'public' or"),
+            ({"name": "safety", "source": "/a", "weights_sha256": "12"}, "'weights_sha256' (\"12\") should be 64 hex"),
+            ({"name": "safety", "source": "/a", "weights_sha256": "0" * 64 + "\n"}, "should be 64 hex digits"),
+            ({"name": "safety", "source": "/a", "labels": {str(i): "a" for i in range(65)}}, "at most 64 entries"),
+            ({"name": "safety", "source": "/a", "labels": {"loading": "pined"}}, "'pined'; preloaded and pinned are"),
+            ({"name": "safety", "source": "/a", "reason": "a\x1b[31m"}, "reason is 'a\\x1b[31m'"),
             ({"name": "safety", "source": "/a", "force": True}, "force"),
         ],
     )
@@ -154,10 +158,23 @@ class TestListing:
             assert [entry["name"] for entry in found] == names
 
     @pytest.mark.parametrize(
-        "query", [{"limit": "0"}, {"limit": "x"}, {"kind": "dora"}, {"state": "gone"}, {"label": "a"}, {"page": "2"}]
+        "query",
+        [
+            {"limit": "0"},
+            {"limit": "x"},
+            {"kind": "dora"},
+            {"state": "gone"},
+            {"label": "a"},
+            {"page": "2"},
+            {"after": "x"},
+        ],
     )
     async def test_a_wrong_query_is_refused_by_name(self, client: httpx.AsyncClient, query: dict[str, str]) -> None:
         assert next(iter(query)) in refusal(await client.get("/v1/adapters", params=query), 400)
+
+    async def test_a_parameter_that_is_there_twice_is_refused_unless_it_may_be(self, client: httpx.AsyncClient) -> None:
+        assert "'limit' is in the query twice" in refusal(await client.get("/v1/adapters?limit=1&limit=2"), 400)
+        assert (await client.get("/v1/adapters?label=a=b&label=c=d")).status_code == 200
 
 
 class TestAliases:
@@ -210,6 +227,22 @@ class TestTheEnd:
         assert list(references.glob("*/*")) == []
         assert refusal(await client.get(f"/v1/adapters/{entry['id']}"), 404)
 
+    @pytest.mark.parametrize("reason", ["a\x1b[31m", "a\nb", "\u202e", "x" * 301])
+    async def test_no_change_takes_a_reason_that_a_terminal_cannot_show(
+        self, fleet: AdapterGateway, client: httpx.AsyncClient, reason: str
+    ) -> None:
+        entry, path = await add(client, "safety", fleet.write()), "/v1/adapters/safety"
+        body = {"reason": reason}
+        for answer in (
+            await client.post(f"{path}/retire", json=body),
+            await client.put(f"{path}/aliases/prod", json=body | {"target": entry["id"]}),
+            await client.put(f"{path}/aliases/prod", json=body | {"target": entry["id"], "share": 0.5}),
+            await client.post(f"{path}/aliases/current/rollback", json=body),
+            await client.delete(path, params=body | {"force": "true"}),
+        ):
+            assert "reason" in refusal(answer, 400)
+        assert (await client.get(path)).json()["versions"][0]["state"] == "available"
+
     async def test_one_that_runs_is_deleted_by_force_alone(
         self, fleet: AdapterGateway, client: httpx.AsyncClient
     ) -> None:
@@ -228,6 +261,22 @@ class TestTheEnd:
         await add(client, "copy", source)
         await client.delete("/v1/adapters/safety?force=true")
         assert [path.name for path in (tmp_path / "store" / ".references").glob("*/*")] == [version]
+
+
+@pytest.mark.parametrize("part", ["versions", "aliases"])
+async def test_a_catalog_with_a_reason_that_a_terminal_cannot_show_stays_out(
+    fleet: AdapterGateway, client: httpx.AsyncClient, part: str
+) -> None:
+    await add(client, "safety", fleet.write(), reason="plain")
+    content = (await client.get("/v1/adapter-catalog")).text
+    await client.delete("/v1/adapters/safety?force=true")
+    [filed] = (catalog := json.loads(content))["records"]
+    changed = (
+        filed["record"]["aliases"]["current"] if part == "aliases" else filed["record"]["versions"][0]["history"][0]
+    )
+    changed["reason"] = "\x1b[2J"
+    answer = await client.post("/v1/adapter-catalog", json=catalog)
+    assert "reason is '\\x1b[2J'" in refusal(answer, 400)
 
 
 async def test_a_catalog_goes_out_and_comes_back(fleet: AdapterGateway, client: httpx.AsyncClient) -> None:

@@ -60,6 +60,25 @@ async def test_all_receipts_share_a_label(client: httpx.AsyncClient) -> None:
     assert (counted("/v1/receipts", "404"), counted("other", "404")) == (before[0] + 2, before[1])
 
 
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [
+        ("/v1/intrinsics", "/v1/intrinsics"),
+        ("/v1/models/safety", "/v1/models"),
+        ("/v1/adapters/safety/aliases/prod", "/v1/adapters"),
+        ("/v1/adapters-of-mine", "other"),
+        ("/v1/load_lora_adapter", "/v1/load_lora_adapter"),
+        ("/version", "/version"),
+    ],
+)
+async def test_every_endpoint_has_a_label_and_no_client_makes_one(
+    client: httpx.AsyncClient, path: str, endpoint: str
+) -> None:
+    before = counted(endpoint, "404")
+    await client.get(path)
+    assert counted(endpoint, "404") == before + 1
+
+
 async def test_what_nobody_caught_is_a_counted_500_that_discloses_nothing(client: httpx.AsyncClient) -> None:
     before = counted("/readyz", "500")
     answer = await client.get("/readyz")

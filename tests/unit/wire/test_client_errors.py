@@ -60,6 +60,7 @@ INVALID = [
     "force is 'yes'; true or false is accepted",
     "label is 'team'; name=value is accepted",
     "'page' is not a known parameter; accepted are prefix, state",
+    "'limit' is in the query twice; once is accepted",
     "kind is 'dora'; accepted are lora, alora",
     # adapters
     "alias 'Prod' is not accepted: 1 to 32 lower-case letters, digits, '.', '_' and '-' are, the first a letter or "
@@ -72,7 +73,7 @@ INVALID = [
     "it is not a catalog's file: Object contains unknown field `x` - at `$`",
     "adapter 'safety': it has a version twice",
     "the shares of safety@prod do not add up to 1",
-    "cursor is 'x'; the 'next' of a page is accepted",
+    "after is 'x'; the 'next' of a page is accepted",
     "'safety@0123456789ab' is a version, not an alias",
     "an alias of 'safety' points to its versions; 'other@prod' is another adapter",
     "share is 1; 0 and more, and less than 1, is accepted",
@@ -95,7 +96,7 @@ FIELDS = [
     "contains a lone surrogate; valid Unicode text is accepted",
     "has 140000 bytes; at most 131072 are accepted",
     "has 9000 text parts; at most 8192 are accepted",
-    "must be a string or a list of token ids, and not empty",
+    "must be a string, a list of token ids, or a list of these, and none is empty",
     "has 2000000 token ids; at most 1000000 are accepted",
     "has an entry that is not a token id, an integer from 0 to 2147483647",
     "has 65 prompts; at most 64 with 128 choices are accepted",

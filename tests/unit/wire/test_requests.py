@@ -309,6 +309,15 @@ def test_template_arguments_carry_an_adapter_s_name() -> None:
         ({"tools": [{}]}, "'tools' is not supported by this server"),
         ({"colour": "red", "model": 3}, "'model' (3) should be a string"),
         ({"seed": 2**70}, f"'seed' ({2**70}) should be an integer of at most {2**63 - 1}"),
+        ({"adapters": "all"}, "'adapters' (\"all\") should be 'auto' or a list of names"),
+        (
+            {"response_format": {"type": "xml"}},
+            "'response_format.type' (\"xml\") should be 'text', 'json_object' or 'json_schema'",
+        ),
+        (
+            {"intrinsics": [{"name": "a", "fields": {str(n): "" for n in range(17)}}]},
+            "'intrinsics.0.fields' should be an object of at most 16 entries",
+        ),
         ({"user": "x" * 140_000}, "'user' has 140002 bytes; at most 131072 are accepted"),
     ],
 )

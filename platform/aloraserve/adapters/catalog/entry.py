@@ -190,6 +190,8 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
         texts = (self.source, self.invocation.text, *(step.reason for step in self.history))
         if max(map(len, texts)) > MAX_TEXT_CHARACTERS:
             return f"it has a text of {max(map(len, texts))} characters; {MAX_TEXT_CHARACTERS} are accepted"
+        if problem := next(filter(None, (reason_problem(step.reason) for step in self.history)), None):
+            return problem
         if self.visibility == "private" and self.owner is None:
             return "it is private and has no owner; one is needed"
         try:
@@ -258,6 +260,13 @@ def entry_parts(version: AdapterVersion) -> dict[str, Any]:
     }
 
 
+def reason_problem(reason: str) -> str | None:
+    """Return what is wrong with a reason, None if nothing is: terminals show it as it is."""
+    if reason.isprintable() and len(reason) <= MAX_REASON_CHARACTERS:
+        return None
+    return f"its reason is {reason[:80]!r}; up to {MAX_REASON_CHARACTERS} printable characters are accepted"
+
+
 def label_problem(labels: Mapping[str, str]) -> str | None:
     """Return what is wrong with labels, None if nothing is."""
     if len(labels) > MAX_LABELS:
@@ -268,4 +277,6 @@ def label_problem(labels: Mapping[str, str]) -> str | None:
                 f"it has the label {label[:80]!r} with {value[:80]!r}; 1 to {MAX_LABEL_CHARACTERS} letters, digits, "
                 "'.', '_', '/' and '-' are accepted"
             )
+    if (loading := labels.get(LOADING_LABEL)) is not None and loading not in _LOADING:
+        return f"it has the label {LOADING_LABEL!r} with {loading!r}; {' and '.join(_LOADING)} are accepted"
     return None

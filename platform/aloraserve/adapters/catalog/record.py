@@ -8,7 +8,13 @@ from typing import Self
 import msgspec
 
 from aloraserve.adapters.catalog.alias import CURRENT, Alias, Share, choose, is_whole
-from aloraserve.adapters.catalog.entry import MAX_REASON_CHARACTERS, AdapterEntry, AdapterState, CatalogPart
+from aloraserve.adapters.catalog.entry import (
+    MAX_REASON_CHARACTERS,
+    AdapterEntry,
+    AdapterState,
+    CatalogPart,
+    reason_problem,
+)
 from aloraserve.adapters.catalog.reference import Reference, check_alias
 from aloraserve.errors import AdapterConflictError, InvalidRequestError, RetiredAdapterError, UnknownAdapterError
 
@@ -263,6 +269,8 @@ def _problem(record: AdapterRecord) -> str | None:
     known = {entry.version for entry in record.live}
     for name, alias in record.aliases.items():
         check_alias(name)
+        if problem := reason_problem(alias.reason):
+            return f"its alias {name!r}: {problem}"
         if not is_whole(alias.shares) or not known.issuperset(alias.versions):
             return f"its alias {name!r} has shares that do not add up to 1, or points to a version that is not there"
     return None

@@ -117,7 +117,7 @@ class CatalogView:
         """Yield the entries of names with a prefix behind the one that a cursor names."""
         begin, _, last = cursor.partition("@")
         if cursor and not (begin and last):
-            raise InvalidRequestError(f"cursor is {cursor[:80]!r}; the 'next' of a page is accepted", param="cursor")
+            raise InvalidRequestError(f"after is {cursor[:80]!r}; the 'next' of a page is accepted", param="after")
         for name in self._names[bisect.bisect_left(self._names, max(prefix, begin)) :]:
             if not name.startswith(prefix):
                 return

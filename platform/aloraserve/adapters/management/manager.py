@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from aloraserve.adapters.catalog.alias import CURRENT, Share
 from aloraserve.adapters.catalog.base import AdapterCatalog
 from aloraserve.adapters.catalog.editing import edit
-from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState
+from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState, reason_problem
 from aloraserve.adapters.catalog.query import EntryPage, EntryQuery
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import Reference
@@ -43,8 +43,8 @@ class AdapterManager:
 
     Every change is one step in the catalog: it is done, or it is not. References are those of
     :class:`~aloraserve.adapters.catalog.reference.Reference`. Each method that changes or reads the catalog raises
-    DirectoryUnavailableError while the catalog does not answer, InvalidRequestError for a reference that is none, and
-    UnknownAdapterError for one that means nothing.
+    DirectoryUnavailableError while the catalog does not answer, InvalidRequestError for a reference or a reason that is
+    none, and UnknownAdapterError for a reference that means nothing.
 
     Args:
         catalog: of the fleet.
@@ -157,6 +157,7 @@ class AdapterManager:
         """
         place, wanted = _alias_of(alias), Reference.read(target, "target")
         _check_same(place, wanted)
+        _check_reason(reason)
         return await self._edit(
             place.name,
             lambda record, at: record.pointed(
@@ -179,6 +180,7 @@ class AdapterManager:
         """
         place, wanted = _alias_of(alias), Reference.read(target, "target")
         _check_same(place, wanted)
+        _check_reason(reason)
         if not 0 <= share < 1:
             raise InvalidRequestError(f"share is {share:g}; 0 and more, and less than 1, is accepted", param="share")
         return await self._edit(
@@ -192,6 +194,7 @@ class AdapterManager:
             AdapterConflictError: it never pointed elsewhere, or what is there takes no calls any more.
         """
         place = _alias_of(alias)
+        _check_reason(reason)
         return await self._edit(
             place.name, lambda record, at: record.rolled_back(place.alias, at, reason or "rolled back")
         )
@@ -208,6 +211,7 @@ class AdapterManager:
     async def retire(self, reference: str, *, reason: str = "") -> AdapterRecord:
         """Have a version, or all versions of a bare name, take no new calls; those in flight end on it."""
         wanted = Reference.read(reference)
+        _check_reason(reason)
         return await self._edit(wanted.name, lambda record, at: _retired(record, wanted, at, reason))
 
     async def delete(self, reference: str, *, reason: str = "", force: bool = False) -> AdapterRecord:
@@ -225,6 +229,7 @@ class AdapterManager:
                 it, or whether they do cannot be known.
         """
         wanted = Reference.read(reference)
+        _check_reason(reason)
         entries = (await self.get(reference)).meant(wanted)
         if not force:
             for entry in entries:
@@ -298,6 +303,11 @@ def _alias_of(text: str) -> Reference:
     if place.digits:
         raise InvalidRequestError(f"{text[:80]!r} is a version, not an alias", param="alias")
     return place
+
+
+def _check_reason(reason: str) -> None:
+    if problem := reason_problem(reason):
+        raise InvalidRequestError(problem.removeprefix("its "), param="reason")
 
 
 def _check_same(place: Reference, wanted: Reference) -> None:

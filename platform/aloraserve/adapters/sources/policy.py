@@ -102,7 +102,8 @@ class SourcePolicy:
             raise AdapterSourceError(
                 "the source is a folder outside of those allowed; the setting adapter_sources lists them"
             )
-        if not folder.is_dir():
+        # Unlike the path's own method, this answers for names that no file system has, and for what may not be read.
+        if not os.path.isdir(folder):
             raise AdapterSourceError("the source is not a folder on this machine")
         return folder
 

@@ -125,6 +125,8 @@ class StructuredAnswers:
                 break
             ids += chosen
             text = self._tokenizer.decode_str(ids[-4:])
+        if matcher.is_error():
+            raise ValueError(fault_summary(matcher.get_error()))
         return ids[:limit], len(ids) <= limit and (matcher.is_stopped() or matcher.is_accepting())
 
     def _chosen(self, matcher: LLMatcher, rng: random.Random, text: str, is_late: bool) -> list[int]:

@@ -67,6 +67,11 @@ def test_folders_are_allowed_below_their_roots_whatever_links_say(tmp_path: Path
         policy.folder(parse_reference(f"{tmp_path}/root/missing"))
 
 
+def test_a_name_that_no_folder_can_have_is_one_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(AdapterSourceError, match="not a folder"):
+        SourcePolicy.of([str(tmp_path)]).folder(parse_reference(f"{tmp_path}/{'a' * 300}"))
+
+
 def test_every_folder_can_be_allowed_and_none(tmp_path: Path) -> None:
     reference = parse_reference(str(tmp_path))
     assert SourcePolicy(any_folder=True).folder(reference) == tmp_path

@@ -134,3 +134,17 @@ def test_an_object_ends_when_it_has_what_it_must_have(answers: StructuredAnswers
 def test_what_cannot_be_compiled_is_an_error(answers: StructuredAnswers, words: AnswerWords) -> None:
     with pytest.raises(ValueError, match="strin"):
         written(answers, words, StructuredOutput("json", '{"type": "strin"}'))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        StructuredOutput("json", '{"$ref": "#"}'),
+        StructuredOutput("grammar", "start: start"),
+        StructuredOutput("grammar", 'start: "a" b\nb: b'),
+        StructuredOutput("regex", r"a[^\x00-\U0010FFFF]"),
+    ],
+)
+def test_what_no_text_has_is_an_error(answers: StructuredAnswers, words: AnswerWords, form: StructuredOutput) -> None:
+    with pytest.raises(ValueError, match="no text has this form"):
+        written(answers, words, form)

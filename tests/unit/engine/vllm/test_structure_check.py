@@ -30,6 +30,8 @@ def check() -> StructureCheck:
         (StructuredOutput("json", '{"type": "strin"}'), "Invalid type: strin"),
         (StructuredOutput("json", json.dumps(TOO_MANY)), "max is 2000"),
         (StructuredOutput("regex", "(a"), "unclosed group"),
+        (StructuredOutput("json", '{"$ref": "#"}'), "no text has this form"),
+        (StructuredOutput("grammar", "start: start"), "no text has this form"),
     ],
 )
 async def test_what_cannot_be_followed_is_said(
