@@ -46,6 +46,10 @@ async def eventually(check: Callable[[], bool], within_s: float = FEED_S) -> flo
     return time.monotonic() - began_at
 
 
+async def no_look() -> bool:
+    raise AssertionError("what the folder has is not looked for in the catalog")
+
+
 def client(server: Any) -> Redis:
     return Redis(unix_socket_path=server.url.removeprefix("unix://"))
 
@@ -188,7 +192,9 @@ async def test_a_private_adapter_is_unknown_to_others(open_process: Open) -> Non
     assert type(caught.value) is UnknownModelError
 
 
-async def test_what_is_registered_wins_over_the_folder(open_process: Open, tmp_path: Path) -> None:
+async def test_what_is_registered_wins_over_the_folder(
+    open_process: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dropped = tmp_path / "dropped"
     dropped.mkdir()
     write_peft_adapter(dropped / "safety", weight=5.0)
@@ -196,6 +202,10 @@ async def test_what_is_registered_wins_over_the_folder(open_process: Open, tmp_p
     folder = FolderRegistry(dropped, AdapterReader(base=BASE, base_names=("base",), max_rank=8))
     gateway = await open_process(folder=folder)
     before = gateway.digest("safety")
+    dropped_version = gateway.registry.resolve("safety")
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.catalog.view, "refresh", no_look)
+        assert await gateway.registry.find(dropped_version.ref) == dropped_version
     entry = await gateway.register("safety")
     assert gateway.listed() == ["other", "safety"]
     assert gateway.digest("safety") == entry.version != before

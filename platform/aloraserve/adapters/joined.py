@@ -74,8 +74,9 @@ class JoinedRegistry:
         self._feed.publish(self._current())
 
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
-        """See the contract."""
-        return await self.catalog.find(ref) or await self._folder.find(ref)
+        """See the contract; what is served, in the folder too, costs no look at the catalog."""
+        served = self._current().versions.get(ref.engine_name)
+        return served or await self.catalog.find(ref) or await self._folder.find(ref)
 
     def all(self) -> tuple[AdapterVersion, ...]:
         """See the contract."""
