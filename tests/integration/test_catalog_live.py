@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -45,6 +46,10 @@ async def eventually(check: Callable[[], bool], within_s: float = FEED_S) -> flo
     return time.monotonic() - began_at
 
 
+async def no_look() -> bool:
+    raise AssertionError("what the folder has is not looked for in the catalog")
+
+
 def client(server: Any) -> Redis:
     return Redis(unix_socket_path=server.url.removeprefix("unix://"))
 
@@ -66,10 +71,12 @@ async def test_every_process_has_a_new_version_in_time(open_process: Open) -> No
 
 
 async def test_a_call_is_ahead_of_a_replica_that_has_not_looked_yet(open_process: Open) -> None:
-    gateway, replica = await open_process(), await open_process(backup=False, poll_s=0.0)
-    entry = await gateway.register("safety")
-    assert replica.listed() == []
-    assert await replica.registry.find(entry.ref) == gateway.registry.resolve("safety")
+    gateway, replica = await open_process(), await open_process(backup=False, poll_s=3600.0)
+    for weight in (1.0, 2.0):
+        entry = await gateway.register("safety", weight)
+        await replica.catalog.refresh() if weight == 1.0 else None
+        found = await asyncio.gather(*(replica.registry.find(entry.ref) for _ in range(8)))
+        assert found == [gateway.registry.resolve("safety")] * 8, "however lately it has looked"
 
 
 async def test_a_name_is_called_at_once_through_another_gateway_than_it_was_registered_through(
@@ -97,6 +104,22 @@ async def test_names_that_nobody_has_cost_few_looks(open_process: Open) -> None:
     asked = [resolved(gateway.registry, f"nobody-{number}") for number in range(200)]
     assert all(isinstance(error, UnknownModelError) for error in await asyncio.gather(*asked, return_exceptions=True))
     assert 1 <= looks <= 2
+
+
+async def test_what_nothing_has_is_collected_also_without_a_folder_of_adapters(
+    open_process: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aloraserve.adapters.catalog.registry.USE_EVERY_S", 0.0)
+    gateway = await open_process(poll_s=0.01)
+    entry = await gateway.register("safety")
+    gateway.store.release(entry.version)
+    left = gateway.store.stage()
+    for path in (left, tmp_path / "store" / entry.version):
+        os.utime(path, (0, 0))
+    running = asyncio.create_task(gateway.registry.run())
+    await eventually(lambda: not left.exists())
+    running.cancel()
+    assert gateway.store.has(entry.version), "it is referred to again, before anything is collected"
 
 
 async def test_an_alias_switches_for_both_gateways_and_back(open_process: Open) -> None:
@@ -169,7 +192,9 @@ async def test_a_private_adapter_is_unknown_to_others(open_process: Open) -> Non
     assert type(caught.value) is UnknownModelError
 
 
-async def test_what_is_registered_wins_over_the_folder(open_process: Open, tmp_path: Path) -> None:
+async def test_what_is_registered_wins_over_the_folder(
+    open_process: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dropped = tmp_path / "dropped"
     dropped.mkdir()
     write_peft_adapter(dropped / "safety", weight=5.0)
@@ -177,6 +202,10 @@ async def test_what_is_registered_wins_over_the_folder(open_process: Open, tmp_p
     folder = FolderRegistry(dropped, AdapterReader(base=BASE, base_names=("base",), max_rank=8))
     gateway = await open_process(folder=folder)
     before = gateway.digest("safety")
+    dropped_version = gateway.registry.resolve("safety")
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.catalog.view, "refresh", no_look)
+        assert await gateway.registry.find(dropped_version.ref) == dropped_version
     entry = await gateway.register("safety")
     assert gateway.listed() == ["other", "safety"]
     assert gateway.digest("safety") == entry.version != before
@@ -188,6 +217,10 @@ async def test_what_is_registered_wins_over_the_folder(open_process: Open, tmp_p
     await gateway.manager.delete("safety", force=True)
     assert gateway.digest("safety") == before
     assert gateway.registry.refused() == ()
+    await gateway.register("safety", owner="acme", visibility="private")
+    [hidden] = gateway.registry.refused()
+    seen = {tenant: gateway.registry.sees(tenant, hidden.name) for tenant in ("acme", "other", None)}
+    assert seen == {"acme": True, "other": False, None: False}, "the reason tells that the private one is there"
 
 
 async def test_a_server_that_is_emptied_is_filled_again(open_process: Open, redis_server: Any) -> None:

@@ -58,6 +58,11 @@ class HostMemory:
         return sum(loaded.size_bytes for loaded in self._loaded.values())
 
     @property
+    def pinned_bytes(self) -> int:
+        """Bytes of the versions that stay."""
+        return sum(loaded.size_bytes for loaded in self._loaded.values() if loaded.pinned)
+
+    @property
     def pinned(self) -> list[str]:
         """The versions that stay."""
         return [version for version, loaded in self._loaded.items() if loaded.pinned]

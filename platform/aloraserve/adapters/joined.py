@@ -18,6 +18,9 @@ from aloraserve.adapters.catalog.registry import CatalogRegistry
 from aloraserve.adapters.served import Served, ServedFeed, unknown_model
 from aloraserve.errors import UnknownModelError
 
+_HIDDEN = " in adapters_dir"
+"""Behind the name of what is refused because the catalog has that name."""
+
 
 class JoinedRegistry:
     """See :class:`~aloraserve.adapters.base.AdapterRegistry`. For one event loop.
@@ -62,7 +65,7 @@ class JoinedRegistry:
 
     def sees(self, tenant: str | None, name: str) -> bool:
         """See the contract."""
-        return self.catalog.sees(tenant, name)
+        return self.catalog.sees(tenant, name.removesuffix(_HIDDEN))
 
     async def begin(self) -> None:
         """See the contract."""
@@ -71,8 +74,9 @@ class JoinedRegistry:
         self._feed.publish(self._current())
 
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
-        """See the contract."""
-        return await self.catalog.find(ref) or await self._folder.find(ref)
+        """See the contract; what is served, in the folder too, costs no look at the catalog."""
+        served = self._current().versions.get(ref.engine_name)
+        return served or await self.catalog.find(ref) or await self._folder.find(ref)
 
     def all(self) -> tuple[AdapterVersion, ...]:
         """See the contract."""
@@ -120,7 +124,7 @@ class JoinedRegistry:
         for version in self._folder.all():
             if self.catalog.knows(version.name):
                 # Under another name: no name is both served and refused.
-                name = f"{version.name} in adapters_dir"
+                name = version.name + _HIDDEN
                 refused.append(RefusedAdapter(name, "the catalog has an adapter of this name"))
             elif self.catalog.has_number(version):
                 refused.append(RefusedAdapter(version.name, "its number in the engines is taken; rename its folder"))

@@ -16,6 +16,8 @@ from aloraserve.errors import InvalidAdapterError
 UNUSED_S = 600.0
 """How long content that nothing refers to stays. Users say that they use it each :data:`USE_EVERY_S`."""
 USE_EVERY_S = 60.0
+LEFT_S = 86400.0
+"""How long a reference stays that no adapter has: a registration that was killed left it."""
 STAGED_S = 3600.0
 """How long a folder stays that somebody began to fill and no longer writes into."""
 _STAGED, _REMOVED, _REFERENCES, _CLOCK = ".new-", ".old-", ".references", ".clock"
@@ -111,6 +113,21 @@ class AdapterStore:
         """Refer to a content no more; it is removed once no process uses it and no other fleet refers to it."""
         with contextlib.suppress(FileNotFoundError):
             (self._root / _REFERENCES / self._fleet / digest).unlink()
+
+    def refer_only(self, digests: Collection[str]) -> None:
+        """Refer to all of these, and to nothing else that was referred to longer than :data:`LEFT_S` ago.
+
+        A registration that is killed, or loses the catalog, leaves a reference; of two of one content, the one that
+        fails may release what the other one keeps.
+        """
+        with contextlib.suppress(OSError):
+            oldest = self._now() - LEFT_S
+            marks = {mark.name: mark.stat().st_mtime for mark in (self._root / _REFERENCES / self._fleet).glob("*")}
+            for digest in set(digests) - marks.keys():
+                self.refer(digest)
+            for digest, referred_at in marks.items():
+                if digest not in digests and referred_at < oldest:
+                    self.release(digest)
 
     def has(self, digest: str) -> bool:
         """Whether there is content with this digest."""

@@ -11,7 +11,7 @@ import asyncio
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -121,7 +121,7 @@ class EngineAdapters:
         first = sorted(filter(self._rules.preloads, served), key=lambda version: not self._rules.pins(version))
         others = [version for version in served if not self._rules.preloads(version)]
         for version in [*first, *others[: max(self._engine.adapter_slots - len(first), 0)]]:
-            if self._memory.victims(0) != []:
+            if self._memory.victims(version.size_bytes) != []:
                 log.warning("adapters_not_preloaded", capacity=self._memory.capacity, preloaded=len(first))
                 break
             await self._load(version)
@@ -189,12 +189,13 @@ class EngineAdapters:
         for version in change.removed:
             if version.engine_name in self._loaded:
                 self._memory.retire(version.engine_name)
+        served = {version.engine_name for version in self._registry.all()}
         # What takes a loaded one's place goes before what only fills a free one.
         for version in sorted(change.added, key=self._is_expected, reverse=True):
             if version.engine_name in self._loaded:
                 self._keep(version)
             # Where calls need all that is loaded, it waits for its own first call.
-            elif self._comes_first(version) and self._memory.victims(0) is not None:
+            elif self._comes_first(version, served) and self._memory.victims(version.size_bytes) is not None:
                 await self._load(version)
 
     def _keep(self, version: AdapterVersion) -> None:
@@ -205,12 +206,11 @@ class EngineAdapters:
     def _is_expected(self, version: AdapterVersion) -> bool:
         return self._rules.preloads(version) or any(loaded.name == version.name for loaded in self._loaded.values())
 
-    def _comes_first(self, version: AdapterVersion) -> bool:
+    def _comes_first(self, version: AdapterVersion, served: Collection[str]) -> bool:
         if self._is_expected(version):
             return True
         # What is not served any more leaves soon.
-        served = {version.engine_name for version in self._registry.all()}
-        return len(self._loaded.keys() & served) < self._engine.adapter_slots
+        return sum(name in served for name in self._loaded) < self._engine.adapter_slots
 
     def _may_pin(self, version: AdapterVersion) -> bool:
         """Whether a version stays; one place is left to all that does not."""
@@ -268,15 +268,22 @@ class EngineAdapters:
 
     async def _make_room(self, size_bytes: int) -> None:
         """Unload until there is room for one more; wait while calls need all that is loaded."""
-        most = self._memory.max_bytes
-        if most and size_bytes > most:
-            raise InvalidAdapterError(f"its files have {size_bytes} bytes; a replica loads {most} at most")
+        self._check_size(size_bytes)
         while (leaving := self._memory.victims(size_bytes)) != []:
             if leaving is None:
                 self._released.clear()
                 await self._released.wait()
             else:
                 await self._unload(leaving[0])
+
+    def _check_size(self, size_bytes: int) -> None:
+        """Refuse what has no room, whatever else leaves: it would wait for ever, and every other load behind it."""
+        if not self._memory.max_bytes:
+            return
+        pinned = self._memory.pinned_bytes
+        most, beside = self._memory.max_bytes - pinned, " beside what is pinned" if pinned else ""
+        if size_bytes > most:
+            raise InvalidAdapterError(f"its files have {size_bytes} bytes; a replica loads {most} at most{beside}")
 
     async def _unload(self, name: str) -> None:
         # Forgotten first: a call that comes meanwhile waits and has it loaded again.

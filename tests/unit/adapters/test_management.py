@@ -23,6 +23,7 @@ from aloraserve.adapters.catalog import (
 )
 from aloraserve.adapters.catalog.memory import MemoryCatalog
 from aloraserve.adapters.catalog.view import CatalogView
+from aloraserve.adapters.checks import Sidecar
 from aloraserve.adapters.management import AdapterManager, Progress, RegistrationRequest, RegistrationStage, Usage
 from aloraserve.adapters.management.registrations import MAX_RUNNING
 from aloraserve.adapters.problems import Problem, ProblemCode
@@ -40,7 +41,8 @@ from aloraserve.errors import (
 
 def report(reason: str, digest: str) -> CheckReport:
     """Return a report that refuses for that reason, if there is one."""
-    facts = AdapterFacts("alora", 8, 16.0, ("q_proj",), (1, 2), size_bytes=100, digest=digest)
+    sidecar = Sidecar(labels={"team": "rag", "loading": "pinned", "stage": "beta"})
+    facts = AdapterFacts("alora", 8, 16.0, ("q_proj",), (1, 2), size_bytes=100, digest=digest, sidecar=sidecar)
     problems = [Problem(ProblemCode.CONFIG, "", reason)] if reason else []
     return CheckReport.of(facts, problems)
 
@@ -58,6 +60,7 @@ class Intake:
         self._numbers = iter(range(1000))
 
     def shown(self, reference: str) -> str:
+        assert threading.current_thread() is not threading.main_thread(), "a folder's volume may hang"
         self._fail("shown")
         return reference.replace("password", "***")
 
@@ -190,7 +193,7 @@ async def test_a_registration_goes_from_its_source_to_the_catalog(manager: Adapt
         BASE_MODEL,
         "acme",
         "private",
-        {"team": "trust"},
+        {"team": "trust", "stage": "beta"},
     )
     assert await manager.entry("safety") == entry
     assert list((await manager.list(EntryQuery())).entries) == [entry]
@@ -207,6 +210,13 @@ async def test_a_registration_goes_from_its_source_to_the_catalog(manager: Adapt
         "version": entry.version,
         "error": None,
     }
+
+
+async def test_labels_of_files_and_request_that_are_too_many_together_are_refused(manager: AdapterManager) -> None:
+    labels = {f"label-{number}": "x" for number in range(15)}
+    with pytest.raises(AdapterRefusedError, match="it has 17 labels; 16 are accepted"):
+        await register(manager, labels=labels)
+    assert (await manager.list(EntryQuery())).entries == []
 
 
 async def test_a_registration_points_what_it_is_told_to(manager: AdapterManager) -> None:
@@ -458,6 +468,7 @@ async def test_nothing_is_imported_of_a_file_that_does_not_fit(
         (content.replace(digest("one").encode(), b"0" * 64), "has no weights in the store"),
         (content.replace(digest("one").encode(), b"../../../etc"), "its version is '../../../etc'"),
         (content.replace(b'"safety"', b'"saf/ety"'), "its name is 'saf/ety'"),
+        (content.replace(b'"safety"', b'"base"'), "nothing was imported: base has the base model's name"),
         (content.replace(b'"schema":1', b'"schema":2'), r"it is not a catalog's file: .*schema"),
         (content.replace(b'"rank"', b'"pwned":1,"rank"'), "it is not a catalog's file: .*unknown field"),
         (content[:-5], "it is not a catalog's file"),

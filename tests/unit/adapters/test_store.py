@@ -163,6 +163,32 @@ def test_what_a_fleet_refers_to_stays_until_it_is_released_by_all(
         assert store.has(files.digest) is is_kept
 
 
+def test_a_reference_that_no_adapter_has_is_given_up_after_a_day(
+    files: AdapterFiles, store: AdapterStore, root: Path
+) -> None:
+    other = AdapterStore(root, "other")
+    for each in (store, other):
+        path = each.keep(files.digest, staged(each, files))
+    for passed_s, is_kept in ((module.LEFT_S - 60, True), (module.LEFT_S + 60, False)):
+        age(root / ".references" / "default" / files.digest, passed_s)
+        store.refer_only(["0" * 64])
+        assert (root / ".references" / "default" / files.digest).exists() is is_kept
+    age(path, module.UNUSED_S + 1)
+    store.use(set())
+    assert store.has(files.digest), "another fleet's references are its own"
+
+
+def test_what_adapters_have_is_referred_to_whoever_released_it(
+    files: AdapterFiles, store: AdapterStore, root: Path
+) -> None:
+    path = store.keep(files.digest, staged(store, files))
+    store.release(files.digest)
+    store.refer_only([files.digest])
+    age(path, module.UNUSED_S + 1)
+    store.use(set())
+    assert store.has(files.digest)
+
+
 def test_what_somebody_begins_to_use_while_it_is_removed_stays(
     files: AdapterFiles, store: AdapterStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

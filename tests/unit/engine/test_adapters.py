@@ -336,6 +336,40 @@ async def test_one_that_is_larger_than_all_that_may_be_loaded_is_refused_with_bo
     assert "its files have 1001 bytes; a replica loads 1000 at most" in refusal.message
 
 
+async def test_one_that_has_no_room_beside_the_pinned_ones_is_refused_and_holds_up_no_other(engine: Engine) -> None:
+    sizes = {PLAIN.name: 600, OTHERS[0].name: 500, OTHERS[1].name: 400}
+    rules = LoadingRules(pinned=[PLAIN.name], max_bytes=1000)
+    adapters = EngineAdapters(
+        engine, StaticRegistry([PLAIN, *OTHERS[:2]]), rules, check=lambda version: sizes[version.name]
+    )
+    async with asyncio.timeout(5):
+        await adapters.load()
+        refusal = await adapters.hold(OTHERS[0].ref)
+        assert await adapters.hold(OTHERS[1].ref) is None
+    assert isinstance(refusal, EngineRefusal)
+    assert "its files have 500 bytes; a replica loads 400 at most beside what is pinned" in refusal.message
+
+
+async def test_many_new_adapters_cost_one_look_at_what_is_served(engine: Engine) -> None:
+    class Counting(StaticRegistry):
+        looks = 0
+
+        def all(self) -> tuple[AdapterVersion, ...]:
+            self.looks += 1
+            return super().all()
+
+    registry = Counting([])
+    adapters = EngineAdapters(engine, registry)
+    following = asyncio.create_task(adapters.follow())
+    await asyncio.sleep(0)
+    many = [replace(PLAIN, name=f"other-{number}", digest=f"{number:064x}") for number in range(50)]
+    registry.publish(many)
+    registry.looks = 0
+    await until_added(engine, many[1])
+    following.cancel()
+    assert registry.looks <= 1
+
+
 async def test_bytes_bound_what_is_loaded(engine: Engine) -> None:
     adapters = EngineAdapters(engine, StaticRegistry(OTHERS), LoadingRules(max_bytes=1000), check=lambda version: 600)
     for version in OTHERS[:2]:

@@ -29,7 +29,7 @@ from aloraserve.errors import (
 
 POLL_S = 0.5
 LOOKS_APART_S = 0.05
-"""At least so long between looks for names that are unknown: a client may ask for any number of them."""
+"""At least so long between looks for what is unknown: a client may ask for any number of names."""
 FILES_RETRIED_S = 5.0
 """How often versions are looked for whose files were not in the store."""
 DELETED_KEPT_S = 3600.0
@@ -161,9 +161,9 @@ class CatalogRegistry(FedRegistry):
         await self.refresh()
 
     async def find(self, ref: AdapterRef) -> AdapterVersion | None:
-        """See the contract; one that is not known here is looked for in the catalog, once a poll."""
-        if (found := await self._found(ref)) is None and self._clock() - self._looked_at >= self._poll_s:
-            await self.refresh()
+        """See the contract; one that is not known here is looked for in the catalog."""
+        if (found := await self._found(ref)) is None:
+            await self.look_again()
             found = await self._found(ref)
         return found
 
@@ -171,7 +171,8 @@ class CatalogRegistry(FedRegistry):
         """See the contract; who asks while a look is under way may need the next one."""
         asked_at = self._clock()
         async with self._looking:
-            if self._looked_at < asked_at:
+            is_away = not self._is_reachable and self._clock() - self._looked_at < self._poll_s
+            if self._looked_at < asked_at and not is_away:
                 await asyncio.sleep(self._looked_at + LOOKS_APART_S - self._clock())
                 await self.refresh()
 
@@ -180,7 +181,7 @@ class CatalogRegistry(FedRegistry):
         while True:
             await asyncio.sleep(self._poll_s)
             await self.refresh()
-            await self._use_deleted()
+            await self._keep_files()
 
     async def refresh(self) -> None:
         """Look at the catalog now, and serve what it has; while it does not answer, what is known here."""
@@ -253,8 +254,8 @@ class CatalogRegistry(FedRegistry):
             or (is_time and known.lacks_files)
         ]
 
-    async def _use_deleted(self) -> None:
-        """Keep the files of versions that were deleted lately: calls may still run with them."""
+    async def _keep_files(self) -> None:
+        """Keep the files of versions that were deleted lately, with which calls may still run, and have others go."""
         if self._clock() - self._used_at < USE_EVERY_S:
             return
         self._used_at, oldest = self._clock(), time.time() - DELETED_KEPT_S
@@ -264,8 +265,10 @@ class CatalogRegistry(FedRegistry):
             for entry in stored.record.versions
             if entry.state is AdapterState.DELETED and entry.history[-1].at > oldest
         }
-        if digests:
-            await asyncio.to_thread(self._ingest.store.use, digests)
+        if self._backup is not None and self._is_reachable and len(self.view):
+            live = {entry.version for stored in self.view for entry in stored.record.live}
+            await asyncio.to_thread(self._ingest.store.refer_only, live)
+        await asyncio.to_thread(self._ingest.store.use, digests)
 
     async def _found(self, ref: AdapterRef) -> AdapterVersion | None:
         known = self._records.get(ref.name)

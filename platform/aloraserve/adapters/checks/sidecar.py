@@ -11,8 +11,9 @@ from aloraserve.adapters.invocation import InvocationMode
 from aloraserve.adapters.problems import plain
 
 _Text = Annotated[str, msgspec.Meta(max_length=8192)]
-_Label = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
-_LabelValue = Annotated[str, msgspec.Meta(max_length=256)]
+# As the catalog has them.
+_Label = Annotated[str, msgspec.Meta(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*\Z")]
+_LabelValue = Annotated[str, msgspec.Meta(max_length=63, pattern=r"^([A-Za-z0-9][A-Za-z0-9._/-]*)?\Z")]
 
 
 class ExampleMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,7 +38,7 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         invocation_text: the text whose tokens ``alora_invocation_tokens`` are.
         intrinsic: what it asks and what its answers mean (:mod:`aloraserve.adapters.intrinsics.own_spec`).
         example: a conversation that is rendered to show where the adapter starts to act.
-        labels: to filter by.
+        labels: to filter by, where a registration does not say otherwise.
     """
 
     untrained: bool = False
@@ -46,7 +47,7 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     invocation_text: _Text | None = None
     intrinsic: dict[str, Any] | None = None
     example: Annotated[tuple[ExampleMessage, ...], msgspec.Meta(max_length=64)] = ()
-    labels: Annotated[dict[_Label, _LabelValue], msgspec.Meta(max_length=32)] = {}
+    labels: Annotated[dict[_Label, _LabelValue], msgspec.Meta(max_length=16)] = {}
 
 
 def read_sidecar(data: bytes) -> Sidecar:

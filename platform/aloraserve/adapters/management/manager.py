@@ -76,6 +76,7 @@ class AdapterManager:
         self._intake = intake
         self._usage = usage
         self._base = base
+        self._base_names = base_names
         self._namespace = namespace
         self._clock = clock
         self._on_change = on_change
@@ -251,11 +252,18 @@ class AdapterManager:
 
         Raises:
             InvalidRequestError: it is not a catalog's file, or something in it is not accepted.
-            AdapterConflictError: a name is there already, or its weights are not in the store; nothing was imported.
+            AdapterConflictError: a name is there already or the base model's, or its weights are not in the store;
+                nothing was imported.
         """
         await self._view.refresh()
         result = await import_catalog(
-            content, self._catalog, self._view, self._intake, base=self._base, skip_existing=skip_existing
+            content,
+            self._catalog,
+            self._view,
+            self._intake,
+            base=self._base,
+            base_names=self._base_names,
+            skip_existing=skip_existing,
         )
         await self._on_change()
         return result

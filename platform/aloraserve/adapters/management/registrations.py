@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -14,7 +15,14 @@ import structlog
 from aloraserve.adapters.base import AdapterVersion
 from aloraserve.adapters.catalog.alias import CURRENT, Share
 from aloraserve.adapters.catalog.base import AdapterCatalog, StoredRecord
-from aloraserve.adapters.catalog.entry import AdapterEntry, AdapterState, StateChange, entry_parts
+from aloraserve.adapters.catalog.entry import (
+    LOADING_LABEL,
+    AdapterEntry,
+    AdapterState,
+    StateChange,
+    entry_parts,
+    label_problem,
+)
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.adapters.catalog.reference import check_alias
 from aloraserve.adapters.catalog.view import CatalogView
@@ -67,7 +75,7 @@ class Registrations:
 
     async def begin(self, request: RegistrationRequest) -> Registration:
         """See the manager's ``register``."""
-        source = self._accepted(request)
+        source = await asyncio.to_thread(self._accepted, request)
         seen = await self._catalog.get(request.name)
         _check_free(request, seen)
         self._check_room()
@@ -81,7 +89,7 @@ class Registrations:
 
     async def validate(self, request: RegistrationRequest) -> CheckReport:
         """See the manager's ``validate``."""
-        source = self._accepted(request)
+        source = await asyncio.to_thread(self._accepted, request)
         self._check_room()
         self._running += 1
         try:
@@ -155,6 +163,7 @@ class Registrations:
             report = registration.report = await asyncio.to_thread(self._intake.check, request.name, folder)
             if not report.is_accepted:
                 raise InvalidAdapterError(report.reason)
+            request = replace(request, labels=_labels(request, report))
             version, checked_at = report.version(request.name, folder), self._clock()
             registration.stage = RegistrationStage.STORING
             await asyncio.to_thread(self._intake.keep, version.digest, folder)
@@ -228,6 +237,19 @@ def _check_free(request: RegistrationRequest, seen: StoredRecord | None) -> None
     """Say at once what would be said after the fetch."""
     if seen is not None and not seen.record.is_deleted and seen.record.owner != request.owner:
         raise AdapterConflictError(f"the name {request.name!r} is taken; choose another one")
+
+
+def _labels(request: RegistrationRequest, report: CheckReport) -> dict[str, str]:
+    """Return the labels of the files and of the request, whose own count; when replicas load it says the request alone.
+
+    Raises:
+        InvalidAdapterError: they are not accepted together.
+    """
+    own = {label: value for label, value in report.facts.sidecar.labels.items() if label != LOADING_LABEL}
+    labels = own | dict(request.labels)
+    if problem := label_problem(labels):
+        raise InvalidAdapterError(problem)
+    return labels
 
 
 def _same_number(entry: AdapterEntry, others: Sequence[StoredRecord]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from aloraserve.adapters.catalog.base import AdapterCatalog
@@ -35,13 +35,18 @@ def export_catalog(view: CatalogView, namespace: str) -> bytes:
 
 
 async def import_catalog(
-    content: bytes, catalog: AdapterCatalog, view: CatalogView, intake: AdapterIntake, *, base: str, skip_existing: bool
+    content: bytes,
+    catalog: AdapterCatalog,
+    view: CatalogView,
+    intake: AdapterIntake,
+    *,
+    base: str,
+    base_names: Collection[str],
+    skip_existing: bool,
 ) -> ImportResult:
     """See the manager's ``import_file``; everything is checked before the first record is put."""
-    file = await asyncio.to_thread(read_catalog, content)
-    records = [filed.record for filed in file.records if not filed.record.is_deleted]
-    for record in records:
-        check_record(record)
+    records = await asyncio.to_thread(_read, content)
+    _refuse([record.name for record in records if record.name in base_names], "has the base model's name")
     there = tuple(record.name for record in records if _is_there(view, record.name))
     if there and not skip_existing:
         raise AdapterConflictError(f"the catalog has {_shown(there)} already; delete them, or skip what exists")
@@ -53,6 +58,14 @@ async def import_catalog(
         known = view.get(record.name)
         view.take(record, await catalog.put(record, expected=0 if known is None else known.revision))
     return ImportResult(tuple(record.name for record in wanted), there)
+
+
+def _read(content: bytes) -> list[AdapterRecord]:
+    """Return a file's records, each checked; ten thousand take a second."""
+    records = [filed.record for filed in read_catalog(content).records if not filed.record.is_deleted]
+    for record in records:
+        check_record(record)
+    return records
 
 
 def _refer(record: AdapterRecord, intake: AdapterIntake) -> None:
