@@ -35,6 +35,7 @@ from aloraserve.errors import SettingsError
 from aloraserve.routing.cells import cell_namespace
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.redis import RedisLedger
+from aloraserve.serving.intrinsics.form_check import form_fault
 from aloraserve.settings import Settings
 from aloraserve.telemetry.redis_endpoints import RedisEndpoints
 from aloraserve_services.adapter_catalog import catalog_backup, catalogued_versions, open_catalog
@@ -163,6 +164,7 @@ class FleetPlan:
             max_rank=self.settings.max_lora_rank,
             limits=self.limits,
             store=self.open_store(),
+            form_fault=form_fault,
         )
 
     def _open_folder(self) -> AdapterRegistry:

@@ -1,6 +1,6 @@
 """The forms of answers, compiled before any engine meets them: what cannot be compiled is the client's error.
 
-Engines hold answers to their form with llguidance. So does this, without a tokenizer, which takes milliseconds for what
+Engines hold answers to their form with llguidance. So does this, byte by byte, which takes milliseconds for what
 :mod:`aloraserve.wire.structured` lets through, and nothing of it reaches an engine that would refuse it there.
 """
 
@@ -10,14 +10,14 @@ import asyncio
 import functools
 import json
 
-from llguidance import LLMatcher, grammar_from
+from llguidance import LLMatcher, LLTokenizer, grammar_from
 
 from aloraserve.errors import InvalidRequestError
 from aloraserve.wire.sampling import SamplingFields
 from aloraserve.wire.structured import StructuredOutput
 
 COMPILED_AT_ONCE = 1_024
-"""Characters of a form that is compiled on the event loop: below a millisecond of its time."""
+"""Characters of a form that is compiled on the event loop: a millisecond of its time."""
 REMEMBERED = 256
 MAX_FAULT_CHARACTERS = 200
 _DEAD_END = "NoExtensionBias"
@@ -52,9 +52,9 @@ async def check_structure(body: SamplingFields) -> None:
     if structured is None:
         return
     if len(structured.text) + sum(map(len, structured.choices)) > COMPILED_AT_ONCE:
-        fault = await asyncio.to_thread(_fault, structured)
+        fault = await asyncio.to_thread(compile_fault, structured)
     else:
-        fault = _fault(structured)
+        fault = compile_fault(structured)
     if fault:
         raise InvalidRequestError(
             f"the {structured.kind} of '{body.structured_field}' cannot be compiled: {fault}",
@@ -63,13 +63,23 @@ async def check_structure(body: SamplingFields) -> None:
 
 
 @functools.lru_cache(REMEMBERED)
-def _fault(structured: StructuredOutput) -> str:
+def compile_fault(structured: StructuredOutput) -> str:
     """Return why a form cannot be compiled, an empty string if it can be."""
     try:
-        fault = LLMatcher.validate_grammar(grammar_of(structured), None)
+        grammar = grammar_of(structured)
     except ValueError as error:
-        fault = str(error)
-    return fault_summary(fault)
+        return fault_summary(str(error))
+    if fault := LLMatcher.validate_grammar(grammar, None):
+        return fault_summary(fault)
+    matcher = LLMatcher(_bytes(), grammar, log_level=0)
+    # Whether any text begins like that shows only now.
+    matcher.compute_bitmask()
+    return fault_summary(matcher.get_error()) if matcher.is_error() else ""
+
+
+@functools.cache
+def _bytes() -> LLTokenizer:
+    return LLTokenizer("byte")
 
 
 def fault_summary(fault: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from aloraserve.adapters import AdapterReader, BaseShape
 from aloraserve.adapters.management.intake import with_proof
 from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
+from aloraserve.serving.intrinsics.form_check import form_fault
 from aloraserve.serving.prompts.activation_proof import prover_of
 from aloraserve.settings import Settings
 from aloraserve.wire.adapter_answers import report_json
@@ -35,7 +36,7 @@ def check_here(settings: Settings, source: str, weights_sha256: str) -> dict[str
 
     dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
     _, model_path = resolve_model(settings.model, settings.state_dir, dtype)
-    reader = AdapterReader(base=BaseShape.read(model_path), max_rank=settings.max_lora_rank)
+    reader = AdapterReader(base=BaseShape.read(model_path), max_rank=settings.max_lora_rank, form_fault=form_fault)
     policy = SourcePolicy.of(_EVERYWHERE, any_folder=True)
     folder = SourceFetcher(policy, lambda: Path(tempfile.mkdtemp(prefix="aloraserve-"))).fetch(
         source, weights_sha256=weights_sha256

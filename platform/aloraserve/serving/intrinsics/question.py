@@ -132,7 +132,7 @@ def _body(
         stop=Raw(json.dumps(given.stop).encode()) if given.stop else Raw(),
         logprobs=spec.needs_logprobs or None,
         top_logprobs=_top_logprobs(spec) if spec.needs_logprobs else None,
-        structured_outputs=_structured(spec),
+        structured_outputs=structured_of(spec),
     )
 
 
@@ -148,7 +148,7 @@ def _top_logprobs(spec: IntrinsicSpec) -> int:
     return min(MAX_TOP_LOGPROBS, max(TOP_LOGPROBS, choices))
 
 
-def _structured(spec: IntrinsicSpec) -> Raw:
+def structured_of(spec: IntrinsicSpec) -> Raw:
     """Return ``structured_outputs`` of a spec's form, nothing for text."""
     form = spec.form
     if isinstance(form, ChoiceForm):
