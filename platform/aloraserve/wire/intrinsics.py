@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Raw
 
 from aloraserve.wire.chat import MAX_DOCUMENTS, MAX_MESSAGES, ChatMessage, ChatRequest
-from aloraserve.wire.fields import IgnoredFields
+from aloraserve.wire.fields import IgnoredFields, refusal
 from aloraserve.wire.intrinsic_items import IntrinsicItem, IntrinsicItems, items_of
 from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.responses import ResponsePart
@@ -27,7 +27,8 @@ class IntrinsicsRequest(IgnoredFields, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.conversation("-")
+        if self.conversation("-").adapter_name is not None:
+            raise refusal("chat_template_kwargs", "has an 'adapter_name'; adapters are named in 'intrinsics' here")
 
     @property
     def items(self) -> list[IntrinsicItem]:

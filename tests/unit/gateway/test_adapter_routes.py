@@ -263,20 +263,29 @@ class TestTheEnd:
         assert [path.name for path in (tmp_path / "store" / ".references").glob("*/*")] == [version]
 
 
-@pytest.mark.parametrize("part", ["versions", "aliases"])
-async def test_a_catalog_with_a_reason_that_a_terminal_cannot_show_stays_out(
-    fleet: AdapterGateway, client: httpx.AsyncClient, part: str
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("versions", 0, "history", 0, "reason"), "\x1b[2J", "reason"),
+        (("aliases", "current", "reason"), "\x1b[2J", "reason"),
+        (("versions", 0, "source"), "\x1b[2J", "text"),
+        (("versions", 0, "targets", 0), "\x1b[2J", "text"),
+    ],
+)
+async def test_a_catalog_with_what_a_terminal_cannot_show_stays_out(
+    fleet: AdapterGateway, client: httpx.AsyncClient, path: tuple[str | int, ...], value: str, named: str
 ) -> None:
     await add(client, "safety", fleet.write(), reason="plain")
-    content = (await client.get("/v1/adapter-catalog")).text
+    catalog = (await client.get("/v1/adapter-catalog")).json()
     await client.delete("/v1/adapters/safety?force=true")
-    [filed] = (catalog := json.loads(content))["records"]
-    changed = (
-        filed["record"]["aliases"]["current"] if part == "aliases" else filed["record"]["versions"][0]["history"][0]
-    )
-    changed["reason"] = "\x1b[2J"
+    *above, last = path
+    part = catalog["records"][0]["record"]
+    for step in above:
+        part = part[step]
+    part[last] = value
     answer = await client.post("/v1/adapter-catalog", json=catalog)
-    assert "reason is '\\x1b[2J'" in refusal(answer, 400)
+    assert f"{named} " in refusal(answer, 400)
+    assert "'\\x1b[2J'" in refusal(answer, 400)
 
 
 async def test_a_catalog_goes_out_and_comes_back(fleet: AdapterGateway, client: httpx.AsyncClient) -> None:

@@ -56,6 +56,20 @@ async def ask(client: httpx.AsyncClient, *intrinsics: Any, **fields: Any) -> htt
     return await client.post("/v1/intrinsics", json=body)
 
 
+async def test_an_adapter_is_not_named_in_two_ways(client: httpx.AsyncClient) -> None:
+    answer = await ask(client, "uncertainty", chat_template_kwargs={"adapter_name": "answerable"})
+    assert answer.status_code == 400
+    assert "has an 'adapter_name'; adapters are named in 'intrinsics' here" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"criteria": "short", "x": "y"}])
+async def test_of_several_the_one_with_wrong_fields_is_named(client: httpx.AsyncClient, fields: dict[str, str]) -> None:
+    guards = ["answerable", {"name": "judge", "fields": fields}]
+    answer = await client.post("/v1/chat/completions", json={"model": "base", "messages": MESSAGES, "guard": guards})
+    assert answer.status_code == 400
+    assert "'judge'" in answer.json()["error"]["message"]
+
+
 async def test_several_intrinsics_are_answered_in_one_request(client: httpx.AsyncClient) -> None:
     answer = await ask(client, "answerable", {"name": "judge", "fields": {"criteria": "short"}}, "uncertainty")
     assert answer.status_code == 200

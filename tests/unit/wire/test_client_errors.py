@@ -83,8 +83,8 @@ INVALID = [
     # intrinsics
     "'plain' is not an intrinsic: an adapter that is one has an io.yaml, or an 'intrinsic' in its aloraserve.json",
     "intrinsic 'cite' gives no probability, so that it cannot guard",
-    "the intrinsic needs the field 'criteria'; its fields are criteria",
-    "the intrinsic has no field 'x'; it has none",
+    "the intrinsic 'requirement' needs the field 'criteria'; its fields are criteria",
+    "the intrinsic 'safety' has no field 'x'; it has none",
     "a text has the tag <c0> or its like, which numbers sentences for this intrinsic",
     "a text has more than 4096 sentences, the most that an intrinsic numbers",
     # engines
@@ -104,6 +104,7 @@ FIELDS = [
     "has 17 entries; at most 16 are accepted",
     "has a name that is not an identifier of at most 64 characters",
     "has an 'adapter_name' that is not an adapter's name; send a string",
+    "has an 'adapter_name'; adapters are named in 'intrinsics' here",
     "has a 'style' above 16384 bytes",
     "has a 'style' with a number that is not finite and below 2**63",
     "cannot set 'documents'; send the field 'documents'",

@@ -190,6 +190,9 @@ class AdapterEntry(CatalogPart, frozen=True, kw_only=True):
         texts = (self.source, self.invocation.text, *(step.reason for step in self.history))
         if max(map(len, texts)) > MAX_TEXT_CHARACTERS:
             return f"it has a text of {max(map(len, texts))} characters; {MAX_TEXT_CHARACTERS} are accepted"
+        # Terminals show these as they are; the text of an invocation may have line ends, and is shown as a literal.
+        if unshown := next((text for text in (self.source, self.base, *self.targets) if not text.isprintable()), None):
+            return f"it has the text {unshown[:80]!r}; printable characters are accepted"
         if problem := next(filter(None, (reason_problem(step.reason) for step in self.history)), None):
             return problem
         if self.visibility == "private" and self.owner is None:

@@ -55,7 +55,7 @@ def question(conversation: ChatRequest, model: str, spec: IntrinsicSpec, fields:
     messages, documents = _numbered(conversation, dict(spec.sentences))
     if documents and spec.documents != "template":
         messages, documents = [*_as_messages(documents, spec.documents), *messages], []
-    messages += _instruction(spec, messages, fields)
+    messages += _instruction(model, spec, messages, fields)
     body = _body(conversation, model, spec, messages, documents)
     asked = Asked(
         [(message.role, message.text) for message in messages],
@@ -92,18 +92,20 @@ def _as_messages(documents: Sequence[Document], how: str) -> list[ChatMessage]:
     ]
 
 
-def _instruction(spec: IntrinsicSpec, messages: Sequence[ChatMessage], fields: Mapping[str, str]) -> list[ChatMessage]:
+def _instruction(
+    name: str, spec: IntrinsicSpec, messages: Sequence[ChatMessage], fields: Mapping[str, str]
+) -> list[ChatMessage]:
     """Return the message that asks, none for an adapter that needs no words."""
     wanted = [name for name in spec.fields if name != LAST_MESSAGE]
     missing = next((name for name in wanted if name not in fields), None)
     if missing is not None:
         raise InvalidRequestError(
-            f"the intrinsic needs the field {missing!r}; its fields are {', '.join(wanted)}", param="fields"
+            f"the intrinsic {name!r} needs the field {missing!r}; its fields are {', '.join(wanted)}", param="fields"
         )
     unknown = next((name for name in fields if name not in wanted), None)
     if unknown is not None:
         accepted = f"its fields are {', '.join(wanted)}" if wanted else "it has none"
-        raise InvalidRequestError(f"the intrinsic has no field {unknown[:64]!r}; {accepted}", param="fields")
+        raise InvalidRequestError(f"the intrinsic {name!r} has no field {unknown[:64]!r}; {accepted}", param="fields")
     if spec.instruction is None:
         return []
     text = spec.instruction.format_map({LAST_MESSAGE: messages[-1].text, **fields})
