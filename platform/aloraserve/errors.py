@@ -99,6 +99,10 @@ class AdapterSourceError(InvalidAdapterError):
     """Raised when an adapter cannot be fetched: its source is refused, not there, or not what it was said to be."""
 
 
+class AdapterNotStoredError(AloraserveError):
+    """Raised when an adapter cannot be written where the platform keeps it, for all that is right about it."""
+
+
 class InvocationError(AloraserveError):
     """Raised when an adapter would not act where it should: its invocation's text is in a prompt, its tokens are not.
 

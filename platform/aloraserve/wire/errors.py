@@ -9,6 +9,7 @@ from typing import Any
 from aloraserve.errors import (
     AdapterConflictError,
     AdapterNotLoadedError,
+    AdapterNotStoredError,
     AdapterSourceError,
     AloraserveError,
     AuthenticationError,
@@ -80,6 +81,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     # OpenAI's clients send again what failed with a 5xx, unless they are told not to.
     AdapterNotLoadedError: _Row(503, "server_error", "adapter_not_loaded", {"x-should-retry": "false"}),
+    AdapterNotStoredError: _Row(507, "server_error", "adapter_not_stored", {"x-should-retry": "false"}),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),
 }
 

@@ -15,7 +15,6 @@ from starlette.responses import Response
 from aloraserve.adapters.management import AdapterManager, RegistrationRequest
 from aloraserve.errors import (
     AdapterConflictError,
-    AdapterRefusedError,
     AdapterSourceError,
     InvalidRequestError,
     UnknownAdapterError,
@@ -86,7 +85,7 @@ class LoraRoutes:
         """Register what is at a path, and have the name stand for it.
 
         Raises:
-            UnknownAdapterError: there is no adapter at that path.
+            AdapterSourceError: there is no adapter at that path.
             AloraserveError: it cannot be registered.
         """
         registration = await self._manager.register(RegistrationRequest(name, _source(path), reason=REASON))
@@ -97,10 +96,6 @@ class LoraRoutes:
                 raise
             # The same content is loaded again: the name may have stood for another one since.
             await self._manager.point(name, f"{name}@{registration.report.facts.digest}", reason=REASON)
-        except AdapterRefusedError as error:
-            if registration.report is None:
-                raise UnknownAdapterError(error.message) from None
-            raise
 
     async def _is_there(self, name: str) -> bool:
         try:

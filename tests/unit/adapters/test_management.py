@@ -29,7 +29,9 @@ from aloraserve.adapters.management.registrations import MAX_RUNNING
 from aloraserve.adapters.problems import Problem, ProblemCode
 from aloraserve.errors import (
     AdapterConflictError,
+    AdapterNotStoredError,
     AdapterRefusedError,
+    AdapterSourceError,
     AloraserveError,
     DirectoryUnavailableError,
     InvalidAdapterError,
@@ -251,6 +253,22 @@ async def test_a_failure_anywhere_leaves_nothing(
     assert manager.registrations()[0].stage is RegistrationStage.FAILED
     intake.fails.clear()
     assert await register(manager)
+
+
+async def test_a_full_store_and_a_bad_source_are_not_the_adapter_s_fault(
+    manager: AdapterManager, intake: Intake
+) -> None:
+    full = InvalidAdapterError("it cannot be written to the adapter store: No space left on device")
+    full.__cause__ = OSError(28, "No space left on device")
+    for step, error, kind in (
+        ("keep", full, AdapterNotStoredError),
+        ("fetch", AdapterSourceError("it is not there"), AdapterSourceError),
+    ):
+        intake.fails = {step: error}
+        with pytest.raises(kind, match=error.message) as caught:
+            await register(manager)
+        assert type(caught.value) is kind
+    assert (await manager.list(EntryQuery())).entries == []
 
 
 async def test_a_refused_adapter_has_its_report(manager: AdapterManager, intake: Intake) -> None:

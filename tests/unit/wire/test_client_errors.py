@@ -245,6 +245,7 @@ STATUS = {
     errors.UnusableAnswerError: 502,
     errors.DeadlineError: 504,
     errors.AdapterNotLoadedError: 503,
+    errors.AdapterNotStoredError: 507,
     errors.ReplicaLostError: 502,
     errors.DirectoryUnavailableError: 503,
     errors.DrainingError: 503,

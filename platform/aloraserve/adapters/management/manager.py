@@ -89,8 +89,8 @@ class AdapterManager:
 
         Wait for its end with :meth:`~aloraserve.adapters.management.registration.Registration.finished`, which raises
         why it failed: AdapterRefusedError if the check refuses it, AdapterConflictError if the version is there or
-        another registration of the name was faster, another AloraserveError if the source or the store fails. Nothing
-        is left of one that failed.
+        another registration of the name was faster, AdapterSourceError or AdapterNotStoredError if the source or the
+        store fails. Nothing is left of one that failed.
 
         Raises:
             InvalidRequestError: the request is wrong.

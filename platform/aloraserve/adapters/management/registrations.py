@@ -33,7 +33,9 @@ from aloraserve.adapters.management.unused import release_unused
 from aloraserve.errors import (
     AdapterChangedError,
     AdapterConflictError,
+    AdapterNotStoredError,
     AdapterRefusedError,
+    AdapterSourceError,
     AloraserveError,
     InvalidAdapterError,
     InvalidRequestError,
@@ -142,7 +144,7 @@ class Registrations:
             registration.ended(entry=await self._register(registration, seen))
             log.info("adapter_registered", adapter=registration.entry and registration.entry.shown)
         except InvalidAdapterError as error:
-            registration.ended(error=AdapterRefusedError(f"adapter {name!r} is refused: {error.message}"))
+            registration.ended(error=_refusal(name, error))
         except AloraserveError as error:
             registration.ended(error=error)
         except Exception:
@@ -231,6 +233,15 @@ class Registrations:
             await self._on_change()
             return entry
         raise lost
+
+
+def _refusal(name: str, error: InvalidAdapterError) -> AloraserveError:
+    """Return why an adapter is not registered: its source's fault, that of a store that is full, or its own."""
+    if isinstance(error, AdapterSourceError):
+        return AdapterSourceError(f"adapter {name!r} is refused: {error.message}")
+    if isinstance(error.__cause__, OSError):
+        return AdapterNotStoredError(f"adapter {name!r} is not registered: {error.message}")
+    return AdapterRefusedError(f"adapter {name!r} is refused: {error.message}")
 
 
 def _check_free(request: RegistrationRequest, seen: StoredRecord | None) -> None:

@@ -27,7 +27,7 @@ from aloraserve.adapters.sources.hub import HubSource
 from aloraserve.adapters.sources.object_store import ObjectStoreSource
 from aloraserve.adapters.sources.policy import SourcePolicy
 from aloraserve.adapters.sources.reference import SourceReference, parse_reference
-from aloraserve.errors import AdapterSourceError
+from aloraserve.errors import AdapterNotStoredError, AdapterSourceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ class SourceFetcher:
         Raises:
             AdapterSourceError: the source is refused, not there, too long, or not what it was said to be. Nothing is
                 left of it.
+            AdapterNotStoredError: it cannot be written here; likewise.
         """
         with contextlib.closing(self._open(parse_reference(reference))) as source:
             return _Fetch(self, source, progress or _ignore, weights_sha256.lower()).run()
@@ -231,8 +232,8 @@ def _gone(what: str, cause: Exception) -> AdapterSourceError:
     return AdapterSourceError(f"{what} could not be read to its end: {cause}")
 
 
-def _unwritable(error: OSError) -> AdapterSourceError:
-    return AdapterSourceError(f"the adapter cannot be written on this machine: {error.strerror}")
+def _unwritable(error: OSError) -> AdapterNotStoredError:
+    return AdapterNotStoredError(f"the adapter cannot be written on this machine: {error.strerror}")
 
 
 def _ignore(_done: int, _total: int) -> None:
