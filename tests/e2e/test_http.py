@@ -150,7 +150,7 @@ BAD = [
     (CHAT, chat(chat_template_kwargs={"chat_template": "{{ 1 }}"}), 400, "chat_template_kwargs", "chat_template"),
     (CHAT, chat(model="nobody"), 404, "model", "safety-lora"),
     (CHAT, chat(model="broken"), 404, "model", "'broken' is not served"),
-    (TEXT, {"model": BASE, "prompt": ""}, 400, "prompt", "not empty"),
+    (TEXT, {"model": BASE, "prompt": ""}, 400, "prompt", "none is empty"),
     (TEXT, {"model": BASE, "prompt": [10**6]}, 400, "prompt", "1000000"),
     (TEXT, {"model": BASE, "prompt": [5] * 9000}, 400, "prompt", "9000 tokens; the model's context holds 8192"),
     (TEXT, {"model": BASE, "prompt": "x", "echo": True}, 400, "echo", "not supported"),
