@@ -144,7 +144,7 @@ def test_what_routers_ask_an_engine_for_is_there(server: Server, path: str) -> N
     ("body", "status", "said"),
     [
         (b'{"model":"nobody","prompt":"a"}', 404, "'nobody' is not served"),
-        (b'{"model":"bare","prompt":""}', 400, "not empty"),
+        (b'{"model":"bare","prompt":""}', 400, "none is empty"),
         (b'{"model":"bare","prompt":"a","max_tokens":0}', 400, "max_tokens"),
         (b'{"model":"bare"', 400, "not valid JSON"),
         (b"[1]", 400, "not a JSON object"),
