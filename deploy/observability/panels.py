@@ -199,8 +199,13 @@ ADAPTERS = Dashboard(
         Panel(
             "Time of a load, p90",
             "s",
-            (Query(quantile(0.9, "aloraserve_adapter_load_seconds", "process"), "{{process}}"),),
-            "The check of its files included.",
+            (
+                Query(
+                    "histogram_quantile(0.9, sum by (process, le) (aloraserve_adapter_load_seconds_bucket))",
+                    "{{process}}",
+                ),
+            ),
+            "Since the replica began: loads are rare. The check of its files included.",
         ),
         Panel("Evictions", "short", (per_second("aloraserve_adapter_evictions_total", "adapter"),), "A second."),
         Panel(

@@ -53,7 +53,11 @@ class AdapterMetrics(Instruments):
     def loaded(self, version: AdapterVersion, seconds: float) -> None:
         """Count a load."""
         self._names = self._names | {version.key: version.name}
-        self._loads.labels(self._labels.label(version.name)).inc()
+        label = self._labels.label(version.name)
+        self._loads.labels(label).inc()
+        # A rate of what begins at 1 misses the first: from here on they stand at 0.
+        for counter in (self._hits, self._failures, self._evictions):
+            counter.labels(label)
         self._seconds.observe(seconds)
 
     def evicted(self, version: AdapterVersion) -> None:

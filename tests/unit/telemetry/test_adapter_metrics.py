@@ -60,6 +60,8 @@ def test_each_loaded_version_counts_where_it_is(scraped: Scraped) -> None:
 def test_what_leaves_is_shown_no_more_and_counted(scraped: Scraped) -> None:
     for version in (FIRST, OTHER):
         scraped.metrics.loaded(version, 0.1)
+    counts = ("hits_total", "evictions_total", "load_failures_total")
+    assert [scraped.value(count, adapter="safety") for count in counts] == [0, 0, 0]
     scraped.metrics.evicted(FIRST)
     scraped.state = replace(scraped.state, resident=(OTHER.key,))
     assert (scraped.loaded("safety", "host"), scraped.loaded("other-one", "host")) == (None, 1)
