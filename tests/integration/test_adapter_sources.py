@@ -1,4 +1,4 @@
-"""Adapters fetched from real servers: moto's S3, the storage emulator, Debian's registry, a hub over HTTP."""
+"""Adapters fetched from real servers: moto's S3, object stores over HTTP, Debian's registry, a hub over HTTP."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 BUCKET = "adapters"
 REGISTRY = "docker-registry"
@@ -21,11 +21,15 @@ REGISTRY = "docker-registry"
 
 @contextlib.contextmanager
 def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run moto with an empty bucket, the environment set for it; yield its URL."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
+    """Run moto with an empty bucket, the environment set for it; yield its URL.
+
+    In a process of its own: vLLM looks at every value of every imported module as it starts, and Flask has values that
+    raise then.
+    """
+    port = str(_free_port())
+    url = f"http://127.0.0.1:{port}"
+    program = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
+    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     environment = {
         "AWS_ENDPOINT_URL": url,
         "AWS_ALLOW_HTTP": "true",
@@ -36,10 +40,12 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     try:
+        _wait_for(f"{url}/moto-api/")
         httpx.put(f"{url}/{BUCKET}").raise_for_status()
         yield url
     finally:
-        server.stop()
+        process.terminate()
+        process.wait(10)
 
 
 @contextlib.contextmanager
