@@ -1,6 +1,6 @@
 """Tables of a comparison of simulated routers: means over windows, intervals by bootstrap, and who won each window.
 
-Only the traffic is random: each window is another part of the trace, with adapters, keys and lots drawn anew. The
+Only the traffic is random: each window is another part of the trace, with adapters, keys and lots drawn again. The
 bootstrap draws windows, with replacement, and for a difference both routers' figures of the same window. Of five
 windows an interval is rough, and somewhat too narrow.
 """

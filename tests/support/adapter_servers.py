@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from support.redis_deployments import free_port
 
 BUCKET = "adapters"
 REGISTRY = "docker-registry"
@@ -26,7 +27,7 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     In a process of its own: vLLM looks at every value of every imported module as it starts, and Flask has values that
     raise then.
     """
-    port = str(_free_port())
+    port = str(free_port())
     url = f"http://127.0.0.1:{port}"
     program = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
     process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -57,7 +58,7 @@ def oci_registry(folder: Path) -> Iterator[str]:
     program = shutil.which(REGISTRY)
     if program is None:
         pytest.skip(f"no {REGISTRY} on this machine: apt-get install {REGISTRY}")
-    host = f"localhost:{_free_port()}"
+    host = f"localhost:{free_port()}"
     config = {
         "version": 0.1,
         "log": {"level": "error"},
@@ -72,11 +73,6 @@ def oci_registry(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _wait_for(url: str) -> None:

@@ -100,11 +100,8 @@ class Answer(ABC):
         self._savings = savings
         self._with_logprobs = logprobs
         self._count = choices
-        self._look: Look | None = None
-
-    def look_with(self, look: Look) -> None:
-        """Have intrinsics look at the answer's text once it is there; the answer carries what they find."""
-        self._look = look
+        self._later: Callable[[str], AsyncIterator[bytes]] | None = None
+        """Yields the events that follow a streamed answer's text."""
 
     @classmethod
     def of(cls, generation: Generation) -> Self:
@@ -152,7 +149,7 @@ class Answer(ABC):
                 choice.texts.append(chunk.text)
                 choice.logprobs += chunk.logprobs
                 choice.finish_reason = chunk.finish_reason or choice.finish_reason
-        return self._whole(choices, await self._results(choices[0].text)).to_json()
+        return (await self._whole(choices)).to_json()
 
     async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncGenerator[bytes]:
         """Yield server-sent events, those together that can be had without waiting.
@@ -165,7 +162,7 @@ class Answer(ABC):
         """
         events = self._openings()
         write = self._chunk_writer()
-        texts: list[str] | None = None if self._look is None else []
+        texts: list[str] | None = None if self._later is None else []
         try:
             async with _closing_source(chunks):
                 async for chunk in chunks:
@@ -177,10 +174,10 @@ class Answer(ABC):
                     if events and not (getattr(chunks, "is_ready", False) and len(events) < MAX_TOGETHER):
                         yield b"".join(events)
                         events.clear()
-            if self._look is not None:
-                async with _closing_source(self._look("".join(texts or ()))) as results:
-                    async for _, result in results:
-                        yield b"".join([*events, self._found(result)])
+            if self._later is not None:
+                async with _closing_source(self._later("".join(texts or ()))) as later:
+                    async for event in later:
+                        yield b"".join([*events, event])
                         events.clear()
             if include_usage:
                 events.append(_event(self._closing().to_json().encode()))
@@ -190,13 +187,6 @@ class Answer(ABC):
             events.append(_event(_encode(reply_for(error).body)))
         events.append(_event(b"[DONE]"))
         yield b"".join(events)
-
-    async def _results(self, text: str) -> list[IntrinsicResult] | None:
-        """Return what intrinsics find in the answer, in the request's order; None if there are none."""
-        if self._look is None:
-            return None
-        found = {number: result async for number, result in self._look(text)}
-        return [found[number] for number in sorted(found)]
 
     @property
     def usage(self) -> Usage:
@@ -234,11 +224,7 @@ class Answer(ABC):
         return write_with_logprobs if self._with_logprobs else write
 
     @abstractmethod
-    def _whole(self, choices: list[_Choice], found: list[IntrinsicResult] | None) -> ResponsePart: ...
-
-    @abstractmethod
-    def _found(self, result: IntrinsicResult) -> bytes:
-        """Return the event of what an intrinsic found."""
+    async def _whole(self, choices: list[_Choice]) -> ResponsePart: ...
 
     @abstractmethod
     def _openings(self) -> list[bytes]: ...
@@ -265,8 +251,15 @@ class ChatAnswer(Answer):
     after_text = b"}"
     guards: Sequence[GuardResult] = ()
     """What let the chat pass."""
+    _look: Look | None = None
 
-    def _whole(self, choices: list[_Choice], found: list[IntrinsicResult] | None) -> ResponsePart:
+    def look_with(self, look: Look) -> None:
+        """Have intrinsics look at the answer's text once it is there; the answer carries what they find."""
+        self._look = look
+        self._later = functools.partial(self._found, look)
+
+    async def _whole(self, choices: list[_Choice]) -> ResponsePart:
+        found = await self._results(choices[0].text)
         return ChatCompletion(
             id=self.id,
             created=self.created,
@@ -290,8 +283,18 @@ class ChatAnswer(Answer):
         events = self._beginnings(opening)
         return [*events, self._addition(guard=[*self.guards])] if self.guards else events
 
-    def _found(self, result: IntrinsicResult) -> bytes:
-        return self._addition(intrinsics=[result])
+    async def _found(self, look: Look, text: str) -> AsyncGenerator[bytes]:
+        """Yield an event for what each intrinsic finds in the answer, as it does."""
+        async with _closing_source(look(text)) as results:
+            async for _, result in results:
+                yield self._addition(intrinsics=[result])
+
+    async def _results(self, text: str) -> list[IntrinsicResult] | None:
+        """Return what intrinsics find in the answer, in the request's order; None if there are none."""
+        if self._look is None:
+            return None
+        found = {number: result async for number, result in self._look(text)}
+        return [found[number] for number in sorted(found)]
 
     def _addition(self, **fields: Any) -> bytes:
         """Return an event with an extension and a choice that adds nothing, as clients take a chunk to have one."""
@@ -318,7 +321,7 @@ class CompletionAnswer(Answer):
     part_kind = "text_completion"
     before_text = b'"text":'
 
-    def _whole(self, choices: list[_Choice], found: list[IntrinsicResult] | None) -> ResponsePart:
+    async def _whole(self, choices: list[_Choice]) -> ResponsePart:
         return self._completion(
             [
                 CompletionChoice(
@@ -333,9 +336,6 @@ class CompletionAnswer(Answer):
 
     def _openings(self) -> list[bytes]:
         return []
-
-    def _found(self, result: IntrinsicResult) -> bytes:
-        raise NotImplementedError("intrinsics look at chats")
 
     def _closing(self) -> ResponsePart:
         return self._completion([])

@@ -87,7 +87,7 @@ def schema_text(schema: Mapping[str, Any], where: str) -> str:
     """Return a JSON schema as text.
 
     Raises:
-        InvalidAdapterError: it is no schema, too large or too deep, or refers to another document.
+        InvalidAdapterError: it is not a schema, too large or too deep, or refers to another document.
     """
     from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
     from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]

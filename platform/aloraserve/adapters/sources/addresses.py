@@ -33,7 +33,7 @@ def is_public(address: str) -> bool:
 
     An IPv6 address that stands for an IPv4 one counts as that.
     """
-    # An interface's zone, as in fe80::1%eth0, is no part of the address.
+    # An interface's zone, as in fe80::1%eth0, does not belong to the address.
     found = ipaddress.ip_address(address.partition("%")[0])
     meant = found if isinstance(found, ipaddress.IPv4Address) else _embedded(found) or found
     if any(meant in network for network in _CLOUDS_OWN):

@@ -137,7 +137,7 @@ class IntrinsicRunner:
         """Return what guards say of a conversation, in order.
 
         Raises:
-            InvalidRequestError: a guard is no intrinsic, or one without a probability.
+            InvalidRequestError: a guard is not an intrinsic, or one without a probability.
             AloraserveError: a guard could not answer; nothing passes then.
         """
         origin = replace(origin, request_id=f"{origin.request_id}-guard")
