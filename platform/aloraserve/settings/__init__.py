@@ -1,0 +1,18 @@
+"""One settings object, from a YAML file, ``ALORASERVE_*`` variables and flags; a file per group."""
+
+from aloraserve.settings.callers import MAX_ADMINS, MAX_TENANTS
+from aloraserve.settings.fleet import default_state_dir
+from aloraserve.settings.loading import MAX_FILE_BYTES, load_settings, settings_from_arguments
+from aloraserve.settings.settings import Settings
+from aloraserve.settings.telemetry import LogFormat
+
+__all__ = [
+    "MAX_ADMINS",
+    "MAX_FILE_BYTES",
+    "MAX_TENANTS",
+    "LogFormat",
+    "Settings",
+    "default_state_dir",
+    "load_settings",
+    "settings_from_arguments",
+]

@@ -1,0 +1,88 @@
+"""The one settings object: all groups, and what holds between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from aloraserve.settings.adapters import AdapterSettings
+from aloraserve.settings.address import is_public
+from aloraserve.settings.callers import CallerSettings
+from aloraserve.settings.engine import EngineSettings
+from aloraserve.settings.fleet import FleetSettings
+from aloraserve.settings.http import HttpSettings
+from aloraserve.settings.redis import RedisSettings
+from aloraserve.settings.routing import RoutingSettings
+from aloraserve.settings.telemetry import TelemetrySettings
+
+if TYPE_CHECKING:
+    from aloraserve.adapters.sources import SourcePolicy
+
+KEYS = frozenset({"admin_keys", "api_keys"})
+
+
+class Settings(
+    FleetSettings,
+    HttpSettings,
+    CallerSettings,
+    RedisSettings,
+    AdapterSettings,
+    EngineSettings,
+    RoutingSettings,
+    TelemetrySettings,
+    BaseSettings,
+):
+    """Everything that an operator may choose; ``docs/reference/configuration.md`` explains each key."""
+
+    model_config = SettingsConfigDict(env_prefix="ALORASERVE_", extra="forbid", frozen=True)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether the address to listen on can be reached from outside this machine."""
+        return is_public(self.host)
+
+    @property
+    def adapter_policy(self) -> SourcePolicy:
+        """What adapters may be fetched from; every folder where whoever calls has an account on this machine."""
+        from aloraserve.adapters.sources import SourcePolicy
+
+        is_own = not (self.is_public or self.api_keys or self.admin_keys)
+        roots = () if self.adapters_dir is None else (self.adapters_dir,)
+        return SourcePolicy.of(self.adapter_sources, roots, any_folder=is_own)
+
+    @model_validator(mode="after")
+    def _cells_have_servers(self) -> Self:
+        if self.cell_redis_urls and len(self.cell_redis_urls) != self.cells:
+            raise ValueError(f"cell_redis_urls has {len(self.cell_redis_urls)} with cells {self.cells}: one a cell")
+        return self
+
+    @model_validator(mode="after")
+    def _public_means_authenticated(self) -> Self:
+        if self.is_public and not self.api_keys and not self.allow_anonymous:
+            raise ValueError(f"host {self.host} is reachable from outside: set api_keys, or allow_anonymous: true")
+        return self
+
+    def to_arguments(self) -> dict[str, Any]:
+        """Return the settings as plain values, from which :func:`settings_from_arguments` makes the same again.
+
+        Secrets are in it as they are: never log it.
+        """
+        plain = self.model_dump(mode="json", exclude=set(KEYS), exclude_none=True)
+        keys = {name: getattr(self, name) for name in KEYS}
+        return plain | {
+            name: {owner: key.get_secret_value() for owner, key in secrets.items()} for name, secrets in keys.items()
+        }
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments and the environment only; the file is merged in by :func:`load_settings`."""
+        return init_settings, env_settings
