@@ -7,7 +7,7 @@ import time
 from starlette.responses import Response
 
 from aloraserve.wire import Usage
-from aloraserve.wire.chat import (
+from aloraserve.wire.chat_answers import (
     AssistantMessage,
     ChatChoice,
     ChatChunkChoice,
