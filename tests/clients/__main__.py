@@ -41,7 +41,9 @@ def main() -> int:
         model = write_tool_model(ensure_smollm2(Path(folder)), Path(folder))
         flags = ("--engine", "simulated", "--replicas", "1", "--model", str(model))
         with detached_platform(*flags, state_dir=Path(folder) / "state") as platform:
-            failed = [run for run in chosen if not _succeeds(run, Target(platform.url, model.name, model, Path(folder)))]
+            failed = [
+                run for run in chosen if not _succeeds(run, Target(platform.url, model.name, model, Path(folder)))
+            ]
     _print_table(chosen, failed)
     return len(failed)
 

@@ -135,8 +135,15 @@ def _vllm_bench_succeeded(target: Target, output: str) -> None:
 LITELLM, INSTRUCTOR, LM_EVAL, AIPERF = map(Environment, ("litellm", "instructor", "lm-eval", "aiperf"))
 GUIDELLM = Environment("guidellm", sees_ours=True)
 RUNS = (
-    ClientRun("litellm", "chats whole, streamed, asynchronous; forms; history", _script("litellm_calls.py", LITELLM), LITELLM),
-    ClientRun("instructor", "typed answers by JSON schema and by tools", _script("instructor_calls.py", INSTRUCTOR), INSTRUCTOR),
+    ClientRun(
+        "litellm", "chats whole, streamed, asynchronous; forms; history", _script("litellm_calls.py", LITELLM), LITELLM
+    ),
+    ClientRun(
+        "instructor",
+        "typed answers by JSON schema and by tools",
+        _script("instructor_calls.py", INSTRUCTOR),
+        INSTRUCTOR,
+    ),
     ClientRun("lm-eval", "log-likelihoods of choices (echo)", _lm_eval, LM_EVAL, _lm_eval_scored),
     ClientRun("vllm", "`vllm bench serve`", _vllm_bench, None, _vllm_bench_succeeded),
     ClientRun("guidellm", "a synchronous benchmark", _guidellm, GUIDELLM, _guidellm_succeeded),

@@ -93,6 +93,7 @@ def test_the_policy_of_one_s_own_decides(fleet: Any) -> None:
     assert second.reason.startswith("holds "), second.reason
 
 
+@pytest.mark.untimed
 def test_plain_vllm_with_the_plugin_reuses_the_base_model_s_blocks(model_path: Path, adapters_dir: Path) -> None:
     flags = ("--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "1024")
     printed = run("plain_vllm.py", str(model_path), str(adapters_dir / "safety"), *flags)

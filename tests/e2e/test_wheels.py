@@ -31,7 +31,7 @@ VERSIONS = "from importlib.metadata import version; print(version('aloraserve'),
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(900)]
 
 
 def _pip(*arguments: str) -> None:

@@ -32,7 +32,7 @@ from aloraserve_services.models.model_files import ensure_smollm2
 from aloraserve_services.models.untrained import write_untrained_adapters
 from aloraserve_services.plan import FleetPlan, make_plan
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.untimed, pytest.mark.timeout(600)]
 
 PROMPT = [1000 + number for number in range(80)]
 NAME = "safety-lora"

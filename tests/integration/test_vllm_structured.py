@@ -27,7 +27,7 @@ from aloraserve_services.models.model_files import ensure_smollm2
 from aloraserve_services.models.untrained import invocation_text, write_untrained_adapters
 from aloraserve_services.plan import make_plan
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.untimed, pytest.mark.timeout(600)]
 
 VERDICT = {
     "type": "object",

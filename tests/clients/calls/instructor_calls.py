@@ -1,6 +1,6 @@
 """instructor: typed answers by a JSON schema and by tools, whole and as they come.
 
-    python instructor_calls.py URL MODEL
+python instructor_calls.py URL MODEL
 """
 
 from __future__ import annotations

