@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin test-clients weekly docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -106,6 +106,9 @@ mutants: install-dev ## Put faults into directory, routing and simulator, one at
 mutants-plugin: install-dev ## Put faults into vllm-alora, one at a time: a test must notice each (ARGS="--live")
 	@$(BIN)/python platform/vllm-alora/tests/mutants.py $(ARGS)
 
+test-clients: install-dev ## Run other projects' clients, unchanged, in environments of their own (ARGS="litellm guidellm")
+	@PYTHONPATH=tests:. $(BIN)/python -m clients $(ARGS)
+
 weekly: install-dev ## Run what takes too long for every change: all tests, all mutants, the plugin's matrix (hours)
 	@$(BIN)/python tests/lanes.py --all; tests=$$?; \
 	PYTHONPATH=tests $(BIN)/python -m mutants; mutants=$$?; \
@@ -129,7 +132,7 @@ format: install-dev ## Format the sources and fix what can be fixed
 
 lock: install-dev ## Pin the requirement lists again (deploy/install/*.txt)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
-	cd deploy/install && for list in cpu dev; do \
+	cd deploy/install && for list in cpu dev $$(ls clients/*.in | sed 's/\.in$$//'); do \
 	  $(abspath $(BIN))/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet \
 	    --overrides overrides.txt --no-emit-package torch $$list.in -o $$list.txt && \
 	  sed -i.never "/sys_platform == 'never'/d" $$list.txt && rm $$list.txt.never || exit 1; \

@@ -2,7 +2,7 @@
 
     python tests/lanes.py [--all] [--coverage] [-m MARKS] [PYTEST ARGUMENT ...]
 
-Some of what starts engines and platforms depends on no time (the mark ``untimed``): it is in the second lane, at its end.
+Some of what starts engines and platforms waits for no time (the mark ``untimed``): the second lane runs it at its end.
 
 Starting a platform leaves a core idle most of the time, and a test of one engine uses one core. The second lane takes
 what the first leaves: its processes have a low priority, so times in the first lane are nearly those of a machine of
@@ -102,7 +102,8 @@ def main(arguments: Sequence[str]) -> int:
         first = Lane([_platform_run(FIRST, options, rest)], None, 0, RAY_worker_niceness="0")
         plugin = [PYTEST, "-q"] if options.all else [PYTEST, "-q", "-m", "not slow and not gpu"]
         unit = _platform_run(f"not ({TIMED})", options, rest, covered=options.coverage)
-        second = Lane([unit, (PLUGIN, plugin), _platform_run(UNTIMED, options, rest)], output, 5)
+        runs = [unit, (PLUGIN, plugin), _platform_run(UNTIMED, options, rest)]
+        second = Lane(runs, output, 5, RAY_worker_niceness="0")
         try:
             return _run((first, second))
         except KeyboardInterrupt:

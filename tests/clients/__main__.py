@@ -15,11 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.harness.detached_platform import detached_platform
-from clients.runs import RUNS, ClientRun, Target
 from support.tool_model import write_tool_model
 
 from aloraserve_services.models.model_files import ensure_smollm2
+from benchmarks.harness.detached_platform import detached_platform
+from clients.runs import RUNS, ClientRun, Target
 
 RUN_TIMEOUT_S = 300
 
