@@ -123,7 +123,7 @@ class OpenAIRoutes:
             return await self._answered(answer, calls[0], first, chunks, body.include_usage, held)
 
     async def models(self, request: Request) -> Response:
-        """List the base model and the adapters that the caller may use; an administrator's key lists the public ones."""
+        """List the base model and the adapters that the caller may use; to an administrator, the public ones."""
         caller = self._tenants.authenticate(request.headers.get("authorization"), None)
         listed = self._adapters.listed(caller.tenant)
         return _json(ModelList.of(self._base_model, listed, self._created).to_json())
