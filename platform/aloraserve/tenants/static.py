@@ -15,7 +15,6 @@ from aloraserve.tenants.salts import cache_salt_of
 EVERYONE = Caller(roles=frozenset(Role))
 """The caller where neither tenants nor administrators are configured, on an address that only this machine reaches."""
 _ADMIN = Caller(roles=frozenset({Role.ADMIN}))
-UNKNOWN_KEY = "the API key is not known"
 
 
 class StaticTenants:
@@ -50,7 +49,7 @@ class StaticTenants:
             return anyone
         caller = self.find(key_in(authorization))
         if caller is None:
-            raise AuthenticationError(UNKNOWN_KEY)
+            raise AuthenticationError("the API key is not known")
         return permitted(caller, role)
 
     def anyone(self, role: Role | None) -> Caller | None:
