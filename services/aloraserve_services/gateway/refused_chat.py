@@ -10,7 +10,7 @@ from starlette.responses import Response
 from aloraserve.serving.intrinsics.outcome import GuardVerdict
 from aloraserve.serving.request import GenerationRequest
 from aloraserve.wire import Usage
-from aloraserve.wire.chat import (
+from aloraserve.wire.chat_answers import (
     AssistantMessage,
     ChatChoice,
     ChatChunkChoice,
