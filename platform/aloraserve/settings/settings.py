@@ -18,6 +18,7 @@ from aloraserve.settings.paths import expanded
 from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
+from aloraserve.settings.tools import ToolSettings
 from aloraserve.settings.variables import VariableSource
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Settings(
     EngineSettings,
     RoutingSettings,
     TelemetrySettings,
+    ToolSettings,
     BaseSettings,
 ):
     """Everything that an operator may choose; ``docs/reference/configuration.md`` explains each key."""

@@ -15,7 +15,7 @@ MAX_VALUE_BYTES = 128 * 1024
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 
-IGNORED_FIELDS = ("user", "metadata", "store", "service_tier", "parallel_tool_calls")
+IGNORED_FIELDS = ("user", "metadata", "store", "service_tier")
 """Fields that clients commonly send and that change no answer here; everything else unknown is refused."""
 
 Value = TypeVar("Value")
@@ -32,7 +32,6 @@ Unsupported: TypeAlias = Annotated[Nothing, Meta(extra={ONLY: ""})]
 OnlyZero: TypeAlias = Annotated[Annotated[float, Meta(ge=0, le=0)] | None, Meta(extra={ONLY: "0"})]
 OnlyOne: TypeAlias = Annotated[Annotated[float, Meta(ge=1, le=1)] | None, Meta(extra={ONLY: "1"})]
 OnlyText: TypeAlias = Annotated[list[Literal["text"]] | None, Meta(extra={ONLY: '["text"]'})]
-NoChoice: TypeAlias = Annotated[Literal["none", "auto"] | None, Meta(extra={ONLY: "'none' or 'auto'"})]
 
 
 class FieldError(ValueError):
@@ -79,7 +78,6 @@ class IgnoredFields(RequestPart, frozen=True, kw_only=True):
     metadata: Raw = Raw()
     store: Raw = Raw()
     service_tier: Raw = Raw()
-    parallel_tool_calls: Raw = Raw()
 
     def __post_init__(self) -> None:
         for name in IGNORED_FIELDS:

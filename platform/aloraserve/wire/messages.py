@@ -62,7 +62,7 @@ class ChatMessage(RequestPart, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.content is None and self.role not in _MAY_BE_NULL:
-            raise refusal("content", "should be a string or a list")
+            raise refusal("content", "is required")
         if self.tool_calls and self.role != "assistant":
             raise refusal("tool_calls", "is accepted only in messages of the role 'assistant'")
 
@@ -76,6 +76,8 @@ class ChatMessage(RequestPart, frozen=True, kw_only=True):
     @property
     def more_texts(self) -> list[str]:
         """What a template may show beside the content."""
+        if not (self.tool_calls or self.name or self.shown_reasoning):
+            return []
         calls = [json.encode(call).decode() for call in self.tool_calls or ()]
         return calls + list(filter(None, (self.name, self.shown_reasoning)))
 

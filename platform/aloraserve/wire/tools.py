@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import DecodeError, Meta, Raw, json
+from msgspec import DecodeError, Meta, json
 
 from aloraserve.wire.fields import RequestPart, refusal
 from aloraserve.wire.json_schema import MAX_SCHEMA_DEPTH, is_deeper_than

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
@@ -54,6 +55,7 @@ from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.plan import FleetPlan
 
+log = structlog.get_logger(__name__)
 ENGINE = "engine"
 GATEWAY = "gateway"
 
@@ -175,13 +177,16 @@ class Gateway:
         )
 
     def _prompt_builder(self, tokenizer: Any) -> PromptBuilder:
-        return PromptBuilder(
+        prompts = PromptBuilder(
             tokenizer,
             self._plan.keyspace,
             base_model=self._plan.served_name,
             max_model_len=self._plan.settings.max_model_len,
             resolve=functools.partial(resolved, self._adapters),
+            tool_parser=self._plan.settings.tool_parser,
         )
+        log.info("tool_parser", chosen=prompts.tool_format, setting=self._plan.settings.tool_parser)
+        return prompts
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -22,6 +22,7 @@ class ToolFormat:
     is_bare: bool = False
 
 
+AUTO = "auto"
 _TAGGED = ("<tool_call>",)
 FORMATS = {
     known.name: known
@@ -44,8 +45,12 @@ _SIGNS = (
 """What stands in the chat templates of a family, and its format; the first that is found counts."""
 
 
-def format_of(template: str) -> ToolFormat | None:
-    """Return the format that a chat template has its model write, None if it is not one of those known."""
+def known_format(name: str, template: str) -> ToolFormat | None:
+    """Return a format; that of a chat template for :data:`AUTO`, None if it is not one of those known."""
+    return _format_of(template) if name == AUTO else FORMATS[name]
+
+
+def _format_of(template: str) -> ToolFormat | None:
     for signs, name in _SIGNS:
         if any(sign in template for sign in signs):
             return FORMATS.get(name)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Self, cast
 
-from aloraserve.serving.engine_messages import TokenLogprobs
+from aloraserve.serving.engine_messages import EngineChunk, TokenLogprobs
+from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.tools import CallDelta, Heard
 from aloraserve.wire.chat_answers import (
     AssistantMessage,
     ChatChoice,
@@ -14,15 +16,25 @@ from aloraserve.wire.chat_answers import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatDelta,
+    ChatFinishReason,
     ChatLogprobs,
 )
 from aloraserve.wire.intrinsic_results import GuardResult, IntrinsicResult
-from aloraserve.wire.responses import ResponsePart
+from aloraserve.wire.messages import ChatMessage
+from aloraserve.wire.responses import ResponsePart, SavingsUsage
 from aloraserve_services.gateway.answers.base import Answer, WholeChoice
-from aloraserve_services.gateway.answers.events import choice_ending, closing_source, reason_of, sse_event, top_logprob
+from aloraserve_services.gateway.answers.called_choice import CalledChoice
+from aloraserve_services.gateway.answers.events import (
+    choice_ending,
+    closing_source,
+    encode,
+    reason_of,
+    sse_event,
+    top_logprob,
+)
 
-Look = Callable[[str], AsyncIterator[tuple[int, IntrinsicResult]]]
-"""Has intrinsics look at an answer's text; yields what each found with its place in the request, as it does."""
+Look = Callable[[ChatMessage], AsyncIterator[tuple[int, IntrinsicResult]]]
+"""Has intrinsics look at an answer; yields what each found with its place in the request, as it does."""
 
 
 class ChatAnswer(Answer):
@@ -35,6 +47,15 @@ class ChatAnswer(Answer):
     guards: Sequence[GuardResult] = ()
     """What let the chat pass."""
     _look: Look | None = None
+    _called: Sequence[CalledChoice] = ()
+
+    @classmethod
+    def to(cls, request: GenerationRequest, savings: SavingsUsage | None = None) -> Self:
+        """Return the writer of the answer to a request; one with tools has its calls read."""
+        answer = super().to(request, savings)
+        if request.tool_use is not None:
+            answer._called = [CalledChoice(request.tool_use) for _ in range(request.sampling.n)]
+        return answer
 
     def look_with(self, look: Look) -> None:
         """Have intrinsics look at the answer's text once it is there; the answer carries what they find."""
@@ -42,24 +63,50 @@ class ChatAnswer(Answer):
         self._later = functools.partial(self._found, look)
 
     async def _whole(self, choices: list[WholeChoice]) -> ResponsePart:
+        written = [self._written(index, choice) for index, choice in enumerate(choices)]
         found = await self._results(choices[0].text)
         return ChatCompletion(
             id=self.id,
             created=self.created,
             model=self.model,
-            choices=[
-                ChatChoice(
-                    index=index,
-                    message=AssistantMessage(content=choice.text),
-                    logprobs=ChatLogprobs(**self._logprobs(choice.logprobs, 0)) if self._with_logprobs else None,
-                    finish_reason=reason_of(choice.finish_reason) or "stop",
-                )
-                for index, choice in enumerate(choices)
-            ],
+            choices=written,
             usage=self.usage,
             guard=[*self.guards] or None,
             intrinsics=found,
         )
+
+    def _written(self, index: int, choice: WholeChoice) -> ChatChoice:
+        reason: str = reason_of(choice.finish_reason) or "stop"
+        message = AssistantMessage(content=choice.text)
+        if self._called:
+            called = self._called[index]
+            called.hear(choice.text, reason)
+            reason = called.reason(reason)
+            calls = called.tool_calls() or None
+            message = AssistantMessage(content=called.text or (None if calls else ""), tool_calls=calls)
+        return ChatChoice(
+            index=index,
+            message=message,
+            logprobs=ChatLogprobs(**self._logprobs(choice.logprobs, 0)) if self._with_logprobs else None,
+            finish_reason=cast(ChatFinishReason, reason),
+        )
+
+    def _chunk_writer(self) -> Callable[[EngineChunk], bytes]:
+        if not self._called:
+            return super()._chunk_writer()
+        beginnings = self._beginnings(b'"delta":')
+
+        def write(chunk: EngineChunk) -> bytes:
+            called = self._called[chunk.index]
+            reason = reason_of(chunk.finish_reason)
+            delta = delta_of(called.hear(chunk.text, reason))
+            if not (delta or reason or self._with_logprobs):
+                return b""
+            logprobs = encode(self._logprobs(chunk.logprobs, 0)) if self._with_logprobs else b"null"
+            shown = None if reason is None else called.reason(reason)
+            return beginnings[chunk.index] + encode(delta) + choice_ending(logprobs, shown)
+
+        return write
 
     def _openings(self) -> list[bytes]:
         opening = b'"delta":{"role":"assistant","content":""}' + choice_ending(b"null", None)
@@ -68,7 +115,7 @@ class ChatAnswer(Answer):
 
     async def _found(self, look: Look, text: str) -> AsyncGenerator[bytes]:
         """Yield an event for what each intrinsic finds in the answer, as it does."""
-        async with closing_source(look(text)) as results:
+        async with closing_source(look(self._said(text))) as results:
             async for _, result in results:
                 yield self._addition(intrinsics=[result])
 
@@ -76,8 +123,12 @@ class ChatAnswer(Answer):
         """Return what intrinsics find in the answer, in the request's order; None if there are none."""
         if self._look is None:
             return None
-        found = {number: result async for number, result in self._look(text)}
+        found = {number: result async for number, result in self._look(self._said(text))}
         return [found[number] for number in sorted(found)]
+
+    def _said(self, text: str) -> ChatMessage:
+        """Return the answer, whose text is known, as a message."""
+        return self._called[0].message() if self._called else ChatMessage(role="assistant", content=text)
 
     def _addition(self, **fields: Any) -> bytes:
         """Return an event with an extension and a choice that adds nothing, as clients take a chunk to have one."""
@@ -95,3 +146,16 @@ class ChatAnswer(Answer):
                 for token in logprobs
             ]
         }
+
+
+def delta_of(heard: Heard) -> dict[str, Any]:
+    """Return a chunk's delta."""
+    delta: dict[str, Any] = {"content": heard.text} if heard.text else {}
+    return delta | {"tool_calls": list(map(_call_delta, heard.calls))} if heard.calls else delta
+
+
+def _call_delta(call: CallDelta) -> dict[str, Any]:
+    if call.id is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}

@@ -32,7 +32,7 @@ def plain_endings(after_text: bytes) -> Mapping[str | None, bytes]:
     return {reason: after_text + choice_ending(b"null", reason) for reason in reasons}
 
 
-def choice_ending(logprobs: bytes, finish_reason: FinishReason | None) -> bytes:
+def choice_ending(logprobs: bytes, finish_reason: str | None) -> bytes:
     """Return what stands in an event after the text of its one choice."""
     return b',"logprobs":' + logprobs + b',"finish_reason":' + encode(finish_reason) + b"}]}\n\n"
 
