@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from msgspec import Meta, Struct, structs
 
-from aloraserve.wire.chat import ChatMessage, ChatRequest
+from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import CompletionRequest
 from aloraserve.wire.fields import IGNORED, ONLY, CallFields, OpenPart
+from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.sampling import StreamOptions
 
 Treatment = Literal["served", "ignored", "refused"]

@@ -13,8 +13,8 @@ from openai.types.chat import ChatCompletionMessageParam
 from openai.types.chat import completion_create_params as chat_create_params
 
 from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
-from aloraserve.wire.chat import ChatMessage
 from aloraserve.wire.field_table import field_names, page, treatment
+from aloraserve.wire.messages import ChatMessage
 
 ROOT = Path(__file__).parents[3]
 CHAT: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "x"}]}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
-from aloraserve.wire.chat import ChatMessage
 from aloraserve.wire.field_table import field_names, treatment
+from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.sampling import StreamOptions
 
 with warnings.catch_warnings():
