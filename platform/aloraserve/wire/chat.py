@@ -9,6 +9,7 @@ from msgspec import Meta, Raw, json
 from aloraserve.wire.documents import Documents, check_documents, document_texts, documents_for_template
 from aloraserve.wire.fields import (
     MAX_TEXT_BYTES,
+    OnlyFalse,
     OnlyText,
     Unsupported,
     refusal,
@@ -30,9 +31,7 @@ MAX_INVOKABLE = 64
 ADAPTER_KWARG = "adapter_name"
 _TEMPLATE_KWARGS = json.Decoder(dict[str, Any] | None)
 
-Invokable = Annotated[
-    list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(min_length=1, max_length=MAX_INVOKABLE)
-]
+Invokable = Annotated[list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=MAX_INVOKABLE)]
 """Names of the adapters that the base model may invoke."""
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -48,7 +47,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    chat_template_kwargs: Raw = Raw()
+    chat_template_kwargs: Annotated[Raw, Meta(description="an object of up to 16 values by name, 16 KiB each")] = Raw()
     documents: Documents | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
@@ -60,17 +59,17 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     continue_final_message: bool | None = None
     reasoning_effort: ReasoningEffort | None = None
     include_reasoning: bool | None = None
+    add_special_tokens: OnlyFalse = None
     audio: Unsupported = None
+    chat_template: Unsupported = None
+    echo: OnlyFalse = None
     function_call: Unsupported = None
     functions: Unsupported = None
-    logit_bias: Unsupported = None
+    media_io_kwargs: Unsupported = None
+    mm_processor_kwargs: Unsupported = None
     modalities: OnlyText = None
     moderation: Unsupported = None
-    prediction: Unsupported = None
-    prompt_cache_key: Unsupported = None
-    prompt_cache_options: Unsupported = None
-    prompt_cache_retention: Unsupported = None
-    safety_identifier: Unsupported = None
+    return_prompt_text: OnlyFalse = None
     verbosity: Unsupported = None
     web_search_options: Unsupported = None
 
@@ -84,7 +83,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
             raise refusal("", "'top_logprobs' is accepted only with 'logprobs': true")
         if self.continue_final_message and self.add_generation_prompt:
             raise refusal("", "'continue_final_message' and 'add_generation_prompt' cannot both be true")
-        if not self.tools and self.tool_choice not in (None, "none", "auto"):
+        if not self.tools and self.is_forced_to_call:
             raise refusal("tool_choice", "needs 'tools' to choose from")
         if self.intrinsics and (self.n or 1) > 1:
             raise refusal("", "'intrinsics' look at one answer; send 'n' 1")
@@ -118,7 +117,8 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     @property
     def named_function(self) -> str | None:
         """The function that the answer has to call."""
-        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedToolChoice) else None
+        chosen = self.tool_choice.function if isinstance(self.tool_choice, NamedToolChoice) else None
+        return None if chosen is None else chosen.name
 
     @property
     def is_forced_to_call(self) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Raw, json
+from msgspec import Meta, json
 
-from aloraserve.wire.fields import RequestPart, Unsupported, check_size, refusal
+from aloraserve.wire.fields import ABSENT, Ignored, OpenPart, Unsupported, refusal
 from aloraserve.wire.tools import ToolCalls
 
 MAX_PARTS = 256
@@ -15,20 +15,16 @@ ROLES = r"^(system|developer|user|assistant|tool|function|document [\w .,:;/#@+=
 _MAY_BE_NULL = frozenset({"assistant", "tool", "function"})
 
 
-class TextPart(RequestPart, frozen=True, kw_only=True):
-    """One part of a message's content; text is the only kind served. Hints to other servers' caches change nothing."""
+class TextPart(OpenPart, frozen=True, kw_only=True):
+    """One part of a message's content; text is the only kind served."""
 
     type: Literal["text", "refusal"]
     text: str | None = None
     refusal: str | None = None
-    cache_control: Raw = Raw()
-    prompt_cache_breakpoint: Raw = Raw()
 
     def __post_init__(self) -> None:
         if getattr(self, self.type) is None:
             raise refusal(self.type, "is required")
-        for name in ("cache_control", "prompt_cache_breakpoint"):
-            check_size(name, getattr(self, name))
 
     @property
     def shown(self) -> str:
@@ -39,7 +35,7 @@ class TextPart(RequestPart, frozen=True, kw_only=True):
 Content = str | Annotated[list[TextPart], Meta(min_length=1, max_length=MAX_PARTS)]
 
 
-class ChatMessage(RequestPart, frozen=True, kw_only=True):
+class ChatMessage(OpenPart, frozen=True, kw_only=True):
     """One message of a conversation; the fields that a client copies over from an answer may be null or empty.
 
     ``name`` goes to the template, as ``reasoning`` does; a ``refusal`` is no part of what a model reads.
@@ -50,15 +46,13 @@ class ChatMessage(RequestPart, frozen=True, kw_only=True):
     name: Annotated[str, Meta(max_length=256)] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    refusal: str | None = None
+    refusal: Ignored = ABSENT
     tool_call_id: Annotated[str, Meta(max_length=256)] | None = None
     tool_calls: ToolCalls | None = None
-    annotations: Unsupported = None
     audio: Unsupported = None
     function_call: Unsupported = None
-    provider_specific_fields: Unsupported = None
-    reasoning_details: Unsupported = None
-    thinking_blocks: Unsupported = None
+    task: Unsupported = None
+    tools: Unsupported = None
 
     def __post_init__(self) -> None:
         if self.content is None and self.role not in _MAY_BE_NULL:

@@ -30,8 +30,8 @@ def forced_form(tools: Sequence[Tool], choice: ToolChoice | None, *, is_parallel
     Raises:
         FieldError: the parameters are not a schema that can be held.
     """
-    if isinstance(choice, NamedToolChoice):
-        schema = _parameters(named(tools, choice))
+    if isinstance(choice, NamedToolChoice) and choice.function is not None:
+        schema = _parameters(_named(tools, choice.function.name))
     elif choice == "required":
         schema = _list_of_calls(tools, is_parallel=is_parallel)
     else:
@@ -44,13 +44,7 @@ def forced_form(tools: Sequence[Tool], choice: ToolChoice | None, *, is_parallel
     return StructuredOutput("json", text)
 
 
-def named(tools: Sequence[Tool], choice: NamedToolChoice) -> FunctionDefinition:
-    """Return the function that a choice names.
-
-    Raises:
-        FieldError: it is not among the tools.
-    """
-    name = choice.function.name
+def _named(tools: Sequence[Tool], name: str) -> FunctionDefinition:
     found = next((tool.function for tool in tools if tool.function.name == name), None)
     if found is None:
         raise refusal("tool_choice", f"names the function '{name}', which is not among the 'tools'")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import DecodeError, Meta, json
 
-from aloraserve.wire.fields import RequestPart, refusal
+from aloraserve.wire.fields import OpenPart, refusal
 from aloraserve.wire.json_schema import MAX_SCHEMA_DEPTH, is_deeper_than
 
 MAX_TOOLS = 128
@@ -22,7 +22,7 @@ MAX_ARGUMENT_BYTES = 1024 * 1024
 FunctionName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.:/-]{1,128}\Z")]
 
 
-class FunctionDefinition(RequestPart, frozen=True, kw_only=True):
+class FunctionDefinition(OpenPart, frozen=True, kw_only=True):
     """A function; its parameters are a JSON schema of an object."""
 
     name: FunctionName
@@ -40,7 +40,7 @@ class FunctionDefinition(RequestPart, frozen=True, kw_only=True):
         return shown if self.strict is None else shown | {"strict": self.strict}
 
 
-class Tool(RequestPart, frozen=True, kw_only=True):
+class Tool(OpenPart, frozen=True, kw_only=True):
     """A tool; functions are the only kind."""
 
     type: Literal["function"]
@@ -51,23 +51,27 @@ class Tool(RequestPart, frozen=True, kw_only=True):
         return {"type": "function", "function": self.function.for_template()}
 
 
-class ChosenFunction(RequestPart, frozen=True, kw_only=True):
+class ChosenFunction(OpenPart, frozen=True, kw_only=True):
     """The name of a function."""
 
     name: FunctionName
 
 
-class NamedToolChoice(RequestPart, frozen=True, kw_only=True):
-    """The function that the answer has to call."""
+class NamedToolChoice(OpenPart, frozen=True, kw_only=True):
+    """The function that the answer has to call; an object without fields asks for nothing."""
 
-    type: Literal["function"]
-    function: ChosenFunction
+    type: Literal["function"] | None = None
+    function: ChosenFunction | None = None
+
+    def __post_init__(self) -> None:
+        if (self.type is None) != (self.function is None):
+            raise refusal("type" if self.type is None else "function", "is required")
 
 
 ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
 
 
-class CalledFunction(RequestPart, frozen=True, kw_only=True):
+class CalledFunction(OpenPart, frozen=True, kw_only=True):
     """A function with the arguments that a model gave it: JSON in a string, as OpenAI has it, or an object."""
 
     name: FunctionName
@@ -82,7 +86,7 @@ class CalledFunction(RequestPart, frozen=True, kw_only=True):
         return {"name": self.name, "arguments": _arguments(self.arguments)}
 
 
-class ToolCall(RequestPart, frozen=True, kw_only=True):
+class ToolCall(OpenPart, frozen=True, kw_only=True):
     """A call in an assistant's message; clients may have copied the index that streams give it."""
 
     id: Annotated[str, Meta(max_length=256)] | None = None

@@ -18,6 +18,7 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.wire import reply_for
 
 INVALID = [
+    "the body has more than 65536 names and texts",
     # bodies
     "the body has 300000 bytes; at most 262144 are accepted",
     "the body is not UTF-8 at byte 0",
@@ -39,6 +40,11 @@ INVALID = [
     "the chat template refuses the messages: system comes first",
     "the model's chat template does not show documents; send their text in messages",
     "the model's chat template does not show messages of the role 'tool'",
+    "the model's chat template does not show tools; it was not trained to call any",
+    "it is not known how the model writes calls of functions; send as 'tool_choice' a function, 'required' or 'none', "
+    "or have the operator set 'tool_parser'",
+    "'continue_final_message' is not accepted for an adapter with an invocation, which ends the prompt",
+    "documents has a 'text' that is not a string",
     "the json of 'structured_outputs' cannot be compiled: Invalid type: strin",
     "prompt has token id 128; the vocabulary has 128",
     "the prompt has no tokens; at least 1 is needed",
@@ -100,7 +106,9 @@ FIELDS = [
     "has 2000000 token ids; at most 1000000 are accepted",
     "has an entry that is not a token id, an integer from 0 to 2147483647",
     "has 65 prompts; at most 64 with 128 choices are accepted",
+    "is not supported by this server",
     "is not supported by this server; only false is accepted",
+    "the body has more than 64 fields that are not known",
     "has 17 entries; at most 16 are accepted",
     "has a name that is not an identifier of at most 64 characters",
     "has an 'adapter_name' that is not an adapter's name; send a string",
@@ -109,7 +117,6 @@ FIELDS = [
     "has a 'style' with a number that is not finite and below 2**63",
     "cannot set 'documents'; send the field 'documents'",
     "has an entry without fields, or with more than 16",
-    "is not supported by this server; only true is accepted",
     "should be an integer of at most 5: how many alternatives to list",
     # forms of answers
     "has more than one of json, regex, choice, grammar and json_object; send one",
@@ -120,12 +127,22 @@ FIELDS = [
     "is not a JSON schema: an object is needed",
     "is a JSON schema that is not accepted: it is nested deeper than 64 levels",
     "is required for this type",
+    "is required",
     "has a 'criteria' above 65536 bytes",
     # whole sentences
     "'intrinsics' look at one answer; send 'n' 1",
     "'max_tokens' and 'max_completion_tokens' differ; send one of them",
     "'top_logprobs' is accepted only with 'logprobs': true",
-    "'messages' and 'documents' carry more than 8388608 bytes of text",
+    "'messages', 'tools' and 'documents' carry more than 8388608 bytes of text",
+    "'continue_final_message' and 'add_generation_prompt' cannot both be true",
+    "is accepted only in messages of the role 'assistant'",
+    "is nested deeper than 64 levels",
+    "needs 'tools' to choose from",
+    "'tool_choice' and 'response_format' both give the answer a form; send one of them",
+    "has parameters that are a JSON schema that is not accepted: a length is above 100000",
+    "has parameters of more than 65536 bytes, and 'tool_choice' needs them",
+    "names the function 'weather', which is not among the 'tools'",
+    "has two different definitions 'City'; give them different names",
     "'structured_outputs' and 'response_format' differ; send one of them",
     "'stream_options' is accepted only with 'stream': true",
     "'n' above 1 needs a 'temperature' above 0: greedy choices are equal",

@@ -8,7 +8,6 @@ from typing import Any, Self, cast
 
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprobs
 from aloraserve.serving.request import GenerationRequest
-from aloraserve.serving.tools import CallDelta, Heard
 from aloraserve.wire.chat_answers import (
     AssistantMessage,
     ChatChoice,
@@ -24,14 +23,7 @@ from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.responses import ResponsePart, SavingsUsage
 from aloraserve_services.gateway.answers.base import Answer, WholeChoice
 from aloraserve_services.gateway.answers.called_choice import CalledChoice
-from aloraserve_services.gateway.answers.events import (
-    choice_ending,
-    closing_source,
-    encode,
-    reason_of,
-    sse_event,
-    top_logprob,
-)
+from aloraserve_services.gateway.answers.events import closing_source, reason_of, top_logprob
 
 Look = Callable[[ChatMessage], AsyncIterator[tuple[int, IntrinsicResult]]]
 """Has intrinsics look at an answer; yields what each found with its place in the request, as it does."""
@@ -94,23 +86,21 @@ class ChatAnswer(Answer):
     def _chunk_writer(self) -> Callable[[EngineChunk], bytes]:
         if not self._called:
             return super()._chunk_writer()
-        beginnings = self._beginnings(b'"delta":')
+        written = self.form.heard_writer(self)
 
         def write(chunk: EngineChunk) -> bytes:
             called = self._called[chunk.index]
             reason = reason_of(chunk.finish_reason)
-            delta = delta_of(called.hear(chunk.text, reason))
-            if not (delta or reason or self._with_logprobs):
+            heard = called.hear(chunk.text, reason)
+            if not (heard.text or heard.calls or reason or self._with_logprobs):
                 return b""
-            logprobs = encode(self._logprobs(chunk.logprobs, 0)) if self._with_logprobs else b"null"
-            shown = None if reason is None else called.reason(reason)
-            return beginnings[chunk.index] + encode(delta) + choice_ending(logprobs, shown)
+            logprobs = self._logprobs(chunk.logprobs, 0) if self._with_logprobs else None
+            return written(chunk.index, heard, None if reason is None else called.reason(reason), logprobs)
 
         return write
 
     def _openings(self) -> list[bytes]:
-        opening = b'"delta":{"role":"assistant","content":""}' + choice_ending(b"null", None)
-        events = self._beginnings(opening)
+        events = self.form.openings(self)
         return [*events, self._addition(guard=[*self.guards])] if self.guards else events
 
     async def _found(self, look: Look, text: str) -> AsyncGenerator[bytes]:
@@ -134,7 +124,7 @@ class ChatAnswer(Answer):
         """Return an event with an extension and a choice that adds nothing, as clients take a chunk to have one."""
         nothing = ChatChunkChoice(index=0, delta=ChatDelta())
         chunk = ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=[nothing], **fields)
-        return sse_event(chunk.to_json().encode())
+        return self.form.part(chunk)
 
     def _closing(self) -> ResponsePart:
         return ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=[], usage=self.usage)
@@ -146,16 +136,3 @@ class ChatAnswer(Answer):
                 for token in logprobs
             ]
         }
-
-
-def delta_of(heard: Heard) -> dict[str, Any]:
-    """Return a chunk's delta."""
-    delta: dict[str, Any] = {"content": heard.text} if heard.text else {}
-    return delta | {"tool_calls": list(map(_call_delta, heard.calls))} if heard.calls else delta
-
-
-def _call_delta(call: CallDelta) -> dict[str, Any]:
-    if call.id is None:
-        return {"index": call.index, "function": {"arguments": call.arguments}}
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"index": call.index, "id": call.id, "type": "function", "function": function}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
 from aloraserve.serving.engine_messages import TokenLogprob
+from aloraserve.serving.tools import CallDelta, Heard
 
 FinishReason = Literal["stop", "length"]
 Part = TypeVar("Part")
@@ -57,3 +58,16 @@ def reason_of(finish_reason: str | None) -> FinishReason | None:
 def closing_source(source: AsyncIterator[Part]) -> contextlib.aclosing[AsyncGenerator[Part]]:
     """Return a context that closes a source, which aborts what is still being generated."""
     return contextlib.aclosing(cast("AsyncGenerator[Part]", source))
+
+
+def delta_of(heard: Heard) -> dict[str, Any]:
+    """Return what was heard of a choice as a chunk's delta."""
+    delta: dict[str, Any] = {"content": heard.text} if heard.text else {}
+    return delta | {"tool_calls": list(map(_call_delta, heard.calls))} if heard.calls else delta
+
+
+def _call_delta(call: CallDelta) -> dict[str, Any]:
+    if call.id is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
