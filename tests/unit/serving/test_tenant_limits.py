@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
+import msgspec
 import pytest
 from support.fake_pool import ANSWER, DiedError, FakePool, FakeRouter, FullError, request
 
@@ -16,6 +18,7 @@ from aloraserve.errors import (
     RateLimitedError,
     ReplicaLostError,
 )
+from aloraserve.limits import Demand, Want
 from aloraserve.limits.guarded import GuardedLimits
 from aloraserve.limits.memory import MemoryLimits
 from aloraserve.serving.admission import CallUsage
@@ -74,15 +77,11 @@ class Path:
         standing = await self.store.take(self.probe())
         return standing.remaining(1)
 
-    def probe(self) -> Any:
-        from aloraserve.limits import Demand, Want
-
-        return Want("acme", self.limits, Demand(0, 0, 0), "")
+    def probe(self) -> Want:
+        return Want("acme", msgspec.structs.replace(self.limits, concurrency=None), Demand(0, 0, 0), "")
 
 
 def _changed(made: GenerationRequest, **changes: Any) -> GenerationRequest:
-    from dataclasses import replace
-
     return replace(made, **changes)
 
 
@@ -160,7 +159,7 @@ async def test_over_its_limit_a_tenant_is_refused_with_what_it_needs_to_wait() -
 
 async def test_a_request_that_never_fits_is_refused_for_good() -> None:
     path = Path(tokens_per_minute=8)
-    with pytest.raises(LimitTooLowError, match="needs 9 tokens at least.*8 tokens per minute") as refused:
+    with pytest.raises(LimitTooLowError, match=r"needs 9 tokens at least.*8 tokens per minute") as refused:
         await path.send()
     reply = reply_for(refused.value)
     assert reply.status == 400
