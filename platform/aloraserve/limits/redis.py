@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -54,7 +53,7 @@ class RedisLimits:
 
     async def take(self, want: Want) -> Standing:
         costs = _pairs(want.per_minute, want.demand)
-        arguments = (want.lease, LEASE_US, want.limits.concurrency or 0, *costs)
+        arguments: tuple[str | int, ...] = (want.lease, LEASE_US, want.limits.concurrency or 0, *costs)
         reply = await self._scripts.run(ScriptCall(_TAKE, self._keys(want.tenant), arguments))
         by, wait, *used, running = map(int, reply)
         return Standing(_REFUSED_BY[by], wait, (used[0], used[1], used[2]), running, want.limits)
@@ -72,7 +71,7 @@ class RedisLimits:
         for want in wants:
             by_tenant.setdefault(want.tenant, []).append(want.lease)
         calls = [
-            ScriptCall(_RENEW, self._keys(tenant)[1:], (LEASE_US, *leases[start : start + MAX_RENEWED]))
+            ScriptCall(_RENEW, self._keys(tenant)[1:], [str(LEASE_US), *leases[start : start + MAX_RENEWED]])
             for tenant, leases in by_tenant.items()
             for start in range(0, len(leases), MAX_RENEWED)
         ]
@@ -89,4 +88,4 @@ class RedisLimits:
 
 
 def _pairs(limits: Iterable[int], amounts: Iterable[int]) -> tuple[int, ...]:
-    return tuple(itertools.chain.from_iterable(zip(limits, amounts, strict=True)))
+    return tuple(number for pair in zip(limits, amounts, strict=True) for number in pair)
