@@ -50,7 +50,7 @@ _CHOICES = {
     "messages.tool_calls.type": _FUNCTION,
     "messages.tool_calls.function.name": _FUNCTION_NAME,
     "reasoning_effort": "'none', 'minimal', 'low', 'medium', 'high', 'xhigh' or 'max'",
-    "role": "'system', 'developer', 'user', 'assistant', 'tool' or 'document ID'",
+    "role": "'system', 'developer', 'user', 'assistant', 'tool', 'function' or 'document ID'",
     "type": "'text'",
     "response_format.type": "'text', 'json_object' or 'json_schema'",
     "adapters": "'auto' or a list of names",

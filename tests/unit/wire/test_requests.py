@@ -287,7 +287,7 @@ def test_template_arguments_carry_an_adapter_s_name() -> None:
         (
             {"messages": [{"role": "robot", "content": "x"}]},
             "'messages.0.role' (\"robot\") should be "
-            "'system', 'developer', 'user', 'assistant', 'tool' or 'document ID'",
+            "'system', 'developer', 'user', 'assistant', 'tool', 'function' or 'document ID'",
         ),
         ({"tools": [{}]}, "'tools.0.type' is required"),
         ({"colour": "red", "model": 3}, "'model' (3) should be a string"),
