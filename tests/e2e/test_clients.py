@@ -220,8 +220,6 @@ def test_the_conversation_with_a_tool_s_result_is_found_by_an_adapter(fleet: Any
     assert third.usage.prompt_tokens_details.cached_tokens >= (prompt - 64) // 32 * 32
 
 
-
-
 async def test_langchain_binds_tools_and_gets_structures(fleet: Any) -> None:
     from langchain_openai import ChatOpenAI
 
