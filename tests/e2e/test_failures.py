@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -51,6 +52,17 @@ def engines(platform: Any) -> dict[int, list[psutil.Process]]:
     return found
 
 
+def described(platform: Any) -> list[str]:
+    """Return every process of the platform, with its parent's number, its state and its age."""
+    lines = []
+    for process in platform.process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            age_s = time.time() - process.create_time()
+            line = f"{process.ppid()}>{process.pid} {process.status()} {age_s:.0f} s {command_of(process)[:60]}"
+            lines.append(line.strip())
+    return lines
+
+
 def command_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -66,7 +78,10 @@ def test_a_killed_replica_takes_its_engine_along_and_no_call(platform: Any) -> N
         return len(known) == 2 and all(known.values())
 
     known: dict[int, list[psutil.Process]] = {}
-    platform.wait_until(known_engines, 120, "an engine below each of two replicas")
+    try:
+        platform.wait_until(known_engines, 120, "an engine below each of two replicas")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; there are {described(platform)}") from None
     platform.settle()
     stop = time.monotonic() + 20
     victim, below = next(iter(known.items()))

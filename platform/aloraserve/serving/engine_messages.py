@@ -11,8 +11,8 @@ from aloraserve.errors import AdapterNotLoadedError, AloraserveError, InvalidReq
 from aloraserve.savings.base import CallSavings
 from aloraserve.wire.sampling import SamplingSettings
 
-DEAD_ENGINE_ERRORS = ("EngineDeadError", "EngineGenerateError")
-"""Names of vLLM's errors under which another replica may answer; not every process has vLLM."""
+DEAD_ENGINE_ERRORS = ("EngineDeadError", "EngineGenerateError", "EngineEndedError")
+"""Names of the errors under which another replica may answer: vLLM's, which not every process has, and our own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from aloraserve.settings.http import HttpSettings
 from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
+from aloraserve.settings.timeouts import TimeoutSettings
 
 if TYPE_CHECKING:
     from aloraserve.adapters.sources import SourcePolicy
@@ -26,6 +27,7 @@ KEYS = frozenset({"admin_keys", "api_keys"})
 class Settings(
     FleetSettings,
     HttpSettings,
+    TimeoutSettings,
     CallerSettings,
     RedisSettings,
     AdapterSettings,
