@@ -69,7 +69,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     AdapterConflictError: _Row(409, "invalid_request_error", "adapter_conflict"),
     AdapterSourceError: _Row(400, "invalid_request_error", "adapter_source"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
-    NotPermittedError: _Row(403, "permission_error", "admin_key_needed"),
+    NotPermittedError: _Row(403, "permission_error", "role_needed"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),
     OverloadedError: _Row(429, "overloaded_error", "overloaded", {"Retry-After": str(RETRY_AFTER_S)}),
     DrainingError: _Row(
