@@ -143,3 +143,26 @@ def test_a_dead_engine_ends_what_it_had_begun_and_is_forgotten_at_once(platform:
     platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 1, 4, "the replica without an engine to go")
     assert platform.chat(BASE, messages("another thing")).text
     platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 2, 200, "the replica to be replaced")
+
+
+def test_a_hung_engine_is_killed_and_its_calls_are_answered_elsewhere(platform: Any) -> None:
+    """It neither ends nor answers: as when a GPU fault or a collective that never ends holds it."""
+    platform.settle()
+    known = engines(platform)
+    stream = platform.openai.completions.create(
+        model=BASE, prompt="Once upon a time", max_tokens=2000, temperature=0, stream=True
+    )
+    parts = iter(stream)
+    hung = engine_at_work(known, parts)
+    hung.suspend()
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(platform.chat, BASE, messages(f"lighthouse {number}"), 24) for number in range(4)]
+        with pytest.raises(openai.APIError, match="incomplete"):
+            for _ in parts:
+                pass
+        answered = [call.result() for call in calls]
+    assert all(reply.text for reply in answered)
+    assert len({reply.replica for reply in answered}) == 1
+    _, alive = psutil.wait_procs([hung], timeout=5)
+    assert not alive, "a hung engine keeps its GPU"
+    platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 1, 4, "its replica to leave the directory")
