@@ -36,7 +36,7 @@ POISON = list(range(100, 108))
 
 def dispatcher(pool: Any, suspects: Suspects | None = None, receipts: ReceiptRing | None = None) -> Dispatcher:
     observers = [] if receipts is None else [ReceiptWriter(receipts)]
-    return Dispatcher(cast(Any, FakeRouter()), pool, observers, None, suspects)
+    return Dispatcher(cast(Any, FakeRouter()), pool, observers, suspects=suspects)
 
 
 async def test_a_request_that_ends_its_engine_ends_one_more_and_is_then_refused() -> None:
