@@ -84,7 +84,7 @@ class InvalidAdapterError(AloraserveError):
 
 
 class DeadlineError(AloraserveError):
-    """Raised when what was asked for is not there by the time that its request sets."""
+    """Raised when what was asked for is not there by the time that its request or the platform sets."""
 
 
 class UnusableAnswerError(AloraserveError):

@@ -13,7 +13,8 @@ from typing import Any
 
 from aloraserve.errors import SettingsError
 from aloraserve.settings import Settings, settings_from_arguments
-from aloraserve_services.gateway.deployment import ENGINE, GATEWAY, GatewayReplica
+from aloraserve_services.gateway.deployment import ENGINE, GATEWAY
+from aloraserve_services.gateway.gateway_replica import GatewayReplica
 from aloraserve_services.gateway.ranked_router import RankedRequestRouter
 from aloraserve_services.models.hardware import is_cpu_engine, preferred_dtype
 from aloraserve_services.plan import WAITING_ROOM, check_engine

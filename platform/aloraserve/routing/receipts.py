@@ -30,7 +30,7 @@ class Outcome(StrEnum):
     OVERLOADED = "overloaded"
     """No replica took the call."""
     CANCELLED = "cancelled"
-    """The client went away."""
+    """The client went away, or the call's time was over."""
     FAILED = "failed"
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import AbstractAsyncContextManager
 
 import structlog
 
 from aloraserve.directory.base import CLAIM_TTL_S
-from aloraserve.errors import OverloadedError, ReplicaLostError
+from aloraserve.errors import DeadlineError, OverloadedError, ReplicaLostError
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import CallRouter
@@ -17,6 +18,7 @@ from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRe
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
 from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.time_limits import AnswerTimer, deadline_error
 
 RESERVE_TIMEOUT_S = 600.0
 NO_REPLICA_TIMEOUT_S = 5.0
@@ -37,10 +39,11 @@ class LostError(ReplicaLostError):
     Args:
         replica: its id, empty if none took the call.
         cause: for the log.
+        event: for the client.
     """
 
-    def __init__(self, replica: str, cause: str) -> None:
-        super().__init__("the replica was lost while it answered; the answer is incomplete")
+    def __init__(self, replica: str, cause: str, event: str = "the replica was lost while it answered") -> None:
+        super().__init__(f"{event}; the answer is incomplete")
         self.replica = replica
         self.cause = cause
 
@@ -91,6 +94,7 @@ class Attempt:
         self._reservation: Reservation | None = None
         self._replies: Replies | None = None
         self._moving: asyncio.Task[None] | None = None
+        self._timer: AnswerTimer | None = None
         self._is_answered = False
 
     @property
@@ -124,21 +128,43 @@ class Attempt:
         self.outcome = Outcome.ANSWERED if self._is_answered else Outcome.REFUSED
         return reply
 
+    def limit(self, deadline: float, chunk_s: float) -> None:
+        """Have the rest of the answer end in time.
+
+        Args:
+            deadline: on ``time.perf_counter``'s clock, or infinity.
+            chunk_s: how long the replica may be silent while somebody reads.
+        """
+        if min(deadline, chunk_s) < math.inf:
+            self._timer = AnswerTimer(deadline, chunk_s, lambda is_late: self._time_is_over(deadline, chunk_s, is_late))
+
     async def next_reply(self) -> Answer:
         """Return the next reply.
 
         Raises:
             LostError: the replica was lost; the answer is not whole.
+            DeadlineError: the answer's time is over.
             StopAsyncIteration: there is none.
         """
         assert self._replies is not None, "the call was not sent"
+        timer = self._timer
         try:
-            reply = await self._replies.__anext__()
+            if timer is None:
+                reply = await self._replies.__anext__()
+            else:
+                timer.wait()
+                reply = await self._replies.__anext__()
+                timer.arrived()
         except StopAsyncIteration:
             self._replies = None
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            meaning = error if timer is None else timer.meaning(error)
+            if meaning is not error:
+                raise meaning from None
             self.outcome = Outcome.CANCELLED
+            raise
+        except (LostError, DeadlineError):
             raise
         except Exception as error:
             self._note_replica()
@@ -156,6 +182,8 @@ class Attempt:
     async def close(self) -> None:
         """End the attempt: cancel what the replica still does, and withdraw the claim of a call without an answer."""
         held, self._held = self._held, None
+        if self._timer is not None:
+            self._timer.stop()
         self._router.ended(self._engine_call.request_id)
         try:
             if held is not None:
@@ -202,6 +230,16 @@ class Attempt:
             raise self._lost(type(error).__name__) from error
         if self.outcome is Outcome.OVERLOADED:
             raise OverloadedError("too many requests are queued; retry later") from error
+
+    def _time_is_over(self, deadline: float, chunk_s: float, is_late: bool) -> Exception:
+        """End the call in the replica now, whoever reads it; return the reader's error."""
+        if self._replies is not None:
+            self._replies.cancel()
+        if is_late:
+            self.outcome = Outcome.CANCELLED
+            return deadline_error(self.request.origin, deadline)
+        self.outcome = Outcome.CUT_SHORT
+        return LostError(self.replica, "silent", f"the replica sent nothing for {chunk_s:g} s amid the answer")
 
     def _lost(self, cause: str) -> LostError:
         self.outcome = Outcome.CUT_SHORT if self._is_answered else Outcome.LOST

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from aloraserve.serving.generation import Generation
 from aloraserve.serving.observers import CallObserver, CallObservers
 from aloraserve.serving.replica_pool import ReplicaPool
 from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.time_limits import TimeLimits, deadline_error
 
 MAX_ATTEMPTS = 3
 
@@ -67,11 +70,19 @@ class Dispatcher:
         router: decides and claims.
         pool: of the replicas.
         observers: learn what becomes of each call.
+        limits: how long calls may take.
     """
 
-    def __init__(self, router: CallRouter, pool: ReplicaPool, observers: Sequence[CallObserver] = ()) -> None:
+    def __init__(
+        self,
+        router: CallRouter,
+        pool: ReplicaPool,
+        observers: Sequence[CallObserver] = (),
+        limits: TimeLimits | None = None,
+    ) -> None:
         self._router = router
         self._pool = pool
+        self._limits = limits or TimeLimits()
         self._observer = CallObservers(observers)
 
     async def generate(self, request: GenerationRequest) -> Generation:
@@ -85,13 +96,26 @@ class Dispatcher:
             OverloadedError: too many calls are queued, or no replica took the call in time.
             ReplicaLostError: ``MAX_ATTEMPTS`` replicas were lost under the call or do not have the adapter's version,
                 or one ended it without an answer.
+            DeadlineError: the call's time was over before.
         """
+        deadline = self._limits.deadline(request.origin)
+        until = None if deadline == math.inf else asyncio.get_running_loop().time() + deadline - time.perf_counter()
+        try:
+            async with asyncio.timeout_at(until) as limit:
+                return await self._generate(request, deadline)
+        except TimeoutError:
+            if limit.expired():
+                raise deadline_error(request.origin, deadline) from None
+            raise
+
+    async def _generate(self, request: GenerationRequest, deadline: float) -> Generation:
         self._observer.accepted(request)
         started = time.perf_counter()
         budget = AttemptBudget()
         while budget.left:
             try:
                 generation = await self._begin(await self._place(request, budget), started)
+                generation.attempt.limit(deadline if request.is_streamed else math.inf, self._limits.chunk_s)
                 if not request.is_streamed:
                     await generation.read_all()
             except LostError as error:

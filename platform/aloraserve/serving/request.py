@@ -23,6 +23,7 @@ class Origin:
         arrived_at: when it came, on ``time.perf_counter``'s clock.
         session: the client's own id of the conversation, None without one.
         traceparent: of the span above the engine's own, None if the request is not traced.
+        deadline: when the client asked to have its answer by, on the same clock as ``arrived_at``; None if it did not.
     """
 
     request_id: str
@@ -30,6 +31,7 @@ class Origin:
     arrived_at: float
     session: str | None = None
     traceparent: str | None = None
+    deadline: float | None = None
 
     def numbered(self, number: int) -> Origin:
         """Return the origin of one of several calls that a request makes; the first has the request's own id."""

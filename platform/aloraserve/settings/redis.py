@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
+
+from aloraserve.redis.url import read_url
 
 
 class RedisSettings(BaseModel):
@@ -13,3 +15,10 @@ class RedisSettings(BaseModel):
         (), max_length=64, description="A Redis or Valkey for the directory of each cell; none: all in redis_url."
     )
     namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="Names this fleet in a shared Redis.")
+
+    @field_validator("redis_url", "cell_redis_urls")
+    @classmethod
+    def _urls_can_be_read(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for url in (value,) if isinstance(value, str) else value or ():
+            read_url(url)
+        return value

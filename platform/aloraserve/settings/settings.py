@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, get_args
 
-from pydantic import model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aloraserve.settings.adapters import AdapterSettings
@@ -13,14 +14,18 @@ from aloraserve.settings.callers import CallerSettings
 from aloraserve.settings.engine import EngineSettings
 from aloraserve.settings.fleet import FleetSettings
 from aloraserve.settings.http import HttpSettings
+from aloraserve.settings.paths import expanded
 from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
+from aloraserve.settings.variables import VariableSource
 
 if TYPE_CHECKING:
     from aloraserve.adapters.sources import SourcePolicy
 
 KEYS = frozenset({"admin_keys", "api_keys"})
+_NAMES_OR_PATHS = ("model", "calibration", "adapter_sources")
+"""Settings that are paths or else something that never begins with ``~``."""
 
 
 class Settings(
@@ -37,6 +42,20 @@ class Settings(
     """Everything that an operator may choose; ``docs/reference/configuration.md`` explains each key."""
 
     model_config = SettingsConfigDict(env_prefix="ALORASERVE_", extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _words_mean_what_they_say(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = {annotation, *get_args(annotation)}
+        if isinstance(value, bool) and kinds & {int, float}:
+            # To Python true is 1.
+            raise ValueError("a number is needed")
+        if isinstance(value, str | Path) and Path in kinds:
+            return expanded(value)
+        if info.field_name in _NAMES_OR_PATHS:
+            return _expanded_path(value) if isinstance(value, str) else _expanded_paths(value)
+        return value
 
     @property
     def is_public(self) -> bool:
@@ -60,8 +79,8 @@ class Settings(
 
     @model_validator(mode="after")
     def _public_means_authenticated(self) -> Self:
-        if self.is_public and not self.api_keys and not self.allow_anonymous:
-            raise ValueError(f"host {self.host} is reachable from outside: set api_keys, or allow_anonymous: true")
+        if self.is_public and not self.api_keys:
+            raise ValueError(f"host {self.host} is reachable from outside: set api_keys")
         return self
 
     def to_arguments(self) -> dict[str, Any]:
@@ -85,4 +104,14 @@ class Settings(
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments and the environment only; the file is merged in by :func:`load_settings`."""
-        return init_settings, env_settings
+        return init_settings, VariableSource(settings_cls)
+
+
+def _expanded_path(value: str) -> str:
+    return str(expanded(value)) if value.startswith("~") else value
+
+
+def _expanded_paths(values: object) -> object:
+    if not isinstance(values, list | tuple):
+        return values
+    return tuple(_expanded_path(value) if isinstance(value, str) else value for value in values)

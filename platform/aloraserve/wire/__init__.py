@@ -1,7 +1,8 @@
 """Request and response models of the OpenAI-compatible API, and the one map from errors to responses."""
 
 from aloraserve.wire.body import parse_body
-from aloraserve.wire.chat import ChatCompletion, ChatCompletionChunk, ChatRequest
+from aloraserve.wire.chat import ChatRequest
+from aloraserve.wire.chat_answers import ChatCompletion, ChatCompletionChunk
 from aloraserve.wire.completions import Completion, CompletionRequest
 from aloraserve.wire.errors import ErrorReply, reply_for
 from aloraserve.wire.models import ModelEntry, ModelList

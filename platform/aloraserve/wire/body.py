@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from aloraserve.errors import InvalidRequestError
-from aloraserve.wire.chat import ChatMessage
 from aloraserve.wire.fields import MAX_TEXT_BYTES, RequestPart
+from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.refusals import MAX_QUOTED_BODY_BYTES, invalid_request, malformed, too_deep
 
 DEFAULT_MAX_BODY_BYTES = 2 * MAX_TEXT_BYTES

@@ -1,92 +1,38 @@
-"""``POST /v1/chat/completions``: the request, the answer and the chunks of a streamed answer."""
+"""``POST /v1/chat/completions``: the request."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, json
-from pydantic import Field
 
 from aloraserve.wire.fields import (
     MAX_TEXT_BYTES,
     NoChoice,
     OnlyText,
-    RequestPart,
     Unsupported,
     refusal,
     small_value,
     text_bytes,
 )
 from aloraserve.wire.intrinsic_items import GuardItem, GuardItems, IntrinsicItem, IntrinsicItems, items_of
-from aloraserve.wire.intrinsic_results import GuardResult, IntrinsicResult
-from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
+from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.sampling import SamplingFields, SamplingSettings, TokenCount
 
 MAX_MESSAGES = 2048
-MAX_PARTS = 256
 MAX_PARTS_IN_ALL = 8192
 MAX_TEMPLATE_KWARGS = 16
 MAX_TEMPLATE_KWARG_BYTES = 16 * 1024
 MAX_DOCUMENTS = 256
 MAX_INVOKABLE = 64
 MAX_DOCUMENT_FIELDS = 16
-ROLES = r"^(system|developer|user|assistant|tool|document [\w .,:;/#@+=-]{1,64})\Z"
-"""A document's role ends with its id; what a tokenizer may take for one of its own tokens is not in it."""
 ADAPTER_KWARG = "adapter_name"
 _TEMPLATE_KWARGS = json.Decoder(dict[str, Any] | None)
-
-ChatFinishReason = FinishReason | Literal["content_filter"]
-"""The third one says that a guard refused."""
-
-
-class TextPart(RequestPart, frozen=True, kw_only=True):
-    """One part of a message's content; text is the only kind served."""
-
-    type: Literal["text"]
-    text: str
-
 
 Invokable = Annotated[
     list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(min_length=1, max_length=MAX_INVOKABLE)
 ]
 """Names of the adapters that the base model may invoke."""
-Content = str | Annotated[list[TextPart], Meta(min_length=1, max_length=MAX_PARTS)]
-
-
-class ChatMessage(RequestPart, frozen=True, kw_only=True):
-    """One message of a conversation; the fields that a client copies over from an answer may be null or empty."""
-
-    role: Annotated[str, Meta(pattern=ROLES)]
-    content: Content
-    tool_call_id: Annotated[str, Meta(max_length=256)] | None = None
-    annotations: Unsupported = None
-    audio: Unsupported = None
-    function_call: Unsupported = None
-    name: Unsupported = None
-    provider_specific_fields: Unsupported = None
-    reasoning: Unsupported = None
-    reasoning_content: Unsupported = None
-    reasoning_details: Unsupported = None
-    refusal: Unsupported = None
-    thinking_blocks: Unsupported = None
-    tool_calls: Unsupported = None
-
-    @property
-    def text(self) -> str:
-        """The content as one string, its parts joined by line ends."""
-        if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content)
-
-    @property
-    def characters(self) -> int:
-        """How long the text is, about."""
-        return len(self.content) if isinstance(self.content, str) else sum(len(part.text) for part in self.content)
-
-    def for_template(self) -> dict[str, str]:
-        """Return the message as chat templates take it."""
-        message = {"role": self.role, "content": self.text}
-        return message | {"tool_call_id": self.tool_call_id} if self.tool_call_id else message
 
 
 class ChatRequest(SamplingFields, frozen=True, kw_only=True):
@@ -227,86 +173,3 @@ def _is_bounded(value: object) -> bool:
     if isinstance(value, dict | list):
         return all(map(_is_bounded, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, int | float) or abs(value) < 2.0**63
-
-
-class ChatTopLogprob(ResponsePart):
-    """One alternative at a position; ``bytes`` is its UTF-8, which may be part of a character."""
-
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-
-
-class ChatTokenLogprob(ChatTopLogprob):
-    """A generated token and its alternatives."""
-
-    top_logprobs: list[ChatTopLogprob] = Field(default_factory=list)
-
-
-class ChatLogprobs(ResponsePart):
-    """Log-probabilities of a choice's tokens."""
-
-    content: list[ChatTokenLogprob]
-
-
-class AssistantMessage(ResponsePart):
-    """Message of the model."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: str | None = optional()
-
-
-class ChatChoice(ResponsePart):
-    """One answer."""
-
-    index: int
-    message: AssistantMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: ChatFinishReason
-
-
-class ChatCompletion(ResponsePart):
-    """The whole answer to a chat request; ``guard`` and ``intrinsics`` are extensions, there if they were asked for."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-    guard: list[GuardResult] | None = optional()
-    intrinsics: list[IntrinsicResult] | None = optional()
-
-
-class ChatDelta(ResponsePart):
-    """Addition of a chunk to a choice."""
-
-    role: Literal["assistant"] | None = optional()
-    content: str | None = optional()
-    refusal: str | None = optional()
-
-
-class ChatChunkChoice(ResponsePart):
-    """One choice's part of a chunk."""
-
-    index: int
-    delta: ChatDelta
-    logprobs: ChatLogprobs | None = None
-    finish_reason: ChatFinishReason | None = None
-
-
-class ChatCompletionChunk(ResponsePart):
-    """One event of a streamed answer; the last one may carry only the usage.
-
-    Results of guards and intrinsics are events of their own, with a choice that adds nothing.
-    """
-
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | None = optional()
-    guard: list[GuardResult] | None = optional()
-    intrinsics: list[IntrinsicResult] | None = optional()

@@ -69,17 +69,17 @@ _MAP: dict[type[AloraserveError], _Row] = {
     AdapterConflictError: _Row(409, "invalid_request_error", "adapter_conflict"),
     AdapterSourceError: _Row(400, "invalid_request_error", "adapter_source"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
-    NotPermittedError: _Row(403, "permission_error", "admin_key_needed"),
+    NotPermittedError: _Row(403, "permission_error", "role_needed"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),
     OverloadedError: _Row(429, "overloaded_error", "overloaded", {"Retry-After": str(RETRY_AFTER_S)}),
     DrainingError: _Row(
         503, "overloaded_error", "draining", {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
     ),
-    DeadlineError: _Row(504, "server_error", "deadline_exceeded"),
+    # OpenAI's clients send again what failed with a 5xx, unless they are told not to.
+    DeadlineError: _Row(504, "server_error", "deadline_exceeded", {"x-should-retry": "false"}),
     UnusableAnswerError: _Row(502, "server_error", "unusable_answer"),
     InvocationError: _Row(422, "invalid_request_error", "invocation_not_found"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
-    # OpenAI's clients send again what failed with a 5xx, unless they are told not to.
     AdapterNotLoadedError: _Row(503, "server_error", "adapter_not_loaded", {"x-should-retry": "false"}),
     AdapterNotStoredError: _Row(507, "server_error", "adapter_not_stored", {"x-should-retry": "false"}),
     DirectoryUnavailableError: _Row(503, "server_error", "directory_unavailable"),

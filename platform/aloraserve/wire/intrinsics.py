@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw
 
-from aloraserve.wire.chat import MAX_DOCUMENTS, MAX_MESSAGES, ChatMessage, ChatRequest
+from aloraserve.wire.chat import MAX_DOCUMENTS, MAX_MESSAGES, ChatRequest
 from aloraserve.wire.fields import IgnoredFields, refusal
 from aloraserve.wire.intrinsic_items import IntrinsicItem, IntrinsicItems, items_of
 from aloraserve.wire.intrinsic_results import IntrinsicResult
+from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.responses import ResponsePart
 
 DEFAULT_TIMEOUT_S = 120.0

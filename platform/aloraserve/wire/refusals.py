@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 import msgspec
 
 from aloraserve.errors import InvalidRequestError
-from aloraserve.wire.chat import ChatMessage, ChatRequest
+from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import CompletionRequest, not_a_token_id
 from aloraserve.wire.fields import ONLY, FieldError, WrongValueError, refusal
+from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.structured import StructuredOutputs
 
 MAX_ECHO_CHARACTERS = 80

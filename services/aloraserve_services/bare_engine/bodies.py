@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any, TypeVar
 
 from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
-from aloraserve.wire.chat import ChatMessage
+from aloraserve.wire.messages import ChatMessage
 
 Body = TypeVar("Body", ChatRequest, CompletionRequest)
 

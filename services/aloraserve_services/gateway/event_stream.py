@@ -40,38 +40,29 @@ class EventStream(Response):
 
     Args:
         events: to send.
-        chunks: that they are written from; it is closed in the end.
+        call: that they are written from; it is closed in the end.
         headers: of the response.
-        held: what is held until the answer's end.
     """
 
-    def __init__(
-        self,
-        events: AsyncGenerator[bytes],
-        chunks: Closing,
-        headers: Mapping[str, str],
-        held: contextlib.ExitStack,
-    ) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], call: Closing, headers: Mapping[str, str]) -> None:
         self.status_code = 200
         self.background = None
         self._events = events
-        self._chunks = chunks
-        self._held = held
+        self._call = call
         self.init_headers({**_HEADERS, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events; end what generates them in any case."""
-        with self._held:
-            # The events first: what they wait for beside the chunks, such as intrinsics, ends with them.
-            async with contextlib.aclosing(self._chunks), contextlib.aclosing(self._events):
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                try:
-                    async for written in self._events:
-                        await send({"type": "http.response.body", "body": written, "more_body": True})
-                except asyncio.CancelledError:
-                    await _say_goodbye(send)
-                    raise
-                await send({"type": "http.response.body", "body": b""})
+        # The events first: what they wait for beside the chunks, such as intrinsics, ends with them.
+        async with contextlib.aclosing(self._call), contextlib.aclosing(self._events):
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            try:
+                async for written in self._events:
+                    await send({"type": "http.response.body", "body": written, "more_body": True})
+            except asyncio.CancelledError:
+                await _say_goodbye(send)
+                raise
+            await send({"type": "http.response.body", "body": b""})
 
 
 async def _say_goodbye(send: Send) -> None:

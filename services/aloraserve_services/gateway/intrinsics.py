@@ -15,9 +15,10 @@ from aloraserve.serving.intrinsics.outcome import GuardVerdict
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
 from aloraserve.serving.request import Origin
 from aloraserve.tenants import Tenants
-from aloraserve.wire.chat import ChatMessage, ChatRequest
+from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.intrinsics import DEFAULT_TIMEOUT_S, IntrinsicsAnswer, IntrinsicsRequest
+from aloraserve.wire.messages import ChatMessage
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.intrinsic_results import result_of
 from aloraserve_services.gateway.origins import origin_of

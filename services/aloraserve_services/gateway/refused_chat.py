@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 from starlette.responses import Response
 
-from aloraserve.serving.intrinsics.outcome import GuardVerdict
-from aloraserve.serving.request import GenerationRequest
 from aloraserve.wire import Usage
-from aloraserve.wire.chat import (
+from aloraserve.wire.chat_answers import (
     AssistantMessage,
     ChatChoice,
     ChatChunkChoice,
@@ -18,6 +15,7 @@ from aloraserve.wire.chat import (
     ChatCompletionChunk,
     ChatDelta,
 )
+from aloraserve_services.gateway.calls import GuardedCall
 from aloraserve_services.gateway.intrinsic_results import guard_result_of, refusal_of
 
 
@@ -25,25 +23,22 @@ class RefusedChat:
     """Writes the answer to a chat that was not generated.
 
     Args:
-        request: that is refused.
-        verdicts: of all guards.
+        call: that guards refused.
     """
 
-    def __init__(self, request: GenerationRequest, verdicts: Sequence[GuardVerdict]) -> None:
+    def __init__(self, call: GuardedCall) -> None:
+        request = call.request
         self._request = request
-        self._verdicts = verdicts
+        self._include_usage = call.include_usage
+        self._verdicts = verdicts = call.verdicts
         self._same = {"id": f"chatcmpl-{request.id}", "created": int(time.time()), "model": request.model}
         self._refusal = "; ".join(refusal_of(verdict) for verdict in verdicts if verdict.is_refusal)
 
-    def response(self, include_usage: bool) -> Response:
-        """Return the answer, as a stream if the request asks for one.
-
-        Args:
-            include_usage: whether a stream ends with the usage.
-        """
+    def response(self) -> Response:
+        """Return the answer, as a stream if the request asks for one."""
         if not self._request.is_streamed:
             return Response(self._whole().to_json(), media_type="application/json")
-        chunks = [self._opening(), self._ending(), *([self._usage_chunk()] if include_usage else [])]
+        chunks = [self._opening(), self._ending(), *([self._usage_chunk()] if self._include_usage else [])]
         events = "".join(f"data: {chunk.to_json()}\n\n" for chunk in chunks)
         return Response(f"{events}data: [DONE]\n\n", media_type="text/event-stream")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import structlog
 from starlette.requests import Request
@@ -17,6 +18,13 @@ Handler = Callable[[Request], Awaitable[Response]]
 PARAMETER = "{}"
 """Stands in a path for one part that a client chooses; its handler finds it with :func:`parameters`."""
 log = structlog.get_logger(__name__)
+
+
+class HttpPart(Protocol):
+    """A part of a gateway that has routes."""
+
+    def add_to(self, routes: Routes) -> None:
+        """Add its routes to an application's."""
 
 
 class Routes:

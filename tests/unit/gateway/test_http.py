@@ -118,7 +118,7 @@ async def test_receipts_are_for_administrators(client: Open, key: str | None, st
 async def test_without_administrators_a_tenant_reads_none(client: Open) -> None:
     answer = await client(TENANT, api_keys=KEYS["api_keys"]).get("/v1/receipts")
     assert answer.status_code == 403
-    assert "admin_keys" in answer.json()["error"]["message"]
+    assert "the role admin" in answer.json()["error"]["message"]
 
 
 async def test_the_session_header_keeps_a_session_on_a_replica(client: Open) -> None:

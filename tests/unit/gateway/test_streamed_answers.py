@@ -16,7 +16,7 @@ from support.answer_events import events_of, texts
 from aloraserve.errors import ReplicaLostError
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
 from aloraserve.wire import ChatCompletionChunk, Completion
-from aloraserve.wire.chat import ChatChunkChoice, ChatDelta, ChatLogprobs, ChatTokenLogprob, ChatTopLogprob
+from aloraserve.wire.chat_answers import ChatChunkChoice, ChatDelta, ChatLogprobs, ChatTokenLogprob, ChatTopLogprob
 from aloraserve.wire.completions import CompletionChoice, CompletionLogprobs
 from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve_services.gateway.answers import MAX_TOGETHER, Answer, ChatAnswer, CompletionAnswer

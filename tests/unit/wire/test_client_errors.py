@@ -191,8 +191,7 @@ EXAMPLES = {
         "the API key is not known",
     ],
     "NotPermittedError": [
-        "this needs a key of the setting admin_keys; a tenant key is not sufficient",
-        "on a public address this needs a key of the setting admin_keys; none is set",
+        "this needs a key with the role admin; this key's roles: invoke",
     ],
     "InvocationError": [
         "adapter 'safety' cannot act: its invocation '<safety>' belongs in the prompt's generation prompt, but its "

@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion as OpenAIChat
 from openai.types.chat import ChatCompletionChunk as OpenAIChunk
 
 from aloraserve.wire import ChatCompletion, ChatCompletionChunk, Completion, ModelEntry, ModelList, Usage
-from aloraserve.wire.chat import (
+from aloraserve.wire.chat_answers import (
     AssistantMessage,
     ChatChoice,
     ChatChunkChoice,

@@ -14,7 +14,8 @@ from aloraserve.adapters.intrinsics.instruction import LAST_MESSAGE
 from aloraserve.adapters.intrinsics.sentences import number_sentences
 from aloraserve.adapters.intrinsics.transformations import TOP_LOGPROBS
 from aloraserve.errors import InvalidRequestError
-from aloraserve.wire.chat import ChatMessage, ChatRequest
+from aloraserve.wire.chat import ChatRequest
+from aloraserve.wire.messages import ChatMessage
 
 TEXT_TOKENS = 256
 JSON_TOKENS = 1024

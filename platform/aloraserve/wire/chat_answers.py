@@ -1,0 +1,96 @@
+"""Answers of ``POST /v1/chat/completions``, and the chunks of a streamed one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from aloraserve.wire.intrinsic_results import GuardResult, IntrinsicResult
+from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
+
+ChatFinishReason = FinishReason | Literal["content_filter"]
+"""The third one says that a guard refused."""
+
+
+class ChatTopLogprob(ResponsePart):
+    """One alternative at a position; ``bytes`` is its UTF-8, which may be part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class ChatTokenLogprob(ChatTopLogprob):
+    """A generated token and its alternatives."""
+
+    top_logprobs: list[ChatTopLogprob] = Field(default_factory=list)
+
+
+class ChatLogprobs(ResponsePart):
+    """Log-probabilities of a choice's tokens."""
+
+    content: list[ChatTokenLogprob]
+
+
+class AssistantMessage(ResponsePart):
+    """Message of the model."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: str | None = optional()
+
+
+class ChatChoice(ResponsePart):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: ChatFinishReason
+
+
+class ChatCompletion(ResponsePart):
+    """The whole answer to a chat request; ``guard`` and ``intrinsics`` are extensions, there if they were asked for."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    guard: list[GuardResult] | None = optional()
+    intrinsics: list[IntrinsicResult] | None = optional()
+
+
+class ChatDelta(ResponsePart):
+    """Addition of a chunk to a choice."""
+
+    role: Literal["assistant"] | None = optional()
+    content: str | None = optional()
+    refusal: str | None = optional()
+
+
+class ChatChunkChoice(ResponsePart):
+    """One choice's part of a chunk."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: ChatFinishReason | None = None
+
+
+class ChatCompletionChunk(ResponsePart):
+    """One event of a streamed answer; the last one may carry only the usage.
+
+    Results of guards and intrinsics are events of their own, with a choice that adds nothing.
+    """
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = optional()
+    guard: list[GuardResult] | None = optional()
+    intrinsics: list[IntrinsicResult] | None = optional()

@@ -1,0 +1,59 @@
+"""Parts of the events of a streamed answer, and what both kinds of answers write alike."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Literal, TypeVar, cast
+
+import msgspec
+
+from aloraserve.serving.engine_messages import TokenLogprob
+
+FinishReason = Literal["stop", "length"]
+Part = TypeVar("Part")
+
+LEAST_LOGPROB = -9999.0
+"""What stands for an impossible token, as in OpenAI's API: JSON has no infinity."""
+
+encode = msgspec.json.Encoder().encode
+
+
+def sse_event(data: bytes) -> bytes:
+    """Return JSON as a server-sent event."""
+    return b"data: " + data + b"\n\n"
+
+
+@functools.cache
+def plain_endings(after_text: bytes) -> Mapping[str | None, bytes]:
+    """Return what stands after the text where no log-probabilities were asked for, by the reason of the end."""
+    reasons: tuple[FinishReason | None, ...] = (None, "stop", "length")
+    return {reason: after_text + choice_ending(b"null", reason) for reason in reasons}
+
+
+def choice_ending(logprobs: bytes, finish_reason: FinishReason | None) -> bytes:
+    """Return what stands in an event after the text of its one choice."""
+    return b',"logprobs":' + logprobs + b',"finish_reason":' + encode(finish_reason) + b"}]}\n\n"
+
+
+def top_logprob(token: TokenLogprob) -> dict[str, object]:
+    """Return a token as chats show it."""
+    return {"token": token.token, "logprob": finite(token), "bytes": token.utf8}
+
+
+def finite(token: TokenLogprob) -> float:
+    """Return a log-probability that JSON can have."""
+    return max(LEAST_LOGPROB, token.logprob)
+
+
+def reason_of(finish_reason: str | None) -> FinishReason | None:
+    """Return an engine's reason of an end in OpenAI's words."""
+    if finish_reason is None:
+        return None
+    return cast(FinishReason, finish_reason if finish_reason in ("stop", "length") else "stop")
+
+
+def closing_source(source: AsyncIterator[Part]) -> contextlib.aclosing[AsyncGenerator[Part]]:
+    """Return a context that closes a source, which aborts what is still being generated."""
+    return contextlib.aclosing(cast("AsyncGenerator[Part]", source))
