@@ -20,14 +20,14 @@ KINDS = {
     "ServeController": "controller",
     "ServeReplica:aloraserve:gateway": "gateway",
     "ServeReplica:aloraserve:engine": "engine",
-    "EngineCore": "EngineCore",
+    "multiprocessing.spawn": "EngineCore",
     "cli.main": "up",
 }
 """Part of a process' command line -> its kind in ``docs/reference/ports.md``."""
 METHODS = (
     "ray.rpc.CoreWorkerService/GetCoreWorkerStats",
     "ray.rpc.NodeManagerService/GetNodeStats",
-    "ray.rpc.ObjectManagerService/FreeObjects",
+    "ray.rpc.ObjectManagerService/Pull",
     "ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "ray.rpc.ReporterService/HealthCheck",
     "ray.serve.ASGIService/HandleRequest",
@@ -83,8 +83,8 @@ def grpc_answers(listener: Listener) -> set[grpc.StatusCode]:
                 codes.add(grpc.StatusCode.OK)
             except grpc.RpcError as error:
                 codes.add(error.code())
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    # Not gRPC at all.
+                if error.code() not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED):
+                    # Not gRPC at all, or answered.
                     break
     return codes
 
