@@ -20,6 +20,7 @@ KINDS = {
     "ServeController": "controller",
     "ServeReplica:aloraserve:gateway": "gateway",
     "ServeReplica:aloraserve:engine": "engine",
+    "EngineCore": "EngineCore",
     "multiprocessing.spawn": "EngineCore",
     "cli.main": "up",
 }

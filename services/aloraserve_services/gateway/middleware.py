@@ -32,7 +32,6 @@ ENDPOINTS = frozenset(
         "/version",
         "/healthz",
         "/readyz",
-        "/metrics",
         "/-/healthz",
     }
 )

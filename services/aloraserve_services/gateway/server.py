@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from aloraserve.errors import StartError
 from aloraserve.settings import Settings
 from aloraserve_services.gateway.call_slots import CallSlots
+from aloraserve_services.gateway.metrics import TLS_LOADED, TLS_REFUSED, GatewayMetrics
 from aloraserve_services.http_server.limits import HttpLimits
 from aloraserve_services.http_server.listening import SharedPort
 from aloraserve_services.http_server.server import HttpServer
@@ -29,6 +30,7 @@ class GatewayServer:
         settings: of the platform.
         app: the gateway's HTTP application.
         slots: of its calls in progress.
+        metrics: of the gateway.
 
     Attributes:
         tls: files that its connections are encrypted with, followed while it runs; None without TLS.
@@ -37,9 +39,10 @@ class GatewayServer:
         SettingsError: those files cannot be used.
     """
 
-    def __init__(self, settings: Settings, app: ASGIApp, slots: CallSlots) -> None:
+    def __init__(self, settings: Settings, app: ASGIApp, slots: CallSlots, metrics: GatewayMetrics) -> None:
         self._settings = settings
         self._slots = slots
+        self._metrics = metrics
         self.tls = TlsFiles.of(settings)
         self._server = HttpServer(app, _limits(settings), self.tls.current.context if self.tls else None)
         self._port: SharedPort | None = None
@@ -57,7 +60,8 @@ class GatewayServer:
         self._port = SharedPort(settings.host, settings.port, _fleet(settings), settings.state_dir / LOCKS)
         await self._server.start(self._port.socket)
         if self.tls is not None:
-            self._following = asyncio.create_task(self.tls.follow(self._use), name="tls_files")
+            self._following = asyncio.create_task(self.tls.follow(self._use, self._refused), name="tls_files")
+            self._show_expiry(self.tls.current)
 
     def check(self) -> None:
         """Raise if the server has ended, or follows its certificate no more."""
@@ -81,6 +85,14 @@ class GatewayServer:
 
     async def _use(self, material: TlsMaterial) -> None:
         await self._server.use_tls(material.context)
+        self._metrics.tls_reloads.labels(TLS_LOADED).inc()
+        self._show_expiry(material)
+
+    def _refused(self) -> None:
+        self._metrics.tls_reloads.labels(TLS_REFUSED).inc()
+
+    def _show_expiry(self, material: TlsMaterial) -> None:
+        self._metrics.tls_expiry.set(material.expires.timestamp())
 
     async def _unfollow(self) -> None:
         if self._following is None:
