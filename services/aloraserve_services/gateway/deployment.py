@@ -33,6 +33,7 @@ from aloraserve.tenants import StaticTenants
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
+from aloraserve_services.gateway.answer_headers import fixed_headers, for_origins
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
@@ -109,7 +110,7 @@ class Gateway:
         routes = Routes(loopback_only=not settings.api_keys and not settings.is_public)
         for part in self._http_parts():
             part.add_to(routes)
-        return CountedRequests(routes, self.metrics, self._tracing)
+        return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
 
     def _http_parts(self) -> list[HttpPart]:
         base_model, manager = self._plan.served_name, self._managed.manager
