@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import signal
 import socket
@@ -118,7 +119,7 @@ def test_requests_that_no_client_writes_are_refused_and_leave_nothing_behind(fle
             continue
         with connect(fleet) as client, contextlib.suppress(ConnectionError):
             client.sendall(sent)
-            reply = b"".join(iter(lambda client=client: client.recv(1 << 16), b""))
+            reply = b"".join(iter(functools.partial(client.recv, 1 << 16), b""))
             assert reply.count(b"Traceback") == 0
             assert all(200 <= status < 500 for status in statuses(reply) if status != 100), (shape, reply[:200])
     assert fleet.http.post(CHAT, json=SHORT, timeout=5).status_code == 200
