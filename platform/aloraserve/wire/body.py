@@ -81,7 +81,7 @@ def _check_strings(raw: bytes) -> None:
     if len(raw) <= 2 * MAX_STRINGS or raw.count(b'"') <= 2 * MAX_STRINGS:
         return
     # Each step is one pass in C: a search that steps through the escapes would hold up every other thread meanwhile.
-    if raw.replace(rb"\\", b"").replace(rb'\"', b"").count(b'"') > 2 * MAX_STRINGS:
+    if raw.replace(rb"\\", b"").replace(rb"\"", b"").count(b'"') > 2 * MAX_STRINGS:
         raise InvalidRequestError(f"the body has more than {MAX_STRINGS} names and texts")
 
 
