@@ -18,6 +18,7 @@ from aloraserve.settings.paths import expanded
 from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
+from aloraserve.settings.timeouts import TimeoutSettings
 from aloraserve.settings.variables import VariableSource
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _NAMES_OR_PATHS = ("model", "calibration", "adapter_sources")
 class Settings(
     FleetSettings,
     HttpSettings,
+    TimeoutSettings,
     CallerSettings,
     RedisSettings,
     AdapterSettings,
