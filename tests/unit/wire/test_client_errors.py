@@ -157,7 +157,11 @@ EXAMPLES = {
     "BodyTimeoutError": [
         "the body did not arrive in time: 1 bytes came; 10 s and another second for each 16384 bytes are waited for",
     ],
-    "MediaTypeError": ["the header 'Content-Type' is missing; 'application/json' is needed"],
+    "MediaTypeError": [
+        "the header 'Content-Type' is missing; 'application/json' is needed",
+        "the charset of 'Content-Type' is 'utf-16'; JSON is read as UTF-8",
+        "the header 'Content-Encoding' is 'gzip'; a body is read as it is, not compressed",
+    ],
     "refusal": FIELDS,
     "EngineRefusal": [
         "prompt and answer need 5000 tokens of KV cache; the engine has 4096",
