@@ -26,8 +26,9 @@ from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import Engine, EngineParts
 from aloraserve_services.engine.gaps import GapCloser
 from aloraserve_services.engine.heartbeat import ANSWER_HELD_S, Heartbeat
-from aloraserve_services.engine.progress import EngineFacts, Progress
+from aloraserve_services.engine.progress import Accepted, EngineFacts, Progress
 from aloraserve_services.engine.residency import Residency
+from aloraserve_services.engine.turns import Turns
 from aloraserve_services.engine.warm_up import WarmUp
 
 log = structlog.get_logger(__name__)
@@ -146,6 +147,7 @@ class EngineHost:
         )
         self._learner = StepLearner()
         self._progress = Progress(facts, self._learner)
+        self._turns = Turns(facts.scheduling, facts.step_tokens, self._progress.give)
         self._engine.observe_steps(self._progress.stepped)
         self._meter = SavingsMeter(
             keyspace,
@@ -199,7 +201,7 @@ class EngineHost:
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
-        priority = self._accept(call)
+        accepted = self._accept(call)
         observed = self._begin_observing(call)
         holds = False
         reported_by = 0
@@ -210,6 +212,7 @@ class EngineHost:
                     return
                 holds = True
             self._measure(call)
+            priority = await self._turns.take(call, accepted)
             async with contextlib.aclosing(self._engine.generate(call, priority)) as replies:
                 async for reply in replies:
                     if isinstance(reply, EngineChunk):
@@ -237,8 +240,8 @@ class EngineHost:
             self._meter.emptied()
         return is_empty
 
-    def _accept(self, call: EngineCall) -> int:
-        """Note a call; return its priority in the engine."""
+    def _accept(self, call: EngineCall) -> Accepted:
+        """Note a call; return what is expected of it."""
         prompt_tokens = len(call.token_ids)
         held = self.mirror.overlap(call.keys) * self._block_tokens
         adapter = None if call.adapter is None else call.adapter.key
@@ -254,9 +257,11 @@ class EngineHost:
 
     def _first_token(self, call: EngineCall, chunk: EngineChunk) -> CallSavings | None:
         self._progress.first_token(call.request_id, chunk.prefill_s)
+        self._turns.leave(call)
         return self._meter.first_token(call.request_id, chunk.cached_tokens)
 
     def _end(self, call: EngineCall, *, holds: bool) -> None:
+        self._turns.leave(call)
         self._progress.end(call.request_id)
         self._meter.end(call.request_id)
         if call.adapter is not None and holds:
