@@ -2,18 +2,19 @@
 
 Start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queuing", SIGCOMM 1996) over the tenants that wait at a
 replica, on the engine's own priority queue. Every call has its own number, see :mod:`aloraserve.routing.scheduling`.
-While one tenant alone has calls before their first token, that is its priority, and the engine gets it at once.
+A tenant's calls are given to the engine as few at a time as keep it busy, the lowest own number first: what the engine
+has, nobody can put behind a newcomer's any more.
 
-While several have, a tenant's calls are given to the engine as few at a time as keep it busy, the lowest own number
-first, each with the number::
+While one tenant alone has calls before their first token, a call's own number is its number in the engine too, and one
+that is lower than a number which the engine has is given to it at once: calls begin in the order that they would have
+if the engine had them all. While several have, it is ``start``::
 
     start  = max(virtual time, finish of the tenant's call before it)
     finish = start + ageing * prefill seconds * weights of all tenants here / weight of the tenant
 
 The virtual time is the lowest number that the engine has and has not answered: that of the call which it computes or
 begins next. So a tenant that comes back banks nothing for the time that it was away, and one that used an idle engine
-owes nothing. Numbers of both kinds compare: the calls of a tenant that was alone are not put behind a newcomer's, nor
-before all of them.
+owes nothing.
 
 Whatever gateways calls come through, they meet in the replica; nothing is agreed on between gateways. Over any time in
 which two tenants wait, the prefill seconds that each got by its weight differ by no more than what the engine has of
@@ -47,7 +48,7 @@ class TenantShare:
     """A call's tenant, as engines know it.
 
     Args:
-        tenant: opaque; the same of all calls of a tenant, empty without tenants.
+        tenant: opaque; the same of all calls of a tenant. Empty without tenants: the engine gets such calls at once.
         weight: of the tenant, above 0.
         tenant_priority: of the tenant beside others: its calls begin as if they had come earlier (below 0) or later, by
             ``PRIORITY_S / ageing`` seconds per unit. Its share stays what its weight says.
@@ -104,6 +105,7 @@ class Turn(NamedTuple, Generic[CallId]):
 class _Given(Generic[CallId]):
     queued: QueuedCall[CallId]
     start_s: float
+    own_s: float
 
 
 @dataclass(slots=True)
@@ -146,9 +148,11 @@ class FairQueue(Generic[CallId]):
         tenant.weight = queued.share.weight
         if self._scheduling.policy == "fcfs":
             return [self._give(tenant, queued, 0.0, 0.0)]
+        own_s = queued.own_s + PRIORITY_S * queued.share.priority
+        if not queued.share.tenant:
+            return [self._give(tenant, queued, own_s, own_s)]
         if not tenant.is_here:
             tenant.finish_s = max(tenant.finish_s, self._virtual_time_s)
-        own_s = queued.own_s + PRIORITY_S * queued.share.priority
         heap = tenant.waiting.setdefault(queued.adapter, [])
         heapq.heappush(heap, (own_s, next(self._order), queued))
         return self._turns()
@@ -181,54 +185,44 @@ class FairQueue(Generic[CallId]):
 
     def _turns(self) -> list[Turn[CallId]]:
         here = [tenant for tenant in self._tenants.values() if tenant.is_here]
-        if len(here) == 1:
-            return self._all_of(here[0])
         weights = sum(tenant.weight for tenant in here)
         turns = []
         for tenant in here:
-            while (queued := self._next(tenant)) is not None:
+            is_alone = len(here) == 1
+            while (found := self._next(tenant, is_alone=is_alone)) is not None:
+                own_s, queued = found
                 start_s = max(self._virtual_time_s, tenant.finish_s)
-                if start_s == -math.inf:
-                    start_s = queued.own_s
-                charge_s = self._scheduling.ageing * queued.prefill_s * weights / tenant.weight
-                tenant.finish_s = start_s + charge_s
-                turns.append(self._give(tenant, queued, start_s, PRIORITY_S * queued.share.tenant_priority))
+                if is_alone or start_s == -math.inf:
+                    start_s, tenant.finish_s = own_s, -math.inf
+                else:
+                    charge_s = self._scheduling.ageing * queued.prefill_s * weights / tenant.weight
+                    tenant.finish_s = start_s + charge_s
+                turns.append(self._give(tenant, queued, start_s, own_s))
         return turns
 
-    def _all_of(self, tenant: _Tenant[CallId]) -> list[Turn[CallId]]:
-        """Give the engine all calls of a tenant that is alone, by their own numbers."""
-        turns = []
-        waiting = sorted(itertools.chain.from_iterable(tenant.waiting.values()))
-        tenant.waiting.clear()
-        for own_s, _, queued in waiting:
-            turns.append(self._give(tenant, queued, own_s, PRIORITY_S * queued.share.tenant_priority))
-        tenant.finish_s = -math.inf
-        return turns
-
-    def _next(self, tenant: _Tenant[CallId]) -> QueuedCall[CallId] | None:
-        """Take out the tenant's next call, None while the engine has enough of it.
+    def _next(self, tenant: _Tenant[CallId], *, is_alone: bool) -> tuple[float, QueuedCall[CallId]] | None:
+        """Take out the tenant's next call with its own number, None while the engine has enough of it.
 
         Of an adapter that the engine has no call of there is always one: it may have a slot for no other.
         """
-        open_adapters: list[str | None] = list(tenant.waiting)
+        heads = {adapter: heap[0] for adapter, heap in tenant.waiting.items()}
         if tenant.given_tokens >= self._ahead_tokens:
             given = {given.queued.adapter for given in tenant.given.values()}
-            open_adapters = [adapter for adapter in open_adapters if adapter not in given]
-        if not open_adapters:
+            latest_s = max(given.own_s for given in tenant.given.values()) if is_alone else -math.inf
+            heads = {adapter: head for adapter, head in heads.items() if adapter not in given or head[0] < latest_s}
+        if not heads:
             return None
-        adapter = min(open_adapters, key=lambda adapter: tenant.waiting[adapter][0][:2])
+        adapter = min(heads, key=lambda adapter: heads[adapter][:2])
         heap = tenant.waiting[adapter]
-        queued = heapq.heappop(heap)[2]
+        own_s, _, queued = heapq.heappop(heap)
         if not heap:
             del tenant.waiting[adapter]
-        return queued
+        return own_s, queued
 
-    def _give(
-        self, tenant: _Tenant[CallId], queued: QueuedCall[CallId], start_s: float, offset_s: float
-    ) -> Turn[CallId]:
-        tenant.given[queued.call] = _Given(queued, start_s)
+    def _give(self, tenant: _Tenant[CallId], queued: QueuedCall[CallId], start_s: float, own_s: float) -> Turn[CallId]:
+        tenant.given[queued.call] = _Given(queued, start_s, own_s)
         tenant.given_tokens += queued.tokens
-        return Turn(queued.call, start_s + offset_s)
+        return Turn(queued.call, start_s + PRIORITY_S * queued.share.tenant_priority)
 
     @staticmethod
     def _withdraw(tenant: _Tenant[CallId], queued: QueuedCall[CallId]) -> None:
