@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from aloraserve.routing.fair_share import NO_TENANT, TenantShare
 from aloraserve.routing.receipts import Outcome
-from aloraserve.serving.engine_messages import EngineCall
+from aloraserve.serving.engine_messages import EngineCall, engine_outcome
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
 from aloraserve_services.channel.connection import CallFailedError, ChannelLostError, ReplicaConnection
 from aloraserve_services.channel.replies import ChannelReplies
@@ -55,7 +55,7 @@ class ChannelPool:
         if isinstance(error, PoolFullError):
             return Outcome.OVERLOADED
         if isinstance(error, CallFailedError):
-            return Outcome.LOST if error.is_lost else Outcome.FAILED
+            return engine_outcome(error.cause) if error.is_lost else Outcome.FAILED
         return self._handle.outcome_of(error)
 
     def reserve_by_handle(
