@@ -116,10 +116,11 @@ async def test_what_is_wrong_after_the_headers_left_is_an_error_event(stream: Ca
         replies.gate.set()
         received = await asking
         assert received.startswith(b"HTTP/1.1 200")
-        error, done = (part for part in parts_of(received) if not part.startswith(b":"))
+        [ending] = (part for part in parts_of(received) if not part.startswith(b":"))
+        error, done = ending.strip().split(b"\n\n")
         assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "internal_error"
         assert b"secret" not in received
-        assert done.startswith(b"data: [DONE]")
+        assert done == b"data: [DONE]"
 
 
 async def test_a_client_that_leaves_before_the_first_token_ends_its_call(stream: Callable[..., Any]) -> None:
