@@ -64,6 +64,7 @@ def _run(settings: Settings) -> None:
         try:
             while True:
                 reap_orphans()
+                platform.check()
                 time.sleep(1)
         except KeyboardInterrupt:
             out.print("no new calls are taken; running answers end first, a second signal ends at once")
@@ -88,12 +89,13 @@ def _start_detached(settings: Settings) -> None:
     if other is not None:
         raise StartError(f"a platform runs already (pid {other.pid}, {other.url}): stop it with `aloraserve down`")
     check_port(settings.host, settings.port)
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    run_file.make_state_folder(settings.state_dir)
     log_path = settings.state_dir / LOG_FILE
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]
     with log_path.open("wb") as log:
         child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "aloraserve_services.cli.main", *arguments],
+            # Not what lies in the current folder: a folder called redis there is not the library.
+            [sys.executable, "-P", "-m", "aloraserve_services.cli.main", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
