@@ -7,9 +7,12 @@ from typing import Self
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
+from aloraserve.tenants.names import NAME_RULE, is_name
+
 MAX_TENANTS = 1024
 MAX_ADMINS = 64
-_KEY = re.compile(r"[!-~]{16,}")
+MIN_KEY = 16
+_KEY = re.compile(rf"[!-~]{{{MIN_KEY},}}")
 
 
 class CallerSettings(BaseModel):
@@ -18,14 +21,25 @@ class CallerSettings(BaseModel):
     api_keys: dict[str, SecretStr] = Field(
         default_factory=dict,
         max_length=MAX_TENANTS,
-        description="Tenant -> API key; empty: no authentication.",
+        description="Tenant -> API key, beside those that the platform keeps itself.",
     )
     admin_keys: dict[str, SecretStr] = Field(
         default_factory=dict,
         max_length=MAX_ADMINS,
-        description="Administrator -> key that reads routing receipts; without it no tenant may.",
+        description="Administrator -> key that may do everything but call models.",
     )
-    allow_anonymous: bool = Field(False, description="Listen on a public address without API keys.")
+
+    @field_validator("api_keys", "admin_keys")
+    @classmethod
+    def _names_are_plain(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        wrong = next((name for name in value if not is_name(name)), None)
+        if wrong is not None:
+            # A long one may be a key that was taken for a name.
+            shown = repr(wrong) if len(wrong) < MIN_KEY else f"a name of {len(wrong)} characters"
+            raise ValueError(
+                f"{shown} is not a name: {NAME_RULE} are accepted. Rename it here, and as the owner of its adapters"
+            )
+        return value
 
     @field_validator("api_keys", "admin_keys")
     @classmethod

@@ -19,6 +19,7 @@ _SECRET = frozenset({*KEYS, "redis_url", "cell_redis_urls", "adapter_sources"})
 _REMOVED = {
     "overflow_wait_s": "engines begin the shortest waiting call first instead, see scheduling_policy and "
     "priority_ageing; no call is held back in the router any more",
+    "allow_anonymous": "callers of a public address need keys, always; see api_keys and `aloraserve keys`",
 }
 """Settings of earlier releases, and what replaced them."""
 

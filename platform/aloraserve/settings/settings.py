@@ -79,8 +79,8 @@ class Settings(
 
     @model_validator(mode="after")
     def _public_means_authenticated(self) -> Self:
-        if self.is_public and not self.api_keys and not self.allow_anonymous:
-            raise ValueError(f"host {self.host} is reachable from outside: set api_keys, or allow_anonymous: true")
+        if self.is_public and not self.api_keys:
+            raise ValueError(f"host {self.host} is reachable from outside: set api_keys")
         return self
 
     def to_arguments(self) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class AdminRoutes:
                 states += [(state, cell) for state in of_cell]
         return states, lost
 
-    def _check(self, request: Request, role: Role = Role.TENANT) -> Caller:
+    def _check(self, request: Request, role: Role | None = None) -> Caller:
         return self._tenants.authenticate(request.headers.get("authorization"), role)
 
 

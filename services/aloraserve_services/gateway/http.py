@@ -96,14 +96,14 @@ class OpenAIRoutes:
         return await _answered(answer, call)
 
     async def models(self, request: Request) -> Response:
-        """List the base model and the adapters that the caller may use."""
-        caller = self._tenants.authenticate(request.headers.get("authorization"))
+        """List the base model and the adapters that the caller may use; to an administrator, the public ones."""
+        caller = self._tenants.authenticate(request.headers.get("authorization"), None)
         listed = self._adapters.listed(caller.tenant)
         return _json(ModelList.of(self._base_model, listed, self._created).to_json())
 
     async def model(self, request: Request) -> Response:
         """Say what one name is; also one that is not listed, such as an exact version."""
-        caller = self._tenants.authenticate(request.headers.get("authorization"))
+        caller = self._tenants.authenticate(request.headers.get("authorization"), None)
         [name] = parameters(request)
         if name == self._base_model:
             [base] = ModelList.of(name, (), self._created).data
