@@ -52,6 +52,7 @@ from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.plan import FleetPlan
 
 ENGINE = "engine"
@@ -118,6 +119,13 @@ class Gateway:
             self._admin_routes(),
             AdapterRoutes(manager, self._tenants, self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
+            TokenizeRoutes(
+                self._tenants,
+                self._prompts,
+                self._bodies,
+                base_model=base_model,
+                max_model_len=self._plan.settings.max_model_len,
+            ),
         ]
 
     def _openai_routes(self) -> OpenAIRoutes:
