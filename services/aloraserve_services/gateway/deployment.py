@@ -38,6 +38,7 @@ from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
+from aloraserve_services.gateway.docs_routes import DocsRoutes
 from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
@@ -119,6 +120,7 @@ class Gateway:
             self._admin_routes(),
             AdapterRoutes(manager, self._tenants, self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
+            DocsRoutes(),
             TokenizeRoutes(
                 self._tenants,
                 self._prompts,
