@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import math
 import os
@@ -43,6 +42,8 @@ def ray_session(plan: FleetPlan) -> Iterator[None]:
     os.environ.update(ENVIRONMENT)
     if plan.calibration is not None:
         os.environ.update(SIMULATED_ENVIRONMENT)
+    import ray
+
     with private_folder("ray") as folder:
         # What replicas put into temporary files goes with this folder, also when they are killed.
         os.environ["TMPDIR"] = str(folder)
@@ -54,8 +55,10 @@ def ray_session(plan: FleetPlan) -> Iterator[None]:
                 signal.signal(number, handler)
             yield
         finally:
+            with signals_ignored(), contextlib.suppress(Exception):
+                ray.shutdown()
             with signals_ignored():
-                _end()
+                end_descendants()
 
 
 def lost_part() -> str | None:
@@ -64,18 +67,6 @@ def lost_part() -> str | None:
 
     ended = () if _global_node is None else _global_node.dead_processes()
     return next((f"Ray's {kind}" for kind, _ in ended if kind in SERVERS), None)
-
-
-def _end() -> None:
-    import ray
-
-    if lost_part() is None:
-        with contextlib.suppress(Exception):
-            ray.shutdown()
-    else:
-        # It would wait for the server that is gone, and so would what Ray does when Python ends.
-        atexit.unregister(ray.shutdown)
-    end_descendants()
 
 
 def _cpus(plan: FleetPlan) -> int:

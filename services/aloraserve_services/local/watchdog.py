@@ -23,6 +23,10 @@ MARK = "_ALORASERVE_SESSION"
 """Variable that every process of a platform has; not a setting."""
 ENDED = b"ended"
 END_WITHIN_S = 10.0
+MESSAGE = (
+    "aloraserve: the platform's process has ended without its clean-up; what it had started was ended, and its "
+    "temporary files were removed"
+)
 
 
 @contextlib.contextmanager
@@ -33,7 +37,6 @@ def watched() -> Iterator[None]:
         [sys.executable, "-P", "-m", __name__, mark],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
         # A signal to the terminal's processes is not meant for it.
         start_new_session=True,
     )
@@ -75,6 +78,8 @@ def _watch(mark: str) -> None:
     if sys.stdin.buffer.read() != ENDED:
         end_marked(mark)
         remove_leftovers()
+        with contextlib.suppress(OSError):
+            print(MESSAGE, file=sys.stderr)
 
 
 if __name__ == "__main__":
