@@ -65,7 +65,8 @@ def test_a_killed_process_s_folder_is_removed_and_a_running_one_s_is_not(
     assert killed.is_dir()
     remove_leftovers()
     assert (killed.exists(), running.is_dir()) == (False, True)
-    holders[1].communicate("", timeout=10)
+    for holder in holders:
+        holder.communicate("", timeout=10)
     assert not running.exists()
 
 

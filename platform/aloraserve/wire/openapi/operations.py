@@ -219,7 +219,6 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("GET", "/v1/receipts/{request_id}", "Show how a request was routed", FLEET, errors=(403, 404)),
     Operation("GET", "/v1/metrics/targets", "List the processes that have metrics", FLEET, errors=(403, 503)),
-    Operation("GET", "/metrics", "Show this gateway's metrics", FLEET, media_type=TEXT, needs_key=False),
     _probe("GET", "/version", "Say which API this is", JSON, answer=ServerVersion),
     _probe("GET", "/healthz", "Say that the gateway answers"),
     _probe("GET", "/readyz", "Say whether a call would reach a replica", errors=(503,)),
