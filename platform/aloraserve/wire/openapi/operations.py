@@ -206,6 +206,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/v1/savings", "Show what reuse across adapters saved lately", FLEET, query=_WINDOW, errors=(400,)
     ),
+    Operation("GET", "/v1/usage", "Show the calls and tokens of tenants", FLEET, query=_WINDOW, errors=(400, 503)),
     Operation(
         "GET", "/v1/diagnosis", "Show how far prompts were reused lately", FLEET, query=_WINDOW, errors=(400, 403)
     ),
