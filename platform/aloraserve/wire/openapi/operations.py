@@ -76,6 +76,7 @@ _CALL_ERRORS = (400, 404, 408, 413, 415, 422, 429, 502, 503, 504)
 _BODY_ERRORS = (400, 408, 413, 415)
 _CHANGE_ERRORS = (*_BODY_ERRORS, 403, 404, 409, 503)
 _WINDOW = MappingProxyType({"window": {"type": "string", "pattern": "^[1-9][0-9]{0,5}[smh]$", "default": "1h"}})
+_DAYS = MappingProxyType({"days": {"type": "integer", "minimum": 1}})
 _REASON = {"reason": "the training data were wrong"}
 _FLAG = {"type": "boolean", "default": False}
 _TEXT = {"type": "string"}
@@ -206,7 +207,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/v1/savings", "Show what reuse across adapters saved lately", FLEET, query=_WINDOW, errors=(400,)
     ),
-    Operation("GET", "/v1/usage", "Show the calls and tokens of tenants", FLEET, query=_WINDOW, errors=(400, 503)),
+    Operation("GET", "/v1/usage", "Show the calls and tokens of tenants", FLEET, query=_DAYS, errors=(400, 503)),
     Operation(
         "GET", "/v1/diagnosis", "Show how far prompts were reused lately", FLEET, query=_WINDOW, errors=(400, 403)
     ),
