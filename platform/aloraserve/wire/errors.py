@@ -28,6 +28,7 @@ from aloraserve.errors import (
     UnknownAdapterError,
     UnknownModelError,
     UnknownReceiptError,
+    UnknownServiceError,
     UnusableAnswerError,
 )
 
@@ -70,6 +71,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     AdapterSourceError: _Row(400, "invalid_request_error", "adapter_source"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
     NotPermittedError: _Row(403, "permission_error", "role_needed"),
+    UnknownServiceError: _Row(404, "invalid_request_error", "service_not_found"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),
     OverloadedError: _Row(429, "overloaded_error", "overloaded", {"Retry-After": str(RETRY_AFTER_S)}),
     DrainingError: _Row(

@@ -15,10 +15,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from aloraserve.errors import InvalidRequestError
@@ -33,13 +33,16 @@ _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw = msgspec.json.Decoder(msgspec.Raw)
 _encode = msgspec.json.Encoder().encode
 Kind = TypeVar("Kind", bound=Message)
+Descriptor: TypeAlias = Any
+Field: TypeAlias = Any
+"""Descriptors of messages and of fields: protobuf's C and Python implementations each have types of their own."""
 
 
 class _Member(NamedTuple):
     """A field as JSON has it."""
 
     name: str
-    field: FieldDescriptor
+    field: Field
     is_json: bool
     is_inline: bool
     to_json: Callable[[Any], Any]
@@ -104,7 +107,7 @@ def _set_extra(message: Message, extra: dict[str, Any]) -> None:
         setattr(message, EXTRA, _encode(extra).decode())
 
 
-def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
+def _set(message: Message, field: Field, value: Any) -> None:
     """Set a field that JSON has as the same thing, or as a list or map of it."""
     target = getattr(message, field.name)
     if _is_map(field):
@@ -141,7 +144,7 @@ def _member_for(members: tuple[_Member, ...], value: Any) -> _Member | None:
     return next((member for member in members if _takes(member.field, value)), None)
 
 
-def _takes(field: FieldDescriptor, value: Any) -> bool:
+def _takes(field: Field, value: Any) -> bool:
     if field.message_type is None:
         return isinstance(value, str)
     return isinstance(value, list | tuple) if _is_items(field.message_type) else isinstance(value, Mapping)
@@ -167,14 +170,14 @@ def _by_json_name(descriptor: Descriptor) -> dict[str, tuple[_Member, ...]]:
     return found
 
 
-def _member(field: FieldDescriptor) -> _Member:
+def _member(field: Field) -> _Member:
     is_json = field.name.endswith(_JSON)
     is_inline = field.message_type is not None and field.message_type.full_name in _INLINE
     name = field.name.removesuffix(_JSON).removesuffix(_PARTS)
     return _Member(name, field, is_json, is_inline, functools.partial(_raw_of, name) if is_json else _reader(field))
 
 
-def _reader(field: FieldDescriptor) -> Callable[[Any], Any]:
+def _reader(field: Field) -> Callable[[Any], Any]:
     """Return what makes JSON types of a field's value."""
     if _is_map(field):
         return dict
@@ -210,7 +213,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _is_map(field: FieldDescriptor) -> bool:
+def _is_map(field: Field) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 

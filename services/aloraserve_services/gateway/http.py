@@ -14,12 +14,12 @@ from aloraserve.adapters.served import resolved
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
 from aloraserve.wire.version import ServerVersion
-from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
+from aloraserve_services.gateway.answers import Answer
+from aloraserve_services.gateway.call_answers import chat_answer, completion_answer
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.calls import BegunCall, ChatCalls, CompletionCalls, GuardedCall
 from aloraserve_services.gateway.event_stream import EventStream
 from aloraserve_services.gateway.headers import serving_headers
-from aloraserve_services.gateway.intrinsic_results import guard_result_of
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.refused_chat import RefusedChat
 from aloraserve_services.gateway.request_body import BodyReader
@@ -80,20 +80,14 @@ class OpenAIRoutes:
         call = await self._chats.begin(await self._bodies.read(ChatRequest, request), origin)
         if isinstance(call, GuardedCall):
             return RefusedChat(call).response()
-        answer = ChatAnswer.of(call.first)
-        answer.guards = [guard_result_of(verdict) for verdict in call.guards]
-        if call.look is not None:
-            answer.look_with(call.look)
-        return await _answered(answer, call)
+        return await _answered(chat_answer(call), call)
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
         self._slots.check()
         origin = origin_of(request, self._tenants)
         call = await self._completions.begin(await self._bodies.read(CompletionRequest, request), origin)
-        is_single = len(call.requests) == 1
-        answer = CompletionAnswer.of(call.first) if is_single else CompletionAnswer.to_all(call.requests)
-        return await _answered(answer, call)
+        return await _answered(completion_answer(call), call)
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters that the caller may use; to an administrator, the public ones."""

@@ -1,6 +1,8 @@
-"""A gateway's HTTP server on its machine's port: started, checked, drained."""
+"""A gateway's HTTP server, and with it the gRPC one, on its machine's ports: started, checked, drained."""
 
 from __future__ import annotations
+
+import asyncio
 
 import structlog
 from starlette.types import ASGIApp
@@ -8,13 +10,12 @@ from starlette.types import ASGIApp
 from aloraserve.errors import StartError
 from aloraserve.settings import Settings
 from aloraserve_services.gateway.call_slots import CallSlots
+from aloraserve_services.gateway.grpc.server import LOCKS, GatewayGrpcServer
 from aloraserve_services.http_server.limits import HttpLimits
 from aloraserve_services.http_server.listening import SharedPort
 from aloraserve_services.http_server.server import HttpServer
 from aloraserve_services.http_server.tls import tls_of
 
-LOCKS = "ports"
-"""Subfolder of the state folder with the locks of shared ports."""
 log = structlog.get_logger(__name__)
 
 
@@ -25,11 +26,15 @@ class GatewayServer:
         settings: of the platform.
         app: the gateway's HTTP application.
         slots: of its calls in progress.
+        grpc: the gateway's gRPC server, None without one.
     """
 
-    def __init__(self, settings: Settings, app: ASGIApp, slots: CallSlots) -> None:
+    def __init__(
+        self, settings: Settings, app: ASGIApp, slots: CallSlots, grpc: GatewayGrpcServer | None = None
+    ) -> None:
         self._settings = settings
         self._slots = slots
+        self._grpc = grpc
         self._server = HttpServer(app, _limits(settings), tls_of(settings))
         self._port: SharedPort | None = None
 
@@ -41,8 +46,11 @@ class GatewayServer:
         """
         settings = self._settings
         await refuse_proxies(settings.port)
-        self._port = SharedPort(settings.host, settings.port, _fleet(settings), settings.state_dir / LOCKS)
+        fleet = _fleet(settings)
+        self._port = SharedPort(settings.host, settings.port, fleet, settings.state_dir / LOCKS)
         await self._server.start(self._port.socket)
+        if self._grpc is not None:
+            await self._grpc.start(fleet)
 
     def check(self) -> None:
         """Raise if the server has ended."""
@@ -56,10 +64,12 @@ class GatewayServer:
         self._server.stop_accepting()
         if self._port is not None:
             self._port.release()
+        if self._grpc is not None:
+            self._grpc.stop_accepting()
         left = await self._slots.drain(self._settings.drain_timeout_s)
         if left:
             log.warning("drain_cut_short", calls=left, after_s=self._settings.drain_timeout_s)
-        await self._server.close()
+        await asyncio.gather(self._server.close(), *([] if self._grpc is None else [self._grpc.close()]))
 
 
 def _limits(settings: Settings) -> HttpLimits:
