@@ -201,6 +201,13 @@ EXAMPLES = {
         "tokens [1, 2] are not there; they are of another tokenizer or chat template than the base model has",
     ],
     "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that each gateway routed are kept"],
+    "LimitTooLowError": [
+        "the request needs 1201 tokens at least, and its tenant may use 1000 tokens per minute; "
+        "a shorter prompt is needed"
+    ],
+    "RateLimitedError": [
+        "rate limit of the tenant: its limit of 60 requests per minute is reached; retry in 1 s",
+    ],
     "OverloadedError": [
         "too many requests are queued; retry later",
         "too many requests are in progress; retry later",
@@ -213,7 +220,10 @@ EXAMPLES = {
         "this gateway is about to stop; retry at once",
         "the gateway has stopped; the answer is incomplete",
     ],
-    "DeadlineError": ["the intrinsic was not answered within 120 s"],
+    "DeadlineError": [
+        "the intrinsic was not answered within 120 s",
+        "the answer was not complete within 2 s of the request",
+    ],
     "UnusableAnswerError": [
         "the answer is none of 'Y', 'N'",
         "the answer is not JSON",
@@ -243,6 +253,8 @@ STATUS = {
     errors.NotPermittedError: 403,
     errors.UnknownReceiptError: 404,
     errors.InvocationError: 422,
+    errors.LimitTooLowError: 400,
+    errors.RateLimitedError: 429,
     errors.OverloadedError: 429,
     errors.UnusableAnswerError: 502,
     errors.DeadlineError: 504,
