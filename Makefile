@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs proto proto-release lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs proto proto-release lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ bench-routing-live: install ## Compare this gateway with sglang-router and vllm-
 
 bench-gateway: install ## Measure what the way to the engine costs, by process, with targets (ARGS="--profile FOLDER")
 	@$(BIN)/python -m benchmarks.gateway $(ARGS)
+
+bench-grpc: install ## Measure gRPC beside HTTP: TTFT and the gateway's CPU time (ARGS="--rounds 3 --calls 100")
+	@$(BIN)/python -m benchmarks.grpc_edge $(ARGS)
 
 bench-channel: install ## Measure what carries calls from a gateway to a replica, by transport (ARGS="...")
 	@$(BIN)/python -m benchmarks.channel $(ARGS)
