@@ -1,7 +1,7 @@
 """``make bench-grpc``: gRPC beside HTTP, on one platform of simulated engines that calls need not wait for.
 
 Both edges take turns with the same prompts. TTFT is the client's: of whole answers to their last byte, of streams to
-the first token. CPU time is that of the gateways' processes; a chunk's is the difference between long and short streams.
+the first token. CPU time is the gateways'; that of a chunk is the difference between long and short streams.
 """
 
 from __future__ import annotations

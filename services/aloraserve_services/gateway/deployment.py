@@ -18,6 +18,7 @@ from aloraserve.diagnosis.window import DiagnosisWindow
 from aloraserve.directory.base import Directory
 from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.limits.guarded import GuardedLimits
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
@@ -27,12 +28,15 @@ from aloraserve.serving.prompts.activation_proof import prover_of
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
+from aloraserve.serving.tenant_limits import TenantAdmission
+from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
+from aloraserve_services.gateway.answer_headers import fixed_headers, for_origins
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
@@ -60,6 +64,7 @@ from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.plan import FleetPlan
 
 ENGINE = "engine"
@@ -70,6 +75,7 @@ class Gateway:
     """One gateway's metrics, spans, router, request path and routes.
 
     Attributes:
+        metrics: of this gateway.
         slots: of calls in progress.
 
     Args:
@@ -84,9 +90,9 @@ class Gateway:
         settings = plan.settings
         self._plan = plan
         self._app_name = serve.get_replica_context().app_name
-        self._metrics = GatewayMetrics(registry)
+        self.metrics = GatewayMetrics(registry)
         if not settings.metrics:
-            self._metrics.turn_off()
+            self.metrics.turn_off()
         self._tracing = Tracing()
         self._directories = self._open_directories()
         tokenizer = AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True)
@@ -101,7 +107,13 @@ class Gateway:
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
-        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers())
+        limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
+        self._usage = UsageReporter(plan.open_usage(), self.metrics)
+        self._limits = GuardedLimits(
+            plan.open_limits(), settings.gateways, on_failure=self.metrics.limits_taken_here.inc
+        )
+        admission = TenantAdmission(self._limits, settings.effective_limits.of, self._usage)
+        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits, admission)
         self._prompts = self._prompt_builder(tokenizer)
         self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
@@ -116,7 +128,7 @@ class Gateway:
         routes = Routes(loopback_only=not settings.api_keys and not settings.is_public)
         for part in self._http_parts():
             part.add_to(routes)
-        return CountedRequests(routes, self._metrics, self._tracing)
+        return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
 
     def grpc_server(self) -> GatewayGrpcServer | None:
         """Return the gRPC server, None if the settings ask for none."""
@@ -133,7 +145,7 @@ class Gateway:
             methods,
             self._tenants,
             self.slots,
-            self._metrics,
+            self.metrics,
             self._tracing,
             message_timeout_s=settings.body_timeout_s,
             stall_timeout_s=settings.stall_timeout_s,
@@ -158,6 +170,7 @@ class Gateway:
             self._admin_routes(),
             AdapterRoutes(manager, self._tenants, self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
+            UsageRoutes(self._tenants, self._usage),
         ]
 
     def _openai_routes(self) -> OpenAIRoutes:
@@ -183,7 +196,6 @@ class Gateway:
             receipts=FleetReceipts(self.own_receipt, self.own_receipts, ask_all),
             diagnosis=FleetDiagnosis(self.own_diagnosis, ask_all),
             savings=self._savings,
-            metrics=self._metrics.text,
             targets=self._process.targets,
         )
 
@@ -193,13 +205,13 @@ class Gateway:
             ReuseObserver(self._plan.keyspace, self._diagnosis),
             self._watch,
             ReceiptWriter(self._receipts),
-            CallMetrics(self._metrics),
+            CallMetrics(self.metrics),
             CallSpans(self._tracing),
             self._savings,
         ]
 
     def _open_directories(self) -> list[Directory]:
-        calls = self._metrics.directory
+        calls = self.metrics.directory
         return [
             guarded(ObservedDirectory(self._plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(self._plan.settings.cells)
@@ -211,7 +223,7 @@ class Gateway:
             self._plan.served_name,
             self._adapters,
             hour_price=self._plan.settings.accelerator_hour_price,
-            on_failure=self._metrics.ledger_failures.inc,
+            on_failure=self.metrics.ledger_failures.inc,
         )
 
     def _prompt_builder(self, tokenizer: Any) -> PromptBuilder:
@@ -225,8 +237,11 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow changes."""
-        async with self._pool.running(), self._process.running(), self._savings.flushing(), self._managed.running():
+        """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
+        async with contextlib.AsyncExitStack() as beside:
+            for part in (self._pool, self._process, self._limits, self._usage, self._managed):
+                await beside.enter_async_context(part.running())
+            await beside.enter_async_context(self._savings.flushing())
             followers = [asyncio.create_task(follow) for follow in self._followers()]
             try:
                 yield

@@ -36,7 +36,9 @@ class GatewayReplica:
         plan = await asyncio.to_thread(make_plan, settings, progress=log.info)
         self._gateway = Gateway(plan, engines)
         gateway = self._gateway
-        self._server = GatewayServer(plan.settings, gateway.http_app(), gateway.slots, gateway.grpc_server())
+        self._server = GatewayServer(
+            plan.settings, gateway.http_app(), gateway.slots, gateway.metrics, gateway.grpc_server()
+        )
         await self._closing.enter_async_context(self._gateway.running())
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)

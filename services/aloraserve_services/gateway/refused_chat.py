@@ -15,6 +15,7 @@ from aloraserve.wire.chat_answers import (
     ChatCompletionChunk,
     ChatDelta,
 )
+from aloraserve_services.gateway.answer_headers import EVENTS
 from aloraserve_services.gateway.calls import GuardedCall
 from aloraserve_services.gateway.intrinsic_results import guard_result_of, refusal_of
 
@@ -39,7 +40,7 @@ class RefusedChat:
         if not self._request.is_streamed:
             return Response(self.whole().to_json(), media_type="application/json")
         events = "".join(f"data: {chunk.to_json()}\n\n" for chunk in self.chunks())
-        return Response(f"{events}data: [DONE]\n\n", media_type="text/event-stream")
+        return Response(f"{events}data: [DONE]\n\n", media_type="text/event-stream", headers=EVENTS)
 
     @property
     def _usage(self) -> Usage:

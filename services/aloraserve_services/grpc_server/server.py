@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 
 from aloraserve.errors import StartError
-from aloraserve_services.grpc_server.credentials import ServerCertificates
+from aloraserve_services.grpc_server.credentials import server_credentials
 from aloraserve_services.grpc_server.limits import GrpcLimits
+from aloraserve_services.http_server.tls_files import TlsFiles
 
 END_S = 1.0
 """For calls that were ended to say so to their clients."""
@@ -22,24 +23,21 @@ class GrpcServer:
     Args:
         handlers: of all methods.
         limits: of its connections.
-        certificates: of the listener, None without TLS.
     """
 
-    def __init__(
-        self, handlers: Sequence[Any], limits: GrpcLimits, certificates: ServerCertificates | None = None
-    ) -> None:
+    def __init__(self, handlers: Sequence[Any], limits: GrpcLimits) -> None:
         self._handlers = tuple(handlers)
         self._limits = limits
-        self._certificates = certificates
         self._server: Any = None
         self._stopping: asyncio.Task[Any] | None = None
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, tls: TlsFiles | None = None) -> int:
         """Listen and serve; return the port.
 
         Args:
             host: an IP address, or ``localhost``.
             port: that others who listen on it share; 0 takes a free one.
+            tls: its certificates, None without TLS.
 
         Raises:
             StartError: nobody can listen there.
@@ -48,10 +46,10 @@ class GrpcServer:
         self._server.add_generic_rpc_handlers(self._handlers)
         address = f"{_target(host)}:{port}"
         try:
-            if self._certificates is None:
+            if tls is None:
                 bound = self._server.add_insecure_port(address)
             else:
-                bound = self._server.add_secure_port(address, self._certificates.credentials())
+                bound = self._server.add_secure_port(address, server_credentials(tls))
         except RuntimeError:
             raise StartError(f"gRPC cannot listen on port {port} of {host}") from None
         await self._server.start()

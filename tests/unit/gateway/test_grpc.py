@@ -32,7 +32,7 @@ Code = grpc.StatusCode
 ADA, ADMIN = "ada-key-0123456789", "admin-key-0123456789"
 LOGPROBS = tuple(TokenLogprobs(TokenLogprob(token, -0.5), (TokenLogprob("z", -2.0),)) for token in ("a", "b"))
 REPLY = (
-    EngineChunk(0, "a", 1, cached_tokens=8, logprobs=LOGPROBS[:1]),
+    EngineChunk(0, "a", 1, cached_tokens=1, logprobs=LOGPROBS[:1]),
     EngineChunk(0, "b", 1, "stop", logprobs=LOGPROBS[1:]),
 )
 HI = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}

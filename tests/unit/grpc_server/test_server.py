@@ -15,10 +15,10 @@ from support.certificates import Files, write_certificate
 from support.redis_deployments import free_port
 
 from aloraserve.errors import StartError
-from aloraserve_services.grpc_server.credentials import ServerCertificates
 from aloraserve_services.grpc_server.limits import GrpcLimits
 from aloraserve_services.grpc_server.server import GrpcServer
 from aloraserve_services.http_server.listening import SharedPort
+from aloraserve_services.http_server.tls_files import TlsFiles
 
 HOST = "127.0.0.1"
 LIMITS = GrpcLimits(max_message_bytes=1000)
@@ -43,10 +43,10 @@ class Echo(grpc.GenericRpcHandler):
 
 @contextlib.asynccontextmanager
 async def listening(
-    echo: Echo, limits: GrpcLimits = LIMITS, certificates: ServerCertificates | None = None
+    echo: Echo, limits: GrpcLimits = LIMITS, tls: TlsFiles | None = None
 ) -> AsyncIterator[tuple[GrpcServer, int]]:
-    server = GrpcServer([echo], limits, certificates)
-    port = await server.start(HOST, 0)
+    server = GrpcServer([echo], limits)
+    port = await server.start(HOST, 0, tls)
     try:
         yield server, port
     finally:
@@ -135,22 +135,19 @@ def files(tmp_path: Path) -> Callable[[str], Files]:
 
 async def test_a_certificate_that_changes_counts_from_the_next_connection_on(files: Callable[[str], Files]) -> None:
     first, other = files("first"), files("other")
-    async with listening(Echo(), certificates=ServerCertificates(*first)) as (_, port):
+    tls = TlsFiles(*first)
+    async with listening(Echo(), tls=tls) as (_, port):
         assert await echoed(port, authority=first) == b"x"
-        assert await code_of(echoed(port, authority=other)) is grpc.StatusCode.UNAVAILABLE
-        trusted = first[0].with_name("trusted.pem"), other[1]
-        trusted[0].write_bytes(other[0].read_bytes())
-        first[0].write_bytes(b"half")
-        # What cannot be read changes nothing.
         assert await code_of(echoed(port, authority=other)) is grpc.StatusCode.UNAVAILABLE
         for own, new in zip(first, other, strict=True):
             own.write_bytes(new.read_bytes())
+        assert tls.reload()
         assert await echoed(port, authority=other) == b"x"
 
 
 async def test_clients_show_a_certificate_where_they_must(files: Callable[[str], Files]) -> None:
     server, client, stranger = files("server"), files("client"), files("stranger")
-    async with listening(Echo(), certificates=ServerCertificates(*server, client[0])) as (_, port):
+    async with listening(Echo(), tls=TlsFiles(*server, client[0])) as (_, port):
         assert await echoed(port, authority=server, client=client) == b"x"
         assert await code_of(echoed(port, authority=server)) is grpc.StatusCode.UNAVAILABLE
         assert await code_of(echoed(port, authority=server, client=stranger)) is grpc.StatusCode.UNAVAILABLE

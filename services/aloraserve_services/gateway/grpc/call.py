@@ -28,6 +28,7 @@ class GrpcCall:
         caller: whose call it is.
         task: that answers it.
         ignored: names of the request's fields that were passed over.
+        limits: of the caller, as HTTP's headers have them.
         unread_since: when a message was written that the client has not taken yet, on the loop's clock; None if none.
     """
 
@@ -36,6 +37,7 @@ class GrpcCall:
         self.request = request
         self.task = asyncio.current_task()
         self.ignored: Sequence[str] = ()
+        self.limits: Mapping[str, str] = {}
         self.unread_since: float | None = None
         self._context = context
         self._metadata = metadata
@@ -57,8 +59,8 @@ class GrpcCall:
     @property
     def trailers(self) -> tuple[tuple[str, str], ...]:
         """What is sent after the answer beside its status."""
-        trailers = ((REQUEST_ID, self.request.request_id),)
-        return (*trailers, (IGNORED_HEADER, ignored_header(self.ignored))) if self.ignored else trailers
+        ignored = {IGNORED_HEADER: ignored_header(self.ignored)} if self.ignored else {}
+        return tuple({REQUEST_ID: self.request.request_id, **ignored, **self.limits}.items())
 
     async def write(self, message: bytes) -> None:
         """Send a message; returns once the client, or the network on the way, has room for the next."""

@@ -27,6 +27,7 @@ from aloraserve_services.grpc_server.status import DETAILS_KEY, status_of
 
 CANCELLED = 499
 """What stands in the metrics for a call that its client gave up."""
+LIMITS_PREFIX = "x-ratelimit-"
 log = structlog.get_logger(__name__)
 
 
@@ -118,7 +119,7 @@ class GrpcEdge(grpc.GenericRpcHandler):
             await self._cancelled(name, call, context)
             raise
         except Exception as error:  # noqa: BLE001 - gRPC would send its text
-            await self._fail(name, context, error, call.trailers)
+            await self._fail(name, call, context, error)
         finally:
             self._calls.discard(call)
         self._count(name, 200)
@@ -157,17 +158,18 @@ class GrpcEdge(grpc.GenericRpcHandler):
         """Count a call that its client has given up, or say to its client that the gateway ends it."""
         if self._is_stopped:
             error = DrainingError("the gateway has stopped; the answer is incomplete")
-            await self._fail(name, context, error, call.trailers)
+            await self._fail(name, call, context, error)
         self._count(name, CANCELLED)
 
-    async def _fail(self, name: str, context: Any, error: Exception, trailers: tuple[tuple[str, str], ...]) -> None:
+    async def _fail(self, name: str, call: GrpcCall, context: Any, error: Exception) -> None:
         """End a call with an error's status; raises what gRPC has for that."""
         reply = reply_for(error)
         if reply.status >= 500 or not isinstance(error, AloraserveError):
             log.error("request_failed", endpoint=name, cause=type(error).__name__, exc_info=error)
         self._count(name, reply.status)
+        call.limits = {key: value for key, value in reply.headers.items() if key.startswith(LIMITS_PREFIX)}
         status = status_of(reply)
-        await context.abort(status.code, status.message, (*trailers, (DETAILS_KEY, status.details)))
+        await context.abort(status.code, status.message, (*call.trailers, (DETAILS_KEY, status.details)))
 
     def _count(self, name: str, status: int) -> None:
         self._metrics.requests.labels(name, str(status)).inc()

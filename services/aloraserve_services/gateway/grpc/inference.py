@@ -53,7 +53,7 @@ class InferenceMethods:
         begun = await self._begin_chat(message, call, is_streamed=False)
         if isinstance(begun, GuardedCall):
             return _message(ChatResponse, RefusedChat(begun).whole())
-        return await _whole(ChatResponse, chat_answer(begun), begun)
+        return await _whole(ChatResponse, chat_answer(begun), begun, call)
 
     async def chat_stream(self, message: bytes, call: GrpcCall) -> None:
         """Answer a conversation in parts."""
@@ -67,7 +67,7 @@ class InferenceMethods:
     async def complete(self, message: bytes, call: GrpcCall) -> Message:
         """Continue texts or token ids."""
         begun = await self._begin_completion(message, call, is_streamed=False)
-        return await _whole(CompleteResponse, completion_answer(begun), begun)
+        return await _whole(CompleteResponse, completion_answer(begun), begun, call)
 
     async def complete_stream(self, message: bytes, call: GrpcCall) -> None:
         """Continue texts or token ids, in parts."""
@@ -86,8 +86,9 @@ class InferenceMethods:
 
 
 async def _whole(
-    kind: type[ChatResponse] | type[CompleteResponse], answer: Answer, begun: BegunCall
+    kind: type[ChatResponse] | type[CompleteResponse], answer: Answer, begun: BegunCall, call: GrpcCall
 ) -> ChatResponse | CompleteResponse:
+    call.limits = dict(begun.first.ticket.headers)
     async with begun:
         message = message_of(kind, (await answer.finished(begun.chunks)).model_dump(exclude_none=True))
         message.serving.CopyFrom(_serving(begun))
@@ -102,6 +103,7 @@ async def _stream(
     call: GrpcCall,
 ) -> None:
     answer.form = form
+    call.limits = dict(begun.first.ticket.headers)
     first = kind(id=answer.id, created=answer.created, model=answer.model, serving=_serving(begun))
     head = first.SerializeToString()
     async with begun:

@@ -6,10 +6,10 @@ import asyncio
 
 from aloraserve.settings import Settings
 from aloraserve_services.gateway.grpc.edge import GrpcEdge
-from aloraserve_services.grpc_server.credentials import certificates_of
 from aloraserve_services.grpc_server.limits import GrpcLimits
 from aloraserve_services.grpc_server.server import GrpcServer
 from aloraserve_services.http_server.listening import SharedPort
+from aloraserve_services.http_server.tls_files import TlsFiles
 
 LOOK_EVERY_S = 0.5
 """At the clients that do not read."""
@@ -29,15 +29,16 @@ class GatewayGrpcServer:
     def __init__(self, settings: Settings, edge: GrpcEdge, max_message_bytes: int) -> None:
         self._settings = settings
         self._edge = edge
-        self._server = GrpcServer([edge], _limits(settings, max_message_bytes), certificates_of(settings))
+        self._server = GrpcServer([edge], _limits(settings, max_message_bytes))
         self._port: SharedPort | None = None
         self._looking: asyncio.Task[None] | None = None
 
-    async def start(self, fleet: str) -> None:
+    async def start(self, fleet: str, tls: TlsFiles | None) -> None:
         """Listen and serve.
 
         Args:
             fleet: what the gateways that may share the port have in common.
+            tls: certificates, None without TLS.
 
         Raises:
             StartError: the port is another server's.
@@ -47,12 +48,12 @@ class GatewayGrpcServer:
         self._port = SharedPort(
             settings.host, port, fleet, settings.state_dir / LOCKS, setting="grpc_port", is_listening=False
         )
-        await self._server.start(settings.host, port)
+        await self._server.start(settings.host, port, tls)
         self._looking = asyncio.create_task(self._look(), name="grpc_server")
 
     def stop_accepting(self) -> None:
         """Take neither connections nor calls any more; clients go elsewhere, calls in progress go on."""
-        self._server.stop_accepting(self._settings.drain_timeout_s)
+        self._server.stop_accepting(self._settings.drain_s)
         if self._port is not None:
             self._port.release()
             self._port.socket.close()
