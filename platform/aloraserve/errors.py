@@ -43,7 +43,11 @@ class UnknownAdapterError(AloraserveError):
     """Raised when the catalog has no such adapter, version or alias, or none that the caller may see."""
 
 
-class AdapterConflictError(AloraserveError):
+class ConflictError(AloraserveError):
+    """Raised when a change does not fit what is there, saying what that is."""
+
+
+class AdapterConflictError(ConflictError):
     """Raised when a change does not fit what the catalog has, saying what is there."""
 
 
