@@ -36,7 +36,7 @@ class StaticTenants:
     ) -> None:
         # Keys are looked up by a digest that nobody can foresee: the time taken says nothing about which one is near.
         self._digest_key = secrets.token_bytes(32)
-        self._has_tenants = bool(api_keys)
+        self._names = frozenset(api_keys)
         self._has_admins = bool(admin_keys)
         self._is_public = is_public
         self._callers = {self._digest(key.get_secret_value().encode()): _tenant(name) for name, key in api_keys.items()}
@@ -54,11 +54,20 @@ class StaticTenants:
 
     def anyone(self, role: Role | None) -> Caller | None:
         """Return the caller of a request that needs no key in this role, None if it needs one."""
-        if self._is_public or self._has_tenants:
+        if self._is_public or self._names:
             return None
         if not self._has_admins:
             return EVERYONE
         return UNTENANTED if role in (None, Role.INVOKE) else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody on this machine may do everything, because there are no keys."""
+        return self.anyone(Role.ADMIN) is not None
+
+    def knows(self, tenant: str) -> bool:
+        """Whether there is a tenant of that name."""
+        return tenant in self._names
 
     def find(self, key: bytes) -> Caller | None:
         """Return who has a key, None if nobody does."""

@@ -27,8 +27,10 @@ from aloraserve.errors import (
     ReplicaLostError,
     RetiredAdapterError,
     UnknownAdapterError,
+    UnknownKeyError,
     UnknownModelError,
     UnknownReceiptError,
+    UnknownTenantError,
     UnusableAnswerError,
 )
 
@@ -68,6 +70,8 @@ _MAP: dict[type[AloraserveError], _Row] = {
     RetiredAdapterError: _Row(404, "invalid_request_error", "model_retired"),
     UnknownAdapterError: _Row(404, "invalid_request_error", "adapter_not_found"),
     ConflictError: _Row(409, "invalid_request_error", "conflict"),
+    UnknownTenantError: _Row(404, "invalid_request_error", "tenant_not_found"),
+    UnknownKeyError: _Row(404, "invalid_request_error", "key_not_found"),
     AdapterConflictError: _Row(409, "invalid_request_error", "adapter_conflict"),
     AdapterSourceError: _Row(400, "invalid_request_error", "adapter_source"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
