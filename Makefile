@@ -117,6 +117,9 @@ weekly: install-dev ## Run what takes too long for every change: all tests, all 
 docs: install-dev ## Build the documentation into site/, every link and anchor checked
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+docs-fields: install-dev ## Write the page of all request fields from the request models
+	$(BIN)/python -m aloraserve.wire.field_table > docs/reference/openai-fields.md
+
 lint: install-dev ## Check style, types and the walls between rooms
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class AloraserveError(Exception):
     """Base of every error that this project raises on purpose.
 
-    ``param`` names the request field at fault, where there is one.
+    ``param`` names the request field at fault, where there is one. ``retry_after_s`` is when the same request may
+    succeed, None where that is not known or never; ``headers`` are sent with the answer.
     """
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s
+        self.headers = headers or {}
 
 
 class InvalidRequestError(AloraserveError):
@@ -85,6 +97,14 @@ class NotPermittedError(AloraserveError):
 
 class UnknownReceiptError(AloraserveError):
     """Raised when a request's routing receipt was never written here, or is no longer kept."""
+
+
+class RateLimitedError(AloraserveError):
+    """Raised when a tenant is over a limit of its own: the same request may succeed after ``retry_after_s``."""
+
+
+class LimitTooLowError(InvalidRequestError):
+    """Raised when a request is larger than its tenant's limit per minute: it would be refused again and again."""
 
 
 class OverloadedError(AloraserveError):

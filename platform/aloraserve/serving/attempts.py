@@ -13,6 +13,7 @@ import structlog
 from aloraserve.errors import ReplicaLostError
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import CallRouter
+from aloraserve.serving.admission import OPEN, Admission
 from aloraserve.serving.attempt import Attempt, LostError
 from aloraserve.serving.engine_messages import EngineRefusal
 from aloraserve.serving.generation import Generation
@@ -71,6 +72,7 @@ class Dispatcher:
         pool: of the replicas.
         observers: learn what becomes of each call.
         limits: how long calls may take.
+        admission: lets calls in.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class Dispatcher:
         pool: ReplicaPool,
         observers: Sequence[CallObserver] = (),
         limits: TimeLimits | None = None,
+        admission: Admission = OPEN,
     ) -> None:
         self._router = router
         self._pool = pool
         self._limits = limits or TimeLimits()
+        self._admission = admission
         self._observer = CallObservers(observers)
 
     async def generate(self, request: GenerationRequest) -> Generation:
@@ -91,13 +95,24 @@ class Dispatcher:
         A replica that is lost before that costs an attempt: the client has seen nothing, so another may answer.
 
         Raises:
-            InvalidRequestError: the engine refused the call.
+            RateLimitedError: the caller's tenant is over a limit of its own.
+            InvalidRequestError: the engine refused the call, or it is larger than its tenant's limits.
             AdapterNotLoadedError: the engine cannot load its adapter.
             OverloadedError: too many calls are queued, or no replica took the call in time.
             ReplicaLostError: ``MAX_ATTEMPTS`` replicas were lost under the call or do not have the adapter's version,
                 or one ended it without an answer.
             DeadlineError: the call's time was over before.
         """
+        ticket = await self._admission.admit(request)
+        try:
+            generation = await self._generate_in_time(request)
+        except BaseException as error:
+            ticket.fail(error)
+            raise
+        generation.settle_with(ticket)
+        return generation
+
+    async def _generate_in_time(self, request: GenerationRequest) -> Generation:
         deadline = self._limits.deadline(request.origin)
         until = None if deadline == math.inf else asyncio.get_running_loop().time() + deadline - time.perf_counter()
         try:

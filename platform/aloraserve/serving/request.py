@@ -24,6 +24,7 @@ class Origin:
         session: the client's own id of the conversation, None without one.
         traceparent: of the span above the engine's own, None if the request is not traced.
         deadline: when the client asked to have its answer by, on the same clock as ``arrived_at``; None if it did not.
+        priority: of the request among its tenant's others, as in vLLM: the lowest begins first.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class Origin:
     session: str | None = None
     traceparent: str | None = None
     deadline: float | None = None
+    priority: int = 0
 
     def numbered(self, number: int) -> Origin:
         """Return the origin of one of several calls that a request makes; the first has the request's own id."""

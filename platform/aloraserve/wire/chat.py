@@ -9,7 +9,9 @@ from msgspec import Meta, Raw, json
 from aloraserve.wire.fields import (
     MAX_TEXT_BYTES,
     NoChoice,
+    OnlyFalse,
     OnlyText,
+    OnlyTrue,
     Unsupported,
     refusal,
     small_value,
@@ -29,9 +31,7 @@ MAX_DOCUMENT_FIELDS = 16
 ADAPTER_KWARG = "adapter_name"
 _TEMPLATE_KWARGS = json.Decoder(dict[str, Any] | None)
 
-Invokable = Annotated[
-    list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(min_length=1, max_length=MAX_INVOKABLE)
-]
+Invokable = Annotated[list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=MAX_INVOKABLE)]
 """Names of the adapters that the base model may invoke."""
 
 
@@ -46,25 +46,26 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    chat_template_kwargs: Raw = Raw()
+    chat_template_kwargs: Annotated[Raw, Meta(description="an object of up to 16 values by name, 16 KiB each")] = Raw()
     documents: Annotated[list[dict[str, str | None]], Meta(max_length=MAX_DOCUMENTS)] | None = None
     adapters: Literal["auto"] | Invokable | None = None
     intrinsics: IntrinsicItems | None = None
     guard: GuardItems | None = None
-    add_generation_prompt: bool | None = None
+    add_generation_prompt: OnlyTrue = None
+    add_special_tokens: OnlyFalse = None
     audio: Unsupported = None
-    continue_final_message: bool | None = None
+    chat_template: Unsupported = None
+    continue_final_message: OnlyFalse = None
+    echo: OnlyFalse = None
     function_call: Unsupported = None
     functions: Unsupported = None
-    logit_bias: Unsupported = None
+    include_reasoning: OnlyTrue = None
+    media_io_kwargs: Unsupported = None
+    mm_processor_kwargs: Unsupported = None
     modalities: OnlyText = None
     moderation: Unsupported = None
-    prediction: Unsupported = None
-    prompt_cache_key: Unsupported = None
-    prompt_cache_options: Unsupported = None
-    prompt_cache_retention: Unsupported = None
     reasoning_effort: Unsupported = None
-    safety_identifier: Unsupported = None
+    return_prompt_text: OnlyFalse = None
     tool_choice: NoChoice = None
     tools: Unsupported = None
     verbosity: Unsupported = None
@@ -78,10 +79,6 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
             raise refusal("", "'max_tokens' and 'max_completion_tokens' differ; send one of them")
         if self.top_logprobs and not self.logprobs:
             raise refusal("", "'top_logprobs' is accepted only with 'logprobs': true")
-        if self.add_generation_prompt is False:
-            raise refusal("add_generation_prompt", "is not supported by this server; only true is accepted")
-        if self.continue_final_message:
-            raise refusal("continue_final_message", "is not supported by this server; only false is accepted")
         if self.intrinsics and (self.n or 1) > 1:
             raise refusal("", "'intrinsics' look at one answer; send 'n' 1")
         self._check_size()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +22,11 @@ from aloraserve.errors import (
     DrainingError,
     InvalidRequestError,
     InvocationError,
+    LimitTooLowError,
     MediaTypeError,
     NotPermittedError,
     OverloadedError,
+    RateLimitedError,
     ReplicaLostError,
     RetiredAdapterError,
     UnknownAdapterError,
@@ -77,6 +80,8 @@ _MAP: dict[type[AloraserveError], _Row] = {
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
     NotPermittedError: _Row(403, "permission_error", "role_needed"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),
+    LimitTooLowError: _Row(400, "invalid_request_error", "limit_too_low"),
+    RateLimitedError: _Row(429, "rate_limit_error", "rate_limit_exceeded"),
     OverloadedError: _Row(429, "overloaded_error", "overloaded", {"Retry-After": str(RETRY_AFTER_S)}),
     DrainingError: _Row(
         503, "overloaded_error", "draining", {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
@@ -101,18 +106,25 @@ def reply_for(exc: BaseException) -> ErrorReply:
     if isinstance(exc, AloraserveError):
         for known in type(exc).__mro__:
             if known in _MAP:
-                return _reply(_MAP[known], exc.message, exc.param)
+                return _reply(_MAP[known], exc.message, exc.param, _headers(exc))
     return _reply(_INTERNAL, "internal error", None)
 
 
-def _reply(row: _Row, message: str, param: str | None) -> ErrorReply:
+def _headers(error: AloraserveError) -> dict[str, str]:
+    if error.retry_after_s is None:
+        return dict(error.headers)
+    # Whole seconds, and never too early.
+    return {"Retry-After": str(max(math.ceil(error.retry_after_s), RETRY_AFTER_S)), **error.headers}
+
+
+def _reply(row: _Row, message: str, param: str | None, headers: Mapping[str, str] | None = None) -> ErrorReply:
     error = {
         "message": _encodable(message),
         "type": row.kind,
         "param": None if param is None else _encodable(param),
         "code": row.code,
     }
-    return ErrorReply(row.status, {"error": error}, dict(row.headers))
+    return ErrorReply(row.status, {"error": error}, {**row.headers, **(headers or {})})
 
 
 def _encodable(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Raw
 
 from aloraserve.wire.chat import MAX_DOCUMENTS, MAX_MESSAGES, ChatRequest
-from aloraserve.wire.fields import IgnoredFields, refusal
+from aloraserve.wire.fields import CallFields, refusal
 from aloraserve.wire.intrinsic_items import IntrinsicItem, IntrinsicItems, items_of
 from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.messages import ChatMessage
@@ -17,8 +17,8 @@ DEFAULT_TIMEOUT_S = 120.0
 MAX_TIMEOUT_S = 600.0
 
 
-class IntrinsicsRequest(IgnoredFields, frozen=True, kw_only=True):
-    """One conversation, and the intrinsics that look at it."""
+class IntrinsicsRequest(CallFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One conversation, and the intrinsics that look at it; fields of chats that are not here are refused."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     intrinsics: Annotated[IntrinsicItems, Meta(min_length=1)]

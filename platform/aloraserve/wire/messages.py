@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from aloraserve.wire.fields import RequestPart, Unsupported
+from aloraserve.wire.fields import OpenPart, Unsupported
 
 MAX_PARTS = 256
 ROLES = r"^(system|developer|user|assistant|tool|document [\w .,:;/#@+=-]{1,64})\Z"
 """A document's role ends with its id; what a tokenizer may take for one of its own tokens is not in it."""
 
 
-class TextPart(RequestPart, frozen=True, kw_only=True):
+class TextPart(OpenPart, frozen=True, kw_only=True):
     """One part of a message's content; text is the only kind served."""
 
     type: Literal["text"]
@@ -23,7 +23,7 @@ class TextPart(RequestPart, frozen=True, kw_only=True):
 Content = str | Annotated[list[TextPart], Meta(min_length=1, max_length=MAX_PARTS)]
 
 
-class ChatMessage(RequestPart, frozen=True, kw_only=True):
+class ChatMessage(OpenPart, frozen=True, kw_only=True):
     """One message of a conversation; the fields that a client copies over from an answer may be null or empty."""
 
     role: Annotated[str, Meta(pattern=ROLES)]
@@ -38,8 +38,10 @@ class ChatMessage(RequestPart, frozen=True, kw_only=True):
     reasoning_content: Unsupported = None
     reasoning_details: Unsupported = None
     refusal: Unsupported = None
+    task: Unsupported = None
     thinking_blocks: Unsupported = None
     tool_calls: Unsupported = None
+    tools: Unsupported = None
 
     @property
     def text(self) -> str:

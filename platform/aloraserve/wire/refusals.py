@@ -11,7 +11,7 @@ import msgspec
 from aloraserve.errors import InvalidRequestError
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import CompletionRequest, not_a_token_id
-from aloraserve.wire.fields import ONLY, FieldError, WrongValueError, refusal
+from aloraserve.wire.fields import FieldError, WrongValueError, not_served, refusal, unserved_fields
 from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.structured import StructuredOutputs
 
@@ -50,22 +50,12 @@ _CHOICES = {
 _PROMPT_FIELDS = frozenset({"messages", "prompt"})
 
 
-def _unsupported(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """Return the fields that are not served, with the values that they may have."""
-    return {
-        field.name: mark.extra[ONLY]
-        for field in msgspec.structs.fields(kind)
-        for mark in getattr(field.type, "__metadata__", ())
-        if mark.extra and ONLY in mark.extra
-    }
-
-
-_IN_MESSAGES = _unsupported(ChatMessage)
-_AT_TOP = _unsupported(ChatRequest) | _unsupported(CompletionRequest)
+_IN_MESSAGES = unserved_fields(ChatMessage)
+_AT_TOP = unserved_fields(ChatRequest) | unserved_fields(CompletionRequest)
 _UNSERVED = (
     ("", 0, _AT_TOP),
     ("messages", 2, _IN_MESSAGES),
-    ("structured_outputs", 1, _unsupported(StructuredOutputs)),
+    ("structured_outputs", 1, unserved_fields(StructuredOutputs)),
 )
 """The fields that are not served: in which part of the body, and how deep they stand."""
 
@@ -86,7 +76,7 @@ def invalid_request(error: msgspec.ValidationError, raw: bytes) -> InvalidReques
     if unserved := _unserved(steps):
         return unserved
     if text.startswith("Object contains unknown field"):
-        return _refused(steps, _unknown(steps, _quoted(text)))
+        return _refused(steps, FieldError(_quoted(text), "is not a known field"))
     if text.startswith("Object missing required field"):
         return _refused(steps, FieldError(_quoted(text), "is required"))
     if not steps:
@@ -115,10 +105,15 @@ def malformed(error: msgspec.DecodeError, text: str) -> InvalidRequestError:
     except RecursionError:
         return too_deep()
     except ValueError:
-        return InvalidRequestError("the body has a number with too many digits")
+        return too_large_number()
     if not steps:
         return InvalidRequestError("the body has a key with a lone surrogate; valid Unicode text is accepted")
     return _refused(steps, refusal("", "contains a lone surrogate; valid Unicode text is accepted"))
+
+
+def too_large_number() -> InvalidRequestError:
+    """Return the refusal of a body with a number that nobody can compute with."""
+    return InvalidRequestError("the body has a number with too many digits")
 
 
 def too_deep() -> InvalidRequestError:
@@ -137,18 +132,12 @@ def _refused(steps: _Steps, error: FieldError) -> InvalidRequestError:
     return InvalidRequestError(f"'{path}' {error.message}" if path else error.message, param=path or None)
 
 
-def _unknown(steps: _Steps, name: str) -> FieldError:
-    known = _IN_MESSAGES if steps else _AT_TOP
-    return FieldError(name, "is not supported by this server" if name in known else "is not a known field")
-
-
 def _unserved(steps: _Steps) -> InvalidRequestError | None:
     """Return the refusal of a field that is not served, None if the fault is in another one."""
     for parent, depth, fields in _UNSERVED:
         name = str(steps[depth]) if len(steps) > depth else ""
         if name in fields and (not depth or steps[0] == parent):
-            only = f"; only {fields[name]} is accepted" if fields[name] else ""
-            return _refused(steps[:depth], FieldError(name, f"is not supported by this server{only}"))
+            return _refused(steps[:depth], not_served(name, fields[name]))
     return None
 
 

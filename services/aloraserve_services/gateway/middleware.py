@@ -8,8 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.wire import reply_for
+from aloraserve.wire.ignored import IGNORED_HEADER, ignored_header
 from aloraserve_services.gateway.metrics import GatewayMetrics
-from aloraserve_services.gateway.request_context import begin_request
+from aloraserve_services.gateway.request_context import begin_request, ignored_names
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +83,7 @@ class CountedRequests:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *_ignored(scope)]
                 self._metrics.requests.labels(endpoint, str(message["status"])).inc()
                 self._tracing.answered(message["status"])
             await send(message)
@@ -99,6 +100,12 @@ class CountedRequests:
 
 def _context_headers(scope: Scope) -> dict[str, str]:
     return {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _CONTEXT_HEADERS}
+
+
+def _ignored(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Return the header that names the fields which were passed over, if there are any."""
+    names = ignored_names(scope)
+    return [(IGNORED_HEADER.encode(), ignored_header(names).encode())] if names else []
 
 
 def _endpoint(path: str) -> str:

@@ -11,7 +11,8 @@ from starlette.requests import Request
 
 from aloraserve.errors import BodyTimeoutError, BodyTooLargeError, MediaTypeError, OverloadedError
 from aloraserve.wire import parse_body
-from aloraserve.wire.fields import RequestPart
+from aloraserve.wire.fields import CallFields, RequestPart
+from aloraserve_services.gateway.request_context import note_ignored
 
 MIN_BODY_BYTES = 256 << 10
 BODY_BYTES_PER_TOKEN = 64
@@ -43,7 +44,7 @@ class BodyReader:
         self._reads_file = False
 
     async def read(self, kind: type[Body], request: Request) -> Body:
-        """Return a request's body.
+        """Return a request's body; the response names the fields of it that were passed over.
 
         Raises:
             MediaTypeError: it is not declared to be JSON, which a web page of another site cannot do.
@@ -57,9 +58,15 @@ class BodyReader:
         with self._holding() as parts:
             await self._receive(request, lambda part, size: self._hold(part, size, parts))
             raw = b"".join(parts)
-            if len(raw) <= SHORT_BODY_BYTES:
-                return parse_body(kind, raw, self._max_bytes)
-            return await asyncio.to_thread(parse_body, kind, raw, self._max_bytes)
+            body = await self._parsed(kind, raw)
+        if isinstance(body, CallFields):
+            note_ignored(request, body.ignored)
+        return body
+
+    async def _parsed(self, kind: type[Body], raw: bytes) -> Body:
+        if len(raw) <= SHORT_BODY_BYTES:
+            return parse_body(kind, raw, self._max_bytes)
+        return await asyncio.to_thread(parse_body, kind, raw, self._max_bytes)
 
     async def read_file(self, request: Request, max_bytes: int) -> bytes:
         """Return a body as it is, which may be much longer than a call's; one at a time.

@@ -137,6 +137,16 @@ async def test_the_version_is_vllm_s_at_the_server_s_root_and_needs_no_key(clien
     assert Version(found["version"]) >= Version("0.12.0"), "mellea then sends structured_outputs"
 
 
+@pytest.mark.parametrize(("more", "status"), [({}, 200), ({"stream": True}, 200), ({"model": "nobody"}, 404)])
+async def test_every_response_names_the_fields_that_were_passed_over(
+    client: Open, more: dict[str, Any], status: int
+) -> None:
+    opened, body = client(), {"model": "base", "prompt": "x"} | more
+    answer = await opened.post("/v1/completions", json=body | {"colour": 1, "a\r\nb": 2})
+    assert (answer.status_code, answer.headers["x-aloraserve-ignored"]) == (status, "colour, a%0D%0Ab")
+    assert "x-aloraserve-ignored" not in (await opened.post("/v1/completions", json=body)).headers
+
+
 async def test_a_session_of_any_length_is_one(client: Open) -> None:
     body = {"model": "base", "prompt": "x"}
     answer = await client().post("/v1/completions", json=body, headers={"x-session-id": "x" * 129})

@@ -18,6 +18,7 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.wire import reply_for
 
 INVALID = [
+    "the body has more than 65536 names and texts",
     # bodies
     "the body has 300000 bytes; at most 262144 are accepted",
     "the body is not UTF-8 at byte 0",
@@ -100,7 +101,9 @@ FIELDS = [
     "has 2000000 token ids; at most 1000000 are accepted",
     "has an entry that is not a token id, an integer from 0 to 2147483647",
     "has 65 prompts; at most 64 with 128 choices are accepted",
+    "is not supported by this server",
     "is not supported by this server; only false is accepted",
+    "the body has more than 64 fields that are not known",
     "has 17 entries; at most 16 are accepted",
     "has a name that is not an identifier of at most 64 characters",
     "has an 'adapter_name' that is not an adapter's name; send a string",
@@ -109,7 +112,6 @@ FIELDS = [
     "has a 'style' with a number that is not finite and below 2**63",
     "cannot set 'documents'; send the field 'documents'",
     "has an entry without fields, or with more than 16",
-    "is not supported by this server; only true is accepted",
     "should be an integer of at most 5: how many alternatives to list",
     # forms of answers
     "has more than one of json, regex, choice, grammar and json_object; send one",
@@ -120,6 +122,7 @@ FIELDS = [
     "is not a JSON schema: an object is needed",
     "is a JSON schema that is not accepted: it is nested deeper than 64 levels",
     "is required for this type",
+    "is required",
     "has a 'criteria' above 65536 bytes",
     # whole sentences
     "'intrinsics' look at one answer; send 'n' 1",
@@ -198,6 +201,13 @@ EXAMPLES = {
         "tokens [1, 2] are not there; they are of another tokenizer or chat template than the base model has",
     ],
     "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that each gateway routed are kept"],
+    "LimitTooLowError": [
+        "the request needs 1201 tokens at least, and its tenant may use 1000 tokens per minute; "
+        "a shorter prompt is needed"
+    ],
+    "RateLimitedError": [
+        "rate limit of the tenant: its limit of 60 requests per minute is reached; retry in 1 s",
+    ],
     "OverloadedError": [
         "too many requests are queued; retry later",
         "too many requests are in progress; retry later",
@@ -210,7 +220,10 @@ EXAMPLES = {
         "this gateway is about to stop; retry at once",
         "the gateway has stopped; the answer is incomplete",
     ],
-    "DeadlineError": ["the intrinsic was not answered within 120 s"],
+    "DeadlineError": [
+        "the intrinsic was not answered within 120 s",
+        "the answer was not complete within 2 s of the request",
+    ],
     "UnusableAnswerError": [
         "the answer is none of 'Y', 'N'",
         "the answer is not JSON",
@@ -240,6 +253,8 @@ STATUS = {
     errors.NotPermittedError: 403,
     errors.UnknownReceiptError: 404,
     errors.InvocationError: 422,
+    errors.LimitTooLowError: 400,
+    errors.RateLimitedError: 429,
     errors.OverloadedError: 429,
     errors.UnusableAnswerError: 502,
     errors.DeadlineError: 504,

@@ -19,7 +19,7 @@ from aloraserve.wire.chat_answers import (
 from aloraserve.wire.intrinsic_results import GuardResult, IntrinsicResult
 from aloraserve.wire.responses import ResponsePart
 from aloraserve_services.gateway.answers.base import Answer, WholeChoice
-from aloraserve_services.gateway.answers.events import choice_ending, closing_source, reason_of, sse_event, top_logprob
+from aloraserve_services.gateway.answers.events import closing_source, reason_of, top_logprob
 
 Look = Callable[[str], AsyncIterator[tuple[int, IntrinsicResult]]]
 """Has intrinsics look at an answer's text; yields what each found with its place in the request, as it does."""
@@ -62,8 +62,7 @@ class ChatAnswer(Answer):
         )
 
     def _openings(self) -> list[bytes]:
-        opening = b'"delta":{"role":"assistant","content":""}' + choice_ending(b"null", None)
-        events = self._beginnings(opening)
+        events = self.form.openings(self)
         return [*events, self._addition(guard=[*self.guards])] if self.guards else events
 
     async def _found(self, look: Look, text: str) -> AsyncGenerator[bytes]:
@@ -83,7 +82,7 @@ class ChatAnswer(Answer):
         """Return an event with an extension and a choice that adds nothing, as clients take a chunk to have one."""
         nothing = ChatChunkChoice(index=0, delta=ChatDelta())
         chunk = ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=[nothing], **fields)
-        return sse_event(chunk.to_json().encode())
+        return self.form.part(chunk)
 
     def _closing(self) -> ResponsePart:
         return ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=[], usage=self.usage)
