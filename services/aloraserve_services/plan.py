@@ -105,17 +105,18 @@ class FleetPlan:
             on_unreadable: called for each record in it that cannot be read.
         """
         settings = self.settings
-        url = settings.cell_redis_urls[cell] if settings.cell_redis_urls else settings.redis_url or ""
+        urls = settings.cell_redis_addresses
+        url = urls[cell] if urls else settings.redis_address
         namespace = cell_namespace(settings.namespace, cell, settings.cells)
         return RedisDirectory.from_url(url, namespace=namespace, on_unreadable=on_unreadable)
 
     def open_endpoints(self) -> RedisEndpoints:
         """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""
-        return RedisEndpoints.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+        return RedisEndpoints.from_url(self.settings.redis_address, namespace=self.settings.namespace)
 
     def open_ledger(self) -> RedisLedger:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""
-        return RedisLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+        return RedisLedger.from_url(self.settings.redis_address, namespace=self.settings.namespace)
 
     def open_store(self) -> AdapterStore:
         """Return the store of adapters, which all processes of the fleet share that see the same folder."""

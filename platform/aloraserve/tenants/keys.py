@@ -76,19 +76,40 @@ class NewKey(NamedTuple):
     Args:
         text: the key.
         record: what is kept of it.
+        tenant: whose it is, None without one.
     """
 
     text: str
     record: KeyRecord
+    tenant: str | None
+
+
+class KnownKey(NamedTuple):
+    """What is kept of a key, and whose it is.
+
+    Args:
+        record: what is kept.
+        tenant: whose it is, None without one.
+    """
+
+    record: KeyRecord
+    tenant: str | None
 
 
 def make_key(
-    pepper: Pepper, roles: tuple[Role, ...], *, created_at: float, label: str = "", expires_at: float | None = None
+    pepper: Pepper,
+    tenant: str | None,
+    roles: tuple[Role, ...],
+    *,
+    created_at: float,
+    label: str = "",
+    expires_at: float | None = None,
 ) -> NewKey:
     """Return a random key of 256 bits.
 
     Args:
         pepper: of the platform.
+        tenant: whose it is, None without one.
         roles: what it may do.
         created_at: now, in seconds since 1970.
         label: what it is for.
@@ -105,7 +126,7 @@ def make_key(
         created_at=created_at,
         expires_at=expires_at,
     )
-    return NewKey(text, record)
+    return NewKey(text, record, tenant)
 
 
 def id_in(key: bytes) -> str | None:

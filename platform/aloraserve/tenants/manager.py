@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
-import structlog
 
 from aloraserve.errors import (
     InvalidRequestError,
@@ -19,7 +18,7 @@ from aloraserve.errors import (
 from aloraserve.records import RecordView, StoredRecord
 from aloraserve.records.editing import edit_record
 from aloraserve.tenants.base import Role
-from aloraserve.tenants.keys import KeyRecord, NewKey, Pepper, make_key
+from aloraserve.tenants.keys import KeyRecord, KnownKey, NewKey, Pepper, make_key
 from aloraserve.tenants.limits import TenantLimits
 from aloraserve.tenants.names import NAME_RULE, is_name
 from aloraserve.tenants.record import PLATFORM, TenantRecord
@@ -27,8 +26,6 @@ from aloraserve.tenants.store import TenantStore
 
 GRACE_S = 24 * 3600.0
 MAX_EXPIRY_S = 10 * 366 * 24 * 3600.0
-
-log = structlog.get_logger(__name__)
 
 
 class TenantManager:
@@ -79,9 +76,8 @@ class TenantManager:
         expires_at = None if expires_in_s is None else now + _checked_time(expires_in_s, "expires_in_s")
         await self._refresh()
         self._check_pepper()
-        new = make_key(self._pepper, kept, created_at=now, label=label, expires_at=expires_at)
+        new = make_key(self._pepper, tenant, kept, created_at=now, label=label, expires_at=expires_at)
         await self._edit(name, lambda record: _live(record, name, now).with_key(new.record, now))
-        log.info("key_created", key_id=new.record.id, tenant=tenant, roles=kept)
         return new
 
     async def rotate_key(self, key_id: str, *, grace_s: float = GRACE_S) -> NewKey:
@@ -100,41 +96,39 @@ class TenantManager:
             DirectoryUnavailableError: the store does not answer.
         """
         _checked_time(grace_s, "grace_s", least=0)
-        name, old = await self._found(key_id)
+        old, tenant = await self._found(key_id)
         now = self._clock()
         if old.state(now) != "active":
             raise UnknownKeyError(f"the key {key_id} is {old.state(now)}; make another one instead")
         self._check_pepper()
         lifetime = None if old.expires_at is None else old.expires_at - old.created_at
         expires_at = None if lifetime is None else now + lifetime
-        new = make_key(self._pepper, old.roles, created_at=now, label=old.label, expires_at=expires_at)
+        new = make_key(self._pepper, tenant, old.roles, created_at=now, label=old.label, expires_at=expires_at)
 
         def rotated(record: TenantRecord | None) -> TenantRecord:
             aged = _having(record, key_id).with_changed(key_id, lambda key: _ending(key, now + grace_s))
             return aged.with_key(new.record, now)
 
-        await self._edit(name, rotated)
-        log.info("key_rotated", key_id=key_id, new_key_id=new.record.id, grace_s=grace_s)
+        await self._edit(_record_name(tenant), rotated)
         return new
 
-    async def revoke_key(self, key_id: str) -> KeyRecord:
+    async def revoke_key(self, key_id: str) -> KnownKey:
         """Have a key be valid no more, within two seconds at every gateway that the store reaches.
 
         Raises:
             UnknownKeyError: there is none.
             DirectoryUnavailableError: the store does not answer.
         """
-        name, _ = await self._found(key_id)
+        _, tenant = await self._found(key_id)
         now = self._clock()
 
         def revoked(record: TenantRecord | None) -> TenantRecord:
             return _having(record, key_id).with_changed(key_id, lambda key: _revoked(key, now))
 
-        record = await self._edit(name, revoked)
-        log.info("key_revoked", key_id=key_id, tenant=record.tenant)
+        record = await self._edit(_record_name(tenant), revoked)
         found = record.key(key_id)
         assert found is not None, "it was just changed"
-        return found
+        return KnownKey(found, tenant)
 
     async def set_limits(self, tenant: str, changes: Mapping[str, Any]) -> TenantRecord:
         """Change some of a tenant's limits; a tenant that is not there yet is made.
@@ -171,7 +165,6 @@ class TenantManager:
             return TenantRecord(name=record.name, created_at=record.created_at, deleted_at=now)
 
         await self._edit(_tenant_name(tenant), deleted)
-        log.info("tenant_deleted", tenant=tenant)
 
     async def list(self) -> list[TenantRecord]:
         """Return all tenants that are not deleted, by name; the record of keys without a tenant among them.
@@ -206,11 +199,11 @@ class TenantManager:
         if await self._view.refresh() and self._on_change is not None:
             await self._on_change()
 
-    async def _found(self, key_id: str) -> tuple[str, KeyRecord]:
+    async def _found(self, key_id: str) -> KnownKey:
         await self._refresh()
         for stored in self._view:
             if (key := stored.record.key(key_id)) is not None:
-                return stored.record.name, key
+                return KnownKey(key, stored.record.tenant)
         raise _no_key(key_id)
 
     def _check_pepper(self) -> None:

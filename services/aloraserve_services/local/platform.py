@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError, StartError
-from aloraserve.settings import Settings
+from aloraserve.settings import KEYS, Settings
+from aloraserve.settings.variables import hidden_variables
 from aloraserve_services.http_server.tls import tls_of
 from aloraserve_services.local.address import authorization, base_url, check_port
 from aloraserve_services.local.deployment import Progress, deploy, drain
@@ -76,12 +79,15 @@ def local_platform(
     adopt_orphans()
     try:
         with contextlib.ExitStack() as stack:
-            redis = given_redis(settings.redis_url, settings.namespace) if settings.redis_url else embedded_redis()
+            # Redis, Ray and the engines have no use for callers' keys.
+            stack.enter_context(hidden_variables(KEYS))
+            address = settings.redis_address
+            redis = given_redis(address, settings.namespace) if address else embedded_redis()
             url = stack.enter_context(redis)
-            progress("Redis answers" if settings.redis_url else "embedded Redis started")
-            for cell_url in settings.cell_redis_urls:
+            progress("Redis answers" if address else "embedded Redis started")
+            for cell_url in settings.cell_redis_addresses:
                 stack.enter_context(given_redis(cell_url, settings.namespace, "cell_redis_urls"))
-            settings = _with_whole_paths(settings).model_copy(update={"redis_url": url})
+            settings = _with_whole_paths(settings).model_copy(update={"redis_url": SecretStr(url)})
             plan = make_plan(settings, adapters_dir=adapters_dir, progress=progress)
             _join_fleet(plan)
             stack.enter_context(ray_session(plan))

@@ -31,8 +31,7 @@ INVALID = [
     "the body is not valid JSON: Expecting value at line 1 column 11 (character 10)",
     "the body has a key with a lone surrogate; valid Unicode text is accepted",
     # hosts
-    "the header 'Host' is 'evil.example:8000'; a platform without api_keys is called as localhost or by a loopback "
-    "address",
+    "the header 'Host' is 'evil.example:8000'; a platform without keys is called as localhost or by a loopback address",
     # prompts
     "model is 'safety' and chat_template_kwargs.adapter_name is 'plain'; send one of them, or the base model 'base' "
     "with an adapter_name",
