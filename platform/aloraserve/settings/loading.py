@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from aloraserve.errors import SettingsError
 from aloraserve.settings.paths import expanded
 from aloraserve.settings.settings import SECRETS, Settings
-from aloraserve.settings.variables import PREFIX, is_set, platform_variables
+from aloraserve.settings.variables import KEY_VARIABLE, PREFIX, is_set, platform_variables
 from aloraserve.settings.yaml_file import SettingsFile, kind_of, read_settings_file
 
 _SECRET = SECRETS | {"adapter_sources"}
@@ -74,7 +74,7 @@ def _load(
 
 
 def _refuse_unknown_variables() -> None:
-    known = {f"{PREFIX}{key.upper()}" for key in Settings.model_fields} | {f"{PREFIX}CONFIG"}
+    known = {f"{PREFIX}{key.upper()}" for key in Settings.model_fields} | {f"{PREFIX}CONFIG", KEY_VARIABLE}
     unknown = sorted(name for name in platform_variables() if name.upper() not in known)
     if unknown:
         _refuse_removed(unknown[0].upper().removeprefix(PREFIX).lower(), "environment", unknown[0])

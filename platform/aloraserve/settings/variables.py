@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
 
 PREFIX = "ALORASERVE_"
+KEY_VARIABLE = f"{PREFIX}KEY"
+"""A key for commands that ask a platform; not a setting."""
 
 
 def _is_address(value: str) -> bool:
@@ -55,7 +57,7 @@ def is_set(key: str) -> bool:
 @contextlib.contextmanager
 def hidden_variables(keys: Iterable[str]) -> Iterator[None]:
     """Take the variables of these settings out of the environment, so that no process started meanwhile has them."""
-    names = {f"{PREFIX}{key.upper()}" for key in keys}
+    names = {f"{PREFIX}{key.upper()}" for key in keys} | {KEY_VARIABLE}
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.upper() in names}
     try:
         yield
