@@ -18,6 +18,11 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.wire import reply_for
 
 INVALID = [
+    "tenant is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
+    "roles is empty; accepted are invoke, adapters, admin",
+    "roles is invoke without a tenant; only admin is accepted there",
+    "expires_in_s is 0; 1 to 316224000 are accepted",
+    "the limits are not accepted: Expected `int` >= 1 - at `$.concurrency`",
     "the body has more than 65536 names and texts",
     # bodies
     "the body has 300000 bytes; at most 262144 are accepted",
@@ -131,11 +136,6 @@ FIELDS = [
     "'structured_outputs' and 'response_format' differ; send one of them",
     "'stream_options' is accepted only with 'stream': true",
     "'n' above 1 needs a 'temperature' above 0: greedy choices are equal",
-    "tenant is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
-    "roles is empty; accepted are invoke, adapters, admin",
-    "roles is invoke without a tenant; only admin is accepted there",
-    "expires_in_s is 0; 1 to 316224000 are accepted",
-    "the limits are not accepted: Expected `int` >= 1 - at `$.concurrency`",
 ]
 EXAMPLES = {
     "InvalidRequestError": INVALID,
