@@ -44,7 +44,7 @@ def application(reader: BodyReader, *, loopback_only: bool = False) -> Routes:
     async def fine(request: Request) -> Response:
         return PlainTextResponse("ok")
 
-    routes = Routes(loopback_only=loopback_only)
+    routes = Routes(loopback_only=lambda: loopback_only)
     routes.add("POST", "/echo", echo)
     routes.add("GET", "/fine", fine)
     return routes
