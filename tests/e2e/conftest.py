@@ -228,9 +228,12 @@ def directory_server() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def platform(start: Callable[..., Any], directory_server: Any) -> Iterator[Platform]:
+def platform(start: Callable[..., Any], directory_server: Any, state_dir: Path) -> Iterator[Platform]:
     """The platform that most tests share."""
-    with start("--redis-url", socket_url(directory_server)) as running:
+    # Long for a step of these engines on a busy machine; a test stops one of them.
+    config = state_dir / "platform.yaml"
+    config.write_text("engine_stall_s: 15\n")
+    with start("--redis-url", socket_url(directory_server), "--config", str(config)) as running:
         yield running
 
 

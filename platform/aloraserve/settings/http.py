@@ -25,7 +25,6 @@ class HttpSettings(BaseModel):
     body_timeout_s: float = Field(10, gt=0, le=600, description="Time for a request's body, and more for a long one.")
     keep_alive_s: float = Field(75, gt=0, le=3600, description="Time that an idle connection stays open.")
     stall_timeout_s: float = Field(60, gt=0, le=3600, description="Time that a client may leave an answer unread.")
-    drain_timeout_s: float = Field(120, ge=0, le=3600, description="Time for running answers when a gateway stops.")
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -18,6 +18,7 @@ from aloraserve.settings.paths import expanded
 from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
+from aloraserve.settings.timeouts import TimeoutSettings
 from aloraserve.settings.variables import VariableSource
 from aloraserve.tenants.sealing import sealed
 
@@ -34,6 +35,7 @@ _NAMES_OR_PATHS = ("model", "calibration", "adapter_sources")
 class Settings(
     FleetSettings,
     HttpSettings,
+    TimeoutSettings,
     CallerSettings,
     RedisSettings,
     AdapterSettings,

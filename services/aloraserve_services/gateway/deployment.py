@@ -27,6 +27,7 @@ from aloraserve.serving.prompts.activation_proof import prover_of
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
+from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
@@ -95,7 +96,8 @@ class Gateway:
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
-        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers())
+        limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
+        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits)
         self._prompts = self._prompt_builder(tokenizer)
         self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)

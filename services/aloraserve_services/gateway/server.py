@@ -56,9 +56,9 @@ class GatewayServer:
         self._server.stop_accepting()
         if self._port is not None:
             self._port.release()
-        left = await self._slots.drain(self._settings.drain_timeout_s)
+        left = await self._slots.drain(self._settings.drain_s)
         if left:
-            log.warning("drain_cut_short", calls=left, after_s=self._settings.drain_timeout_s)
+            log.warning("drain_cut_short", calls=left, after_s=self._settings.drain_s)
         await self._server.close()
 
 
