@@ -110,6 +110,7 @@ class Gateway:
 
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
+        settings = self._plan.settings
         routes = Routes(loopback_only=lambda: self._tenants.is_open)
         for part in self._http_parts():
             part.add_to(routes)
