@@ -124,12 +124,12 @@ class FleetPlan:
 
     def open_usage(self) -> UsageLedger:
         """Return a client of the fleet's ledger of tenants' use, which lies beside the directory."""
-        return UsageLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+        return UsageLedger.from_url(self.settings.redis_address, namespace=self.settings.namespace)
 
     def open_limits(self) -> RedisLimits:
         """Return a client of the fleet's store of limits, which lies beside the directory."""
         return RedisLimits.from_url(
-            self.settings.redis_url or "", namespace=self.settings.namespace, timeout_s=LIMITS_TIMEOUT_S
+            self.settings.redis_address, namespace=self.settings.namespace, timeout_s=LIMITS_TIMEOUT_S
         )
 
     def open_store(self) -> AdapterStore:
