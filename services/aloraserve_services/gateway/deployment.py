@@ -52,6 +52,7 @@ from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import AskAll, FleetReceipts, ask_gateways
 from aloraserve_services.gateway.request_body import BodyReader
+from aloraserve_services.gateway.response_routes import ResponseRoutes
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
@@ -120,6 +121,7 @@ class Gateway:
         base_model, manager = self._plan.served_name, self._managed.manager
         return [
             self._openai_routes(),
+            ResponseRoutes(self._tenants, self._chats, self._bodies, self.slots),
             IntrinsicRoutes(self._tenants, self._runner, self._bodies, self.slots, base_model=base_model),
             self._admin_routes(),
             AdapterRoutes(manager, self._tenants, self._bodies),

@@ -14,11 +14,10 @@ from aloraserve.adapters.served import resolved
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
 from aloraserve.wire.version import ServerVersion
-from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
+from aloraserve_services.gateway.answered import answered, json_response
+from aloraserve_services.gateway.answers import ChatAnswer, CompletionAnswer
 from aloraserve_services.gateway.call_slots import CallSlots
-from aloraserve_services.gateway.calls import BegunCall, ChatCalls, CompletionCalls, GuardedCall
-from aloraserve_services.gateway.event_stream import EventStream
-from aloraserve_services.gateway.headers import serving_headers
+from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls, GuardedCall
 from aloraserve_services.gateway.intrinsic_results import guard_result_of
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.refused_chat import RefusedChat
@@ -84,7 +83,7 @@ class OpenAIRoutes:
         answer.guards = [guard_result_of(verdict) for verdict in call.guards]
         if call.look is not None:
             answer.look_with(call.look)
-        return await _answered(answer, call)
+        return await answered(answer, call)
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
@@ -93,13 +92,13 @@ class OpenAIRoutes:
         call = await self._completions.begin(await self._bodies.read(CompletionRequest, request), origin)
         is_single = len(call.requests) == 1
         answer = CompletionAnswer.of(call.first) if is_single else CompletionAnswer.to_all(call.requests)
-        return await _answered(answer, call)
+        return await answered(answer, call)
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters that the caller may use; to an administrator, the public ones."""
         caller = self._tenants.authenticate(request.headers.get("authorization"), None)
         listed = self._adapters.listed(caller.tenant)
-        return _json(ModelList.of(self._base_model, listed, self._created).to_json())
+        return json_response(ModelList.of(self._base_model, listed, self._created).to_json())
 
     async def model(self, request: Request) -> Response:
         """Say what one name is; also one that is not listed, such as an exact version."""
@@ -107,15 +106,15 @@ class OpenAIRoutes:
         [name] = parameters(request)
         if name == self._base_model:
             [base] = ModelList.of(name, (), self._created).data
-            return _json(base.to_json())
+            return json_response(base.to_json())
         version = await resolved(self._adapters, name, tenant=caller.tenant)
         listed = (served for served in self._adapters.listed(caller.tenant) if served.name == name)
         served = next(listed, ServedName(name, f"{version.name}@{version.digest[:SHOWN_DIGITS]}", version))
-        return _json(ModelEntry.of(served, self._base_model, self._created).to_json())
+        return json_response(ModelEntry.of(served, self._base_model, self._created).to_json())
 
     async def version(self, request: Request) -> Response:
         """Say which API this is, as vLLM does."""
-        return _json(ServerVersion().to_json())
+        return json_response(ServerVersion().to_json())
 
     async def healthz(self, request: Request) -> Response:
         """Say that this process answers."""
@@ -129,21 +128,3 @@ class OpenAIRoutes:
         """Say whether a new call would reach a replica."""
         reason = "draining" if self._slots.is_draining else "" if self._replicas() else "no replica"
         return PlainTextResponse(f"{reason or 'ready'}\n", status_code=503 if reason else 200)
-
-
-async def _answered(answer: Answer, call: BegunCall) -> Response:
-    """Return the response to a call.
-
-    Args:
-        answer: writes it.
-        call: that has begun.
-    """
-    headers = serving_headers(call.first)
-    if call.request.is_streamed:
-        return EventStream(answer.stream(call.chunks, include_usage=call.include_usage), call, headers)
-    async with call:
-        return _json(await answer.whole(call.chunks), headers)
-
-
-def _json(text: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, media_type="application/json", headers=headers)
