@@ -112,7 +112,7 @@ class Generation:
 
     @property
     def usage(self) -> CallUsage:
-        """Tokens that the call used so far; what is counted of them must not depend on an engine's figures adding up."""
+        """Tokens that the call used so far; they add up whatever an engine says was cached."""
         prompt_tokens = self.request.prompt_tokens
         return CallUsage(prompt_tokens, min(self.cached_tokens, prompt_tokens), self.tokens)
 
