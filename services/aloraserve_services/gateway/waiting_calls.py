@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from aloraserve.routing.fair_share import NO_TENANT, TenantShare
 from aloraserve_services.channel.connection import ReplicaConnection
 
-
 LEAST_WAIT_S, MOST_WAIT_S = 1.0, 60.0
 NEWEST = 0.1
 """Weight of the last call in the mean time between two that get a place."""
