@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
@@ -71,6 +72,7 @@ from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.tenant_store import FleetTenants
 
+log = structlog.get_logger(__name__)
 ENGINE = "engine"
 GATEWAY = "gateway"
 
@@ -246,13 +248,16 @@ class Gateway:
         )
 
     def _prompt_builder(self, tokenizer: Any) -> PromptBuilder:
-        return PromptBuilder(
+        prompts = PromptBuilder(
             tokenizer,
             self._plan.keyspace,
             base_model=self._plan.served_name,
             max_model_len=self._plan.settings.max_model_len,
             resolve=functools.partial(resolved, self._adapters),
+            tool_parser=self._plan.settings.tool_parser,
         )
+        log.info("tool_parser", chosen=prompts.tool_format, setting=self._plan.settings.tool_parser)
+        return prompts
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
