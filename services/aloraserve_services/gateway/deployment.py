@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -58,6 +58,7 @@ from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
+from aloraserve_services.kept_tasks import Work, kept
 from aloraserve_services.plan import FleetPlan
 
 ENGINE = "engine"
@@ -208,18 +209,18 @@ class Gateway:
             for part in (self._pool, self._process, self._limits, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
             await beside.enter_async_context(self._savings.flushing())
-            followers = [asyncio.create_task(follow) for follow in self._followers()]
+            followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]
             try:
                 yield
             finally:
                 for task in followers:
                     task.cancel()
 
-    def _followers(self) -> list[Coroutine[Any, Any, None]]:
+    def _followers(self) -> list[Work]:
         """Return what runs as long as the gateway does."""
-        followers = [follow_key_spaces(self._directories, self._plan.keyspace)]
+        followers: list[Work] = [functools.partial(follow_key_spaces, self._directories, self._plan.keyspace)]
         if len(self._directories) > 1:
-            followers.append(self._routing.cells.follow())
+            followers.append(self._routing.cells.follow)
         return followers
 
     async def reachable(self) -> tuple[int, int]:
