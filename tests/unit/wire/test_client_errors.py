@@ -30,6 +30,13 @@ INVALID = [
     "the body is not valid JSON: Input data was truncated",
     "the body is not valid JSON: Expecting value at line 1 column 11 (character 10)",
     "the body has a key with a lone surrogate; valid Unicode text is accepted",
+    # messages of gRPC
+    "'chat_template_kwargs_json' is not JSON",
+    "'extra_json' is not a JSON object",
+    "'extra_json' has 'model', which is set already",
+    "the message is not a valid aloraserve.v1.ChatRequest: its bytes are malformed, or a text is not UTF-8",
+    "'stream' is not accepted here: the method says whether to stream",
+    "the call has no message",
     # hosts
     "the header 'Host' is 'evil.example:8000'; a platform without api_keys is called as localhost or by a loopback "
     "address",
@@ -144,6 +151,7 @@ EXAMPLES = {
     ],
     "BodyTimeoutError": [
         "the body did not arrive in time: 1 bytes came; 10 s and another second for each 16384 bytes are waited for",
+        "the message did not arrive within 10 s",
     ],
     "MediaTypeError": ["the header 'Content-Type' is missing; 'application/json' is needed"],
     "refusal": FIELDS,
@@ -216,6 +224,7 @@ EXAMPLES = {
         "too many requests are in progress; retry later",
         "too many long bodies are being read; retry later",
         "another file is being read; retry later",
+        "too many clients are watching; retry later",
         "no replica took the call within 600 s; retry later",
         "4 adapters are being fetched, the most at once; retry later",
     ],
@@ -260,6 +269,7 @@ STATUS = {
     errors.AuthenticationError: 401,
     errors.NotPermittedError: 403,
     errors.UnknownReceiptError: 404,
+    errors.UnknownServiceError: 404,
     errors.InvocationError: 422,
     errors.LimitTooLowError: 400,
     errors.RateLimitedError: 429,
