@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aloraserve.settings import load_settings
-from aloraserve.wire import ChatRequest, CompletionRequest
-from aloraserve_services.bare_engine.bodies import read_body
+from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
 from aloraserve_services.bare_engine.engine import BareEngine
 from aloraserve_services.bare_engine.routes import EngineRoutes
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
@@ -55,7 +54,7 @@ class ServeEngine:
         """Yield a chat's events, or its whole answer."""
         from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionResponse
 
-        body = read_body(ChatRequest, request.model_dump_json(exclude_unset=True).encode())
+        body = parse_body(ChatRequest, request.model_dump_json(exclude_unset=True).encode())
         async for part in self._answer(ChatAnswer, body, ChatCompletionResponse):
             yield part
 
@@ -63,7 +62,7 @@ class ServeEngine:
         """Yield a completion's events, or its whole answer."""
         from ray.llm._internal.serve.core.configs.openai_api_models import CompletionResponse
 
-        body = read_body(CompletionRequest, request.model_dump_json(exclude_unset=True).encode())
+        body = parse_body(CompletionRequest, request.model_dump_json(exclude_unset=True).encode())
         async for part in self._answer(CompletionAnswer, body, CompletionResponse):
             yield part
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class AloraserveError(Exception):
     """Base of every error that this project raises on purpose.
 
-    ``param`` names the request field at fault, where there is one.
+    ``param`` names the request field at fault, where there is one. ``retry_after_s`` is when the same request may
+    succeed, None where that is not known or never; ``headers`` are sent with the answer.
     """
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s
+        self.headers = headers or {}
 
 
 class InvalidRequestError(AloraserveError):
@@ -43,7 +55,27 @@ class UnknownAdapterError(AloraserveError):
     """Raised when the catalog has no such adapter, version or alias, or none that the caller may see."""
 
 
-class AdapterConflictError(AloraserveError):
+class ConflictError(AloraserveError):
+    """Raised when a change does not fit what is there, saying what that is."""
+
+
+class TenantConflictError(ConflictError):
+    """Raised when a change of a tenant or its keys does not fit what is there, saying what that is."""
+
+
+class TenantChangedError(TenantConflictError):
+    """Raised when another call changed the same tenant first: the same change may fit when tried again."""
+
+
+class UnknownTenantError(AloraserveError):
+    """Raised when there is no such tenant."""
+
+
+class UnknownKeyError(AloraserveError):
+    """Raised when there is no key with such a public id."""
+
+
+class AdapterConflictError(ConflictError):
     """Raised when a change does not fit what the catalog has, saying what is there."""
 
 
@@ -63,8 +95,20 @@ class NotPermittedError(AloraserveError):
     """Raised when a caller is known but may not do this: only an administrator may."""
 
 
+class UnknownServiceError(AloraserveError):
+    """Raised when the health of a gRPC service is asked for that is not served here."""
+
+
 class UnknownReceiptError(AloraserveError):
     """Raised when a request's routing receipt was never written here, or is no longer kept."""
+
+
+class RateLimitedError(AloraserveError):
+    """Raised when a tenant is over a limit of its own: the same request may succeed after ``retry_after_s``."""
+
+
+class LimitTooLowError(InvalidRequestError):
+    """Raised when a request is larger than its tenant's limit per minute: it would be refused again and again."""
 
 
 class OverloadedError(AloraserveError):
@@ -77,6 +121,18 @@ class DrainingError(AloraserveError):
 
 class ReplicaLostError(AloraserveError):
     """Raised when the replica of a request that had already streamed died."""
+
+
+class IdempotencyConflictError(AloraserveError):
+    """Raised when a request with the same idempotency key is being answered: its answer can be had later."""
+
+
+class IdempotencyKeyReusedError(InvalidRequestError):
+    """Raised when an idempotency key stands for another request already."""
+
+
+class EngineEndingRequestError(AloraserveError):
+    """Raised when a request is refused because engines ended while they answered it, and more of them would."""
 
 
 class InvalidAdapterError(AloraserveError):
@@ -124,3 +180,7 @@ class KeySpaceMismatchError(AloraserveError):
 
 class StartError(AloraserveError):
     """Raised when the platform cannot start, with what to do about it."""
+
+
+class PartLostError(AloraserveError):
+    """Raised when a part of a running platform has ended for good, and nothing but a new start brings it back."""

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from support.tool_model import write_tool_model
+from support.shown_model import write_shown_model
 
 from aloraserve_services.models.model_files import ensure_smollm2
 from benchmarks.harness.detached_platform import detached_platform
@@ -38,7 +38,7 @@ def main() -> int:
             print(f"environment of {run.name} {run.version}", flush=True)
             run.environment.make()
     with tempfile.TemporaryDirectory() as folder:
-        model = write_tool_model(ensure_smollm2(Path(folder)), Path(folder))
+        model = write_shown_model(ensure_smollm2(Path(folder)), Path(folder))
         flags = ("--engine", "simulated", "--replicas", "1", "--model", str(model))
         with detached_platform(*flags, state_dir=Path(folder) / "state") as platform:
             failed = [

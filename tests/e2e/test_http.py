@@ -121,7 +121,9 @@ def test_health_and_metrics_answer(platform: Any) -> None:
 
 
 def _metrics(platform: Any) -> dict[str, float]:
-    lines = platform.http.get("/metrics").text.splitlines()
+    assert platform.http.get("/metrics").status_code == 404, "they are on a port of their own"
+    [text] = platform.metrics("gateway")
+    lines = text.splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("aloraserve_"))
     return {name: float(value) for name, value in pairs if "_created" not in name}
 
@@ -146,7 +148,6 @@ BAD = [
     (CHAT, chat(n=0), 400, "n", "(0)"),
     (CHAT, chat(logprobs=True, top_logprobs=99), 400, "top_logprobs", "(99)"),
     (CHAT, chat(tools=[{"type": "function"}]), 400, "tools", "not supported"),
-    (CHAT, chat(nonsense=1), 400, "nonsense", "not a known field"),
     (CHAT, chat(chat_template_kwargs={"chat_template": "{{ 1 }}"}), 400, "chat_template_kwargs", "chat_template"),
     (CHAT, chat(model="nobody"), 404, "model", "safety-lora"),
     (CHAT, chat(model="broken"), 404, "model", "'broken' is not served"),
@@ -167,6 +168,14 @@ def test_bad_input_is_refused_by_name(
     assert error["param"] == param
     assert said in error["message"]
     assert "Traceback" not in response.text
+
+
+def test_fields_that_nobody_knows_are_passed_over_and_named(platform: Any) -> None:
+    body = chat(nonsense=1, messages=[HELLO[0] | {"mood": "good"}], **{"a\r\nb": 2})
+    response = post(platform, CHAT, body)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-aloraserve-ignored"] == "messages.mood, nonsense, a%0D%0Ab"
+    assert "x-aloraserve-ignored" not in post(platform, CHAT, chat()).headers
 
 
 def test_wrong_methods_and_paths_are_refused_in_openai_s_form(platform: Any) -> None:

@@ -37,6 +37,12 @@ class CharacterTokenizer:
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": [BEGIN] * add_special_tokens + [ord(character) for character in text]}
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [chr(number) for number in ids]
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        return "".join(map(chr, ids))
+
     def apply_chat_template(
         self,
         conversation: list[dict[str, str]],
@@ -49,8 +55,11 @@ class CharacterTokenizer:
     ) -> str:
         assert not tokenize
         assert chat_template is None
-        assert not continue_final_message
-        return self._template.render(messages=conversation, add_generation_prompt=add_generation_prompt, **given)
+        text = self._template.render(messages=conversation, add_generation_prompt=add_generation_prompt, **given)
+        if not continue_final_message:
+            return text
+        last = conversation[-1]["content"]
+        return text[: text.rindex(last) + len(last)]
 
     @staticmethod
     def _refuse(message: str) -> None:

@@ -18,12 +18,11 @@ from typing import Any
 import httpx
 
 from aloraserve.settings import Settings
-from aloraserve_services.app import APP
-from aloraserve_services.gateway.deployment import ENGINE
+from aloraserve_services.engine.simulated.faults import POISON
 from aloraserve_services.local.deployment import replica_ids
 from aloraserve_services.local.platform import local_platform
 
-REPLICAS, CLIENTS, FAULT_S = 4, 6, 3.0
+REPLICAS, CLIENTS, FAULT_S, STALL_S = 4, 6, 3.0, 3.0
 FAULTS = (
     "partition",
     "hang-events",
@@ -31,9 +30,13 @@ FAULTS = (
     "lose-events",
     "duplicate-events",
     "reorder-events",
+    "poison",
     "hang",
     "die",
 )
+
+ENDS = ("hang", "die")
+"""Nobody heals these: the replica is replaced, and its calls have to be answered all the same."""
 
 
 class Clients:
@@ -90,6 +93,16 @@ class Clients:
         self.answered += 1
         return int(reply.headers["x-aloraserve-cached-tokens"])
 
+    def poison(self) -> tuple[int, int]:
+        """Send what ends engines, and again; return both statuses."""
+        body = {"model": self._base, "prompt": [POISON, *range(1000, 1064)], "max_tokens": 4}
+        first, again = (self._http.post("/v1/completions", json=body) for _ in range(2))
+        return first.status_code, again.status_code
+
+    def replicas(self) -> int:
+        """Return how many the directory has."""
+        return len(self._http.get("/v1/replicas").json()["replicas"])
+
 
 def inject(handle: Any, fault: str, replica: str) -> None:
     """Have a replica fail, or heal it."""
@@ -106,18 +119,38 @@ def play(handle: Any, clients: Clients, fault: str) -> dict[str, Any]:
     def fail() -> None:
         inject(handle, fault, victim)
         time.sleep(FAULT_S)
-        if fault != "die":
-            # Under the calls: those that a hanging replica has would wait for ever.
+        if fault not in ENDS:
             inject(handle, "heal", victim)
 
     clients.run(0.5, fail)
-    while fault == "die" and (len(replica_ids()) < REPLICAS or victim in replica_ids()):
+    # The last one waits for all that were lost.
+    while fault in ENDS and (victim in replica_ids() or (fault == FAULTS[-1] and len(replica_ids()) < REPLICAS)):
         time.sleep(0.2)
     started = time.monotonic()
     while not all(clients.reuses() for _ in range(2 * REPLICAS)) and time.monotonic() < started + 30:
         pass
     right_after_s = time.monotonic() - started
     return {"answered": clients.answered - before, "failed": clients.failed, "right_after_s": right_after_s}
+
+
+def poison(handle: Any, clients: Clients) -> dict[str, Any]:
+    """Send a request that ends engines; return what became of it, of the engines, and of other clients' calls."""
+    before, clients.failed, found = clients.answered, [], {}
+    for replica in replica_ids():
+        inject(handle, "poison", replica)
+
+    def send() -> None:
+        found["statuses"] = clients.poison()
+        # Longer than it takes an engine that ended to leave.
+        time.sleep(1)
+        found["replicas"] = clients.replicas()
+
+    clients.run(0.5, send)
+    while len(replica_ids()) < REPLICAS or clients.replicas() < REPLICAS:
+        time.sleep(0.2)
+    for replica in replica_ids():
+        inject(handle, "heal", replica)
+    return {**found, "answered": clients.answered - before, "failed": clients.failed, "right_after_s": 0.0}
 
 
 def main(state_dir: str, adapters_dir: str, port: str, out: str) -> None:
@@ -130,9 +163,14 @@ def main(state_dir: str, adapters_dir: str, port: str, out: str) -> None:
         adapters_dir=Path(adapters_dir),
         dtype="float32",
         lookup_budget_ms=500,
+        engine_stall_s=STALL_S,
     )
     with local_platform(settings, progress=lambda text: print(text, file=sys.stderr)) as platform:
+        # Ray reads its environment when it is imported: that is the platform's to set.
         from ray import serve
+
+        from aloraserve_services.app import APP
+        from aloraserve_services.gateway.deployment import ENGINE
 
         handle = serve.get_deployment_handle(ENGINE, APP)
         handle._init(_run_router_in_separate_loop=True)
@@ -141,7 +179,7 @@ def main(state_dir: str, adapters_dir: str, port: str, out: str) -> None:
         with httpx.Client(base_url=platform.url, timeout=60, trust_env=False) as http:
             clients = Clients(http, platform.plan.served_name)
             for fault in FAULTS:
-                found[fault] = play(handle, clients, fault)
+                found[fault] = poison(handle, clients) if fault == "poison" else play(handle, clients, fault)
                 print(fault, found[fault], file=sys.stderr)
         Path(out).write_text(json.dumps(found))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from aloraserve.adapters.sources import parse_reference
 from aloraserve.errors import AdapterSourceError, SettingsError
@@ -64,9 +64,8 @@ def test_flags_win_over_the_environment_over_the_file_over_defaults(
         ("replicas", "3", 3),
         ("kv_cache_gib", "0.5", 0.5),
         ("max_lora_rank", "128", 128),
-        ("allow_anonymous", "true", True),
         ("adapters_dir", "/srv/adapters", Path("/srv/adapters")),
-        ("redis_url", "redis://cache:6379", "redis://cache:6379"),
+        ("redis_url", "redis://cache:6379", SecretStr("redis://cache:6379")),
         ("policy", "round-robin", "round-robin"),
         ("receipts", "16", 16),
         ("stream_interval", "8", 8),
@@ -84,8 +83,7 @@ def test_a_flag_of_none_was_not_given(write: Write) -> None:
 
 
 def test_a_false_flag_was_given(write: Write) -> None:
-    settings = load_settings(write("host: 127.0.0.1\nallow_anonymous: true"), allow_anonymous=False)
-    assert settings.allow_anonymous is False
+    assert load_settings(write("metrics: true"), metrics=False).metrics is False
 
 
 def test_a_mapping_in_the_environment_replaces_the_file_s(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,13 +234,28 @@ def test_accepted_api_keys_are_in_no_representation(write: Write) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "2001:db8::1"])
-def test_a_public_host_needs_keys_or_an_explicit_yes(write: Write, host: str) -> None:
-    message = refusal(host=host)
-    assert host in message
-    assert "api_keys" in message
-    assert "allow_anonymous" in message
-    assert load_settings(write(f"api_keys: {{acme: {KEY}}}"), host=host).host == host
-    assert load_settings(host=host, allow_anonymous=True).host == host
+def test_a_public_host_needs_no_keys_of_the_settings(host: str) -> None:
+    """Keys may be made while it runs; until then nobody is answered."""
+    assert load_settings(host=host).is_public
+
+
+def test_nobody_s_setting_opens_a_public_host(write: Write) -> None:
+    message = refusal(write("allow_anonymous: true"), host="0.0.0.0")
+    assert "allow_anonymous is not a setting any more" in message
+    assert "`aloraserve keys`" in message
+
+
+@pytest.mark.parametrize("keys", ["api_keys", "admin_keys"])
+@pytest.mark.parametrize("name", ["", "a/b", "A", "-a", "a" * 65, "a b", "ä", "a\n"])
+def test_a_name_of_a_tenant_or_an_administrator_is_plain(keys: str, name: str) -> None:
+    message = refusal(**{keys: {name: KEY}})
+    assert f"flag: {keys}: " in message
+    assert "1 to 64 of a-z, 0-9" in message
+    assert (repr(name) in message) is (len(name) < 16)
+
+
+def test_a_key_that_is_taken_for_a_name_is_not_shown() -> None:
+    assert "hunter2" not in refusal(api_keys={"SK-hunter2-hunter2": KEY})
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
@@ -399,7 +412,7 @@ class TestAdapterSources:
         (tmp_path / "adapters").mkdir()
         inside, outside = parse_reference(str(tmp_path / "adapters")), parse_reference(str(tmp_path))
         keys = {"team": KEY}
-        for flags in ({"api_keys": keys}, {"admin_keys": keys}, {"host": "0.0.0.0", "allow_anonymous": True}):
+        for flags in ({"api_keys": keys}, {"admin_keys": keys}, {"host": "0.0.0.0", "api_keys": keys}):
             policy = load_settings(adapters_dir=tmp_path / "adapters", **flags).adapter_policy
             policy.folder(inside)
             with pytest.raises(AdapterSourceError, match="outside of those allowed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ SCHEMES = (
 )
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 OPTIONS = ("db", "credentials_file", "sentinel_username", "sentinel_password", *_TLS_OPTIONS)
+UNREADABLE = "<unreadable Redis URL>"
+_SHOWN_SCHEMES = ("redis", "rediss", "unix")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+)(:\d{1,5})?")
 NO_LOGIN = FixedCredentials()
 _CHECKS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _SWITCHES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -45,7 +49,9 @@ class Host(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.port}" if self.port else self.name
+        if not self.port:
+            return self.name
+        return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +110,32 @@ class RedisAddress:
 
 
 def redacted_url(url: str) -> str:
-    """Return ``url`` without its passwords, for messages and logs."""
+    """Return ``url`` without its passwords, for messages and logs.
+
+    Whatever stands before the last ``@`` may be a part of one, of a URL that cannot be read too.
+    """
+    scheme, _, rest = url.partition(":")
+    if not rest.startswith("//"):
+        # Nothing says where the password of a URL without slashes is.
+        return f"{scheme}:***" if "@" in rest and scheme in _SHOWN_SCHEMES else UNREADABLE
+    login, at, after = rest[2:].rpartition("@")
+    place, _, query = after.partition("?")
+    authority, slash, path = place.partition("/")
     try:
-        parts = urlsplit(url)
+        for host in filter(None, authority.split(",")):
+            _host(host, DEFAULT_PORT)
     except ValueError:
-        return "<unreadable Redis URL>"
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    query = [(key, "***" if "password" in key else value) for key, value in parse_qsl(parts.query)]
-    netloc = f"{name}{':***' if colon else ''}{at}{host}"
-    # Without slashes a mistyped URL has its password in the path, and nothing says where.
-    if not parts.netloc and "@" in parts.path:
-        return f"{parts.scheme}:***"
-    options = f"?{urlencode(query, safe='*/')}" if query else ""
-    return f"{parts.scheme}://{netloc}{parts.path}{options}"
+        return UNREADABLE
+    options = [(key, "***" if "password" in key else value) for key, value in parse_qsl(query)]
+    shown = f"?{urlencode(options, safe='*/')}" if options else ""
+    return f"{scheme}://{_redacted_login(login)}{at}{authority}{slash}{path}{shown}"
+
+
+def _redacted_login(login: str) -> str:
+    name, colon, _ = login.partition(":")
+    if colon and re.fullmatch(r"[\w.-]{0,64}", name):
+        return f"{name}:***"
+    return "***" if login else ""
 
 
 def read_url(url: str) -> RedisAddress:
@@ -143,7 +161,10 @@ def read_url(url: str) -> RedisAddress:
         raise
     except ValueError:
         # The reader's own message may quote a password that it took for a port.
-        raise ValueError(f"the Redis URL cannot be read; accepted are {SCHEMES}") from None
+        raise ValueError(
+            f"the Redis URL cannot be read; accepted are {SCHEMES}, with '/', '#', '?', '@' and '%' in a login "
+            "or a path percent-encoded"
+        ) from None
 
 
 class _OptionError(ValueError):
@@ -155,10 +176,13 @@ _READERS = {"": Deployment.SINGLE, "sentinel": Deployment.SENTINEL, "cluster": D
 
 def _read(kind: str, variant: str, rest: str) -> RedisAddress:
     place, _, query = rest.partition("?")
+    authority, slash, path = place.partition("/")
+    if "@" in path or "@" in query:
+        # Of a login, of which a character that ends the authority was not encoded.
+        raise ValueError("an @ after the hosts")
     options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     if options.keys() - set(OPTIONS):
         raise _OptionError(f"the Redis URL has an option that is unknown; accepted are {', '.join(OPTIONS)}")
-    authority, slash, path = place.partition("/")
     user, _, listed = authority.rpartition("@")
     deployment = _READERS[variant]
     login = _credentials(user, options)
@@ -235,6 +259,6 @@ def _tls(options: Mapping[str, str]) -> Tls:
 
 def _host(text: str, default_port: int) -> Host:
     parts = urlsplit(f"//{text}")
-    if not parts.hostname:
+    if not parts.hostname or parts.netloc != text or not _HOST.fullmatch(text):
         raise ValueError("a host has no name")
     return Host(parts.hostname, parts.port or default_port)

@@ -13,12 +13,14 @@ import structlog
 from aloraserve.errors import ReplicaLostError
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import CallRouter
+from aloraserve.serving.admission import OPEN, Admission, Ticket
 from aloraserve.serving.attempt import Attempt, LostError
 from aloraserve.serving.engine_messages import EngineRefusal
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.observers import CallObserver, CallObservers
 from aloraserve.serving.replica_pool import ReplicaPool
 from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.suspects import Suspects
 from aloraserve.serving.time_limits import TimeLimits, deadline_error
 
 MAX_ATTEMPTS = 3
@@ -71,6 +73,8 @@ class Dispatcher:
         pool: of the replicas.
         observers: learn what becomes of each call.
         limits: how long calls may take.
+        admission: lets calls in.
+        suspects: requests under which engines ended.
     """
 
     def __init__(
@@ -79,11 +83,15 @@ class Dispatcher:
         pool: ReplicaPool,
         observers: Sequence[CallObserver] = (),
         limits: TimeLimits | None = None,
+        admission: Admission = OPEN,
+        suspects: Suspects | None = None,
     ) -> None:
         self._router = router
         self._pool = pool
         self._limits = limits or TimeLimits()
-        self._observer = CallObservers(observers)
+        self._admission = admission
+        self._suspects = suspects or Suspects()
+        self._observer = CallObservers([*observers, self._suspects])
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Return once the answer will not be replaced: at its first chunk, or whole if it is not streamed.
@@ -91,30 +99,45 @@ class Dispatcher:
         A replica that is lost before that costs an attempt: the client has seen nothing, so another may answer.
 
         Raises:
-            InvalidRequestError: the engine refused the call.
+            RateLimitedError: the caller's tenant is over a limit of its own.
+            InvalidRequestError: the engine refused the call, or it is larger than its tenant's limits.
             AdapterNotLoadedError: the engine cannot load its adapter.
             OverloadedError: too many calls are queued, or no replica took the call in time.
             ReplicaLostError: ``MAX_ATTEMPTS`` replicas were lost under the call or do not have the adapter's version,
                 or one ended it without an answer.
             DeadlineError: the call's time was over before.
+            EngineEndingRequestError: engines ended under the same request, and more of them would.
         """
+        ticket = await self._admission.admit(request)
+        try:
+            generation = await self._generate_in_time(request, ticket)
+        except BaseException as error:
+            ticket.fail(error)
+            raise
+        generation.settle_with(ticket)
+        return generation
+
+    async def _generate_in_time(self, request: GenerationRequest, ticket: Ticket) -> Generation:
         deadline = self._limits.deadline(request.origin)
         until = None if deadline == math.inf else asyncio.get_running_loop().time() + deadline - time.perf_counter()
         try:
             async with asyncio.timeout_at(until) as limit:
-                return await self._generate(request, deadline)
+                return await self._generate(request, ticket, deadline)
         except TimeoutError:
             if limit.expired():
                 raise deadline_error(request.origin, deadline) from None
             raise
 
-    async def _generate(self, request: GenerationRequest, deadline: float) -> Generation:
+    async def _generate(self, request: GenerationRequest, ticket: Ticket, deadline: float) -> Generation:
         self._observer.accepted(request)
         started = time.perf_counter()
         budget = AttemptBudget()
         while budget.left:
+            self._suspects.check(request)
             try:
-                generation = await self._begin(await self._place(request, budget), started)
+                async with self._suspects.trial(request) as trial:
+                    trial.attempt = await self._place(request, ticket, budget)
+                    generation = await self._begin(trial.attempt, started)
                 generation.attempt.limit(deadline if request.is_streamed else math.inf, self._limits.chunk_s)
                 if not request.is_streamed:
                     await generation.read_all()
@@ -126,8 +149,8 @@ class Dispatcher:
             return generation
         raise budget.exhausted(request)
 
-    async def _place(self, request: GenerationRequest, budget: AttemptBudget) -> Attempt:
-        engine_call = request.engine_call(f"{request.id}-{uuid.uuid4().hex[:8]}")
+    async def _place(self, request: GenerationRequest, ticket: Ticket, budget: AttemptBudget) -> Attempt:
+        engine_call = request.engine_call(f"{request.id}-{uuid.uuid4().hex[:8]}", ticket.share)
         placement = await self._router.place(request.call, engine_call.request_id, avoid=budget.lost)
         self._observer.placed(request, placement)
         rank = [replica for replica in placement.decision.rank if replica not in budget.lost]

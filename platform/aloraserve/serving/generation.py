@@ -9,6 +9,7 @@ from aloraserve.diagnosis.account import ReuseAccount
 from aloraserve.routing.base import Decision
 from aloraserve.routing.receipts import Outcome, estimate_error_s
 from aloraserve.savings.base import CallSavings
+from aloraserve.serving.admission import OPEN_TICKET, CallUsage, Ticket
 from aloraserve.serving.attempt import Attempt
 from aloraserve.serving.engine_messages import EngineChunk, EngineRefusal
 from aloraserve.serving.observers import CallObserver
@@ -32,6 +33,7 @@ class Generation:
         ttft_s: from the acceptance of the call to its first chunk, earlier attempts included.
         tokens: generated so far, of all choices.
         reuse: account of its prompt's reuse, set by an observer of first tokens.
+        ticket: that let the call in.
     """
 
     def __init__(self, attempt: Attempt, first: EngineChunk, ttft_s: float, observer: CallObserver) -> None:
@@ -39,6 +41,7 @@ class Generation:
         self.ttft_s = ttft_s
         self.tokens = first.tokens
         self.reuse: ReuseAccount | None = None
+        self.ticket: Ticket = OPEN_TICKET
         self._attempt = attempt
         self._facts = first
         self._ready = deque([first])
@@ -107,6 +110,18 @@ class Generation:
         """Of ``ttft_s``, the engine's own prefill; 0 if the engine does not say."""
         return self._facts.prefill_s
 
+    @property
+    def usage(self) -> CallUsage:
+        """Tokens that the call used so far; they add up whatever an engine says was cached."""
+        prompt_tokens = self.request.prompt_tokens
+        return CallUsage(prompt_tokens, min(self.cached_tokens, prompt_tokens), self.tokens)
+
+    def settle_with(self, ticket: Ticket) -> None:
+        """Settle a ticket at the answer's end, which may have been."""
+        self.ticket = ticket
+        if not self._is_open:
+            ticket.settle(self.usage)
+
     def __aiter__(self) -> Generation:
         return self
 
@@ -163,3 +178,4 @@ class Generation:
             await self._attempt.close()
         finally:
             self._observer.ended(self._attempt, self)
+            self.ticket.settle(self.usage)

@@ -42,7 +42,7 @@ class InvokableAdapters:
             InvalidRequestError: the chat is not one in which adapters can be invoked, or a name is not an aLoRA's.
             UnknownModelError: a name is not served.
         """
-        if body.adapters is None:
+        if not body.adapters:
             return None
         problem = _problem(request)
         if problem:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import BlockKey
 from aloraserve.routing.base import Call
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.engine_messages import EngineCall
+from aloraserve.serving.tools import ToolUse
 from aloraserve.tenants import Caller
 from aloraserve.wire.sampling import SamplingSettings
 
@@ -24,6 +26,7 @@ class Origin:
         session: the client's own id of the conversation, None without one.
         traceparent: of the span above the engine's own, None if the request is not traced.
         deadline: when the client asked to have its answer by, on the same clock as ``arrived_at``; None if it did not.
+        priority: of the request among its tenant's others, as in vLLM: the lowest begins first.
     """
 
     request_id: str
@@ -32,6 +35,7 @@ class Origin:
     session: str | None = None
     traceparent: str | None = None
     deadline: float | None = None
+    priority: int = 0
 
     def numbered(self, number: int) -> Origin:
         """Return the origin of one of several calls that a request makes; the first has the request's own id."""
@@ -53,6 +57,7 @@ class GenerationRequest:
         is_streamed: whether the client sees tokens as they come. An answer that is not streamed can be generated again
             until its end.
         shows_tokens: whether the answer's chunks have their token ids.
+        tool_use: how calls of functions are read out of the answer; None where all of it is text.
     """
 
     origin: Origin
@@ -64,6 +69,7 @@ class GenerationRequest:
     activation: int | None = None
     is_streamed: bool = False
     shows_tokens: bool = False
+    tool_use: ToolUse | None = None
 
     @property
     def id(self) -> str:
@@ -85,11 +91,12 @@ class GenerationRequest:
         """The prompt's length."""
         return len(self.token_ids)
 
-    def engine_call(self, call_id: str) -> EngineCall:
+    def engine_call(self, call_id: str, share: TenantShare | None = None) -> EngineCall:
         """Return what travels to the engine.
 
         Args:
             call_id: of one attempt; engines and claims know the call by it.
+            share: of its tenant.
         """
         return EngineCall(
             call_id,
@@ -100,4 +107,5 @@ class GenerationRequest:
             keys=self.keys,
             traceparent=self.origin.traceparent,
             shows_tokens=self.shows_tokens,
+            share=share,
         )

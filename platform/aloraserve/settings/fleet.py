@@ -8,13 +8,26 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from aloraserve.errors import SettingsError
 from aloraserve.routing.cells import MAX_CELL_REPLICAS
 
 
 def default_state_dir() -> Path:
-    """Return where the platform keeps converted models, demo adapters and its run file."""
-    root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(root) / "aloraserve"
+    """Return where the platform keeps converted models, demo adapters and its run file.
+
+    Raises:
+        SettingsError: this user has no home folder, and nothing names another one.
+    """
+    root = os.environ.get("XDG_STATE_HOME")
+    if root:
+        return Path(root) / "aloraserve"
+    try:
+        return Path.home() / ".local" / "state" / "aloraserve"
+    except RuntimeError:
+        raise SettingsError(
+            f"state_dir is not set, and user {os.getuid()} has no home folder to put it in: set --state-dir, "
+            "ALORASERVE_STATE_DIR, XDG_STATE_HOME or HOME"
+        ) from None
 
 
 class FleetSettings(BaseModel):

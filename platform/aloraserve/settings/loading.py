@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from aloraserve.errors import SettingsError
-from aloraserve.settings.settings import KEYS, Settings
+from aloraserve.settings.paths import expanded
+from aloraserve.settings.settings import SECRETS, Settings
+from aloraserve.settings.variables import KEY_VARIABLE, PREFIX, is_set, platform_variables
+from aloraserve.settings.yaml_file import SettingsFile, kind_of, read_settings_file
 
-MAX_FILE_BYTES = 1 << 20
-_SECRET = frozenset({*KEYS, "redis_url", "cell_redis_urls", "adapter_sources"})
+_SECRET = SECRETS | {"adapter_sources"}
 _REMOVED = {
     "overflow_wait_s": "engines begin the shortest waiting call first instead, see scheduling_policy and "
     "priority_ageing; no call is held back in the router any more",
+    "allow_anonymous": "callers of a public address need keys, always; see api_keys and `aloraserve keys`",
 }
 """Settings of earlier releases, and what replaced them."""
 
@@ -54,29 +56,28 @@ def settings_from_arguments(
 
 
 def _load(
-    file: Path | None, given: Mapping[str, Any], source: str, defaults: Mapping[str, Any] | None = None
+    path: Path | None, given: Mapping[str, Any], source: str, defaults: Mapping[str, Any] | None = None
 ) -> Settings:
-    from_file = _read(file) if file else {}
-    variables = {name.upper() for name in os.environ}
-    in_environment = {key for key in Settings.model_fields if f"ALORASERVE_{key.upper()}" in variables}
+    file = None if path is None else _read(path)
+    in_environment = {key for key in Settings.model_fields if is_set(key)}
     _refuse_unknown_variables()
-    below = dict(defaults or {}) | from_file
+    below = dict(defaults or {}) | (file.values if file else {})
     merged = {key: value for key, value in below.items() if key not in in_environment} | dict(given)
     try:
         return Settings(**merged)
     except ValidationError as error:
-        origin = dict.fromkeys(given, source)
-        raise SettingsError(_message(error, origin, in_environment, file)) from None
+        origins = dict.fromkeys(given, source) | {key: "environment" for key in in_environment if key not in given}
+        raise SettingsError(_message(error, origins, file)) from None
     except ValueError as error:
         # pydantic-settings: a structured variable that is not JSON
         raise SettingsError(f"environment: {error}") from None
 
 
 def _refuse_unknown_variables() -> None:
-    known = {f"ALORASERVE_{key.upper()}" for key in Settings.model_fields} | {"ALORASERVE_CONFIG"}
-    unknown = sorted(key for key in os.environ if key.upper().startswith("ALORASERVE_") and key.upper() not in known)
+    known = {f"{PREFIX}{key.upper()}" for key in Settings.model_fields} | {f"{PREFIX}CONFIG", KEY_VARIABLE}
+    unknown = sorted(name for name in platform_variables() if name.upper() not in known)
     if unknown:
-        _refuse_removed(unknown[0].upper().removeprefix("ALORASERVE_").lower(), "environment", unknown[0])
+        _refuse_removed(unknown[0].upper().removeprefix(PREFIX).lower(), "environment", unknown[0])
         raise SettingsError(f"unknown variable {unknown[0]}; known are {', '.join(sorted(known))}")
 
 
@@ -93,36 +94,37 @@ def _refuse_unknown_keys(keys: Iterable[Any], source: str) -> None:
         raise SettingsError(f"{source}: unknown key {unknown[0][:80]!r}; known are {known}")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(path: Path) -> SettingsFile:
     try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise SettingsError(f"{file}: larger than {MAX_FILE_BYTES} bytes")
-        content = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        # PyYAML's own message quotes the text, which may be a key.
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        raise SettingsError(f"{file}: not YAML{where}") from None
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{file}: cannot be read: {type(error).__name__}") from None
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise SettingsError(f"{file}: holds a {type(content).__name__}; a mapping of settings is needed")
-    _refuse_unknown_keys(content, str(file))
-    return {str(key): value for key, value in content.items()}
+        file = read_settings_file(expanded(path), _SECRET)
+    except ValueError as error:
+        raise SettingsError(f"config is {str(path)[:80]!r}: {error}") from None
+    _refuse_unknown_keys(file.values, str(file.path))
+    return file
 
 
-def _message(error: ValidationError, origin: dict[str, str], in_environment: set[str], file: Path | None) -> str:
-    lines = []
-    for problem in error.errors():
-        key = str(problem["loc"][0]) if problem["loc"] else ""
-        message = problem["msg"].removeprefix("Value error, ")
-        if not key:
-            lines.append(message)
-            continue
-        source = origin.get(key) or ("environment" if key in in_environment else str(file) if file else "settings")
-        shown = "" if key in _SECRET else f" is {str(problem['input'])[:80]!r}"
-        lines.append(f"{source}: {key}{shown}: {message}")
-    return "; ".join(lines)
+def _message(error: ValidationError, origins: Mapping[str, str], file: SettingsFile | None) -> str:
+    return "; ".join(_line(problem, origins, file) for problem in error.errors())
+
+
+def _line(problem: ErrorDetails, origins: Mapping[str, str], file: SettingsFile | None) -> str:
+    key, message = str(problem["loc"][0]) if problem["loc"] else "", problem["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    source = origins.get(key)
+    if source is None and file is not None:
+        return f"{file.path}: {key}{_shown(key, problem, file.words.get(key))}: {message}{_hint(problem)}"
+    return f"{source or 'settings'}: {key}{_shown(key, problem, None)}: {message}"
+
+
+def _shown(key: str, problem: ErrorDetails, word: str | None) -> str:
+    if key in _SECRET:
+        return ""
+    value = str(problem["input"])
+    return f" is {(value if word is None else word)[:80]!r}"
+
+
+def _hint(problem: ErrorDetails) -> str:
+    """Return what to do about text of which YAML has made something else."""
+    found = kind_of(problem["input"]) if problem["type"] == "string_type" else None
+    return "" if found is None else f"; YAML reads it as {found}: put it in quotes"

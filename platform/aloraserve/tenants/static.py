@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hmac
+import secrets
 from collections.abc import Mapping
 
 from pydantic import SecretStr
 
 from aloraserve.errors import AuthenticationError, NotPermittedError
 from aloraserve.tenants.base import UNTENANTED, Caller, Role
+from aloraserve.tenants.salts import cache_salt_of
+from aloraserve.tenants.sealing import SALT_BYTES, digest_of, read_key
 
-_EVERYONE = Caller(roles=frozenset(Role))
+EVERYONE = Caller(roles=frozenset(Role))
 """The caller where neither tenants nor administrators are configured, on an address that only this machine reaches."""
 _ADMIN = Caller(roles=frozenset({Role.ADMIN}))
 
@@ -22,7 +24,7 @@ class StaticTenants:
         api_keys: tenant -> key; empty means that everyone is the one untenanted caller.
         admin_keys: administrator -> key; empty means that no tenant is an administrator. Without tenants everyone on
             this machine is one.
-        is_public: whether callers from other machines come here.
+        is_public: whether callers from other machines come here: then nobody does without a key.
     """
 
     def __init__(
@@ -32,55 +34,76 @@ class StaticTenants:
         *,
         is_public: bool = False,
     ) -> None:
-        self._tenants = {name: (key, _tenant(name)) for name, key in _encoded(api_keys).items()}
-        self._admins = {name: (key, _ADMIN) for name, key in _encoded(admin_keys or {}).items()}
+        self._names = frozenset(api_keys)
+        self._has_admins = bool(admin_keys)
         self._is_public = is_public
+        # Keys are looked up by a digest that nobody can foresee: the time taken says nothing about which one is near.
+        self._salt = secrets.token_bytes(SALT_BYTES)
+        self._callers: dict[bytes, dict[bytes, Caller]] = {}
+        for name, key in api_keys.items():
+            self._add(key, _tenant(name))
+        for key in (admin_keys or {}).values():
+            self._add(key, _ADMIN)
 
-    def authenticate(self, authorization: str | None, role: Role = Role.TENANT) -> Caller:
+    def authenticate(self, authorization: str | None, role: Role | None = Role.INVOKE) -> Caller:
         """See the contract."""
-        return self._admin(authorization) if role is Role.ADMIN else self._caller(authorization)
-
-    def _caller(self, authorization: str | None) -> Caller:
-        if not self._tenants:
-            return UNTENANTED
-        found = _owner(self._tenants, _key(authorization))
-        if found is None:
+        if (anyone := self.anyone(role)) is not None:
+            return anyone
+        caller = self.find(key_in(authorization))
+        if caller is None:
             raise AuthenticationError("the API key is not known")
-        return found
+        return permitted(caller, role)
 
-    def _admin(self, authorization: str | None) -> Caller:
-        if not self._tenants and not self._admins:
-            if self._is_public:
-                raise NotPermittedError("on a public address this needs a key of the setting admin_keys; none is set")
-            return _EVERYONE
-        key = _key(authorization)
-        admin, tenant = _owner(self._admins, key), _owner(self._tenants, key)
-        if admin is None and tenant is None:
-            raise AuthenticationError("the API key is not known")
-        if admin is None:
-            raise NotPermittedError("this needs a key of the setting admin_keys; a tenant key is not sufficient")
-        return admin
+    def anyone(self, role: Role | None) -> Caller | None:
+        """Return the caller of a request that needs no key in this role, None if it needs one."""
+        if self._is_public or self._names:
+            return None
+        if not self._has_admins:
+            return EVERYONE
+        return UNTENANTED if role in (None, Role.INVOKE) else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody on this machine may do everything, because there are no keys."""
+        return self.anyone(Role.ADMIN) is not None
+
+    def knows(self, tenant: str) -> bool:
+        """Whether there is a tenant of that name."""
+        return tenant in self._names
+
+    def find(self, key: bytes) -> Caller | None:
+        """Return who has a key, None if nobody does."""
+        found = (callers.get(digest_of(key, salt)) for salt, callers in self._callers.items())
+        return next((caller for caller in found if caller is not None), None)
+
+    def _add(self, key: SecretStr, caller: Caller) -> None:
+        salt, digest = read_key(key, self._salt)
+        self._callers.setdefault(salt, {})[digest] = caller
 
 
-def _tenant(name: str) -> Caller:
-    return Caller(name, cache_salt=f"tenant:{name}")
+def key_in(authorization: str | None) -> bytes:
+    """Return the key of an ``Authorization`` header.
 
-
-def _encoded(keys: Mapping[str, SecretStr]) -> dict[str, bytes]:
-    return {name: key.get_secret_value().encode() for name, key in keys.items()}
-
-
-def _key(authorization: str | None) -> bytes:
+    Raises:
+        AuthenticationError: it has none.
+    """
     scheme, _, given = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not given:
         raise AuthenticationError("an API key is needed: send the header 'Authorization: Bearer <key>'")
-    return given.strip().encode()
+    return given.strip().encode("utf-8", "surrogatepass")
 
 
-def _owner(callers: Mapping[str, tuple[bytes, Caller]], given: bytes) -> Caller | None:
-    found = None
-    # Every key is compared, so that the time taken says nothing about which one is near.
-    for key, caller in callers.values():
-        if hmac.compare_digest(key, given):
-            found = caller
-    return found
+def permitted(caller: Caller, role: Role | None) -> Caller:
+    """Return a caller who has a role.
+
+    Raises:
+        NotPermittedError: the caller does not have it; says which one is missing.
+    """
+    if role is None or caller.may(role):
+        return caller
+    has = ", ".join(sorted(caller.roles)) or "none"
+    raise NotPermittedError(f"this needs a key with the role {role}; this key's roles: {has}")
+
+
+def _tenant(name: str) -> Caller:
+    return Caller(name, cache_salt=cache_salt_of(name))

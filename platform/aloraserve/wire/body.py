@@ -1,7 +1,8 @@
 """From the bytes of a request to its validated fields, read once by msgspec.
 
 A fault is found where it stands: what follows it in the body is not read. Readers of JSON differ on which of two equal
-keys counts; msgspec takes the last, so the keys of a body that is valid, or short, are compared afterwards.
+keys counts; msgspec takes the last, so the keys of a body that is valid, or short, are compared afterwards. Then
+fields that are not known are found as well: msgspec passes them over.
 """
 
 from __future__ import annotations
@@ -9,21 +10,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import re
+import math
 from typing import Any, TypeVar
 
 import msgspec
 
 from aloraserve.errors import InvalidRequestError
-from aloraserve.wire.fields import MAX_TEXT_BYTES, RequestPart
-from aloraserve.wire.messages import ChatMessage
-from aloraserve.wire.refusals import MAX_QUOTED_BODY_BYTES, invalid_request, malformed, too_deep
+from aloraserve.wire.fields import MAX_TEXT_BYTES, CallFields, FieldError, RequestPart
+from aloraserve.wire.ignored import ignored_fields
+from aloraserve.wire.refusals import (
+    MAX_QUOTED_BODY_BYTES,
+    invalid_request,
+    malformed,
+    too_deep,
+    too_large_number,
+)
 
 DEFAULT_MAX_BODY_BYTES = 2 * MAX_TEXT_BYTES
-
-_OF_MESSAGES = frozenset(ChatMessage.__struct_fields__)
-_EMPTY: tuple[object, ...] = (None, "", [], {})
-_IN_A_MESSAGE = re.compile(r"(?s)Object contains unknown field `.*` - at `\$\.messages\[\d+\]`\Z")
+MAX_STRINGS = 65_536
+"""Names and texts of a body: the largest request that is valid has fewer, and comparing more would take long."""
 
 Request = TypeVar("Request", bound=RequestPart)
 
@@ -32,7 +37,7 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
     """Return the request in ``raw``. It shares nothing with other calls: a long body may be read in a thread.
 
     Args:
-        model_class: what to read.
+        model_class: what to read. Of a call's body unknown fields are passed over and named in its ``ignored``.
         raw: the body, JSON in UTF-8.
         max_bytes: the longest body accepted.
 
@@ -43,19 +48,24 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
         raise InvalidRequestError(f"the body has {len(raw)} bytes; at most {max_bytes} are accepted")
     try:
         text = raw.decode()
+        _check_strings(raw)
         request: Request = _decoder(model_class).decode(raw)
-        _check_keys(text)
+        body = _compared(text)
+        if isinstance(request, CallFields):
+            msgspec.structs.force_setattr(request, "ignored", ignored_fields(type(request), body))
     except UnicodeDecodeError as exc:
         raise InvalidRequestError(f"the body is not UTF-8 at byte {exc.start}") from None
     except msgspec.ValidationError as exc:
-        if (shorter := _without_empty_extras(exc, text)) is not None:
-            return parse_body(model_class, shorter, max_bytes)
         if len(raw) <= MAX_QUOTED_BODY_BYTES:
             with contextlib.suppress(ValueError, RecursionError):
-                _check_keys(text)
-        raise invalid_request(exc, raw) from None
+                _compared(text)
+        raise invalid_request(model_class, exc, raw) from None
     except msgspec.DecodeError as exc:
         raise malformed(exc, text) from None
+    except FieldError as exc:
+        raise InvalidRequestError(exc.message) from None
+    except ValueError:
+        raise too_large_number() from None
     except RecursionError:
         raise too_deep() from None
     return request
@@ -66,36 +76,35 @@ def _decoder(model_class: type[Request]) -> msgspec.json.Decoder[Request]:
     return msgspec.json.Decoder(model_class)
 
 
-def _without_empty_extras(error: msgspec.ValidationError, text: str) -> bytes | None:
-    """Return a body without what its messages have of other servers' fields, None if there is nothing of that kind.
+def _check_strings(raw: bytes) -> None:
+    """Refuse a body with more names and texts than any request has, before they are compared."""
+    if len(raw) <= 2 * MAX_STRINGS or raw.count(b'"') <= 2 * MAX_STRINGS:
+        return
+    # Each step is one pass in C: a search that steps through the escapes would hold up every other thread meanwhile.
+    if raw.replace(rb"\\", b"").replace(rb"\"", b"").count(b'"') > 2 * MAX_STRINGS:
+        raise InvalidRequestError(f"the body has more than {MAX_STRINGS} names and texts")
 
-    Clients send an answer back as they got it, with fields that are null or empty. Nothing is lost with those.
 
-    Args:
-        error: says what is wrong with the body.
-        text: the body.
+def _compared(text: str) -> Any:
+    """Return a body as json reads it.
+
+    Raises:
+        InvalidRequestError: an object has a name twice.
+        ValueError: a number is not finite, or has too many digits.
     """
-    if not _IN_A_MESSAGE.match(str(error)):
-        return None
-    try:
-        _check_keys(text)
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    messages = [_without_empty(message) if isinstance(message, dict) else message for message in body["messages"]]
-    return None if messages == body["messages"] else json.dumps(body | {"messages": messages}).encode()
+    return json.loads(text, object_pairs_hook=_object, parse_float=_finite)
 
 
-def _without_empty(message: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in message.items() if name in _OF_MESSAGES or value not in _EMPTY}
-
-
-def _check_keys(text: str) -> None:
-    json.loads(text, object_pairs_hook=_refuse_twice)
-
-
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
-    if len(dict(pairs)) < len(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
         seen: set[str] = set()
         name = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise InvalidRequestError(f"the body has the key '{name[:80]}' twice in one object", param=name[:80])
+    return found
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(digits)
+    return number

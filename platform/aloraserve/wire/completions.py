@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from msgspec import Meta, structs
 
-from aloraserve.wire.fields import MAX_TEXT_BYTES, FieldError, OnlyOne, Unsupported, refusal, text_bytes
+from aloraserve.wire.fields import (
+    MAX_TEXT_BYTES,
+    FieldError,
+    OnlyFalse,
+    OnlyOne,
+    OnlyTrue,
+    Unsupported,
+    refusal,
+    text_bytes,
+)
 from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
 from aloraserve.wire.sampling import SamplingFields, SamplingSettings
 
@@ -28,11 +37,12 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
     """A completion request: one prompt or several, each as text or as token ids."""
 
     prompt: AnyPrompt
-    echo: bool | None = None
+    echo: OnlyFalse = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | bool | None = None
     best_of: OnlyOne = None
-    logit_bias: Unsupported = None
     suffix: Unsupported = None
+    add_special_tokens: OnlyTrue = None
+    prompt_embeds: Unsupported = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,8 +56,6 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
             _check_prompt(prompt)
         if self.logprobs is True:
             raise refusal("logprobs", "should be an integer of at most 5: how many alternatives to list")
-        if self.echo:
-            raise refusal("echo", "is not supported by this server; only false is accepted")
 
     def prompts(self) -> list[Prompt]:
         """Return the prompts, each a text or token ids."""

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Raw
 
-from aloraserve.wire.fields import STOPS, IgnoredFields, OnlyOne, OnlyZero, RequestPart, refusal, small_value
+from aloraserve.wire.fields import (
+    STOPS,
+    CallFields,
+    OnlyFalse,
+    OnlyNoTopK,
+    OnlyOne,
+    OnlyTrue,
+    OnlyUnlimited,
+    OnlyZero,
+    OpenPart,
+    Unsupported,
+    check_switches,
+    refusal,
+    small_value,
+)
 from aloraserve.wire.structured import StructuredOutput, structured_output
 
 MAX_CHOICES = 8
 MAX_GENERATED_TOKENS = 1_000_000
 _INT64 = 2**63
 
+STRUCTURED = "an object with one of json, regex, choice, grammar, json_object"
+FORMATS = "an object of type text, json_object or json_schema"
 TokenCount = Annotated[int, Meta(ge=1, le=MAX_GENERATED_TOKENS)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
@@ -34,6 +50,7 @@ class SamplingSettings:
         logprobs: alternatives to report beside each generated token's own log-probability; None reports none.
         ignore_eos: generate on to ``max_tokens`` where the model would end; vLLM's extension, for measurements.
         structured: the form that each choice must have, None where any text will do.
+        skip_special_tokens: leave special tokens out of the text.
     """
 
     max_tokens: int | None = None
@@ -47,17 +64,21 @@ class SamplingSettings:
     logprobs: int | None = None
     ignore_eos: bool = False
     structured: StructuredOutput | None = None
+    skip_special_tokens: bool = True
 
 
-class StreamOptions(RequestPart, frozen=True, kw_only=True):
+class StreamOptions(OpenPart, frozen=True, kw_only=True):
     """Options of a stream: what it carries beside its text. Padding against eavesdroppers is never sent."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
-    continuous_usage_stats: bool | None = None
+    continuous_usage_stats: OnlyFalse = None
+
+    def __post_init__(self) -> None:
+        check_switches(self)
 
 
-class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
+class SamplingFields(CallFields, frozen=True, kw_only=True):
     """The fields of a request that both endpoints have."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -65,29 +86,52 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
-    stop: Raw = Raw()
+    stop: Annotated[Raw, Meta(description="a string, or a list of up to 128, 1 to 256 characters each")] = Raw()
     seed: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     ignore_eos: bool | None = None
-    structured_outputs: Raw = Raw()
-    response_format: Raw = Raw()
+    structured_outputs: Annotated[Raw, Meta(description=STRUCTURED)] = Raw()
+    response_format: Annotated[Raw, Meta(description=FORMATS)] = Raw()
     min_p: OnlyZero = None
     min_tokens: OnlyZero = None
     repetition_penalty: OnlyOne = None
+    use_beam_search: OnlyFalse = None
+    length_penalty: OnlyOne = None
+    watermarking: OnlyFalse = None
+    logprob_token_ids: Unsupported = None
+    request_id: Unsupported = None
+    routed_experts_prompt_start: OnlyZero = None
+    cache_salt: Unsupported = None
+    kv_transfer_params: Unsupported = None
+    ec_transfer_params: Unsupported = None
+    vllm_xargs: Unsupported = None
+    repetition_detection: Unsupported = None
+    thinking_token_budget: OnlyUnlimited = None
+    top_k: OnlyNoTopK = None
+    stop_token_ids: Unsupported = None
+    include_stop_str_in_output: OnlyFalse = None
+    skip_special_tokens: OnlyTrue = None
+    spaces_between_special_tokens: OnlyTrue = None
+    truncate_prompt_tokens: Unsupported = None
+    truncation_side: Literal["left", "right"] | None = None
+    prompt_logprobs: Unsupported = None
+    allowed_token_ids: Unsupported = None
+    bad_words: Unsupported = None
+    priority: OnlyZero = None
+    return_tokens_as_token_ids: OnlyFalse = None
+    return_token_ids: OnlyFalse = None
+    stream_interval: OnlyOne = None
+    logit_bias: Unsupported = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.stops()
         self.structured()
-        if self.stream_options is not None and not self.stream:
+        if self.include_usage and not self.stream:
             raise refusal("", "'stream_options' is accepted only with 'stream': true")
-        if self.stream_options is not None and self.stream_options.continuous_usage_stats:
-            raise refusal(
-                "stream_options.continuous_usage_stats", "is not supported by this server; only false is accepted"
-            )
         if (self.n or 1) > 1 and self.temperature == 0:
             raise refusal("", "'n' above 1 needs a 'temperature' above 0: greedy choices are equal")
 
@@ -99,7 +143,7 @@ class SamplingFields(IgnoredFields, frozen=True, kw_only=True):
     def stops(self) -> tuple[str, ...]:
         """Return the strings that end a choice."""
         stop = small_value("stop", self.stop, STOPS)
-        return (stop,) if isinstance(stop, str) else tuple(stop or ())
+        return (stop,) if isinstance(stop, str) and stop else tuple(stop or ())
 
     def structured(self) -> StructuredOutput | None:
         """Return the form that the answer must have, None where any text will do."""

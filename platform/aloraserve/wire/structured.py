@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import DecodeError, Meta, Raw, json
 
-from aloraserve.wire.fields import FieldError, RequestPart, Unsupported, refusal, small_value
+from aloraserve.wire.fields import FieldError, OpenPart, Unsupported, refusal, small_value
 from aloraserve.wire.json_schema import MAX_SCHEMA_BYTES, schema_fault, with_options
 from aloraserve.wire.pattern import pattern_fault
 
@@ -39,7 +39,7 @@ class StructuredOutput:
     choices: tuple[str, ...] = ()
 
 
-class StructuredOutputs(RequestPart, frozen=True, kw_only=True):
+class StructuredOutputs(OpenPart, frozen=True, kw_only=True):
     """``structured_outputs``: one of the first five. A schema may be an object, or a string that has one."""
 
     json: Raw = Raw()
@@ -79,7 +79,7 @@ class StructuredOutputs(RequestPart, frozen=True, kw_only=True):
             raise refusal("grammar", "has a JSON schema in it; send it as 'json'")
 
 
-class NamedSchema(RequestPart, frozen=True, kw_only=True):
+class NamedSchema(OpenPart, frozen=True, kw_only=True):
     """``response_format.json_schema``; name, description and strictness change nothing: the schema always holds."""
 
     name: Annotated[str, Meta(max_length=256)] | None = None
@@ -88,15 +88,17 @@ class NamedSchema(RequestPart, frozen=True, kw_only=True):
     strict: bool | None = None
 
 
-class ResponseFormat(RequestPart, frozen=True, kw_only=True):
+class ResponseFormat(OpenPart, frozen=True, kw_only=True):
     """``response_format``."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema"] | None = None
     json_schema: NamedSchema | None = None
 
     def forms(self) -> list[StructuredOutput]:
         """Return what is asked for."""
-        if self.type == "text":
+        if self.type is None and self.json_schema is not None:
+            raise refusal("type", "is required")
+        if self.type in ("text", None):
             return []
         if self.type == "json_object":
             return [StructuredOutput("json", ANY_OBJECT)]

@@ -13,9 +13,8 @@ from starlette.types import Send
 
 from aloraserve.errors import AloraserveError
 from aloraserve.serving.engine_messages import EngineChunk
-from aloraserve.wire import ChatRequest, CompletionRequest, ModelList, reply_for
+from aloraserve.wire import ChatRequest, CompletionRequest, ModelList, parse_body, reply_for
 from aloraserve.wire.version import ServerVersion
-from aloraserve_services.bare_engine.bodies import read_body
 from aloraserve_services.bare_engine.engine import BareEngine
 from aloraserve_services.bare_engine.metrics import metrics_text
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
@@ -54,11 +53,11 @@ class EngineRoutes:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        return await self._answer(ChatAnswer, [read_body(ChatRequest, await request.body())], request)
+        return await self._answer(ChatAnswer, [parse_body(ChatRequest, await request.body())], request)
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids."""
-        bodies = read_body(CompletionRequest, await request.body()).split()
+        bodies = parse_body(CompletionRequest, await request.body()).split()
         return await self._answer(CompletionAnswer, bodies, request)
 
     async def models(self, request: Request) -> Response:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aloraserve.settings import Settings
+from aloraserve.settings import Settings, is_set
 from aloraserve_services.cli.console import Steps
 from aloraserve_services.cli.options import ChosenSettings, check_result_file
 from aloraserve_services.local.platform import LocalPlatform, local_platform
@@ -40,7 +39,7 @@ def own_settings(chosen: ChosenSettings, result: Path | None, **fixed: Any) -> S
 
 def _free_port_unless_set(config: Path | None) -> int | None:
     """Return a free port if none was chosen and the default one is taken: a demo should not fail for that."""
-    if "ALORASERVE_PORT" in os.environ or config is not None:
+    if is_set("port") or config is not None:
         return None
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

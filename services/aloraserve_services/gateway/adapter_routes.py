@@ -16,7 +16,8 @@ from aloraserve.adapters.management import AdapterManager, RegistrationRequest
 from aloraserve.tenants import Role, Tenants
 from aloraserve.wire.adapter_answers import entry_json, record_json, report_json
 from aloraserve.wire.adapters import AdapterCheckRequest, AdapterRequest, AliasRequest, ReasonRequest
-from aloraserve_services.gateway.adapter_query import checked_query, entry_query, flag
+from aloraserve_services.gateway.adapter_query import LISTED, checked_query, entry_query, flag, label_query
+from aloraserve_services.gateway.answer_headers import EVENTS
 from aloraserve_services.gateway.registration_events import registration_events
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
@@ -57,7 +58,7 @@ class AdapterRoutes:
 
     async def list(self, request: Request) -> Response:
         """List versions by name, a page at a time."""
-        page = await self._manager.list(entry_query(request))
+        page = await self._manager.list(entry_query(checked_query(request, LISTED), label_query(request)))
         usages = await asyncio.gather(*map(self._manager.usage, page.entries))
         shown = [entry_json(entry, usage) for entry, usage in zip(page.entries, usages, strict=True)]
         return _json({"object": "list", "data": shown, "next": page.next})
@@ -76,7 +77,7 @@ class AdapterRoutes:
         body = await self._bodies.read(AdapterRequest, request)
         registration = await self._manager.register(_registration(body))
         if body.stream:
-            return StreamingResponse(registration_events(registration), media_type="text/event-stream")
+            return StreamingResponse(registration_events(registration), media_type="text/event-stream", headers=EVENTS)
         return _json(entry_json(await registration.finished()), 201)
 
     async def check(self, request: Request) -> Response:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
+import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
@@ -18,6 +19,7 @@ from aloraserve.diagnosis.window import DiagnosisWindow
 from aloraserve.directory.base import Directory
 from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.limits.guarded import GuardedLimits
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
@@ -27,19 +29,32 @@ from aloraserve.serving.prompts.activation_proof import prover_of
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
+from aloraserve.serving.tenant_limits import TenantAdmission
+from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
-from aloraserve.tenants import StaticTenants
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
+from aloraserve_services.gateway.answer_headers import fixed_headers, for_origins
+from aloraserve_services.gateway.answered import CallResponses
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
+from aloraserve_services.gateway.docs_routes import DocsRoutes
 from aloraserve_services.gateway.gateway_pool import GatewayPool
+from aloraserve_services.gateway.grpc.adapters import AdapterMethods
+from aloraserve_services.gateway.grpc.edge import GrpcEdge
+from aloraserve_services.gateway.grpc.health import HealthMethods
+from aloraserve_services.gateway.grpc.inference import InferenceMethods
+from aloraserve_services.gateway.grpc.intrinsics import IntrinsicMethods
+from aloraserve_services.gateway.grpc.method import GrpcPart
+from aloraserve_services.gateway.grpc.reflection import ReflectionMethods, service_names
+from aloraserve_services.gateway.grpc.server import GatewayGrpcServer
 from aloraserve_services.gateway.http import OpenAIRoutes
+from aloraserve_services.gateway.idempotency import IdempotentAnswers
 from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
@@ -49,11 +64,18 @@ from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import AskAll, FleetReceipts, ask_gateways
 from aloraserve_services.gateway.request_body import BodyReader
+from aloraserve_services.gateway.response_routes import ResponseRoutes
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.tenant_routes import TenantRoutes
+from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
+from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
+from aloraserve_services.kept_tasks import Work, kept
 from aloraserve_services.plan import FleetPlan
+from aloraserve_services.tenant_store import FleetTenants
 
+log = structlog.get_logger(__name__)
 ENGINE = "engine"
 GATEWAY = "gateway"
 
@@ -62,6 +84,7 @@ class Gateway:
     """One gateway's metrics, spans, router, request path and routes.
 
     Attributes:
+        metrics: of this gateway.
         slots: of calls in progress.
 
     Args:
@@ -76,15 +99,16 @@ class Gateway:
         settings = plan.settings
         self._plan = plan
         self._app_name = serve.get_replica_context().app_name
-        self._metrics = GatewayMetrics(registry)
+        self.metrics = GatewayMetrics(registry)
         if not settings.metrics:
-            self._metrics.turn_off()
+            self.metrics.turn_off()
         self._tracing = Tracing()
         self._directories = self._open_directories()
         tokenizer = AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True)
         self._managed = GatewayAdapters(plan, self._directories, prover_of(tokenizer))
         self._adapters = self._managed.registry
-        self._tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
+        self._fleet_tenants = FleetTenants(settings)
+        self._tenants = self._fleet_tenants.live
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = self._open_savings()
         self._receipts = ReceiptRing(settings.receipts)
@@ -93,7 +117,13 @@ class Gateway:
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
-        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers())
+        limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
+        self._usage = UsageReporter(plan.open_usage(), self.metrics)
+        self._limits = GuardedLimits(
+            plan.open_limits(), settings.gateways, on_failure=self.metrics.limits_taken_here.inc
+        )
+        admission = TenantAdmission(self._limits, settings.effective_limits.of, self._usage)
+        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits, admission)
         self._prompts = self._prompt_builder(tokenizer)
         self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
@@ -101,23 +131,70 @@ class Gateway:
             self._prompts, self._dispatcher, ChatIntrinsics(self._runner), self.slots, self._adapters
         )
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
+        self._idempotent = IdempotentAnswers(self._ask_all(settings.gateways))
+        self._responses = CallResponses(self._idempotent, settings.sse_comment_s)
 
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
         settings = self._plan.settings
-        routes = Routes(loopback_only=not settings.api_keys and not settings.is_public)
+        routes = Routes(loopback_only=lambda: self._tenants.is_open)
         for part in self._http_parts():
             part.add_to(routes)
-        return CountedRequests(routes, self._metrics, self._tracing)
+        return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
+
+    def grpc_server(self) -> GatewayGrpcServer | None:
+        """Return the gRPC server, None if the settings ask for none."""
+        settings = self._plan.settings
+        if settings.grpc_port is None:
+            return None
+        return GatewayGrpcServer(settings, self.grpc_edge(), self._bodies.max_bytes)
+
+    def grpc_edge(self) -> GrpcEdge:
+        """Return what answers gRPC calls."""
+        settings = self._plan.settings
+        methods = {name: method for part in self._grpc_parts() for name, method in part.methods().items()}
+        return GrpcEdge(
+            methods,
+            self._tenants,
+            self.slots,
+            self.metrics,
+            self._tracing,
+            message_timeout_s=settings.body_timeout_s,
+            stall_timeout_s=settings.stall_timeout_s,
+        )
+
+    def _grpc_parts(self) -> list[GrpcPart]:
+        settings, base_model, max_bytes = self._plan.settings, self._plan.served_name, self._bodies.max_bytes
+        reflects = not settings.is_public if settings.grpc_reflection is None else settings.grpc_reflection
+        return [
+            InferenceMethods(self._chats, self._completions, max_bytes),
+            IntrinsicMethods(self._runner, base_model, max_bytes),
+            AdapterMethods(self._managed.manager),
+            HealthMethods(service_names(), lambda: not self.slots.is_draining and bool(self._replicas())),
+            *([ReflectionMethods()] if reflects else []),
+        ]
 
     def _http_parts(self) -> list[HttpPart]:
         base_model, manager = self._plan.served_name, self._managed.manager
         return [
             self._openai_routes(),
-            IntrinsicRoutes(self._tenants, self._runner, self._bodies, self.slots, base_model=base_model),
+            ResponseRoutes(self._tenants, self._chats, self._bodies, self.slots, self._responses),
+            IntrinsicRoutes(
+                self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
+            ),
             self._admin_routes(),
+            TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
             AdapterRoutes(manager, self._tenants, self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
+            DocsRoutes(),
+            TokenizeRoutes(
+                self._tenants,
+                self._prompts,
+                self._bodies,
+                base_model=base_model,
+                max_model_len=self._plan.settings.max_model_len,
+            ),
+            UsageRoutes(self._tenants, self._usage),
         ]
 
     def _openai_routes(self) -> OpenAIRoutes:
@@ -127,6 +204,7 @@ class Gateway:
             self._completions,
             self._bodies,
             self.slots,
+            self._responses,
             base_model=self._plan.served_name,
             adapters=self._adapters,
             replicas=self._replicas,
@@ -143,7 +221,6 @@ class Gateway:
             receipts=FleetReceipts(self.own_receipt, self.own_receipts, ask_all),
             diagnosis=FleetDiagnosis(self.own_diagnosis, ask_all),
             savings=self._savings,
-            metrics=self._metrics.text,
             targets=self._process.targets,
         )
 
@@ -153,13 +230,13 @@ class Gateway:
             ReuseObserver(self._plan.keyspace, self._diagnosis),
             self._watch,
             ReceiptWriter(self._receipts),
-            CallMetrics(self._metrics),
+            CallMetrics(self.metrics),
             CallSpans(self._tracing),
             self._savings,
         ]
 
     def _open_directories(self) -> list[Directory]:
-        calls = self._metrics.directory
+        calls = self.metrics.directory
         return [
             guarded(ObservedDirectory(self._plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(self._plan.settings.cells)
@@ -171,34 +248,44 @@ class Gateway:
             self._plan.served_name,
             self._adapters,
             hour_price=self._plan.settings.accelerator_hour_price,
-            on_failure=self._metrics.ledger_failures.inc,
+            on_failure=self.metrics.ledger_failures.inc,
         )
 
     def _prompt_builder(self, tokenizer: Any) -> PromptBuilder:
-        return PromptBuilder(
+        prompts = PromptBuilder(
             tokenizer,
             self._plan.keyspace,
             base_model=self._plan.served_name,
             max_model_len=self._plan.settings.max_model_len,
             resolve=functools.partial(resolved, self._adapters),
+            tool_parser=self._plan.settings.tool_parser,
         )
+        log.info("tool_parser", chosen=prompts.tool_format, setting=self._plan.settings.tool_parser)
+        return prompts
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow changes."""
-        async with self._pool.running(), self._process.running(), self._savings.flushing(), self._managed.running():
-            followers = [asyncio.create_task(follow) for follow in self._followers()]
+        """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
+        await self._tenants.begin()
+        async with contextlib.AsyncExitStack() as beside:
+            for part in (self._pool, self._process, self._limits, self._usage, self._managed):
+                await beside.enter_async_context(part.running())
+            await beside.enter_async_context(self._savings.flushing())
+            followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]
             try:
                 yield
             finally:
                 for task in followers:
                     task.cancel()
+                await asyncio.wait(followers)
+                await self._tenants.close()
 
-    def _followers(self) -> list[Coroutine[Any, Any, None]]:
+    def _followers(self) -> list[Work]:
         """Return what runs as long as the gateway does."""
-        followers = [follow_key_spaces(self._directories, self._plan.keyspace)]
+        follow_spaces = functools.partial(follow_key_spaces, self._directories, self._plan.keyspace)
+        followers: list[Work] = [follow_spaces, self._tenants.run]
         if len(self._directories) > 1:
-            followers.append(self._routing.cells.follow())
+            followers.append(self._routing.cells.follow)
         return followers
 
     async def reachable(self) -> tuple[int, int]:
@@ -213,6 +300,10 @@ class Gateway:
         """Return this gateway's receipt of a request; other gateways call this."""
         found = self._receipts.get(request_id)
         return None if found is None else found.as_dict()
+
+    async def own_answer(self, name: str) -> dict[str, Any] | None:
+        """Return what this gateway knows of an idempotency key; other gateways call this."""
+        return self._idempotent.own(name)
 
     async def own_diagnosis(self, window_s: int) -> dict[str, Any]:
         """Return what became of reuse in this gateway's calls of the last seconds; other gateways call this."""

@@ -11,15 +11,14 @@ from starlette.responses import PlainTextResponse, Response
 from aloraserve.adapters import AdapterRegistry, ServedName
 from aloraserve.adapters.catalog.entry import SHOWN_DIGITS
 from aloraserve.adapters.served import resolved
+from aloraserve.serving.request import Origin
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
 from aloraserve.wire.version import ServerVersion
-from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
+from aloraserve_services.gateway.answered import CallResponses, json_response
+from aloraserve_services.gateway.call_answers import chat_answer, completion_answer
 from aloraserve_services.gateway.call_slots import CallSlots
-from aloraserve_services.gateway.calls import BegunCall, ChatCalls, CompletionCalls, GuardedCall
-from aloraserve_services.gateway.event_stream import EventStream
-from aloraserve_services.gateway.headers import serving_headers
-from aloraserve_services.gateway.intrinsic_results import guard_result_of
+from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls, GuardedCall
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.refused_chat import RefusedChat
 from aloraserve_services.gateway.request_body import BodyReader
@@ -35,6 +34,7 @@ class OpenAIRoutes:
         completions: begins the answers to completions.
         bodies: reads requests' bodies.
         slots: of calls in progress.
+        responses: makes responses of calls.
         base_model: its served name.
         adapters: that are served now.
         replicas: returns ids of the replicas that can be reached.
@@ -47,6 +47,7 @@ class OpenAIRoutes:
         completions: CompletionCalls,
         bodies: BodyReader,
         slots: CallSlots,
+        responses: CallResponses,
         *,
         base_model: str,
         adapters: AdapterRegistry,
@@ -57,6 +58,7 @@ class OpenAIRoutes:
         self._completions = completions
         self._bodies = bodies
         self._slots = slots
+        self._responses = responses
         self._base_model = base_model
         self._adapters = adapters
         self._replicas = replicas
@@ -71,55 +73,64 @@ class OpenAIRoutes:
         routes.add("GET", "/version", self.version)
         routes.add("GET", "/healthz", self.healthz)
         routes.add("GET", "/readyz", self.readyz)
+        routes.add("GET", "/health", self.health)
+        routes.add("GET", "/ping", self.health)
+        routes.add("POST", "/ping", self.health)
         routes.add("GET", "/-/healthz", self.serve_healthz)
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
         self._slots.check()
         origin = origin_of(request, self._tenants)
-        call = await self._chats.begin(await self._bodies.read(ChatRequest, request), origin)
-        if isinstance(call, GuardedCall):
-            return RefusedChat(call).response()
-        answer = ChatAnswer.of(call.first)
-        answer.guards = [guard_result_of(verdict) for verdict in call.guards]
-        if call.look is not None:
-            answer.look_with(call.look)
-        return await _answered(answer, call)
+        body = await self._bodies.read(ChatRequest, request)
+        return await self._responses.respond(request, origin, body, lambda: self._chat(body, origin))
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
         self._slots.check()
         origin = origin_of(request, self._tenants)
-        call = await self._completions.begin(await self._bodies.read(CompletionRequest, request), origin)
-        is_single = len(call.requests) == 1
-        answer = CompletionAnswer.of(call.first) if is_single else CompletionAnswer.to_all(call.requests)
-        return await _answered(answer, call)
+        body = await self._bodies.read(CompletionRequest, request)
+        return await self._responses.respond(request, origin, body, lambda: self._completion(body, origin))
+
+    async def _chat(self, body: ChatRequest, origin: Origin) -> Response:
+        call = await self._chats.begin(body, origin)
+        if isinstance(call, GuardedCall):
+            return RefusedChat(call).response()
+        return await self._responses.answered(chat_answer(call), call)
+
+    async def _completion(self, body: CompletionRequest, origin: Origin) -> Response:
+        call = await self._completions.begin(body, origin)
+        return await self._responses.answered(completion_answer(call), call)
 
     async def models(self, request: Request) -> Response:
-        """List the base model and the adapters that the caller may use."""
-        caller = self._tenants.authenticate(request.headers.get("authorization"))
+        """List the base model and the adapters that the caller may use; to an administrator, the public ones."""
+        caller = self._tenants.authenticate(request.headers.get("authorization"), None)
         listed = self._adapters.listed(caller.tenant)
-        return _json(ModelList.of(self._base_model, listed, self._created).to_json())
+        return json_response(ModelList.of(self._base_model, listed, self._created).to_json())
 
     async def model(self, request: Request) -> Response:
         """Say what one name is; also one that is not listed, such as an exact version."""
-        caller = self._tenants.authenticate(request.headers.get("authorization"))
+        caller = self._tenants.authenticate(request.headers.get("authorization"), None)
         [name] = parameters(request)
         if name == self._base_model:
             [base] = ModelList.of(name, (), self._created).data
-            return _json(base.to_json())
+            return json_response(base.to_json())
         version = await resolved(self._adapters, name, tenant=caller.tenant)
         listed = (served for served in self._adapters.listed(caller.tenant) if served.name == name)
         served = next(listed, ServedName(name, f"{version.name}@{version.digest[:SHOWN_DIGITS]}", version))
-        return _json(ModelEntry.of(served, self._base_model, self._created).to_json())
+        return json_response(ModelEntry.of(served, self._base_model, self._created).to_json())
 
     async def version(self, request: Request) -> Response:
         """Say which API this is, as vLLM does."""
-        return _json(ServerVersion().to_json())
+        return json_response(ServerVersion().to_json())
 
     async def healthz(self, request: Request) -> Response:
         """Say that this process answers."""
         return PlainTextResponse("ok\n")
+
+    async def health(self, request: Request) -> Response:
+        """Say so as vLLM does, without a body; 503 where its own would be: a call would reach no engine."""
+        return Response(status_code=200 if self._replicas() and not self._slots.is_draining else 503)
 
     async def serve_healthz(self, request: Request) -> Response:
         """Answer as Serve's own proxy does: KubeRay's probe of a pod waits for this word."""
@@ -129,21 +140,3 @@ class OpenAIRoutes:
         """Say whether a new call would reach a replica."""
         reason = "draining" if self._slots.is_draining else "" if self._replicas() else "no replica"
         return PlainTextResponse(f"{reason or 'ready'}\n", status_code=503 if reason else 200)
-
-
-async def _answered(answer: Answer, call: BegunCall) -> Response:
-    """Return the response to a call.
-
-    Args:
-        answer: writes it.
-        call: that has begun.
-    """
-    headers = serving_headers(call.first)
-    if call.request.is_streamed:
-        return EventStream(answer.stream(call.chunks, include_usage=call.include_usage), call, headers)
-    async with call:
-        return _json(await answer.whole(call.chunks), headers)
-
-
-def _json(text: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, media_type="application/json", headers=headers)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge
 
 from aloraserve.diagnosis.account import Ladder, MissCause
+from aloraserve.limits.base import CONCURRENCY, NAMES
 from aloraserve.routing.placement import ClaimOutcome, FallbackCause
 from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CachedBySource
@@ -19,6 +20,7 @@ _ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 
 _DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 _ERROR_BUCKETS = (-10, -2.5, -1, -0.5, -0.25, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 SOURCES = tuple(item.name for item in fields(CachedBySource))
+TLS_LOADED, TLS_REFUSED = TLS_RELOADS = ("loaded", "refused")
 ATTEMPT_OUTCOMES = [outcome for outcome in Outcome if outcome is not Outcome.CUT_SHORT]
 """What an attempt can have come to when it is counted: at its first chunk, or at its end without one."""
 
@@ -28,16 +30,20 @@ class GatewayMetrics(Instruments):
 
     Attributes:
         adapters: what ``adapter`` labels come from.
+        tenants: what ``tenant`` labels come from: those that keys name.
         directory: of its calls to the directory.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
         self.adapters = BoundedNames()
+        self.tenants = BoundedNames()
         self.directory = DirectoryMetrics(registry)
         self._of_requests()
         self._of_decisions()
         self._of_savings()
+        self._of_tenants()
+        self._of_tls()
         self._begin_at_zero()
 
     def _of_requests(self) -> None:
@@ -157,6 +163,41 @@ class GatewayMetrics(Instruments):
             "aloraserve_savings_ledger_failures_total", "Flushes to the savings ledger that failed.", []
         )
 
+    def _of_tenants(self) -> None:
+        """Add the metrics of what tenants use and are refused."""
+        self.tenant_requests = self.counter(
+            "aloraserve_tenant_requests_total", "Requests that were answered, by tenant.", ["tenant"]
+        )
+        self.tenant_tokens = self.counter(
+            "aloraserve_tenant_tokens_total",
+            "Tokens of answered calls, by tenant: prompt tokens that were cached, or not, and generated ones.",
+            ["tenant", "kind"],
+        )
+        self.tenant_refusals = self.counter(
+            "aloraserve_tenant_refusals_total",
+            "Calls that a limit of the tenant's own refused, by which one.",
+            ["tenant", "limit"],
+        )
+        self.limits_taken_here = self.counter(
+            "aloraserve_limits_unavailable_total",
+            "Calls for which the store of limits did not answer, so that the gateway went by its own share.",
+            [],
+        )
+        self.usage_failures = self.counter(
+            "aloraserve_usage_ledger_failures_total", "Flushes to the usage ledger that failed.", []
+        )
+
+    def _of_tls(self) -> None:
+        """Add the metrics of certificates."""
+        self.tls_reloads = self.counter(
+            "aloraserve_tls_reloads_total", "Changes of the TLS files by what became of them.", ["outcome"]
+        )
+        self.tls_expiry = Gauge(
+            "aloraserve_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that is shown expires, in seconds since 1970; 0 without TLS.",
+            registry=self.registry,
+        )
+
     def _begin_at_zero(self) -> None:
         """Show what has not happened yet, so that its first time is an increase."""
         for claim in ClaimOutcome:
@@ -169,14 +210,14 @@ class GatewayMetrics(Instruments):
             self.unreused_tokens.labels(miss.value)
         for outcome in ATTEMPT_OUTCOMES:
             self.attempts.labels(outcome.value)
+        for reload in TLS_RELOADS:
+            self.tls_reloads.labels(reload)
         for source in SOURCES:
             self.cached_by_source.labels(source)
+        for limit in (*NAMES, CONCURRENCY):
+            self.tenant_refusals.labels("", limit)
 
     def turn_off(self) -> None:
         """See :class:`~aloraserve.telemetry.instruments.Instruments`."""
         super().turn_off()
         self.directory.turn_off()
-
-    def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)

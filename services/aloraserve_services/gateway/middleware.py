@@ -8,8 +8,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.wire import reply_for
+from aloraserve.wire.ignored import IGNORED_HEADER, ignored_header
+from aloraserve_services.gateway.answer_headers import Field, with_headers
 from aloraserve_services.gateway.metrics import GatewayMetrics
-from aloraserve_services.gateway.request_context import begin_request
+from aloraserve_services.gateway.request_context import begin_request, ignored_names
 
 log = structlog.get_logger(__name__)
 
@@ -18,6 +20,7 @@ ENDPOINTS = frozenset(
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/intrinsics",
+        "/v1/responses",
         "/v1/models",
         "/v1/adapters",
         "/v1/adapter-checks",
@@ -28,15 +31,21 @@ ENDPOINTS = frozenset(
         "/v1/receipts",
         "/v1/diagnosis",
         "/v1/savings",
+        "/v1/usage",
         "/v1/metrics/targets",
+        "/tokenize",
+        "/detokenize",
         "/version",
+        "/health",
+        "/ping",
+        "/docs",
+        "/openapi.json",
         "/healthz",
         "/readyz",
-        "/metrics",
         "/-/healthz",
     }
 )
-_COLLECTIONS = ("/v1/receipts", "/v1/models", "/v1/adapters")
+_COLLECTIONS = ("/v1/receipts", "/v1/models", "/v1/adapters", "/docs")
 ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Endpoints whose requests are calls: they have a span, and count as in progress."""
 _CONTEXT_HEADERS = (b"traceparent", b"tracestate", b"x-request-id")
@@ -51,10 +60,14 @@ class CountedRequests:
         app: the application inside.
         metrics: of the gateway.
         tracing: of this process.
+        headers: of every answer, see :func:`~aloraserve_services.gateway.answer_headers.fixed_headers`.
     """
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, tracing: Tracing) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: GatewayMetrics, tracing: Tracing, headers: tuple[Field, ...] = ()
+    ) -> None:
         self._app = app
+        self._headers = headers
         self._metrics = metrics
         self._tracing = tracing
 
@@ -82,7 +95,8 @@ class CountedRequests:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                own = ((b"x-request-id", request_id.encode()), *_ignored(scope), *self._headers)
+                message["headers"] = with_headers(message["headers"], own)
                 self._metrics.requests.labels(endpoint, str(message["status"])).inc()
                 self._tracing.answered(message["status"])
             await send(message)
@@ -99,6 +113,12 @@ class CountedRequests:
 
 def _context_headers(scope: Scope) -> dict[str, str]:
     return {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _CONTEXT_HEADERS}
+
+
+def _ignored(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Return the header that names the fields which were passed over, if there are any."""
+    names = ignored_names(scope)
+    return [(IGNORED_HEADER.encode(), ignored_header(names).encode())] if names else []
 
 
 def _endpoint(path: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from starlette.requests import Request
 
 from aloraserve.errors import BodyTimeoutError, BodyTooLargeError, MediaTypeError, OverloadedError
 from aloraserve.wire import parse_body
-from aloraserve.wire.fields import RequestPart
+from aloraserve.wire.fields import CallFields, RequestPart
+from aloraserve_services.gateway.request_context import note_ignored
 
 MIN_BODY_BYTES = 256 << 10
 BODY_BYTES_PER_TOKEN = 64
@@ -23,6 +24,9 @@ TOTAL_BODIES = 128
 """As many bodies of the greatest length are in memory at once; more are refused."""
 SHORT_BODY_BYTES = 32 << 10
 """A body up to this length is parsed at once; a longer one in a thread, while other calls go on."""
+
+_CHARSETS = ("", "utf-8", "utf8", "us-ascii")
+_CODINGS = ("", "identity")
 
 Body = TypeVar("Body", bound=RequestPart)
 
@@ -42,24 +46,36 @@ class BodyReader:
         self._held_bytes = 0
         self._reads_file = False
 
+    @property
+    def max_bytes(self) -> int:
+        """The longest body that is accepted."""
+        return self._max_bytes
+
     async def read(self, kind: type[Body], request: Request) -> Body:
-        """Return a request's body.
+        """Return a request's body; the response names the fields of it that were passed over.
 
         Raises:
-            MediaTypeError: it is not declared to be JSON, which a web page of another site cannot do.
+            MediaTypeError: it is not declared to be JSON, which a web page of another site cannot do, or to be
+                compressed or in another charset than UTF-8.
             BodyTooLargeError: it is longer than is accepted; the rest is not read.
             BodyTimeoutError: it does not arrive in time.
             OverloadedError: too many bodies are being read.
             InvalidRequestError: see :func:`~aloraserve.wire.parse_body`.
         """
-        _check_media_type(request.headers.get("content-type"))
+        _check_declared(request.headers)
         self._check_size(int(request.headers.get("content-length", 0)))
         with self._holding() as parts:
             await self._receive(request, lambda part, size: self._hold(part, size, parts))
             raw = b"".join(parts)
-            if len(raw) <= SHORT_BODY_BYTES:
-                return parse_body(kind, raw, self._max_bytes)
-            return await asyncio.to_thread(parse_body, kind, raw, self._max_bytes)
+            body = await self._parsed(kind, raw)
+        if isinstance(body, CallFields):
+            note_ignored(request, body.ignored)
+        return body
+
+    async def _parsed(self, kind: type[Body], raw: bytes) -> Body:
+        if len(raw) <= SHORT_BODY_BYTES:
+            return parse_body(kind, raw, self._max_bytes)
+        return await asyncio.to_thread(parse_body, kind, raw, self._max_bytes)
 
     async def read_file(self, request: Request, max_bytes: int) -> bytes:
         """Return a body as it is, which may be much longer than a call's; one at a time.
@@ -68,7 +84,7 @@ class BodyReader:
             OverloadedError: another one is being read.
             MediaTypeError, BodyTooLargeError, BodyTimeoutError: as for :meth:`read`.
         """
-        _check_media_type(request.headers.get("content-type"))
+        _check_declared(request.headers)
         if self._reads_file:
             raise OverloadedError("another file is being read; retry later")
         content = bytearray()
@@ -124,8 +140,19 @@ class BodyReader:
             self._held_bytes -= sum(map(len, parts))
 
 
-def _check_media_type(header: str | None) -> None:
-    media_type = (header or "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        shown = "missing" if header is None else f"{header[:80]!r}"
+def _check_declared(headers: Mapping[str, str]) -> None:
+    declared = headers.get("content-type")
+    media_type, *parameters = (declared or "").lower().split(";")
+    if media_type.strip() != "application/json":
+        shown = "missing" if declared is None else f"{declared[:80]!r}"
         raise MediaTypeError(f"the header 'Content-Type' is {shown}; 'application/json' is needed")
+    charset = next(
+        (value for name, _, value in (part.partition("=") for part in parameters) if name.strip() == "charset"), ""
+    )
+    if charset.strip(' "') not in _CHARSETS:
+        raise MediaTypeError(f"the charset of 'Content-Type' is {charset[:40]!r}; JSON is read as UTF-8")
+    coding = headers.get("content-encoding", "")
+    if coding.strip().lower() not in _CODINGS:
+        raise MediaTypeError(
+            f"the header 'Content-Encoding' is {coding[:80]!r}; a body is read as it is, not compressed"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from aloraserve.telemetry.tracing import Tracing, trace_id
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = "request_context"
+_IGNORED_KEY = "ignored_fields"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,17 @@ def context_of(request: Request) -> RequestContext:
     """Return the context that the middleware kept of a request."""
     found: RequestContext = request.scope["state"][_KEY]
     return found
+
+
+def note_ignored(request: Request, names: Sequence[str]) -> None:
+    """Keep the names of fields in a request's body that were passed over; the response names them."""
+    request.scope.setdefault("state", {})[_IGNORED_KEY] = names
+
+
+def ignored_names(scope: Scope) -> Sequence[str]:
+    """Return the names that were kept of a request."""
+    names: Sequence[str] = scope["state"].get(_IGNORED_KEY, ())
+    return names
 
 
 def _request_id(given: str) -> str:

@@ -31,11 +31,11 @@ class Routes:
     """An ASGI application of paths whose parts are fixed, or a client's to choose.
 
     Args:
-        loopback_only: refuse a ``Host`` that is not this machine's. A web page may have its own name point here, and
-            then read what it asks for; where there are no keys, nothing else would stop it.
+        loopback_only: whether to refuse a ``Host`` that is not this machine's. A web page may have its own name point
+            here, and then read what it asks for; where there are no keys, nothing else would stop it.
     """
 
-    def __init__(self, *, loopback_only: bool = False) -> None:
+    def __init__(self, *, loopback_only: Callable[[], bool] = lambda: False) -> None:
         self._handlers: dict[str, dict[str, Handler]] = {}
         self._patterns: dict[str, dict[str, Handler]] = {}
         self._loopback_only = loopback_only
@@ -47,6 +47,11 @@ class Routes:
         if method == "GET":
             handlers["HEAD"] = handler
 
+    def listed(self) -> list[tuple[str, str]]:
+        """Return every path with its methods, but for the ``HEAD`` that goes with each ``GET``."""
+        paths = [*self._handlers.items(), *self._patterns.items()]
+        return [(path, method) for path, methods in paths for method in methods if method != "HEAD"]
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
@@ -57,12 +62,12 @@ class Routes:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        if self._loopback_only:
+        if self._loopback_only():
             check_host(request.headers.get("host"))
         path = request.scope["path"]
         handlers = self._handlers.get(path) or self._matching(request, path.split("/"))
         if handlers is None:
-            return _refused(404, f"there is nothing at {path[:120]!r}")
+            return not_found(path)
         handler = handlers.get(request.method)
         if handler is None:
             allowed = ", ".join(handlers)
@@ -81,6 +86,11 @@ class Routes:
         return None
 
 
+def not_found(path: str) -> Response:
+    """Return the refusal of a path at which there is nothing."""
+    return _refused(404, f"there is nothing at {path[:120]!r}")
+
+
 def parameters(request: Request) -> list[str]:
     """Return the parts of a request's path that the client chose."""
     return list(request.scope["path_parameters"])
@@ -94,7 +104,7 @@ def check_host(host: str | None) -> None:
     """Raise InvalidRequestError unless a ``Host`` header names this machine itself."""
     if host is not None and not _is_loopback(host):
         raise InvalidRequestError(
-            f"the header 'Host' is {host[:80]!r}; a platform without api_keys is called as localhost or by a loopback "
+            f"the header 'Host' is {host[:80]!r}; a platform without keys is called as localhost or by a loopback "
             "address"
         )
 

@@ -11,8 +11,9 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve import context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.routing.receipts import Outcome
-from aloraserve.serving.engine_messages import DEAD_ENGINE_ERRORS, EngineCall
+from aloraserve.serving.engine_messages import EngineCall, engine_outcome
 from aloraserve.serving.replica_pool import Replies
 from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
 
@@ -58,8 +59,8 @@ class ServePool:
     def __init__(self, engines: Any) -> None:
         self._handle = engines.options(method_name="generate", stream=True)
 
-    def reserve(self, rank: Sequence[str]) -> ServeReservation:
-        """See the contract."""
+    def reserve(self, rank: Sequence[str], share: TenantShare | None = None) -> ServeReservation:
+        """See the contract; Serve keeps one queue for all tenants."""
         return ServeReservation(self._handle, rank)
 
     def outcome_of(self, error: Exception) -> Outcome:
@@ -68,7 +69,7 @@ class ServePool:
             return Outcome.OVERLOADED
         if isinstance(error, RayTaskError):
             # Raised in the replica: its engine is dead, or it failed at this call as another would.
-            return Outcome.LOST if type(error.cause).__name__ in DEAD_ENGINE_ERRORS else Outcome.FAILED
+            return engine_outcome(type(error.cause).__name__)
         is_loss = isinstance(error, RayError | DeploymentUnavailableError | ReplicaUnavailableError)
         return Outcome.LOST if is_loss else Outcome.FAILED
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
-from aloraserve.errors import StartError
+from aloraserve.errors import SettingsError, StartError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Running:
         ready: whether it can take calls.
         drain_timeout_s: that its running answers have when it is stopped.
         certificate: file of the certificate that it serves TLS with, empty without TLS.
+        embedded_redis: URL of its embedded Redis, empty with another one.
     """
 
     pid: int
@@ -33,6 +35,7 @@ class Running:
     ready: bool = False
     drain_timeout_s: float = 0.0
     certificate: str = ""
+    embedded_redis: str = ""
 
     def process(self) -> psutil.Process | None:
         """Return the process if it still runs."""
@@ -60,6 +63,7 @@ def read(state_dir: Path) -> Running | None:
             bool(content["ready"]),
             float(content.get("drain_timeout_s", 0)),
             str(content.get("certificate", "")),
+            str(content.get("embedded_redis", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
@@ -78,14 +82,32 @@ def running_in(state_dir: Path) -> Running:
     return running
 
 
+def make_state_folder(state_dir: Path) -> None:
+    """Make the state folder, if it is not there.
+
+    Raises:
+        SettingsError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=state_dir):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"state_dir is {str(state_dir)!r}: nothing can be written there ({error.strerror}); choose another folder "
+            "with --state-dir or ALORASERVE_STATE_DIR"
+        ) from None
+
+
 @contextlib.contextmanager
 def held(state_dir: Path, url: str) -> Iterator[None]:
     """Own the run file for the time of the context; :func:`mark_ready` says when calls can come.
 
     Raises:
+        SettingsError: see :func:`make_state_folder`.
         StartError: another platform runs in this folder.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
+    make_state_folder(state_dir)
     other = read(state_dir)
     if other is not None and other.pid != os.getpid():
         raise StartError(
@@ -101,10 +123,16 @@ def held(state_dir: Path, url: str) -> Iterator[None]:
             path_in(state_dir).unlink(missing_ok=True)
 
 
-def mark_ready(state_dir: Path, url: str, drain_timeout_s: float = 0.0, certificate: Path | None = None) -> None:
+def mark_ready(
+    state_dir: Path,
+    url: str,
+    drain_timeout_s: float = 0.0,
+    certificate: Path | None = None,
+    embedded_redis: str = "",
+) -> None:
     """Note that the platform takes calls, and what its other fields are; see :class:`Running`."""
     created, file = psutil.Process().create_time(), str(certificate or "")
-    _write(state_dir, Running(os.getpid(), created, url, True, drain_timeout_s, file))
+    _write(state_dir, Running(os.getpid(), created, url, True, drain_timeout_s, file, embedded_redis))
 
 
 def _write(state_dir: Path, running: Running) -> None:

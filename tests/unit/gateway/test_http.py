@@ -118,7 +118,7 @@ async def test_receipts_are_for_administrators(client: Open, key: str | None, st
 async def test_without_administrators_a_tenant_reads_none(client: Open) -> None:
     answer = await client(TENANT, api_keys=KEYS["api_keys"]).get("/v1/receipts")
     assert answer.status_code == 403
-    assert "admin_keys" in answer.json()["error"]["message"]
+    assert "the role admin" in answer.json()["error"]["message"]
 
 
 async def test_the_session_header_keeps_a_session_on_a_replica(client: Open) -> None:
@@ -135,6 +135,16 @@ async def test_the_session_header_keeps_a_session_on_a_replica(client: Open) -> 
 async def test_the_version_is_vllm_s_at_the_server_s_root_and_needs_no_key(client: Open) -> None:
     found = (await client(**KEYS).get("/version")).json()
     assert Version(found["version"]) >= Version("0.12.0"), "mellea then sends structured_outputs"
+
+
+@pytest.mark.parametrize(("more", "status"), [({}, 200), ({"stream": True}, 200), ({"model": "nobody"}, 404)])
+async def test_every_response_names_the_fields_that_were_passed_over(
+    client: Open, more: dict[str, Any], status: int
+) -> None:
+    opened, body = client(), {"model": "base", "prompt": "x"} | more
+    answer = await opened.post("/v1/completions", json=body | {"colour": 1, "a\r\nb": 2})
+    assert (answer.status_code, answer.headers["x-aloraserve-ignored"]) == (status, "colour, a%0D%0Ab")
+    assert "x-aloraserve-ignored" not in (await opened.post("/v1/completions", json=body)).headers
 
 
 async def test_a_session_of_any_length_is_one(client: Open) -> None:

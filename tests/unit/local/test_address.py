@@ -23,7 +23,7 @@ from aloraserve_services.local.address import authorization, base_url, check_por
     ],
 )
 def test_an_address_that_means_all_interfaces_is_reached_by_loopback(host: str, url: str, tmp_path: Path) -> None:
-    assert base_url(Settings(host=host, port=8123, allow_anonymous=True, state_dir=tmp_path)) == url
+    assert base_url(Settings(host=host, port=8123, api_keys={"acme": "a" * 16}, state_dir=tmp_path)) == url
 
 
 def test_a_port_that_something_listens_on_is_refused() -> None:

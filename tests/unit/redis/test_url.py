@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ssl
+import string
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
 from aloraserve.redis.credentials import CredentialsFile, Login
 from aloraserve.redis.url import Deployment, Host, read_url, redacted_url
@@ -99,3 +103,71 @@ def test_passwords_are_never_shown() -> None:
     assert "s3cret" not in redacted_url("redis+sentinel://h/fleet?sentinel_password=s3cret")
     assert redacted_url("redis://h?credentials_file=/run/redis") == "redis://h?credentials_file=/run/redis"
     assert "s3cret" not in repr(read_url("redis://me:s3cret@host"))
+
+
+@given(password=st.text(string.ascii_letters + string.digits + string.punctuation + " é", min_size=6, max_size=20))
+@example(password="12/34abc")
+@example(password="57#Wq903z")
+@example(password="12?db=1")
+@example(password="4?sec=x")
+@example(password="a@b/c@d#e")
+@pytest.mark.parametrize(
+    ("form", "deployment"),
+    [
+        ("redis://:{}@127.0.0.1:6379/0", Deployment.SINGLE),
+        ("redis://user:{}@host", Deployment.SINGLE),
+        ("rediss://user:{}@[::1]:7/1", Deployment.SINGLE),
+        ("redis+sentinel://user:{}@h1,h2:7/fleet/1", Deployment.SENTINEL),
+        ("redis+sentinel://user:{}@h1/fleet", Deployment.SENTINEL),
+        ("redis+cluster://user:{}@h1,h2:7", Deployment.CLUSTER),
+        ("unix://user:{}@/run/redis.sock", Deployment.SINGLE),
+    ],
+)
+def test_a_password_as_it_is_is_read_right_or_refused_and_never_shown(
+    form: str, deployment: Deployment, password: str
+) -> None:
+    assume(unquote(password) == password)
+    url = form.format(password)
+    hosts = read_url(form.format("x")).hosts
+    if any(mark in password for mark in "/?"):
+        with pytest.raises(ValueError, match="percent-encoded") as caught:
+            read_url(url)
+        assert password not in str(caught.value)
+    else:
+        address = read_url(url)
+        assert (address.credentials.read(), address.hosts) == (Login(_user(form), password), hosts)
+        assert address.deployment is deployment
+    shown = redacted_url(url)
+    assert password not in shown
+    assert not any(password[start : start + 4] in shown.replace("percent-encoded", "") for start in range(3))
+    encoded = read_url(form.format(quote(password, safe="")))
+    assert (encoded.credentials.read(), encoded.hosts) == (Login(_user(form), password), hosts)
+
+
+def _user(form: str) -> str:
+    return "user" if "user" in form else "default"
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("redis://[::1]", Host("::1", 6379)),
+        ("redis://[fd00::17]:7/0", Host("fd00::17", 7)),
+        ("redis+cluster://[::1]:7,[::2]", Host("::1", 7)),
+    ],
+)
+def test_an_ipv6_address_stands_in_brackets(url: str, host: Host) -> None:
+    assert read_url(url).hosts[0] == host
+    assert str(host) == f"[{host.name}]:{host.port}"
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://::1:6379", "redis://:6379", "redis://h#x:1", "redis://h x", "redis://h:99999"]
+)
+def test_a_host_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="percent-encoded"):
+        read_url(url)
+
+
+def test_who_has_a_password_alone_is_not_named() -> None:
+    assert redacted_url("redis://hunter2@host") == "redis://***@host"

@@ -5,7 +5,7 @@ import pytest
 from aloraserve.serving.session import MAX_SESSION_CHARACTERS, session_of
 from aloraserve.tenants import UNTENANTED, Caller
 
-X, Y = Caller("x", cache_salt="tenant:x"), Caller("y", cache_salt="tenant:y")
+X, Y = Caller("x", cache_salt="tenant:1:x"), Caller("y", cache_salt="tenant:1:y")
 
 
 @pytest.mark.parametrize("header", [None, ""])
@@ -24,4 +24,4 @@ def test_an_id_that_is_long_or_odd_is_one_session_too_and_bounded(header: str) -
     found = session_of(header, X)
     assert found == session_of(header, X) != session_of(header + "z", X)
     assert found is not None
-    assert len(found) <= len("tenant:x/") + MAX_SESSION_CHARACTERS
+    assert len(found) <= len("tenant:1:x/") + MAX_SESSION_CHARACTERS

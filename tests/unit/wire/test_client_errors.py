@@ -18,6 +18,12 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.wire import reply_for
 
 INVALID = [
+    "tenant is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
+    "roles is empty; accepted are invoke, adapters, admin",
+    "roles is invoke without a tenant; only admin is accepted there",
+    "expires_in_s is 0; 1 to 316224000 are accepted",
+    "the limits are not accepted: Expected `int` >= 1 - at `$.concurrency`",
+    "the body has more than 65536 names and texts",
     # bodies
     "the body has 300000 bytes; at most 262144 are accepted",
     "the body is not UTF-8 at byte 0",
@@ -29,9 +35,18 @@ INVALID = [
     "the body is not valid JSON: Input data was truncated",
     "the body is not valid JSON: Expecting value at line 1 column 11 (character 10)",
     "the body has a key with a lone surrogate; valid Unicode text is accepted",
+    # messages of gRPC
+    "'chat_template_kwargs_json' is not JSON",
+    "'extra_json' is not a JSON object",
+    "'extra_json' has 'model', which is set already",
+    "the message is not a valid aloraserve.v1.ChatRequest: its bytes are malformed, or a text is not UTF-8",
+    "'stream' is not accepted here: the method says whether to stream",
+    "the call has no message",
     # hosts
-    "the header 'Host' is 'evil.example:8000'; a platform without api_keys is called as localhost or by a loopback "
-    "address",
+    "the header 'Host' is 'evil.example:8000'; a platform without keys is called as localhost or by a loopback address",
+    "the header 'Idempotency-Key' is 'a b'; 1 to 255 printable ASCII characters without spaces are accepted",
+    "a streamed answer cannot be given again: leave the header 'Idempotency-Key' out, or set 'stream' to false",
+    "the header 'x-request-timeout-s' is '5m'; seconds above 0 and up to 86400 are accepted",
     # prompts
     "model is 'safety' and chat_template_kwargs.adapter_name is 'plain'; send one of them, or the base model 'base' "
     "with an adapter_name",
@@ -39,6 +54,11 @@ INVALID = [
     "the chat template refuses the messages: system comes first",
     "the model's chat template does not show documents; send their text in messages",
     "the model's chat template does not show messages of the role 'tool'",
+    "the model's chat template does not show tools; it was not trained to call any",
+    "it is not known how the model writes calls of functions; send as 'tool_choice' a function, 'required' or 'none', "
+    "or have the operator set 'tool_parser'",
+    "'continue_final_message' is not accepted for an adapter with an invocation, which ends the prompt",
+    "documents has a 'text' that is not a string",
     "the json of 'structured_outputs' cannot be compiled: Invalid type: strin",
     "prompt has token id 128; the vocabulary has 128",
     "the prompt has no tokens; at least 1 is needed",
@@ -100,7 +120,9 @@ FIELDS = [
     "has 2000000 token ids; at most 1000000 are accepted",
     "has an entry that is not a token id, an integer from 0 to 2147483647",
     "has 65 prompts; at most 64 with 128 choices are accepted",
+    "is not supported by this server",
     "is not supported by this server; only false is accepted",
+    "the body has more than 64 fields that are not known",
     "has 17 entries; at most 16 are accepted",
     "has a name that is not an identifier of at most 64 characters",
     "has an 'adapter_name' that is not an adapter's name; send a string",
@@ -109,7 +131,6 @@ FIELDS = [
     "has a 'style' with a number that is not finite and below 2**63",
     "cannot set 'documents'; send the field 'documents'",
     "has an entry without fields, or with more than 16",
-    "is not supported by this server; only true is accepted",
     "should be an integer of at most 5: how many alternatives to list",
     # forms of answers
     "has more than one of json, regex, choice, grammar and json_object; send one",
@@ -120,12 +141,25 @@ FIELDS = [
     "is not a JSON schema: an object is needed",
     "is a JSON schema that is not accepted: it is nested deeper than 64 levels",
     "is required for this type",
+    "is required",
     "has a 'criteria' above 65536 bytes",
     # whole sentences
     "'intrinsics' look at one answer; send 'n' 1",
     "'max_tokens' and 'max_completion_tokens' differ; send one of them",
     "'top_logprobs' is accepted only with 'logprobs': true",
-    "'messages' and 'documents' carry more than 8388608 bytes of text",
+    "'messages', 'tools' and 'documents' carry more than 8388608 bytes of text",
+    "'continue_final_message' and 'add_generation_prompt' cannot both be true",
+    "is accepted only in messages of the role 'assistant'",
+    "is nested deeper than 64 levels",
+    "needs 'tools' to choose from",
+    "is a chat's; send 'max_output_tokens'",
+    "is not supported here; only 1 is accepted",
+    "'top_logprobs' is accepted only with 'message.output_text.logprobs' in 'include'",
+    "'tool_choice' and 'response_format' both give the answer a form; send one of them",
+    "has parameters that are a JSON schema that is not accepted: a length is above 100000",
+    "has parameters of more than 65536 bytes, and 'tool_choice' needs them",
+    "names the function 'weather', which is not among the 'tools'",
+    "has two different definitions 'City'; give them different names",
     "'structured_outputs' and 'response_format' differ; send one of them",
     "'stream_options' is accepted only with 'stream': true",
     "'n' above 1 needs a 'temperature' above 0: greedy choices are equal",
@@ -138,8 +172,13 @@ EXAMPLES = {
     ],
     "BodyTimeoutError": [
         "the body did not arrive in time: 1 bytes came; 10 s and another second for each 16384 bytes are waited for",
+        "the message did not arrive within 10 s",
     ],
-    "MediaTypeError": ["the header 'Content-Type' is missing; 'application/json' is needed"],
+    "MediaTypeError": [
+        "the header 'Content-Type' is missing; 'application/json' is needed",
+        "the charset of 'Content-Type' is 'utf-16'; JSON is read as UTF-8",
+        "the header 'Content-Encoding' is 'gzip'; a body is read as it is, not compressed",
+    ],
     "refusal": FIELDS,
     "EngineRefusal": [
         "prompt and answer need 5000 tokens of KV cache; the engine has 4096",
@@ -157,6 +196,19 @@ EXAMPLES = {
         "adapter 'safety' has no alias 'prod'",
         "adapter 'safety@0123456789ab' is validated and takes no calls yet",
         "there is no registration 'ab' in this gateway; the last 64 are kept",
+    ],
+    "TenantConflictError": [
+        "there are 64 valid keys, the most that are accepted; revoke one first",
+        "the record needs 65537 bytes; 65536 are accepted",
+        "there are 1024 tenants, the most that are accepted; delete some first",
+        "the key 0123456789ab was made with another pepper than this machine has; give all machines the same "
+        "key_pepper_file, or revoke the keys of the lost one",
+    ],
+    "TenantChangedError": ["tenant 'acme' was changed by another call meanwhile; look at it and try again"],
+    "UnknownTenantError": ["there is no tenant 'acme'"],
+    "UnknownKeyError": [
+        "there is no key with the id '0123456789ab'",
+        "the key 0123456789ab is expired; make another one instead",
     ],
     "AdapterConflictError": [
         "adapter 'safety' needs 600000 bytes in the catalog; 524288 are accepted: delete versions of it, or give it "
@@ -191,19 +243,26 @@ EXAMPLES = {
         "the API key is not known",
     ],
     "NotPermittedError": [
-        "this needs a key of the setting admin_keys; a tenant key is not sufficient",
-        "on a public address this needs a key of the setting admin_keys; none is set",
+        "this needs a key with the role admin; this key's roles: invoke",
     ],
     "InvocationError": [
         "adapter 'safety' cannot act: its invocation '<safety>' belongs in the prompt's generation prompt, but its "
         "tokens [1, 2] are not there; they are of another tokenizer or chat template than the base model has",
     ],
     "UnknownReceiptError": ["there is no receipt of request 'r1'; the last 1024 that each gateway routed are kept"],
+    "LimitTooLowError": [
+        "the request needs 1201 tokens at least, and its tenant may use 1000 tokens per minute; "
+        "a shorter prompt is needed"
+    ],
+    "RateLimitedError": [
+        "rate limit of the tenant: its limit of 60 requests per minute is reached; retry in 1 s",
+    ],
     "OverloadedError": [
         "too many requests are queued; retry later",
         "too many requests are in progress; retry later",
         "too many long bodies are being read; retry later",
         "another file is being read; retry later",
+        "too many clients are watching; retry later",
         "no replica took the call within 600 s; retry later",
         "4 adapters are being fetched, the most at once; retry later",
     ],
@@ -211,7 +270,15 @@ EXAMPLES = {
         "this gateway is about to stop; retry at once",
         "the gateway has stopped; the answer is incomplete",
     ],
-    "DeadlineError": ["the intrinsic was not answered within 120 s"],
+    "DeadlineError": [
+        "the intrinsic was not answered within 120 s",
+        "the answer was not complete within 2 s of the request",
+    ],
+    "IdempotencyConflictError": ["a request with this 'Idempotency-Key' is being answered; retry later"],
+    "IdempotencyKeyReusedError": ["this 'Idempotency-Key' stands for another request; use a new one"],
+    "EngineEndingRequestError": [
+        "2 engines ended while they answered this request; it is refused for 600 s",
+    ],
     "UnusableAnswerError": [
         "the answer is none of 'Y', 'N'",
         "the answer is not JSON",
@@ -234,16 +301,27 @@ STATUS = {
     errors.UnknownModelError: 404,
     errors.RetiredAdapterError: 404,
     errors.UnknownAdapterError: 404,
+    errors.ConflictError: 409,
+    errors.TenantConflictError: 409,
+    errors.TenantChangedError: 409,
+    errors.UnknownTenantError: 404,
+    errors.UnknownKeyError: 404,
     errors.AdapterConflictError: 409,
     errors.AdapterChangedError: 409,
     errors.AdapterRefusedError: 400,
     errors.AuthenticationError: 401,
     errors.NotPermittedError: 403,
     errors.UnknownReceiptError: 404,
+    errors.UnknownServiceError: 404,
     errors.InvocationError: 422,
+    errors.LimitTooLowError: 400,
+    errors.RateLimitedError: 429,
     errors.OverloadedError: 429,
     errors.UnusableAnswerError: 502,
     errors.DeadlineError: 504,
+    errors.EngineEndingRequestError: 422,
+    errors.IdempotencyConflictError: 409,
+    errors.IdempotencyKeyReusedError: 422,
     errors.AdapterNotLoadedError: 503,
     errors.AdapterNotStoredError: 507,
     errors.ReplicaLostError: 502,

@@ -79,7 +79,6 @@ def test_every_kind_has_its_form() -> None:
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
         ({"structured_outputs": {"whitespace_pattern": "x"}}, "structured_outputs.whitespace_pattern"),
         ({"structured_outputs": {"regex": "a", "disable_any_whitespace": True}}, "structured_outputs"),
-        ({"structured_outputs": {"guided_json": {}}}, "structured_outputs.guided_json"),
         ({"structured_outputs": "json"}, "structured_outputs"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),

@@ -7,6 +7,7 @@ routing and engines agree on. The tokenizer is passed in: nothing here loads a m
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,12 +19,15 @@ from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
 from aloraserve.serving.conversation import Resolve, conversation_key
 from aloraserve.serving.prompts.chat_prompts import ChatPrompts, RenderedChat
+from aloraserve.serving.prompts.chat_renderer import PromptEnding
 from aloraserve.serving.prompts.encoder import Encoder
 from aloraserve.serving.prompts.prompt import Prompt
 from aloraserve.serving.prompts.template_support import TemplateSupport
 from aloraserve.serving.prompts.text_cache import TextCache, TokenizedText
+from aloraserve.serving.prompts.tool_uses import NO_PARSER, ToolUses
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.structures import check_structure
+from aloraserve.serving.tools import AUTO
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from aloraserve.wire.sampling import SamplingSettings
@@ -35,6 +39,7 @@ TOKENIZED_AT_ONCE = 4_096
 0.1 ms of CPU time, and waits for a core."""
 MESSAGE_CHARACTERS = 256
 """What rendering a message costs beside its text, in characters."""
+_NO_LIMIT = 1 << 40
 _NO_KEYS: Sequence[BlockKey] = ()
 
 
@@ -48,6 +53,7 @@ class PromptBuilder:
         max_model_len: tokens of a prompt and its answer together.
         resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
+        tool_parser: the name of the format in which the base model writes calls of functions, "auto" or "none".
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class PromptBuilder:
         base_model: str,
         max_model_len: int,
         resolve: Resolve,
+        tool_parser: str = AUTO,
     ) -> None:
         self._tokenizer = tokenizer
         self._keyspace = keyspace
@@ -69,6 +76,12 @@ class PromptBuilder:
         self._texts = TextCache(partial(self._encoder.ids, special=True), keyspace, max_tokens=max_model_len)
         self._tokenizing: dict[tuple[str | None, str], asyncio.Task[TokenizedText]] = {}
         self._support = TemplateSupport(tokenizer)
+        self._tool_uses = ToolUses(tokenizer, tool_parser)
+
+    @property
+    def tool_format(self) -> str:
+        """The format in which calls of functions are read where a model may choose; "none" if it is not known."""
+        return self._tool_uses.form.name if self._tool_uses.form else NO_PARSER
 
     async def chat(
         self,
@@ -152,6 +165,28 @@ class PromptBuilder:
         """Return the text of tokens, without special ones."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
+    def unbounded(self) -> PromptBuilder:
+        """Return a builder with the same caches that also takes prompts for which the context has no room."""
+        other = copy.copy(self)
+        other._max_model_len = _NO_LIMIT
+        return other
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Return a text's tokens without those that the tokenizer adds to a whole text."""
+        return self._encoder.ids(text)
+
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as the tokenizer's vocabulary has it."""
+        return list(self._tokenizer.convert_ids_to_tokens(list(token_ids)))
+
+    def text_of(self, token_ids: list[int]) -> str:
+        """Return the text of tokens, with special ones.
+
+        Raises:
+            InvalidRequestError: one is not in the vocabulary.
+        """
+        return str(self._tokenizer.decode(self._checked(token_ids, "tokens"))) if token_ids else ""
+
     async def _tokenized(self, text: str, salt: str | None) -> TokenizedText:
         """Return a completion's text with its ids; calls that come with the same text at once wait for one thread."""
         found = self._texts.find(text, salt)
@@ -187,10 +222,12 @@ class PromptBuilder:
         self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None, values: Mapping[str, str] | None
     ) -> RenderedChat:
         messages = [message.for_template() for message in body.messages]
-        return self._chats.render(messages, body.template_kwargs(), adapter, origin.caller.cache_salt, values)
+        salt = origin.caller.cache_salt
+        return self._chats.render(messages, body.template_kwargs(), adapter, salt, values, _ending(body))
 
     def _completed(self, rendered: RenderedChat, body: ChatRequest, origin: Origin) -> GenerationRequest:
-        return self._request(body, origin, self._chats.complete(rendered), rendered.adapter, field="messages")
+        request = self._request(body, origin, self._chats.complete(rendered), rendered.adapter, field="messages")
+        return self._tool_uses.added_to(request, body)
 
     def _completion(
         self, body: CompletionRequest, origin: Origin, adapter: AdapterVersion | None, text: TokenizedText | None
@@ -211,11 +248,11 @@ class PromptBuilder:
             return Prompt(token_ids, activation, known)
         return Prompt([*token_ids, *adapter.invocation_ids], len(token_ids), known)
 
-    def _checked(self, token_ids: list[int]) -> list[int]:
+    def _checked(self, token_ids: list[int], field: str = "prompt") -> list[int]:
         size = self._encoder.size
         if max(token_ids) >= size:
             wrong = next(token for token in token_ids if token >= size)
-            raise InvalidRequestError(f"prompt has token id {wrong}; the vocabulary has {size}", param="prompt")
+            raise InvalidRequestError(f"{field} has token id {wrong}; the vocabulary has {size}", param=field)
         return token_ids
 
     def _request(
@@ -293,6 +330,12 @@ def _adapter_sampling(adapter: AdapterVersion, sampling: SamplingSettings) -> Sa
         return replace(sampling, stop=())
     limit = min(sampling.max_tokens or own.max_tokens or 0, own.max_tokens or sampling.max_tokens or 0)
     return replace(sampling, max_tokens=limit, temperature=own.temperature, stop=own.stop)
+
+
+def _ending(body: ChatRequest) -> PromptEnding:
+    if body.continue_final_message:
+        return PromptEnding.OPEN_MESSAGE
+    return PromptEnding.GENERATION_PROMPT if body.has_generation_prompt else PromptEnding.LAST_MESSAGE
 
 
 def _characters(body: ChatRequest) -> int:

@@ -7,6 +7,8 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+import psutil
+
 from aloraserve.adapters import AdapterVersion
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.errors import InvalidAdapterError
@@ -212,6 +214,15 @@ class VllmEngine:
         """Raise if the engine is dead."""
         await self._llm.check_health()
 
+    def kill(self) -> None:
+        """See the contract. vLLM notices that its processes have ended, and so ends its calls.
+
+        They are the only ones below this one: the core, its workers, and Python's tracker of shared memory.
+        """
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def shutdown(self) -> None:
         """Stop the engine and its processes."""
         self._llm.shutdown()
@@ -293,6 +304,7 @@ def sampling_params(sampling: SamplingSettings) -> Any:
         frequency_penalty=sampling.frequency_penalty,
         logprobs=sampling.logprobs,
         ignore_eos=sampling.ignore_eos,
+        skip_special_tokens=sampling.skip_special_tokens,
         structured_outputs=None if sampling.structured is None else structured_outputs_params(sampling.structured),
         output_kind=RequestOutputKind.DELTA,
     )

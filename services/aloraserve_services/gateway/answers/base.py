@@ -1,7 +1,6 @@
 """Generations as OpenAI's answers, whole or streamed, for both endpoints.
 
-A whole answer is written once, by the models of :mod:`aloraserve.wire`. Of a streamed one each event is what is the
-same in all of them, made in the beginning, around a text and perhaps log-probabilities, which C writes.
+A whole answer is written once, by the models of :mod:`aloraserve.wire`; a streamed one in the form of its transport.
 """
 
 from __future__ import annotations
@@ -17,16 +16,10 @@ import structlog
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprobs
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.request import GenerationRequest
-from aloraserve.wire import Usage, reply_for
+from aloraserve.wire import Usage
 from aloraserve.wire.responses import ResponsePart, SavingsUsage
-from aloraserve_services.gateway.answers.events import (
-    choice_ending,
-    closing_source,
-    encode,
-    plain_endings,
-    reason_of,
-    sse_event,
-)
+from aloraserve_services.gateway.answers.events import closing_source
+from aloraserve_services.gateway.answers.forms import SSE, StreamForm
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +58,9 @@ class Answer(ABC):
     part_kind = ""
     before_text = b""
     after_text = b""
-    """What stands around the text in a streamed choice."""
+    """What stands around the text in a streamed choice's event."""
+    form: StreamForm = SSE
+    """What a streamed answer is written in."""
 
     def __init__(
         self,
@@ -85,7 +80,7 @@ class Answer(ABC):
         self._cached_tokens = [0] * prompts
         self._savings = savings
         self._with_logprobs = logprobs
-        self._count = choices
+        self.count = choices
         self._later: Callable[[str], AsyncIterator[bytes]] | None = None
         """Yields the events that follow a streamed answer's text."""
 
@@ -127,7 +122,11 @@ class Answer(ABC):
 
     async def whole(self, chunks: AsyncIterator[EngineChunk]) -> str:
         """Return the JSON of the finished answer."""
-        choices = [WholeChoice() for _ in range(self._count)]
+        return (await self.finished(chunks)).to_json()
+
+    async def finished(self, chunks: AsyncIterator[EngineChunk]) -> ResponsePart:
+        """Return the finished answer."""
+        choices = [WholeChoice() for _ in range(self.count)]
         async with closing_source(chunks):
             async for chunk in chunks:
                 self._note(chunk)
@@ -135,18 +134,21 @@ class Answer(ABC):
                 choice.texts.append(chunk.text)
                 choice.logprobs += chunk.logprobs
                 choice.finish_reason = chunk.finish_reason or choice.finish_reason
-        return (await self._whole(choices)).to_json()
+        return await self._whole(choices)
 
     async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncGenerator[bytes]:
-        """Yield server-sent events, those together that can be had without waiting.
+        """Yield parts of the answer in its form, those together that can be had without waiting.
 
-        An error after the first one becomes the last event.
+        An error after the first one ends the answer as its form has it.
 
         Args:
             chunks: of the answer; while it has a true ``is_ready`` its next chunk is there already.
             include_usage: whether the last event is the usage.
+
+        Raises:
+            Exception: the answer is cut short, and its form says that by raising.
         """
-        events = self._openings()
+        events, failed = self._openings(), None
         write = self._chunk_writer()
         texts: list[str] | None = None if self._later is None else []
         try:
@@ -155,24 +157,31 @@ class Answer(ABC):
                     self._note(chunk)
                     if texts is not None:
                         texts.append(chunk.text)
-                    if chunk.text or chunk.tokens or chunk.finish_reason:
-                        events.append(write(chunk))
+                    if (chunk.text or chunk.tokens or chunk.finish_reason) and (event := write(chunk)):
+                        events.append(event)
                     if events and not (getattr(chunks, "is_ready", False) and len(events) < MAX_TOGETHER):
                         yield b"".join(events)
                         events.clear()
             if self._later is not None:
                 async with closing_source(self._later("".join(texts or ()))) as later:
-                    async for event in later:
-                        yield b"".join([*events, event])
+                    async for added in later:
+                        yield b"".join([*events, added])
                         events.clear()
             if include_usage:
-                events.append(sse_event(self._closing().to_json().encode()))
+                events.append(self.form.part(self._closing()))
         except Exception as error:  # noqa: BLE001
-            # The status is sent: whatever happens now, the client learns it from the stream alone.
+            # Whatever it is, the client learns of it in the answer's form.
             log.warning("answer_cut_short", answer=self.id, cause=type(error).__name__)
-            events.append(sse_event(encode(reply_for(error).body)))
-        events.append(sse_event(b"[DONE]"))
-        yield b"".join(events)
+            failed = error
+        events.append(self._ending(failed))
+        if last := b"".join(events):
+            yield last
+        if failed is not None and self.form.raises:
+            raise failed
+
+    def _ending(self, error: Exception | None) -> bytes:
+        """Return the end of a streamed answer, which an error cut short if there is one."""
+        return self.form.ending(error)
 
     @property
     def usage(self) -> Usage:
@@ -181,33 +190,23 @@ class Answer(ABC):
 
     def _note(self, chunk: EngineChunk) -> None:
         self.completion_tokens += chunk.tokens
-        prompt = chunk.index * len(self._cached_tokens) // self._count
+        prompt = chunk.index * len(self._cached_tokens) // self.count
         if chunk.cached_tokens > self._cached_tokens[prompt]:
             self._cached_tokens[prompt] = chunk.cached_tokens
 
-    def _beginnings(self, before_text: bytes) -> list[bytes]:
-        """Return what stands before the text in the events of each choice."""
-        fields = {"id": self.id, "object": self.part_kind, "created": self.created, "model": self.model}
-        head = b"data: " + encode(fields)[:-1] + b',"choices":[{"index":'
-        return [b"%b%d,%b" % (head, index, before_text) for index in range(self._count)]
-
     def _chunk_writer(self) -> Callable[[EngineChunk], bytes]:
-        """Return what writes chunks as events."""
-        beginnings, after_text = self._beginnings(self.before_text), self.after_text
-        endings = plain_endings(after_text)
-        characters = [0] * self._count
+        """Return what writes chunks."""
+        choice = self.form.choice_writer(self)
+        if not self._with_logprobs:
+            return lambda chunk: choice(chunk, None)
+        characters = [0] * self.count
 
         def write(chunk: EngineChunk) -> bytes:
-            ending = endings.get(chunk.finish_reason) or endings["stop"]
-            return beginnings[chunk.index] + encode(chunk.text) + ending
-
-        def write_with_logprobs(chunk: EngineChunk) -> bytes:
-            logprobs = encode(self._logprobs(chunk.logprobs, characters[chunk.index]))
+            logprobs = self._logprobs(chunk.logprobs, characters[chunk.index])
             characters[chunk.index] += sum(len(token.chosen.token) for token in chunk.logprobs)
-            ending = after_text + choice_ending(logprobs, reason_of(chunk.finish_reason))
-            return beginnings[chunk.index] + encode(chunk.text) + ending
+            return choice(chunk, logprobs)
 
-        return write_with_logprobs if self._with_logprobs else write
+        return write
 
     @abstractmethod
     async def _whole(self, choices: list[WholeChoice]) -> ResponsePart: ...
