@@ -38,7 +38,7 @@ def main() -> int:
             print(f"environment of {run.name} {run.version}", flush=True)
             run.environment.make()
     with tempfile.TemporaryDirectory() as folder:
-        model = write_shown_model(ensure_smollm2(Path(folder)), Path(folder))
+        model = write_shown_model(ensure_smollm2(Path(folder), dtype="float32"), Path(folder))
         flags = ("--engine", "simulated", "--replicas", "1", "--model", str(model))
         with detached_platform(*flags, state_dir=Path(folder) / "state") as platform:
             failed = [

@@ -41,7 +41,7 @@ class Environment:
         if done.is_file() and done.read_text("utf-8") == wanted:
             return
         _run(sys.executable, "-m", "venv", "--clear", str(self._folder))
-        _run(self.command("python"), "-m", "pip", "install", "-q", "--no-deps", "-r", str(self._lock))
+        _run(self.command("python"), "-m", "pip", "install", "-qq", "--no-deps", "-r", str(self._lock))
         if self._sees_ours:
             [packages] = self._folder.glob("lib/python*/site-packages")
             (packages / "zz_ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
