@@ -30,7 +30,8 @@ class CallUsage(NamedTuple):
     @property
     def uncached_tokens(self) -> int:
         """Prompt tokens that were prefilled."""
-        return self.prompt_tokens - self.cached_tokens
+        # What an engine counts is never the reason why a call fails.
+        return max(self.prompt_tokens - self.cached_tokens, 0)
 
 
 class Ticket(Protocol):

@@ -34,4 +34,5 @@ class UsageFigures(Figures):
     @property
     def uncached_tokens(self) -> int:
         """Prompt tokens that were prefilled."""
-        return self.prompt_tokens - self.cached_tokens
+        # What an engine counts is never the reason why a call fails.
+        return max(self.prompt_tokens - self.cached_tokens, 0)
