@@ -69,7 +69,9 @@ class Part:
     @property
     def finish_reason(self) -> str | None:
         """Why the first choice ended, on its last part."""
-        reasons = (choice.get("finish_reason") for choice in self.content.get("choices") or () if not choice.get("index"))
+        reasons = (
+            choice.get("finish_reason") for choice in self.content.get("choices") or () if not choice.get("index")
+        )
         return next(filter(None, reasons), None)
 
     @property
