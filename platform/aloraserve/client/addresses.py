@@ -15,7 +15,5 @@ def is_grpc(url: str) -> bool:
     """
     parts = urlsplit(url)
     if parts.scheme not in HTTP + GRPC or not parts.hostname or parts.path not in ("", "/") or parts.query:
-        raise ValueError(
-            f"url is {url[:80]!r}; http://, https://, grpc:// or grpcs:// with a host and a port is needed"
-        )
+        raise ValueError(f"url is {url[:80]!r}; http, https, grpc or grpcs, a host and a port are needed")
     return parts.scheme in GRPC

@@ -69,10 +69,8 @@ class Part:
     @property
     def finish_reason(self) -> str | None:
         """Why the first choice ended, on its last part."""
-        reasons = (
-            choice.get("finish_reason") for choice in self.content.get("choices") or () if not choice.get("index")
-        )
-        return next(filter(None, reasons), None)
+        own = (choice for choice in self.content.get("choices") or () if not choice.get("index"))
+        return next(filter(None, (choice.get("finish_reason") for choice in own)), None)
 
     @property
     def usage(self) -> Mapping[str, Any] | None:

@@ -94,9 +94,8 @@ class AsyncClient:
             intrinsics: names, or ``{"name": ..., "fields": {...}}``.
             fields: further ones of the HTTP API.
         """
-        results: list[dict[str, Any]] = (await self._call(requests.intrinsics_request(messages, intrinsics, fields)))[
-            "results"
-        ]
+        found = await self._call(requests.intrinsics_request(messages, intrinsics, fields))
+        results: list[dict[str, Any]] = found["results"]
         return results
 
     async def adapters(self) -> list[dict[str, Any]]:

@@ -93,7 +93,8 @@ class Client:
             intrinsics: names, or ``{"name": ..., "fields": {...}}``.
             fields: further ones of the HTTP API.
         """
-        results: list[dict[str, Any]] = self._call(requests.intrinsics_request(messages, intrinsics, fields))["results"]
+        found = self._call(requests.intrinsics_request(messages, intrinsics, fields))
+        results: list[dict[str, Any]] = found["results"]
         return results
 
     def adapters(self) -> list[dict[str, Any]]:

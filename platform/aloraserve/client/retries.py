@@ -10,7 +10,7 @@ from aloraserve.client.errors import CallError
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Pauses double from ``first_s`` on, up to half of each left out by chance; what the platform asks for counts if longer.
+    """Pauses double from ``first_s`` on, up to half of each left out by chance; a longer one that is asked for counts.
 
     Args:
         attempts: of a call in all; 1 never retries.

@@ -34,5 +34,4 @@ class UsageFigures(Figures):
     @property
     def uncached_tokens(self) -> int:
         """Prompt tokens that were prefilled."""
-        # What an engine counts is never the reason why a call fails.
-        return max(self.prompt_tokens - self.cached_tokens, 0)
+        return max(0, self.prompt_tokens - self.cached_tokens)
