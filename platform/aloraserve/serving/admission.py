@@ -30,12 +30,7 @@ class CallUsage(NamedTuple):
     @property
     def uncached_tokens(self) -> int:
         """Prompt tokens that were prefilled."""
-<<<<<<< HEAD
-        # What an engine counts is never the reason why a call fails.
-        return max(self.prompt_tokens - self.cached_tokens, 0)
-=======
         return max(0, self.prompt_tokens - self.cached_tokens)
->>>>>>> main
 
 
 class Ticket(Protocol):

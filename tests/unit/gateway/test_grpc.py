@@ -464,5 +464,5 @@ async def test_parts_that_come_at_once_leave_together_and_the_first_one_at_once(
     texts = [choice.delta.content for part in parts for choice in part.choices if choice.delta.content]
     assert "".join(texts) == "x" * 200 + "y"
     assert len(parts) < 100
-    assert [choice.delta.role for choice in parts[0].choices][0] == "assistant"
+    assert parts[0].choices[0].delta.role == "assistant"
     assert parts[-1].usage.completion_tokens == 201
