@@ -14,7 +14,7 @@ from aloraserve.wire.ignored import IGNORED_HEADER, ignored_header
 from aloraserve_services.gateway.request_context import RequestContext
 
 REQUEST_ID = "x-request-id"
-MESSAGE_EVERY_S = 0.01
+MESSAGE_EVERY_S = 0.005
 """Messages of one stream leave that far apart: each costs gRPC some wake-ups of threads, whatever is in it. The first
 one, and one after a pause, leaves at once."""
 MAX_JOINED_BYTES = 64 << 10
