@@ -39,7 +39,6 @@ OnlyTrue: TypeAlias = Annotated[bool | None, Meta(extra={ONLY: "true"})]
 OnlyZero: TypeAlias = Annotated[Annotated[float, Meta(ge=0, le=0)] | None, Meta(extra={ONLY: "0"})]
 OnlyOne: TypeAlias = Annotated[Annotated[float, Meta(ge=1, le=1)] | None, Meta(extra={ONLY: "1"})]
 OnlyUnlimited: TypeAlias = Annotated[Annotated[int, Meta(ge=-1, le=-1)] | None, Meta(extra={ONLY: "-1"})]
-OnlyNoTopK: TypeAlias = Annotated[Annotated[int, Meta(ge=-1, le=0)] | None, Meta(extra={ONLY: "0 or -1"})]
 OnlyText: TypeAlias = Annotated[list[Literal["text"]] | None, Meta(extra={ONLY: '["text"]'})]
 NoChoice: TypeAlias = Annotated[Literal["none", "auto"] | None, Meta(extra={ONLY: "'none' or 'auto'"})]
 

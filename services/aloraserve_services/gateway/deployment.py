@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
@@ -13,7 +12,6 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
 
-from aloraserve.adapters.served import resolved
 from aloraserve.diagnosis.window import DiagnosisWindow
 from aloraserve.directory.base import Directory
 from aloraserve.directory.guarded import guarded
@@ -24,7 +22,6 @@ from aloraserve.serving.intrinsics.runner import IntrinsicRunner
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.prompts.activation_proof import prover_of
-from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
 from aloraserve.telemetry.directory import ObservedDirectory
@@ -53,6 +50,7 @@ from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.plan import FleetPlan
+from aloraserve_services.prompts import open_prompts
 
 ENGINE = "engine"
 GATEWAY = "gateway"
@@ -94,7 +92,7 @@ class Gateway:
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
         self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers())
-        self._prompts = self._prompt_builder(tokenizer)
+        self._prompts = open_prompts(plan, tokenizer, self._adapters)
         self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
         self._chats = ChatCalls(
@@ -172,15 +170,6 @@ class Gateway:
             self._adapters,
             hour_price=self._plan.settings.accelerator_hour_price,
             on_failure=self._metrics.ledger_failures.inc,
-        )
-
-    def _prompt_builder(self, tokenizer: Any) -> PromptBuilder:
-        return PromptBuilder(
-            tokenizer,
-            self._plan.keyspace,
-            base_model=self._plan.served_name,
-            max_model_len=self._plan.settings.max_model_len,
-            resolve=functools.partial(resolved, self._adapters),
         )
 
     @contextlib.asynccontextmanager

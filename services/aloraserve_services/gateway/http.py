@@ -92,7 +92,7 @@ class OpenAIRoutes:
         origin = origin_of(request, self._tenants)
         call = await self._completions.begin(await self._bodies.read(CompletionRequest, request), origin)
         is_single = len(call.requests) == 1
-        answer = CompletionAnswer.of(call.first) if is_single else CompletionAnswer.to_all(call.requests)
+        answer = CompletionAnswer.of(call.first) if is_single else CompletionAnswer(call.requests)
         return await _answered(answer, call)
 
     async def models(self, request: Request) -> Response:

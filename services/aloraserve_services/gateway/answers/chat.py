@@ -53,10 +53,14 @@ class ChatAnswer(Answer):
                     message=AssistantMessage(content=choice.text),
                     logprobs=ChatLogprobs(**self._logprobs(choice.logprobs, 0)) if self._with_logprobs else None,
                     finish_reason=reason_of(choice.finish_reason) or "stop",
+                    stop_reason=choice.stop_reason,
+                    token_ids=self._token_ids_of(choice),
                 )
                 for index, choice in enumerate(choices)
             ],
             usage=self.usage,
+            prompt_token_ids=self._prompt_ids_of(0),
+            prompt_logprobs=self._prompt_logprobs_of(0),
             guard=[*self.guards] or None,
             intrinsics=found,
         )

@@ -63,17 +63,24 @@ class SseForm(StreamForm):
         endings = plain_endings(after_text)
 
         def write(chunk: EngineChunk, logprobs: Mapping[str, Any] | None) -> bytes:
-            if logprobs is None:
+            in_choice, beside = answer.choice_fields(chunk), answer.event_fields(chunk.index)
+            if logprobs is None and not in_choice and not beside:
                 ending = endings.get(chunk.finish_reason) or endings["stop"]
             else:
-                ending = after_text + choice_ending(encode(logprobs), reason_of(chunk.finish_reason))
+                reason = reason_of(chunk.finish_reason)
+                ending = after_text + choice_ending(encode(logprobs), reason, in_choice, beside)
             return beginnings[chunk.index] + encode(chunk.text) + ending
 
         return write
 
     def openings(self, answer: Answer) -> list[bytes]:
         """See the contract."""
-        return _beginnings(answer, b'"delta":{"role":"assistant","content":""}' + choice_ending(b"null", None))
+        role = b'"delta":{"role":"assistant","content":""}'
+        endings = (
+            choice_ending(b"null", None, beside=answer.opening_fields(index) | answer.event_fields(index))
+            for index in range(answer.count)
+        )
+        return [begin + ending for begin, ending in zip(_beginnings(answer, role), endings, strict=True)]
 
     def part(self, part: ResponsePart) -> bytes:
         """See the contract."""
