@@ -99,6 +99,10 @@ class ReplicaLostError(AloraserveError):
     """Raised when the replica of a request that had already streamed died."""
 
 
+class EngineEndingRequestError(AloraserveError):
+    """Raised when a request is refused because engines ended while they answered it, and more of them would."""
+
+
 class InvalidAdapterError(AloraserveError):
     """Raised when an adapter's files cannot be served, naming the file and what would be accepted."""
 

@@ -179,7 +179,7 @@ async def test_a_call_that_is_cancelled_ends_in_the_engine(fleet: Fleet) -> None
     await fleet.idle()
 
 
-@pytest.mark.parametrize(("name", "outcome"), [("dead-1", Outcome.LOST), ("fail-1", Outcome.FAILED)])
+@pytest.mark.parametrize(("name", "outcome"), [("dead-1", Outcome.ENGINE_ENDED), ("fail-1", Outcome.FAILED)])
 async def test_an_error_means_whether_another_replica_may_answer(fleet: Fleet, name: str, outcome: Outcome) -> None:
     with pytest.raises(Exception) as raised:  # noqa: PT011 - each pool has its own
         await fleet.answer(name, fleet.names)

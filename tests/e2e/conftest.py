@@ -116,6 +116,12 @@ class Platform:
         content: dict[str, Any] = self.http.get("/v1/replicas").json()
         return content
 
+    def metrics(self, role: str) -> list[str]:
+        """Return the metrics of each process of a role, from its own port."""
+        found = self.http.get("/v1/metrics/targets").json()
+        ports = [group["targets"][0] for group in found if group["labels"]["role"] == role]
+        return [httpx.get(f"http://{port}/metrics", timeout=30, trust_env=False).text for port in ports]
+
     def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Wait for a state of the platform."""
         deadline = time.monotonic() + timeout_s
@@ -228,9 +234,12 @@ def directory_server() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def platform(start: Callable[..., Any], directory_server: Any) -> Iterator[Platform]:
+def platform(start: Callable[..., Any], directory_server: Any, state_dir: Path) -> Iterator[Platform]:
     """The platform that most tests share."""
-    with start("--redis-url", socket_url(directory_server)) as running:
+    # Long for a step of these engines on a busy machine; a test stops one of them.
+    config = state_dir / "platform.yaml"
+    config.write_text("engine_stall_s: 15\n")
+    with start("--redis-url", socket_url(directory_server), "--config", str(config)) as running:
         yield running
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -51,6 +52,17 @@ def engines(platform: Any) -> dict[int, list[psutil.Process]]:
     return found
 
 
+def described(platform: Any) -> list[str]:
+    """Return every process of the platform, with its parent's number, its state and its age."""
+    lines = []
+    for process in platform.process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            age_s = time.time() - process.create_time()
+            line = f"{process.ppid()}>{process.pid} {process.status()} {age_s:.0f} s {command_of(process)[:60]}"
+            lines.append(line.strip())
+    return lines
+
+
 def command_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -66,7 +78,10 @@ def test_a_killed_replica_takes_its_engine_along_and_no_call(platform: Any) -> N
         return len(known) == 2 and all(known.values())
 
     known: dict[int, list[psutil.Process]] = {}
-    platform.wait_until(known_engines, 120, "an engine below each of two replicas")
+    try:
+        platform.wait_until(known_engines, 120, "an engine below each of two replicas")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; there are {described(platform)}") from None
     platform.settle()
     stop = time.monotonic() + 20
     victim, below = next(iter(known.items()))
@@ -128,3 +143,26 @@ def test_a_dead_engine_ends_what_it_had_begun_and_is_forgotten_at_once(platform:
     platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 1, 4, "the replica without an engine to go")
     assert platform.chat(BASE, messages("another thing")).text
     platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 2, 200, "the replica to be replaced")
+
+
+def test_a_hung_engine_is_killed_and_its_calls_are_answered_elsewhere(platform: Any) -> None:
+    """It neither ends nor answers: as when a GPU fault or a collective that never ends holds it."""
+    platform.settle()
+    known = engines(platform)
+    stream = platform.openai.completions.create(
+        model=BASE, prompt="Once upon a time", max_tokens=2000, temperature=0, stream=True
+    )
+    parts = iter(stream)
+    hung = engine_at_work(known, parts)
+    hung.suspend()
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(platform.chat, BASE, messages(f"lighthouse {number}"), 24) for number in range(4)]
+        with pytest.raises(openai.APIError, match="incomplete"):
+            for _ in parts:
+                pass
+        answered = [call.result() for call in calls]
+    assert all(reply.text for reply in answered)
+    assert len({reply.replica for reply in answered}) == 1
+    _, alive = psutil.wait_procs([hung], timeout=5)
+    assert not alive, "a hung engine keeps its GPU"
+    platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 1, 4, "its replica to leave the directory")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -132,7 +133,10 @@ def engine_call(
 
 @asynccontextmanager
 async def started_host(
-    directory: RecordingDirectory, *adapters: AdapterVersion, answer_held_s: float = ANSWER_HELD_S
+    directory: RecordingDirectory,
+    *adapters: AdapterVersion,
+    answer_held_s: float = ANSWER_HELD_S,
+    stall_s: float = math.inf,
 ) -> AsyncIterator[Host]:
     """Run a host that has warmed up and published once."""
     engine, events = simulated_parts()
@@ -146,6 +150,7 @@ async def started_host(
         engine_adapters,
         await load_adapters(engine, engine_adapters, CALIBRATION.max_num_seqs, Scheduling()),
         answer_held_s=answer_held_s,
+        stall_s=stall_s,
     )
     try:
         await host.start(max_model_tokens=2 * BLOCK + 2)

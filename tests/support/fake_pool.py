@@ -29,7 +29,15 @@ class FullError(Exception):
     """Too many calls wait, as a pool's transport says it."""
 
 
-OUTCOMES: dict[type[Exception], Outcome] = {DiedError: Outcome.LOST, FullError: Outcome.OVERLOADED}
+class EngineEndedError(Exception):
+    """A replica whose engine ended, as a pool's transport says it."""
+
+
+OUTCOMES: dict[type[Exception], Outcome] = {
+    DiedError: Outcome.LOST,
+    EngineEndedError: Outcome.ENGINE_ENDED,
+    FullError: Outcome.OVERLOADED,
+}
 
 
 class ScriptedReplies:
@@ -84,7 +92,7 @@ class FakePool:
         self.calls: list[EngineCall] = []
         self.streams: list[ScriptedReplies] = []
         self.held = 0
-        self._given = given
+        self.given = given
         self._is_endless = is_endless
 
     @contextlib.asynccontextmanager
@@ -96,7 +104,7 @@ class FakePool:
             raise self.scripts.pop(0)  # type: ignore[misc]
         self.held += 1
         try:
-            yield FakeReservation(self, self._given or (rank[0] if rank else "c"))
+            yield FakeReservation(self, self.given or (rank[0] if rank else "c"))
         finally:
             self.held -= 1
 

@@ -23,7 +23,7 @@ from aloraserve_services.gateway.deployment import ENGINE
 from aloraserve_services.local.deployment import replica_ids
 from aloraserve_services.local.platform import local_platform
 
-REPLICAS, CLIENTS, FAULT_S = 4, 6, 3.0
+REPLICAS, CLIENTS, FAULT_S, STALL_S = 4, 6, 3.0, 3.0
 FAULTS = (
     "partition",
     "hang-events",
@@ -34,6 +34,9 @@ FAULTS = (
     "hang",
     "die",
 )
+
+ENDS = ("hang", "die")
+"""Nobody heals these: the replica is replaced, and its calls have to be answered all the same."""
 
 
 class Clients:
@@ -106,12 +109,12 @@ def play(handle: Any, clients: Clients, fault: str) -> dict[str, Any]:
     def fail() -> None:
         inject(handle, fault, victim)
         time.sleep(FAULT_S)
-        if fault != "die":
-            # Under the calls: those that a hanging replica has would wait for ever.
+        if fault not in ENDS:
             inject(handle, "heal", victim)
 
     clients.run(0.5, fail)
-    while fault == "die" and (len(replica_ids()) < REPLICAS or victim in replica_ids()):
+    # The last one waits for all that were lost.
+    while fault in ENDS and (victim in replica_ids() or (fault == FAULTS[-1] and len(replica_ids()) < REPLICAS)):
         time.sleep(0.2)
     started = time.monotonic()
     while not all(clients.reuses() for _ in range(2 * REPLICAS)) and time.monotonic() < started + 30:
@@ -130,6 +133,7 @@ def main(state_dir: str, adapters_dir: str, port: str, out: str) -> None:
         adapters_dir=Path(adapters_dir),
         dtype="float32",
         lookup_budget_ms=500,
+        engine_stall_s=STALL_S,
     )
     with local_platform(settings, progress=lambda text: print(text, file=sys.stderr)) as platform:
         from ray import serve

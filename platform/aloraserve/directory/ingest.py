@@ -161,11 +161,18 @@ class Ingest(Generic[EventT]):
     def offer(self, batch: Batch[EventT]) -> None:
         """Take in a batch: into the mirror at once, into the directory soon. Never blocks, never raises."""
         if batch.sequence != self._next_sequence:
-            self._lose()
+            self.lose_events()
         self._next_sequence = batch.sequence + 1
         for event in batch.events:
             self.stats.events += 1
             self._enqueue(self._mirror.apply(event))
+
+    def lose_events(self) -> None:
+        """Have nothing count that was held so far: nobody knows any more what the engine has."""
+        self.stats.gaps += 1
+        self._mirror.clear()
+        self.start_over()
+        self._on_gap()
 
     def start_over(self) -> None:
         """Have everything pushed again under the next generation, and nothing count that was pushed before."""
@@ -247,12 +254,6 @@ class Ingest(Generic[EventT]):
             self._retry.set()
         self._is_silent = False
         self._published_at = self._clock()
-
-    def _lose(self) -> None:
-        self.stats.gaps += 1
-        self._mirror.clear()
-        self.start_over()
-        self._on_gap()
 
     def _enqueue(self, delta: Delta) -> None:
         if not (delta.stored or delta.removed):

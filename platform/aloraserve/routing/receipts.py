@@ -21,6 +21,8 @@ class Outcome(StrEnum):
     ANSWERED = "answered"
     LOST = "lost"
     """The replica was lost before its first chunk."""
+    ENGINE_ENDED = "engine-ended"
+    """Its engine ended, or was killed because it hung, before its first chunk."""
     CUT_SHORT = "cut-short"
     """The replica was lost after its first chunk."""
     UNAVAILABLE = "unavailable"

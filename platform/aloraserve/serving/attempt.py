@@ -66,6 +66,7 @@ class Attempt:
         placement: the decision, with what became of its claim.
         replica: id of who took the call, empty before.
         outcome: what became of it, so far.
+        engine_ended: whether the replica's engine ended under it.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Attempt:
         self.placement = placement
         self.replica = ""
         self.outcome = Outcome.FAILED
+        self.engine_ended = False
         self._router = router
         self._pool = pool
         self._observer = observer
@@ -226,7 +228,8 @@ class Attempt:
     def _raise_meaning(self, error: Exception) -> None:
         """Raise what the loop or the client is to meet in place of an error of the pool's, if not that error itself."""
         self.outcome = self._pool.outcome_of(error)
-        if self.outcome is Outcome.LOST:
+        self.engine_ended = self.outcome is Outcome.ENGINE_ENDED
+        if self.engine_ended or self.outcome is Outcome.LOST:
             raise self._lost(type(error).__name__) from error
         if self.outcome is Outcome.OVERLOADED:
             raise OverloadedError("too many requests are queued; retry later") from error
@@ -242,7 +245,8 @@ class Attempt:
         return LostError(self.replica, "silent", f"the replica sent nothing for {chunk_s:g} s amid the answer")
 
     def _lost(self, cause: str) -> LostError:
-        self.outcome = Outcome.CUT_SHORT if self._is_answered else Outcome.LOST
+        before = Outcome.ENGINE_ENDED if self.engine_ended else Outcome.LOST
+        self.outcome = Outcome.CUT_SHORT if self._is_answered else before
         return LostError(self.replica, cause)
 
     def _follow(self) -> None:

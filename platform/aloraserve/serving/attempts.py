@@ -20,6 +20,7 @@ from aloraserve.serving.generation import Generation
 from aloraserve.serving.observers import CallObserver, CallObservers
 from aloraserve.serving.replica_pool import ReplicaPool
 from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.suspects import Suspects
 from aloraserve.serving.time_limits import TimeLimits, deadline_error
 
 MAX_ATTEMPTS = 3
@@ -73,6 +74,7 @@ class Dispatcher:
         observers: learn what becomes of each call.
         limits: how long calls may take.
         admission: lets calls in.
+        suspects: requests under which engines ended.
     """
 
     def __init__(
@@ -82,12 +84,14 @@ class Dispatcher:
         observers: Sequence[CallObserver] = (),
         limits: TimeLimits | None = None,
         admission: Admission = OPEN,
+        suspects: Suspects | None = None,
     ) -> None:
         self._router = router
         self._pool = pool
         self._limits = limits or TimeLimits()
         self._admission = admission
-        self._observer = CallObservers(observers)
+        self._suspects = suspects or Suspects()
+        self._observer = CallObservers([*observers, self._suspects])
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Return once the answer will not be replaced: at its first chunk, or whole if it is not streamed.
@@ -102,6 +106,7 @@ class Dispatcher:
             ReplicaLostError: ``MAX_ATTEMPTS`` replicas were lost under the call or do not have the adapter's version,
                 or one ended it without an answer.
             DeadlineError: the call's time was over before.
+            EngineEndingRequestError: engines ended under the same request, and more of them would.
         """
         ticket = await self._admission.admit(request)
         try:
@@ -128,8 +133,11 @@ class Dispatcher:
         started = time.perf_counter()
         budget = AttemptBudget()
         while budget.left:
+            self._suspects.check(request)
             try:
-                generation = await self._begin(await self._place(request, budget), started)
+                async with self._suspects.trial(request) as trial:
+                    trial.attempt = await self._place(request, budget)
+                    generation = await self._begin(trial.attempt, started)
                 generation.attempt.limit(deadline if request.is_streamed else math.inf, self._limits.chunk_s)
                 if not request.is_streamed:
                     await generation.read_all()

@@ -9,11 +9,24 @@ from typing import NamedTuple
 from aloraserve.adapters import AdapterRef
 from aloraserve.blocks import BlockKey
 from aloraserve.errors import AdapterNotLoadedError, AloraserveError, InvalidRequestError
+from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CallSavings
 from aloraserve.wire.sampling import SamplingSettings
 
-DEAD_ENGINE_ERRORS = ("EngineDeadError", "EngineGenerateError")
-"""Names of vLLM's errors under which another replica may answer; not every process has vLLM."""
+_ENDED_ENGINE_ERRORS = ("EngineDeadError", "EngineEndedError")
+DEAD_ENGINE_ERRORS = (*_ENDED_ENGINE_ERRORS, "EngineGenerateError")
+"""Names of the errors under which another replica may answer: vLLM's, which not every process has, and our own."""
+
+
+def engine_outcome(error: str) -> Outcome:
+    """Return what an engine's error means for an attempt.
+
+    Args:
+        error: its class's name.
+    """
+    if error in _ENDED_ENGINE_ERRORS:
+        return Outcome.ENGINE_ENDED
+    return Outcome.LOST if error in DEAD_ENGINE_ERRORS else Outcome.FAILED
 
 
 @dataclass(frozen=True, slots=True)

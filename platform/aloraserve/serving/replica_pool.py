@@ -66,7 +66,8 @@ class ReplicaPool(Protocol):
     def outcome_of(self, error: Exception) -> Outcome:
         """Return what an error of this pool's means for an attempt.
 
-        ``LOST``: the replica or its engine died, or cannot be reached. ``OVERLOADED``: too many calls wait already.
+        ``ENGINE_ENDED``: the replica's engine ended under the call. ``LOST``: the replica died, or cannot be reached;
+        what ended it is not known. ``OVERLOADED``: too many calls wait already.
         ``FAILED``: another replica would fail at this call in the same way.
         """
         ...

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aloraserve.errors import DeadlineError
+from aloraserve.errors import DeadlineError, InvalidRequestError
 from aloraserve.serving.request import Origin
+
+TIMEOUT_HEADER = "x-request-timeout-s"
+MAX_ASKED_S = 86_400.0
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+
+
+def asked_seconds(header: str | None) -> float | None:
+    """Return the seconds within which a request asks to have its answer, None without the header.
+
+    Args:
+        header: the request's ``x-request-timeout-s``.
+
+    Raises:
+        InvalidRequestError: it is not a number of seconds that is accepted.
+    """
+    if header is None:
+        return None
+    seconds = float(header) if _SECONDS.fullmatch(header) else 0.0
+    if not 0 < seconds <= MAX_ASKED_S:
+        raise InvalidRequestError(
+            f"the header {TIMEOUT_HEADER!r} is {header[:40]!r}; seconds above 0 and up to {MAX_ASKED_S:g} are accepted"
+        )
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

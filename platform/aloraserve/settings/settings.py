@@ -18,6 +18,7 @@ from aloraserve.settings.paths import expanded
 from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
+from aloraserve.settings.timeouts import TimeoutSettings
 from aloraserve.settings.variables import VariableSource
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _NAMES_OR_PATHS = ("model", "calibration", "adapter_sources")
 class Settings(
     FleetSettings,
     HttpSettings,
+    TimeoutSettings,
     CallerSettings,
     RedisSettings,
     AdapterSettings,
@@ -81,6 +83,14 @@ class Settings(
     def _public_means_authenticated(self) -> Self:
         if self.is_public and not self.api_keys:
             raise ValueError(f"host {self.host} is reachable from outside: set api_keys")
+        return self
+
+    @model_validator(mode="after")
+    def _any_page_needs_a_key(self) -> Self:
+        if "*" in self.cors_origins and not self.api_keys:
+            raise ValueError(
+                "cors_origins is *: every web page could use a platform without api_keys; name the origins"
+            )
         return self
 
     def to_arguments(self) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class CallFailedError(Exception):
 
     def __init__(self, cause: str, *, is_lost: bool) -> None:
         super().__init__(f"the call failed in the replica: {cause}")
+        self.cause = cause
         self.is_lost = is_lost
 
 

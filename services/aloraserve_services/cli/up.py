@@ -59,7 +59,7 @@ def _run(settings: Settings) -> None:
         names, refusals = asyncio.run(_adapters(plan))
         for refused in refusals:
             err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
-        run_file.mark_ready(settings.state_dir, url, settings.drain_timeout_s, plan.settings.tls_certificate)
+        run_file.mark_ready(settings.state_dir, url, settings.drain_s, plan.settings.tls_certificate)
         out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
         try:
             while True:

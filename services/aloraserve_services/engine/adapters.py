@@ -8,10 +8,12 @@ leaves before one comes, so that the engine never has to choose, and what cannot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 
 import structlog
 
@@ -35,6 +37,7 @@ REMEMBERED_LOADS = 33
 
 log = structlog.get_logger(__name__)
 
+Waiting = Callable[[str], AbstractContextManager[None]]
 NotLoaded = EngineRefusal | EngineUnavailable
 """Why a call cannot have its version: no engine can load it, or this replica cannot have it now."""
 
@@ -85,6 +88,7 @@ class EngineAdapters:
         self._released = asyncio.Event()
         self._on_change: Callable[[], None] = lambda: None
         self._observer: AdapterObserver = NoObserver()
+        self._waiting: Waiting = lambda name: contextlib.nullcontext()
 
     @property
     def load_s(self) -> float:
@@ -108,6 +112,10 @@ class EngineAdapters:
     def observe(self, observer: AdapterObserver) -> None:
         """Report hits, loads and what leaves from now on."""
         self._observer = observer
+
+    def watch_loads(self, waiting: Waiting) -> None:
+        """Have ``waiting`` entered while the engine loads something."""
+        self._waiting = waiting
 
     async def load(self) -> int:
         """Load what is to be there before it is called, and of the others as many as may run at once.
@@ -253,7 +261,8 @@ class EngineAdapters:
                     return None
                 await self._make_room(size_bytes)
                 begun_at = self._clock()
-                await self._engine.add_adapter(version)
+                with self._waiting(f"load {version.engine_name}"):
+                    await self._engine.add_adapter(version)
                 self._note(version, size_bytes, checked_s + self._clock() - begun_at)
         except InvalidAdapterError as error:
             return self._failure(version, error)

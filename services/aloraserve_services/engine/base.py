@@ -27,6 +27,11 @@ from aloraserve.blocks import EventBatch
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 
+
+class EngineEndedError(Exception):
+    """Raised when a call's engine was ended under it, in place of an engine's own error."""
+
+
 Level = Literal["slot", "host"]
 """A version in a slot can run in the next step; one in the host's memory is copied into a slot first."""
 
@@ -112,6 +117,13 @@ class Engine(Protocol):
 
     async def check_health(self) -> None:
         """Raise if the engine is dead."""
+        ...
+
+    def kill(self) -> None:
+        """End an engine that may hang: its processes at once, without a goodbye.
+
+        Its calls end with an error that says so, and it is dead.
+        """
         ...
 
     def shutdown(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,17 +18,20 @@ from aloraserve.directory.ingest import Ingest
 from aloraserve.directory.mirror import Mirror
 from aloraserve.engine_model.fleet_prior import fleet_prior
 from aloraserve.engine_model.step_learner import StepLearner
+from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.base import CallSavings
 from aloraserve.savings.meter import SavingsMeter
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.engine.adapters import EngineAdapters
-from aloraserve_services.engine.base import Engine, EngineParts
+from aloraserve_services.engine.base import Engine, EngineEndedError, EngineParts
 from aloraserve_services.engine.gaps import GapCloser
 from aloraserve_services.engine.heartbeat import ANSWER_HELD_S, Heartbeat
+from aloraserve_services.engine.kept_tasks import KeptTasks
 from aloraserve_services.engine.progress import EngineFacts, Progress
 from aloraserve_services.engine.residency import Residency
+from aloraserve_services.engine.stall_watch import StallWatch
 from aloraserve_services.engine.warm_up import WarmUp
 
 log = structlog.get_logger(__name__)
@@ -117,11 +121,13 @@ class EngineHost:
         parts: the engine and its events.
         adapters: versions that the engine can run.
         facts: of the engine.
+        stall_s: how long the engine may do nothing while something waits for it, see :class:`StallWatch`.
         answer_held_s: see :data:`~aloraserve_services.engine.heartbeat.ANSWER_HELD_S`.
 
     Attributes:
         mirror: what the engine holds.
         ingest: its way into the directory.
+        is_stalled: whether the engine hung and was killed.
     """
 
     def __init__(
@@ -133,6 +139,7 @@ class EngineHost:
         adapters: EngineAdapters,
         facts: EngineFacts,
         *,
+        stall_s: float = math.inf,
         answer_held_s: float = ANSWER_HELD_S,
     ) -> None:
         self._identity = identity
@@ -146,7 +153,10 @@ class EngineHost:
         )
         self._learner = StepLearner()
         self._progress = Progress(facts, self._learner)
-        self._engine.observe_steps(self._progress.stepped)
+        self._watch = StallWatch(stall_s)
+        self.is_stalled = False
+        adapters.watch_loads(self._watch.waiting)
+        self._engine.observe_steps(self._stepped)
         self._meter = SavingsMeter(
             keyspace,
             version_salt,
@@ -159,7 +169,7 @@ class EngineHost:
         self._gaps = GapCloser(self.empty_cache)
         self._heartbeat = Heartbeat(self.ingest, self._progress, self._state, answer_held_s=answer_held_s)
         self._begin_observing: Callable[[EngineCall], ObservedCall] = lambda call: _UNOBSERVED
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = KeptTasks()
 
     async def start(self, *, max_model_tokens: int) -> None:
         """Take in events, warm up, and publish from then on.
@@ -172,8 +182,10 @@ class EngineHost:
         """
         await self._residency.look()
         await self._learn_from_fleet()
-        self.keep(self._read_events, self.ingest.run)
+        self._tasks.need(self._read_events)
+        self.keep(self.ingest.run)
         await WarmUp(self.generate, self.empty_cache, self.mirror, max_model_tokens=max_model_tokens).run()
+        self._tasks.need(self._end_if_stalled)
         self.keep(self._beat, self._residency.run, self._gaps.run, self._adapters.follow, self._adapters.sweep)
 
     def observe(self, begin: Callable[[EngineCall], ObservedCall]) -> None:
@@ -181,21 +193,19 @@ class EngineHost:
         self._begin_observing = begin
 
     def keep(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run tasks beside the engine; one that fails is a failure of the replica."""
-        self._tasks += [asyncio.create_task(work(), name=work.__name__) for work in works]
+        """Run tasks beside the engine; one that fails begins again, see :class:`KeptTasks`."""
+        self._tasks.keep(*works)
 
     def stop(self) -> None:
         """End the tasks; the lease ends by itself."""
-        for task in self._tasks:
-            with contextlib.suppress(RuntimeError):
-                task.cancel()
+        self._tasks.cancel()
 
     async def check_health(self) -> None:
-        """Raise if the engine is dead or a task has failed."""
+        """Raise if the engine is dead, its events cannot be read, or its fleet has another key space now."""
         await self._engine.check_health()
-        for task in self._tasks:
-            if task.done():
-                task.result()
+        if self.is_stalled:
+            raise EngineEndedError("the engine did nothing for too long, and was killed")
+        self._tasks.check()
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
@@ -210,8 +220,10 @@ class EngineHost:
                     return
                 holds = True
             self._measure(call)
+            self._watch.wait(call.request_id)
             async with contextlib.aclosing(self._engine.generate(call, priority)) as replies:
                 async for reply in replies:
+                    self._watch.answered(call.request_id)
                     if isinstance(reply, EngineChunk):
                         observed.chunk(reply)
                         savings = None
@@ -226,6 +238,7 @@ class EngineHost:
                         if reply.finish_reason:
                             await self._heartbeat.reported(reported_by)
                     yield reply
+                    self._watch.wait(call.request_id)
         finally:
             self._end(call, holds=holds)
             observed.end()
@@ -265,6 +278,7 @@ class EngineHost:
         return self._meter.first_token(call.request_id, chunk.cached_tokens)
 
     def _end(self, call: EngineCall, *, holds: bool) -> None:
+        self._watch.left(call.request_id)
         self._progress.end(call.request_id)
         self._meter.end(call.request_id)
         if call.adapter is not None and holds:
@@ -292,10 +306,25 @@ class EngineHost:
 
     async def _read_events(self) -> None:
         async for batch in self._events.batches():
-            self.ingest.offer(batch)
+            try:
+                self.ingest.offer(batch)
+            except Exception as error:
+                log.error("events_not_taken_in", cause=type(error).__name__, exc_info=error)
+                self.ingest.lose_events()
+
+    def _stepped(self, step: StepStats) -> None:
+        self._watch.stepped()
+        self._progress.stepped(step)
+
+    async def _end_if_stalled(self) -> None:
+        """Kill an engine that hangs: its GPU is free, its calls end and may move, and Serve replaces this replica."""
+        await self._watch.stalled()
+        log.error("engine_stalled", replica=self._identity.label)
+        self.is_stalled = True
+        self._engine.kill()
 
     async def _beat(self) -> None:
-        await self._heartbeat.run(lambda: self._engine.is_dead)
+        await self._heartbeat.run(lambda: self.is_stalled or self._engine.is_dead)
         # Without its engine it would look idle and draw every call of its conversations until Serve notices.
         with contextlib.suppress(DirectoryUnavailableError):
             await self._directory.retire(self._identity.replica)

@@ -44,7 +44,7 @@ class EngineReplica:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._closing = contextlib.ExitStack()
-        self._drain_timeout_s = settings.drain_timeout_s
+        self._drain_s = settings.drain_s
         self._channel: ChannelServer | None = None
         try:
             await self._start(settings)
@@ -69,7 +69,9 @@ class EngineReplica:
         adapters = EngineAdapters(parts.engine, registry, loading_rules(settings), check=check_stored)
         adapters.observe(telemetry.adapters)
         facts = await load_adapters(parts.engine, adapters, plan.max_requests, plan.scheduling)
-        self._host = EngineHost(identity, plan.keyspace, directory, parts, adapters, facts)
+        self._host = EngineHost(
+            identity, plan.keyspace, directory, parts, adapters, facts, stall_s=settings.engine_stall_s
+        )
         self._closing.callback(self._host.stop)
         telemetry.watch(self._host.ingest, self._host.mirror)
         await self._host.start(max_model_tokens=settings.max_model_len)
@@ -94,7 +96,7 @@ class EngineReplica:
         return self._host.generate(call)
 
     async def check_health(self) -> None:
-        """Raise if the engine is dead or a task of ours has failed; Serve then replaces this replica."""
+        """Raise if the engine is dead or hung, or the channel has ended; Serve then replaces this replica."""
         assert self._channel is not None, "Serve checks no replica that it has ended"
         self._channel.check()
         await self._host.check_health()
@@ -112,7 +114,9 @@ class EngineReplica:
 
     async def _end(self, channel: ChannelServer) -> None:
         with self._closing:
-            await channel.drain(self._drain_timeout_s)
+            # Calls of an engine that hangs would wait for ever.
+            if not self._host.is_stalled:
+                await channel.drain(self._drain_s)
 
     def _open_directory(self, plan: FleetPlan, cell: int) -> Directory:
         return plan.open_directory(cell)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from aloraserve.routing.receipts import Outcome
-from aloraserve.serving.engine_messages import EngineCall
+from aloraserve.serving.engine_messages import EngineCall, engine_outcome
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
 from aloraserve_services.channel.connection import CallFailedError, ChannelLostError, ReplicaConnection
 from aloraserve_services.channel.replies import ChannelReplies
@@ -67,7 +67,7 @@ class ChannelPool:
         if isinstance(error, PoolFullError):
             return Outcome.OVERLOADED
         if isinstance(error, CallFailedError):
-            return Outcome.LOST if error.is_lost else Outcome.FAILED
+            return engine_outcome(error.cause) if error.is_lost else Outcome.FAILED
         return self._handle.outcome_of(error)
 
     def reserve_by_handle(self, rank: Sequence[str]) -> AbstractAsyncContextManager[Reservation] | None:

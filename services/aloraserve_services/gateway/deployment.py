@@ -24,12 +24,14 @@ from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.prompts.activation_proof import prover_of
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
+from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
+from aloraserve_services.gateway.answer_headers import fixed_headers, for_origins
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
@@ -60,6 +62,7 @@ class Gateway:
     """One gateway's metrics, spans, router, request path and routes.
 
     Attributes:
+        metrics: of this gateway.
         slots: of calls in progress.
 
     Args:
@@ -74,9 +77,9 @@ class Gateway:
         settings = plan.settings
         self._plan = plan
         self._app_name = serve.get_replica_context().app_name
-        self._metrics = GatewayMetrics(registry)
+        self.metrics = GatewayMetrics(registry)
         if not settings.metrics:
-            self._metrics.turn_off()
+            self.metrics.turn_off()
         self._tracing = Tracing()
         self._directories = self._open_directories()
         tokenizer = AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True)
@@ -91,7 +94,8 @@ class Gateway:
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
-        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers())
+        limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
+        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits)
         self._prompts = open_prompts(plan, tokenizer, self._adapters)
         self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
@@ -106,7 +110,7 @@ class Gateway:
         routes = Routes(loopback_only=not settings.api_keys and not settings.is_public)
         for part in self._http_parts():
             part.add_to(routes)
-        return CountedRequests(routes, self._metrics, self._tracing)
+        return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
 
     def _http_parts(self) -> list[HttpPart]:
         base_model, manager = self._plan.served_name, self._managed.manager
@@ -141,7 +145,6 @@ class Gateway:
             receipts=FleetReceipts(self.own_receipt, self.own_receipts, ask_all),
             diagnosis=FleetDiagnosis(self.own_diagnosis, ask_all),
             savings=self._savings,
-            metrics=self._metrics.text,
             targets=self._process.targets,
         )
 
@@ -151,13 +154,13 @@ class Gateway:
             ReuseObserver(self._plan.keyspace, self._diagnosis),
             self._watch,
             ReceiptWriter(self._receipts),
-            CallMetrics(self._metrics),
+            CallMetrics(self.metrics),
             CallSpans(self._tracing),
             self._savings,
         ]
 
     def _open_directories(self) -> list[Directory]:
-        calls = self._metrics.directory
+        calls = self.metrics.directory
         return [
             guarded(ObservedDirectory(self._plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(self._plan.settings.cells)
@@ -169,7 +172,7 @@ class Gateway:
             self._plan.served_name,
             self._adapters,
             hour_price=self._plan.settings.accelerator_hour_price,
-            on_failure=self._metrics.ledger_failures.inc,
+            on_failure=self.metrics.ledger_failures.inc,
         )
 
     @contextlib.asynccontextmanager

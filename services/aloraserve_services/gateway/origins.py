@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from aloraserve.serving.request import Origin
 from aloraserve.serving.session import SESSION_HEADER, session_of
+from aloraserve.serving.time_limits import TIMEOUT_HEADER, asked_seconds
 from aloraserve.tenants import Tenants
 from aloraserve_services.gateway.request_context import context_of
 
@@ -15,13 +16,16 @@ def origin_of(request: Request, tenants: Tenants) -> Origin:
 
     Raises:
         AuthenticationError: there is no key, or nobody has it.
+        InvalidRequestError: the time that it asks for is not one that is accepted.
     """
     caller = tenants.authenticate(request.headers.get("authorization"))
     context = context_of(request)
+    asked_s = asked_seconds(request.headers.get(TIMEOUT_HEADER))
     return Origin(
         context.request_id,
         caller,
         context.arrived_at,
         session=session_of(request.headers.get(SESSION_HEADER), caller),
         traceparent=context.traceparent,
+        deadline=None if asked_s is None else context.arrived_at + asked_s,
     )

@@ -12,7 +12,7 @@ from ray.serve import context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
 from aloraserve.routing.receipts import Outcome
-from aloraserve.serving.engine_messages import DEAD_ENGINE_ERRORS, EngineCall
+from aloraserve.serving.engine_messages import EngineCall, engine_outcome
 from aloraserve.serving.replica_pool import Replies
 from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
 
@@ -68,7 +68,7 @@ class ServePool:
             return Outcome.OVERLOADED
         if isinstance(error, RayTaskError):
             # Raised in the replica: its engine is dead, or it failed at this call as another would.
-            return Outcome.LOST if type(error.cause).__name__ in DEAD_ENGINE_ERRORS else Outcome.FAILED
+            return engine_outcome(type(error.cause).__name__)
         is_loss = isinstance(error, RayError | DeploymentUnavailableError | ReplicaUnavailableError)
         return Outcome.LOST if is_loss else Outcome.FAILED
 

@@ -8,12 +8,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from itertools import chain
+from typing import Any
 
 import pytest
 from support.engine_host import PLAIN, SPACE, RecordingDirectory, engine_call, started_host
 
 from aloraserve.blocks import KeySpace
 from aloraserve.directory.memory import MemoryDirectory
+from aloraserve.directory.mirror import Mirror
 from aloraserve.errors import KeySpaceMismatchError
 from aloraserve.routing.scheduling import AGEING
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
@@ -211,3 +213,74 @@ async def test_the_engine_gets_each_call_s_priority(
         cold, held = priorities
         # A fifth of a second of prefill less, and so much later at most.
         assert held - cold <= 1e6 * (AGEING * later_s - 0.15)
+
+
+class OddDirectory(RecordingDirectory):
+    """A directory that answers what no release of it would, as long as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_odd = False
+        self.asked = 0
+
+    async def epoch(self) -> Any:
+        """See the contract."""
+        self.asked += 1
+        return await super().epoch() if not self.is_odd else [1]
+
+
+async def test_an_odd_reply_of_the_directory_ends_no_replica_and_the_heartbeats_go_on() -> None:
+    """Before, it ended that task of every replica at once, and Serve started all engines of the fleet again."""
+    directory = OddDirectory()
+    async with started_host(directory) as started:
+        directory.is_odd, asked = True, directory.asked
+        async with asyncio.timeout(10):
+            while directory.asked < asked + 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await started.host.check_health()
+        assert len(await started.answer(engine_call())) == 1
+        directory.is_odd = False
+        await directory.until(len(directory.published) + 3)
+        await started.host.check_health()
+
+
+async def test_a_fleet_with_another_key_space_ends_the_replica() -> None:
+    """Its blocks are not what its fleet would take them for."""
+
+    class Foreign(RecordingDirectory):
+        async def publish(self, *args: Any, **kwargs: Any) -> None:
+            await super().publish(*args, **kwargs)
+            if len(self.published) > 1:
+                raise KeySpaceMismatchError("another fleet took the namespace")
+
+    directory = Foreign()
+    async with started_host(directory) as started:
+        await directory.until(2)
+        await asyncio.sleep(0)
+        with pytest.raises(KeySpaceMismatchError):
+            await started.host.check_health()
+
+
+async def test_events_that_cannot_be_taken_in_are_lost_ones(
+    directory: RecordingDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started_host(directory) as started:
+        apply, failed = Mirror.apply, asyncio.Event()
+
+        def fail_once(mirror: Mirror, event: Any) -> Any:
+            if not failed.is_set():
+                failed.set()
+                raise KeyError("odd")
+            return apply(mirror, event)
+
+        monkeypatch.setattr(Mirror, "apply", fail_once)
+        await started.answer(engine_call(tokens=100))
+        await failed.wait()
+        async with asyncio.timeout(5):
+            while not started.host.ingest.stats.gaps:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await started.host.check_health()
+        await started.answer(engine_call("again", tokens=200))
+        async with asyncio.timeout(5):
+            while len(started.host.mirror) < 200 // SPACE.block_tokens:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)

@@ -36,7 +36,7 @@ def named(name: str) -> Exception:
         (ActorUnavailableError("gone", b"0" * 16), Outcome.LOST),
         (DeploymentUnavailableError(SimpleNamespace(name="engine", app_name="a")), Outcome.LOST),
         (ReplicaUnavailableError("draining"), Outcome.LOST),
-        (task_error(named("EngineDeadError")), Outcome.LOST),
+        (task_error(named("EngineDeadError")), Outcome.ENGINE_ENDED),
         (task_error(named("EngineGenerateError")), Outcome.LOST),
         (task_error(KeyError("x")), Outcome.FAILED),
         (task_error(TimeoutError("x")), Outcome.FAILED),

@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 from support.fake_pool import ANSWER, FakePool, FakeReservation, FakeRouter, request
 
-from aloraserve.errors import DeadlineError, ReplicaLostError
+from aloraserve.errors import DeadlineError, InvalidRequestError, ReplicaLostError
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.replica_pool import Replies
 from aloraserve.serving.request import GenerationRequest, Origin
-from aloraserve.serving.time_limits import TimeLimits
+from aloraserve.serving.time_limits import TimeLimits, asked_seconds
 from aloraserve.tenants import UNTENANTED
 
 SOON_S = 0.05
@@ -163,3 +163,17 @@ async def test_a_reader_that_is_cancelled_is_not_told_of_a_deadline() -> None:
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert pool.stuck.is_cancelled
+
+
+@pytest.mark.parametrize(("header", "seconds"), [(None, None), ("5", 5.0), ("0.25", 0.25), ("86400", 86_400.0)])
+def test_a_request_asks_for_less_time(header: str | None, seconds: float | None) -> None:
+    assert asked_seconds(header) == seconds
+
+
+@pytest.mark.parametrize(
+    "header", ["", "0", "-1", "86401", "1e3", "nan", "inf", "5s", "1,5", " 5", "0x1", "٣", "1" * 99]
+)
+def test_an_odd_time_is_refused_with_what_is_accepted(header: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"seconds above 0 and up to 86400 are accepted") as caught:
+        asked_seconds(header)
+    assert len(caught.value.message) < 200

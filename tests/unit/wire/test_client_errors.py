@@ -33,6 +33,7 @@ INVALID = [
     # hosts
     "the header 'Host' is 'evil.example:8000'; a platform without api_keys is called as localhost or by a loopback "
     "address",
+    "the header 'x-request-timeout-s' is '5m'; seconds above 0 and up to 86400 are accepted",
     # prompts
     "model is 'safety' and chat_template_kwargs.adapter_name is 'plain'; send one of them, or the base model 'base' "
     "with an adapter_name",
@@ -232,6 +233,9 @@ EXAMPLES = {
         "the intrinsic was not answered within 120 s",
         "the answer was not complete within 2 s of the request",
     ],
+    "EngineEndingRequestError": [
+        "2 engines ended while they answered this request; it is refused for 600 s",
+    ],
     "UnusableAnswerError": [
         "the answer is none of 'Y', 'N'",
         "the answer is not JSON",
@@ -266,6 +270,7 @@ STATUS = {
     errors.OverloadedError: 429,
     errors.UnusableAnswerError: 502,
     errors.DeadlineError: 504,
+    errors.EngineEndingRequestError: 422,
     errors.AdapterNotLoadedError: 503,
     errors.AdapterNotStoredError: 507,
     errors.ReplicaLostError: 502,

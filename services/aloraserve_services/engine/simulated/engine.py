@@ -31,7 +31,7 @@ from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.routing.scheduling import SchedulingPolicy
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
 from aloraserve.wire.sampling import SamplingSettings
-from aloraserve_services.engine.base import Level
+from aloraserve_services.engine.base import EngineEndedError, Level
 from aloraserve_services.engine.simulated.answer_words import Answer, AnswerWords
 from aloraserve_services.engine.simulated.asyncio_driver import AsyncioDriver
 from aloraserve_services.engine.simulated.block_chain import BlockChain
@@ -86,6 +86,7 @@ class SimulatedEngine:
         self._clock = ModelClock(clock, call_later)
         self._driver = AsyncioDriver(self.scheduler, self._clock, self._take)
         self._choices: dict[RequestId, Choice] = {}
+        self._is_killed = False
         self._observe_step: Callable[[StepStats], None] = lambda step: None
 
     @property
@@ -115,8 +116,8 @@ class SimulatedEngine:
 
     @property
     def is_dead(self) -> bool:
-        """Whether its task has ended."""
-        return self._driver.is_dead
+        """Whether its task has ended, or it was killed."""
+        return self._is_killed or self._driver.is_dead
 
     def hang(self, is_hanging: bool) -> None:
         """Stand still, or go on where it was, as a test asks."""
@@ -153,8 +154,17 @@ class SimulatedEngine:
         return self._driver.reset_prefix_cache(reset_running_requests=preempt)
 
     async def check_health(self) -> None:
-        """Raise if its task has failed."""
+        """Raise if its task has failed, or it was killed."""
+        self._check_alive()
         self._driver.check()
+
+    def kill(self) -> None:
+        """See the contract; one that hangs goes on, to end."""
+        self._is_killed = True
+        self._driver.stop()
+        self._clock.hang(False)
+        for choice in self._choices.values():
+            choice.begun.set()
 
     def shutdown(self) -> None:
         """Stop."""
@@ -162,6 +172,7 @@ class SimulatedEngine:
 
     async def generate(self, call: EngineCall, priority: int = 0) -> AsyncGenerator[EngineReply]:
         """Yield the answer's words when they are due, several at once where the reader was slow."""
+        self._check_alive()
         accepted = self._accepted(call, priority, await self._answers(call))
         if isinstance(accepted, EngineRefusal):
             yield accepted
@@ -171,6 +182,7 @@ class SimulatedEngine:
         try:
             self._driver.add_requests([choice.request for choice in accepted])
             await accepted[0].begun.wait()
+            self._check_alive()
             prefill_s = accepted[0].prefill_s
             while True:
                 for chunk in self._due(accepted):
@@ -179,10 +191,15 @@ class SimulatedEngine:
                 if all(choice.is_written for choice in accepted):
                     return
                 await self._driver.until(min(map(self._due_s, accepted)))
+                self._check_alive()
         finally:
             self._driver.abort_requests(tuple(choices))
             for request_id in choices:
                 del self._choices[request_id]
+
+    def _check_alive(self) -> None:
+        if self._is_killed:
+            raise EngineEndedError("the engine was killed")
 
     async def _answers(self, call: EngineCall) -> Sequence[Answer] | EngineRefusal:
         """Return what each choice of a call says, or why that cannot be."""

@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
+import psutil
+
 from aloraserve.adapters import AdapterVersion
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.errors import InvalidAdapterError
@@ -213,6 +215,15 @@ class VllmEngine:
     async def check_health(self) -> None:
         """Raise if the engine is dead."""
         await self._llm.check_health()
+
+    def kill(self) -> None:
+        """See the contract. vLLM notices that its processes have ended, and so ends its calls.
+
+        They are the only ones below this one: the core, its workers, and Python's tracker of shared memory.
+        """
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def shutdown(self) -> None:
         """Stop the engine and its processes."""
