@@ -51,9 +51,13 @@ pytestmark = pytest.mark.e2e
 
 @contextlib.contextmanager
 def vllm_serve(model_path: Path, log: Path) -> Iterator[str]:
-    """Run ``vllm serve`` as the platform's engines are set; yield its address."""
+    """Run ``vllm serve`` as the platform's engines are set; yield its address.
+
+    By its module: the command looks for a package ``vllm``, and the CPU build has another name.
+    """
     port = free_port()
     settings = {
+        "model": model_path,
         "served-model-name": BASE,
         "host": "127.0.0.1",
         "port": port,
@@ -65,7 +69,7 @@ def vllm_serve(model_path: Path, log: Path) -> Iterator[str]:
         "structured-outputs-config": '{"backend": "guidance"}',
     }
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model_path), *flags, "--enforce-eager"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags, "--enforce-eager"]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | ENVIRONMENT)
         try:
@@ -139,10 +143,11 @@ def _joined(events: list[dict[str, Any]]) -> dict[str, Any]:
     for event in events:
         whole |= {name: value for name, value in event.items() if name != "choices" and value is not None}
         for part in event["choices"]:
-            part = {**part, **part.pop("delta", {})}
             choice = whole["choices"].setdefault(str(part["index"]), {})
-            for name, value in part.items():
-                choice[name] = _grown(choice.get(name), value)
+            for name, value in {**part, **part.get("delta", {})}.items():
+                is_grown = name in ("content", "text", "logprobs", "token_ids", "reasoning")
+                choice[name] = _grown(choice.get(name), value) if is_grown and value is not None else value
+            choice.pop("delta", None)
     return whole
 
 
@@ -153,7 +158,7 @@ def _grown(before: Any, more: Any) -> Any:
         return {name: _grown(before.get(name), more.get(name)) for name in before | more}
     if isinstance(before, list):
         return before + more
-    return before + more if isinstance(before, str) and before != more or before == "" else more
+    return before + more if isinstance(before, str) else more
 
 
 def _plain(value: Any) -> Any:

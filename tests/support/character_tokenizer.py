@@ -37,6 +37,9 @@ class CharacterTokenizer:
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": [BEGIN] * add_special_tokens + [ord(character) for character in text]}
 
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        return "".join(chr(token) for token in token_ids if token != BEGIN)
+
     def apply_chat_template(
         self,
         conversation: list[dict[str, str]],

@@ -1,4 +1,4 @@
-"""Requests to which this platform and ``vllm serve`` answer alike; ``tests/e2e/test_vllm_parity.py`` sends them to both.
+"""Requests to which this platform and ``vllm serve`` answer alike: ``test_vllm_parity.py`` sends them to both.
 
 A case is an endpoint's name and the fields of a body beside the model and ``temperature`` 0. Add yours to a list.
 """
