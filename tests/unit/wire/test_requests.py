@@ -334,3 +334,14 @@ def test_text_parts_are_bounded_in_all() -> None:
     parts = [{"type": "text", "text": "a"}] * 256
     with pytest.raises(InvalidRequestError, match="has 8448 text parts; at most 8192 are"):
         chat(messages=[{"role": "user", "content": parts}] * 33)
+
+
+def test_an_integer_may_be_written_with_a_point() -> None:
+    request = chat(
+        max_tokens=4.0, top_k=3.0, temperature=1.0, chat_template_kwargs={"x": 2.0}, documents=[{"a": "4.0"}]
+    )
+    assert (request.max_tokens, request.top_k, request.client_template_kwargs()) == (4, 3, {"x": 2.0})
+    assert isinstance(request.client_template_kwargs()["x"], float)
+    for wrong in ({"max_tokens": 4.5}, {"max_tokens": 1e400}, {"stop_token_ids": [4.0]}):
+        with pytest.raises(InvalidRequestError):
+            chat(**wrong)
