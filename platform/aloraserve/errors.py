@@ -75,6 +75,10 @@ class NotPermittedError(AloraserveError):
     """Raised when a caller is known but may not do this: only an administrator may."""
 
 
+class UnknownServiceError(AloraserveError):
+    """Raised when the health of a gRPC service is asked for that is not served here."""
+
+
 class UnknownReceiptError(AloraserveError):
     """Raised when a request's routing receipt was never written here, or is no longer kept."""
 
@@ -97,6 +101,14 @@ class DrainingError(AloraserveError):
 
 class ReplicaLostError(AloraserveError):
     """Raised when the replica of a request that had already streamed died."""
+
+
+class IdempotencyConflictError(AloraserveError):
+    """Raised when a request with the same idempotency key is being answered: its answer can be had later."""
+
+
+class IdempotencyKeyReusedError(InvalidRequestError):
+    """Raised when an idempotency key stands for another request already."""
 
 
 class EngineEndingRequestError(AloraserveError):
@@ -148,3 +160,7 @@ class KeySpaceMismatchError(AloraserveError):
 
 class StartError(AloraserveError):
     """Raised when the platform cannot start, with what to do about it."""
+
+
+class PartLostError(AloraserveError):
+    """Raised when a part of a running platform has ended for good, and nothing but a new start brings it back."""

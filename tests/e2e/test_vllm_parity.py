@@ -36,6 +36,8 @@ TOLERANCE = 2e-3
 """Of log-probabilities: batches differ."""
 AT_ONCE = 8
 OWN = {"id", "created", "system_fingerprint", "prompt_tokens_details", "aloraserve", "bytes", "object"}
+GROWING = {"content", "text", "logprobs", "token_ids", "reasoning"}
+"""What events of a stream add to."""
 ENVIRONMENT = {
     "VLLM_PLUGINS": "",
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -145,9 +147,8 @@ def _joined(events: list[dict[str, Any]]) -> dict[str, Any]:
         for part in event["choices"]:
             choice = whole["choices"].setdefault(str(part["index"]), {})
             for name, value in {**part, **part.get("delta", {})}.items():
-                is_grown = name in ("content", "text", "logprobs", "token_ids", "reasoning")
-                choice[name] = _grown(choice.get(name), value) if is_grown and value is not None else value
-            choice.pop("delta", None)
+                if name != "delta" and value is not None:
+                    choice[name] = _grown(choice.get(name), value) if name in GROWING else value
     return whole
 
 

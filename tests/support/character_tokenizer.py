@@ -37,8 +37,11 @@ class CharacterTokenizer:
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": [BEGIN] * add_special_tokens + [ord(character) for character in text]}
 
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        return "".join(chr(token) for token in token_ids if token != BEGIN)
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [chr(number) for number in ids]
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        return "".join(map(chr, ids))
 
     def apply_chat_template(
         self,

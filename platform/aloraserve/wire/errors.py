@@ -20,6 +20,8 @@ from aloraserve.errors import (
     DirectoryUnavailableError,
     DrainingError,
     EngineEndingRequestError,
+    IdempotencyConflictError,
+    IdempotencyKeyReusedError,
     InvalidRequestError,
     InvocationError,
     LimitTooLowError,
@@ -32,6 +34,7 @@ from aloraserve.errors import (
     UnknownAdapterError,
     UnknownModelError,
     UnknownReceiptError,
+    UnknownServiceError,
     UnusableAnswerError,
 )
 
@@ -74,6 +77,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     AdapterSourceError: _Row(400, "invalid_request_error", "adapter_source"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
     NotPermittedError: _Row(403, "permission_error", "role_needed"),
+    UnknownServiceError: _Row(404, "invalid_request_error", "service_not_found"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),
     LimitTooLowError: _Row(400, "invalid_request_error", "limit_too_low"),
     RateLimitedError: _Row(429, "rate_limit_error", "rate_limit_exceeded"),
@@ -85,6 +89,10 @@ _MAP: dict[type[AloraserveError], _Row] = {
     DeadlineError: _Row(504, "server_error", "deadline_exceeded", {"x-should-retry": "false"}),
     UnusableAnswerError: _Row(502, "server_error", "unusable_answer"),
     InvocationError: _Row(422, "invalid_request_error", "invocation_not_found"),
+    IdempotencyConflictError: _Row(
+        409, "invalid_request_error", "idempotency_in_progress", {"Retry-After": str(RETRY_AFTER_S)}
+    ),
+    IdempotencyKeyReusedError: _Row(422, "invalid_request_error", "idempotency_key_reused"),
     EngineEndingRequestError: _Row(422, "invalid_request_error", "engines_ended"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     AdapterNotLoadedError: _Row(503, "server_error", "adapter_not_loaded", {"x-should-retry": "false"}),

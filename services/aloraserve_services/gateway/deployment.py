@@ -39,8 +39,18 @@ from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
+from aloraserve_services.gateway.docs_routes import DocsRoutes
 from aloraserve_services.gateway.gateway_pool import GatewayPool
+from aloraserve_services.gateway.grpc.adapters import AdapterMethods
+from aloraserve_services.gateway.grpc.edge import GrpcEdge
+from aloraserve_services.gateway.grpc.health import HealthMethods
+from aloraserve_services.gateway.grpc.inference import InferenceMethods
+from aloraserve_services.gateway.grpc.intrinsics import IntrinsicMethods
+from aloraserve_services.gateway.grpc.method import GrpcPart
+from aloraserve_services.gateway.grpc.reflection import ReflectionMethods, service_names
+from aloraserve_services.gateway.grpc.server import GatewayGrpcServer
 from aloraserve_services.gateway.http import OpenAIRoutes
+from aloraserve_services.gateway.idempotency import IdempotentAnswers
 from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
@@ -53,6 +63,7 @@ from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.prompts import open_prompts
@@ -111,6 +122,7 @@ class Gateway:
             self._prompts, self._dispatcher, ChatIntrinsics(self._runner), self.slots, self._adapters
         )
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
+        self._idempotent = IdempotentAnswers(self._ask_all(settings.gateways))
 
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
@@ -120,14 +132,56 @@ class Gateway:
             part.add_to(routes)
         return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
 
+    def grpc_server(self) -> GatewayGrpcServer | None:
+        """Return the gRPC server, None if the settings ask for none."""
+        settings = self._plan.settings
+        if settings.grpc_port is None:
+            return None
+        return GatewayGrpcServer(settings, self.grpc_edge(), self._bodies.max_bytes)
+
+    def grpc_edge(self) -> GrpcEdge:
+        """Return what answers gRPC calls."""
+        settings = self._plan.settings
+        methods = {name: method for part in self._grpc_parts() for name, method in part.methods().items()}
+        return GrpcEdge(
+            methods,
+            self._tenants,
+            self.slots,
+            self.metrics,
+            self._tracing,
+            message_timeout_s=settings.body_timeout_s,
+            stall_timeout_s=settings.stall_timeout_s,
+        )
+
+    def _grpc_parts(self) -> list[GrpcPart]:
+        settings, base_model, max_bytes = self._plan.settings, self._plan.served_name, self._bodies.max_bytes
+        reflects = not settings.is_public if settings.grpc_reflection is None else settings.grpc_reflection
+        return [
+            InferenceMethods(self._chats, self._completions, max_bytes),
+            IntrinsicMethods(self._runner, base_model, max_bytes),
+            AdapterMethods(self._managed.manager),
+            HealthMethods(service_names(), lambda: not self.slots.is_draining and bool(self._replicas())),
+            *([ReflectionMethods()] if reflects else []),
+        ]
+
     def _http_parts(self) -> list[HttpPart]:
         base_model, manager = self._plan.served_name, self._managed.manager
         return [
             self._openai_routes(),
-            IntrinsicRoutes(self._tenants, self._runner, self._bodies, self.slots, base_model=base_model),
+            IntrinsicRoutes(
+                self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
+            ),
             self._admin_routes(),
             AdapterRoutes(manager, self._tenants, self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
+            DocsRoutes(),
+            TokenizeRoutes(
+                self._tenants,
+                self._prompts,
+                self._bodies,
+                base_model=base_model,
+                max_model_len=self._plan.settings.max_model_len,
+            ),
             UsageRoutes(self._tenants, self._usage),
         ]
 
@@ -138,6 +192,8 @@ class Gateway:
             self._completions,
             self._bodies,
             self.slots,
+            self._idempotent,
+            comment_s=self._plan.settings.sse_comment_s,
             base_model=self._plan.served_name,
             adapters=self._adapters,
             replicas=self._replicas,
@@ -217,6 +273,10 @@ class Gateway:
         """Return this gateway's receipt of a request; other gateways call this."""
         found = self._receipts.get(request_id)
         return None if found is None else found.as_dict()
+
+    async def own_answer(self, name: str) -> dict[str, Any] | None:
+        """Return what this gateway knows of an idempotency key; other gateways call this."""
+        return self._idempotent.own(name)
 
     async def own_diagnosis(self, window_s: int) -> dict[str, Any]:
         """Return what became of reuse in this gateway's calls of the last seconds; other gateways call this."""

@@ -35,8 +35,9 @@ class GatewayReplica:
         # The packaged model may have to be converted first.
         plan = await asyncio.to_thread(make_plan, settings, progress=log.info)
         self._gateway = Gateway(plan, engines)
+        gateway = self._gateway
         self._server = GatewayServer(
-            plan.settings, self._gateway.http_app(), self._gateway.slots, self._gateway.metrics
+            plan.settings, gateway.http_app(), gateway.slots, gateway.metrics, gateway.grpc_server()
         )
         await self._closing.enter_async_context(self._gateway.running())
         await self._server.start()
@@ -49,6 +50,10 @@ class GatewayReplica:
     async def own_receipts(self, limit: int) -> list[dict[str, Any]]:
         """Return this gateway's last receipts, the newest first; other gateways call this."""
         return await self._gateway.own_receipts(limit)
+
+    async def own_answer(self, name: str) -> dict[str, Any] | None:
+        """Return what this gateway knows of an idempotency key; other gateways call this."""
+        return await self._gateway.own_answer(name)
 
     async def own_diagnosis(self, window_s: int) -> dict[str, Any]:
         """Return what became of reuse in this gateway's calls of the last seconds; other gateways call this."""

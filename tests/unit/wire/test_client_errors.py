@@ -30,9 +30,18 @@ INVALID = [
     "the body is not valid JSON: Input data was truncated",
     "the body is not valid JSON: Expecting value at line 1 column 11 (character 10)",
     "the body has a key with a lone surrogate; valid Unicode text is accepted",
+    # messages of gRPC
+    "'chat_template_kwargs_json' is not JSON",
+    "'extra_json' is not a JSON object",
+    "'extra_json' has 'model', which is set already",
+    "the message is not a valid aloraserve.v1.ChatRequest: its bytes are malformed, or a text is not UTF-8",
+    "'stream' is not accepted here: the method says whether to stream",
+    "the call has no message",
     # hosts
     "the header 'Host' is 'evil.example:8000'; a platform without api_keys is called as localhost or by a loopback "
     "address",
+    "the header 'Idempotency-Key' is 'a b'; 1 to 255 printable ASCII characters without spaces are accepted",
+    "a streamed answer cannot be given again: leave the header 'Idempotency-Key' out, or set 'stream' to false",
     "the header 'x-request-timeout-s' is '5m'; seconds above 0 and up to 86400 are accepted",
     # prompts
     "model is 'safety' and chat_template_kwargs.adapter_name is 'plain'; send one of them, or the base model 'base' "
@@ -149,6 +158,7 @@ EXAMPLES = {
     ],
     "BodyTimeoutError": [
         "the body did not arrive in time: 1 bytes came; 10 s and another second for each 16384 bytes are waited for",
+        "the message did not arrive within 10 s",
     ],
     "MediaTypeError": ["the header 'Content-Type' is missing; 'application/json' is needed"],
     "refusal": FIELDS,
@@ -222,6 +232,7 @@ EXAMPLES = {
         "too many requests are in progress; retry later",
         "too many long bodies are being read; retry later",
         "another file is being read; retry later",
+        "too many clients are watching; retry later",
         "no replica took the call within 600 s; retry later",
         "4 adapters are being fetched, the most at once; retry later",
     ],
@@ -233,6 +244,8 @@ EXAMPLES = {
         "the intrinsic was not answered within 120 s",
         "the answer was not complete within 2 s of the request",
     ],
+    "IdempotencyConflictError": ["a request with this 'Idempotency-Key' is being answered; retry later"],
+    "IdempotencyKeyReusedError": ["this 'Idempotency-Key' stands for another request; use a new one"],
     "EngineEndingRequestError": [
         "2 engines ended while they answered this request; it is refused for 600 s",
     ],
@@ -264,6 +277,7 @@ STATUS = {
     errors.AuthenticationError: 401,
     errors.NotPermittedError: 403,
     errors.UnknownReceiptError: 404,
+    errors.UnknownServiceError: 404,
     errors.InvocationError: 422,
     errors.LimitTooLowError: 400,
     errors.RateLimitedError: 429,
@@ -271,6 +285,8 @@ STATUS = {
     errors.UnusableAnswerError: 502,
     errors.DeadlineError: 504,
     errors.EngineEndingRequestError: 422,
+    errors.IdempotencyConflictError: 409,
+    errors.IdempotencyKeyReusedError: 422,
     errors.AdapterNotLoadedError: 503,
     errors.AdapterNotStoredError: 507,
     errors.ReplicaLostError: 502,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.prompts.prompt import Prompt
 from aloraserve.wire.sampling_fields import SamplingFields
 
 FIELD = "truncate_prompt_tokens"
+DEFAULT_SIDE = "left"
+"""As vLLM has it for models that generate, whatever their tokenizer says (``tokenizers/registry.py``)."""
 
 
-def truncated(prompt: Prompt, body: SamplingFields, tokenizer: Any, max_model_len: int) -> Prompt:
+def truncated(prompt: Prompt, body: SamplingFields, max_model_len: int) -> Prompt:
     """Return a prompt as long as its request allows.
 
     Args:
         prompt: all of it.
-        body: of the request: how many tokens stay, -1 for as many as leave room for one more, and at which end.
-        tokenizer: says which end, where the request does not.
+        body: of the request: how many tokens stay, -1 for as many as leave room for one more, and which end goes.
         max_model_len: tokens of a prompt and its answer together.
 
     Raises:
@@ -32,8 +31,7 @@ def truncated(prompt: Prompt, body: SamplingFields, tokenizer: Any, max_model_le
     dropped = len(prompt.token_ids) - limit
     if dropped <= 0:
         return prompt
-    side = body.truncation_side or str(getattr(tokenizer, "truncation_side", "right"))
-    return _cut(prompt, limit, dropped, side)
+    return _cut(prompt, limit, dropped, body.truncation_side or DEFAULT_SIDE)
 
 
 def _cut(prompt: Prompt, limit: int, dropped: int, side: str) -> Prompt:

@@ -391,8 +391,8 @@ def completion(model: str) -> CompletionRequest:
 
 async def test_a_prompt_is_cut_where_the_client_wants_it(complete: Ask, chat: Ask) -> None:
     ids = list(range(2, 22))
-    assert (await complete(ids, truncate_prompt_tokens=5)).token_ids == ids[:5]
-    assert (await complete(ids, truncate_prompt_tokens=5, truncation_side="left")).token_ids == ids[-5:]
+    assert (await complete(ids, truncate_prompt_tokens=5)).token_ids == ids[-5:]
+    assert (await complete(ids, truncate_prompt_tokens=5, truncation_side="right")).token_ids == ids[:5]
     assert (await complete(ids, truncate_prompt_tokens=50)).token_ids == ids
     long = await complete([1] * 200, truncate_prompt_tokens=-1)
     assert (len(long.token_ids), long.sampling.max_tokens) == (LIMIT - 1, 1)
