@@ -29,6 +29,10 @@ class SamplingRules:
         self._vocabulary = vocabulary
         self._defaults = defaults
 
+    def within(self, max_model_len: int) -> SamplingRules:
+        """Return the same rules for another context."""
+        return SamplingRules(max_model_len, self._vocabulary, self._defaults)
+
     def settings(
         self, body: ChatRequest | CompletionRequest, prompt_tokens: int, field: str, default_tokens: int | None
     ) -> SamplingSettings:

@@ -168,6 +168,7 @@ class PromptBuilder:
         """Return a builder with the same caches that also takes prompts for which the context has no room."""
         other = copy.copy(self)
         other._max_model_len = _NO_LIMIT
+        other._rules = self._rules.within(_NO_LIMIT)
         return other
 
     def plain_ids(self, text: str) -> list[int]:
