@@ -61,7 +61,8 @@ def _run(settings: Settings) -> None:
         names, refusals = asyncio.run(_adapters(plan))
         for refused in refusals:
             err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
-        run_file.mark_ready(settings.state_dir, url, settings.drain_s, plan.settings.tls_certificate)
+        embedded = "" if settings.redis_url else plan.settings.redis_address
+        run_file.mark_ready(settings.state_dir, url, settings.drain_s, plan.settings.tls_certificate, embedded)
         out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
         try:
             while True:

@@ -29,7 +29,6 @@ from aloraserve.serving.tenant_limits import TenantAdmission
 from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
-from aloraserve.tenants import StaticTenants
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
@@ -63,10 +62,12 @@ from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.tenant_routes import TenantRoutes
 from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.prompts import open_prompts
+from aloraserve_services.tenant_store import FleetTenants
 
 ENGINE = "engine"
 GATEWAY = "gateway"
@@ -99,7 +100,8 @@ class Gateway:
         tokenizer = AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True)
         self._managed = GatewayAdapters(plan, self._directories, prover_of(tokenizer))
         self._adapters = self._managed.registry
-        self._tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
+        self._fleet_tenants = FleetTenants(settings)
+        self._tenants = self._fleet_tenants.live
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = self._open_savings()
         self._receipts = ReceiptRing(settings.receipts)
@@ -127,7 +129,7 @@ class Gateway:
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
         settings = self._plan.settings
-        routes = Routes(loopback_only=not settings.api_keys and not settings.is_public)
+        routes = Routes(loopback_only=lambda: self._tenants.is_open)
         for part in self._http_parts():
             part.add_to(routes)
         return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
@@ -172,6 +174,7 @@ class Gateway:
                 self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
             ),
             self._admin_routes(),
+            TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
             AdapterRoutes(manager, self._tenants, self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
             DocsRoutes(),
@@ -243,6 +246,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
+        await self._tenants.begin()
         async with contextlib.AsyncExitStack() as beside:
             for part in (self._pool, self._process, self._limits, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
@@ -253,10 +257,12 @@ class Gateway:
             finally:
                 for task in followers:
                     task.cancel()
+                await asyncio.wait(followers)
+                await self._tenants.close()
 
     def _followers(self) -> list[Coroutine[Any, Any, None]]:
         """Return what runs as long as the gateway does."""
-        followers = [follow_key_spaces(self._directories, self._plan.keyspace)]
+        followers = [follow_key_spaces(self._directories, self._plan.keyspace), self._tenants.run()]
         if len(self._directories) > 1:
             followers.append(self._routing.cells.follow())
         return followers

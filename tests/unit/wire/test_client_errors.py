@@ -18,6 +18,11 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.wire import reply_for
 
 INVALID = [
+    "tenant is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
+    "roles is empty; accepted are invoke, adapters, admin",
+    "roles is invoke without a tenant; only admin is accepted there",
+    "expires_in_s is 0; 1 to 316224000 are accepted",
+    "the limits are not accepted: Expected `int` >= 1 - at `$.concurrency`",
     "the body has more than 65536 names and texts",
     # bodies
     "the body has 300000 bytes; at most 262144 are accepted",
@@ -38,8 +43,7 @@ INVALID = [
     "'stream' is not accepted here: the method says whether to stream",
     "the call has no message",
     # hosts
-    "the header 'Host' is 'evil.example:8000'; a platform without api_keys is called as localhost or by a loopback "
-    "address",
+    "the header 'Host' is 'evil.example:8000'; a platform without keys is called as localhost or by a loopback address",
     "the header 'Idempotency-Key' is 'a b'; 1 to 255 printable ASCII characters without spaces are accepted",
     "a streamed answer cannot be given again: leave the header 'Idempotency-Key' out, or set 'stream' to false",
     "the header 'x-request-timeout-s' is '5m'; seconds above 0 and up to 86400 are accepted",
@@ -180,6 +184,19 @@ EXAMPLES = {
         "adapter 'safety@0123456789ab' is validated and takes no calls yet",
         "there is no registration 'ab' in this gateway; the last 64 are kept",
     ],
+    "TenantConflictError": [
+        "there are 64 valid keys, the most that are accepted; revoke one first",
+        "the record needs 65537 bytes; 65536 are accepted",
+        "there are 1024 tenants, the most that are accepted; delete some first",
+        "the key 0123456789ab was made with another pepper than this machine has; give all machines the same "
+        "key_pepper_file, or revoke the keys of the lost one",
+    ],
+    "TenantChangedError": ["tenant 'acme' was changed by another call meanwhile; look at it and try again"],
+    "UnknownTenantError": ["there is no tenant 'acme'"],
+    "UnknownKeyError": [
+        "there is no key with the id '0123456789ab'",
+        "the key 0123456789ab is expired; make another one instead",
+    ],
     "AdapterConflictError": [
         "adapter 'safety' needs 600000 bytes in the catalog; 524288 are accepted: delete versions of it, or give it "
         "fewer labels",
@@ -271,6 +288,11 @@ STATUS = {
     errors.UnknownModelError: 404,
     errors.RetiredAdapterError: 404,
     errors.UnknownAdapterError: 404,
+    errors.ConflictError: 409,
+    errors.TenantConflictError: 409,
+    errors.TenantChangedError: 409,
+    errors.UnknownTenantError: 404,
+    errors.UnknownKeyError: 404,
     errors.AdapterConflictError: 409,
     errors.AdapterChangedError: 409,
     errors.AdapterRefusedError: 400,
