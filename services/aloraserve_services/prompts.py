@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import structlog
+
 from aloraserve.adapters import AdapterRegistry
 from aloraserve.adapters.served import resolved
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve_services.models.generation_defaults import embedding_count, sampling_defaults
 from aloraserve_services.plan import FleetPlan
+
+log = structlog.get_logger(__name__)
 
 
 def open_prompts(plan: FleetPlan, tokenizer: Any, adapters: AdapterRegistry) -> PromptBuilder:
@@ -23,7 +27,7 @@ def open_prompts(plan: FleetPlan, tokenizer: Any, adapters: AdapterRegistry) -> 
     Raises:
         SettingsError: the model's own defaults are not accepted.
     """
-    return PromptBuilder(
+    prompts = PromptBuilder(
         tokenizer,
         plan.keyspace,
         base_model=plan.served_name,
@@ -31,4 +35,7 @@ def open_prompts(plan: FleetPlan, tokenizer: Any, adapters: AdapterRegistry) -> 
         resolve=functools.partial(resolved, adapters),
         embeddings=embedding_count(plan.model_path),
         defaults=sampling_defaults(plan.model_path, plan.settings.generation_config),
+        tool_parser=plan.settings.tool_parser,
     )
+    log.info("tool_parser", chosen=prompts.tool_format, setting=plan.settings.tool_parser)
+    return prompts

@@ -10,6 +10,7 @@ from aloraserve.blocks import BlockKey
 from aloraserve.routing.base import Call
 from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.engine_messages import EngineCall
+from aloraserve.serving.tools import ToolUse
 from aloraserve.tenants import Caller
 from aloraserve.wire.sampling import PLAIN, AnswerExtras, SamplingSettings
 
@@ -74,6 +75,7 @@ class GenerationRequest:
         extras: what the answer has beside what is generated.
         echo: of the prompt, None if the answer has none.
         keys: the prompt's block keys. The router has none of a call that reads no cached block.
+        tool_use: how calls of functions are read out of the answer; None where all of it is text.
     """
 
     origin: Origin
@@ -88,6 +90,7 @@ class GenerationRequest:
     extras: AnswerExtras = PLAIN
     echo: Echo | None = None
     keys: Sequence[BlockKey] = ()
+    tool_use: ToolUse | None = None
 
     @property
     def id(self) -> str:

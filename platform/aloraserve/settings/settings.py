@@ -21,6 +21,7 @@ from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
 from aloraserve.settings.timeouts import TimeoutSettings
+from aloraserve.settings.tools import ToolSettings
 from aloraserve.settings.variables import VariableSource
 from aloraserve.tenants.sealing import sealed
 
@@ -46,6 +47,7 @@ class Settings(
     EngineSettings,
     RoutingSettings,
     TelemetrySettings,
+    ToolSettings,
     BaseSettings,
 ):
     """Everything that an operator may choose; ``docs/reference/configuration.md`` explains each key."""

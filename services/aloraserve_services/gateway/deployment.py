@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
+import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
@@ -65,10 +67,12 @@ from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.tenant_routes import TenantRoutes
 from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
+from aloraserve_services.kept_tasks import Work, kept
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.prompts import open_prompts
 from aloraserve_services.tenant_store import FleetTenants
 
+log = structlog.get_logger(__name__)
 ENGINE = "engine"
 GATEWAY = "gateway"
 
@@ -251,7 +255,7 @@ class Gateway:
             for part in (self._pool, self._process, self._limits, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
             await beside.enter_async_context(self._savings.flushing())
-            followers = [asyncio.create_task(follow) for follow in self._followers()]
+            followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]
             try:
                 yield
             finally:
@@ -260,11 +264,12 @@ class Gateway:
                 await asyncio.wait(followers)
                 await self._tenants.close()
 
-    def _followers(self) -> list[Coroutine[Any, Any, None]]:
+    def _followers(self) -> list[Work]:
         """Return what runs as long as the gateway does."""
-        followers = [follow_key_spaces(self._directories, self._plan.keyspace), self._tenants.run()]
+        follow_spaces = functools.partial(follow_key_spaces, self._directories, self._plan.keyspace)
+        followers: list[Work] = [follow_spaces, self._tenants.run]
         if len(self._directories) > 1:
-            followers.append(self._routing.cells.follow())
+            followers.append(self._routing.cells.follow)
         return followers
 
     async def reachable(self) -> tuple[int, int]:

@@ -19,14 +19,17 @@ from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
 from aloraserve.serving.conversation import Resolve, conversation_key
 from aloraserve.serving.prompts.chat_prompts import ChatPrompts, RenderedChat
+from aloraserve.serving.prompts.chat_renderer import PromptEnding
 from aloraserve.serving.prompts.encoder import Encoder
 from aloraserve.serving.prompts.prompt import Prompt
 from aloraserve.serving.prompts.template_support import TemplateSupport
 from aloraserve.serving.prompts.text_cache import TextCache, TokenizedText
+from aloraserve.serving.prompts.tool_uses import NO_PARSER, ToolUses
 from aloraserve.serving.prompts.truncation import truncated
 from aloraserve.serving.request import Echo, GenerationRequest, Origin
 from aloraserve.serving.sampling_rules import SamplingRules, adapter_sampling
 from aloraserve.serving.structures import check_structure
+from aloraserve.serving.tools import AUTO
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from aloraserve.wire.sampling import NEUTRAL, SamplingDefaults
@@ -54,6 +57,7 @@ class PromptBuilder:
             :class:`~aloraserve.errors.UnknownModelError`.
         embeddings: tokens that the model has an embedding of; as many as the tokenizer has if that is not known.
         defaults: of sampling fields that a request leaves out.
+        tool_parser: the name of the format in which the base model writes calls of functions, "auto" or "none".
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class PromptBuilder:
         resolve: Resolve,
         embeddings: int | None = None,
         defaults: SamplingDefaults = NEUTRAL,
+        tool_parser: str = AUTO,
     ) -> None:
         self._tokenizer = tokenizer
         self._keyspace = keyspace
@@ -79,6 +84,12 @@ class PromptBuilder:
         self._texts = TextCache(partial(self._encoder.ids, special=True), keyspace, max_tokens=max_model_len)
         self._tokenizing: dict[tuple[str | None, str], asyncio.Task[TokenizedText]] = {}
         self._support = TemplateSupport(tokenizer)
+        self._tool_uses = ToolUses(tokenizer, tool_parser)
+
+    @property
+    def tool_format(self) -> str:
+        """The format in which calls of functions are read where a model may choose; "none" if it is not known."""
+        return self._tool_uses.form.name if self._tool_uses.form else NO_PARSER
 
     async def chat(
         self,
@@ -223,10 +234,12 @@ class PromptBuilder:
         self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None, values: Mapping[str, str] | None
     ) -> RenderedChat:
         messages = [message.for_template() for message in body.messages]
-        return self._chats.render(messages, body.template_kwargs(), adapter, origin.caller.cache_salt, values)
+        salt = origin.caller.cache_salt
+        return self._chats.render(messages, body.template_kwargs(), adapter, salt, values, _ending(body))
 
     def _completed(self, rendered: RenderedChat, body: ChatRequest, origin: Origin) -> GenerationRequest:
-        return self._request(body, origin, self._chats.complete(rendered), rendered.adapter, field="messages")
+        request = self._request(body, origin, self._chats.complete(rendered), rendered.adapter, field="messages")
+        return self._tool_uses.added_to(request, body)
 
     def _completion(
         self, body: CompletionRequest, origin: Origin, adapter: AdapterVersion | None, text: TokenizedText | None
@@ -318,6 +331,12 @@ def _activation(token_ids: list[int], adapter: AdapterVersion | None) -> int | N
     if adapter is None:
         return None
     return activation_point(token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
+
+
+def _ending(body: ChatRequest) -> PromptEnding:
+    if body.continue_final_message:
+        return PromptEnding.OPEN_MESSAGE
+    return PromptEnding.GENERATION_PROMPT if body.has_generation_prompt else PromptEnding.LAST_MESSAGE
 
 
 def _characters(body: ChatRequest) -> int:

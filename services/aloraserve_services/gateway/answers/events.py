@@ -6,11 +6,12 @@ import contextlib
 import functools
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
 from aloraserve.serving.engine_messages import TokenLogprob, TokenLogprobs
+from aloraserve.serving.tools import CallDelta, Heard
 from aloraserve.wire.responses import PromptLogprob
 
 FinishReason = Literal["stop", "length"]
@@ -38,7 +39,7 @@ def plain_endings(after_text: bytes) -> Mapping[str | None, bytes]:
 
 def choice_ending(
     logprobs: bytes,
-    finish_reason: FinishReason | None,
+    finish_reason: str | None,
     in_choice: Mapping[str, object] = _NOTHING,
     beside: Mapping[str, object] = _NOTHING,
 ) -> bytes:
@@ -102,3 +103,16 @@ def reason_of(finish_reason: str | None) -> FinishReason | None:
 def closing_source(source: AsyncIterator[Part]) -> contextlib.aclosing[AsyncGenerator[Part]]:
     """Return a context that closes a source, which aborts what is still being generated."""
     return contextlib.aclosing(cast("AsyncGenerator[Part]", source))
+
+
+def delta_of(heard: Heard) -> dict[str, Any]:
+    """Return what was heard of a choice as a chunk's delta."""
+    delta: dict[str, Any] = {"content": heard.text} if heard.text else {}
+    return delta | {"tool_calls": list(map(_call_delta, heard.calls))} if heard.calls else delta
+
+
+def _call_delta(call: CallDelta) -> dict[str, Any]:
+    if call.id is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}

@@ -8,13 +8,14 @@ from typing import Any
 from google.protobuf.message import Message
 
 from aloraserve.serving.engine_messages import EngineChunk
+from aloraserve.serving.tools import Heard
 from aloraserve.v1.chat_pb2 import ChatLogprobs, ChatStreamResponse
 from aloraserve.v1.completion_pb2 import CompleteStreamResponse, CompletionLogprobs
 from aloraserve.wire.protobuf import message_of
 from aloraserve.wire.responses import ResponsePart
 from aloraserve_services.gateway.answers import Answer
-from aloraserve_services.gateway.answers.events import reason_of
-from aloraserve_services.gateway.answers.forms import ChoiceWriter, StreamForm
+from aloraserve_services.gateway.answers.events import delta_of, reason_of
+from aloraserve_services.gateway.answers.forms import ChoiceWriter, HeardWriter, StreamForm
 
 _ONCE = frozenset({"id", "created", "model"})
 """Fields that the first message has for all."""
@@ -31,6 +32,16 @@ class MessageForm(StreamForm):
 
     def __init__(self, kind: type[Message]) -> None:
         self._kind = kind
+
+    def heard_writer(self, answer: Answer) -> HeardWriter:
+        """See the contract."""
+
+        def write(chunk: EngineChunk, heard: Heard, reason: str | None, logprobs: Mapping[str, Any] | None) -> bytes:
+            ended = {"finish_reason": reason, "logprobs": logprobs}
+            choice = {"index": chunk.index, "delta": delta_of(heard)} | {k: v for k, v in ended.items() if v is not None}
+            return message_of(self._kind, {"choices": [choice]}).SerializeToString()
+
+        return write
 
     def part(self, part: ResponsePart) -> bytes:
         """See the contract."""
