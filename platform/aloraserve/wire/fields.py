@@ -34,6 +34,8 @@ Nothing: TypeAlias = (
 )
 Unsupported: TypeAlias = Annotated[Nothing, Meta(extra={ONLY: ""})]
 """Type of a field that is OpenAI's or vLLM's but not served here; null and what is empty count as absent."""
+OnlyNull: TypeAlias = Annotated[None, Meta(extra={ONLY: ""})]
+"""Type of a field that is served elsewhere, and not here."""
 OnlyFalse: TypeAlias = Annotated[bool | None, Meta(extra={ONLY: "false"})]
 OnlyTrue: TypeAlias = Annotated[bool | None, Meta(extra={ONLY: "true"})]
 OnlyZero: TypeAlias = Annotated[Annotated[float, Meta(ge=0, le=0)] | None, Meta(extra={ONLY: "0"})]

@@ -15,6 +15,7 @@ from aloraserve.wire.fields import (
     FieldError,
     Ignored,
     OnlyFalse,
+    OnlyNull,
     OpenPart,
     Unsupported,
     refusal,
@@ -91,7 +92,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     conversation: Unsupported = None
     previous_response_id: Unsupported = None
     prompt: Unsupported = None
-    prompt_logprobs: Unsupported = None
+    prompt_logprobs: OnlyNull = None
     return_token_ids: OnlyFalse = None
     adapters: Unsupported = None
     guard: Unsupported = None
