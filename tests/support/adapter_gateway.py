@@ -16,6 +16,7 @@ from aloraserve.adapters.management import AdapterManager, Usage
 from aloraserve.adapters.management.intake import StoreIntake
 from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
 from aloraserve.tenants import StaticTenants
+from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.lora_routes import LoraRoutes
 from aloraserve_services.gateway.request_body import BodyReader
@@ -50,7 +51,8 @@ class AdapterGateway:
         tenants = StaticTenants(keys.get("api_keys", {}), keys.get("admin_keys", {}), is_public=False)
         bodies = BodyReader(64, 10)
         self.routes = Routes()
-        AdapterRoutes(self.manager, tenants, bodies).add_to(self.routes)
+        access = AdapterAccess(tenants, self.manager, SourcePolicy.of([str(self.root / "tenants")]))
+        AdapterRoutes(self.manager, access, bodies).add_to(self.routes)
         LoraRoutes(self.manager, tenants, bodies, base_model="base").add_to(self.routes)
 
     def write(self, name: str = "safety", **content: Any) -> str:

@@ -30,6 +30,7 @@ from aloraserve.serving.reuse_observer import ReuseObserver
 from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
+from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
@@ -120,9 +121,12 @@ class Gateway:
             IntrinsicRoutes(self._tenants, self._runner, self._bodies, self.slots, base_model=base_model),
             self._admin_routes(),
             TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
-            AdapterRoutes(manager, self._tenants, self._bodies),
+            AdapterRoutes(manager, self._adapter_access(), self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
         ]
+
+    def _adapter_access(self) -> AdapterAccess:
+        return AdapterAccess(self._tenants, self._managed.manager, self._plan.settings.tenant_adapter_policy)
 
     def _openai_routes(self) -> OpenAIRoutes:
         return OpenAIRoutes(
