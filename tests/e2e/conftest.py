@@ -116,6 +116,12 @@ class Platform:
         content: dict[str, Any] = self.http.get("/v1/replicas").json()
         return content
 
+    def metrics(self, role: str) -> list[str]:
+        """Return the metrics of each process of a role, from its own port."""
+        found = self.http.get("/v1/metrics/targets").json()
+        ports = [group["targets"][0] for group in found if group["labels"]["role"] == role]
+        return [httpx.get(f"http://{port}/metrics", timeout=30, trust_env=False).text for port in ports]
+
     def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Wait for a state of the platform."""
         deadline = time.monotonic() + timeout_s

@@ -121,7 +121,9 @@ def test_health_and_metrics_answer(platform: Any) -> None:
 
 
 def _metrics(platform: Any) -> dict[str, float]:
-    lines = platform.http.get("/metrics").text.splitlines()
+    assert platform.http.get("/metrics").status_code == 404, "they are on a port of their own"
+    [text] = platform.metrics("gateway")
+    lines = text.splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("aloraserve_"))
     return {name: float(value) for name, value in pairs if "_created" not in name}
 

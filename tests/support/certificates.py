@@ -16,9 +16,20 @@ NO_PASSPHRASE = serialization.NoEncryption()
 
 
 def write_certificate(
-    folder: Path, name: str, encryption: serialization.KeySerializationEncryption = NO_PASSPHRASE
+    folder: Path,
+    name: str,
+    encryption: serialization.KeySerializationEncryption = NO_PASSPHRASE,
+    *,
+    days: tuple[int, int] = (-1, 1),
 ) -> Files:
-    """Write a self-signed certificate and its key."""
+    """Write a self-signed certificate and its key.
+
+    Args:
+        folder: to write to.
+        name: of the files and of the subject.
+        encryption: of the key.
+        days: from today until which it is valid.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -28,8 +39,8 @@ def write_certificate(
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now + datetime.timedelta(days=days[0]))
+        .not_valid_after(now + datetime.timedelta(days=days[1]))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from aloraserve.settings.address import Address
+
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
 class HttpSettings(BaseModel):
@@ -26,10 +29,31 @@ class HttpSettings(BaseModel):
     keep_alive_s: float = Field(75, gt=0, le=3600, description="Time that an idle connection stays open.")
     stall_timeout_s: float = Field(60, gt=0, le=3600, description="Time that a client may leave an answer unread.")
 
+    cors_origins: tuple[str, ...] = Field(
+        (), max_length=64, description="Origins whose web pages may call the API; none: no other site's."
+    )
+    hsts_max_age_s: int = Field(
+        0, ge=0, le=63_072_000, description="Seconds that browsers call this host by TLS alone; 0: as they like."
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_whole(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin[:80]!r} is not an origin; https://host, with a port if need be, or * is accepted"
+                )
+        if "*" in value and len(value) > 1:
+            raise ValueError("* stands for every origin: no other is needed beside it")
+        return value
+
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together: set both or none")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.hsts_max_age_s and self.tls_certificate is None:
+            raise ValueError("hsts_max_age_s needs tls_certificate and tls_key")
         return self

@@ -89,6 +89,14 @@ class Settings(
             raise ValueError(f"cell_redis_urls has {len(self.cell_redis_urls)} with cells {self.cells}: one a cell")
         return self
 
+    @model_validator(mode="after")
+    def _any_page_needs_a_key(self) -> Self:
+        if "*" in self.cors_origins and not (self.api_keys or self.is_public):
+            raise ValueError(
+                "cors_origins is *: every web page could use a platform without api_keys; name the origins"
+            )
+        return self
+
     def to_arguments(self) -> dict[str, Any]:
         """Return the settings as plain values, from which :func:`settings_from_arguments` makes the same again.
 

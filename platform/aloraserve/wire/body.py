@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
 import math
-import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,7 +29,6 @@ from aloraserve.wire.refusals import (
 DEFAULT_MAX_BODY_BYTES = 2 * MAX_TEXT_BYTES
 MAX_STRINGS = 65_536
 """Names and texts of a body: the largest request that is valid has fewer, and comparing more would take long."""
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 Request = TypeVar("Request", bound=RequestPart)
 
@@ -51,8 +48,8 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
         raise InvalidRequestError(f"the body has {len(raw)} bytes; at most {max_bytes} are accepted")
     try:
         text = raw.decode()
-        request: Request = _decoder(model_class).decode(raw)
         _check_strings(raw)
+        request: Request = _decoder(model_class).decode(raw)
         body = _compared(text)
         if isinstance(request, CallFields):
             msgspec.structs.force_setattr(request, "ignored", ignored_fields(type(request), body))
@@ -81,10 +78,11 @@ def _decoder(model_class: type[Request]) -> msgspec.json.Decoder[Request]:
 
 def _check_strings(raw: bytes) -> None:
     """Refuse a body with more names and texts than any request has, before they are compared."""
-    if len(raw) > 2 * MAX_STRINGS and raw.count(b'"') > 2 * MAX_STRINGS:
-        found = sum(1 for _ in itertools.islice(_STRING.finditer(raw), MAX_STRINGS + 1))
-        if found > MAX_STRINGS:
-            raise InvalidRequestError(f"the body has more than {MAX_STRINGS} names and texts")
+    if len(raw) <= 2 * MAX_STRINGS or raw.count(b'"') <= 2 * MAX_STRINGS:
+        return
+    # Each step is one pass in C: a search that steps through the escapes would hold up every other thread meanwhile.
+    if raw.replace(rb"\\", b"").replace(rb"\"", b"").count(b'"') > 2 * MAX_STRINGS:
+        raise InvalidRequestError(f"the body has more than {MAX_STRINGS} names and texts")
 
 
 def _compared(text: str) -> Any:

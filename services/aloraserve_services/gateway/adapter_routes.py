@@ -16,6 +16,7 @@ from aloraserve.wire.adapter_answers import entry_json, record_json, report_json
 from aloraserve.wire.adapters import AdapterCheckRequest, AdapterRequest, AliasRequest, ReasonRequest
 from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_query import checked_query, entry_query, flag
+from aloraserve_services.gateway.answer_headers import EVENTS
 from aloraserve_services.gateway.registration_events import registration_events
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import PARAMETER, Handler, Routes, parameters
@@ -75,7 +76,7 @@ class AdapterRoutes:
         body = await self._bodies.read(AdapterRequest, request)
         registration = await self._manager.register(self._access.registration(_caller(request), body))
         if body.stream:
-            return StreamingResponse(registration_events(registration), media_type="text/event-stream")
+            return StreamingResponse(registration_events(registration), media_type="text/event-stream", headers=EVENTS)
         return _json(entry_json(await registration.finished()), 201)
 
     async def check(self, request: Request) -> Response:

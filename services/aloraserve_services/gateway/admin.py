@@ -1,4 +1,4 @@
-"""The routes for who runs the platform: replicas, receipts, savings and metrics."""
+"""The routes for who runs the platform: replicas, receipts and savings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from aloraserve.adapters import AdapterRegistry
 from aloraserve.directory.adapter_places import adapter_places, named
 from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, UnknownReceiptError
-from aloraserve.telemetry.exposition import CONTENT_TYPE
 from aloraserve.tenants import Caller, Role, Tenants
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.receipts import FleetReceipts
@@ -39,7 +38,6 @@ class AdminRoutes:
         receipts: of all gateways.
         diagnosis: of all gateways.
         savings: of the fleet.
-        metrics: returns this gateway's metrics as Prometheus reads them.
         targets: returns every process with metrics.
     """
 
@@ -54,7 +52,6 @@ class AdminRoutes:
         receipts: FleetReceipts,
         diagnosis: FleetDiagnosis,
         savings: SavingsReporter,
-        metrics: Callable[[], bytes],
         targets: Callable[[], Awaitable[list[dict[str, Any]]]],
     ) -> None:
         self._plan = plan
@@ -65,7 +62,6 @@ class AdminRoutes:
         self._receipts = receipts
         self._diagnosis = diagnosis
         self._savings = savings
-        self._metrics = metrics
         self._targets = targets
 
     def add_to(self, routes: Routes) -> None:
@@ -76,7 +72,6 @@ class AdminRoutes:
         routes.add("GET", "/v1/diagnosis", self.diagnosis)
         routes.add("GET", "/v1/savings", self.savings)
         routes.add("GET", "/v1/metrics/targets", self.metrics_targets)
-        routes.add("GET", "/metrics", self.metrics)
 
     async def replicas(self, request: Request) -> Response:
         """Say what each replica holds and does; what ``aloraserve status`` shows."""
@@ -143,10 +138,6 @@ class AdminRoutes:
         """List every process that has metrics, as Prometheus' ``http_sd_configs`` reads it; for administrators."""
         self._check(request, Role.ADMIN)
         return _json(await self._targets())
-
-    async def metrics(self, request: Request) -> Response:
-        """Give the gateway's metrics to Prometheus."""
-        return Response(self._metrics(), media_type=CONTENT_TYPE)
 
     async def _states(self) -> tuple[list[tuple[ReplicaState, int]], int]:
         """Return every replica's state and cell, and how many cells' directories do not answer."""

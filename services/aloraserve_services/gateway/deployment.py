@@ -34,6 +34,7 @@ from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
+from aloraserve_services.gateway.answer_headers import fixed_headers, for_origins
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
@@ -65,6 +66,7 @@ class Gateway:
     """One gateway's metrics, spans, router, request path and routes.
 
     Attributes:
+        metrics: of this gateway.
         slots: of calls in progress.
 
     Args:
@@ -79,9 +81,9 @@ class Gateway:
         settings = plan.settings
         self._plan = plan
         self._app_name = serve.get_replica_context().app_name
-        self._metrics = GatewayMetrics(registry)
+        self.metrics = GatewayMetrics(registry)
         if not settings.metrics:
-            self._metrics.turn_off()
+            self.metrics.turn_off()
         self._tracing = Tracing()
         self._directories = self._open_directories()
         tokenizer = AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True)
@@ -109,10 +111,11 @@ class Gateway:
 
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
+        settings = self._plan.settings
         routes = Routes(loopback_only=lambda: self._tenants.is_open)
         for part in self._http_parts():
             part.add_to(routes)
-        return CountedRequests(routes, self._metrics, self._tracing)
+        return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
 
     def _http_parts(self) -> list[HttpPart]:
         base_model, manager = self._plan.served_name, self._managed.manager
@@ -151,7 +154,6 @@ class Gateway:
             receipts=FleetReceipts(self.own_receipt, self.own_receipts, ask_all),
             diagnosis=FleetDiagnosis(self.own_diagnosis, ask_all),
             savings=self._savings,
-            metrics=self._metrics.text,
             targets=self._process.targets,
         )
 
@@ -161,13 +163,13 @@ class Gateway:
             ReuseObserver(self._plan.keyspace, self._diagnosis),
             self._watch,
             ReceiptWriter(self._receipts),
-            CallMetrics(self._metrics),
+            CallMetrics(self.metrics),
             CallSpans(self._tracing),
             self._savings,
         ]
 
     def _open_directories(self) -> list[Directory]:
-        calls = self._metrics.directory
+        calls = self.metrics.directory
         return [
             guarded(ObservedDirectory(self._plan.open_directory(cell, calls.unreadable.inc), calls))
             for cell in range(self._plan.settings.cells)
@@ -179,7 +181,7 @@ class Gateway:
             self._plan.served_name,
             self._adapters,
             hour_price=self._plan.settings.accelerator_hour_price,
-            on_failure=self._metrics.ledger_failures.inc,
+            on_failure=self.metrics.ledger_failures.inc,
         )
 
     def _prompt_builder(self, tokenizer: Any) -> PromptBuilder:

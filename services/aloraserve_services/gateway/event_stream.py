@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from aloraserve.errors import DrainingError
 from aloraserve.wire import reply_for
+from aloraserve_services.gateway.answer_headers import EVENTS
 
 
 class Closing(Protocol):
@@ -25,12 +26,7 @@ class Closing(Protocol):
 GOODBYE_S = 1.0
 """How long a client may take for the last event of a stream that is cut off."""
 
-_HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
-    # nginx and its like would collect events otherwise.
-    "x-accel-buffering": "no",
-}
+_HEADERS = {"content-type": "text/event-stream; charset=utf-8", **EVENTS}
 
 
 class EventStream(Response):

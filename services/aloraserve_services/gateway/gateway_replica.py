@@ -35,7 +35,9 @@ class GatewayReplica:
         # The packaged model may have to be converted first.
         plan = await asyncio.to_thread(make_plan, settings, progress=log.info)
         self._gateway = Gateway(plan, engines)
-        self._server = GatewayServer(plan.settings, self._gateway.http_app(), self._gateway.slots)
+        self._server = GatewayServer(
+            plan.settings, self._gateway.http_app(), self._gateway.slots, self._gateway.metrics
+        )
         await self._closing.enter_async_context(self._gateway.running())
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)

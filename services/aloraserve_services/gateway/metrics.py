@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge
 
 from aloraserve.diagnosis.account import Ladder, MissCause
 from aloraserve.routing.placement import ClaimOutcome, FallbackCause
@@ -19,6 +19,7 @@ _ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 
 _DECISION_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 _ERROR_BUCKETS = (-10, -2.5, -1, -0.5, -0.25, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 SOURCES = tuple(item.name for item in fields(CachedBySource))
+TLS_LOADED, TLS_REFUSED = TLS_RELOADS = ("loaded", "refused")
 ATTEMPT_OUTCOMES = [outcome for outcome in Outcome if outcome is not Outcome.CUT_SHORT]
 """What an attempt can have come to when it is counted: at its first chunk, or at its end without one."""
 
@@ -38,6 +39,7 @@ class GatewayMetrics(Instruments):
         self._of_requests()
         self._of_decisions()
         self._of_savings()
+        self._of_tls()
         self._begin_at_zero()
 
     def _of_requests(self) -> None:
@@ -157,6 +159,17 @@ class GatewayMetrics(Instruments):
             "aloraserve_savings_ledger_failures_total", "Flushes to the savings ledger that failed.", []
         )
 
+    def _of_tls(self) -> None:
+        """Add the metrics of certificates."""
+        self.tls_reloads = self.counter(
+            "aloraserve_tls_reloads_total", "Changes of the TLS files by what became of them.", ["outcome"]
+        )
+        self.tls_expiry = Gauge(
+            "aloraserve_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that is shown expires, in seconds since 1970; 0 without TLS.",
+            registry=self.registry,
+        )
+
     def _begin_at_zero(self) -> None:
         """Show what has not happened yet, so that its first time is an increase."""
         for claim in ClaimOutcome:
@@ -169,6 +182,8 @@ class GatewayMetrics(Instruments):
             self.unreused_tokens.labels(miss.value)
         for outcome in ATTEMPT_OUTCOMES:
             self.attempts.labels(outcome.value)
+        for reload in TLS_RELOADS:
+            self.tls_reloads.labels(reload)
         for source in SOURCES:
             self.cached_by_source.labels(source)
 
@@ -176,7 +191,3 @@ class GatewayMetrics(Instruments):
         """See :class:`~aloraserve.telemetry.instruments.Instruments`."""
         super().turn_off()
         self.directory.turn_off()
-
-    def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.wire import reply_for
 from aloraserve.wire.ignored import IGNORED_HEADER, ignored_header
+from aloraserve_services.gateway.answer_headers import Field, with_headers
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.request_context import begin_request, ignored_names
 
@@ -33,7 +34,6 @@ ENDPOINTS = frozenset(
         "/version",
         "/healthz",
         "/readyz",
-        "/metrics",
         "/-/healthz",
     }
 )
@@ -52,10 +52,14 @@ class CountedRequests:
         app: the application inside.
         metrics: of the gateway.
         tracing: of this process.
+        headers: of every answer, see :func:`~aloraserve_services.gateway.answer_headers.fixed_headers`.
     """
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, tracing: Tracing) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: GatewayMetrics, tracing: Tracing, headers: tuple[Field, ...] = ()
+    ) -> None:
         self._app = app
+        self._headers = headers
         self._metrics = metrics
         self._tracing = tracing
 
@@ -83,7 +87,8 @@ class CountedRequests:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode()), *_ignored(scope)]
+                own = ((b"x-request-id", request_id.encode()), *_ignored(scope), *self._headers)
+                message["headers"] = with_headers(message["headers"], own)
                 self._metrics.requests.labels(endpoint, str(message["status"])).inc()
                 self._tracing.answered(message["status"])
             await send(message)

@@ -15,6 +15,7 @@ from aloraserve.wire.chat_answers import (
     ChatCompletionChunk,
     ChatDelta,
 )
+from aloraserve_services.gateway.answer_headers import EVENTS
 from aloraserve_services.gateway.calls import GuardedCall
 from aloraserve_services.gateway.intrinsic_results import guard_result_of, refusal_of
 
@@ -40,7 +41,7 @@ class RefusedChat:
             return Response(self._whole().to_json(), media_type="application/json")
         chunks = [self._opening(), self._ending(), *([self._usage_chunk()] if self._include_usage else [])]
         events = "".join(f"data: {chunk.to_json()}\n\n" for chunk in chunks)
-        return Response(f"{events}data: [DONE]\n\n", media_type="text/event-stream")
+        return Response(f"{events}data: [DONE]\n\n", media_type="text/event-stream", headers=EVENTS)
 
     @property
     def _usage(self) -> Usage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -24,6 +24,9 @@ TOTAL_BODIES = 128
 """As many bodies of the greatest length are in memory at once; more are refused."""
 SHORT_BODY_BYTES = 32 << 10
 """A body up to this length is parsed at once; a longer one in a thread, while other calls go on."""
+
+_CHARSETS = ("", "utf-8", "utf8", "us-ascii")
+_CODINGS = ("", "identity")
 
 Body = TypeVar("Body", bound=RequestPart)
 
@@ -47,13 +50,14 @@ class BodyReader:
         """Return a request's body; the response names the fields of it that were passed over.
 
         Raises:
-            MediaTypeError: it is not declared to be JSON, which a web page of another site cannot do.
+            MediaTypeError: it is not declared to be JSON, which a web page of another site cannot do, or to be
+                compressed or in another charset than UTF-8.
             BodyTooLargeError: it is longer than is accepted; the rest is not read.
             BodyTimeoutError: it does not arrive in time.
             OverloadedError: too many bodies are being read.
             InvalidRequestError: see :func:`~aloraserve.wire.parse_body`.
         """
-        _check_media_type(request.headers.get("content-type"))
+        _check_declared(request.headers)
         self._check_size(int(request.headers.get("content-length", 0)))
         with self._holding() as parts:
             await self._receive(request, lambda part, size: self._hold(part, size, parts))
@@ -75,7 +79,7 @@ class BodyReader:
             OverloadedError: another one is being read.
             MediaTypeError, BodyTooLargeError, BodyTimeoutError: as for :meth:`read`.
         """
-        _check_media_type(request.headers.get("content-type"))
+        _check_declared(request.headers)
         if self._reads_file:
             raise OverloadedError("another file is being read; retry later")
         content = bytearray()
@@ -131,8 +135,19 @@ class BodyReader:
             self._held_bytes -= sum(map(len, parts))
 
 
-def _check_media_type(header: str | None) -> None:
-    media_type = (header or "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        shown = "missing" if header is None else f"{header[:80]!r}"
+def _check_declared(headers: Mapping[str, str]) -> None:
+    declared = headers.get("content-type")
+    media_type, *parameters = (declared or "").lower().split(";")
+    if media_type.strip() != "application/json":
+        shown = "missing" if declared is None else f"{declared[:80]!r}"
         raise MediaTypeError(f"the header 'Content-Type' is {shown}; 'application/json' is needed")
+    charset = next(
+        (value for name, _, value in (part.partition("=") for part in parameters) if name.strip() == "charset"), ""
+    )
+    if charset.strip(' "') not in _CHARSETS:
+        raise MediaTypeError(f"the charset of 'Content-Type' is {charset[:40]!r}; JSON is read as UTF-8")
+    coding = headers.get("content-encoding", "")
+    if coding.strip().lower() not in _CODINGS:
+        raise MediaTypeError(
+            f"the header 'Content-Encoding' is {coding[:80]!r}; a body is read as it is, not compressed"
+        )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import structlog
 from starlette.types import ASGIApp
 
 from aloraserve.errors import StartError
 from aloraserve.settings import Settings
 from aloraserve_services.gateway.call_slots import CallSlots
+from aloraserve_services.gateway.metrics import TLS_LOADED, TLS_REFUSED, GatewayMetrics
 from aloraserve_services.http_server.limits import HttpLimits
 from aloraserve_services.http_server.listening import SharedPort
 from aloraserve_services.http_server.server import HttpServer
-from aloraserve_services.http_server.tls import tls_of
+from aloraserve_services.http_server.tls_files import TlsFiles, TlsMaterial
+from aloraserve_services.ray_authentication import warn_of_open_ray
 
 LOCKS = "ports"
 """Subfolder of the state folder with the locks of shared ports."""
@@ -25,13 +30,23 @@ class GatewayServer:
         settings: of the platform.
         app: the gateway's HTTP application.
         slots: of its calls in progress.
+        metrics: of the gateway.
+
+    Attributes:
+        tls: files that its connections are encrypted with, followed while it runs; None without TLS.
+
+    Raises:
+        SettingsError: those files cannot be used.
     """
 
-    def __init__(self, settings: Settings, app: ASGIApp, slots: CallSlots) -> None:
+    def __init__(self, settings: Settings, app: ASGIApp, slots: CallSlots, metrics: GatewayMetrics) -> None:
         self._settings = settings
         self._slots = slots
-        self._server = HttpServer(app, _limits(settings), tls_of(settings))
+        self._metrics = metrics
+        self.tls = TlsFiles.of(settings)
+        self._server = HttpServer(app, _limits(settings), self.tls.current.context if self.tls else None)
         self._port: SharedPort | None = None
+        self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen and serve.
@@ -40,19 +55,26 @@ class GatewayServer:
             StartError: the port is another server's, or Serve's proxies have it.
         """
         settings = self._settings
+        warn_of_open_ray()
         await refuse_proxies(settings.port)
         self._port = SharedPort(settings.host, settings.port, _fleet(settings), settings.state_dir / LOCKS)
         await self._server.start(self._port.socket)
+        if self.tls is not None:
+            self._following = asyncio.create_task(self.tls.follow(self._use, self._refused), name="tls_files")
+            self._show_expiry(self.tls.current)
 
     def check(self) -> None:
-        """Raise if the server has ended."""
+        """Raise if the server has ended, or follows its certificate no more."""
         self._server.check()
+        if self._following is not None and self._following.done():
+            self._following.result()
 
     async def stop(self) -> None:
         """Take neither connections nor calls any more; return once the last answer is sent, or the time is over.
 
         Probes and refused calls are answered on open connections until then. What is left in the end is cut off.
         """
+        await self._unfollow()
         self._server.stop_accepting()
         if self._port is not None:
             self._port.release()
@@ -60,6 +82,25 @@ class GatewayServer:
         if left:
             log.warning("drain_cut_short", calls=left, after_s=self._settings.drain_s)
         await self._server.close()
+
+    async def _use(self, material: TlsMaterial) -> None:
+        await self._server.use_tls(material.context)
+        self._metrics.tls_reloads.labels(TLS_LOADED).inc()
+        self._show_expiry(material)
+
+    def _refused(self) -> None:
+        self._metrics.tls_reloads.labels(TLS_REFUSED).inc()
+
+    def _show_expiry(self, material: TlsMaterial) -> None:
+        self._metrics.tls_expiry.set(material.expires.timestamp())
+
+    async def _unfollow(self) -> None:
+        if self._following is None:
+            return
+        following, self._following = self._following, None
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
 
 
 def _limits(settings: Settings) -> HttpLimits:

@@ -27,6 +27,11 @@ _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _STOPPING = refusing(HTTPStatus.SERVICE_UNAVAILABLE, "the server has stopped; retry elsewhere", (b"retry-after", b"1"))
 
 
+_MALFORMED = refusing(HTTPStatus.BAD_REQUEST, "the request's body is not framed as HTTP/1.1 has it")
+_NO_ONE_HOST = refusing(HTTPStatus.BAD_REQUEST, "one header 'Host' is needed")
+_OTHER_VERSION = refusing(HTTPStatus.BAD_REQUEST, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+
+
 class Phase(enum.Enum):
     """What the next bytes of a connection belong to."""
 
@@ -56,6 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_begun = False
         self._field_bytes = 0
+        self._hosts = 0
         self._body_bytes = 0
         self._framing_bytes = 0
         self._discarded_bytes = 0
@@ -63,6 +69,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unsent_since: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._lingers = False
+        self._last_answer = _STOPPING
 
     @property
     def is_answering(self) -> bool:
@@ -112,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See httptools."""
         super().on_message_begin()
-        self._field_bytes = 0
+        self._field_bytes = self._hosts = 0
         if self._phase is not Phase.HEAD:
             # Behind another request: what came with that one is not this one's head.
             self._is_begun = True
@@ -128,6 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._phase is Phase.BODY:
             return
         self._field_bytes += len(name) + len(value)
+        self._hosts += name.lower() == b"host"
         super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
@@ -140,6 +148,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._enter(Phase.BODY)
         if self._field_bytes > self._limits.max_head_bytes:
             self.app = refusing(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, self._head_message())
+        elif (version := self.parser.get_http_version()) not in ("1.1", "1.0"):
+            self.app = _OTHER_VERSION
+        elif self._hosts > 1 or (version == "1.1" and not self._hosts):
+            # Two ends that choose another of two hosts could be played off against each other.
+            self.app = _NO_ONE_HOST
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -148,7 +161,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._enter(Phase.BETWEEN)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP."""
+        """Refuse what is not HTTP, be it a head or the body that is waited for."""
+        waits_for_body = self._phase is Phase.BODY and self.is_answering and not self.pipeline
+        if waits_for_body and not self.cycle.response_started and self._task is not None:
+            self._last_answer = _MALFORMED
+            # A task that has not begun would end without an answer.
+            self.loop.call_soon(self._task.cancel)
         self._refuse(HTTPStatus.BAD_REQUEST, "the request is not HTTP/1.1")
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -211,7 +229,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 await app(scope, receive, send_last)
             except asyncio.CancelledError:
                 if not cycle.response_started:
-                    await _STOPPING(scope, receive, send_last)
+                    await self._last_answer(scope, receive, send_last)
                 elif not cycle.response_complete:
                     self.transport.abort()
 

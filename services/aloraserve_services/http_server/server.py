@@ -54,6 +54,7 @@ class HttpServer:
             timeout_keep_alive=limits.keep_alive_s,  # type: ignore[arg-type]
         )
         self._config.load()
+        self._listening: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
 
@@ -74,17 +75,22 @@ class HttpServer:
             listening: bound and listening; it is closed by :meth:`stop_accepting`.
         """
         _allow_open_files(self._limits.max_connections + self._limits.max_surplus_connections + OTHER_FILES)
-        loop = asyncio.get_running_loop()
         _bound_unsent(listening)
         self._set_date()
-        self._listener = await loop.create_server(
-            lambda: BoundedProtocol(self._config, self._state, self._limits, loop),
-            sock=listening,
-            ssl=self._tls,
-            backlog=BACKLOG,
-            ssl_handshake_timeout=self._limits.head_timeout_s if self._tls else None,
-        )
+        self._listening = listening
+        self._listener = await self._listen(listening)
         self._ticking = asyncio.create_task(self._tick(), name="http_server")
+
+    async def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Have connections from now on use another context; those that are open, or wait to be accepted, stay."""
+        self._tls = tls
+        if self._listening is None or self._listening.fileno() < 0:
+            return
+        # A listener keeps its context, so another one takes over on the same socket.
+        before, self._listening = self._listener, self._listening.dup()
+        self._listener = await self._listen(self._listening)
+        if before is not None:
+            before.close()
 
     def check(self) -> None:
         """Raise if the server has stopped by itself."""
@@ -112,6 +118,16 @@ class HttpServer:
                 connection.transport.abort()
         if self._ticking is not None:
             self._ticking.cancel()
+
+    async def _listen(self, listening: socket.socket) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(
+            lambda: BoundedProtocol(self._config, self._state, self._limits, loop),
+            sock=listening,
+            ssl=self._tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=self._limits.head_timeout_s if self._tls else None,
+        )
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

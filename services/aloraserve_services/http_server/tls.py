@@ -6,7 +6,6 @@ import ssl
 from pathlib import Path
 
 from aloraserve.errors import SettingsError
-from aloraserve.settings import Settings
 
 
 def server_context(certificate: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
@@ -22,8 +21,9 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None = None) 
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _readable("tls_certificate", certificate)
-    _readable("tls_key", key)
+    context.set_alpn_protocols(["http/1.1"])
+    read_file("tls_certificate", certificate)
+    read_file("tls_key", key)
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except _PassphraseError:
@@ -39,17 +39,6 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None = None) 
     return context
 
 
-def tls_of(settings: Settings) -> ssl.SSLContext | None:
-    """Return the context that the settings ask for, None for plain HTTP.
-
-    Raises:
-        SettingsError: see :func:`server_context`.
-    """
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    return server_context(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-
-
 def own_context(certificate: Path) -> ssl.SSLContext:
     """Return the context of a client on the server's own machine: it trusts this certificate and no other.
 
@@ -63,6 +52,22 @@ def own_context(certificate: Path) -> ssl.SSLContext:
     return context
 
 
+def read_file(setting: str, file: Path) -> bytes:
+    """Return a file's content.
+
+    Args:
+        setting: that names it.
+        file: to read.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{setting} is {str(file)!r}, which cannot be read: {error.strerror}") from None
+
+
 class _PassphraseError(Exception):
     """Raised when OpenSSL asks for the key's passphrase, which nobody is there to type."""
 
@@ -71,16 +76,8 @@ def _no_passphrase() -> str:
     raise _PassphraseError
 
 
-def _readable(name: str, file: Path) -> None:
-    try:
-        with file.open("rb"):
-            pass
-    except OSError as error:
-        raise SettingsError(f"{name} is {str(file)!r}, which cannot be read: {error.strerror}") from None
-
-
 def _require_clients_of(context: ssl.SSLContext, client_ca: Path) -> None:
-    _readable("tls_client_ca", client_ca)
+    read_file("tls_client_ca", client_ca)
     try:
         context.load_verify_locations(client_ca)
     except ssl.SSLError:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError, StartError
 from aloraserve.settings import KEYS, Settings
 from aloraserve.settings.variables import hidden_variables
-from aloraserve_services.http_server.tls import tls_of
+from aloraserve_services.http_server.tls_files import TlsFiles
 from aloraserve_services.local.address import authorization, base_url, check_port
 from aloraserve_services.local.deployment import Progress, deploy, drain
 from aloraserve_services.local.processes import adopt_orphans, end_descendants, signals_ignored
@@ -24,6 +24,7 @@ from aloraserve_services.local.ray_session import ray_session
 from aloraserve_services.local.redis_server import embedded_redis, given_redis
 from aloraserve_services.models.model_files import SMOLLM2_ALIASES
 from aloraserve_services.plan import FleetPlan, make_plan, require_engine
+from aloraserve_services.ray_authentication import refuse_open_ray
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,15 @@ def local_platform(
         progress: called with what happens, in short sentences.
 
     Raises:
-        SettingsError: the model, the adapters' folder or the TLS files are not there.
+        SettingsError: the model, the adapters' folder or the TLS files are not there, or the environment turns Ray's
+            authentication off.
         StartError: a port is taken, Redis does not answer, a fleet with another key space has its namespace, or a part
             does not start in time.
     """
     check_port(settings.host, settings.port)
-    tls_of(settings)
+    TlsFiles.of(settings)
     require_engine(settings)
+    refuse_open_ray()
     _quiet_libraries(settings)
     adopt_orphans()
     try:

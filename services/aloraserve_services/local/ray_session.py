@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aloraserve.errors import StartError
 from aloraserve_services.local.processes import end_descendants, signals_ignored
+from aloraserve_services.local.session_folder import SessionFolder, session_folder
 from aloraserve_services.plan import FleetPlan
+from aloraserve_services.ray_authentication import asks_for_token, authentication
 
 OBJECT_STORE_BYTES = 128 << 20
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray of a single machine: its servers listen on the loopback address, as they always do on Windows and macOS.
+Elsewhere Ray replaces that address by the one that other machines reach."""
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_SERVE_LOG_TO_STDERR": "0"} | LOOPBACK_ONLY
 SIMULATED_ENVIRONMENT = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
@@ -36,29 +39,47 @@ def ray_session(plan: FleetPlan) -> Iterator[None]:
     Raises:
         StartError: Ray does not start.
     """
-    # Ray reads these when it is imported.
-    os.environ.update(ENVIRONMENT)
-    if plan.calibration is not None:
-        os.environ.update(SIMULATED_ENVIRONMENT)
-    import ray
+    with session_folder() as folder, _environment(_variables(plan, folder)):
+        # Ray reads the environment when it is imported.
+        import ray
 
-    # A Unix socket's path is short, so the folder is not in the state folder.
-    folder = tempfile.mkdtemp(prefix="alora-ray-")
-    # What replicas put into temporary files goes with this folder, also when they are killed.
-    os.environ["TMPDIR"] = folder
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            _start(num_cpus=_cpus(plan), _temp_dir=str(folder.ray))
+            # Ray puts a handler of its own in the place of ours.
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            yield
+        finally:
+            with signals_ignored(), contextlib.suppress(Exception):
+                ray.shutdown()
+            with signals_ignored():
+                end_descendants()
+
+
+def _variables(plan: FleetPlan, folder: SessionFolder) -> dict[str, str | None]:
+    simulated = SIMULATED_ENVIRONMENT if plan.calibration is not None else {}
+    # What replicas put into temporary files goes with the folder, also when they are killed.
+    return {**ENVIRONMENT, **simulated, **authentication(folder.token), "TMPDIR": str(folder.temporary)}
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Have these variables for the time of the context; None takes one out."""
+    before = {name: os.environ.get(name) for name in variables}
     try:
-        _start(num_cpus=_cpus(plan), _temp_dir=folder)
-        # Ray puts a handler of its own in the place of ours.
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        _set(variables)
         yield
     finally:
-        with signals_ignored(), contextlib.suppress(Exception):
-            ray.shutdown()
-        with signals_ignored():
-            end_descendants()
-        shutil.rmtree(folder, ignore_errors=True)
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _cpus(plan: FleetPlan) -> int:
@@ -72,10 +93,11 @@ def _start(**options: Any) -> None:
     import ray
     from ray.exceptions import RayError
 
+    if not asks_for_token():
+        raise StartError("Ray's servers would not ask for a token, so Ray is not started")
     try:
         ray.init(
             address="local",
-            # Ray's own servers authenticate nobody: they listen on the loopback address alone.
             _node_ip_address="127.0.0.1",
             include_dashboard=False,
             log_to_driver=False,

@@ -182,8 +182,12 @@ async def test_a_header_of_any_bytes_is_no_fault_of_the_server_s(
 ) -> None:
     gateway = open_gateway()
     async with serving(gateway.http_app()) as server:
-        line = b"\r\n" + name + b": " + value + b"\r\n"
-        reply = await server.ask(post("/v1/completions", BODY, "connection: close").replace(b"\r\n", line, 1))
+        request = post("/v1/completions", BODY, "connection: close")
+        if name == b"host":
+            request = request.replace(b"host: localhost", b"host: " + value)
+        else:
+            request = request.replace(b"\r\n", b"\r\n" + name + b": " + value + b"\r\n", 1)
+        reply = await server.ask(request)
         assert status_of(reply) < 500
         assert reply.count(b"x-request-id: ") == 1
 

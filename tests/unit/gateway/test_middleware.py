@@ -34,7 +34,7 @@ def client() -> httpx.AsyncClient:
         return StreamingResponse(parts())
 
     routes = Routes()
-    for path, handler in (("/healthz", fine), ("/readyz", failing), ("/metrics", breaking_off)):
+    for path, handler in (("/healthz", fine), ("/readyz", failing), ("/v1/savings", breaking_off)):
         routes.add("GET", path, handler)
     app = CountedRequests(routes, METRICS, Tracing())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
@@ -89,7 +89,7 @@ async def test_what_nobody_caught_is_a_counted_500_that_discloses_nothing(client
 
 
 async def test_an_answer_that_breaks_off_is_counted_once(client: httpx.AsyncClient) -> None:
-    before = counted("/metrics", "200"), counted("/metrics", "500")
+    before = counted("/v1/savings", "200"), counted("/v1/savings", "500")
     with pytest.raises(KeyError):
-        await client.get("/metrics")
-    assert (counted("/metrics", "200"), counted("/metrics", "500")) == (before[0] + 1, before[1])
+        await client.get("/v1/savings")
+    assert (counted("/v1/savings", "200"), counted("/v1/savings", "500")) == (before[0] + 1, before[1])
