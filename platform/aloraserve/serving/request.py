@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import BlockKey
@@ -34,6 +35,10 @@ class Origin:
     traceparent: str | None = None
     deadline: float | None = None
     priority: int = 0
+
+    def salted(self, client_salt: str | None) -> Self:
+        """Return the origin of a request that names a cache salt of its own; an empty one asks for nothing."""
+        return self if not client_salt else replace(self, caller=self.caller.salted(client_salt))
 
     def numbered(self, number: int) -> Origin:
         """Return the origin of one of several calls that a request makes; the first has the request's own id."""

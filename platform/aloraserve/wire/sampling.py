@@ -26,6 +26,7 @@ from aloraserve.wire.structured import StructuredOutput, structured_output
 
 MAX_CHOICES = 8
 MAX_GENERATED_TOKENS = 1_000_000
+MAX_SALT_CHARACTERS = 1024
 _INT64 = 2**63
 
 STRUCTURED = "an object with one of json, regex, choice, grammar, json_object"
@@ -102,7 +103,7 @@ class SamplingFields(CallFields, frozen=True, kw_only=True):
     logprob_token_ids: Unsupported = None
     request_id: Unsupported = None
     routed_experts_prompt_start: OnlyZero = None
-    cache_salt: Unsupported = None
+    cache_salt: Annotated[str, Meta(max_length=MAX_SALT_CHARACTERS)] | None = None
     kv_transfer_params: Unsupported = None
     ec_transfer_params: Unsupported = None
     vllm_xargs: Unsupported = None
