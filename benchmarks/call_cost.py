@@ -93,7 +93,7 @@ class Engines:
         self.replica = ""
 
     @contextlib.asynccontextmanager
-    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Engines]:
+    async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Engines]:
         """Give the first in rank."""
         self.replica = rank[0]
         yield self

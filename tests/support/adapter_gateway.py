@@ -16,6 +16,9 @@ from aloraserve.adapters.management import AdapterManager, Usage
 from aloraserve.adapters.management.intake import StoreIntake
 from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
 from aloraserve.tenants import StaticTenants
+from aloraserve.tenants.keys import Pepper
+from aloraserve.tenants.live import LiveTenants
+from aloraserve.tenants.store import MemoryTenantStore
 from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.lora_routes import LoraRoutes
@@ -48,7 +51,8 @@ class AdapterGateway:
         view = CatalogView(catalog)
         intake = StoreIntake(fetcher, lambda: reader, self.store)
         self.manager = AdapterManager(catalog, view, intake, self.places, base="base-digest", base_names=["base"])
-        tenants = StaticTenants(keys.get("api_keys", {}), keys.get("admin_keys", {}), is_public=False)
+        static = StaticTenants(keys.get("api_keys", {}), keys.get("admin_keys", {}), is_public=False)
+        self.tenants = tenants = LiveTenants(MemoryTenantStore(), static, Pepper(b"0123456789abcdef"))
         bodies = BodyReader(64, 10)
         self.routes = Routes()
         access = AdapterAccess(tenants, self.manager, SourcePolicy.of([str(self.root / "tenants")]))

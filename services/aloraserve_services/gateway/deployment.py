@@ -18,6 +18,7 @@ from aloraserve.diagnosis.window import DiagnosisWindow
 from aloraserve.directory.base import Directory
 from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.limits.guarded import GuardedLimits
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
@@ -27,6 +28,7 @@ from aloraserve.serving.prompts.activation_proof import prover_of
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
+from aloraserve.serving.tenant_limits import TenantAdmission
 from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
@@ -55,6 +57,7 @@ from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.tenant_routes import TenantRoutes
+from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.tenant_store import FleetTenants
 
@@ -100,7 +103,12 @@ class Gateway:
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
         limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
-        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits)
+        self._usage = UsageReporter(plan.open_usage(), self.metrics)
+        self._limits = GuardedLimits(
+            plan.open_limits(), settings.gateways, on_failure=self.metrics.limits_taken_here.inc
+        )
+        admission = TenantAdmission(self._limits, settings.effective_limits.of, self._usage)
+        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits, admission)
         self._prompts = self._prompt_builder(tokenizer)
         self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
@@ -126,6 +134,7 @@ class Gateway:
             TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
             AdapterRoutes(manager, self._adapter_access(), self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
+            UsageRoutes(self._tenants, self._usage),
         ]
 
     def _adapter_access(self) -> AdapterAccess:
@@ -195,9 +204,12 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow changes."""
+        """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
         await self._tenants.begin()
-        async with self._pool.running(), self._process.running(), self._savings.flushing(), self._managed.running():
+        async with contextlib.AsyncExitStack() as beside:
+            for part in (self._pool, self._process, self._limits, self._usage, self._managed):
+                await beside.enter_async_context(part.running())
+            await beside.enter_async_context(self._savings.flushing())
             followers = [asyncio.create_task(follow) for follow in self._followers()]
             try:
                 yield

@@ -11,6 +11,7 @@ def serving_headers(generation: Generation) -> dict[str, str]:
     """Return what a client may want to know of how its call was served."""
     return (
         _savings(generation)
+        | dict(generation.ticket.headers)
         | _reason(generation)
         | {
             "x-aloraserve-replica": generation.label,

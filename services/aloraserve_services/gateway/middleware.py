@@ -30,6 +30,7 @@ ENDPOINTS = frozenset(
         "/v1/receipts",
         "/v1/diagnosis",
         "/v1/savings",
+        "/v1/usage",
         "/v1/metrics/targets",
         "/version",
         "/healthz",

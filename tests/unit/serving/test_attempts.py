@@ -169,7 +169,7 @@ async def test_a_full_queue_is_an_overload_whose_claim_is_withdrawn() -> None:
 async def test_a_call_is_claimed_before_a_replica_is_reserved_for_it() -> None:
     class Watching(FakePool):
         @contextlib.asynccontextmanager
-        async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+        async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Any]:
             assert router.events == ["claim a"]
             async with super().reserve(rank) as held:
                 yield held
@@ -195,7 +195,7 @@ class PassingOn(FakePool):
     """A pool whose replica a turns out to be full when it is sent the call, which goes to b."""
 
     @contextlib.asynccontextmanager
-    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[FakeReservation]:
+    async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[FakeReservation]:
         async with super().reserve(rank) as held:
             # What is passed on to b once stays there.
             def send(call: EngineCall) -> Replies:
@@ -286,7 +286,7 @@ async def test_a_client_that_goes_away_leaves_no_claim_and_a_receipt() -> None:
 
     class Full(FakePool):
         @contextlib.asynccontextmanager
-        async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+        async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Any]:
             waits.set()
             await asyncio.Event().wait()
             yield None
@@ -312,7 +312,7 @@ async def test_closing_the_chunks_unread_cancels_the_call() -> None:
 async def test_nobody_waits_long_for_a_replica_where_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     class Nobody(FakePool):
         @contextlib.asynccontextmanager
-        async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+        async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Any]:
             await asyncio.sleep(60)
             yield None
 

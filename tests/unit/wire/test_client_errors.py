@@ -18,6 +18,7 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.wire import reply_for
 
 INVALID = [
+    "owner is 'nobody'; there is no such tenant",
     "tenant is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
     "roles is empty; accepted are invoke, adapters, admin",
     "roles is invoke without a tenant; only admin is accepted there",
@@ -212,6 +213,8 @@ EXAMPLES = {
         "the API key is not known",
     ],
     "NotPermittedError": [
+        "visibility is public: that needs a key with the role admin",
+        "owner is another tenant: that needs a key with the role admin",
         "this needs a key with the role admin; this key's roles: invoke",
     ],
     "InvocationError": [
