@@ -119,6 +119,14 @@ class ReplicaLostError(AloraserveError):
     """Raised when the replica of a request that had already streamed died."""
 
 
+class IdempotencyConflictError(AloraserveError):
+    """Raised when a request with the same idempotency key is being answered: its answer can be had later."""
+
+
+class IdempotencyKeyReusedError(InvalidRequestError):
+    """Raised when an idempotency key stands for another request already."""
+
+
 class EngineEndingRequestError(AloraserveError):
     """Raised when a request is refused because engines ended while they answered it, and more of them would."""
 

@@ -44,6 +44,7 @@ from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
+from aloraserve_services.gateway.idempotency import IdempotentAnswers
 from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
@@ -116,6 +117,7 @@ class Gateway:
             self._prompts, self._dispatcher, ChatIntrinsics(self._runner), self.slots, self._adapters
         )
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
+        self._idempotent = IdempotentAnswers(self._ask_all(settings.gateways))
 
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
@@ -129,7 +131,9 @@ class Gateway:
         base_model, manager = self._plan.served_name, self._managed.manager
         return [
             self._openai_routes(),
-            IntrinsicRoutes(self._tenants, self._runner, self._bodies, self.slots, base_model=base_model),
+            IntrinsicRoutes(
+                self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
+            ),
             self._admin_routes(),
             TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
             AdapterRoutes(manager, self._adapter_access(), self._bodies),
@@ -147,6 +151,8 @@ class Gateway:
             self._completions,
             self._bodies,
             self.slots,
+            self._idempotent,
+            comment_s=self._plan.settings.sse_comment_s,
             base_model=self._plan.served_name,
             adapters=self._adapters,
             replicas=self._replicas,
@@ -238,6 +244,10 @@ class Gateway:
         """Return this gateway's receipt of a request; other gateways call this."""
         found = self._receipts.get(request_id)
         return None if found is None else found.as_dict()
+
+    async def own_answer(self, name: str) -> dict[str, Any] | None:
+        """Return what this gateway knows of an idempotency key; other gateways call this."""
+        return self._idempotent.own(name)
 
     async def own_diagnosis(self, window_s: int) -> dict[str, Any]:
         """Return what became of reuse in this gateway's calls of the last seconds; other gateways call this."""
