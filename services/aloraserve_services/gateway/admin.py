@@ -74,7 +74,7 @@ class AdminRoutes:
         routes.add("GET", "/v1/metrics/targets", self.metrics_targets)
 
     async def replicas(self, request: Request) -> Response:
-        """Say what each replica holds and does, as `aloraserve status` shows it; for administrators: it is all tenants'."""
+        """Say what each replica holds and does, for `aloraserve status`. It is all tenants': for administrators."""
         self._check(request)
         adapters = self._adapters.all()
         states, lost = await self._states()
