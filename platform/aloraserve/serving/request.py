@@ -61,6 +61,7 @@ class GenerationRequest:
         is_streamed: whether the client sees tokens as they come. An answer that is not streamed can be generated again
             until its end.
         shows_tokens: whether the answer's chunks have their token ids.
+        public_blocks: how many of the prompt's first blocks are everybody's.
     """
 
     origin: Origin
@@ -72,6 +73,7 @@ class GenerationRequest:
     activation: int | None = None
     is_streamed: bool = False
     shows_tokens: bool = False
+    public_blocks: int = 0
 
     @property
     def id(self) -> str:
@@ -110,4 +112,5 @@ class GenerationRequest:
             traceparent=self.origin.traceparent,
             shows_tokens=self.shows_tokens,
             share=share,
+            public_blocks=self.public_blocks,
         )

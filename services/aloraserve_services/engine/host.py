@@ -264,7 +264,9 @@ class EngineHost:
         """Have a call's savings worked out; its adapter is loaded."""
         version = None if call.adapter is None else call.adapter.engine_name
         invocation = () if call.adapter is None else self._adapters.invocation_ids(call.adapter)
-        self._meter.accept(call.request_id, call.token_ids, call.keys, version, call.cache_salt, invocation)
+        self._meter.accept(
+            call.request_id, call.token_ids, call.keys, version, call.cache_salt, invocation, call.public_blocks
+        )
         # After the engine has the call: it computes meanwhile.
         asyncio.get_running_loop().call_soon(self._meter.prepare, call.request_id)
 

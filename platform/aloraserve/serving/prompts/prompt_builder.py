@@ -24,6 +24,7 @@ from aloraserve.serving.prompts.template_support import TemplateSupport
 from aloraserve.serving.prompts.text_cache import TextCache, TokenizedText
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.structures import check_structure
+from aloraserve.tenants.shared_prefix import PublicBlocks, none_public
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from aloraserve.wire.sampling import SamplingSettings
@@ -46,6 +47,7 @@ class PromptBuilder:
         keyspace: what block keys belong to.
         base_model: served name of the base model.
         max_model_len: tokens of a prompt and its answer together.
+        public_blocks: knows which blocks all tenants share.
         resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
     """
@@ -58,12 +60,14 @@ class PromptBuilder:
         base_model: str,
         max_model_len: int,
         resolve: Resolve,
+        public_blocks: PublicBlocks = none_public,
     ) -> None:
         self._tokenizer = tokenizer
         self._keyspace = keyspace
         self._base_model = base_model
         self._max_model_len = max_model_len
         self._resolve = resolve
+        self._public_blocks = public_blocks
         self._encoder = Encoder(tokenizer)
         self._chats = ChatPrompts(tokenizer, self._encoder, keyspace, max_tokens=max_model_len)
         self._texts = TextCache(partial(self._encoder.ids, special=True), keyspace, max_tokens=max_model_len)
@@ -136,6 +140,9 @@ class PromptBuilder:
             max_tokens: that are left to generate.
         """
         prompt = Prompt(list(token_ids), _activation(token_ids, adapter), request.keys)
+        public = min(request.public_blocks, self._base_blocks(prompt))
+        if public < request.public_blocks:
+            prompt = replace(prompt, known=())
         origin = request.origin.numbered(number)
         sampling = replace(request.sampling, max_tokens=max_tokens)
         return replace(
@@ -143,9 +150,10 @@ class PromptBuilder:
             origin=origin,
             token_ids=prompt.token_ids,
             sampling=sampling if adapter is None else _adapter_sampling(adapter, sampling),
-            call=self._call(origin, prompt, adapter),
+            call=self._call(origin, prompt, adapter, public),
             adapter=adapter,
             activation=prompt.activation,
+            public_blocks=public,
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -228,18 +236,30 @@ class PromptBuilder:
         field: str,
         default_tokens: int | None = None,
     ) -> GenerationRequest:
+        public = 0
+        if origin.caller.cache_salt is not None:
+            public = self._public_blocks(prompt.token_ids, self._base_blocks(prompt))
+        if public:
+            # What is remembered is salted from its first block on.
+            prompt = replace(prompt, known=())
         return GenerationRequest(
             origin,
             body.model,
             prompt.token_ids,
             self._bounded(len(prompt.token_ids), body.sampling(), field, default_tokens),
-            self._call(origin, prompt, adapter),
+            self._call(origin, prompt, adapter, public),
             adapter,
             prompt.activation,
             is_streamed=bool(body.stream),
+            public_blocks=public,
         )
 
-    def _call(self, origin: Origin, prompt: Prompt, adapter: AdapterVersion | None) -> Call:
+    def _base_blocks(self, prompt: Prompt) -> int:
+        """Return how many of a prompt's blocks are the base model's."""
+        tokens = len(prompt.token_ids) if prompt.activation is None else max(prompt.activation, 0)
+        return tokens // self._keyspace.block_tokens
+
+    def _call(self, origin: Origin, prompt: Prompt, adapter: AdapterVersion | None, public_blocks: int) -> Call:
         effect = None
         if adapter is not None and prompt.activation is not None:
             effect = AdapterEffect(adapter.name, adapter.digest, prompt.activation)
@@ -247,7 +267,9 @@ class PromptBuilder:
         return Call(
             prompt_tokens=len(prompt.token_ids),
             block_tokens=self._keyspace.block_tokens,
-            keys=self._keyspace.keys(prompt.token_ids, cache_salt=salt, adapter=effect, known=prompt.known),
+            keys=self._keyspace.keys(
+                prompt.token_ids, cache_salt=salt, adapter=effect, known=prompt.known, public_blocks=public_blocks
+            ),
             adapter=adapter.name if adapter else None,
             session=origin.session,
             base_blocks=None if effect is None else max(effect.activation, 0) // self._keyspace.block_tokens,
