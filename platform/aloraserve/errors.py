@@ -180,3 +180,7 @@ class KeySpaceMismatchError(AloraserveError):
 
 class StartError(AloraserveError):
     """Raised when the platform cannot start, with what to do about it."""
+
+
+class PartLostError(AloraserveError):
+    """Raised when a part of a running platform has ended for good, and nothing but a new start brings it back."""

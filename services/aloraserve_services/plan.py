@@ -43,6 +43,7 @@ from aloraserve.usage.redis import UsageLedger
 from aloraserve_services.adapter_catalog import catalog_backup, catalogued_versions, open_catalog
 from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
+from aloraserve_services.models.sizes import check_sizes
 
 CPU_BLOCK_TOKENS = 32
 STORE = "adapter-snapshots"
@@ -224,7 +225,7 @@ def make_plan(
 
     Raises:
         SettingsError: the model, the adapters' folder or the calibration is not there, or the engine cannot take the
-            block size.
+            block size, the context's length or the KV cache's size.
         StartError: the packaged model cannot be converted.
     """
     from aloraserve_services.models.model_files import resolve_model
@@ -233,6 +234,8 @@ def make_plan(
     dtype: Dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
     found_name, model_path = resolve_model(settings.model, settings.state_dir, dtype, progress=progress)
     model_path = _local(model_path)
+    if simulated is None:
+        check_sizes(settings, model_path, dtype)
     name = settings.served_name or found_name
     folder = settings.adapters_dir or (adapters_dir(model_path) if adapters_dir else None)
     folder = None if folder is None else folder.absolute()

@@ -42,6 +42,7 @@ from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
+from aloraserve_services.gateway.docs_routes import DocsRoutes
 from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.idempotency import IdempotentAnswers
@@ -58,6 +59,7 @@ from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.tenant_routes import TenantRoutes
+from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.tenant_store import FleetTenants
@@ -138,6 +140,14 @@ class Gateway:
             TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
             AdapterRoutes(manager, self._adapter_access(), self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
+            DocsRoutes(),
+            TokenizeRoutes(
+                self._tenants,
+                self._prompts,
+                self._bodies,
+                base_model=base_model,
+                max_model_len=self._plan.settings.max_model_len,
+            ),
             UsageRoutes(self._tenants, self._usage),
         ]
 

@@ -81,6 +81,9 @@ class OpenAIRoutes:
         routes.add("GET", "/version", self.version)
         routes.add("GET", "/healthz", self.healthz)
         routes.add("GET", "/readyz", self.readyz)
+        routes.add("GET", "/health", self.health)
+        routes.add("GET", "/ping", self.health)
+        routes.add("POST", "/ping", self.health)
         routes.add("GET", "/-/healthz", self.serve_healthz)
 
     async def chat(self, request: Request) -> Response:
@@ -165,6 +168,10 @@ class OpenAIRoutes:
     async def healthz(self, request: Request) -> Response:
         """Say that this process answers."""
         return PlainTextResponse("ok\n")
+
+    async def health(self, request: Request) -> Response:
+        """Say so as vLLM does, without a body; 503 where its own would be: a call would reach no engine."""
+        return Response(status_code=200 if self._replicas() and not self._slots.is_draining else 503)
 
     async def serve_healthz(self, request: Request) -> Response:
         """Answer as Serve's own proxy does: KubeRay's probe of a pod waits for this word."""

@@ -382,3 +382,17 @@ async def test_a_call_whose_client_goes_away_amid_its_answer_is_not_in_flight() 
     assert len(router.in_flight) == 1
     await sent.aclose()
     assert not router.in_flight
+
+
+@pytest.mark.parametrize("fault_at", range(5))
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_no_text_comes_twice_wherever_in_the_answer_the_replica_is_lost(is_streamed: bool, fault_at: int) -> None:
+    words = ["a", "b", "c", "d"]
+    answer = [EngineChunk(0, word, 1, "stop" if word == "d" else None) for word in words]
+    seen: list[str] = []
+    with contextlib.suppress(ReplicaLostError):
+        generation = await send(FakePool((*answer[:fault_at], DiedError()), answer), is_streamed=is_streamed)
+        async for chunk in generation:
+            seen.append(chunk.text)
+    # A stream that has begun ends where it was lost; anything else moves.
+    assert seen == (words[:fault_at] if is_streamed and fault_at else words)
