@@ -6,6 +6,7 @@ no others. What a tenant can learn from them is whether somebody used a prefix t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -18,6 +19,7 @@ from aloraserve.records import RecordKind, RecordStore, RecordView
 from aloraserve.records.editing import edit_record
 from aloraserve.tenants.names import NAME_RULE, is_name
 
+POLL_S = 0.5
 MAX_PREFIXES = 64
 MAX_DELETED = 64
 MAX_PREFIX_TOKENS = 32_768
@@ -76,7 +78,7 @@ class SharedPrefixes:
     """The fleet's prefixes, known in memory. For one event loop, but for :meth:`public_blocks`.
 
     Args:
-        store: of the fleet; closed by its opener.
+        store: of the fleet; closed by :meth:`close`.
         keyspace: of the fleet.
         clock: seconds since 1970.
 
@@ -122,6 +124,16 @@ class SharedPrefixes:
             known = (stored.record for stored in self.view if not stored.record.is_deleted)
             own = (record for record in known if record.keyspace == self._keyspace.fingerprint)
             self._public = frozenset(key for record in own for key in self._keyspace.keys(record.token_ids))
+
+    async def run(self) -> None:
+        """Follow the store until cancelled."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            await self.look()
+
+    async def close(self) -> None:
+        """Release the store."""
+        await self._store.close()
 
     async def list(self) -> list[PrefixRecord]:
         """Return all prefixes, by name.

@@ -38,7 +38,9 @@ def public_tokens_of(request: Any) -> int:
     return value if is_index(value) else 0
 
 
-def moved_salt(keys: tuple[Any, ...] | None, salt_key: Any, public: int, start: int, end: int) -> tuple[Any, ...] | None:
+def moved_salt(
+    keys: tuple[Any, ...] | None, salt_key: Any, public: int, start: int, end: int
+) -> tuple[Any, ...] | None:
     """Return a block's keys with the salt where it belongs: in the block of the first token that is not everybody's.
 
     Args:

@@ -52,6 +52,7 @@ from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.lora_routes import LoraRoutes
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
+from aloraserve_services.gateway.prefix_routes import PrefixRoutes
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import AskAll, FleetReceipts, ask_gateways
 from aloraserve_services.gateway.request_body import BodyReader
@@ -62,7 +63,7 @@ from aloraserve_services.gateway.tenant_routes import TenantRoutes
 from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.plan import FleetPlan
-from aloraserve_services.tenant_store import FleetTenants
+from aloraserve_services.tenant_store import FleetTenants, open_prefixes
 
 ENGINE = "engine"
 GATEWAY = "gateway"
@@ -97,6 +98,7 @@ class Gateway:
         self._adapters = self._managed.registry
         self._fleet_tenants = FleetTenants(settings)
         self._tenants = self._fleet_tenants.live
+        self._prefixes = open_prefixes(settings, plan.keyspace)
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = self._open_savings()
         self._receipts = ReceiptRing(settings.receipts)
@@ -138,6 +140,7 @@ class Gateway:
             ),
             self._admin_routes(),
             TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
+            self._prefix_routes(),
             AdapterRoutes(manager, self._adapter_access(), self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
             DocsRoutes(),
@@ -150,6 +153,16 @@ class Gateway:
             ),
             UsageRoutes(self._tenants, self._usage),
         ]
+
+    def _prefix_routes(self) -> PrefixRoutes:
+        return PrefixRoutes(
+            self._prefixes,
+            self._tenants,
+            self._prompts,
+            self._bodies,
+            base_model=self._plan.served_name,
+            block_tokens=self._plan.keyspace.block_tokens,
+        )
 
     def _adapter_access(self) -> AdapterAccess:
         return AdapterAccess(self._tenants, self._managed.manager, self._plan.settings.tenant_adapter_policy)
@@ -216,12 +229,14 @@ class Gateway:
             base_model=self._plan.served_name,
             max_model_len=self._plan.settings.max_model_len,
             resolve=functools.partial(resolved, self._adapters),
+            public_blocks=self._prefixes.public_blocks,
         )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
         await self._tenants.begin()
+        await self._prefixes.look()
         async with contextlib.AsyncExitStack() as beside:
             for part in (self._pool, self._process, self._limits, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
@@ -234,10 +249,15 @@ class Gateway:
                     task.cancel()
                 await asyncio.wait(followers)
                 await self._tenants.close()
+                await self._prefixes.close()
 
     def _followers(self) -> list[Coroutine[Any, Any, None]]:
         """Return what runs as long as the gateway does."""
-        followers = [follow_key_spaces(self._directories, self._plan.keyspace), self._tenants.run()]
+        followers = [
+            follow_key_spaces(self._directories, self._plan.keyspace),
+            self._tenants.run(),
+            self._prefixes.run(),
+        ]
         if len(self._directories) > 1:
             followers.append(self._routing.cells.follow())
         return followers

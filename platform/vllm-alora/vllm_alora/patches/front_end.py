@@ -15,7 +15,6 @@ import inspect
 from typing import Any
 
 from vllm_alora.activation import ACTIVATION_KEY
-from vllm_alora.shared_prefix import PUBLIC_KEY, is_trusted
 from vllm_alora.adapter_config import Invocation
 from vllm_alora.adapters import ADAPTERS
 from vllm_alora.announcement import announce
@@ -31,6 +30,7 @@ from vllm_alora.patches import served_models
 from vllm_alora.patches.admission import DESCRIBE, take_description
 from vllm_alora.patches.seam import replace
 from vllm_alora.setups import refuse_load, refuse_setup
+from vllm_alora.shared_prefix import PUBLIC_KEY, is_trusted
 
 
 def apply() -> None:

@@ -63,7 +63,7 @@ class BlockChain:
             self.keys += self._keyspace.extend(parent, block, salt, self._base_tokens_of(index))
 
     def stored(self, first: int, last: int) -> list[BlocksStored]:
-        """Return the events of blocks that came to be cached, ``last`` excluded: public, base and an adapter's apart."""
+        """Return the events of blocks that came to be cached, ``last`` excluded: public, base and adapter's apart."""
         splits = [self._public_blocks, last if self._split is None else self._split]
         ends = [first, *sorted(min(max(split, first), last) for split in splits), last]
         return [self._event(start, end) for start, end in pairwise(ends) if start < end]
