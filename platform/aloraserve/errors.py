@@ -99,6 +99,10 @@ class NotPermittedError(AloraserveError):
     """Raised when a caller is known but may not do this: only an administrator may."""
 
 
+class UnknownServiceError(AloraserveError):
+    """Raised when the health of a gRPC service is asked for that is not served here."""
+
+
 class UnknownReceiptError(AloraserveError):
     """Raised when a request's routing receipt was never written here, or is no longer kept."""
 

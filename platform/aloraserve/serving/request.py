@@ -11,6 +11,7 @@ from aloraserve.blocks import BlockKey
 from aloraserve.routing.base import Call
 from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.engine_messages import EngineCall
+from aloraserve.serving.tools import ToolUse
 from aloraserve.tenants import Caller
 from aloraserve.wire.sampling import SamplingSettings
 
@@ -62,6 +63,7 @@ class GenerationRequest:
             until its end.
         shows_tokens: whether the answer's chunks have their token ids.
         public_blocks: how many of the prompt's first blocks are everybody's.
+        tool_use: how calls of functions are read out of the answer; None where all of it is text.
     """
 
     origin: Origin
@@ -74,6 +76,7 @@ class GenerationRequest:
     is_streamed: bool = False
     shows_tokens: bool = False
     public_blocks: int = 0
+    tool_use: ToolUse | None = None
 
     @property
     def id(self) -> str:

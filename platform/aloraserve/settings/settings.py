@@ -13,6 +13,7 @@ from aloraserve.settings.address import is_public
 from aloraserve.settings.callers import CallerSettings
 from aloraserve.settings.engine import EngineSettings
 from aloraserve.settings.fleet import FleetSettings
+from aloraserve.settings.grpc import GrpcSettings
 from aloraserve.settings.http import HttpSettings
 from aloraserve.settings.limits import LimitSettings
 from aloraserve.settings.paths import expanded
@@ -20,6 +21,7 @@ from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
 from aloraserve.settings.timeouts import TimeoutSettings
+from aloraserve.settings.tools import ToolSettings
 from aloraserve.settings.variables import VariableSource
 from aloraserve.tenants.sealing import sealed
 
@@ -36,6 +38,7 @@ _NAMES_OR_PATHS = ("model", "calibration", "adapter_sources")
 class Settings(
     FleetSettings,
     HttpSettings,
+    GrpcSettings,
     TimeoutSettings,
     CallerSettings,
     LimitSettings,
@@ -44,6 +47,7 @@ class Settings(
     EngineSettings,
     RoutingSettings,
     TelemetrySettings,
+    ToolSettings,
     BaseSettings,
 ):
     """Everything that an operator may choose; ``docs/reference/configuration.md`` explains each key."""
@@ -89,6 +93,12 @@ class Settings(
     def _cells_have_servers(self) -> Self:
         if self.cell_redis_urls and len(self.cell_redis_urls) != self.cells:
             raise ValueError(f"cell_redis_urls has {len(self.cell_redis_urls)} with cells {self.cells}: one a cell")
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.grpc_port == self.port:
+            raise ValueError(f"grpc_port and port are both {self.port}: each API needs a port of its own")
         return self
 
     @model_validator(mode="after")

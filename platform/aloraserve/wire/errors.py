@@ -37,6 +37,7 @@ from aloraserve.errors import (
     UnknownModelError,
     UnknownPrefixError,
     UnknownReceiptError,
+    UnknownServiceError,
     UnknownTenantError,
     UnusableAnswerError,
 )
@@ -84,6 +85,7 @@ _MAP: dict[type[AloraserveError], _Row] = {
     AdapterSourceError: _Row(400, "invalid_request_error", "adapter_source"),
     AuthenticationError: _Row(401, "authentication_error", "invalid_api_key", {"WWW-Authenticate": "Bearer"}),
     NotPermittedError: _Row(403, "permission_error", "role_needed"),
+    UnknownServiceError: _Row(404, "invalid_request_error", "service_not_found"),
     UnknownReceiptError: _Row(404, "invalid_request_error", "receipt_not_found"),
     LimitTooLowError: _Row(400, "invalid_request_error", "limit_too_low"),
     RateLimitedError: _Row(429, "rate_limit_error", "rate_limit_exceeded"),

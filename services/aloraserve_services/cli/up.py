@@ -33,8 +33,8 @@ MAX_NAMES_SHOWN = 20
 
 
 @takes_settings(
-    *("model", "replicas", "gateways", "host", "port", "redis_url", "adapters_dir", "state_dir", "dtype", "policy"),
-    *("engine", "calibration"),
+    *("model", "replicas", "gateways", "host", "port", "grpc_port", "redis_url", "adapters_dir", "state_dir"),
+    *("dtype", "policy", "engine", "calibration"),
 )
 def up(
     chosen: ChosenSettings,

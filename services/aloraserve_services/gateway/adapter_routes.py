@@ -15,7 +15,7 @@ from aloraserve.tenants import Caller, Role
 from aloraserve.wire.adapter_answers import entry_json, record_json, report_json
 from aloraserve.wire.adapters import AdapterCheckRequest, AdapterRequest, AliasRequest, ReasonRequest
 from aloraserve_services.gateway.adapter_access import AdapterAccess
-from aloraserve_services.gateway.adapter_query import checked_query, entry_query, flag
+from aloraserve_services.gateway.adapter_query import LISTED, checked_query, entry_query, flag, label_query
 from aloraserve_services.gateway.answer_headers import EVENTS
 from aloraserve_services.gateway.registration_events import registration_events
 from aloraserve_services.gateway.request_body import BodyReader
@@ -57,7 +57,8 @@ class AdapterRoutes:
 
     async def list(self, request: Request) -> Response:
         """List versions by name, a page at a time."""
-        page = await self._manager.list(self._access.query(_caller(request), entry_query(request)))
+        query = self._access.query(_caller(request), entry_query(checked_query(request, LISTED), label_query(request)))
+        page = await self._manager.list(query)
         usages = await asyncio.gather(*map(self._manager.usage, page.entries))
         shown = [entry_json(entry, usage) for entry, usage in zip(page.entries, usages, strict=True)]
         return _json({"object": "list", "data": shown, "next": page.next})

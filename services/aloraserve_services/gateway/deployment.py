@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
@@ -44,6 +45,14 @@ from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.docs_routes import DocsRoutes
 from aloraserve_services.gateway.gateway_pool import GatewayPool
+from aloraserve_services.gateway.grpc.adapters import AdapterMethods
+from aloraserve_services.gateway.grpc.edge import GrpcEdge
+from aloraserve_services.gateway.grpc.health import HealthMethods
+from aloraserve_services.gateway.grpc.inference import InferenceMethods
+from aloraserve_services.gateway.grpc.intrinsics import IntrinsicMethods
+from aloraserve_services.gateway.grpc.method import GrpcPart
+from aloraserve_services.gateway.grpc.reflection import ReflectionMethods, service_names
+from aloraserve_services.gateway.grpc.server import GatewayGrpcServer
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.idempotency import IdempotentAnswers
 from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
@@ -65,6 +74,7 @@ from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.tenant_store import FleetTenants, open_prefixes
 
+log = structlog.get_logger(__name__)
 ENGINE = "engine"
 GATEWAY = "gateway"
 
@@ -130,6 +140,38 @@ class Gateway:
         for part in self._http_parts():
             part.add_to(routes)
         return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
+
+    def grpc_server(self) -> GatewayGrpcServer | None:
+        """Return the gRPC server, None if the settings ask for none."""
+        settings = self._plan.settings
+        if settings.grpc_port is None:
+            return None
+        return GatewayGrpcServer(settings, self.grpc_edge(), self._bodies.max_bytes)
+
+    def grpc_edge(self) -> GrpcEdge:
+        """Return what answers gRPC calls."""
+        settings = self._plan.settings
+        methods = {name: method for part in self._grpc_parts() for name, method in part.methods().items()}
+        return GrpcEdge(
+            methods,
+            self._tenants,
+            self.slots,
+            self.metrics,
+            self._tracing,
+            message_timeout_s=settings.body_timeout_s,
+            stall_timeout_s=settings.stall_timeout_s,
+        )
+
+    def _grpc_parts(self) -> list[GrpcPart]:
+        settings, base_model, max_bytes = self._plan.settings, self._plan.served_name, self._bodies.max_bytes
+        reflects = not settings.is_public if settings.grpc_reflection is None else settings.grpc_reflection
+        return [
+            InferenceMethods(self._chats, self._completions, max_bytes),
+            IntrinsicMethods(self._runner, base_model, max_bytes),
+            AdapterMethods(self._managed.manager),
+            HealthMethods(service_names(), lambda: not self.slots.is_draining and bool(self._replicas())),
+            *([ReflectionMethods()] if reflects else []),
+        ]
 
     def _http_parts(self) -> list[HttpPart]:
         base_model, manager = self._plan.served_name, self._managed.manager
@@ -223,14 +265,17 @@ class Gateway:
         )
 
     def _prompt_builder(self, tokenizer: Any) -> PromptBuilder:
-        return PromptBuilder(
+        prompts = PromptBuilder(
             tokenizer,
             self._plan.keyspace,
             base_model=self._plan.served_name,
             max_model_len=self._plan.settings.max_model_len,
             resolve=functools.partial(resolved, self._adapters),
             public_blocks=self._prefixes.public_blocks,
+            tool_parser=self._plan.settings.tool_parser,
         )
+        log.info("tool_parser", chosen=prompts.tool_format, setting=self._plan.settings.tool_parser)
+        return prompts
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
