@@ -127,13 +127,10 @@ def test_salts_keep_tenants_apart(engine: Any) -> None:
         assert answer.cached_tokens == cached, salt
 
 
-def test_tenants_share_the_blocks_of_a_shared_prefix_and_no_others(
-    engine: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tenants_share_the_blocks_of_a_shared_prefix_and_no_others(engine: Any, reference: Any) -> None:
     """Answers are those of unshared ones, of the base model and of an adapter that begins behind the prefix."""
-    from vllm_alora.shared_prefix import PUBLIC_KEY, TRUSTED_VARIABLE
+    from vllm_alora.shared_prefix import PUBLIC_KEY
 
-    monkeypatch.setenv(TRUSTED_VARIABLE, "1")
     prefix, tail = words(64, 71), words(40, 72)
     extra_args = {PUBLIC_KEY: 64}
     one = (prefix + tail, None)
@@ -148,12 +145,13 @@ def test_tenants_share_the_blocks_of_a_shared_prefix_and_no_others(
         assert_exact(reference, [adapted], [answer])
 
 
-def test_clients_cannot_say_what_is_everybodys(engine: Any) -> None:
+def test_clients_cannot_say_what_is_everybodys(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reserved key would let a client read blocks of requests without a salt."""
     from vllm.exceptions import VLLMValidationError
 
-    from vllm_alora.shared_prefix import PUBLIC_KEY
+    from vllm_alora.shared_prefix import PUBLIC_KEY, TRUSTED_VARIABLE
 
+    monkeypatch.setenv(TRUSTED_VARIABLE, "0")
     with pytest.raises(VLLMValidationError, match="reserved"):
         engine.answers([(words(40, 73), None)], extra_args={PUBLIC_KEY: 32})
 

@@ -168,7 +168,7 @@ class Gateway:
         return [
             InferenceMethods(self._chats, self._completions, max_bytes),
             IntrinsicMethods(self._runner, base_model, max_bytes),
-            AdapterMethods(self._managed.manager),
+            AdapterMethods(self._managed.manager, self._adapter_access()),
             HealthMethods(service_names(), lambda: not self.slots.is_draining and bool(self._replicas())),
             *([ReflectionMethods()] if reflects else []),
         ]
