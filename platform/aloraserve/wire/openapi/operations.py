@@ -23,11 +23,13 @@ from aloraserve.wire.chat_answers import ChatCompletion, ChatCompletionChunk
 from aloraserve.wire.completions import Completion, CompletionRequest
 from aloraserve.wire.intrinsics import IntrinsicsAnswer, IntrinsicsRequest
 from aloraserve.wire.models import ModelEntry, ModelList
+from aloraserve.wire.shared_prefixes import PrefixRequest
+from aloraserve.wire.tenants import KeyRequest, LimitsRequest, RotationRequest
 from aloraserve.wire.tokenize import DetokenizedPrompt, DetokenizeRequest, TokenizedPrompt, TokenizeRequest
 from aloraserve.wire.version import ServerVersion
 
 JSON, TEXT, EVENTS = "application/json", "text/plain", "text/event-stream"
-CALLS, MODELS, ADAPTERS, FLEET, PROBES = "Calls", "Models", "Adapters", "Fleet", "Probes"
+CALLS, MODELS, ADAPTERS, TENANTS, FLEET, PROBES = "Calls", "Models", "Adapters", "Tenants", "Fleet", "Probes"
 _MODEL = "SmolLM2-135M-Instruct"
 _HELLO = [{"role": "user", "content": "When does the ferry leave?"}]
 
@@ -75,6 +77,7 @@ class Operation:
 _CALL_ERRORS = (400, 404, 408, 413, 415, 422, 429, 502, 503, 504)
 _BODY_ERRORS = (400, 408, 413, 415)
 _CHANGE_ERRORS = (*_BODY_ERRORS, 403, 404, 409, 503)
+_ADMIN = (400, 403, 404, 503)
 _WINDOW = MappingProxyType({"window": {"type": "string", "pattern": "^[1-9][0-9]{0,5}[smh]$", "default": "1h"}})
 _DAYS = MappingProxyType({"days": {"type": "integer", "minimum": 1}})
 _REASON = {"reason": "the training data were wrong"}
@@ -88,6 +91,10 @@ def _call(path: str, summary: str, body: type[Struct], example: Mapping[str, Any
 
 def _change(method: str, path: str, summary: str, body: type[Struct] | None = None, **more: Any) -> Operation:
     return Operation(method, path, summary, ADAPTERS, body, errors=_CHANGE_ERRORS, **more)
+
+
+def _tenants(method: str, path: str, summary: str, body: type[Struct] | None = None, **more: Any) -> Operation:
+    return Operation(method, path, summary, TENANTS, body, errors=_CHANGE_ERRORS, **more)
 
 
 def _probe(method: str, path: str, summary: str, media_type: str = TEXT, **more: Any) -> Operation:
@@ -203,9 +210,48 @@ OPERATIONS: tuple[Operation, ...] = (
         example={"lora_name": "safety"},
         media_type=TEXT,
     ),
-    Operation("GET", "/v1/replicas", "Show what each replica holds and does", FLEET),
     Operation(
-        "GET", "/v1/savings", "Show what reuse across adapters saved lately", FLEET, query=_WINDOW, errors=(400,)
+        "GET", "/v1/admin/keys", "List keys, not the keys themselves", TENANTS, query={"tenant": _TEXT}, errors=_ADMIN
+    ),
+    _tenants(
+        "POST",
+        "/v1/admin/keys",
+        "Make a key, which is shown this once",
+        KeyRequest,
+        example={"tenant": "acme", "roles": ["invoke"], "label": "app", "expires_in_s": 7776000},
+        status=201,
+    ),
+    _tenants(
+        "POST",
+        "/v1/admin/keys/{key_id}/rotate",
+        "Make a key in the place of another, which stays valid for a grace time",
+        RotationRequest,
+        example={"grace_s": 86400},
+        status=201,
+    ),
+    _tenants("DELETE", "/v1/admin/keys/{key_id}", "Revoke a key"),
+    Operation("GET", "/v1/admin/tenants", "List tenants with their limits and keys", TENANTS, errors=_ADMIN),
+    Operation("GET", "/v1/admin/tenants/{tenant}", "Show a tenant", TENANTS, errors=_ADMIN),
+    _tenants(
+        "PATCH",
+        "/v1/admin/tenants/{tenant}",
+        "Change a tenant's limits; null takes one away",
+        LimitsRequest,
+        example={"requests_per_minute": 600, "weight": 2},
+    ),
+    _tenants("DELETE", "/v1/admin/tenants/{tenant}", "Delete a tenant with its keys"),
+    Operation("GET", "/v1/admin/shared-prefixes", "List the prefixes that all tenants share", TENANTS, errors=_ADMIN),
+    _tenants(
+        "PUT",
+        "/v1/admin/shared-prefixes/{prefix}",
+        "Have all tenants share the blocks of a prefix",
+        PrefixRequest,
+        example={"messages": [{"role": "system", "content": "You are the assistant of the harbour office."}]},
+    ),
+    _tenants("DELETE", "/v1/admin/shared-prefixes/{prefix}", "Share a prefix no more"),
+    Operation("GET", "/v1/replicas", "Show what each replica holds and does", FLEET, errors=(403,)),
+    Operation(
+        "GET", "/v1/savings", "Show what reuse across adapters saved lately", FLEET, query=_WINDOW, errors=(400, 403)
     ),
     Operation("GET", "/v1/usage", "Show the calls and tokens of tenants", FLEET, query=_DAYS, errors=(400, 503)),
     Operation(
