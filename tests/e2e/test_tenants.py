@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 BASE = "SmolLM2-135M-Instruct"
-KEYS = {"acme": "acme-key-0123456789", "other": "other-key-0123456789"}
+KEYS = {"acme": "acme-key-0123456789", "other": "other-key-0123456789", "limited": "limited-key-0123456789"}
 ADMIN = "root-key-0123456789"
+LIMITS = {"limited": {"requests_per_minute": 1, "tokens_per_minute": 100_000, "weight": 2}}
 MESSAGES = [{"role": "user", "content": "Which ferry calls at the old pier on a Sunday? " * 12}]
 SYSTEM = {"role": "system", "content": "You answer for the harbour office, politely and in one sentence. " * 12}
 
@@ -27,6 +28,7 @@ def shared(start: Callable[..., Any]) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ALORASERVE_API_KEYS", json.dumps(KEYS))
         environment.setenv("ALORASERVE_ADMIN_KEYS", json.dumps({"root": ADMIN}))
+        environment.setenv("ALORASERVE_LIMITS", json.dumps(LIMITS))
         with start("--replicas", "1", own_state=True) as running:
             yield running
 
@@ -86,3 +88,32 @@ def test_no_process_of_an_engine_has_a_caller_s_key(shared: Any) -> None:
     for process in started:
         shown = Path(f"/proc/{process.pid}/environ").read_bytes() + " ".join(process.cmdline()).encode()
         assert not [key for key in secrets if key in shown], process.name()
+
+
+def test_a_tenant_over_its_limit_is_refused_and_sees_what_it_used(shared: Any) -> None:
+    limited = as_tenant(shared, "limited")
+    asked: dict[str, Any] = {"model": BASE, "messages": MESSAGES, "max_tokens": 2}
+    answered = limited.openai.chat.completions.with_raw_response.create(**asked)
+    assert answered.headers["x-ratelimit-limit-requests"] == "1"
+    assert answered.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 0 < int(answered.headers["x-ratelimit-remaining-tokens"]) < 100_000
+    with pytest.raises(openai.RateLimitError) as refused:
+        limited.openai.chat.completions.create(**asked)
+    assert refused.value.code == "rate_limit_exceeded"
+    assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
+
+    def use() -> dict[str, Any]:
+        headers = {"authorization": f"Bearer {limited.api_key}"}
+        [tenant] = shared.http.get("/v1/usage?days=2", headers=headers).json()["tenants"]
+        assert tenant["tenant"] == "limited"
+        return dict(tenant["total"])
+
+    shared.wait_until(lambda: use()["requests"] == 1, 30, "the call in the ledger")
+    assert use() | {"cached_tokens": 0, "uncached_tokens": 0} == {
+        "requests": 1,
+        "refused": 1,
+        "prompt_tokens": answered.parse().usage.prompt_tokens,
+        "cached_tokens": 0,
+        "uncached_tokens": 0,
+        "generated_tokens": 2,
+    }

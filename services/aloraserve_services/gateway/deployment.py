@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import structlog
@@ -38,6 +38,7 @@ from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.answer_headers import fixed_headers, for_origins
+from aloraserve_services.gateway.answered import CallResponses
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
@@ -65,12 +66,14 @@ from aloraserve_services.gateway.prefix_routes import PrefixRoutes
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import AskAll, FleetReceipts, ask_gateways
 from aloraserve_services.gateway.request_body import BodyReader
+from aloraserve_services.gateway.response_routes import ResponseRoutes
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.tenant_routes import TenantRoutes
 from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
+from aloraserve_services.kept_tasks import Work, kept
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.tenant_store import FleetTenants, open_prefixes
 
@@ -132,6 +135,7 @@ class Gateway:
         )
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
         self._idempotent = IdempotentAnswers(self._ask_all(settings.gateways))
+        self._responses = CallResponses(self._idempotent, settings.sse_comment_s)
 
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
@@ -177,6 +181,7 @@ class Gateway:
         base_model, manager = self._plan.served_name, self._managed.manager
         return [
             self._openai_routes(),
+            ResponseRoutes(self._tenants, self._chats, self._bodies, self.slots, self._responses),
             IntrinsicRoutes(
                 self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
             ),
@@ -216,8 +221,7 @@ class Gateway:
             self._completions,
             self._bodies,
             self.slots,
-            self._idempotent,
-            comment_s=self._plan.settings.sse_comment_s,
+            self._responses,
             base_model=self._plan.served_name,
             adapters=self._adapters,
             replicas=self._replicas,
@@ -286,7 +290,7 @@ class Gateway:
             for part in (self._pool, self._process, self._limits, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
             await beside.enter_async_context(self._savings.flushing())
-            followers = [asyncio.create_task(follow) for follow in self._followers()]
+            followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]
             try:
                 yield
             finally:
@@ -296,15 +300,12 @@ class Gateway:
                 await self._tenants.close()
                 await self._prefixes.close()
 
-    def _followers(self) -> list[Coroutine[Any, Any, None]]:
+    def _followers(self) -> list[Work]:
         """Return what runs as long as the gateway does."""
-        followers = [
-            follow_key_spaces(self._directories, self._plan.keyspace),
-            self._tenants.run(),
-            self._prefixes.run(),
-        ]
+        follow_spaces = functools.partial(follow_key_spaces, self._directories, self._plan.keyspace)
+        followers: list[Work] = [follow_spaces, self._tenants.run, self._prefixes.run]
         if len(self._directories) > 1:
-            followers.append(self._routing.cells.follow())
+            followers.append(self._routing.cells.follow)
         return followers
 
     async def reachable(self) -> tuple[int, int]:

@@ -23,7 +23,12 @@ from aloraserve.wire.chat_answers import ChatCompletion, ChatCompletionChunk
 from aloraserve.wire.completions import Completion, CompletionRequest
 from aloraserve.wire.intrinsics import IntrinsicsAnswer, IntrinsicsRequest
 from aloraserve.wire.models import ModelEntry, ModelList
+<<<<<<< HEAD
 from aloraserve.wire.shared_prefixes import PrefixRequest
+=======
+from aloraserve.wire.response_answers import ResponseObject
+from aloraserve.wire.response_request import ResponsesRequest
+>>>>>>> main
 from aloraserve.wire.tenants import KeyRequest, LimitsRequest, RotationRequest
 from aloraserve.wire.tokenize import DetokenizedPrompt, DetokenizeRequest, TokenizedPrompt, TokenizeRequest
 from aloraserve.wire.version import ServerVersion
@@ -77,7 +82,11 @@ class Operation:
 _CALL_ERRORS = (400, 404, 408, 413, 415, 422, 429, 502, 503, 504)
 _BODY_ERRORS = (400, 408, 413, 415)
 _CHANGE_ERRORS = (*_BODY_ERRORS, 403, 404, 409, 503)
+<<<<<<< HEAD
 _ADMIN = (400, 403, 404, 503)
+=======
+_ADMIN_ERRORS = (400, 403, 404, 503)
+>>>>>>> main
 _WINDOW = MappingProxyType({"window": {"type": "string", "pattern": "^[1-9][0-9]{0,5}[smh]$", "default": "1h"}})
 _DAYS = MappingProxyType({"days": {"type": "integer", "minimum": 1}})
 _REASON = {"reason": "the training data were wrong"}
@@ -90,7 +99,8 @@ def _call(path: str, summary: str, body: type[Struct], example: Mapping[str, Any
 
 
 def _change(method: str, path: str, summary: str, body: type[Struct] | None = None, **more: Any) -> Operation:
-    return Operation(method, path, summary, ADAPTERS, body, errors=_CHANGE_ERRORS, **more)
+    tag = more.pop("tag", ADAPTERS)
+    return Operation(method, path, summary, tag, body, errors=_CHANGE_ERRORS, **more)
 
 
 def _tenants(method: str, path: str, summary: str, body: type[Struct] | None = None, **more: Any) -> Operation:
@@ -117,6 +127,13 @@ OPERATIONS: tuple[Operation, ...] = (
         {"model": _MODEL, "prompt": "The ferry leaves", "max_tokens": 16},
         answer=Completion,
         events=Completion,
+    ),
+    _call(
+        "/v1/responses",
+        "Answer a conversation, as OpenAI's Responses API does; nothing is kept",
+        ResponsesRequest,
+        {"model": _MODEL, "input": "When does the ferry leave?", "max_output_tokens": 64},
+        answer=ResponseObject,
     ),
     _call(
         "/v1/intrinsics",
@@ -210,6 +227,48 @@ OPERATIONS: tuple[Operation, ...] = (
         example={"lora_name": "safety"},
         media_type=TEXT,
     ),
+<<<<<<< HEAD
+=======
+    Operation(
+        "GET",
+        "/v1/admin/keys",
+        "List keys, without the keys themselves",
+        TENANTS,
+        query={"tenant": _TEXT},
+        errors=_ADMIN_ERRORS,
+    ),
+    _change(
+        "POST",
+        "/v1/admin/keys",
+        "Make a key; it is shown this once",
+        KeyRequest,
+        example={"tenant": "acme", "roles": ["invoke"], "expires_in_s": 86_400},
+        status=201,
+        tag=TENANTS,
+    ),
+    _change(
+        "POST",
+        "/v1/admin/keys/{id}/rotate",
+        "Make a key in the place of another",
+        RotationRequest,
+        example={"grace_s": 3600},
+        status=201,
+        tag=TENANTS,
+    ),
+    _change("DELETE", "/v1/admin/keys/{id}", "Have a key be valid no more", tag=TENANTS),
+    Operation("GET", "/v1/admin/tenants", "List tenants with their limits and keys", TENANTS, errors=_ADMIN_ERRORS),
+    Operation("GET", "/v1/admin/tenants/{name}", "Show a tenant", TENANTS, errors=_ADMIN_ERRORS),
+    _change(
+        "PATCH",
+        "/v1/admin/tenants/{name}",
+        "Change some of a tenant's limits; null takes one away",
+        LimitsRequest,
+        example={"requests_per_minute": 600, "weight": 2},
+        tag=TENANTS,
+    ),
+    _change("DELETE", "/v1/admin/tenants/{name}", "Delete a tenant and its keys", tag=TENANTS),
+    Operation("GET", "/v1/replicas", "Show what each replica holds and does", FLEET),
+>>>>>>> main
     Operation(
         "GET", "/v1/admin/keys", "List keys, not the keys themselves", TENANTS, query={"tenant": _TEXT}, errors=_ADMIN
     ),
