@@ -23,12 +23,9 @@ from aloraserve.wire.chat_answers import ChatCompletion, ChatCompletionChunk
 from aloraserve.wire.completions import Completion, CompletionRequest
 from aloraserve.wire.intrinsics import IntrinsicsAnswer, IntrinsicsRequest
 from aloraserve.wire.models import ModelEntry, ModelList
-<<<<<<< HEAD
-from aloraserve.wire.shared_prefixes import PrefixRequest
-=======
 from aloraserve.wire.response_answers import ResponseObject
 from aloraserve.wire.response_request import ResponsesRequest
->>>>>>> main
+from aloraserve.wire.shared_prefixes import PrefixRequest
 from aloraserve.wire.tenants import KeyRequest, LimitsRequest, RotationRequest
 from aloraserve.wire.tokenize import DetokenizedPrompt, DetokenizeRequest, TokenizedPrompt, TokenizeRequest
 from aloraserve.wire.version import ServerVersion
@@ -82,11 +79,7 @@ class Operation:
 _CALL_ERRORS = (400, 404, 408, 413, 415, 422, 429, 502, 503, 504)
 _BODY_ERRORS = (400, 408, 413, 415)
 _CHANGE_ERRORS = (*_BODY_ERRORS, 403, 404, 409, 503)
-<<<<<<< HEAD
-_ADMIN = (400, 403, 404, 503)
-=======
 _ADMIN_ERRORS = (400, 403, 404, 503)
->>>>>>> main
 _WINDOW = MappingProxyType({"window": {"type": "string", "pattern": "^[1-9][0-9]{0,5}[smh]$", "default": "1h"}})
 _DAYS = MappingProxyType({"days": {"type": "integer", "minimum": 1}})
 _REASON = {"reason": "the training data were wrong"}
@@ -101,10 +94,6 @@ def _call(path: str, summary: str, body: type[Struct], example: Mapping[str, Any
 def _change(method: str, path: str, summary: str, body: type[Struct] | None = None, **more: Any) -> Operation:
     tag = more.pop("tag", ADAPTERS)
     return Operation(method, path, summary, tag, body, errors=_CHANGE_ERRORS, **more)
-
-
-def _tenants(method: str, path: str, summary: str, body: type[Struct] | None = None, **more: Any) -> Operation:
-    return Operation(method, path, summary, TENANTS, body, errors=_CHANGE_ERRORS, **more)
 
 
 def _probe(method: str, path: str, summary: str, media_type: str = TEXT, **more: Any) -> Operation:
@@ -227,8 +216,6 @@ OPERATIONS: tuple[Operation, ...] = (
         example={"lora_name": "safety"},
         media_type=TEXT,
     ),
-<<<<<<< HEAD
-=======
     Operation(
         "GET",
         "/v1/admin/keys",
@@ -267,47 +254,18 @@ OPERATIONS: tuple[Operation, ...] = (
         tag=TENANTS,
     ),
     _change("DELETE", "/v1/admin/tenants/{name}", "Delete a tenant and its keys", tag=TENANTS),
-    Operation("GET", "/v1/replicas", "Show what each replica holds and does", FLEET),
->>>>>>> main
     Operation(
-        "GET", "/v1/admin/keys", "List keys, not the keys themselves", TENANTS, query={"tenant": _TEXT}, errors=_ADMIN
+        "GET", "/v1/admin/shared-prefixes", "List the prefixes that all tenants share", TENANTS, errors=_ADMIN_ERRORS
     ),
-    _tenants(
-        "POST",
-        "/v1/admin/keys",
-        "Make a key, which is shown this once",
-        KeyRequest,
-        example={"tenant": "acme", "roles": ["invoke"], "label": "app", "expires_in_s": 7776000},
-        status=201,
-    ),
-    _tenants(
-        "POST",
-        "/v1/admin/keys/{key_id}/rotate",
-        "Make a key in the place of another, which stays valid for a grace time",
-        RotationRequest,
-        example={"grace_s": 86400},
-        status=201,
-    ),
-    _tenants("DELETE", "/v1/admin/keys/{key_id}", "Revoke a key"),
-    Operation("GET", "/v1/admin/tenants", "List tenants with their limits and keys", TENANTS, errors=_ADMIN),
-    Operation("GET", "/v1/admin/tenants/{tenant}", "Show a tenant", TENANTS, errors=_ADMIN),
-    _tenants(
-        "PATCH",
-        "/v1/admin/tenants/{tenant}",
-        "Change a tenant's limits; null takes one away",
-        LimitsRequest,
-        example={"requests_per_minute": 600, "weight": 2},
-    ),
-    _tenants("DELETE", "/v1/admin/tenants/{tenant}", "Delete a tenant with its keys"),
-    Operation("GET", "/v1/admin/shared-prefixes", "List the prefixes that all tenants share", TENANTS, errors=_ADMIN),
-    _tenants(
+    _change(
         "PUT",
-        "/v1/admin/shared-prefixes/{prefix}",
+        "/v1/admin/shared-prefixes/{name}",
         "Have all tenants share the blocks of a prefix",
         PrefixRequest,
         example={"messages": [{"role": "system", "content": "You are the assistant of the harbour office."}]},
+        tag=TENANTS,
     ),
-    _tenants("DELETE", "/v1/admin/shared-prefixes/{prefix}", "Share a prefix no more"),
+    _change("DELETE", "/v1/admin/shared-prefixes/{name}", "Share a prefix no more", tag=TENANTS),
     Operation("GET", "/v1/replicas", "Show what each replica holds and does", FLEET, errors=(403,)),
     Operation(
         "GET", "/v1/savings", "Show what reuse across adapters saved lately", FLEET, query=_WINDOW, errors=(400, 403)
