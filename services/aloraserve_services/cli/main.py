@@ -16,6 +16,7 @@ from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.explain import explain
 from aloraserve_services.cli.export_intrinsics import export_intrinsics
+from aloraserve_services.cli.logs import logs
 from aloraserve_services.cli.simulate import simulate
 from aloraserve_services.cli.status import status
 from aloraserve_services.cli.up import up
@@ -44,7 +45,19 @@ def root(
     """Take the options that stand before a command."""
 
 
-for command in (demo, up, status, explain, diagnose, down, engine, clearly(simulate), calibrate, export_intrinsics):
+for command in (
+    demo,
+    up,
+    status,
+    logs,
+    explain,
+    diagnose,
+    down,
+    engine,
+    clearly(simulate),
+    calibrate,
+    export_intrinsics,
+):
     app.command()(command)
 app.add_typer(adapters)
 

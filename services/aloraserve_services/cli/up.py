@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ import typer
 
 from aloraserve.errors import SettingsError, StartError
 from aloraserve.settings import Settings
+from aloraserve.telemetry.log_files import begin_log_folder, open_log
 from aloraserve_services.cli.console import EXIT_SETTINGS, Steps, err, out
+from aloraserve_services.cli.log_paths import log_folder, own_log
 from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.local import run_file
 from aloraserve_services.local.address import base_url, check_port
@@ -22,9 +25,9 @@ from aloraserve_services.local.processes import reap_orphans
 
 if TYPE_CHECKING:
     from aloraserve.adapters import RefusedAdapter
+    from aloraserve_services.local.platform import LocalPlatform
     from aloraserve_services.plan import FleetPlan
 
-LOG_FILE = "up.log"
 STOP_TIMEOUT_S = 60
 POLL_S = 0.25
 MAX_NAMES_SHOWN = 20
@@ -50,25 +53,31 @@ def _run(settings: Settings) -> None:
     from aloraserve_services.local.platform import local_platform
     from aloraserve_services.models.untrained import demo_adapters
 
-    url = base_url(settings)
     # Adapters of a simulated engine have no effect but on what is reused, so untrained ones are sufficient.
     adapters_dir = functools.partial(demo_adapters, settings.state_dir) if settings.engine == "simulated" else None
-    running = local_platform(settings, adapters_dir=adapters_dir, progress=Steps())
-    with run_file.held(settings.state_dir, url), running as platform:
-        plan = platform.plan
-        names, refusals = asyncio.run(_adapters(plan))
-        for refused in refusals:
-            err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
-        run_file.mark_ready(settings.state_dir, url, settings.drain_s, plan.settings.tls_certificate)
-        out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
-        try:
-            while True:
-                reap_orphans()
-                time.sleep(1)
-        except KeyboardInterrupt:
-            out.print("no new calls are taken; running answers end first, a second signal ends at once")
-            platform.drain()
-            raise
+    settings = settings.model_copy(update={"log_dir": log_folder(settings)})
+    with run_file.held(settings.state_dir, base_url(settings)):
+        begin_log_folder(log_folder(settings))
+        with local_platform(settings, adapters_dir=adapters_dir, progress=Steps()) as platform:
+            _serve(platform)
+
+
+def _serve(platform: LocalPlatform) -> None:
+    """Say that a platform is ready, and have it run until a signal ends it."""
+    plan, settings = platform.plan, platform.settings
+    names, refusals = asyncio.run(_adapters(plan))
+    for refused in refusals:
+        err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
+    run_file.mark_ready(settings.state_dir, platform.url, settings.drain_s, settings.tls_certificate)
+    out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
+    try:
+        while True:
+            reap_orphans()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        out.print("no new calls are taken; running answers end first, a second signal ends at once")
+        platform.drain()
+        raise
 
 
 async def _adapters(plan: FleetPlan) -> tuple[list[str], Sequence[RefusedAdapter]]:
@@ -89,9 +98,11 @@ def _start_detached(settings: Settings) -> None:
         raise StartError(f"a platform runs already (pid {other.pid}, {other.url}): stop it with `aloraserve down`")
     check_port(settings.host, settings.port)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    log_path = settings.state_dir / LOG_FILE
+    log_path = own_log(settings)
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]
-    with log_path.open("wb") as log:
+    if log_path.exists():
+        log_path.replace(log_path.with_name(f"{log_path.name}.1"))
+    with os.fdopen(open_log(log_path), "wb") as log:
         child = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "aloraserve_services.cli.main", *arguments],
             stdin=subprocess.DEVNULL,
@@ -115,7 +126,7 @@ def _wait_for(child: subprocess.Popen[bytes], settings: Settings) -> None:
             out.print(f"ready at {base_url(settings)}")
             return
         time.sleep(POLL_S)
-    tail = (settings.state_dir / LOG_FILE).read_text("utf-8", "replace").strip().splitlines()[-5:]
+    tail = own_log(settings).read_text("utf-8", "replace").strip().splitlines()[-5:]
     message = "it did not start: " + " | ".join(tail)
     raise SettingsError(message) if child.returncode == EXIT_SETTINGS else StartError(message)
 
