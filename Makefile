@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ coverage: install-dev ## Run what test-fast runs and show which lines it covers
 
 test-fast: install-dev ## Run the tests that start neither an engine nor the platform
 	@$(BIN)/python -m pytest -q -m "not ray and not engine and not e2e" $(ARGS)
+
+fuzz-api: install-dev ## Send a running platform requests made from its own description, right and wrong ones (ARGS="--url URL --cases 3000")
+	@PYTHONPATH=tests $(BIN)/python -m support.api_fuzz $(ARGS)
 
 plugin-matrix: ## Run vllm-alora's tests against each vLLM it supports (ARGS="--versions 0.31.0 -- -m 'not engine'")
 	@$(PYTHON) deploy/install/plugin_matrix.py $(ARGS)

@@ -73,8 +73,8 @@ def bench_call_cost(
 
     model = ensure_smollm2(Path(default_state_dir()), dtype="bfloat16")
     tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
-    with embedded_redis() as url, heartbeats(url, replicas):
-        figures = uvloop.run(CallCost(url, tokenizer, prompt_tokens, calls, replicas).measure())
+    with embedded_redis() as redis, heartbeats(redis.url, replicas):
+        figures = uvloop.run(CallCost(redis.url, tokenizer, prompt_tokens, calls, replicas).measure())
     show_figures(out, "CPU time in the gateway, without HTTP and engines", figures)
     write_json(json, figures_json(figures))
 
@@ -93,7 +93,7 @@ class Engines:
         self.replica = ""
 
     @contextlib.asynccontextmanager
-    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Engines]:
+    async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Engines]:
         """Give the first in rank."""
         self.replica = rank[0]
         yield self

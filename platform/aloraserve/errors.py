@@ -99,6 +99,14 @@ class ReplicaLostError(AloraserveError):
     """Raised when the replica of a request that had already streamed died."""
 
 
+class IdempotencyConflictError(AloraserveError):
+    """Raised when a request with the same idempotency key is being answered: its answer can be had later."""
+
+
+class IdempotencyKeyReusedError(InvalidRequestError):
+    """Raised when an idempotency key stands for another request already."""
+
+
 class EngineEndingRequestError(AloraserveError):
     """Raised when a request is refused because engines ended while they answered it, and more of them would."""
 
@@ -148,3 +156,7 @@ class KeySpaceMismatchError(AloraserveError):
 
 class StartError(AloraserveError):
     """Raised when the platform cannot start, with what to do about it."""
+
+
+class PartLostError(AloraserveError):
+    """Raised when a part of a running platform has ended for good, and nothing but a new start brings it back."""

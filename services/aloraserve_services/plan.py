@@ -32,15 +32,18 @@ from aloraserve.directory.redis import RedisDirectory
 from aloraserve.engine_model import calibration
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
+from aloraserve.limits.redis import RedisLimits
 from aloraserve.routing.cells import cell_namespace
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.redis import RedisLedger
 from aloraserve.serving.intrinsics.form_check import form_fault
 from aloraserve.settings import Settings
 from aloraserve.telemetry.redis_endpoints import RedisEndpoints
+from aloraserve.usage.redis import UsageLedger
 from aloraserve_services.adapter_catalog import catalog_backup, catalogued_versions, open_catalog
 from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
+from aloraserve_services.models.sizes import check_sizes
 
 CPU_BLOCK_TOKENS = 32
 STORE = "adapter-snapshots"
@@ -49,6 +52,8 @@ SIMULATED = "simulated engine"
 """Stands for the plugin in a simulated fleet's key space, so that no real replica joins one."""
 WAITING_ROOM = 4
 """How many times its running requests an engine replica takes in; the rest wait in the gateways."""
+LIMITS_TIMEOUT_S = 0.25
+"""What a call waits at most for the store of limits, before its gateway goes by its own share of them."""
 _SAMPLES = 16
 _SAMPLE_BYTES = 1 << 16
 
@@ -116,6 +121,16 @@ class FleetPlan:
     def open_ledger(self) -> RedisLedger:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""
         return RedisLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+
+    def open_usage(self) -> UsageLedger:
+        """Return a client of the fleet's ledger of tenants' use, which lies beside the directory."""
+        return UsageLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+
+    def open_limits(self) -> RedisLimits:
+        """Return a client of the fleet's store of limits, which lies beside the directory."""
+        return RedisLimits.from_url(
+            self.settings.redis_url or "", namespace=self.settings.namespace, timeout_s=LIMITS_TIMEOUT_S
+        )
 
     def open_store(self) -> AdapterStore:
         """Return the store of adapters, which all processes of the fleet share that see the same folder."""
@@ -209,7 +224,7 @@ def make_plan(
 
     Raises:
         SettingsError: the model, the adapters' folder or the calibration is not there, or the engine cannot take the
-            block size.
+            block size, the context's length or the KV cache's size.
         StartError: the packaged model cannot be converted.
     """
     from aloraserve_services.models.model_files import resolve_model
@@ -218,6 +233,8 @@ def make_plan(
     dtype: Dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
     found_name, model_path = resolve_model(settings.model, settings.state_dir, dtype, progress=progress)
     model_path = _local(model_path)
+    if simulated is None:
+        check_sizes(settings, model_path, dtype)
     name = settings.served_name or found_name
     folder = settings.adapters_dir or (adapters_dir(model_path) if adapters_dir else None)
     folder = None if folder is None else folder.absolute()

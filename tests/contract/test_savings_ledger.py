@@ -15,6 +15,14 @@ from support.redis_fixtures import url_of
 from support.redis_servers import OTHER_SERVERS
 
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.ledger import OTHER
+from aloraserve.ledger.redis import (
+    MAX_PENDING_BUCKETS,
+    MAX_PIECE_FIELDS,
+    MAX_UNWRITTEN,
+    RETRIED_S,
+    WRITER_KEPT_S,
+)
 from aloraserve.savings import memory as memory_backend
 from aloraserve.savings.base import (
     FIGURES,
@@ -22,7 +30,6 @@ from aloraserve.savings.base import (
     LONGEST_WINDOW_S,
     MAX_ADAPTERS,
     MINUTE_S,
-    OTHER,
     QUARTER_S,
     CachedBySource,
     CallSavings,
@@ -32,14 +39,7 @@ from aloraserve.savings.base import (
     buckets,
 )
 from aloraserve.savings.memory import MemoryLedger
-from aloraserve.savings.redis import (
-    MAX_PENDING_BUCKETS,
-    MAX_PIECE_FIELDS,
-    MAX_UNWRITTEN,
-    RETRIED_S,
-    WRITER_KEPT_S,
-    RedisLedger,
-)
+from aloraserve.savings.redis import RedisLedger
 
 NOW_S = 1_800_000_000.0
 """The start of a minute and of a quarter of an hour."""

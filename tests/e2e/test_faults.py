@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.faulty_fleet import CLIENTS, FAULTS
+from support.faulty_fleet import CLIENTS, FAULTS, REPLICAS
 from support.redis_deployments import free_port
 
 RIGHT_WITHIN_S = 15.0
@@ -30,6 +30,9 @@ def test_no_fault_of_a_replica_fails_a_call(
     )
     found = json.loads(out.read_text())
     assert list(found) == list(FAULTS)
+    # It has ended two engines, and the others go on without it.
+    assert found["poison"]["statuses"] == [422, 422]
+    assert found["poison"]["replicas"] == REPLICAS - 2
     for fault, met in found.items():
         assert met["failed"] == [], fault
         assert met["answered"] > 2 * CLIENTS, fault

@@ -75,7 +75,7 @@ class Handle:
         self.held = 0
 
     @contextlib.asynccontextmanager
-    async def reserve(self, rank: list[str]) -> AsyncIterator[Any]:
+    async def reserve(self, rank: list[str], share: Any = None) -> AsyncIterator[Any]:
         self.ranks.append(rank)
         self.held += 1
         yield HandlePlace()
@@ -164,7 +164,7 @@ async def test_a_replica_that_drains_ends_its_calls_and_takes_no_more(tmp_path: 
             replies = place.send(call_of("plain-1", 50))
             await replies.__anext__()
             draining = asyncio.create_task(fleet.servers["a"].drain(10))
-            await until(lambda: not links.open["a"].has_room, "the gateway knows")
+            await until(lambda: not links.open["a"].has_room(), "the gateway knows")
             async with pool.reserve(["a", "b"]) as other:
                 assert other.replica == "b"
             assert [reply async for reply in replies][-1].finish_reason == "length"

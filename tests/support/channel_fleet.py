@@ -23,7 +23,7 @@ WITHIN_S = 20.0
 class NoHandle:
     """Stands for the pool over Serve's handle where no replica is to be reached by it."""
 
-    def reserve(self, rank: Sequence[str]) -> AbstractAsyncContextManager[Reservation]:
+    def reserve(self, rank: Sequence[str], share: object = None) -> AbstractAsyncContextManager[Reservation]:
         raise AssertionError("every replica has a connection")
 
     def outcome_of(self, error: Exception) -> Outcome:

@@ -37,6 +37,12 @@ class CharacterTokenizer:
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": [BEGIN] * add_special_tokens + [ord(character) for character in text]}
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [chr(number) for number in ids]
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        return "".join(map(chr, ids))
+
     def apply_chat_template(
         self,
         conversation: list[dict[str, str]],

@@ -96,7 +96,7 @@ class FakePool:
         self._is_endless = is_endless
 
     @contextlib.asynccontextmanager
-    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[FakeReservation]:
+    async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[FakeReservation]:
         self.ranks.append(list(rank))
         if self._is_endless:
             self.scripts.append(self.scripts[-1])

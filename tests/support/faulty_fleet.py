@@ -19,6 +19,7 @@ import httpx
 
 from aloraserve.settings import Settings
 from aloraserve_services.app import APP
+from aloraserve_services.engine.simulated.faults import POISON
 from aloraserve_services.gateway.deployment import ENGINE
 from aloraserve_services.local.deployment import replica_ids
 from aloraserve_services.local.platform import local_platform
@@ -31,6 +32,7 @@ FAULTS = (
     "lose-events",
     "duplicate-events",
     "reorder-events",
+    "poison",
     "hang",
     "die",
 )
@@ -93,6 +95,16 @@ class Clients:
         self.answered += 1
         return int(reply.headers["x-aloraserve-cached-tokens"])
 
+    def poison(self) -> tuple[int, int]:
+        """Send what ends engines, and again; return both statuses."""
+        body = {"model": self._base, "prompt": [POISON, *range(1000, 1064)], "max_tokens": 4}
+        first, again = (self._http.post("/v1/completions", json=body) for _ in range(2))
+        return first.status_code, again.status_code
+
+    def replicas(self) -> int:
+        """Return how many the directory has."""
+        return len(self._http.get("/v1/replicas").json()["replicas"])
+
 
 def inject(handle: Any, fault: str, replica: str) -> None:
     """Have a replica fail, or heal it."""
@@ -123,6 +135,26 @@ def play(handle: Any, clients: Clients, fault: str) -> dict[str, Any]:
     return {"answered": clients.answered - before, "failed": clients.failed, "right_after_s": right_after_s}
 
 
+def poison(handle: Any, clients: Clients) -> dict[str, Any]:
+    """Send a request that ends engines; return what became of it, of the engines, and of other clients' calls."""
+    before, clients.failed, found = clients.answered, [], {}
+    for replica in replica_ids():
+        inject(handle, "poison", replica)
+
+    def send() -> None:
+        found["statuses"] = clients.poison()
+        # Longer than it takes an engine that ended to leave.
+        time.sleep(1)
+        found["replicas"] = clients.replicas()
+
+    clients.run(0.5, send)
+    while len(replica_ids()) < REPLICAS or clients.replicas() < REPLICAS:
+        time.sleep(0.2)
+    for replica in replica_ids():
+        inject(handle, "heal", replica)
+    return {**found, "answered": clients.answered - before, "failed": clients.failed, "right_after_s": 0.0}
+
+
 def main(state_dir: str, adapters_dir: str, port: str, out: str) -> None:
     """Play every fault and write what happened."""
     settings = Settings(
@@ -145,7 +177,7 @@ def main(state_dir: str, adapters_dir: str, port: str, out: str) -> None:
         with httpx.Client(base_url=platform.url, timeout=60, trust_env=False) as http:
             clients = Clients(http, platform.plan.served_name)
             for fault in FAULTS:
-                found[fault] = play(handle, clients, fault)
+                found[fault] = poison(handle, clients) if fault == "poison" else play(handle, clients, fault)
                 print(fault, found[fault], file=sys.stderr)
         Path(out).write_text(json.dumps(found))
 

@@ -112,7 +112,7 @@ class Engine:
             await self.came.wait_for(lambda: len(self.calls) >= count)
 
     @contextlib.asynccontextmanager
-    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[_Reservation]:
+    async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[_Reservation]:
         self.replicas.append((*rank, "c")[0])
         yield _Reservation(self, self.replicas[-1])
 

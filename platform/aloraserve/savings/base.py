@@ -7,12 +7,13 @@ keyed by adapter from the first token on (every engine's cache of plain LoRAs). 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
+from aloraserve.ledger.figures import Figures
+
 MAX_ADAPTERS = 256
-"""Names that a ledger distinguishes in a bucket; what is beyond them is counted as :data:`OTHER`."""
-OTHER = "(other)"
+"""Names that a ledger distinguishes in a bucket; all others are :data:`~aloraserve.ledger.figures.OTHER`."""
 MINUTE_S = 60
 QUARTER_S = 15 * 60
 LONGEST_FINE_S = 2 * 3600
@@ -76,8 +77,8 @@ class SavingsEntry:
 
 
 @dataclass(slots=True)
-class SavingsFigures:
-    """Sums over calls. Whole numbers, so that adding up is exact in any order; times in microseconds.
+class SavingsFigures(Figures):
+    """Sums over calls; times in microseconds.
 
     Args:
         calls: with an estimate.
@@ -127,11 +128,6 @@ class SavingsFigures:
             confidence_milli=round(savings.confidence * 1000),
         )
 
-    def add(self, other: SavingsFigures) -> None:
-        """Add another sum to this one."""
-        for name in FIGURES:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
     @property
     def net_saved_s(self) -> float:
         """Seconds of TTFT saved less seconds lost."""
@@ -148,7 +144,7 @@ class SavingsFigures:
         return self.ttft_us / 1e6 + self.net_saved_s
 
 
-FIGURES = tuple(item.name for item in fields(SavingsFigures))
+FIGURES = SavingsFigures.names()
 
 
 class SavingsLedger(Protocol):
@@ -157,7 +153,7 @@ class SavingsLedger(Protocol):
     Invariants, for every ledger:
 
     - :meth:`add` does no I/O, never fails and takes bounded time. A ledger keeps figures of at most ``MAX_ADAPTERS``
-      names apart in a bucket of time; those beyond them are summed under :data:`OTHER`.
+      names apart in a bucket of time; those beyond them are summed under :data:`~aloraserve.ledger.figures.OTHER`.
     - Nothing grows without bound, and nothing older than a day is kept.
     - Windows are whole buckets: of a minute up to ``LONGEST_FINE_S``, else of a quarter of an hour. A window reaches
       back to the start of the bucket that it begins in, so it may hold up to a bucket more than was asked for.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.request import GenerationRequest
 
 
@@ -40,6 +41,11 @@ class Ticket(Protocol):
         """Response headers that say where the tenant stands; empty for one without limits."""
         ...
 
+    @property
+    def share(self) -> TenantShare | None:
+        """Of the tenant, for the engine; None without tenants."""
+        ...
+
     def settle(self, usage: CallUsage) -> None:
         """Note that the call's answer has ended, however it did."""
         ...
@@ -68,6 +74,7 @@ class OpenTicket:
     """See :class:`Ticket`; nobody counts."""
 
     headers: Mapping[str, str] = MappingProxyType({})
+    share: TenantShare | None = None
 
     def settle(self, usage: CallUsage) -> None:
         pass

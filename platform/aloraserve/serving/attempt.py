@@ -203,7 +203,7 @@ class Attempt:
     async def _reserve(self) -> None:
         """Hold a place on a replica and send it the call."""
         patience_s = RESERVE_TIMEOUT_S if self._rank else NO_REPLICA_TIMEOUT_S
-        held = self._pool.reserve(self._rank)
+        held = self._pool.reserve(self._rank, self._engine_call.share)
         try:
             async with asyncio.timeout(patience_s):
                 reservation = await held.__aenter__()

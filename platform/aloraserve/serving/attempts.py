@@ -13,7 +13,7 @@ import structlog
 from aloraserve.errors import ReplicaLostError
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import CallRouter
-from aloraserve.serving.admission import OPEN, Admission
+from aloraserve.serving.admission import OPEN, Admission, Ticket
 from aloraserve.serving.attempt import Attempt, LostError
 from aloraserve.serving.engine_messages import EngineRefusal
 from aloraserve.serving.generation import Generation
@@ -110,25 +110,25 @@ class Dispatcher:
         """
         ticket = await self._admission.admit(request)
         try:
-            generation = await self._generate_in_time(request)
+            generation = await self._generate_in_time(request, ticket)
         except BaseException as error:
             ticket.fail(error)
             raise
         generation.settle_with(ticket)
         return generation
 
-    async def _generate_in_time(self, request: GenerationRequest) -> Generation:
+    async def _generate_in_time(self, request: GenerationRequest, ticket: Ticket) -> Generation:
         deadline = self._limits.deadline(request.origin)
         until = None if deadline == math.inf else asyncio.get_running_loop().time() + deadline - time.perf_counter()
         try:
             async with asyncio.timeout_at(until) as limit:
-                return await self._generate(request, deadline)
+                return await self._generate(request, ticket, deadline)
         except TimeoutError:
             if limit.expired():
                 raise deadline_error(request.origin, deadline) from None
             raise
 
-    async def _generate(self, request: GenerationRequest, deadline: float) -> Generation:
+    async def _generate(self, request: GenerationRequest, ticket: Ticket, deadline: float) -> Generation:
         self._observer.accepted(request)
         started = time.perf_counter()
         budget = AttemptBudget()
@@ -136,7 +136,7 @@ class Dispatcher:
             self._suspects.check(request)
             try:
                 async with self._suspects.trial(request) as trial:
-                    trial.attempt = await self._place(request, budget)
+                    trial.attempt = await self._place(request, ticket, budget)
                     generation = await self._begin(trial.attempt, started)
                 generation.attempt.limit(deadline if request.is_streamed else math.inf, self._limits.chunk_s)
                 if not request.is_streamed:
@@ -149,8 +149,8 @@ class Dispatcher:
             return generation
         raise budget.exhausted(request)
 
-    async def _place(self, request: GenerationRequest, budget: AttemptBudget) -> Attempt:
-        engine_call = request.engine_call(f"{request.id}-{uuid.uuid4().hex[:8]}")
+    async def _place(self, request: GenerationRequest, ticket: Ticket, budget: AttemptBudget) -> Attempt:
+        engine_call = request.engine_call(f"{request.id}-{uuid.uuid4().hex[:8]}", ticket.share)
         placement = await self._router.place(request.call, engine_call.request_id, avoid=budget.lost)
         self._observer.placed(request, placement)
         rank = [replica for replica in placement.decision.rank if replica not in budget.lost]

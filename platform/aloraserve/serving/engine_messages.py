@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from aloraserve.adapters import AdapterRef
 from aloraserve.blocks import BlockKey
 from aloraserve.errors import AdapterNotLoadedError, AloraserveError, InvalidRequestError
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CallSavings
 from aloraserve.wire.sampling import SamplingSettings
@@ -41,6 +42,7 @@ class EngineCall:
         keys: the prompt's block keys, as the gateway derived them.
         traceparent: the span above the replica's own, None if the call is not traced.
         shows_tokens: whether the chunks' token ids come back with them.
+        share: of its tenant, None without tenants.
     """
 
     request_id: str
@@ -51,6 +53,7 @@ class EngineCall:
     keys: Sequence[BlockKey] = ()
     traceparent: str | None = None
     shows_tokens: bool = False
+    share: TenantShare | None = None
 
 
 @dataclass(frozen=True, slots=True)

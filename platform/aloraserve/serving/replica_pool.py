@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 
@@ -51,15 +52,19 @@ class Reservation(Protocol):
 class ReplicaPool(Protocol):
     """See the module's docstring."""
 
-    def reserve(self, rank: Sequence[str]) -> AbstractAsyncContextManager[Reservation]:
+    def reserve(
+        self, rank: Sequence[str], share: TenantShare | None = None
+    ) -> AbstractAsyncContextManager[Reservation]:
         """Hold a place on a replica, until the context ends.
 
         Waits for as long as all replicas are full, each in turn; a caller that is cancelled meanwhile leaves no place
-        behind. The number of those that wait is bounded: one more is an error whose outcome is ``OVERLOADED``.
+        behind. The number of those that wait is bounded: one more is an error whose outcome is ``OVERLOADED``, for it
+        or for one of a tenant that has more waiting than its share.
 
         Args:
             rank: ids of replicas, best first. The first that has room is taken, and of those that are not in rank one
                 if none of these has.
+            share: of the call's tenant, None without tenants.
         """
         ...
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import BlockKey
 from aloraserve.routing.base import Call
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.engine_messages import EngineCall
 from aloraserve.tenants import Caller
 from aloraserve.wire.sampling import SamplingSettings
@@ -87,11 +88,12 @@ class GenerationRequest:
         """The prompt's length."""
         return len(self.token_ids)
 
-    def engine_call(self, call_id: str) -> EngineCall:
+    def engine_call(self, call_id: str, share: TenantShare | None = None) -> EngineCall:
         """Return what travels to the engine.
 
         Args:
             call_id: of one attempt; engines and claims know the call by it.
+            share: of its tenant.
         """
         return EngineCall(
             call_id,
@@ -102,4 +104,5 @@ class GenerationRequest:
             keys=self.keys,
             traceparent=self.origin.traceparent,
             shows_tokens=self.shows_tokens,
+            share=share,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from aloraserve.errors import (
 )
 from aloraserve.limits.base import CONCURRENCY, NAMES, Demand, Standing, Want, is_limited, per_minute
 from aloraserve.limits.guarded import GuardedLimits
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.admission import CallUsage, Ticket
 from aloraserve.serving.limit_headers import limit_headers
 from aloraserve.serving.request import GenerationRequest
@@ -73,7 +75,7 @@ class TenantAdmission:
         limits, lease = self._limits_of(caller), self._name(request)
         is_first = self._count(lease)
         if not is_limited(limits):
-            return TenantTicket(self, request, is_first=is_first)
+            return TenantTicket(self, request, share_of(request, limits), is_first=is_first)
         want = self._want(request, limits, lease, is_first=is_first)
         self._calls += 1
         call = f"{lease}-{self._calls}"
@@ -89,7 +91,8 @@ class TenantAdmission:
             self._counted.pop(lease if is_first else "", None)
             self.recorder.refused(caller, standing.refused_by)
             raise self._refusal(request, standing)
-        return TenantTicket(self, request, is_first=is_first, taken=(want, call), standing=standing)
+        share = share_of(request, limits)
+        return TenantTicket(self, request, share, is_first=is_first, taken=(want, call), standing=standing)
 
     def end(self, want: Want, call: str, correction: Demand) -> None:
         """Settle what a call took; the request's place goes back with its last call."""
@@ -142,6 +145,7 @@ class TenantTicket:
     Args:
         admission: that it is of.
         request: that it lets in.
+        share: of the tenant.
         is_first: whether the call counts as a request.
         taken: what was taken and under which name, None of a tenant without limits.
         standing: of the tenant.
@@ -151,12 +155,14 @@ class TenantTicket:
         self,
         admission: TenantAdmission,
         request: GenerationRequest,
+        share: TenantShare,
         *,
         is_first: bool,
         taken: tuple[Want, str] | None = None,
         standing: Standing | None = None,
     ) -> None:
         self.headers: Mapping[str, str] = {} if standing is None else limit_headers(standing)
+        self.share: TenantShare | None = share
         self._admission = admission
         self._request = request
         self._requests = int(is_first)
@@ -193,6 +199,13 @@ class TenantTicket:
             want, call = self._taken
             used = want.demand if used is None else used
             self._admission.end(want, call, Demand(*(a - b for a, b in zip(used, want.demand, strict=True))))
+
+
+def share_of(request: GenerationRequest, limits: TenantLimits) -> TenantShare:
+    """Return what engines know of a request's tenant: neither its name nor its key."""
+    tenant = request.origin.caller.tenant
+    tag = "" if tenant is None else hashlib.blake2b(tenant.encode(), digest_size=8).hexdigest()
+    return TenantShare(tag, limits.weight, limits.priority, request.origin.priority)
 
 
 def _per_minute(standing: Standing) -> str:

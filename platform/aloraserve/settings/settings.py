@@ -14,6 +14,7 @@ from aloraserve.settings.callers import CallerSettings
 from aloraserve.settings.engine import EngineSettings
 from aloraserve.settings.fleet import FleetSettings
 from aloraserve.settings.http import HttpSettings
+from aloraserve.settings.limits import LimitSettings
 from aloraserve.settings.paths import expanded
 from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
@@ -34,6 +35,7 @@ class Settings(
     HttpSettings,
     TimeoutSettings,
     CallerSettings,
+    LimitSettings,
     RedisSettings,
     AdapterSettings,
     EngineSettings,

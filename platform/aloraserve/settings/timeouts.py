@@ -14,6 +14,9 @@ class TimeoutSettings(BaseModel):
     chunk_timeout_s: float = Field(
         300, gt=0, le=3600, description="Time that a replica may send nothing amid an answer."
     )
+    sse_comment_s: float = Field(
+        15, gt=0, le=3600, description="Silence after which a stream's client gets its headers, or a comment."
+    )
     engine_stall_s: float = Field(
         120, ge=1, le=3600, description="Time that an engine with work may do nothing before it is killed and replaced."
     )

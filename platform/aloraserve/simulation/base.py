@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import Holding, ReplicaLoad
 from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
+from aloraserve.routing.fair_share import NO_TENANT, TenantShare
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.simulated_loop import SimulatedLoop
 
@@ -42,6 +43,8 @@ class SimulatedCall:
         content_source: makes :attr:`content_keys`.
         salted_source: makes :attr:`salted_keys`.
         turn: number of the trace's request that the call belongs to.
+        share: of its tenant.
+        ingress: number of the gateway that it comes through, None for whichever has its turn.
     """
 
     request: int
@@ -56,6 +59,8 @@ class SimulatedCall:
     content_source: KeySource
     salted_source: KeySource
     turn: int = 0
+    share: TenantShare = NO_TENANT
+    ingress: int | None = None
     _keys: list[BlockKey] | None = field(default=None, repr=False)
     _content: list[BlockKey] | None = field(default=None, repr=False)
     _salted: list[BlockKey] | None = field(default=None, repr=False)

@@ -82,6 +82,8 @@ class CallRecord:
         e2e_s: from its arrival to its last token; infinite if its replica died in between.
         replica: who answered.
         output_tokens: of its answer.
+        session: its conversation.
+        first_token_s: when its first token was out, in simulated seconds; NaN if there was none.
     """
 
     kind: Kind
@@ -91,6 +93,8 @@ class CallRecord:
     e2e_s: float
     replica: int
     output_tokens: int = 1
+    session: str = ""
+    first_token_s: float = math.nan
 
     @property
     def tpot_s(self) -> float:
@@ -289,7 +293,17 @@ class ModelledFleet:
         ttft_s, e2e_s = (math.inf if math.isnan(at_s) else at_s - call.arrival_s + overhead_s for at_s in ends_s)
         cached = request.num_cached_tokens if request else 0
         self._result.records.append(
-            CallRecord(call.kind, call.prompt_tokens, cached, ttft_s, e2e_s, replica, call.output_tokens)
+            CallRecord(
+                call.kind,
+                call.prompt_tokens,
+                cached,
+                ttft_s,
+                e2e_s,
+                replica,
+                call.output_tokens,
+                call.session,
+                ends_s[0],
+            )
         )
         self._result.ended_s = self._loop.now_s
 

@@ -22,6 +22,7 @@ from aloraserve.engine_model.step_learner import StepLearner
 from aloraserve.engine_model.step_model import StepModel
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.engine_model.warm_up import warm_up_steps
+from aloraserve.routing.fair_share import FairQueue, QueuedCall, Turn
 from aloraserve.routing.queue_profile import queue_profile
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.simulation.adapter_loader import AdapterLoader
@@ -114,6 +115,7 @@ class ModelledEngine:
             resident=resident,
         )
         self._scheduling = scheduling
+        self._fair = FairQueue[RequestId](scheduling, calibration.max_num_batched_tokens)
         self._times = calibration
         self._learner = StepLearner(clock=loop.time)
         self._inter_token = InterTokenTime()
@@ -173,7 +175,6 @@ class ModelledEngine:
         request = self._request(call)
         request.queued_tokens, request.queued_s = self._expected(request)
         request.number_s = self._scheduling.number_s(request.queued_s, self._loop.now_s)
-        request.priority = self._scheduling.priority(request.queued_s, self._loop.now_s)
         self._requests[call.request] = request
         self._queued_tokens += request.queued_tokens
         self._queued_s += request.queued_s
@@ -191,6 +192,7 @@ class ModelledEngine:
             self._ended(request)
             self._driver.abort_requests([request.request_id])
             self._release(request)
+            self._give(self._fair.leave(request.request_id))
 
     def kill(self) -> list[ModelledRequest]:
         """Stop for good; return the requests that had not ended, by their numbers."""
@@ -250,12 +252,28 @@ class ModelledEngine:
     def _begin(self, request: ModelledRequest) -> None:
         """Give a request to the scheduler, once its adapter is loaded if the platform does that."""
         if request.adapter is None or not self._loads_first:
-            self._driver.add_requests([request])
+            self._queue(request)
         else:
-            self._loader.hold(request.adapter, request.request_id, partial(self._begin_loaded, request))
+            self._loader.hold(request.adapter, request.request_id, partial(self._queue, request))
 
-    def _begin_loaded(self, request: ModelledRequest) -> None:
-        self._driver.add_requests([request])
+    def _queue(self, request: ModelledRequest) -> None:
+        queued = QueuedCall(
+            request.request_id,
+            request.call.share,
+            request.queued_s,
+            request.queued_tokens,
+            request.number_s,
+            request.adapter,
+        )
+        self._give(self._fair.add(queued))
+
+    def _give(self, turns: Sequence[Turn[RequestId]]) -> None:
+        """Give the scheduler the requests whose turn has come."""
+        given = [self._requests[turn.call] for turn in turns]
+        for request, turn in zip(given, turns, strict=True):
+            request.number_s, request.priority = turn.number_s, turn.priority
+        if given:
+            self._driver.add_requests(given)
 
     def _release(self, request: ModelledRequest) -> None:
         if request.adapter is not None and self._loads_first:
@@ -287,6 +305,7 @@ class ModelledEngine:
         finished = [self._requests[request.request_id] for request in outputs.finished]
         for request in first_tokens:
             self._prefilled(request)
+            self._give(self._fair.leave(request.request_id))
         for request in finished:
             self._ended(request)
             self._services_s.append(request.finished_s - request.scheduled_s)

@@ -98,8 +98,9 @@ class PlatformRouter:
         session = call.session if self._has_sessions else None
         version = None if self._is_adapter_blind else call.adapter
         routed = Call(call.prompt_tokens, call.block_tokens, call.keys, call.adapter, session, version=version)
-        # As a load balancer in front of them does.
-        gateway = self._gateways[self._claims % len(self._gateways)]
+        # As a load balancer in front of them does, unless a tenant's clients go to one of them.
+        turn = self._claims if call.ingress is None else call.ingress
+        gateway = self._gateways[turn % len(self._gateways)]
         placement = await gateway.place(routed, claim_id)
         self.fallbacks += placement.fallback is not None
         taker = self._taker(placement)

@@ -20,8 +20,9 @@ RAY = "ray"
 
 
 def begin_log_folder(folder: Path) -> None:
-    """Make a folder for the files of a new run; those of the run before move aside, and those before it go."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make room for the files of a new run; those of the run before move aside, and those before it go."""
+    if not folder.is_dir():
+        return
     folder.chmod(0o700)
     left, previous = [path for path in folder.iterdir() if path.name != PREVIOUS], folder / PREVIOUS
     if not left:
@@ -79,7 +80,8 @@ def keep_ends(files: list[Path], folder: Path) -> None:
         folder: to be made.
     """
     written = [(stat.st_mtime, path) for path in files if (stat := path.stat()).st_size]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in (folder.parent, folder):
+        each.mkdir(mode=0o700, exist_ok=True)
     for _, path in sorted(written, reverse=True)[:MAX_KEPT_FILES]:
         with path.open("rb") as source, os.fdopen(open_log(folder / path.name), "wb") as kept:
             source.seek(max(0, path.stat().st_size - MAX_KEPT_BYTES))

@@ -20,6 +20,8 @@ from aloraserve.errors import (
     DirectoryUnavailableError,
     DrainingError,
     EngineEndingRequestError,
+    IdempotencyConflictError,
+    IdempotencyKeyReusedError,
     InvalidRequestError,
     InvocationError,
     LimitTooLowError,
@@ -85,6 +87,10 @@ _MAP: dict[type[AloraserveError], _Row] = {
     DeadlineError: _Row(504, "server_error", "deadline_exceeded", {"x-should-retry": "false"}),
     UnusableAnswerError: _Row(502, "server_error", "unusable_answer"),
     InvocationError: _Row(422, "invalid_request_error", "invocation_not_found"),
+    IdempotencyConflictError: _Row(
+        409, "invalid_request_error", "idempotency_in_progress", {"Retry-After": str(RETRY_AFTER_S)}
+    ),
+    IdempotencyKeyReusedError: _Row(422, "invalid_request_error", "idempotency_key_reused"),
     EngineEndingRequestError: _Row(422, "invalid_request_error", "engines_ended"),
     ReplicaLostError: _Row(502, "server_error", "replica_lost"),
     AdapterNotLoadedError: _Row(503, "server_error", "adapter_not_loaded", {"x-should-retry": "false"}),

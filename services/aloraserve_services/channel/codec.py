@@ -44,6 +44,7 @@ def call_message(number: int, call: EngineCall, credits: int) -> CallMessage:
         call.cache_salt,
         call.traceparent,
         call.shows_tokens,
+        call.share,
     )
 
 
@@ -62,6 +63,7 @@ def engine_call(message: CallMessage) -> EngineCall:
         _split(message.keys),
         message.traceparent,
         message.shows_tokens,
+        message.share,
     )
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from aloraserve.routing.fair_share import NO_TENANT, TenantShare
 from aloraserve.serving.engine_messages import EngineCall
 from aloraserve_services.channel.codec import call_message, engine_reply
 from aloraserve_services.channel.credentials import client_context, is_proof, new_nonce, proof
@@ -31,6 +32,7 @@ from aloraserve_services.channel.messages import (
     Welcome,
     decode_to_gateway,
 )
+from aloraserve_services.channel.places import Places
 from aloraserve_services.channel.replies import CREDITS, ChannelReplies
 
 CONNECT_S = 5.0
@@ -64,7 +66,6 @@ class ReplicaConnection(FramePeer):
 
     Attributes:
         replica: its id.
-        in_flight: places that are held here.
         opened: done when calls may be sent.
         closed: done with the cause when the connection is closed.
     """
@@ -72,31 +73,36 @@ class ReplicaConnection(FramePeer):
     def __init__(self, endpoint: Endpoint, on_room: Callable[[], None]) -> None:
         super().__init__(decode_to_gateway)
         self.replica = endpoint.replica
-        self.in_flight = 0
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.closed: asyncio.Future[str] = self._loop.create_future()
         self._secret = endpoint.secret
         self._on_room = on_room
         self._nonce = new_nonce()
         self._replica_nonce = b""
-        self._capacity = 0
-        self._is_full = False
+        self._places = Places(0)
+        self._full_for: set[str] = set()
         self._is_retired = False
         self._number = 0
         self._calls: dict[int, ChannelReplies] = {}
 
     @property
-    def has_room(self) -> bool:
-        """Whether a call may be sent, as far as this gateway knows."""
-        return self.is_open and not self._is_retired and not self._is_full and self.in_flight < self._capacity
+    def in_flight(self) -> int:
+        """Places that are held here."""
+        return self._places.taken
 
-    def hold(self) -> None:
-        """Take a place."""
-        self.in_flight += 1
+    def has_room(self, share: TenantShare | None = None) -> bool:
+        """Return whether a call of a tenant may be sent, as far as this gateway knows."""
+        if not self.is_open or self._is_retired or (share or NO_TENANT).tenant in self._full_for:
+            return False
+        return self._places.has_room(share)
 
-    def release(self) -> None:
-        """Give a place back."""
-        self.in_flight -= 1
+    def hold(self, share: TenantShare | None = None) -> None:
+        """Take a place for a call of a tenant."""
+        self._places.take(share)
+
+    def release(self, share: TenantShare | None = None) -> None:
+        """Give a place back, with the share that it was taken with."""
+        self._places.leave(share)
         self._close_if_retired()
         self._on_room()
 
@@ -117,7 +123,7 @@ class ReplicaConnection(FramePeer):
         self._number = number = self._number + 1
         self.send(call_message(number, call, CREDITS))
         self._calls[number] = replies
-        replies.attach(self, number)
+        replies.attach(self, number, call.share or NO_TENANT)
 
     def grant(self, number: int, chunks: int) -> None:
         """Allow the replica to send more of a call."""
@@ -156,11 +162,11 @@ class ReplicaConnection(FramePeer):
         if isinstance(message, Failed):
             self._end(message.number, CallFailedError(message.cause, is_lost=message.is_lost))
         elif isinstance(message, Full):
-            self._is_full = True
             if (replies := self._calls.pop(message.number, None)) is not None:
+                self._full_for.add(replies.tenant)
                 replies.refuse()
         elif isinstance(message, Room):
-            self._is_full = False
+            self._full_for.clear()
             self._on_room()
         elif isinstance(message, Draining):
             self._is_retired = True
@@ -177,7 +183,7 @@ class ReplicaConnection(FramePeer):
             self._replica_nonce = message.nonce
             self.send(Hello(VERSION, self._nonce, proof(self._secret, "gateway", message.nonce, self._nonce)))
         elif isinstance(message, Welcome) and self._is_replica(message.proof):
-            self._capacity = message.capacity
+            self._places.capacity = message.capacity
             self.opened.set_result(None)
             self.watch()
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from aloraserve.adapters import AdapterRef
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.savings.base import CallSavings
 from aloraserve.serving.engine_messages import TokenLogprobs
 from aloraserve.wire.sampling import SamplingSettings
@@ -85,6 +86,7 @@ class CallMessage(Message, frozen=True, tag=5):
         cache_salt: see there.
         traceparent: see there.
         shows_tokens: see there.
+        share: see there.
     """
 
     number: int
@@ -97,6 +99,7 @@ class CallMessage(Message, frozen=True, tag=5):
     cache_salt: str | None = None
     traceparent: str | None = None
     shows_tokens: bool = False
+    share: TenantShare | None = None
 
 
 class Credit(Message, frozen=True, tag=6):

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.engine_messages import EngineReply
 
 if TYPE_CHECKING:
@@ -22,12 +23,26 @@ class ChannelReplies:
 
     Args:
         on_full: called when the replica has no place for the call; it sends the call to another one.
+
+    Attributes:
+        tenant: whose call it is.
     """
 
-    __slots__ = ("_connection", "_is_refused", "_number", "_on_full", "_outcome", "_read", "_ready", "_waiter")
+    __slots__ = (
+        "_connection",
+        "_is_refused",
+        "_number",
+        "_on_full",
+        "_outcome",
+        "_read",
+        "_ready",
+        "_waiter",
+        "tenant",
+    )
 
     def __init__(self, on_full: Callable[[], Awaitable[None]]) -> None:
         self._on_full = on_full
+        self.tenant = ""
         self._connection: ReplicaConnection | None = None
         self._number = 0
         self._ready: deque[EngineReply] = deque()
@@ -72,9 +87,9 @@ class ChannelReplies:
         if connection is not None:
             connection.cancel(self._number)
 
-    def attach(self, connection: ReplicaConnection, number: int) -> None:
-        """Note who answers."""
-        self._connection, self._number = connection, number
+    def attach(self, connection: ReplicaConnection, number: int, share: TenantShare) -> None:
+        """Note who answers, and whose call it is."""
+        self._connection, self._number, self.tenant = connection, number, share.tenant
 
     def put(self, reply: EngineReply) -> None:
         """Add a reply."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 
 import structlog
 
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.engine_messages import DEAD_ENGINE_ERRORS, EngineCall, EngineReply
 from aloraserve_services.channel.codec import reply_message
 from aloraserve_services.channel.messages import End, Failed, Message
@@ -47,6 +48,11 @@ class ServedCall:
         self._task = asyncio.create_task(self._run())
         # Not at the end of the task: one that is cancelled at once never begins.
         self._task.add_done_callback(lambda _: on_end(number))
+
+    @property
+    def share(self) -> TenantShare | None:
+        """Of its tenant."""
+        return self._call.share
 
     def grant(self, chunks: int) -> None:
         """Allow so many replies more."""

@@ -138,7 +138,7 @@ class ServedGateway(FramePeer):
         if number in self._calls:
             raise FrameError(f"call {number} runs already")
         call = engine_call(message)
-        if not self._admission.enter(self._on_room):
+        if not self._admission.enter(self._on_room, call.share):
             self.send(Full(number))
             return
         self._calls[number] = ServedCall(number, call, message.credits, self._generate, self.send, self._call_ended)
@@ -147,13 +147,13 @@ class ServedGateway(FramePeer):
         """End a call; its place is free at once, because its gateway counts it as free."""
         call = self._calls.pop(number, None)
         if call is not None:
-            self._admission.leave()
+            self._admission.leave(call.share)
             self._ending[number] = call
             call.cancel()
 
     def _call_ended(self, number: int) -> None:
-        if self._calls.pop(number, None) is not None:
-            self._admission.leave()
+        if (call := self._calls.pop(number, None)) is not None:
+            self._admission.leave(call.share)
         self._ending.pop(number, None)
 
     def _on_room(self) -> None:

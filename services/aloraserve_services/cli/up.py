@@ -9,14 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from aloraserve.errors import SettingsError, StartError
+from aloraserve.errors import PartLostError, SettingsError, StartError
 from aloraserve.settings import Settings
 from aloraserve.telemetry.log_files import begin_log_folder, open_log
-from aloraserve_services.cli.console import EXIT_SETTINGS, Steps, err, out
+from aloraserve_services.cli.console import EXIT_FAILED, EXIT_SETTINGS, Steps, err, out
 from aloraserve_services.cli.log_paths import log_folder, own_log
 from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.local import run_file
@@ -73,11 +74,23 @@ def _serve(platform: LocalPlatform) -> None:
     try:
         while True:
             reap_orphans()
+            platform.check()
             time.sleep(1)
+    except PartLostError as error:
+        _give_up(error, settings.state_dir)
     except KeyboardInterrupt:
         out.print("no new calls are taken; running answers end first, a second signal ends at once")
         platform.drain()
         raise
+
+
+def _give_up(error: PartLostError, state_dir: Path) -> NoReturn:
+    """End at once: without a part of it Ray would have this process wait, or end it. The watchdog ends the rest."""
+    err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    run_file.path_in(state_dir).unlink(missing_ok=True)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(EXIT_FAILED)
 
 
 async def _adapters(plan: FleetPlan) -> tuple[list[str], Sequence[RefusedAdapter]]:
@@ -97,14 +110,15 @@ def _start_detached(settings: Settings) -> None:
     if other is not None:
         raise StartError(f"a platform runs already (pid {other.pid}, {other.url}): stop it with `aloraserve down`")
     check_port(settings.host, settings.port)
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    run_file.make_state_folder(settings.state_dir)
     log_path = own_log(settings)
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]
     if log_path.exists():
         log_path.replace(log_path.with_name(f"{log_path.name}.1"))
     with os.fdopen(open_log(log_path), "wb") as log:
         child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "aloraserve_services.cli.main", *arguments],
+            # Not what lies in the current folder: a folder called redis there is not the library.
+            [sys.executable, "-P", "-m", "aloraserve_services.cli.main", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -29,9 +29,10 @@ from aloraserve_services.engine.base import Engine, EngineEndedError, EnginePart
 from aloraserve_services.engine.gaps import GapCloser
 from aloraserve_services.engine.heartbeat import ANSWER_HELD_S, Heartbeat
 from aloraserve_services.engine.kept_tasks import KeptTasks
-from aloraserve_services.engine.progress import EngineFacts, Progress
+from aloraserve_services.engine.progress import Accepted, EngineFacts, Progress
 from aloraserve_services.engine.residency import Residency
 from aloraserve_services.engine.stall_watch import StallWatch
+from aloraserve_services.engine.turns import Turns
 from aloraserve_services.engine.warm_up import WarmUp
 
 log = structlog.get_logger(__name__)
@@ -153,6 +154,7 @@ class EngineHost:
         )
         self._learner = StepLearner()
         self._progress = Progress(facts, self._learner)
+        self._turns = Turns(facts.scheduling, facts.step_tokens, self._progress.give)
         self._watch = StallWatch(stall_s)
         self.is_stalled = False
         adapters.watch_loads(self._watch.waiting)
@@ -209,7 +211,7 @@ class EngineHost:
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
-        priority = self._accept(call)
+        accepted = self._accept(call)
         observed = self._begin_observing(call)
         holds = False
         reported_by = 0
@@ -220,6 +222,7 @@ class EngineHost:
                     return
                 holds = True
             self._measure(call)
+            priority = await self._turns.take(call, accepted)
             self._watch.wait(call.request_id)
             async with contextlib.aclosing(self._engine.generate(call, priority)) as replies:
                 async for reply in replies:
@@ -250,8 +253,8 @@ class EngineHost:
             self._meter.emptied()
         return is_empty
 
-    def _accept(self, call: EngineCall) -> int:
-        """Note a call; return its priority in the engine."""
+    def _accept(self, call: EngineCall) -> Accepted:
+        """Note a call; return what is expected of it."""
         prompt_tokens = len(call.token_ids)
         held = self.mirror.overlap(call.keys) * self._block_tokens
         adapter = None if call.adapter is None else call.adapter.key
@@ -267,9 +270,11 @@ class EngineHost:
 
     def _first_token(self, call: EngineCall, chunk: EngineChunk) -> CallSavings | None:
         self._progress.first_token(call.request_id, chunk.prefill_s)
+        self._turns.leave(call)
         return self._meter.first_token(call.request_id, chunk.cached_tokens)
 
     def _end(self, call: EngineCall, *, holds: bool) -> None:
+        self._turns.leave(call)
         self._watch.left(call.request_id)
         self._progress.end(call.request_id)
         self._meter.end(call.request_id)

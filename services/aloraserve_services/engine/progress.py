@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aloraserve.directory.base import MAX_SETTLED, ReplicaLoad
 from aloraserve.engine_model.inter_token_time import InterTokenTime
@@ -46,6 +47,20 @@ class EngineFacts:
     scheduling: Scheduling = field(default_factory=Scheduling)
 
 
+class Accepted(NamedTuple):
+    """What is expected of a request when it is accepted.
+
+    Args:
+        prefill_s: of its prompt's uncached tokens, alone; 0 while the engine's speed is not known.
+        tokens: of those.
+        number_s: its own number, see :mod:`aloraserve.routing.scheduling`.
+    """
+
+    prefill_s: float
+    tokens: int
+    number_s: float
+
+
 @dataclass(slots=True, eq=False)
 class _Running:
     prompt_tokens: int
@@ -53,6 +68,7 @@ class _Running:
     adapter: str | None
     accepted_at: float
     number_s: float
+    is_given: bool = False
     begun_at: float = math.nan
     generated: int = 0
 
@@ -95,8 +111,8 @@ class Progress:
         prompt_tokens: int,
         held_tokens: int = 0,
         adapter: str | None = None,
-    ) -> int:
-        """Note a request; return its priority in the engine, see :mod:`aloraserve.routing.scheduling`.
+    ) -> Accepted:
+        """Note a request; return what is expected of it.
 
         Args:
             request_id: of the call.
@@ -112,7 +128,13 @@ class Progress:
         self._unreported[request_id] = None
         if len(self._unreported) > MAX_SETTLED:
             del self._unreported[next(iter(self._unreported))]
-        return scheduling.priority(prefill_s, now)
+        return Accepted(prefill_s, prompt_tokens - held_tokens, number_s)
+
+    def give(self, request_id: str, number_s: float) -> None:
+        """Note that the engine gets a request, with its number in the engine's queue."""
+        running = self._running.get(request_id)
+        if running is not None:
+            running.number_s, running.is_given = number_s, True
 
     def first_token(self, request_id: str, prefill_s: float = 0.0) -> None:
         """Note that a request's prefill is done, which took ``prefill_s`` from when its turn came."""
@@ -230,7 +252,7 @@ class Progress:
         """Return the one that is under way: the engine began it when the one before it was done."""
         begun = self._under_way
         if begun is None or begun not in waiting:
-            begun = self._under_way = min(waiting, key=lambda request: request.number_s)
+            begun = self._under_way = min(waiting, key=lambda request: (not request.is_given, request.number_s))
             self._turn_at = max(begun.accepted_at, self._prefilled_at)
         return begun
 

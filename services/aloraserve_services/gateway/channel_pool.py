@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, Self
 
+from aloraserve.routing.fair_share import NO_TENANT, TenantShare
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.engine_messages import EngineCall, engine_outcome
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
 from aloraserve_services.channel.connection import CallFailedError, ChannelLostError, ReplicaConnection
 from aloraserve_services.channel.replies import ChannelReplies
 from aloraserve_services.gateway.replica_links import ReplicaLinks
-
-
-class PoolFullError(Exception):
-    """Raised when too many calls wait for a place already."""
+from aloraserve_services.gateway.waiting_calls import PoolFullError, WaitingCall, WaitingCalls
 
 
 class NoConnectionError(ChannelLostError):
     """Raised for those that wait for a place when one is to be had by Serve's handle alone."""
 
 
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    rank: Sequence[str]
-    place: asyncio.Future[ReplicaConnection]
-
-
 class ChannelPool:
     """See :class:`~aloraserve.serving.replica_pool.ReplicaPool`.
 
     A place is reserved without asking the replica: from its capacity and the calls that this gateway has there. One
-    that other gateways have filled refuses the call, which then moves on and is the first that waits.
+    that other gateways have filled refuses the call, which then moves on and is the first of its tenant that waits.
 
     Args:
         links: connections to the replicas.
@@ -47,18 +36,17 @@ class ChannelPool:
     def __init__(self, links: ReplicaLinks, handle: ReplicaPool, *, max_queued: int) -> None:
         self._links = links
         self._handle = handle
-        self._max_queued = max_queued
-        self._waiting: deque[_Waiter] = deque()
+        self._queue = WaitingCalls(max_queued)
         links.notify(self._give)
 
     @property
     def waiting(self) -> int:
         """Calls that wait for a place."""
-        return len(self._waiting)
+        return len(self._queue)
 
-    def reserve(self, rank: Sequence[str]) -> ChannelReservation:
+    def reserve(self, rank: Sequence[str], share: TenantShare | None = None) -> ChannelReservation:
         """See the contract."""
-        return ChannelReservation(self, rank)
+        return ChannelReservation(self, rank, share)
 
     def outcome_of(self, error: Exception) -> Outcome:
         """See the contract."""
@@ -70,7 +58,9 @@ class ChannelPool:
             return engine_outcome(error.cause) if error.is_lost else Outcome.FAILED
         return self._handle.outcome_of(error)
 
-    def reserve_by_handle(self, rank: Sequence[str]) -> AbstractAsyncContextManager[Reservation] | None:
+    def reserve_by_handle(
+        self, rank: Sequence[str], share: TenantShare | None = None
+    ) -> AbstractAsyncContextManager[Reservation] | None:
         """Return a reservation through Serve's handle, if the best that can be had now is to be reached so."""
         by_handle = self._links.by_handle
         if not by_handle:
@@ -78,76 +68,70 @@ class ChannelPool:
         for replica in rank:
             if replica in by_handle:
                 return self._handle.reserve([replica, *rank])
-            if self._has_room(replica):
+            if self._has_room(replica, share):
                 return None
-        return None if self._free(rank) else self._handle.reserve([*by_handle, *rank])
+        return None if self._free(rank, share) else self._handle.reserve([*by_handle, *rank])
 
-    async def take(self, rank: Sequence[str], *, is_next: bool = False) -> ReplicaConnection:
+    async def take(
+        self, rank: Sequence[str], share: TenantShare | None = None, *, is_next: bool = False
+    ) -> ReplicaConnection:
         """Hold a place; the caller releases it.
 
         Args:
             rank: ids of replicas, best first.
-            is_next: whether the caller waited before and goes ahead of those that wait.
+            share: of the call's tenant.
+            is_next: whether the caller waited before and goes ahead of its tenant's that wait.
 
         Raises:
             PoolFullError: too many wait already.
             NoConnectionError: Serve's handle is to be asked for a place.
         """
-        if not self._waiting or is_next:
-            found = self._free(rank)
+        if is_next or not self._queue.has(share):
+            found = self._free(rank, share)
             if found is not None:
-                found.hold()
+                found.hold(share)
                 return found
         if self._links.by_handle:
             raise _no_connection()
-        return await self._wait(_Waiter(rank, asyncio.get_running_loop().create_future()), is_next)
-
-    async def _wait(self, waiter: _Waiter, is_next: bool) -> ReplicaConnection:
-        if is_next:
-            self._waiting.appendleft(waiter)
-        elif len(self._waiting) < self._max_queued:
-            self._waiting.append(waiter)
-        else:
-            raise PoolFullError(f"{self._max_queued} calls wait already")
+        waiter = WaitingCall(rank, share or NO_TENANT, asyncio.get_running_loop().create_future())
+        self._queue.add(waiter, is_next=is_next)
         try:
             return await waiter.place
         except asyncio.CancelledError:
             if waiter.place.cancelled():
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(waiter)
+                self._queue.remove(waiter)
             elif waiter.place.exception() is None:
                 # It was given a place in the same turn of the loop.
-                waiter.place.result().release()
+                waiter.place.result().release(share)
             raise
 
     def _give(self) -> None:
-        """Give places to those who wait, in order."""
-        while self._waiting:
-            if self._waiting[0].place.cancelled():
-                self._waiting.popleft()
-                continue
-            found = self._free(self._waiting[0].rank)
-            if found is None and not self._links.by_handle:
-                return
-            waiter = self._waiting.popleft()
-            if found is None:
-                waiter.place.set_exception(_no_connection())
-            else:
-                found.hold()
-                waiter.place.set_result(found)
+        """Give places to those who wait: a tenant's in order, and tenants in turns."""
+        for waiter in self._queue.firsts():
+            while waiter is not None:
+                found = self._free(waiter.rank, waiter.share)
+                if found is None and not self._links.by_handle:
+                    break
+                self._queue.remove(waiter)
+                if found is None:
+                    waiter.place.set_exception(_no_connection())
+                else:
+                    found.hold(waiter.share)
+                    waiter.place.set_result(found)
+                waiter = self._queue.first(waiter.share)
 
-    def _free(self, rank: Sequence[str]) -> ReplicaConnection | None:
+    def _free(self, rank: Sequence[str], share: TenantShare | None) -> ReplicaConnection | None:
         """Return the best connection with room: in rank, or else the one with the fewest calls."""
         opened = self._links.open
         for replica in rank:
-            if self._has_room(replica):
+            if self._has_room(replica, share):
                 return opened[replica]
-        others = [connection for connection in opened.values() if connection.has_room]
+        others = [connection for connection in opened.values() if connection.has_room(share)]
         return min(others, key=lambda connection: connection.in_flight, default=None)
 
-    def _has_room(self, replica: str) -> bool:
+    def _has_room(self, replica: str, share: TenantShare | None) -> bool:
         connection = self._links.open.get(replica)
-        return connection is not None and connection.has_room
+        return connection is not None and connection.has_room(share)
 
 
 class ChannelReservation:
@@ -156,11 +140,13 @@ class ChannelReservation:
     Args:
         pool: that it is of.
         rank: ids of replicas, best first.
+        share: of the call's tenant.
     """
 
-    def __init__(self, pool: ChannelPool, rank: Sequence[str]) -> None:
+    def __init__(self, pool: ChannelPool, rank: Sequence[str], share: TenantShare | None) -> None:
         self._pool = pool
         self._rank = rank
+        self._share = share
         self._place: ReplicaConnection | None = None
         self._replies: ChannelReplies | None = None
         self._by_handle: AbstractAsyncContextManager[Reservation] | None = None
@@ -168,12 +154,12 @@ class ChannelReservation:
         self._call: EngineCall | None = None
 
     async def __aenter__(self) -> Self:
-        by_handle = self._pool.reserve_by_handle(self._rank)
+        by_handle = self._pool.reserve_by_handle(self._rank, self._share)
         while by_handle is None:
             try:
-                self._place = await self._pool.take(self._rank)
+                self._place = await self._pool.take(self._rank, self._share)
             except NoConnectionError:
-                by_handle = self._pool.reserve_by_handle(self._rank)
+                by_handle = self._pool.reserve_by_handle(self._rank, self._share)
             else:
                 return self
         self._handles = await by_handle.__aenter__()
@@ -210,13 +196,13 @@ class ChannelReservation:
         assert self._call is not None
         assert self._replies is not None
         self._release()
-        self._place = await self._pool.take(self._rank, is_next=True)
+        self._place = await self._pool.take(self._rank, self._share, is_next=True)
         self._place.call(self._call, self._replies)
 
     def _release(self) -> None:
         place, self._place = self._place, None
         if place is not None:
-            place.release()
+            place.release(self._share)
 
 
 def _no_connection() -> NoConnectionError:

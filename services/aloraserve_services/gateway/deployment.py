@@ -18,6 +18,7 @@ from aloraserve.diagnosis.window import DiagnosisWindow
 from aloraserve.directory.base import Directory
 from aloraserve.directory.guarded import guarded
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.limits.guarded import GuardedLimits
 from aloraserve.routing.receipts import ReceiptRing
 from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.intrinsics.runner import IntrinsicRunner
@@ -27,6 +28,7 @@ from aloraserve.serving.prompts.activation_proof import prover_of
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
+from aloraserve.serving.tenant_limits import TenantAdmission
 from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
@@ -40,8 +42,10 @@ from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
+from aloraserve_services.gateway.docs_routes import DocsRoutes
 from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.http import OpenAIRoutes
+from aloraserve_services.gateway.idempotency import IdempotentAnswers
 from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
@@ -54,6 +58,8 @@ from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
+from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.plan import FleetPlan
 
 ENGINE = "engine"
@@ -97,7 +103,12 @@ class Gateway:
         self._pool = GatewayPool(settings, engines, self._replicas)
         self.slots = CallSlots(plan.max_calls)
         limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
-        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits)
+        self._usage = UsageReporter(plan.open_usage(), self.metrics)
+        self._limits = GuardedLimits(
+            plan.open_limits(), settings.gateways, on_failure=self.metrics.limits_taken_here.inc
+        )
+        admission = TenantAdmission(self._limits, settings.effective_limits.of, self._usage)
+        self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits, admission)
         self._prompts = self._prompt_builder(tokenizer)
         self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
@@ -105,6 +116,7 @@ class Gateway:
             self._prompts, self._dispatcher, ChatIntrinsics(self._runner), self.slots, self._adapters
         )
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
+        self._idempotent = IdempotentAnswers(self._ask_all(settings.gateways))
 
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
@@ -118,10 +130,21 @@ class Gateway:
         base_model, manager = self._plan.served_name, self._managed.manager
         return [
             self._openai_routes(),
-            IntrinsicRoutes(self._tenants, self._runner, self._bodies, self.slots, base_model=base_model),
+            IntrinsicRoutes(
+                self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
+            ),
             self._admin_routes(),
             AdapterRoutes(manager, self._tenants, self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
+            DocsRoutes(),
+            TokenizeRoutes(
+                self._tenants,
+                self._prompts,
+                self._bodies,
+                base_model=base_model,
+                max_model_len=self._plan.settings.max_model_len,
+            ),
+            UsageRoutes(self._tenants, self._usage),
         ]
 
     def _openai_routes(self) -> OpenAIRoutes:
@@ -131,6 +154,8 @@ class Gateway:
             self._completions,
             self._bodies,
             self.slots,
+            self._idempotent,
+            comment_s=self._plan.settings.sse_comment_s,
             base_model=self._plan.served_name,
             adapters=self._adapters,
             replicas=self._replicas,
@@ -188,8 +213,11 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do what a gateway does beside answering: reach its replicas, show metrics, flush savings, follow changes."""
-        async with self._pool.running(), self._process.running(), self._savings.flushing(), self._managed.running():
+        """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
+        async with contextlib.AsyncExitStack() as beside:
+            for part in (self._pool, self._process, self._limits, self._usage, self._managed):
+                await beside.enter_async_context(part.running())
+            await beside.enter_async_context(self._savings.flushing())
             followers = [asyncio.create_task(follow) for follow in self._followers()]
             try:
                 yield
@@ -216,6 +244,10 @@ class Gateway:
         """Return this gateway's receipt of a request; other gateways call this."""
         found = self._receipts.get(request_id)
         return None if found is None else found.as_dict()
+
+    async def own_answer(self, name: str) -> dict[str, Any] | None:
+        """Return what this gateway knows of an idempotency key; other gateways call this."""
+        return self._idempotent.own(name)
 
     async def own_diagnosis(self, window_s: int) -> dict[str, Any]:
         """Return what became of reuse in this gateway's calls of the last seconds; other gateways call this."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from aloraserve.errors import DrainingError
 from aloraserve.wire import reply_for
 from aloraserve_services.gateway.answer_headers import EVENTS
+from aloraserve_services.gateway.stream_comments import StreamComments
 
 
 class Closing(Protocol):
@@ -26,7 +28,7 @@ class Closing(Protocol):
 GOODBYE_S = 1.0
 """How long a client may take for the last event of a stream that is cut off."""
 
-_HEADERS = {"content-type": "text/event-stream; charset=utf-8", **EVENTS}
+STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", **EVENTS}
 
 
 class EventStream(Response):
@@ -38,33 +40,50 @@ class EventStream(Response):
         events: to send.
         call: that they are written from; it is closed in the end.
         headers: of the response.
+        comment_s: how long the client may see nothing; then it gets a comment.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes], call: Closing, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes], call: Closing, headers: Mapping[str, str], comment_s: float = math.inf
+    ) -> None:
         self.status_code = 200
         self.background = None
         self._events = events
         self._call = call
-        self.init_headers({**_HEADERS, **headers})
+        self._comment_s = comment_s
+        self.init_headers({**STREAM_HEADERS, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events; end what generates them in any case."""
-        # The events first: what they wait for beside the chunks, such as intrinsics, ends with them.
-        async with contextlib.aclosing(self._call), contextlib.aclosing(self._events):
+        async with contextlib.aclosing(self), StreamComments(send, self._comment_s) as comments:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
+                comments.wait()
                 async for written in self._events:
+                    await comments.arrived()
                     await send({"type": "http.response.body", "body": written, "more_body": True})
+                    comments.wait()
             except asyncio.CancelledError:
-                await _say_goodbye(send)
+                await say_goodbye(send)
                 raise
+            await comments.arrived()
             await send({"type": "http.response.body", "body": b""})
 
+    async def aclose(self) -> None:
+        """End what generates the events."""
+        # The events first: what they wait for beside the chunks, such as intrinsics, ends with them.
+        async with contextlib.aclosing(self._call):
+            await self._events.aclose()
 
-async def _say_goodbye(send: Send) -> None:
+
+async def say_goodbye(send: Send) -> None:
     """End a stream that is cut off with an error; whoever has gone, or does not read, misses nothing by it."""
-    error = json.dumps(reply_for(DrainingError("the gateway has stopped; the answer is incomplete")).body)
-    body = f"data: {error}\n\ndata: [DONE]\n\n".encode()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(GOODBYE_S):
-            await send({"type": "http.response.body", "body": body})
+            await send_error(send, DrainingError("the gateway has stopped; the answer is incomplete"))
+
+
+async def send_error(send: Send, error: Exception) -> None:
+    """End a stream with an error event."""
+    body = f"data: {json.dumps(reply_for(error).body)}\n\ndata: [DONE]\n\n".encode()
+    await send({"type": "http.response.body", "body": body})

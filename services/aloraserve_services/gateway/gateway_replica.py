@@ -50,6 +50,10 @@ class GatewayReplica:
         """Return this gateway's last receipts, the newest first; other gateways call this."""
         return await self._gateway.own_receipts(limit)
 
+    async def own_answer(self, name: str) -> dict[str, Any] | None:
+        """Return what this gateway knows of an idempotency key; other gateways call this."""
+        return await self._gateway.own_answer(name)
+
     async def own_diagnosis(self, window_s: int) -> dict[str, Any]:
         """Return what became of reuse in this gateway's calls of the last seconds; other gateways call this."""
         return await self._gateway.own_diagnosis(window_s)

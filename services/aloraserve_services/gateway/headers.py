@@ -10,16 +10,20 @@ MAX_REASON_CHARACTERS = 400
 def serving_headers(generation: Generation) -> dict[str, str]:
     """Return what a client may want to know of how its call was served."""
     reason = generation.reason.encode("latin-1", "replace").decode("latin-1")
-    return _savings(generation) | {
-        "x-aloraserve-replica": generation.label,
-        "x-aloraserve-kind": generation.request.kind,
-        "x-aloraserve-cached-tokens": str(generation.cached_tokens),
-        "x-aloraserve-prompt-tokens": str(generation.request.prompt_tokens),
-        "x-aloraserve-ttft-ms": f"{generation.ttft_s * 1000:.1f}",
-        "x-aloraserve-prefill-ms": f"{generation.prefill_s * 1000:.1f}",
-        "x-aloraserve-policy": generation.decision.policy,
-        "x-aloraserve-reason": reason[:MAX_REASON_CHARACTERS],
-    }
+    return (
+        _savings(generation)
+        | dict(generation.ticket.headers)
+        | {
+            "x-aloraserve-replica": generation.label,
+            "x-aloraserve-kind": generation.request.kind,
+            "x-aloraserve-cached-tokens": str(generation.cached_tokens),
+            "x-aloraserve-prompt-tokens": str(generation.request.prompt_tokens),
+            "x-aloraserve-ttft-ms": f"{generation.ttft_s * 1000:.1f}",
+            "x-aloraserve-prefill-ms": f"{generation.prefill_s * 1000:.1f}",
+            "x-aloraserve-policy": generation.decision.policy,
+            "x-aloraserve-reason": reason[:MAX_REASON_CHARACTERS],
+        }
+    )
 
 
 def _savings(generation: Generation) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -11,14 +12,17 @@ from starlette.responses import PlainTextResponse, Response
 from aloraserve.adapters import AdapterRegistry, ServedName
 from aloraserve.adapters.catalog.entry import SHOWN_DIGITS
 from aloraserve.adapters.served import resolved
+from aloraserve.serving.request import Origin
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
 from aloraserve.wire.version import ServerVersion
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.calls import BegunCall, ChatCalls, CompletionCalls, GuardedCall
+from aloraserve_services.gateway.early_stream import begun_in_time
 from aloraserve_services.gateway.event_stream import EventStream
 from aloraserve_services.gateway.headers import serving_headers
+from aloraserve_services.gateway.idempotency import IdempotentAnswers, refuse_key
 from aloraserve_services.gateway.intrinsic_results import guard_result_of
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.refused_chat import RefusedChat
@@ -35,6 +39,8 @@ class OpenAIRoutes:
         completions: begins the answers to completions.
         bodies: reads requests' bodies.
         slots: of calls in progress.
+        idempotent: answers of requests with keys.
+        comment_s: how long the reader of a stream may see nothing.
         base_model: its served name.
         adapters: that are served now.
         replicas: returns ids of the replicas that can be reached.
@@ -47,7 +53,9 @@ class OpenAIRoutes:
         completions: CompletionCalls,
         bodies: BodyReader,
         slots: CallSlots,
+        idempotent: IdempotentAnswers,
         *,
+        comment_s: float,
         base_model: str,
         adapters: AdapterRegistry,
         replicas: Callable[[], Sequence[str]],
@@ -57,6 +65,8 @@ class OpenAIRoutes:
         self._completions = completions
         self._bodies = bodies
         self._slots = slots
+        self._idempotent = idempotent
+        self._comment_s = comment_s
         self._base_model = base_model
         self._adapters = adapters
         self._replicas = replicas
@@ -71,29 +81,67 @@ class OpenAIRoutes:
         routes.add("GET", "/version", self.version)
         routes.add("GET", "/healthz", self.healthz)
         routes.add("GET", "/readyz", self.readyz)
+        routes.add("GET", "/health", self.health)
+        routes.add("GET", "/ping", self.health)
+        routes.add("POST", "/ping", self.health)
         routes.add("GET", "/-/healthz", self.serve_healthz)
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
         self._slots.check()
         origin = origin_of(request, self._tenants)
-        call = await self._chats.begin(await self._bodies.read(ChatRequest, request), origin)
+        body = await self._bodies.read(ChatRequest, request)
+        return await self._respond(request, origin, body, lambda: self._chat(body, origin))
+
+    async def completions(self, request: Request) -> Response:
+        """Continue texts or token ids: each prompt is a call of its own."""
+        self._slots.check()
+        origin = origin_of(request, self._tenants)
+        body = await self._bodies.read(CompletionRequest, request)
+        return await self._respond(request, origin, body, lambda: self._completion(body, origin))
+
+    async def _respond(
+        self,
+        request: Request,
+        origin: Origin,
+        body: ChatRequest | CompletionRequest,
+        answer: Callable[[], Coroutine[Any, Any, Response]],
+    ) -> Response:
+        """Return an answer: a stream within a time in which proxies wait for it, any other once per key."""
+        if body.stream:
+            refuse_key(request)
+            return await begun_in_time(answer(), self._comment_s)
+        return await self._idempotent.once(request, origin.caller, body, answer)
+
+    async def _chat(self, body: ChatRequest, origin: Origin) -> Response:
+        call = await self._chats.begin(body, origin)
         if isinstance(call, GuardedCall):
             return RefusedChat(call).response()
         answer = ChatAnswer.of(call.first)
         answer.guards = [guard_result_of(verdict) for verdict in call.guards]
         if call.look is not None:
             answer.look_with(call.look)
-        return await _answered(answer, call)
+        return await self._answered(answer, call)
 
-    async def completions(self, request: Request) -> Response:
-        """Continue texts or token ids: each prompt is a call of its own."""
-        self._slots.check()
-        origin = origin_of(request, self._tenants)
-        call = await self._completions.begin(await self._bodies.read(CompletionRequest, request), origin)
+    async def _completion(self, body: CompletionRequest, origin: Origin) -> Response:
+        call = await self._completions.begin(body, origin)
         is_single = len(call.requests) == 1
         answer = CompletionAnswer.of(call.first) if is_single else CompletionAnswer.to_all(call.requests)
-        return await _answered(answer, call)
+        return await self._answered(answer, call)
+
+    async def _answered(self, answer: Answer, call: BegunCall) -> Response:
+        """Return the response to a call.
+
+        Args:
+            answer: writes it.
+            call: that has begun.
+        """
+        headers = serving_headers(call.first)
+        if call.request.is_streamed:
+            events = answer.stream(call.chunks, include_usage=call.include_usage)
+            return EventStream(events, call, headers, self._comment_s)
+        async with call:
+            return _json(await answer.whole(call.chunks), headers)
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters that the caller may use; to an administrator, the public ones."""
@@ -121,6 +169,10 @@ class OpenAIRoutes:
         """Say that this process answers."""
         return PlainTextResponse("ok\n")
 
+    async def health(self, request: Request) -> Response:
+        """Say so as vLLM does, without a body; 503 where its own would be: a call would reach no engine."""
+        return Response(status_code=200 if self._replicas() and not self._slots.is_draining else 503)
+
     async def serve_healthz(self, request: Request) -> Response:
         """Answer as Serve's own proxy does: KubeRay's probe of a pod waits for this word."""
         return PlainTextResponse("success")
@@ -129,20 +181,6 @@ class OpenAIRoutes:
         """Say whether a new call would reach a replica."""
         reason = "draining" if self._slots.is_draining else "" if self._replicas() else "no replica"
         return PlainTextResponse(f"{reason or 'ready'}\n", status_code=503 if reason else 200)
-
-
-async def _answered(answer: Answer, call: BegunCall) -> Response:
-    """Return the response to a call.
-
-    Args:
-        answer: writes it.
-        call: that has begun.
-    """
-    headers = serving_headers(call.first)
-    if call.request.is_streamed:
-        return EventStream(answer.stream(call.chunks, include_usage=call.include_usage), call, headers)
-    async with call:
-        return _json(await answer.whole(call.chunks), headers)
 
 
 def _json(text: str, headers: dict[str, str] | None = None) -> Response:

@@ -20,6 +20,7 @@ from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.intrinsics import DEFAULT_TIMEOUT_S, IntrinsicsAnswer, IntrinsicsRequest
 from aloraserve.wire.messages import ChatMessage
 from aloraserve_services.gateway.call_slots import CallSlots
+from aloraserve_services.gateway.idempotency import IdempotentAnswers
 from aloraserve_services.gateway.intrinsic_results import result_of
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.request_body import BodyReader
@@ -34,16 +35,25 @@ class IntrinsicRoutes:
         runner: runs the intrinsics.
         bodies: reads requests' bodies.
         slots: of calls in progress; each intrinsic takes one.
+        idempotent: answers of requests with keys.
         base_model: its served name.
     """
 
     def __init__(
-        self, tenants: Tenants, runner: IntrinsicRunner, bodies: BodyReader, slots: CallSlots, *, base_model: str
+        self,
+        tenants: Tenants,
+        runner: IntrinsicRunner,
+        bodies: BodyReader,
+        slots: CallSlots,
+        idempotent: IdempotentAnswers,
+        *,
+        base_model: str,
     ) -> None:
         self._tenants = tenants
         self._runner = runner
         self._bodies = bodies
         self._slots = slots
+        self._idempotent = idempotent
         self._base_model = base_model
 
     def add_to(self, routes: Routes) -> None:
@@ -55,6 +65,9 @@ class IntrinsicRoutes:
         self._slots.check()
         origin = origin_of(request, self._tenants)
         body = await self._bodies.read(IntrinsicsRequest, request)
+        return await self._idempotent.once(request, origin.caller, body, lambda: self._answer(body, origin))
+
+    async def _answer(self, body: IntrinsicsRequest, origin: Origin) -> Response:
         outcomes = await self._runner.run(
             body.conversation(self._base_model), body.items, origin, timeout_s=body.timeout_s or DEFAULT_TIMEOUT_S
         )

@@ -29,16 +29,19 @@ class GatewayMetrics(Instruments):
 
     Attributes:
         adapters: what ``adapter`` labels come from.
+        tenants: what ``tenant`` labels come from: those that keys name.
         directory: of its calls to the directory.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
         self.adapters = BoundedNames()
+        self.tenants = BoundedNames()
         self.directory = DirectoryMetrics(registry)
         self._of_requests()
         self._of_decisions()
         self._of_savings()
+        self._of_tenants()
         self._of_tls()
         self._begin_at_zero()
 
@@ -157,6 +160,30 @@ class GatewayMetrics(Instruments):
         )
         self.ledger_failures = self.counter(
             "aloraserve_savings_ledger_failures_total", "Flushes to the savings ledger that failed.", []
+        )
+
+    def _of_tenants(self) -> None:
+        """Add the metrics of what tenants use and are refused."""
+        self.tenant_requests = self.counter(
+            "aloraserve_tenant_requests_total", "Requests that were answered, by tenant.", ["tenant"]
+        )
+        self.tenant_tokens = self.counter(
+            "aloraserve_tenant_tokens_total",
+            "Tokens of answered calls, by tenant: prompt tokens that were cached, or not, and generated ones.",
+            ["tenant", "kind"],
+        )
+        self.tenant_refusals = self.counter(
+            "aloraserve_tenant_refusals_total",
+            "Calls that a limit of the tenant's own refused, by which one.",
+            ["tenant", "limit"],
+        )
+        self.limits_taken_here = self.counter(
+            "aloraserve_limits_unavailable_total",
+            "Calls for which the store of limits did not answer, so that the gateway went by its own share.",
+            [],
+        )
+        self.usage_failures = self.counter(
+            "aloraserve_usage_ledger_failures_total", "Flushes to the usage ledger that failed.", []
         )
 
     def _of_tls(self) -> None:

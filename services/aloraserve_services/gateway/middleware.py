@@ -30,14 +30,21 @@ ENDPOINTS = frozenset(
         "/v1/receipts",
         "/v1/diagnosis",
         "/v1/savings",
+        "/v1/usage",
         "/v1/metrics/targets",
+        "/tokenize",
+        "/detokenize",
         "/version",
+        "/health",
+        "/ping",
+        "/docs",
+        "/openapi.json",
         "/healthz",
         "/readyz",
         "/-/healthz",
     }
 )
-_COLLECTIONS = ("/v1/receipts", "/v1/models", "/v1/adapters")
+_COLLECTIONS = ("/v1/receipts", "/v1/models", "/v1/adapters", "/docs")
 ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Endpoints whose requests are calls: they have a span, and count as in progress."""
 _CONTEXT_HEADERS = (b"traceparent", b"tracestate", b"x-request-id")

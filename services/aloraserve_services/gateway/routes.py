@@ -47,6 +47,11 @@ class Routes:
         if method == "GET":
             handlers["HEAD"] = handler
 
+    def listed(self) -> list[tuple[str, str]]:
+        """Return every path with its methods, but for the ``HEAD`` that goes with each ``GET``."""
+        paths = [*self._handlers.items(), *self._patterns.items()]
+        return [(path, method) for path, methods in paths for method in methods if method != "HEAD"]
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
@@ -62,7 +67,7 @@ class Routes:
         path = request.scope["path"]
         handlers = self._handlers.get(path) or self._matching(request, path.split("/"))
         if handlers is None:
-            return _refused(404, f"there is nothing at {path[:120]!r}")
+            return not_found(path)
         handler = handlers.get(request.method)
         if handler is None:
             allowed = ", ".join(handlers)
@@ -79,6 +84,11 @@ class Routes:
                 request.scope["path_parameters"] = [part for fixed, part in chosen if fixed == PARAMETER]
                 return handlers
         return None
+
+
+def not_found(path: str) -> Response:
+    """Return the refusal of a path at which there is nothing."""
+    return _refused(404, f"there is nothing at {path[:120]!r}")
 
 
 def parameters(request: Request) -> list[str]:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
-
-import structlog
 
 from aloraserve.adapters import AdapterRegistry
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.savings.base import SavingsEntry, SavingsFigures, SavingsLedger
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.observers import CallObserver
+from aloraserve_services.gateway.ledger_flush import LedgerFlush
 from aloraserve_services.gateway.window import parse_window
-
-FLUSH_EVERY_S = 2.0
-
-log = structlog.get_logger(__name__)
 
 
 class SavingsReporter(CallObserver):
@@ -46,7 +40,7 @@ class SavingsReporter(CallObserver):
         self._base_model = base_model
         self._adapters = adapters
         self._hour_price = hour_price
-        self._on_failure = on_failure
+        self._flush = LedgerFlush(ledger, "savings", on_failure)
 
     def answered(self, generation: Generation) -> None:
         """Count a call, if its replica says what was saved."""
@@ -58,13 +52,8 @@ class SavingsReporter(CallObserver):
     @contextlib.asynccontextmanager
     async def flushing(self) -> AsyncIterator[None]:
         """Write what was counted to the fleet's ledger now and then, and at the end."""
-        task = asyncio.create_task(self._keep_flushing(), name="flush_savings")
-        try:
+        async with self._flush.running():
             yield
-        finally:
-            task.cancel()
-            await self._flush()
-            await self._ledger.close()
 
     async def report(self, window: str | None, tenant: str | None = None) -> dict[str, Any]:
         """Return the totals of a window that ends now, and the share of each adapter that a tenant may know of.
@@ -78,7 +67,7 @@ class SavingsReporter(CallObserver):
         """
         window_s = parse_window(window)
         found, ledger = dict[str, SavingsFigures](), "cannot be reached"
-        if await self._flush():
+        if await self._flush.flush():
             with contextlib.suppress(DirectoryUnavailableError):
                 found, ledger = await self._ledger.totals(window_s, time.time()), "ok"
         total = SavingsFigures()
@@ -96,21 +85,6 @@ class SavingsReporter(CallObserver):
                 if self._adapters.sees(tenant, name)
             ],
         }
-
-    async def _keep_flushing(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_EVERY_S)
-            await self._flush()
-
-    async def _flush(self) -> bool:
-        """Write what was counted; return whether that was possible."""
-        try:
-            await self._ledger.flush()
-        except DirectoryUnavailableError as error:
-            self._on_failure()
-            log.warning("savings_not_written", cause=error.message)
-            return False
-        return True
 
     def _shown(self, figures: SavingsFigures) -> dict[str, Any]:
         calls = max(figures.calls, 1)

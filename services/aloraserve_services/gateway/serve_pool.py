@@ -11,6 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve import context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.engine_messages import EngineCall, engine_outcome
 from aloraserve.serving.replica_pool import Replies
@@ -58,8 +59,8 @@ class ServePool:
     def __init__(self, engines: Any) -> None:
         self._handle = engines.options(method_name="generate", stream=True)
 
-    def reserve(self, rank: Sequence[str]) -> ServeReservation:
-        """See the contract."""
+    def reserve(self, rank: Sequence[str], share: TenantShare | None = None) -> ServeReservation:
+        """See the contract; Serve keeps one queue for all tenants."""
         return ServeReservation(self._handle, rank)
 
     def outcome_of(self, error: Exception) -> Outcome:

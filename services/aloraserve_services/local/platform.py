@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError, StartError
+from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError, PartLostError, StartError
 from aloraserve.settings import Settings
 from aloraserve_services.http_server.tls_files import TlsFiles
 from aloraserve_services.local.address import authorization, base_url, check_port
 from aloraserve_services.local.deployment import Progress, deploy, drain
 from aloraserve_services.local.processes import adopt_orphans, end_descendants, signals_ignored
-from aloraserve_services.local.ray_session import ray_session
-from aloraserve_services.local.redis_server import embedded_redis, given_redis
+from aloraserve_services.local.ray_session import lost_part, ray_session
+from aloraserve_services.local.redis_server import EmbeddedRedis, embedded_redis, given_redis
+from aloraserve_services.local.surroundings import check_limits, own_environment
+from aloraserve_services.local.watchdog import watched
 from aloraserve_services.models.model_files import SMOLLM2_ALIASES
 from aloraserve_services.plan import FleetPlan, make_plan, require_engine
 from aloraserve_services.ray_authentication import refuse_open_ray
@@ -30,9 +32,13 @@ class LocalPlatform:
 
     Args:
         plan: of its fleet, with the URL of its Redis.
+        redis: the embedded server, None where the settings name one.
+        progress: called with what happens, in short sentences.
     """
 
     plan: FleetPlan
+    redis: EmbeddedRedis | None
+    progress: Progress
 
     @property
     def settings(self) -> Settings:
@@ -48,6 +54,18 @@ class LocalPlatform:
     def headers(self) -> dict[str, str]:
         """Headers of the platform's own calls, with a tenant's key if there are any."""
         return authorization(self.settings)
+
+    def check(self) -> None:
+        """Mend what can be mended without a new start; call it every second or so.
+
+        Raises:
+            PartLostError: a part has ended that only a new start brings back.
+        """
+        if (part := lost_part()) is not None:
+            raise PartLostError(f"{part} has ended, which nothing but a new start brings back")
+        if self.redis is not None and self.redis.heal():
+            join_fleet(self.plan)
+            self.progress("the embedded Redis server had ended and was started again, empty")
 
     def drain(self) -> None:
         """Take no more calls, and return once those in progress have ended or ``drain_timeout_s`` is over."""
@@ -71,6 +89,7 @@ def local_platform(
         StartError: a port is taken, Redis does not answer, a fleet with another key space has its namespace, or a part
             does not start in time.
     """
+    check_limits()
     check_port(settings.host, settings.port)
     TlsFiles.of(settings)
     require_engine(settings)
@@ -79,18 +98,25 @@ def local_platform(
     adopt_orphans()
     try:
         with contextlib.ExitStack() as stack:
-            redis = given_redis(settings.redis_url, settings.namespace) if settings.redis_url else embedded_redis()
-            url = stack.enter_context(redis)
-            progress("Redis answers" if settings.redis_url else "embedded Redis started")
+            stack.enter_context(own_environment(settings))
+            stack.enter_context(watched())
+            redis = None
+            if settings.redis_url:
+                url = stack.enter_context(given_redis(settings.redis_url, settings.namespace))
+                progress("Redis answers")
+            else:
+                redis = stack.enter_context(embedded_redis())
+                url = redis.url
+                progress("embedded Redis started")
             for cell_url in settings.cell_redis_urls:
                 stack.enter_context(given_redis(cell_url, settings.namespace, "cell_redis_urls"))
             settings = _with_whole_paths(settings).model_copy(update={"redis_url": url})
             plan = make_plan(settings, adapters_dir=adapters_dir, progress=progress)
-            _join_fleet(plan)
+            join_fleet(plan)
             stack.enter_context(ray_session(plan))
             progress("Ray started")
             deploy(plan, progress)
-            yield LocalPlatform(plan)
+            yield LocalPlatform(plan, redis, progress)
     finally:
         with signals_ignored():
             end_descendants()
@@ -113,7 +139,7 @@ def _quiet_libraries(settings: Settings) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def _join_fleet(plan: FleetPlan) -> None:
+def join_fleet(plan: FleetPlan) -> None:
     """Report at once, rather than from each replica, that a fleet with another key space has this namespace."""
 
     async def join(cell: int) -> None:

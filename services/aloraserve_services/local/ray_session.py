@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,13 @@ from aloraserve.errors import StartError
 from aloraserve.telemetry.log_files import RAY, keep_ends
 from aloraserve_services.local.processes import end_descendants, signals_ignored
 from aloraserve_services.local.session_folder import SessionFolder, session_folder
+from aloraserve_services.local.surroundings import changed_environment
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.ray_authentication import asks_for_token, authentication
 
 OBJECT_STORE_BYTES = 128 << 20
+SERVERS = ("gcs_server", "raylet")
+"""Ray's own processes without which nothing goes on."""
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray of a single machine: its servers listen on the loopback address, as they always do on Windows and macOS.
 Elsewhere Ray replaces that address by the one that other machines reach."""
@@ -41,13 +43,13 @@ def ray_session(plan: FleetPlan) -> Iterator[None]:
     Raises:
         StartError: Ray does not start.
     """
-    with session_folder() as folder, _environment(_variables(plan, folder)):
+    with session_folder() as folder, changed_environment(_variables(plan, folder)):
         # Ray reads the environment when it is imported.
         import ray
 
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            _start(num_cpus=_cpus(plan), _temp_dir=str(folder.ray))
+            _start(folder.path, num_cpus=_cpus(plan), _temp_dir=str(folder.ray))
             # Ray puts a handler of its own in the place of ours.
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -68,29 +70,18 @@ def _keep_logs(folder: SessionFolder, log_dir: Path | None) -> None:
             keep_ends(files, log_dir / RAY)
 
 
+def lost_part() -> str | None:
+    """Return which of Ray's servers has ended, None while all of them run."""
+    from ray._private.worker import _global_node
+
+    ended = () if _global_node is None else _global_node.dead_processes()
+    return next((f"Ray's {kind}" for kind, _ in ended if kind in SERVERS), None)
+
+
 def _variables(plan: FleetPlan, folder: SessionFolder) -> dict[str, str | None]:
     simulated = SIMULATED_ENVIRONMENT if plan.calibration is not None else {}
     # What replicas put into temporary files goes with the folder, also when they are killed.
     return {**ENVIRONMENT, **simulated, **authentication(folder.token), "TMPDIR": str(folder.temporary)}
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Have these variables for the time of the context; None takes one out."""
-    before = {name: os.environ.get(name) for name in variables}
-    try:
-        _set(variables)
-        yield
-    finally:
-        _set(before)
-
-
-def _set(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def _cpus(plan: FleetPlan) -> int:
@@ -100,21 +91,23 @@ def _cpus(plan: FleetPlan) -> int:
     return 1 + math.ceil(plan.settings.replicas * engine_resources(plan.settings)["num_cpus"])
 
 
-def _start(**options: Any) -> None:
+def _start(folder: Path, **options: Any) -> None:
     import ray
     from ray.exceptions import RayError
 
     if not asks_for_token():
         raise StartError("Ray's servers would not ask for a token, so Ray is not started")
     try:
-        ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=OBJECT_STORE_BYTES,
-            **options,
-        )
-    except (RayError, RuntimeError, ConnectionError) as error:
+        # Workers find modules in the folder that Ray is started in: one called redis, say, in the place of the library.
+        with contextlib.chdir(folder):
+            ray.init(
+                address="local",
+                _node_ip_address="127.0.0.1",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=OBJECT_STORE_BYTES,
+                **options,
+            )
+    except (RayError, RuntimeError, OSError, ValueError) as error:
         raise StartError(f"Ray does not start: {str(error)[:500]}") from None

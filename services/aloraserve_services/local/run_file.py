@@ -6,13 +6,14 @@ import contextlib
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
-from aloraserve.errors import StartError
+from aloraserve.errors import SettingsError, StartError
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +80,32 @@ def running_in(state_dir: Path) -> Running:
     return running
 
 
+def make_state_folder(state_dir: Path) -> None:
+    """Make the state folder, if it is not there.
+
+    Raises:
+        SettingsError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=state_dir):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"state_dir is {str(state_dir)!r}: nothing can be written there ({error.strerror}); choose another folder "
+            "with --state-dir or ALORASERVE_STATE_DIR"
+        ) from None
+
+
 @contextlib.contextmanager
 def held(state_dir: Path, url: str) -> Iterator[None]:
     """Own the run file for the time of the context; :func:`mark_ready` says when calls can come.
 
     Raises:
+        SettingsError: see :func:`make_state_folder`.
         StartError: another platform runs in this folder.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
+    make_state_folder(state_dir)
     with _locked(state_dir):
         _write(state_dir, Running(os.getpid(), psutil.Process().create_time(), url))
         try:

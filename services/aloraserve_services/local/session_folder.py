@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from aloraserve_services.local.private_folder import private_folder
 
 TOKEN_BYTES = 32
 
@@ -42,15 +42,16 @@ class SessionFolder:
 
 @contextlib.contextmanager
 def session_folder() -> Iterator[SessionFolder]:
-    """Make a folder with a new token, and remove it with everything in it at the end of the context."""
-    # A Unix socket's path is short, so the folder is not in the state folder.
-    folder = SessionFolder(Path(tempfile.mkdtemp(prefix="alora-ray-")))
-    try:
+    """Make a folder with a new token, and remove it with everything in it at the end of the context.
+
+    Raises:
+        StartError: there is no place for it.
+    """
+    with private_folder("ray") as path:
+        folder = SessionFolder(path)
         folder.temporary.mkdir(mode=0o700)
         _write_privately(folder.token, secrets.token_hex(TOKEN_BYTES))
         yield folder
-    finally:
-        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _write_privately(file: Path, content: str) -> None:

@@ -316,15 +316,13 @@ def test_a_redis_that_does_not_answer_is_named_without_its_password(
         str(tmp_path),
         "--port",
         str(free_port),
-        "--redis-url",
-        url.format(port=free_port),
     ]
     result = subprocess.run(
         [sys.executable, "-m", "aloraserve_services.cli.main", "up", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | {"COLUMNS": "1000"},
+        env=os.environ | {"COLUMNS": "1000", "ALORASERVE_REDIS_URL": url.format(port=free_port)},
     )
     assert result.returncode == EXIT_START, result.stderr
     assert f"error: no Redis answers at {shown.format(port=free_port)}: " in result.stderr

@@ -156,8 +156,9 @@ def test_the_queue_is_published_by_what_the_engine_computes_before_a_call(
     progress: Progress, learner: StepLearner, clock: Clock
 ) -> None:
     teach(learner)
-    priorities = [progress.accept(name, tokens) for name, tokens in (("long", 4000), ("short", 300), ("middle", 1500))]
-    assert sorted(priorities) == [priorities[1], priorities[2], priorities[0]]
+    lengths = (("long", 4000), ("short", 300), ("middle", 1500))
+    numbers = [progress.accept(name, tokens).number_s for name, tokens in lengths]
+    assert sorted(numbers) == [numbers[1], numbers[2], numbers[0]]
     profile = progress.load(0.0).queue_profile
     # All came at once, so that the engine began the shortest.
     assert seconds_before(profile, 0.0) == near(0.8)
@@ -174,7 +175,7 @@ def test_the_queue_is_published_by_what_the_engine_computes_before_a_call(
 def test_an_engine_that_takes_calls_in_their_order_has_no_priorities(learner: StepLearner, clock: Clock) -> None:
     teach(learner)
     progress = Progress(EngineFacts(4, scheduling=Scheduling("fcfs")), learner, clock)
-    assert (progress.accept("a", 1000), progress.accept("b", 10)) == (0, 0)
+    assert (progress.accept("a", 1000).number_s, progress.accept("b", 10).number_s) == (0.0, 0.0)
     load = progress.load(0.0)
     assert (load.ageing, load.queue_profile) == (0.0, ())
     clock.now_s += 0.4

@@ -74,7 +74,7 @@ class HostPool:
         self._sent: list[Any] = []
 
     @contextlib.asynccontextmanager
-    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[HostPool]:
+    async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[HostPool]:
         """Give the host; whoever was answered has left at the end."""
         yield self
         await self._sent.pop().aclose()

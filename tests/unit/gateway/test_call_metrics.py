@@ -71,7 +71,7 @@ class TimedPool(FakePool):
         self._clock = clock
         self._times = [at for at, _ in chunks]
 
-    def reserve(self, rank: Any) -> Any:
+    def reserve(self, rank: Any, share: Any = None) -> Any:
         self._clock.now = self._times.pop(0)
         return super().reserve(rank)
 

@@ -17,7 +17,7 @@ from aloraserve.routing.base import Call
 from aloraserve.savings.base import CachedBySource, CallSavings
 from aloraserve.savings.memory import MemoryLedger
 from aloraserve.serving.attempts import Dispatcher
-from aloraserve_services.gateway import savings as savings_module
+from aloraserve_services.gateway import ledger_flush
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.gateway.window import parse_window
 
@@ -160,7 +160,7 @@ async def test_while_the_ledger_is_gone_a_report_says_so_and_is_empty(ledger: Le
 
 
 async def test_figures_are_written_now_and_then_and_at_the_end(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(savings_module, "FLUSH_EVERY_S", 0.001)
+    monkeypatch.setattr(ledger_flush, "FLUSH_EVERY_S", 0.001)
     ledger.is_gone = True
     async with reporter(ledger).flushing():
         async with asyncio.timeout(5):

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aloraserve.errors import StartError
+from aloraserve.errors import SettingsError, StartError
 from aloraserve_services.local import run_file
-from aloraserve_services.local.run_file import Running
+from aloraserve_services.local.run_file import Running, make_state_folder
 
 URL = "http://127.0.0.1:8000"
 HOLD = """
@@ -147,3 +147,9 @@ def test_bytes_that_are_not_text_are_not_a_platform(tmp_path: Path) -> None:
 def test_a_pid_that_no_process_can_have_is_not_a_platform(tmp_path: Path, pid: str) -> None:
     run_file.path_in(tmp_path).write_text(f'{{"pid": {pid}, "created": 1, "url": "{URL}", "ready": true}}')
     assert run_file.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("folder", ["/proc/aloraserve", "/dev/null/x"])
+def test_a_state_folder_that_cannot_be_written_is_named(folder: str) -> None:
+    with pytest.raises(SettingsError, match=f"state_dir is '{folder}': nothing can be written there .*--state-dir"):
+        make_state_folder(Path(folder))

@@ -169,7 +169,7 @@ async def test_a_full_queue_is_an_overload_whose_claim_is_withdrawn() -> None:
 async def test_a_call_is_claimed_before_a_replica_is_reserved_for_it() -> None:
     class Watching(FakePool):
         @contextlib.asynccontextmanager
-        async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+        async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Any]:
             assert router.events == ["claim a"]
             async with super().reserve(rank) as held:
                 yield held
@@ -195,7 +195,7 @@ class PassingOn(FakePool):
     """A pool whose replica a turns out to be full when it is sent the call, which goes to b."""
 
     @contextlib.asynccontextmanager
-    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[FakeReservation]:
+    async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[FakeReservation]:
         async with super().reserve(rank) as held:
             # What is passed on to b once stays there.
             def send(call: EngineCall) -> Replies:
@@ -286,7 +286,7 @@ async def test_a_client_that_goes_away_leaves_no_claim_and_a_receipt() -> None:
 
     class Full(FakePool):
         @contextlib.asynccontextmanager
-        async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+        async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Any]:
             waits.set()
             await asyncio.Event().wait()
             yield None
@@ -312,7 +312,7 @@ async def test_closing_the_chunks_unread_cancels_the_call() -> None:
 async def test_nobody_waits_long_for_a_replica_where_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     class Nobody(FakePool):
         @contextlib.asynccontextmanager
-        async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+        async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Any]:
             await asyncio.sleep(60)
             yield None
 
@@ -382,3 +382,17 @@ async def test_a_call_whose_client_goes_away_amid_its_answer_is_not_in_flight() 
     assert len(router.in_flight) == 1
     await sent.aclose()
     assert not router.in_flight
+
+
+@pytest.mark.parametrize("fault_at", range(5))
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_no_text_comes_twice_wherever_in_the_answer_the_replica_is_lost(is_streamed: bool, fault_at: int) -> None:
+    words = ["a", "b", "c", "d"]
+    answer = [EngineChunk(0, word, 1, "stop" if word == "d" else None) for word in words]
+    seen: list[str] = []
+    with contextlib.suppress(ReplicaLostError):
+        generation = await send(FakePool((*answer[:fault_at], DiedError()), answer), is_streamed=is_streamed)
+        async for chunk in generation:
+            seen.append(chunk.text)
+    # A stream that has begun ends where it was lost; anything else moves.
+    assert seen == (words[:fault_at] if is_streamed and fault_at else words)

@@ -54,7 +54,7 @@ class StuckPool(FakePool):
         self.calls.append(call)
         return cast(Replies, self.stuck)
 
-    def reserve(self, rank: Sequence[str]) -> Any:
+    def reserve(self, rank: Sequence[str], share: Any = None) -> Any:
         pool = self
 
         class Stuck(FakeReservation):

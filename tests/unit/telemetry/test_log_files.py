@@ -67,6 +67,7 @@ def test_a_file_has_a_bound_and_its_writer_goes_on(tmp_path: Path) -> None:
 
 def test_the_run_before_is_kept_and_no_other(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
+    folder.mkdir()
     for run in ("first", "second", "third"):
         begin_log_folder(folder)
         (folder / "engine-0.log").write_text(run)
@@ -78,6 +79,8 @@ def test_the_run_before_is_kept_and_no_other(tmp_path: Path) -> None:
 def test_a_run_that_wrote_nothing_does_not_cost_the_one_before(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     begin_log_folder(folder)
+    assert not folder.exists(), "nothing is made that nobody writes to"
+    folder.mkdir()
     (folder / "engine-0.log").write_text("words")
     begin_log_folder(folder)
     begin_log_folder(folder)

@@ -33,6 +33,8 @@ INVALID = [
     # hosts
     "the header 'Host' is 'evil.example:8000'; a platform without api_keys is called as localhost or by a loopback "
     "address",
+    "the header 'Idempotency-Key' is 'a b'; 1 to 255 printable ASCII characters without spaces are accepted",
+    "a streamed answer cannot be given again: leave the header 'Idempotency-Key' out, or set 'stream' to false",
     "the header 'x-request-timeout-s' is '5m'; seconds above 0 and up to 86400 are accepted",
     # prompts
     "model is 'safety' and chat_template_kwargs.adapter_name is 'plain'; send one of them, or the base model 'base' "
@@ -225,6 +227,8 @@ EXAMPLES = {
         "the intrinsic was not answered within 120 s",
         "the answer was not complete within 2 s of the request",
     ],
+    "IdempotencyConflictError": ["a request with this 'Idempotency-Key' is being answered; retry later"],
+    "IdempotencyKeyReusedError": ["this 'Idempotency-Key' stands for another request; use a new one"],
     "EngineEndingRequestError": [
         "2 engines ended while they answered this request; it is refused for 600 s",
     ],
@@ -263,6 +267,8 @@ STATUS = {
     errors.UnusableAnswerError: 502,
     errors.DeadlineError: 504,
     errors.EngineEndingRequestError: 422,
+    errors.IdempotencyConflictError: 409,
+    errors.IdempotencyKeyReusedError: 422,
     errors.AdapterNotLoadedError: 503,
     errors.AdapterNotStoredError: 507,
     errors.ReplicaLostError: 502,

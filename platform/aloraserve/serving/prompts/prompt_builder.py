@@ -7,6 +7,7 @@ routing and engines agree on. The tokenizer is passed in: nothing here loads a m
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,6 +36,7 @@ TOKENIZED_AT_ONCE = 4_096
 0.1 ms of CPU time, and waits for a core."""
 MESSAGE_CHARACTERS = 256
 """What rendering a message costs beside its text, in characters."""
+_NO_LIMIT = 1 << 40
 _NO_KEYS: Sequence[BlockKey] = ()
 
 
@@ -152,6 +154,28 @@ class PromptBuilder:
         """Return the text of tokens, without special ones."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
+    def unbounded(self) -> PromptBuilder:
+        """Return a builder with the same caches that also takes prompts for which the context has no room."""
+        other = copy.copy(self)
+        other._max_model_len = _NO_LIMIT
+        return other
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Return a text's tokens without those that the tokenizer adds to a whole text."""
+        return self._encoder.ids(text)
+
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as the tokenizer's vocabulary has it."""
+        return list(self._tokenizer.convert_ids_to_tokens(list(token_ids)))
+
+    def text_of(self, token_ids: list[int]) -> str:
+        """Return the text of tokens, with special ones.
+
+        Raises:
+            InvalidRequestError: one is not in the vocabulary.
+        """
+        return str(self._tokenizer.decode(self._checked(token_ids, "tokens"))) if token_ids else ""
+
     async def _tokenized(self, text: str, salt: str | None) -> TokenizedText:
         """Return a completion's text with its ids; calls that come with the same text at once wait for one thread."""
         found = self._texts.find(text, salt)
@@ -211,11 +235,11 @@ class PromptBuilder:
             return Prompt(token_ids, activation, known)
         return Prompt([*token_ids, *adapter.invocation_ids], len(token_ids), known)
 
-    def _checked(self, token_ids: list[int]) -> list[int]:
+    def _checked(self, token_ids: list[int], field: str = "prompt") -> list[int]:
         size = self._encoder.size
         if max(token_ids) >= size:
             wrong = next(token for token in token_ids if token >= size)
-            raise InvalidRequestError(f"prompt has token id {wrong}; the vocabulary has {size}", param="prompt")
+            raise InvalidRequestError(f"{field} has token id {wrong}; the vocabulary has {size}", param=field)
         return token_ids
 
     def _request(

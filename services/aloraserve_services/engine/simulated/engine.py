@@ -57,6 +57,7 @@ class SimulatedEngine:
         call_later: makes a call after some of them.
 
     Attributes:
+        poison: a token that ends the engine where a prompt begins with it, None if there is none, as a test asks.
         served: the last calls whose first token was due: id, and seconds from its arrival here to then.
     """
 
@@ -86,6 +87,7 @@ class SimulatedEngine:
         self._driver = AsyncioDriver(self.scheduler, self._clock, self._take)
         self._choices: dict[RequestId, Choice] = {}
         self._is_killed = False
+        self.poison: int | None = None
         self._observe_step: Callable[[StepStats], None] = lambda step: None
 
     @property
@@ -171,6 +173,8 @@ class SimulatedEngine:
 
     async def generate(self, call: EngineCall, priority: int = 0) -> AsyncGenerator[EngineReply]:
         """Yield the answer's words when they are due, several at once where the reader was slow."""
+        if call.token_ids[0] == self.poison:
+            self.kill()
         self._check_alive()
         accepted = self._accepted(call, priority, await self._answers(call))
         if isinstance(accepted, EngineRefusal):

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from aloraserve.errors import InvalidRequestError
 from aloraserve_services.engine.simulated.engine import SimulatedEngine
 from aloraserve_services.engine.simulated.events import SimulatedEvents
-from aloraserve_services.engine.simulated.faults import SeverableDirectory, check_fault
+from aloraserve_services.engine.simulated.faults import POISON, SeverableDirectory, check_fault
 
 
 class FaultInjector:
     """Lets the parts of a simulated replica fail as a test asks.
 
     Args:
-        engine: that can hang.
+        engine: that can hang, or be ended by a call.
         events: of which batches can go astray.
         way: to the directory.
         die: ends the process.
@@ -52,9 +52,12 @@ class FaultInjector:
         elif fault == "heal":
             self._events.inject(None)
             self._engine.hang(False)
+            self._engine.poison = None
             self._way.is_severed = False
         elif fault == "hang":
             self._engine.hang(True)
+        elif fault == "poison":
+            self._engine.poison = POISON
         elif fault == "partition":
             self._way.is_severed = True
         else:

@@ -11,10 +11,12 @@ from aloraserve.errors import DirectoryUnavailableError
 
 EventFault = Literal["hang-events", "drop-events", "lose-events", "duplicate-events", "reorder-events"]
 """Batches held back; not delivered, but replayed; gone for good; delivered twice; delivered in pairs, swapped."""
-Fault = Literal["die", "hang", "partition", "heal"] | EventFault
-"""End the process without a goodbye; generate nothing any more; lose the way to the directory; end all faults."""
+Fault = Literal["die", "hang", "poison", "partition", "heal"] | EventFault
+"""End the process without a goodbye; generate nothing any more; let a prompt that begins with :data:`POISON` end the
+engine; lose the way to the directory; end all faults."""
+POISON = 666
 EVENT_FAULTS: tuple[EventFault, ...] = get_args(EventFault)
-FAULTS: tuple[str, ...] = ("die", "hang", "partition", "heal", *EVENT_FAULTS)
+FAULTS: tuple[str, ...] = ("die", "hang", "poison", "partition", "heal", *EVENT_FAULTS)
 
 
 def check_fault(kind: str) -> Fault:

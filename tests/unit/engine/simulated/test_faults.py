@@ -17,7 +17,9 @@ def test_every_fault_is_accepted_by_its_name(kind: str) -> None:
 
 
 def test_another_one_is_refused_with_all_that_there_are() -> None:
-    with pytest.raises(ValueError, match=r"fault is 'explode'; one of die, hang, partition, heal, hang-events, .*"):
+    with pytest.raises(
+        ValueError, match=r"fault is 'explode'; one of die, hang, poison, partition, heal, hang-events, .*"
+    ):
         check_fault("explode")
 
 

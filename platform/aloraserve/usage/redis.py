@@ -1,0 +1,65 @@
+"""A ledger of tenants' use that the gateways of a fleet share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Self
+
+from aloraserve.ledger.redis import MAX_CALLS, RedisSums
+from aloraserve.redis.script_client import ScriptClient
+from aloraserve.usage.base import DAY_S, KEPT_DAYS, MAX_TENANTS, UsageFigures
+
+
+class UsageLedger(RedisSums[UsageFigures]):
+    """Use by tenant and day (UTC), see :class:`~aloraserve.ledger.redis.RedisSums`.
+
+    Args:
+        client: closed by :meth:`close`.
+        namespace: of the fleet.
+        timeout_s: of the client.
+        clock: seconds that never go back.
+
+    Raises:
+        ValueError: the namespace is empty or has a brace.
+    """
+
+    def __init__(
+        self,
+        client: ScriptClient,
+        *,
+        namespace: str,
+        timeout_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(
+            client,
+            UsageFigures,
+            part="usage",
+            kept_s={DAY_S: KEPT_DAYS * DAY_S},
+            max_names=MAX_TENANTS,
+            namespace=namespace,
+            timeout_s=timeout_s,
+            clock=clock,
+        )
+
+    @classmethod
+    def from_url(cls, url: str, *, namespace: str, timeout_s: float = 1.0) -> Self:
+        """Return a ledger at ``url``; connects when first used.
+
+        Raises:
+            ValueError: the URL or the namespace is not one of those accepted.
+        """
+        client = ScriptClient.from_url(url, timeout_s=timeout_s, max_calls=MAX_CALLS, part="usage ledger")
+        return cls(client, namespace=namespace, timeout_s=timeout_s)
+
+    async def day(self, number: int) -> dict[str, UsageFigures]:
+        """Return the use of a day by tenant.
+
+        Args:
+            number: of the day since 1970.
+
+        Raises:
+            DirectoryUnavailableError: the server cannot be reached.
+        """
+        return await self.sums([(DAY_S, number)])

@@ -1,0 +1,103 @@
+"""What tenants used: counted in the gateway, added up over gateways, shown to whoever may see it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from aloraserve.errors import InvalidRequestError
+from aloraserve.serving.admission import CallUsage
+from aloraserve.tenants import Caller, Role
+from aloraserve.usage.base import DAY_S, KEPT_DAYS, UsageFigures
+from aloraserve.usage.redis import UsageLedger
+from aloraserve_services.gateway.metrics import GatewayMetrics
+from aloraserve_services.gateway.usage import UsageReporter, _days
+
+ADMIN = Caller(roles=frozenset({Role.ADMIN}))
+CALL = CallUsage(100, 60, 7)
+
+
+@pytest.fixture
+async def ledgers(redis_server: Any, request: pytest.FixtureRequest) -> AsyncIterator[list[UsageLedger]]:
+    """Two gateways' ledgers of one fleet."""
+    made = [UsageLedger.from_url(redis_server.url, namespace=request.node.name, timeout_s=5.0) for _ in range(2)]
+    yield made
+    for ledger in made:
+        await ledger.close()
+
+
+def reporter(ledger: UsageLedger) -> UsageReporter:
+    return UsageReporter(ledger, GatewayMetrics(CollectorRegistry()))
+
+
+async def test_use_adds_up_over_gateways_and_a_tenant_sees_its_own(ledgers: list[UsageLedger]) -> None:
+    one, other = map(reporter, ledgers)
+    one.used(Caller("acme"), CALL, requests=1)
+    other.used(Caller("acme"), CALL, requests=0)
+    other.refused(Caller("acme"), "tokens")
+    other.used(Caller("globex"), CALL, requests=1)
+    await ledgers[1].flush()
+    report = await one.report(1, Caller("acme"))
+    [tenant] = report["tenants"]
+    assert (report["ledger"], tenant["tenant"]) == ("ok", "acme")
+    figures = {
+        "requests": 1,
+        "refused": 1,
+        "prompt_tokens": 200,
+        "cached_tokens": 120,
+        "uncached_tokens": 80,
+        "generated_tokens": 14,
+    }
+    assert tenant["total"] == figures
+    assert tenant["by_day"] == [{"date": time.strftime("%Y-%m-%d", time.gmtime())} | figures]
+    everybody = await one.report(1, ADMIN)
+    assert [tenant["tenant"] for tenant in everybody["tenants"]] == ["acme", "globex"]
+
+
+async def test_days_are_kept_apart_and_summed(ledgers: list[UsageLedger]) -> None:
+    ledger = ledgers[0]
+    for days_ago in (0, 1, 3):
+        ledger.count("acme", UsageFigures(requests=1), time.time() - days_ago * DAY_S)
+    one = reporter(ledger)
+    for days, requests in ((1, 1), (3, 2), (4, 3)):
+        [tenant] = (await one.report(days, ADMIN))["tenants"]
+        assert (tenant["total"]["requests"], len(tenant["by_day"])) == (requests, requests)
+
+
+async def test_a_tenant_that_used_nothing_gets_zeros(ledgers: list[UsageLedger]) -> None:
+    [tenant] = (await reporter(ledgers[0]).report(1, Caller("new")))["tenants"]
+    assert tenant["total"]["requests"] == 0
+    assert tenant["by_day"] == []
+
+
+async def test_while_the_ledger_is_gone_a_report_says_so() -> None:
+    ledger = UsageLedger.from_url("redis://127.0.0.1:1", namespace="gone", timeout_s=0.1)
+    report = await reporter(ledger).report(1, Caller("acme"))
+    assert report["ledger"] == "cannot be reached"
+    assert report["tenants"][0]["total"]["requests"] == 0
+    await ledger.close()
+
+
+async def test_metrics_count_by_tenant(ledgers: list[UsageLedger]) -> None:
+    metrics = GatewayMetrics(CollectorRegistry())
+    one = UsageReporter(ledgers[0], metrics)
+    one.used(Caller("acme"), CALL, requests=1)
+    one.refused(Caller("acme"), "concurrency")
+    shown = metrics.text().decode()
+    assert 'aloraserve_tenant_requests_total{tenant="acme"} 1.0' in shown
+    assert 'aloraserve_tenant_tokens_total{kind="uncached",tenant="acme"} 40.0' in shown
+    assert 'aloraserve_tenant_refusals_total{limit="concurrency",tenant="acme"} 1.0' in shown
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "401", "1.5", "x", "", "٣", "9" * 30])
+def test_days_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"1 to {KEPT_DAYS} are accepted"):
+        _days(text)
+
+
+def test_days_may_be_left_out() -> None:
+    assert (_days(None), _days("400")) == (30, 400)
