@@ -455,14 +455,15 @@ def test_a_redis_url_that_cannot_be_read_is_a_wrong_setting_and_not_shown(
     result = subprocess.run(
         [
             *(sys.executable, "-m", "aloraserve_services.cli.main", "up"),
-            *("--state-dir", str(tmp_path), "--port", str(free_port), "--redis-url", url),
+            *("--state-dir", str(tmp_path), "--port", str(free_port)),
         ],
         capture_output=True,
         text=True,
         timeout=60,
+        env=os.environ | {"COLUMNS": "1000", "ALORASERVE_REDIS_URL": url},
     )
     assert result.returncode == EXIT_SETTINGS, result.stderr
-    assert "redis_url cannot be read" in result.stderr
+    assert "environment: redis_url: the Redis URL" in result.stderr
     assert "hunter" not in result.stderr
     assert "Traceback" not in result.stderr
 
