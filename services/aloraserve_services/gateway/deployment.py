@@ -52,6 +52,7 @@ from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.lora_routes import LoraRoutes
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
+from aloraserve_services.gateway.origins import may_call
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import AskAll, FleetReceipts, ask_gateways
 from aloraserve_services.gateway.request_body import BodyReader
@@ -124,7 +125,13 @@ class Gateway:
         routes = Routes(loopback_only=not settings.api_keys and not settings.is_public)
         for part in self._http_parts():
             part.add_to(routes)
-        return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
+        return CountedRequests(
+            for_origins(routes, settings),
+            self.metrics,
+            self._tracing,
+            fixed_headers(settings),
+            functools.partial(may_call, self._tenants),
+        )
 
     def _http_parts(self) -> list[HttpPart]:
         base_model, manager = self._plan.served_name, self._managed.manager
