@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin weekly docs lint format lock clean
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin weekly docs proto proto-release lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ bench-routing-live: install ## Compare this gateway with sglang-router and vllm-
 
 bench-gateway: install ## Measure what the way to the engine costs, by process, with targets (ARGS="--profile FOLDER")
 	@$(BIN)/python -m benchmarks.gateway $(ARGS)
+
+bench-grpc: install ## Measure gRPC beside HTTP: TTFT and the gateway's CPU time (ARGS="--rounds 3 --calls 100")
+	@$(BIN)/python -m benchmarks.grpc_edge $(ARGS)
 
 bench-channel: install ## Measure what carries calls from a gateway to a replica, by transport (ARGS="...")
 	@$(BIN)/python -m benchmarks.channel $(ARGS)
@@ -122,6 +125,15 @@ docs: install-dev ## Build the documentation into site/, every link and anchor c
 
 docs-fields: install-dev ## Write the page of all request fields from the request models
 	$(BIN)/python -m aloraserve.wire.field_table > docs/reference/openai-fields.md
+
+proto: install-dev ## Generate the messages of the gRPC API from their .proto files
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I platform --python_out=platform \
+	  --mypy_out=quiet:platform platform/aloraserve/v1/*.proto
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against platform/aloraserve/v1/released.binpb
+
+proto-release: install-dev ## Note the .proto files as released: no later change may break their clients
+	$(BIN)/buf build -o platform/aloraserve/v1/released.binpb
 
 lint: install-dev ## Check style, types and the walls between rooms
 	$(BIN)/ruff check $(SOURCES)

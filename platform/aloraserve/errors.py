@@ -55,7 +55,27 @@ class UnknownAdapterError(AloraserveError):
     """Raised when the catalog has no such adapter, version or alias, or none that the caller may see."""
 
 
-class AdapterConflictError(AloraserveError):
+class ConflictError(AloraserveError):
+    """Raised when a change does not fit what is there, saying what that is."""
+
+
+class TenantConflictError(ConflictError):
+    """Raised when a change of a tenant or its keys does not fit what is there, saying what that is."""
+
+
+class TenantChangedError(TenantConflictError):
+    """Raised when another call changed the same tenant first: the same change may fit when tried again."""
+
+
+class UnknownTenantError(AloraserveError):
+    """Raised when there is no such tenant."""
+
+
+class UnknownKeyError(AloraserveError):
+    """Raised when there is no key with such a public id."""
+
+
+class AdapterConflictError(ConflictError):
     """Raised when a change does not fit what the catalog has, saying what is there."""
 
 
@@ -73,6 +93,10 @@ class AuthenticationError(AloraserveError):
 
 class NotPermittedError(AloraserveError):
     """Raised when a caller is known but may not do this: only an administrator may."""
+
+
+class UnknownServiceError(AloraserveError):
+    """Raised when the health of a gRPC service is asked for that is not served here."""
 
 
 class UnknownReceiptError(AloraserveError):

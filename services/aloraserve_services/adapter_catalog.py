@@ -17,7 +17,7 @@ from aloraserve.settings import Settings
 
 def open_catalog(settings: Settings) -> RedisCatalog:
     """Return a client of the fleet's catalog, which lies beside the directory."""
-    return RedisCatalog.from_url(settings.redis_url or "", namespace=settings.namespace)
+    return RedisCatalog.from_url(settings.redis_address, namespace=settings.namespace)
 
 
 def catalog_backup(settings: Settings) -> CatalogBackup:

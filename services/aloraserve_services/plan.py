@@ -110,26 +110,27 @@ class FleetPlan:
             on_unreadable: called for each record in it that cannot be read.
         """
         settings = self.settings
-        url = settings.cell_redis_urls[cell] if settings.cell_redis_urls else settings.redis_url or ""
+        urls = settings.cell_redis_addresses
+        url = urls[cell] if urls else settings.redis_address
         namespace = cell_namespace(settings.namespace, cell, settings.cells)
         return RedisDirectory.from_url(url, namespace=namespace, on_unreadable=on_unreadable)
 
     def open_endpoints(self) -> RedisEndpoints:
         """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""
-        return RedisEndpoints.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+        return RedisEndpoints.from_url(self.settings.redis_address, namespace=self.settings.namespace)
 
     def open_ledger(self) -> RedisLedger:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""
-        return RedisLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+        return RedisLedger.from_url(self.settings.redis_address, namespace=self.settings.namespace)
 
     def open_usage(self) -> UsageLedger:
         """Return a client of the fleet's ledger of tenants' use, which lies beside the directory."""
-        return UsageLedger.from_url(self.settings.redis_url or "", namespace=self.settings.namespace)
+        return UsageLedger.from_url(self.settings.redis_address, namespace=self.settings.namespace)
 
     def open_limits(self) -> RedisLimits:
         """Return a client of the fleet's store of limits, which lies beside the directory."""
         return RedisLimits.from_url(
-            self.settings.redis_url or "", namespace=self.settings.namespace, timeout_s=LIMITS_TIMEOUT_S
+            self.settings.redis_address, namespace=self.settings.namespace, timeout_s=LIMITS_TIMEOUT_S
         )
 
     def open_store(self) -> AdapterStore:

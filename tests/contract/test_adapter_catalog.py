@@ -12,11 +12,11 @@ from support.redis_fixtures import url_of
 from support.redis_servers import OTHER_SERVERS
 
 from aloraserve.adapters.catalog import AdapterCatalog, AdapterState, CatalogPosition, EntryQuery, StoredRecord
-from aloraserve.adapters.catalog.base import PAGE_RECORDS
 from aloraserve.adapters.catalog.memory import MemoryCatalog
 from aloraserve.adapters.catalog.redis import RedisCatalog
 from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.errors import AdapterChangedError, AdapterConflictError
+from aloraserve.records import PAGE_RECORDS
 
 Make = Callable[..., AdapterCatalog]
 

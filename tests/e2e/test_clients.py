@@ -1,4 +1,4 @@
-"""granite-common and mellea as they are, against a platform of simulated engines: requests out, typed results back."""
+"""Clients as they are, against a platform of simulated engines: granite-common, mellea, OpenAI's and LangChain's."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ NAME = "documents-smollm2"
 SHOWS_DOCUMENTS = (
     "{% for d in documents or [] %}<|im_start|>document {{ d.doc_id }}\n{{ d.text }}<|im_end|>\n{% endfor %}"
 )
+SHOWS_TOOLS = (
+    "{% if tools %}<|im_start|>system\nCall functions within <tool_call></tool_call>: "
+    "{% for t in tools %}{{ t | tojson }}{% endfor %}<|im_end|>\n{% endif %}"
+)
 QUESTION = {"role": "user", "content": "Is the sky blue?"}
 ANSWER = {"role": "assistant", "content": "Yes, it is."}
 DOCUMENTS = [{"text": "The sky is blue.", "doc_id": "1"}, {"text": "Grass is green.", "doc_id": "2"}]
@@ -29,14 +33,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def fleet(start: Callable[..., Any], model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A platform whose model's chat template shows documents, as Granite's do."""
+    """A platform whose model's chat template shows documents and tools, as Granite's do."""
     model = tmp_path_factory.mktemp("models") / NAME
     model.mkdir()
     for file in model_path.iterdir():
         (model / file.name).symlink_to(file)
     template = (model_path / "chat_template.jinja").read_text()
     (model / "chat_template.jinja").unlink()
-    (model / "chat_template.jinja").write_text(SHOWS_DOCUMENTS + template)
+    (model / "chat_template.jinja").write_text(SHOWS_TOOLS + SHOWS_DOCUMENTS + template)
     with (
         valkey_server() as server,
         start(
@@ -172,3 +176,65 @@ def test_a_form_that_cannot_be_is_a_400_and_the_platform_goes_on(fleet: Any, for
             model="uncertainty", messages=[QUESTION], extra_body={"structured_outputs": {"json": form}}
         )
     assert evaluated(fleet, "uncertainty", UNCERTAINTY, {"messages": [QUESTION, ANSWER]})
+
+
+class Weather(pydantic.BaseModel):
+    """Look up the weather of a city."""
+
+    city: str = pydantic.Field(min_length=1, max_length=8)
+    days: int = pydantic.Field(ge=1, le=9)
+
+
+def test_openai_s_client_gets_the_calls_that_it_requires(fleet: Any) -> None:
+    request: dict[str, Any] = {
+        "model": fleet_model(fleet),
+        "messages": [QUESTION],
+        "tools": [openai.pydantic_function_tool(Weather)],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "temperature": 0,
+    }
+    whole = fleet.openai.chat.completions.parse(**request).choices[0]
+    with fleet.openai.chat.completions.stream(**request) as stream:
+        streamed = stream.get_final_completion().choices[0]
+    for choice in (whole, streamed):
+        [call] = choice.message.tool_calls
+        assert isinstance(call.function.parsed_arguments, Weather)
+        assert choice.finish_reason == "tool_calls"
+    assert whole.message.tool_calls[0].function.arguments == streamed.message.tool_calls[0].function.arguments
+
+
+def test_the_conversation_with_a_tool_s_result_is_found_by_an_adapter(fleet: Any) -> None:
+    tools = [openai.pydantic_function_tool(Weather)]
+    choice = {"type": "function", "function": {"name": "Weather"}}
+    asked = {**QUESTION, "content": "Is it raining? " * 20}
+    request: dict[str, Any] = {"model": fleet_model(fleet), "tools": tools, "max_tokens": 64}
+    first = fleet.openai.chat.completions.create(messages=[asked], tool_choice=choice, **request).choices[0].message
+    result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "It rains. " * 20}
+    messages = [asked, first, result]
+    second = fleet.openai.chat.completions.create(messages=messages, tool_choice="none", **request)
+    third = fleet.openai.chat.completions.create(
+        messages=messages, tools=tools, tool_choice="none", model="uncertainty", max_tokens=4
+    )
+    prompt = second.usage.prompt_tokens
+    assert third.usage.prompt_tokens_details.cached_tokens >= (prompt - 64) // 32 * 32
+
+
+async def test_langchain_binds_tools_and_gets_structures(fleet: Any) -> None:
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(
+        model=fleet_model(fleet), base_url=f"{fleet.url}/v1", api_key=pydantic.SecretStr("none"), max_retries=0
+    )
+    bound = model.bind_tools([Weather], tool_choice="required", parallel_tool_calls=False)
+    answer = bound.invoke([("user", "Is it raining?")])
+    [call] = answer.tool_calls
+    assert Weather.model_validate(call["args"])
+    pieces = [piece async for piece in bound.astream([("user", "Is it raining?")])]
+    total = pieces[0]
+    for piece in pieces[1:]:
+        total = total + piece
+    assert Weather.model_validate(total.tool_calls[0]["args"])
+    for method in ("function_calling", "json_schema"):
+        structured = model.with_structured_output(Weather, method=method)
+        assert isinstance(await structured.ainvoke([("user", "Is it raining?")]), Weather)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -15,11 +16,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import psutil
 import pytest
 from support.certificates import write_certificate
+from support.grpc_fuzz import play
 from support.raw_http import REFUSED, TAKEN, statuses
+from support.redis_deployments import free_port
+
+from aloraserve.v1.chat_pb2 import ChatRequest, ChatStreamResponse
+from aloraserve.wire.protobuf import message_of
 
 BASE = "SmolLM2-135M-Instruct"
 CHAT = "/v1/chat/completions"
@@ -32,9 +39,32 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def fleet(start: Callable[..., Any]) -> Iterator[Any]:
-    with start("--engine", "simulated", "--gateways", str(GATEWAYS), own_state=True) as running:
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any], grpc_port: int) -> Iterator[Any]:
+    flags = ("--engine", "simulated", "--gateways", str(GATEWAYS), "--grpc-port", str(grpc_port))
+    with start(*flags, own_state=True) as running:
         yield running
+
+
+@pytest.fixture
+def channel(fleet: Any, grpc_port: int) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{grpc_port}", [("grpc.use_local_subchannel_pool", 1)]) as opened:
+        yield opened
+
+
+def grpc_chat(channel: grpc.Channel, **fields: Any) -> Any:
+    """Begin a streamed chat over gRPC."""
+    message = message_of(ChatRequest, {name: value for name, value in (LONG | fields).items() if name != "stream"})
+    call = channel.unary_stream(
+        "/aloraserve.v1.Inference/ChatStream",
+        request_serializer=ChatRequest.SerializeToString,
+        response_deserializer=ChatStreamResponse.FromString,
+    )
+    return call(message, timeout=60)
 
 
 def gateways(fleet: Any) -> list[psutil.Process]:
@@ -153,6 +183,41 @@ def test_a_hundred_connections_that_send_nothing_disturb_nobody(fleet: Any) -> N
         assert fleet.http.post(CHAT, json=SHORT, timeout=5).status_code == 200
 
 
+def test_both_gateways_answer_grpc_and_a_client_that_goes_away_frees_its_engine(
+    fleet: Any, channel: grpc.Channel, grpc_port: int
+) -> None:
+    listening = [
+        {
+            # gRPC's socket is one of IPv6, for this address too.
+            one.laddr.ip.removeprefix("::ffff:")
+            for one in process.net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == grpc_port
+        }
+        for process in gateways(fleet)
+    ]
+    assert listening == [{"127.0.0.1"}] * GATEWAYS
+    parts = list(grpc_chat(channel, max_tokens=8))
+    assert parts[-1].usage.completion_tokens == 8
+    assert fleet.http.get(f"/v1/receipts/{parts[0].serving.receipt_id}").status_code == 200
+    stream = grpc_chat(channel)
+    next(stream)
+    fleet.wait_until(lambda: running(fleet) == 1, 10, "the call to run")
+    stream.cancel()
+    fleet.wait_until(lambda: running(fleet) == 0, 2, "the client's departure to end the call")
+
+
+def test_random_messages_over_grpc_are_refused_and_leave_nothing_behind(fleet: Any, grpc_port: int) -> None:
+    """``python -m support.grpc_fuzz --port PORT`` plays 20,000."""
+    asyncio.run(play(grpc_port, 200, seed=1, model=BASE))
+    before = [process.memory_info().rss for process in gateways(fleet)]
+    found = asyncio.run(play(grpc_port, 600, seed=2, model=BASE))
+    assert found["INVALID_ARGUMENT"] > 300
+    assert not found.keys() & {"INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED", "UNAVAILABLE"}, found
+    grown = [process.memory_info().rss - used for process, used in zip(gateways(fleet), before, strict=True)]
+    assert max(grown) < 20 << 20, grown
+    fleet.wait_until(lambda: running(fleet) == 0, 10, "the calls to end")
+
+
 def test_ten_thousand_connects_and_disconnects_in_a_minute_leave_nothing_behind(fleet: Any) -> None:
     fleet.chat(BASE, HELLO)
     before, memory = held(fleet), [process.memory_info().rss for process in gateways(fleet)]
@@ -235,16 +300,22 @@ class Stream(threading.Thread):
             self.failure = error
 
 
-def test_down_lets_running_answers_end_and_takes_no_more(fleet: Any, command: Callable[..., Any]) -> None:
+def test_down_lets_running_answers_end_and_takes_no_more(
+    fleet: Any, command: Callable[..., Any], channel: grpc.Channel
+) -> None:
     """The last test of this platform."""
     stream = Stream(fleet.http)
     stream.start()
     assert stream.began.wait(30)
+    over_grpc = grpc_chat(channel)
+    next(over_grpc)
     process = fleet.process
     stopped = command("down", "--state-dir", str(fleet.state_dir))
     assert stopped.returncode == 0, stopped.stderr
     stream.join(30)
     assert stream.failure is None
+    *_, last = over_grpc
+    assert last.usage.completion_tokens == LONG["max_tokens"]
     text = [line for line in stream.lines if line]
     assert text[-1] == "data: [DONE]"
     assert '"error"' not in "".join(text)

@@ -55,8 +55,11 @@ class CharacterTokenizer:
     ) -> str:
         assert not tokenize
         assert chat_template is None
-        assert not continue_final_message
-        return self._template.render(messages=conversation, add_generation_prompt=add_generation_prompt, **given)
+        text = self._template.render(messages=conversation, add_generation_prompt=add_generation_prompt, **given)
+        if not continue_final_message:
+            return text
+        last = conversation[-1]["content"]
+        return text[: text.rindex(last) + len(last)]
 
     @staticmethod
     def _refuse(message: str) -> None:

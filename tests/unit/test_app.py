@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from aloraserve.errors import SettingsError
 from aloraserve.settings import load_settings, settings_from_arguments
+from aloraserve.tenants import Role, StaticTenants
 from aloraserve_services.app import application_settings, build
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +37,6 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"replicsa": 2}, "args: unknown key 'replicsa'; known are "),
         ({"redis_url": None}, "redis_url is not set"),
         ({"calibration": "nowhere"}, "calibration is 'nowhere'"),
-        ({"host": None}, "host 0.0.0.0 is reachable from outside: set api_keys"),
         ({"config": "/nowhere.yaml"}, "/nowhere.yaml: cannot be read"),
         ({"engine": "vllm", "block_tokens": 16}, "block_tokens is 16; on a CPU"),
     ],
@@ -73,9 +74,25 @@ def test_the_number_type_is_decided_once_for_all_processes() -> None:
 
 def test_there_are_as_many_gateways_and_replicas_as_asked_for() -> None:
     gateway = build(SIMULATED | {"gateways": 3, "replicas": 4})._bound_deployment
-    settings, engines = gateway.init_args
+    _, engines = gateway.init_args
     assert (gateway.num_replicas, engines._bound_deployment.num_replicas) == (3, 4)
-    assert engines._bound_deployment.init_args == (settings,)
+
+
+def test_callers_keys_travel_to_gateways_as_digests_and_to_engines_not_at_all() -> None:
+    tenant, admin = "tenant-key-0123456789", "admin-key-0123456789"
+    keys = {"api_keys": {"acme": tenant}, "admin_keys": {"root": admin}, "key_pepper_file": "/pepper"}
+    gateway = build(SIMULATED | keys)._bound_deployment
+    settings, engines = gateway.init_args
+    [of_engines] = engines._bound_deployment.init_args
+    travels = pickle.dumps(settings) + repr(settings.to_arguments()).encode()
+    assert tenant.encode() not in travels
+    assert admin.encode() not in travels
+    tenants = StaticTenants(settings.api_keys, settings.admin_keys)
+    assert tenants.authenticate(f"Bearer {tenant}").tenant == "acme"
+    assert tenants.authenticate(f"Bearer {admin}", Role.ADMIN).is_admin
+    assert (of_engines.api_keys, of_engines.admin_keys, of_engines.key_pepper_file) == ({}, {}, None)
+    assert REDIS not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    assert of_engines.redis_address == REDIS
 
 
 def test_settings_survive_as_plain_arguments(tmp_path: Path) -> None:

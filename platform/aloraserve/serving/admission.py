@@ -30,7 +30,7 @@ class CallUsage(NamedTuple):
     @property
     def uncached_tokens(self) -> int:
         """Prompt tokens that were prefilled."""
-        return self.prompt_tokens - self.cached_tokens
+        return max(0, self.prompt_tokens - self.cached_tokens)
 
 
 class Ticket(Protocol):

@@ -10,6 +10,7 @@ from aloraserve.blocks import BlockKey
 from aloraserve.routing.base import Call
 from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.engine_messages import EngineCall
+from aloraserve.serving.tools import ToolUse
 from aloraserve.tenants import Caller
 from aloraserve.wire.sampling import SamplingSettings
 
@@ -56,6 +57,7 @@ class GenerationRequest:
         is_streamed: whether the client sees tokens as they come. An answer that is not streamed can be generated again
             until its end.
         shows_tokens: whether the answer's chunks have their token ids.
+        tool_use: how calls of functions are read out of the answer; None where all of it is text.
     """
 
     origin: Origin
@@ -67,6 +69,7 @@ class GenerationRequest:
     activation: int | None = None
     is_streamed: bool = False
     shows_tokens: bool = False
+    tool_use: ToolUse | None = None
 
     @property
     def id(self) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
 from aloraserve.tenants.names import NAME_RULE, is_name
+from aloraserve.tenants.sealing import MARK
 
 MAX_TENANTS = 1024
 MAX_ADMINS = 64
@@ -28,6 +30,9 @@ class CallerSettings(BaseModel):
         max_length=MAX_ADMINS,
         description="Administrator -> key that may do everything but call models.",
     )
+    key_pepper_file: Path | None = Field(
+        None, description="File of the secret that made keys are digested under; default: in the state folder."
+    )
 
     @field_validator("api_keys", "admin_keys")
     @classmethod
@@ -47,6 +52,8 @@ class CallerSettings(BaseModel):
         secrets = [key.get_secret_value() for key in value.values()]
         if not all(_KEY.fullmatch(secret) for secret in secrets):
             raise ValueError("each key needs at least 16 printable ASCII characters without spaces")
+        if any(secret.startswith(MARK) for secret in secrets):
+            raise ValueError(f"a key may not begin with {MARK}")
         if len(set(secrets)) != len(secrets):
             raise ValueError("two of them have the same key")
         return value

@@ -11,11 +11,11 @@ from pydantic_core import ErrorDetails
 
 from aloraserve.errors import SettingsError
 from aloraserve.settings.paths import expanded
-from aloraserve.settings.settings import KEYS, Settings
-from aloraserve.settings.variables import PREFIX, is_set, platform_variables
+from aloraserve.settings.settings import SECRETS, Settings
+from aloraserve.settings.variables import KEY_VARIABLE, PREFIX, is_set, platform_variables
 from aloraserve.settings.yaml_file import SettingsFile, kind_of, read_settings_file
 
-_SECRET = frozenset({*KEYS, "redis_url", "cell_redis_urls", "adapter_sources"})
+_SECRET = SECRETS | {"adapter_sources"}
 _REMOVED = {
     "overflow_wait_s": "engines begin the shortest waiting call first instead, see scheduling_policy and "
     "priority_ageing; no call is held back in the router any more",
@@ -74,7 +74,7 @@ def _load(
 
 
 def _refuse_unknown_variables() -> None:
-    known = {f"{PREFIX}{key.upper()}" for key in Settings.model_fields} | {f"{PREFIX}CONFIG"}
+    known = {f"{PREFIX}{key.upper()}" for key in Settings.model_fields} | {f"{PREFIX}CONFIG", KEY_VARIABLE}
     unknown = sorted(name for name in platform_variables() if name.upper() not in known)
     if unknown:
         _refuse_removed(unknown[0].upper().removeprefix(PREFIX).lower(), "environment", unknown[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aloraserve.settings.adapters import AdapterSettings
@@ -13,6 +13,7 @@ from aloraserve.settings.address import is_public
 from aloraserve.settings.callers import CallerSettings
 from aloraserve.settings.engine import EngineSettings
 from aloraserve.settings.fleet import FleetSettings
+from aloraserve.settings.grpc import GrpcSettings
 from aloraserve.settings.http import HttpSettings
 from aloraserve.settings.limits import LimitSettings
 from aloraserve.settings.paths import expanded
@@ -20,12 +21,16 @@ from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
 from aloraserve.settings.timeouts import TimeoutSettings
+from aloraserve.settings.tools import ToolSettings
 from aloraserve.settings.variables import VariableSource
+from aloraserve.tenants.sealing import sealed
 
 if TYPE_CHECKING:
     from aloraserve.adapters.sources import SourcePolicy
 
 KEYS = frozenset({"admin_keys", "api_keys"})
+"""Settings that hold callers' keys."""
+SECRETS = KEYS | {"redis_url", "cell_redis_urls"}
 _NAMES_OR_PATHS = ("model", "calibration", "adapter_sources")
 """Settings that are paths or else something that never begins with ``~``."""
 
@@ -33,6 +38,7 @@ _NAMES_OR_PATHS = ("model", "calibration", "adapter_sources")
 class Settings(
     FleetSettings,
     HttpSettings,
+    GrpcSettings,
     TimeoutSettings,
     CallerSettings,
     LimitSettings,
@@ -41,6 +47,7 @@ class Settings(
     EngineSettings,
     RoutingSettings,
     TelemetrySettings,
+    ToolSettings,
     BaseSettings,
 ):
     """Everything that an operator may choose; ``docs/reference/configuration.md`` explains each key."""
@@ -82,14 +89,14 @@ class Settings(
         return self
 
     @model_validator(mode="after")
-    def _public_means_authenticated(self) -> Self:
-        if self.is_public and not self.api_keys:
-            raise ValueError(f"host {self.host} is reachable from outside: set api_keys")
+    def _ports_differ(self) -> Self:
+        if self.grpc_port == self.port:
+            raise ValueError(f"grpc_port and port are both {self.port}: each API needs a port of its own")
         return self
 
     @model_validator(mode="after")
     def _any_page_needs_a_key(self) -> Self:
-        if "*" in self.cors_origins and not self.api_keys:
+        if "*" in self.cors_origins and not (self.api_keys or self.is_public):
             raise ValueError(
                 "cors_origins is *: every web page could use a platform without api_keys; name the origins"
             )
@@ -100,11 +107,21 @@ class Settings(
 
         Secrets are in it as they are: never log it.
         """
-        plain = self.model_dump(mode="json", exclude=set(KEYS), exclude_none=True)
-        keys = {name: getattr(self, name) for name in KEYS}
-        return plain | {
-            name: {owner: key.get_secret_value() for owner, key in secrets.items()} for name, secrets in keys.items()
-        }
+        plain = self.model_dump(mode="json", exclude_none=True)
+        return plain | {name: _shown(getattr(self, name)) for name in SECRETS if name in plain}
+
+    def for_gateways(self) -> Self:
+        """Return the settings as they travel to gateways: of the callers' keys only digests."""
+        return self.model_copy(update={name: sealed(getattr(self, name)) for name in KEYS})
+
+    def for_engines(self) -> Self:
+        """Return the settings as they travel to engines, which callers' keys are none of the business of."""
+        return self.model_copy(update={name: {} for name in KEYS} | {"key_pepper_file": None})
+
+    @property
+    def pepper_path(self) -> Path:
+        """The file of the pepper that made keys are digested under."""
+        return self.key_pepper_file or self.state_dir / "key-pepper"
 
     @classmethod
     def settings_customise_sources(
@@ -127,3 +144,15 @@ def _expanded_paths(values: object) -> object:
     if not isinstance(values, list | tuple):
         return values
     return tuple(_expanded_path(value) if isinstance(value, str) else value for value in values)
+
+
+def _shown(secret: object) -> object:
+    """Return the plain value of what has secrets."""
+    match secret:
+        case SecretStr():
+            return secret.get_secret_value()
+        case dict():
+            return {name: _shown(each) for name, each in secret.items()}
+        case tuple():
+            return [_shown(each) for each in secret]
+    return secret

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
 
 PREFIX = "ALORASERVE_"
+KEY_VARIABLE = f"{PREFIX}KEY"
+"""A key for commands that ask a platform; not a setting."""
 
 
 def _is_address(value: str) -> bool:
@@ -49,6 +52,17 @@ def platform_variables() -> dict[str, str]:
 def is_set(key: str) -> bool:
     """Return whether a variable sets a key."""
     return f"{PREFIX}{key.upper()}" in {name.upper() for name in platform_variables()}
+
+
+@contextlib.contextmanager
+def hidden_variables(keys: Iterable[str]) -> Iterator[None]:
+    """Take the variables of these settings out of the environment, so that no process started meanwhile has them."""
+    names = {f"{PREFIX}{key.upper()}" for key in keys} | {KEY_VARIABLE}
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.upper() in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _own(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:

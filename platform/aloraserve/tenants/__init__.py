@@ -3,6 +3,7 @@
 from aloraserve.tenants.base import UNTENANTED, Caller, Role, Tenants
 from aloraserve.tenants.limits import NO_LIMITS, TenantLimits
 from aloraserve.tenants.names import NAME_RULE, is_name
+from aloraserve.tenants.record import TenantRecord
 from aloraserve.tenants.static import StaticTenants
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Role",
     "StaticTenants",
     "TenantLimits",
+    "TenantRecord",
     "Tenants",
     "is_name",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from collections.abc import Mapping
 
@@ -11,6 +10,7 @@ from pydantic import SecretStr
 from aloraserve.errors import AuthenticationError, NotPermittedError
 from aloraserve.tenants.base import UNTENANTED, Caller, Role
 from aloraserve.tenants.salts import cache_salt_of
+from aloraserve.tenants.sealing import SALT_BYTES, digest_of, read_key
 
 EVERYONE = Caller(roles=frozenset(Role))
 """The caller where neither tenants nor administrators are configured, on an address that only this machine reaches."""
@@ -34,14 +34,16 @@ class StaticTenants:
         *,
         is_public: bool = False,
     ) -> None:
-        # Keys are looked up by a digest that nobody can foresee: the time taken says nothing about which one is near.
-        self._digest_key = secrets.token_bytes(32)
-        self._has_tenants = bool(api_keys)
+        self._names = frozenset(api_keys)
         self._has_admins = bool(admin_keys)
         self._is_public = is_public
-        self._callers = {self._digest(key.get_secret_value().encode()): _tenant(name) for name, key in api_keys.items()}
-        admins = (key.get_secret_value().encode() for key in (admin_keys or {}).values())
-        self._callers |= dict.fromkeys(map(self._digest, admins), _ADMIN)
+        # Keys are looked up by a digest that nobody can foresee: the time taken says nothing about which one is near.
+        self._salt = secrets.token_bytes(SALT_BYTES)
+        self._callers: dict[bytes, dict[bytes, Caller]] = {}
+        for name, key in api_keys.items():
+            self._add(key, _tenant(name))
+        for key in (admin_keys or {}).values():
+            self._add(key, _ADMIN)
 
     def authenticate(self, authorization: str | None, role: Role | None = Role.INVOKE) -> Caller:
         """See the contract."""
@@ -54,18 +56,29 @@ class StaticTenants:
 
     def anyone(self, role: Role | None) -> Caller | None:
         """Return the caller of a request that needs no key in this role, None if it needs one."""
-        if self._is_public or self._has_tenants:
+        if self._is_public or self._names:
             return None
         if not self._has_admins:
             return EVERYONE
         return UNTENANTED if role in (None, Role.INVOKE) else None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody on this machine may do everything, because there are no keys."""
+        return self.anyone(Role.ADMIN) is not None
+
+    def knows(self, tenant: str) -> bool:
+        """Whether there is a tenant of that name."""
+        return tenant in self._names
+
     def find(self, key: bytes) -> Caller | None:
         """Return who has a key, None if nobody does."""
-        return self._callers.get(self._digest(key))
+        found = (callers.get(digest_of(key, salt)) for salt, callers in self._callers.items())
+        return next((caller for caller in found if caller is not None), None)
 
-    def _digest(self, key: bytes) -> bytes:
-        return hmac.digest(self._digest_key, key, "sha256")
+    def _add(self, key: SecretStr, caller: Caller) -> None:
+        salt, digest = read_key(key, self._salt)
+        self._callers.setdefault(salt, {})[digest] = caller
 
 
 def key_in(authorization: str | None) -> bytes:

@@ -34,4 +34,4 @@ class UsageFigures(Figures):
     @property
     def uncached_tokens(self) -> int:
         """Prompt tokens that were prefilled."""
-        return self.prompt_tokens - self.cached_tokens
+        return max(0, self.prompt_tokens - self.cached_tokens)

@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, json
 
+from aloraserve.wire.documents import Documents, check_documents, document_texts, documents_for_template
 from aloraserve.wire.fields import (
     MAX_TEXT_BYTES,
-    NoChoice,
     OnlyFalse,
     OnlyText,
-    OnlyTrue,
     Unsupported,
     refusal,
     small_value,
@@ -20,19 +19,21 @@ from aloraserve.wire.fields import (
 from aloraserve.wire.intrinsic_items import GuardItem, GuardItems, IntrinsicItem, IntrinsicItems, items_of
 from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.sampling import SamplingFields, SamplingSettings, TokenCount
+from aloraserve.wire.structured import StructuredOutput
+from aloraserve.wire.tool_forms import forced_form
+from aloraserve.wire.tools import MAX_TOOLS, NamedToolChoice, Tool, ToolChoice
 
 MAX_MESSAGES = 2048
 MAX_PARTS_IN_ALL = 8192
 MAX_TEMPLATE_KWARGS = 16
 MAX_TEMPLATE_KWARG_BYTES = 16 * 1024
-MAX_DOCUMENTS = 256
 MAX_INVOKABLE = 64
-MAX_DOCUMENT_FIELDS = 16
 ADAPTER_KWARG = "adapter_name"
 _TEMPLATE_KWARGS = json.Decoder(dict[str, Any] | None)
 
 Invokable = Annotated[list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=MAX_INVOKABLE)]
 """Names of the adapters that the base model may invoke."""
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ChatRequest(SamplingFields, frozen=True, kw_only=True):
@@ -47,27 +48,28 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     chat_template_kwargs: Annotated[Raw, Meta(description="an object of up to 16 values by name, 16 KiB each")] = Raw()
-    documents: Annotated[list[dict[str, str | None]], Meta(max_length=MAX_DOCUMENTS)] | None = None
+    documents: Documents | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     adapters: Literal["auto"] | Invokable | None = None
     intrinsics: IntrinsicItems | None = None
     guard: GuardItems | None = None
-    add_generation_prompt: OnlyTrue = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    include_reasoning: bool | None = None
     add_special_tokens: OnlyFalse = None
     audio: Unsupported = None
     chat_template: Unsupported = None
-    continue_final_message: OnlyFalse = None
     echo: OnlyFalse = None
     function_call: Unsupported = None
     functions: Unsupported = None
-    include_reasoning: OnlyTrue = None
     media_io_kwargs: Unsupported = None
     mm_processor_kwargs: Unsupported = None
     modalities: OnlyText = None
     moderation: Unsupported = None
-    reasoning_effort: Unsupported = None
     return_prompt_text: OnlyFalse = None
-    tool_choice: NoChoice = None
-    tools: Unsupported = None
     verbosity: Unsupported = None
     web_search_options: Unsupported = None
 
@@ -79,36 +81,73 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
             raise refusal("", "'max_tokens' and 'max_completion_tokens' differ; send one of them")
         if self.top_logprobs and not self.logprobs:
             raise refusal("", "'top_logprobs' is accepted only with 'logprobs': true")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise refusal("", "'continue_final_message' and 'add_generation_prompt' cannot both be true")
+        if not self.tools and self.is_forced_to_call:
+            raise refusal("tool_choice", "needs 'tools' to choose from")
         if self.intrinsics and (self.n or 1) > 1:
             raise refusal("", "'intrinsics' look at one answer; send 'n' 1")
         self._check_size()
 
     def _check_size(self) -> None:
-        parts = [message.content for message in self.messages if not isinstance(message.content, str)]
+        parts = [message.content for message in self.messages if isinstance(message.content, list)]
         count = sum(map(len, parts))
         if count > MAX_PARTS_IN_ALL:
             raise refusal("messages", f"has {count} text parts; at most {MAX_PARTS_IN_ALL} are accepted")
-        if any(not document or len(document) > MAX_DOCUMENT_FIELDS for document in self.documents or ()):
-            raise refusal("documents", f"has an entry without fields, or with more than {MAX_DOCUMENT_FIELDS}")
-        texts = [message.text for message in self.messages] + [text or "" for text in self._document_texts()]
-        if sum(map(text_bytes, texts)) > MAX_TEXT_BYTES:
-            raise refusal("", f"'messages' and 'documents' carry more than {MAX_TEXT_BYTES} bytes of text")
+        check_documents(self.documents or ())
+        if sum(map(text_bytes, self._texts())) > MAX_TEXT_BYTES:
+            raise refusal("", f"'messages', 'tools' and 'documents' carry more than {MAX_TEXT_BYTES} bytes of text")
 
-    def _document_texts(self) -> list[str | None]:
-        return [text for document in self.documents or () for text in (*document, *document.values())]
-
-    def documents_for_template(self) -> list[dict[str, str]]:
-        """Return the documents as chat templates take them, without what is null."""
-        return [
-            {name: text for name, text in document.items() if text is not None} for document in self.documents or ()
-        ]
+    def _texts(self) -> list[str]:
+        texts = [message.text for message in self.messages]
+        for message in self.messages:
+            texts += message.more_texts
+        return texts + document_texts(self.documents or ()) + [json.encode(tool).decode() for tool in self.tools or ()]
 
     @property
     def characters(self) -> int:
-        """How long the texts of messages and documents are, about."""
-        return sum(message.characters for message in self.messages) + sum(
-            map(len, filter(None, self._document_texts()))
-        )
+        """How long the texts of messages, tools and documents are, about."""
+        return sum(map(len, self._texts()))
+
+    @property
+    def has_generation_prompt(self) -> bool:
+        """Whether the template ends the prompt with what an answer begins with."""
+        return self.add_generation_prompt is not False and not self.continue_final_message
+
+    @property
+    def named_function(self) -> str | None:
+        """The function that the answer has to call."""
+        chosen = self.tool_choice.function if isinstance(self.tool_choice, NamedToolChoice) else None
+        return None if chosen is None else chosen.name
+
+    @property
+    def is_forced_to_call(self) -> bool:
+        """Whether the answer has to be calls, or the arguments of one."""
+        return self.tool_choice == "required" or self.named_function is not None
+
+    @property
+    def may_call_tools(self) -> bool:
+        """Whether calls are read out of the answer."""
+        return bool(self.tools) and self.tool_choice != "none"
+
+    def structured(self) -> StructuredOutput | None:
+        """Return the form that the answer must have, None where any text will do.
+
+        Raises:
+            FieldError: the request asks for two.
+        """
+        own = super().structured()
+        forced = forced_form(self.tools or (), self.tool_choice, is_parallel=self.parallel_tool_calls is not False)
+        if forced is not None and own is not None:
+            raise refusal(
+                "", f"'tool_choice' and '{super().structured_field}' both give the answer a form; send one of them"
+            )
+        return forced or own
+
+    @property
+    def structured_field(self) -> str:
+        """The field that gives the answer its form."""
+        return "tools" if self.is_forced_to_call else super().structured_field
 
     @property
     def adapter_name(self) -> str | None:
@@ -131,9 +170,20 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
         return {k: v for k, v in self._template_kwargs().items() if k != ADAPTER_KWARG}
 
     def template_kwargs(self) -> dict[str, object]:
-        """Return the arguments for the chat template: the client's without the adapter's name, and the documents."""
+        """Return the arguments for the chat template: the client's, and those that are fields of their own.
+
+        As in vLLM 0.32 (``ChatCompletionRequest.build_chat_params``) an effort of reasoning turns thinking on or off
+        in templates that ask for ``enable_thinking``.
+        """
         given = self.client_template_kwargs()
-        return given | {"documents": self.documents_for_template()} if self.documents else given
+        if self.reasoning_effort is not None:
+            given = {"enable_thinking": self.reasoning_effort != "none"} | given
+            given["reasoning_effort"] = self.reasoning_effort
+        if self.documents:
+            given["documents"] = documents_for_template(self.documents)
+        if self.tools:
+            given["tools"] = [tool.for_template() for tool in self.tools]
+        return given
 
     def _template_kwargs(self) -> dict[str, Any]:
         return small_value("chat_template_kwargs", self.chat_template_kwargs, _TEMPLATE_KWARGS) or {}
@@ -155,8 +205,8 @@ def _check_template_kwarg(name: str, value: object) -> None:
     """Raise a validation error unless ``name`` and ``value`` may go to a chat template."""
     if not name.isidentifier() or len(name) > 64:
         raise refusal("chat_template_kwargs", "has a name that is not an identifier of at most 64 characters")
-    if name == "documents":
-        raise refusal("chat_template_kwargs", "cannot set 'documents'; send the field 'documents'")
+    if name in ("documents", "tools"):
+        raise refusal("chat_template_kwargs", f"cannot set '{name}'; send the field '{name}'")
     if name == ADAPTER_KWARG and not (value is None or (isinstance(value, str) and value)):
         raise refusal("chat_template_kwargs", f"has an '{ADAPTER_KWARG}' that is not an adapter's name; send a string")
     if len(json.encode(value)) > MAX_TEMPLATE_KWARG_BYTES:

@@ -9,8 +9,8 @@ from pydantic import Field
 from aloraserve.wire.intrinsic_results import GuardResult, IntrinsicResult
 from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
 
-ChatFinishReason = FinishReason | Literal["content_filter"]
-"""The third one says that a guard refused."""
+ChatFinishReason = FinishReason | Literal["tool_calls", "content_filter"]
+"""The last one says that a guard refused."""
 
 
 class ChatTopLogprob(ResponsePart):
@@ -33,12 +33,28 @@ class ChatLogprobs(ResponsePart):
     content: list[ChatTokenLogprob]
 
 
+class MessageFunction(ResponsePart):
+    """A function that is called; the arguments are the JSON text that the model wrote, which may not be valid."""
+
+    name: str
+    arguments: str
+
+
+class MessageToolCall(ResponsePart):
+    """A call of a function."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: MessageFunction
+
+
 class AssistantMessage(ResponsePart):
-    """Message of the model."""
+    """Message of the model; its content is null where it does nothing but call functions."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: str | None = optional()
+    tool_calls: list[MessageToolCall] | None = optional()
 
 
 class ChatChoice(ResponsePart):

@@ -41,7 +41,6 @@ OnlyOne: TypeAlias = Annotated[Annotated[float, Meta(ge=1, le=1)] | None, Meta(e
 OnlyUnlimited: TypeAlias = Annotated[Annotated[int, Meta(ge=-1, le=-1)] | None, Meta(extra={ONLY: "-1"})]
 OnlyNoTopK: TypeAlias = Annotated[Annotated[int, Meta(ge=-1, le=0)] | None, Meta(extra={ONLY: "0 or -1"})]
 OnlyText: TypeAlias = Annotated[list[Literal["text"]] | None, Meta(extra={ONLY: '["text"]'})]
-NoChoice: TypeAlias = Annotated[Literal["none", "auto"] | None, Meta(extra={ONLY: "'none' or 'auto'"})]
 
 
 class FieldError(ValueError):
@@ -98,7 +97,6 @@ class CallFields(OpenPart, frozen=True, kw_only=True):
     metadata: Ignored = ABSENT
     store: Ignored = ABSENT
     service_tier: Ignored = ABSENT
-    parallel_tool_calls: Ignored = ABSENT
     prediction: Ignored = ABSENT
     prompt_cache_key: Ignored = ABSENT
     prompt_cache_options: Ignored = ABSENT

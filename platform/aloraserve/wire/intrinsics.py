@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw
 
-from aloraserve.wire.chat import MAX_DOCUMENTS, MAX_MESSAGES, ChatRequest
+from aloraserve.wire.chat import MAX_MESSAGES, ChatRequest
+from aloraserve.wire.documents import Documents
 from aloraserve.wire.fields import CallFields, refusal
 from aloraserve.wire.intrinsic_items import IntrinsicItem, IntrinsicItems, items_of
 from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.responses import ResponsePart
+from aloraserve.wire.tools import MAX_TOOLS, Tool
 
 DEFAULT_TIMEOUT_S = 120.0
 MAX_TIMEOUT_S = 600.0
@@ -22,7 +24,8 @@ class IntrinsicsRequest(CallFields, frozen=True, kw_only=True, forbid_unknown_fi
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     intrinsics: Annotated[IntrinsicItems, Meta(min_length=1)]
-    documents: Annotated[list[dict[str, str | None]], Meta(max_length=MAX_DOCUMENTS)] | None = None
+    documents: Documents | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     chat_template_kwargs: Raw = Raw()
     timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_TIMEOUT_S)] | None = None
 
@@ -46,6 +49,7 @@ class IntrinsicsRequest(CallFields, frozen=True, kw_only=True, forbid_unknown_fi
             model=model,
             messages=self.messages,
             documents=self.documents,
+            tools=self.tools,
             chat_template_kwargs=self.chat_template_kwargs,
         )
 

@@ -56,9 +56,19 @@ def schema_fault(schema: dict[str, Any]) -> str:
     return f"it has {patterns} patterns and formats; at most {limit} are accepted" if patterns > limit else ""
 
 
-def with_options(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema for llguidance; it takes ``oneOf`` as ``anyOf``, which xgrammar does as well."""
-    return {**schema, _OWN: {"coerce_one_of": True}}
+def with_options(schema: dict[str, Any], more: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a schema for llguidance; it takes ``oneOf`` as ``anyOf``, which xgrammar does as well.
+
+    Args:
+        schema: as the client has it.
+        more: of llguidance's options.
+    """
+    return {**schema, _OWN: {"coerce_one_of": True, **(more or {})}}
+
+
+def is_deeper_than(levels: int, value: object) -> bool:
+    """Whether objects and lists stand within each other deeper than that."""
+    return any(depth > levels for depth, _ in _values(value))
 
 
 def _values(schema: object) -> Iterator[tuple[int, object]]:

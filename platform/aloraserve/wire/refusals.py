@@ -39,8 +39,18 @@ _KINDS = {
 }
 _BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 _UNITS = {"str": ("character", "characters"), "array": ("item", "items"), "object": ("entry", "entries")}
+_FUNCTION = "'function'"
+_FUNCTION_NAME = "a name of 1 to 128 letters, digits, '_', '-', '.', ':' and '/'"
 _CHOICES = {
-    "role": "'system', 'developer', 'user', 'assistant', 'tool' or 'document ID'",
+    "tools.type": _FUNCTION,
+    "tools.function.name": _FUNCTION_NAME,
+    "tool_choice": "'none', 'auto', 'required' or a function",
+    "tool_choice.type": _FUNCTION,
+    "tool_choice.function.name": _FUNCTION_NAME,
+    "messages.tool_calls.type": _FUNCTION,
+    "messages.tool_calls.function.name": _FUNCTION_NAME,
+    "reasoning_effort": "'none', 'minimal', 'low', 'medium', 'high', 'xhigh' or 'max'",
+    "role": "'system', 'developer', 'user', 'assistant', 'tool', 'function' or 'document ID'",
     "type": "'text'",
     "response_format.type": "'text', 'json_object' or 'json_schema'",
     "adapters": "'auto' or a list of names",
@@ -143,8 +153,8 @@ def _unserved(steps: _Steps) -> InvalidRequestError | None:
 
 def _wanted(text: str, steps: _Steps) -> str:
     if text.startswith("Invalid enum value") or "matching regex" in text:
-        name = str(steps[-1])
-        return f"should be {_CHOICES.get(_path(steps), _CHOICES.get(name, 'another value'))}"
+        names = [step for step in steps if isinstance(step, str)]
+        return f"should be {_CHOICES.get('.'.join(names)) or _CHOICES.get(names[-1], 'another value')}"
     if bound := _BOUND.match(text):
         kind, is_length, sign, limit = bound.groups()
         limit = limit.removesuffix(".0")

@@ -50,6 +50,7 @@ class SamplingSettings:
         logprobs: alternatives to report beside each generated token's own log-probability; None reports none.
         ignore_eos: generate on to ``max_tokens`` where the model would end; vLLM's extension, for measurements.
         structured: the form that each choice must have, None where any text will do.
+        skip_special_tokens: leave special tokens out of the text.
     """
 
     max_tokens: int | None = None
@@ -63,6 +64,7 @@ class SamplingSettings:
     logprobs: int | None = None
     ignore_eos: bool = False
     structured: StructuredOutput | None = None
+    skip_special_tokens: bool = True
 
 
 class StreamOptions(OpenPart, frozen=True, kw_only=True):

@@ -59,6 +59,7 @@ class BareEngine:
             base_model=plan.served_name,
             max_model_len=plan.settings.max_model_len,
             resolve=partial(resolved, registry),
+            tool_parser=plan.settings.tool_parser,
         )
 
     @classmethod

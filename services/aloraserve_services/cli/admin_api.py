@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 
 from aloraserve.errors import AloraserveError, StartError
 from aloraserve.settings import Settings
+from aloraserve.settings.variables import KEY_VARIABLE
 
 
 class RefusedError(AloraserveError):
@@ -17,7 +19,9 @@ class RefusedError(AloraserveError):
 
 
 def admin_authorization(settings: Settings) -> dict[str, str]:
-    """Return the header of who asks: the first administrator's key, else the first tenant's, if any."""
+    """Return the header of who asks: the key of :data:`KEY_VARIABLE`, else the first of the settings, if any."""
+    if own := os.environ.get(KEY_VARIABLE):
+        return {"Authorization": f"Bearer {own}"}
     for key in (*settings.admin_keys.values(), *settings.api_keys.values()):
         return {"Authorization": f"Bearer {key.get_secret_value()}"}
     return {}

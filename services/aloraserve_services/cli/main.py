@@ -16,9 +16,11 @@ from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.explain import explain
 from aloraserve_services.cli.export_intrinsics import export_intrinsics
+from aloraserve_services.cli.keys import app as keys
 from aloraserve_services.cli.logs import logs
 from aloraserve_services.cli.simulate import simulate
 from aloraserve_services.cli.status import status
+from aloraserve_services.cli.tenants import app as tenants
 from aloraserve_services.cli.up import up
 
 app = typer.Typer(
@@ -59,7 +61,8 @@ for command in (
     export_intrinsics,
 ):
     app.command()(command)
-app.add_typer(adapters)
+for group in (adapters, keys, tenants):
+    app.add_typer(group)
 
 
 if __name__ == "__main__":

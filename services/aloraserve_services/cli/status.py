@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from aloraserve.errors import StartError
+from aloraserve_services.cli.admin_api import admin_authorization
 from aloraserve_services.cli.console import out
 from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
 from aloraserve_services.cli.reaching import reaching
-from aloraserve_services.local.address import authorization
 
 MAX_SHOWN = 50
 """Adapters; ``--json`` has all."""
@@ -22,7 +22,7 @@ MAX_SHOWN = 50
 def status(chosen: ChosenSettings, url: PlatformUrl = None, json: PrintJson = False) -> None:
     """Show the replicas, what each holds and has loaded, and what reuse across adapters saved in the last hour."""
     settings = chosen.load()
-    with reaching(settings.state_dir, url, authorization(settings)) as client:
+    with reaching(settings.state_dir, url, admin_authorization(settings)) as client:
         address = str(client.base_url).rstrip("/")
         content, savings = fetch(client), fetch_savings(client)
     if json:

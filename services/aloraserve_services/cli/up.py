@@ -35,8 +35,8 @@ MAX_NAMES_SHOWN = 20
 
 
 @takes_settings(
-    *("model", "replicas", "gateways", "host", "port", "redis_url", "adapters_dir", "state_dir", "dtype", "policy"),
-    *("engine", "calibration"),
+    *("model", "replicas", "gateways", "host", "port", "grpc_port", "redis_url", "adapters_dir", "state_dir"),
+    *("dtype", "policy", "engine", "calibration"),
 )
 def up(
     chosen: ChosenSettings,
@@ -60,16 +60,21 @@ def _run(settings: Settings) -> None:
     with run_file.held(settings.state_dir, base_url(settings)):
         begin_log_folder(log_folder(settings))
         with local_platform(settings, adapters_dir=adapters_dir, progress=Steps()) as platform:
-            _serve(platform)
+            _serve(platform, embedded="" if settings.redis_url else platform.settings.redis_address)
 
 
-def _serve(platform: LocalPlatform) -> None:
-    """Say that a platform is ready, and have it run until a signal ends it."""
+def _serve(platform: LocalPlatform, embedded: str) -> None:
+    """Say that a platform is ready, and have it run until a signal ends it.
+
+    Args:
+        platform: that runs.
+        embedded: URL of its embedded Redis, empty with another one.
+    """
     plan, settings = platform.plan, platform.settings
     names, refusals = asyncio.run(_adapters(plan))
     for refused in refusals:
         err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
-    run_file.mark_ready(settings.state_dir, platform.url, settings.drain_s, settings.tls_certificate)
+    run_file.mark_ready(settings.state_dir, platform.url, settings.drain_s, settings.tls_certificate, embedded)
     out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
     try:
         while True:

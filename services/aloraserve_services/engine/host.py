@@ -28,12 +28,12 @@ from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import Engine, EngineEndedError, EngineParts
 from aloraserve_services.engine.gaps import GapCloser
 from aloraserve_services.engine.heartbeat import ANSWER_HELD_S, Heartbeat
-from aloraserve_services.engine.kept_tasks import KeptTasks
 from aloraserve_services.engine.progress import Accepted, EngineFacts, Progress
 from aloraserve_services.engine.residency import Residency
 from aloraserve_services.engine.stall_watch import StallWatch
 from aloraserve_services.engine.turns import Turns
 from aloraserve_services.engine.warm_up import WarmUp
+from aloraserve_services.kept_tasks import KeptTasks
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from aloraserve.adapters.catalog.query import DEFAULT_LIMIT, MAX_LIMIT
 from aloraserve.errors import InvalidRequestError
 
 _REPEATED = ("label",)
-_LISTED = ("prefix", "state", "kind", "owner", "label", "limit", "after")
+LISTED = ("prefix", "state", "kind", "owner", "label", "limit", "after")
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -23,13 +23,16 @@ class _Kind(StrEnum):
     ALORA = "alora"
 
 
-def entry_query(request: Request) -> EntryQuery:
+def entry_query(found: Mapping[str, str], labels: Mapping[str, str]) -> EntryQuery:
     """Return what is asked for by a list's query.
 
+    Args:
+        found: its parameters, of those in :data:`LISTED`.
+        labels: that versions must have.
+
     Raises:
-        InvalidRequestError: a parameter is unknown, or its value is not accepted.
+        InvalidRequestError: a value is not accepted.
     """
-    found = checked_query(request, _LISTED)
     limit = found.get("limit", str(DEFAULT_LIMIT))
     if not (limit.isascii() and limit.isdecimal() and len(limit) <= 4 and 1 <= int(limit) <= MAX_LIMIT):
         raise InvalidRequestError(f"limit is {limit[:20]!r}; 1 to {MAX_LIMIT} are accepted", param="limit")
@@ -39,7 +42,7 @@ def entry_query(request: Request) -> EntryQuery:
         state=_choice(found, "state", AdapterState),
         kind=None if kind is None else kind.value,
         owner=found.get("owner"),
-        labels=dict(_label(text) for text in request.query_params.getlist("label")),
+        labels=labels,
         cursor=found.get("after", ""),
         limit=int(limit),
     )
@@ -73,6 +76,15 @@ def flag(query: Mapping[str, str], name: str) -> bool:
     if value not in ("true", "false"):
         raise InvalidRequestError(f"{name} is {value[:40]!r}; true or false is accepted", param=name)
     return value == "true"
+
+
+def label_query(request: Request) -> dict[str, str]:
+    """Return the labels of a list's query.
+
+    Raises:
+        InvalidRequestError: one is not a name and a value.
+    """
+    return dict(_label(text) for text in request.query_params.getlist("label"))
 
 
 def _label(text: str) -> tuple[str, str]:

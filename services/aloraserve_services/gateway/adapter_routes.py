@@ -16,7 +16,7 @@ from aloraserve.adapters.management import AdapterManager, RegistrationRequest
 from aloraserve.tenants import Role, Tenants
 from aloraserve.wire.adapter_answers import entry_json, record_json, report_json
 from aloraserve.wire.adapters import AdapterCheckRequest, AdapterRequest, AliasRequest, ReasonRequest
-from aloraserve_services.gateway.adapter_query import checked_query, entry_query, flag
+from aloraserve_services.gateway.adapter_query import LISTED, checked_query, entry_query, flag, label_query
 from aloraserve_services.gateway.answer_headers import EVENTS
 from aloraserve_services.gateway.registration_events import registration_events
 from aloraserve_services.gateway.request_body import BodyReader
@@ -58,7 +58,7 @@ class AdapterRoutes:
 
     async def list(self, request: Request) -> Response:
         """List versions by name, a page at a time."""
-        page = await self._manager.list(entry_query(request))
+        page = await self._manager.list(entry_query(checked_query(request, LISTED), label_query(request)))
         usages = await asyncio.gather(*map(self._manager.usage, page.entries))
         shown = [entry_json(entry, usage) for entry, usage in zip(page.entries, usages, strict=True)]
         return _json({"object": "list", "data": shown, "next": page.next})

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import structlog
 
@@ -16,6 +17,7 @@ from aloraserve.adapters.management.intake import Prove, StoreIntake
 from aloraserve.adapters.sources import SourceFetcher
 from aloraserve.directory.base import Directory, ReplicaState
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve_services.kept_tasks import kept
 from aloraserve_services.plan import FleetPlan
 
 STATES_KEPT_S = 0.5
@@ -100,7 +102,7 @@ class GatewayAdapters:
     async def running(self) -> AsyncIterator[None]:
         """Follow folder and catalog, log what changes, and note what replicas have loaded, until the context ends."""
         async with following(self.registry):
-            noting = asyncio.create_task(_note_loads(self.registry, self._usage), name="note_adapter_loads")
+            noting = asyncio.create_task(kept(partial(_note_loads, self.registry, self._usage)))
             try:
                 yield
             finally:
@@ -114,8 +116,8 @@ async def following(registry: AdapterRegistry) -> AsyncIterator[None]:
     """Have a registry follow its source, and log what changes, until the context ends; then it is closed."""
     await registry.begin()
     tasks = [
-        asyncio.create_task(registry.run(), name="follow_adapters"),
-        asyncio.create_task(_log_changes(registry), name="log_adapters"),
+        asyncio.create_task(kept(registry.run), name="follow_adapters"),
+        asyncio.create_task(kept(partial(_log_changes, registry)), name="log_adapters"),
     ]
     try:
         yield

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
+import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
@@ -32,7 +33,6 @@ from aloraserve.serving.tenant_limits import TenantAdmission
 from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
-from aloraserve.tenants import StaticTenants
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
@@ -44,6 +44,14 @@ from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.docs_routes import DocsRoutes
 from aloraserve_services.gateway.gateway_pool import GatewayPool
+from aloraserve_services.gateway.grpc.adapters import AdapterMethods
+from aloraserve_services.gateway.grpc.edge import GrpcEdge
+from aloraserve_services.gateway.grpc.health import HealthMethods
+from aloraserve_services.gateway.grpc.inference import InferenceMethods
+from aloraserve_services.gateway.grpc.intrinsics import IntrinsicMethods
+from aloraserve_services.gateway.grpc.method import GrpcPart
+from aloraserve_services.gateway.grpc.reflection import ReflectionMethods, service_names
+from aloraserve_services.gateway.grpc.server import GatewayGrpcServer
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.idempotency import IdempotentAnswers
 from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
@@ -59,10 +67,14 @@ from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.tenant_routes import TenantRoutes
 from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
+from aloraserve_services.kept_tasks import Work, kept
 from aloraserve_services.plan import FleetPlan
+from aloraserve_services.tenant_store import FleetTenants
 
+log = structlog.get_logger(__name__)
 ENGINE = "engine"
 GATEWAY = "gateway"
 
@@ -94,7 +106,8 @@ class Gateway:
         tokenizer = AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True)
         self._managed = GatewayAdapters(plan, self._directories, prover_of(tokenizer))
         self._adapters = self._managed.registry
-        self._tenants = StaticTenants(settings.api_keys, settings.admin_keys, is_public=settings.is_public)
+        self._fleet_tenants = FleetTenants(settings)
+        self._tenants = self._fleet_tenants.live
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = self._open_savings()
         self._receipts = ReceiptRing(settings.receipts)
@@ -122,7 +135,7 @@ class Gateway:
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
         settings = self._plan.settings
-        routes = Routes(loopback_only=not settings.api_keys and not settings.is_public)
+        routes = Routes(loopback_only=lambda: self._tenants.is_open)
         for part in self._http_parts():
             part.add_to(routes)
         return CountedRequests(
@@ -133,6 +146,38 @@ class Gateway:
             functools.partial(may_call, self._tenants),
         )
 
+    def grpc_server(self) -> GatewayGrpcServer | None:
+        """Return the gRPC server, None if the settings ask for none."""
+        settings = self._plan.settings
+        if settings.grpc_port is None:
+            return None
+        return GatewayGrpcServer(settings, self.grpc_edge(), self._bodies.max_bytes)
+
+    def grpc_edge(self) -> GrpcEdge:
+        """Return what answers gRPC calls."""
+        settings = self._plan.settings
+        methods = {name: method for part in self._grpc_parts() for name, method in part.methods().items()}
+        return GrpcEdge(
+            methods,
+            self._tenants,
+            self.slots,
+            self.metrics,
+            self._tracing,
+            message_timeout_s=settings.body_timeout_s,
+            stall_timeout_s=settings.stall_timeout_s,
+        )
+
+    def _grpc_parts(self) -> list[GrpcPart]:
+        settings, base_model, max_bytes = self._plan.settings, self._plan.served_name, self._bodies.max_bytes
+        reflects = not settings.is_public if settings.grpc_reflection is None else settings.grpc_reflection
+        return [
+            InferenceMethods(self._chats, self._completions, max_bytes),
+            IntrinsicMethods(self._runner, base_model, max_bytes),
+            AdapterMethods(self._managed.manager),
+            HealthMethods(service_names(), lambda: not self.slots.is_draining and bool(self._replicas())),
+            *([ReflectionMethods()] if reflects else []),
+        ]
+
     def _http_parts(self) -> list[HttpPart]:
         base_model, manager = self._plan.served_name, self._managed.manager
         return [
@@ -141,6 +186,7 @@ class Gateway:
                 self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
             ),
             self._admin_routes(),
+            TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
             AdapterRoutes(manager, self._tenants, self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
             DocsRoutes(),
@@ -210,33 +256,40 @@ class Gateway:
         )
 
     def _prompt_builder(self, tokenizer: Any) -> PromptBuilder:
-        return PromptBuilder(
+        prompts = PromptBuilder(
             tokenizer,
             self._plan.keyspace,
             base_model=self._plan.served_name,
             max_model_len=self._plan.settings.max_model_len,
             resolve=functools.partial(resolved, self._adapters),
+            tool_parser=self._plan.settings.tool_parser,
         )
+        log.info("tool_parser", chosen=prompts.tool_format, setting=self._plan.settings.tool_parser)
+        return prompts
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
+        await self._tenants.begin()
         async with contextlib.AsyncExitStack() as beside:
             for part in (self._pool, self._process, self._limits, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
             await beside.enter_async_context(self._savings.flushing())
-            followers = [asyncio.create_task(follow) for follow in self._followers()]
+            followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]
             try:
                 yield
             finally:
                 for task in followers:
                     task.cancel()
+                await asyncio.wait(followers)
+                await self._tenants.close()
 
-    def _followers(self) -> list[Coroutine[Any, Any, None]]:
+    def _followers(self) -> list[Work]:
         """Return what runs as long as the gateway does."""
-        followers = [follow_key_spaces(self._directories, self._plan.keyspace)]
+        follow_spaces = functools.partial(follow_key_spaces, self._directories, self._plan.keyspace)
+        followers: list[Work] = [follow_spaces, self._tenants.run]
         if len(self._directories) > 1:
-            followers.append(self._routing.cells.follow())
+            followers.append(self._routing.cells.follow)
         return followers
 
     async def reachable(self) -> tuple[int, int]:

@@ -35,8 +35,9 @@ class GatewayReplica:
         # The packaged model may have to be converted first.
         plan = await asyncio.to_thread(make_plan, settings, progress=log.info)
         self._gateway = Gateway(plan, engines)
+        gateway = self._gateway
         self._server = GatewayServer(
-            plan.settings, self._gateway.http_app(), self._gateway.slots, self._gateway.metrics
+            plan.settings, gateway.http_app(), gateway.slots, gateway.metrics, gateway.grpc_server()
         )
         await self._closing.enter_async_context(self._gateway.running())
         await self._server.start()

@@ -16,14 +16,14 @@ from aloraserve.serving.request import Origin
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
 from aloraserve.wire.version import ServerVersion
-from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
+from aloraserve_services.gateway.answers import Answer
+from aloraserve_services.gateway.call_answers import chat_answer, completion_answer
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.calls import BegunCall, ChatCalls, CompletionCalls, GuardedCall
 from aloraserve_services.gateway.early_stream import begun_in_time
 from aloraserve_services.gateway.event_stream import EventStream
 from aloraserve_services.gateway.headers import serving_headers
 from aloraserve_services.gateway.idempotency import IdempotentAnswers, refuse_key
-from aloraserve_services.gateway.intrinsic_results import guard_result_of
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.refused_chat import RefusedChat
 from aloraserve_services.gateway.request_body import BodyReader
@@ -117,17 +117,11 @@ class OpenAIRoutes:
         call = await self._chats.begin(body, origin)
         if isinstance(call, GuardedCall):
             return RefusedChat(call).response()
-        answer = ChatAnswer.of(call.first)
-        answer.guards = [guard_result_of(verdict) for verdict in call.guards]
-        if call.look is not None:
-            answer.look_with(call.look)
-        return await self._answered(answer, call)
+        return await self._answered(chat_answer(call), call)
 
     async def _completion(self, body: CompletionRequest, origin: Origin) -> Response:
         call = await self._completions.begin(body, origin)
-        is_single = len(call.requests) == 1
-        answer = CompletionAnswer.of(call.first) if is_single else CompletionAnswer.to_all(call.requests)
-        return await self._answered(answer, call)
+        return await self._answered(completion_answer(call), call)
 
     async def _answered(self, answer: Answer, call: BegunCall) -> Response:
         """Return the response to a call.

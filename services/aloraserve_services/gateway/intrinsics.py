@@ -95,12 +95,21 @@ class ChatIntrinsics:
         guards = body.guard_items
         return await self._runner.guard(body, guards, origin, timeout_s=DEFAULT_TIMEOUT_S) if guards else []
 
-    async def check(self, body: ChatRequest, origin: Origin, text: str) -> AsyncIterator[tuple[int, IntrinsicResult]]:
+    async def check(
+        self, body: ChatRequest, origin: Origin, answer: ChatMessage
+    ) -> AsyncIterator[tuple[int, IntrinsicResult]]:
         """Yield what a chat's intrinsics find in its answer, with their places in the request, as they do."""
-        answered = [*body.messages, ChatMessage(role="assistant", content=text)]
-        conversation = msgspec.structs.replace(body, messages=answered)
+        conversation = msgspec.structs.replace(body, messages=_answered(body, answer))
         items = body.intrinsic_items
         outcomes = self._runner.stream(conversation, items, origin, timeout_s=DEFAULT_TIMEOUT_S)
         async with contextlib.aclosing(cast("AsyncGenerator[object]", outcomes)):
             async for number, outcome in outcomes:
                 yield number, result_of(outcome)
+
+
+def _answered(body: ChatRequest, answer: ChatMessage) -> list[ChatMessage]:
+    """Return a chat's messages with its answer, which may go on with the last of them."""
+    if not body.continue_final_message:
+        return [*body.messages, answer]
+    *before, last = body.messages
+    return [*before, msgspec.structs.replace(answer, content=last.text + answer.text)]

@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from aloraserve.errors import DirectoryUnavailableError
+from aloraserve_services.kept_tasks import kept
 
 FLUSH_EVERY_S = 2.0
 
@@ -43,7 +44,7 @@ class LedgerFlush:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Write what was counted now and then, and at the end."""
-        task = asyncio.create_task(self._keep_flushing(), name=f"flush_{self._part}")
+        task = asyncio.create_task(kept(self._keep_flushing), name=f"flush_{self._part}")
         try:
             yield
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -14,6 +15,7 @@ from aloraserve.telemetry.endpoints import EndpointRegistry
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.targets import scrape_targets
 from aloraserve.telemetry.tracing import Tracing
+from aloraserve_services.kept_tasks import kept
 from aloraserve_services.node import node_ip
 
 ROLE = "gateway"
@@ -39,7 +41,9 @@ class GatewayProcess:
         """Show the metrics, and be listed, for the time of the context."""
         name = f"{ROLE}-{serve.get_replica_context().rank.rank}"
         self._observed = ObservedProcess(self._settings, ROLE, name, node_ip, self._tracing)
-        registering = asyncio.create_task(self._observed.keep_registered(self._endpoints), name="register")
+        registering = asyncio.create_task(
+            kept(partial(self._observed.keep_registered, self._endpoints)), name="register"
+        )
         try:
             yield
         finally:

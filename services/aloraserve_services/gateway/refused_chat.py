@@ -38,9 +38,8 @@ class RefusedChat:
     def response(self) -> Response:
         """Return the answer, as a stream if the request asks for one."""
         if not self._request.is_streamed:
-            return Response(self._whole().to_json(), media_type="application/json")
-        chunks = [self._opening(), self._ending(), *([self._usage_chunk()] if self._include_usage else [])]
-        events = "".join(f"data: {chunk.to_json()}\n\n" for chunk in chunks)
+            return Response(self.whole().to_json(), media_type="application/json")
+        events = "".join(f"data: {chunk.to_json()}\n\n" for chunk in self.chunks())
         return Response(f"{events}data: [DONE]\n\n", media_type="text/event-stream", headers=EVENTS)
 
     @property
@@ -48,11 +47,16 @@ class RefusedChat:
         """What the answer cost: nothing; the guards' results have their own usage."""
         return Usage.of(0, 0, 0)
 
-    def _whole(self) -> ChatCompletion:
+    def whole(self) -> ChatCompletion:
+        """Return the whole answer."""
         message = AssistantMessage(content="", refusal=self._refusal)
         choice = ChatChoice(index=0, message=message, finish_reason="content_filter")
         guard = [guard_result_of(verdict) for verdict in self._verdicts]
         return ChatCompletion(**self._same, choices=[choice], usage=self._usage, guard=guard)
+
+    def chunks(self) -> list[ChatCompletionChunk]:
+        """Return the parts of a streamed answer."""
+        return [self._opening(), self._ending(), *([self._usage_chunk()] if self._include_usage else [])]
 
     def _opening(self) -> ChatCompletionChunk:
         choice = ChatChunkChoice(index=0, delta=ChatDelta(role="assistant", content=""))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
 
 from aloraserve_services.channel.connection import ChannelLostError, ReplicaConnection, connect
 from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
+from aloraserve_services.kept_tasks import kept
 
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Between attempts at one replica; the last counts from then on."""
@@ -56,7 +58,7 @@ class ReplicaLinks:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the connections until the context ends."""
-        following = asyncio.create_task(self._follow(), name="replica-links")
+        following = asyncio.create_task(kept(self._follow), name="replica-links")
         try:
             yield
         finally:
@@ -74,7 +76,7 @@ class ReplicaLinks:
             for replica in self._keeping.keys() - known:
                 self._drop(replica)
             for replica in known - self._keeping.keys():
-                self._keeping[replica] = asyncio.create_task(self._keep(replica), name=f"link-{replica}")
+                self._keeping[replica] = asyncio.create_task(kept(partial(self._keep, replica)), name=f"link-{replica}")
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):

@@ -46,6 +46,11 @@ class BodyReader:
         self._held_bytes = 0
         self._reads_file = False
 
+    @property
+    def max_bytes(self) -> int:
+        """The longest body that is accepted."""
+        return self._max_bytes
+
     async def read(self, kind: type[Body], request: Request) -> Body:
         """Return a request's body; the response names the fields of it that were passed over.
 

@@ -31,11 +31,11 @@ class Routes:
     """An ASGI application of paths whose parts are fixed, or a client's to choose.
 
     Args:
-        loopback_only: refuse a ``Host`` that is not this machine's. A web page may have its own name point here, and
-            then read what it asks for; where there are no keys, nothing else would stop it.
+        loopback_only: whether to refuse a ``Host`` that is not this machine's. A web page may have its own name point
+            here, and then read what it asks for; where there are no keys, nothing else would stop it.
     """
 
-    def __init__(self, *, loopback_only: bool = False) -> None:
+    def __init__(self, *, loopback_only: Callable[[], bool] = lambda: False) -> None:
         self._handlers: dict[str, dict[str, Handler]] = {}
         self._patterns: dict[str, dict[str, Handler]] = {}
         self._loopback_only = loopback_only
@@ -62,7 +62,7 @@ class Routes:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        if self._loopback_only:
+        if self._loopback_only():
             check_host(request.headers.get("host"))
         path = request.scope["path"]
         handlers = self._handlers.get(path) or self._matching(request, path.split("/"))
@@ -104,7 +104,7 @@ def check_host(host: str | None) -> None:
     """Raise InvalidRequestError unless a ``Host`` header names this machine itself."""
     if host is not None and not _is_loopback(host):
         raise InvalidRequestError(
-            f"the header 'Host' is {host[:80]!r}; a platform without api_keys is called as localhost or by a loopback "
+            f"the header 'Host' is {host[:80]!r}; a platform without keys is called as localhost or by a loopback "
             "address"
         )
 

@@ -1,4 +1,4 @@
-"""A gateway's HTTP server on its machine's port: started, checked, drained."""
+"""A gateway's HTTP server, and with it the gRPC one, on its machine's ports: started, checked, drained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from aloraserve.errors import StartError
 from aloraserve.settings import Settings
 from aloraserve_services.gateway.call_slots import CallSlots
+from aloraserve_services.gateway.grpc.server import LOCKS, GatewayGrpcServer
 from aloraserve_services.gateway.metrics import TLS_LOADED, TLS_REFUSED, GatewayMetrics
 from aloraserve_services.http_server.limits import HttpLimits
 from aloraserve_services.http_server.listening import SharedPort
@@ -18,8 +19,6 @@ from aloraserve_services.http_server.server import HttpServer
 from aloraserve_services.http_server.tls_files import TlsFiles, TlsMaterial
 from aloraserve_services.ray_authentication import warn_of_open_ray
 
-LOCKS = "ports"
-"""Subfolder of the state folder with the locks of shared ports."""
 log = structlog.get_logger(__name__)
 
 
@@ -31,6 +30,7 @@ class GatewayServer:
         app: the gateway's HTTP application.
         slots: of its calls in progress.
         metrics: of the gateway.
+        grpc: its gRPC server, None without one.
 
     Attributes:
         tls: files that its connections are encrypted with, followed while it runs; None without TLS.
@@ -39,8 +39,16 @@ class GatewayServer:
         SettingsError: those files cannot be used.
     """
 
-    def __init__(self, settings: Settings, app: ASGIApp, slots: CallSlots, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        app: ASGIApp,
+        slots: CallSlots,
+        metrics: GatewayMetrics,
+        grpc: GatewayGrpcServer | None = None,
+    ) -> None:
         self._settings = settings
+        self._grpc = grpc
         self._slots = slots
         self._metrics = metrics
         self.tls = TlsFiles.of(settings)
@@ -57,8 +65,11 @@ class GatewayServer:
         settings = self._settings
         warn_of_open_ray()
         await refuse_proxies(settings.port)
-        self._port = SharedPort(settings.host, settings.port, _fleet(settings), settings.state_dir / LOCKS)
+        fleet = _fleet(settings)
+        self._port = SharedPort(settings.host, settings.port, fleet, settings.state_dir / LOCKS)
         await self._server.start(self._port.socket)
+        if self._grpc is not None:
+            await self._grpc.start(fleet, self.tls)
         if self.tls is not None:
             self._following = asyncio.create_task(self.tls.follow(self._use, self._refused), name="tls_files")
             self._show_expiry(self.tls.current)
@@ -78,10 +89,12 @@ class GatewayServer:
         self._server.stop_accepting()
         if self._port is not None:
             self._port.release()
+        if self._grpc is not None:
+            self._grpc.stop_accepting()
         left = await self._slots.drain(self._settings.drain_s)
         if left:
             log.warning("drain_cut_short", calls=left, after_s=self._settings.drain_s)
-        await self._server.close()
+        await asyncio.gather(self._server.close(), *([] if self._grpc is None else [self._grpc.close()]))
 
     async def _use(self, material: TlsMaterial) -> None:
         await self._server.use_tls(material.context)

@@ -28,15 +28,19 @@ class SharedPort:
         port: to listen on; 0 takes a free one.
         fleet: what the gateways that may share the port have in common.
         folder: where the lock files are; the same one for all of them on a machine.
+        setting: key of the settings that chooses the port.
+        is_listening: whether the socket listens; one that does not keeps the port for whoever does, in this process.
 
     Attributes:
-        socket: that listens.
+        socket: of the port.
 
     Raises:
         StartError: somebody else listens there, or the address is not this machine's.
     """
 
-    def __init__(self, host: str, port: int, fleet: str, folder: Path) -> None:
+    def __init__(
+        self, host: str, port: int, fleet: str, folder: Path, *, setting: str = "port", is_listening: bool = True
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.blake2b(f"{fleet}\0{host}".encode(), digest_size=8).hexdigest()
         stem = folder / f"http-{port}-{digest}"
@@ -44,7 +48,11 @@ class SharedPort:
         try:
             with _locked(stem.with_suffix(".start")):
                 is_first = _try_lock(self._presence)
-                self.socket = _listen(host, port, is_first=is_first)
+                self.socket = _bind(host, port, is_first=is_first, setting=setting)
+                if is_listening:
+                    self.socket.listen(BACKLOG)
+                # From now on others of the fleet may join.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 # Those that start later wait for the lock above, so nobody comes between.
                 fcntl.flock(self._presence, fcntl.LOCK_SH)
         except BaseException:
@@ -56,7 +64,7 @@ class SharedPort:
         self._presence.close()
 
 
-def _listen(host: str, port: int, *, is_first: bool) -> socket.socket:
+def _bind(host: str, port: int, *, is_first: bool, setting: str) -> socket.socket:
     address = "127.0.0.1" if host == "localhost" else host
     listening = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -64,14 +72,11 @@ def _listen(host: str, port: int, *, is_first: bool) -> socket.socket:
         if not is_first:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind((address, port))
-        listening.listen(BACKLOG)
-        # From now on others of the fleet may join.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError as error:
         listening.close()
         raise StartError(
-            f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port or ALORASERVE_PORT, "
-            "or stop what listens there"
+            f"port {port} on {host} cannot be used ({error.strerror}): choose another with "
+            f"--{setting.replace('_', '-')} or ALORASERVE_{setting.upper()}, or stop what listens there"
         ) from None
     listening.setblocking(False)
     return listening

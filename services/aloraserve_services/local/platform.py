@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError, PartLostError, StartError
-from aloraserve.settings import Settings
+from aloraserve.settings import KEYS, Settings
+from aloraserve.settings.variables import hidden_variables
 from aloraserve_services.http_server.tls_files import TlsFiles
 from aloraserve_services.local.address import authorization, base_url, check_port
 from aloraserve_services.local.deployment import Progress, deploy, drain
@@ -100,17 +103,19 @@ def local_platform(
         with contextlib.ExitStack() as stack:
             stack.enter_context(own_environment(settings))
             stack.enter_context(watched())
+            # Redis, Ray and the engines have no use for callers' keys.
+            stack.enter_context(hidden_variables(KEYS))
             redis = None
-            if settings.redis_url:
-                url = stack.enter_context(given_redis(settings.redis_url, settings.namespace))
+            if address := settings.redis_address:
+                url = stack.enter_context(given_redis(address, settings.namespace))
                 progress("Redis answers")
             else:
                 redis = stack.enter_context(embedded_redis())
                 url = redis.url
                 progress("embedded Redis started")
-            for cell_url in settings.cell_redis_urls:
+            for cell_url in settings.cell_redis_addresses:
                 stack.enter_context(given_redis(cell_url, settings.namespace, "cell_redis_urls"))
-            settings = _with_whole_paths(settings).model_copy(update={"redis_url": url})
+            settings = _with_whole_paths(settings).model_copy(update={"redis_url": SecretStr(url)})
             plan = make_plan(settings, adapters_dir=adapters_dir, progress=progress)
             join_fleet(plan)
             stack.enter_context(ray_session(plan))

@@ -27,6 +27,7 @@ class Running:
         ready: whether it can take calls.
         drain_timeout_s: that its running answers have when it is stopped.
         certificate: file of the certificate that it serves TLS with, empty without TLS.
+        embedded_redis: URL of its embedded Redis, empty with another one.
     """
 
     pid: int
@@ -35,6 +36,7 @@ class Running:
     ready: bool = False
     drain_timeout_s: float = 0.0
     certificate: str = ""
+    embedded_redis: str = ""
 
     def process(self) -> psutil.Process | None:
         """Return the process if it still runs."""
@@ -62,6 +64,7 @@ def read(state_dir: Path) -> Running | None:
             bool(content["ready"]),
             float(content.get("drain_timeout_s", 0)),
             str(content.get("certificate", "")),
+            str(content.get("embedded_redis", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
@@ -140,10 +143,16 @@ def _lock(folder: int, state_dir: Path) -> None:
         )
 
 
-def mark_ready(state_dir: Path, url: str, drain_timeout_s: float = 0.0, certificate: Path | None = None) -> None:
+def mark_ready(
+    state_dir: Path,
+    url: str,
+    drain_timeout_s: float = 0.0,
+    certificate: Path | None = None,
+    embedded_redis: str = "",
+) -> None:
     """Note that the platform takes calls, and what its other fields are; see :class:`Running`."""
     created, file = psutil.Process().create_time(), str(certificate or "")
-    _write(state_dir, Running(os.getpid(), created, url, True, drain_timeout_s, file))
+    _write(state_dir, Running(os.getpid(), created, url, True, drain_timeout_s, file, embedded_redis))
 
 
 def _write(state_dir: Path, running: Running) -> None:

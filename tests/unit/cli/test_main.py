@@ -176,7 +176,6 @@ def one_line(text: str) -> str:
     [
         (["--port", "0"], "flag: port is '0'"),
         (["--host", "nowhere"], "flag: host is 'nowhere'"),
-        (["--host", "0.0.0.0"], "host 0.0.0.0 is reachable from outside"),
         (["--replicas", "0"], "flag: replicas is '0'"),
         (["--dtype", "int4"], "flag: dtype is 'int4'"),
         (["--policy", "random"], "flag: policy is 'random'"),

@@ -54,7 +54,7 @@ def plan(adapters: StaticRegistry) -> FleetPlan:
 
 
 @pytest.fixture
-def open_gateway(plan: FleetPlan, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Gateway]]:
+def open_gateway(plan: FleetPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     """Make a gateway with the given settings, whose directory cannot be reached."""
     monkeypatch.setattr(serve_pool, "own_request_id", lambda: None)
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
@@ -63,6 +63,7 @@ def open_gateway(plan: FleetPlan, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 
     def opened(registry: CollectorRegistry | None = None, **settings: Any) -> Gateway:
         same = {"max_model_len": 64, "block_tokens": 8, "redis_url": "redis://127.0.0.1:1", "transport": "serve"}
+        same["state_dir"] = tmp_path
         chosen = Settings(**{**same, **settings})
         return Gateway(dataclasses.replace(plan, settings=chosen), Engines(), registry or CollectorRegistry())
 

@@ -19,6 +19,7 @@ from aloraserve.wire import ChatCompletionChunk, Completion
 from aloraserve.wire.chat_answers import ChatChunkChoice, ChatDelta, ChatLogprobs, ChatTokenLogprob, ChatTopLogprob
 from aloraserve.wire.completions import CompletionChoice, CompletionLogprobs
 from aloraserve.wire.intrinsic_results import IntrinsicResult
+from aloraserve.wire.messages import ChatMessage
 from aloraserve_services.gateway.answers import MAX_TOGETHER, Answer, ChatAnswer, CompletionAnswer
 
 KINDS = pytest.mark.parametrize("kind", [ChatAnswer, CompletionAnswer])
@@ -176,10 +177,10 @@ async def test_an_impossible_token_has_the_least_log_probability(kind: type[Answ
 async def test_a_stream_that_is_closed_amid_results_ends_what_looks_for_them() -> None:
     closed = asyncio.Event()
 
-    async def look(text: str) -> AsyncIterator[tuple[int, IntrinsicResult]]:
+    async def look(said: ChatMessage) -> AsyncIterator[tuple[int, IntrinsicResult]]:
         try:
             for number in range(2):
-                yield number, IntrinsicResult(id="r1-1", name="safety", status="ok", value=text, time_ms=1.0)
+                yield number, IntrinsicResult(id="r1-1", name="safety", status="ok", value=said.text, time_ms=1.0)
         finally:
             closed.set()
 

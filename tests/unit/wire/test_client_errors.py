@@ -18,6 +18,11 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.wire import reply_for
 
 INVALID = [
+    "tenant is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
+    "roles is empty; accepted are invoke, adapters, admin",
+    "roles is invoke without a tenant; only admin is accepted there",
+    "expires_in_s is 0; 1 to 316224000 are accepted",
+    "the limits are not accepted: Expected `int` >= 1 - at `$.concurrency`",
     "the body has more than 65536 names and texts",
     # bodies
     "the body has 300000 bytes; at most 262144 are accepted",
@@ -30,9 +35,15 @@ INVALID = [
     "the body is not valid JSON: Input data was truncated",
     "the body is not valid JSON: Expecting value at line 1 column 11 (character 10)",
     "the body has a key with a lone surrogate; valid Unicode text is accepted",
+    # messages of gRPC
+    "'chat_template_kwargs_json' is not JSON",
+    "'extra_json' is not a JSON object",
+    "'extra_json' has 'model', which is set already",
+    "the message is not a valid aloraserve.v1.ChatRequest: its bytes are malformed, or a text is not UTF-8",
+    "'stream' is not accepted here: the method says whether to stream",
+    "the call has no message",
     # hosts
-    "the header 'Host' is 'evil.example:8000'; a platform without api_keys is called as localhost or by a loopback "
-    "address",
+    "the header 'Host' is 'evil.example:8000'; a platform without keys is called as localhost or by a loopback address",
     "the header 'Idempotency-Key' is 'a b'; 1 to 255 printable ASCII characters without spaces are accepted",
     "a streamed answer cannot be given again: leave the header 'Idempotency-Key' out, or set 'stream' to false",
     "the header 'x-request-timeout-s' is '5m'; seconds above 0 and up to 86400 are accepted",
@@ -43,6 +54,11 @@ INVALID = [
     "the chat template refuses the messages: system comes first",
     "the model's chat template does not show documents; send their text in messages",
     "the model's chat template does not show messages of the role 'tool'",
+    "the model's chat template does not show tools; it was not trained to call any",
+    "it is not known how the model writes calls of functions; send as 'tool_choice' a function, 'required' or 'none', "
+    "or have the operator set 'tool_parser'",
+    "'continue_final_message' is not accepted for an adapter with an invocation, which ends the prompt",
+    "documents has a 'text' that is not a string",
     "the json of 'structured_outputs' cannot be compiled: Invalid type: strin",
     "prompt has token id 128; the vocabulary has 128",
     "the prompt has no tokens; at least 1 is needed",
@@ -131,7 +147,16 @@ FIELDS = [
     "'intrinsics' look at one answer; send 'n' 1",
     "'max_tokens' and 'max_completion_tokens' differ; send one of them",
     "'top_logprobs' is accepted only with 'logprobs': true",
-    "'messages' and 'documents' carry more than 8388608 bytes of text",
+    "'messages', 'tools' and 'documents' carry more than 8388608 bytes of text",
+    "'continue_final_message' and 'add_generation_prompt' cannot both be true",
+    "is accepted only in messages of the role 'assistant'",
+    "is nested deeper than 64 levels",
+    "needs 'tools' to choose from",
+    "'tool_choice' and 'response_format' both give the answer a form; send one of them",
+    "has parameters that are a JSON schema that is not accepted: a length is above 100000",
+    "has parameters of more than 65536 bytes, and 'tool_choice' needs them",
+    "names the function 'weather', which is not among the 'tools'",
+    "has two different definitions 'City'; give them different names",
     "'structured_outputs' and 'response_format' differ; send one of them",
     "'stream_options' is accepted only with 'stream': true",
     "'n' above 1 needs a 'temperature' above 0: greedy choices are equal",
@@ -144,8 +169,13 @@ EXAMPLES = {
     ],
     "BodyTimeoutError": [
         "the body did not arrive in time: 1 bytes came; 10 s and another second for each 16384 bytes are waited for",
+        "the message did not arrive within 10 s",
     ],
-    "MediaTypeError": ["the header 'Content-Type' is missing; 'application/json' is needed"],
+    "MediaTypeError": [
+        "the header 'Content-Type' is missing; 'application/json' is needed",
+        "the charset of 'Content-Type' is 'utf-16'; JSON is read as UTF-8",
+        "the header 'Content-Encoding' is 'gzip'; a body is read as it is, not compressed",
+    ],
     "refusal": FIELDS,
     "EngineRefusal": [
         "prompt and answer need 5000 tokens of KV cache; the engine has 4096",
@@ -163,6 +193,19 @@ EXAMPLES = {
         "adapter 'safety' has no alias 'prod'",
         "adapter 'safety@0123456789ab' is validated and takes no calls yet",
         "there is no registration 'ab' in this gateway; the last 64 are kept",
+    ],
+    "TenantConflictError": [
+        "there are 64 valid keys, the most that are accepted; revoke one first",
+        "the record needs 65537 bytes; 65536 are accepted",
+        "there are 1024 tenants, the most that are accepted; delete some first",
+        "the key 0123456789ab was made with another pepper than this machine has; give all machines the same "
+        "key_pepper_file, or revoke the keys of the lost one",
+    ],
+    "TenantChangedError": ["tenant 'acme' was changed by another call meanwhile; look at it and try again"],
+    "UnknownTenantError": ["there is no tenant 'acme'"],
+    "UnknownKeyError": [
+        "there is no key with the id '0123456789ab'",
+        "the key 0123456789ab is expired; make another one instead",
     ],
     "AdapterConflictError": [
         "adapter 'safety' needs 600000 bytes in the catalog; 524288 are accepted: delete versions of it, or give it "
@@ -216,6 +259,7 @@ EXAMPLES = {
         "too many requests are in progress; retry later",
         "too many long bodies are being read; retry later",
         "another file is being read; retry later",
+        "too many clients are watching; retry later",
         "no replica took the call within 600 s; retry later",
         "4 adapters are being fetched, the most at once; retry later",
     ],
@@ -254,12 +298,18 @@ STATUS = {
     errors.UnknownModelError: 404,
     errors.RetiredAdapterError: 404,
     errors.UnknownAdapterError: 404,
+    errors.ConflictError: 409,
+    errors.TenantConflictError: 409,
+    errors.TenantChangedError: 409,
+    errors.UnknownTenantError: 404,
+    errors.UnknownKeyError: 404,
     errors.AdapterConflictError: 409,
     errors.AdapterChangedError: 409,
     errors.AdapterRefusedError: 400,
     errors.AuthenticationError: 401,
     errors.NotPermittedError: 403,
     errors.UnknownReceiptError: 404,
+    errors.UnknownServiceError: 404,
     errors.InvocationError: 422,
     errors.LimitTooLowError: 400,
     errors.RateLimitedError: 429,

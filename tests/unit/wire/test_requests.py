@@ -12,6 +12,8 @@ from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "hello"}]}
 COMPLETION = {"model": "base", "prompt": "hello"}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 
 
 def chat(**fields: Any) -> ChatRequest:
@@ -50,13 +52,13 @@ def completion(**fields: Any) -> CompletionRequest:
         ("messages", "hi"),
         ("model", ""),
         ("model", None),
-        ("tools", [{"type": "function"}]),
         ("tools", "all"),
+        ("tools", [TOOL] * 129),
         ("tool_choice", "required"),
         ("modalities", ["text", "audio"]),
         ("repetition_penalty", 1.1),
-        ("add_generation_prompt", False),
-        ("continue_final_message", True),
+        ("reasoning_effort", "great"),
+        ("chat_template", "{{ messages }}"),
         ("documents", [{}]),
         ("documents", [{f"k{i}": "x" for i in range(17)}]),
         ("documents", [{"text": "x"}] * 257),
@@ -86,7 +88,8 @@ def test_a_wrong_chat_field_is_refused_by_name(field: str, value: Any) -> None:
         ({"role": "user", "content": []}, "messages.0.content"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages.0.content.0.type"),
         ({"role": "user", "content": "\ud800"}, "messages.0.content"),
-        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages.0.tool_calls"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages.0.tool_calls.0.function"),
+        ({"role": "user", "content": "x", "tool_calls": [CALL]}, "messages.0.tool_calls"),
     ],
 )
 def test_a_wrong_message_is_refused_with_its_path(message: dict[str, Any], param: str) -> None:
@@ -194,7 +197,7 @@ def test_harmless_fields_are_ignored_and_null_means_absent() -> None:
 )
 def test_what_asks_for_nothing_changes_nothing(nothing: dict[str, Any]) -> None:
     request = chat(**nothing)
-    assert (request.sampling(), request.adapter_name, request.documents_for_template()) == (chat().sampling(), None, [])
+    assert (request.sampling(), request.adapter_name, request.template_kwargs()) == (chat().sampling(), None, {})
 
 
 def test_a_completion_s_fields_that_ask_for_nothing_change_nothing() -> None:
@@ -211,7 +214,7 @@ def test_a_completion_s_fields_that_ask_for_nothing_change_nothing() -> None:
 
 def test_documents_go_to_the_template_without_what_is_null() -> None:
     request = chat(documents=[{"text": "a", "doc_id": "1", "title": None}])
-    assert request.documents_for_template() == [{"text": "a", "doc_id": "1"}]
+    assert request.template_kwargs()["documents"] == [{"text": "a", "doc_id": "1"}]
     assert request.characters == chat().characters + len("textadoc_id1title")
 
 
@@ -284,9 +287,9 @@ def test_template_arguments_carry_an_adapter_s_name() -> None:
         (
             {"messages": [{"role": "robot", "content": "x"}]},
             "'messages.0.role' (\"robot\") should be "
-            "'system', 'developer', 'user', 'assistant', 'tool' or 'document ID'",
+            "'system', 'developer', 'user', 'assistant', 'tool', 'function' or 'document ID'",
         ),
-        ({"tools": [{}]}, "'tools' is not supported by this server"),
+        ({"tools": [{}]}, "'tools.0.type' is required"),
         ({"colour": "red", "model": 3}, "'model' (3) should be a string"),
         ({"seed": 2**70}, f"'seed' ({2**70}) should be an integer of at most {2**63 - 1}"),
         ({"adapters": "all"}, "'adapters' (\"all\") should be 'auto' or a list of names"),

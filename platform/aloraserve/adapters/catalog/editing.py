@@ -1,4 +1,4 @@
-"""Changes of a record that others may change at the same time."""
+"""Changes of an adapter's record that others may change at the same time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable
 from aloraserve.adapters.catalog.base import AdapterCatalog, StoredRecord
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.errors import AdapterChangedError, UnknownAdapterError
-
-MAX_TRIES = 8
+from aloraserve.records.editing import edit_record
 
 
 async def edit(catalog: AdapterCatalog, name: str, change: Callable[[AdapterRecord], AdapterRecord]) -> StoredRecord:
@@ -24,17 +23,10 @@ async def edit(catalog: AdapterCatalog, name: str, change: Callable[[AdapterReco
         AdapterChangedError: others were faster again and again.
         DirectoryUnavailableError: the catalog does not answer.
     """
-    for _ in range(MAX_TRIES):
-        stored = await catalog.get(name)
-        if stored is None or stored.record.is_deleted:
-            break
-        record = change(stored.record)
-        if record == stored.record:
-            return stored
-        try:
-            return StoredRecord(record, await catalog.put(record, expected=stored.revision))
-        except AdapterChangedError as error:
-            lost = error
-    else:
-        raise lost
-    raise UnknownAdapterError(f"adapter {name!r} is not in the catalog")
+
+    def changed(record: AdapterRecord | None) -> AdapterRecord:
+        if record is None or record.is_deleted:
+            raise UnknownAdapterError(f"adapter {name!r} is not in the catalog")
+        return change(record)
+
+    return await edit_record(catalog, name, changed, lost=AdapterChangedError)

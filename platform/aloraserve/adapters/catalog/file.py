@@ -8,55 +8,23 @@ from typing import Literal
 import msgspec
 
 from aloraserve.adapters.catalog.base import MAX_DELETED_NAMES, MAX_NAMES, CatalogPosition, StoredRecord
-from aloraserve.adapters.catalog.entry import CatalogPart
 from aloraserve.adapters.catalog.record import AdapterRecord
 from aloraserve.errors import InvalidRequestError
+from aloraserve.records.file import FiledRecord, RecordFile
 
 MAX_FILE_BYTES = 256 << 20
 
 
-class FiledRecord(CatalogPart, frozen=True, kw_only=True):
-    """A record and the revision that it had.
-
-    Args:
-        record: of one name.
-        revision: in the catalog that it comes from.
-    """
-
-    record: AdapterRecord
-    revision: int = 0
-
-
-class CatalogFile(CatalogPart, frozen=True, kw_only=True):
+class CatalogFile(RecordFile[AdapterRecord], frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the file holds. Weights are not in it: entries name them by digest, and the store has them.
 
     Args:
         format: says what the file is.
         schema: counts up when files of an earlier release cannot be read any more.
-        namespace: of the fleet that it comes from.
-        epoch: of the catalog that it comes from.
-        revision: likewise, of its last change.
-        floor: likewise, of the last change that it had forgotten.
-        records: by name.
     """
 
     format: Literal["aloraserve-catalog"]
     schema: Literal[1]
-    namespace: str = ""
-    epoch: str = ""
-    revision: int = 0
-    floor: int = 0
-    records: tuple[FiledRecord, ...] = ()
-
-    @property
-    def position(self) -> CatalogPosition:
-        """How far the catalog was read when the file was made."""
-        return CatalogPosition(self.epoch, self.revision, self.floor)
-
-    @property
-    def stored(self) -> Iterable[StoredRecord]:
-        """The records with their revisions."""
-        return (StoredRecord(filed.record, filed.revision) for filed in self.records)
 
 
 _DECODER = msgspec.json.Decoder(CatalogFile)

@@ -89,7 +89,6 @@ class CatalogRegistry(FedRegistry):
         self._used_at = clock()
         self._catching_up = asyncio.Lock()
         self._looking = asyncio.Lock()
-        self._is_reachable = True
         self._has_begun = False
 
     def knows(self, name: str) -> bool:
@@ -171,7 +170,7 @@ class CatalogRegistry(FedRegistry):
         """See the contract; who asks while a look is under way may need the next one."""
         asked_at = self._clock()
         async with self._looking:
-            is_away = not self._is_reachable and self._clock() - self._looked_at < self._poll_s
+            is_away = not self.view.is_reachable and self._clock() - self._looked_at < self._poll_s
             if self._looked_at < asked_at and not is_away:
                 await asyncio.sleep(self._looked_at + LOOKS_APART_S - self._clock())
                 await self.refresh()
@@ -186,15 +185,7 @@ class CatalogRegistry(FedRegistry):
     async def refresh(self) -> None:
         """Look at the catalog now, and serve what it has; while it does not answer, what is known here."""
         self._looked_at = self._clock()
-        try:
-            await self.view.refresh()
-            if not self._is_reachable:
-                log.info("catalog_reachable")
-            self._is_reachable = True
-        except DirectoryUnavailableError as error:
-            if self._is_reachable:
-                log.warning("catalog_unreachable", cause=error.message)
-            self._is_reachable = False
+        await self.view.look()
         await self.catch_up()
 
     async def catch_up(self) -> None:
@@ -265,7 +256,7 @@ class CatalogRegistry(FedRegistry):
             for entry in stored.record.versions
             if entry.state is AdapterState.DELETED and entry.history[-1].at > oldest
         }
-        if self._backup is not None and self._is_reachable and len(self.view):
+        if self._backup is not None and self.view.is_reachable and len(self.view):
             live = {entry.version for stored in self.view for entry in stored.record.live}
             await asyncio.to_thread(self._ingest.store.refer_only, live)
         await asyncio.to_thread(self._ingest.store.use, digests)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from aloraserve.adapters.intrinsics import ChoiceForm, IntrinsicSpec, JsonForm, RegexForm
 from aloraserve.adapters.intrinsics.answers import Asked
@@ -25,7 +26,7 @@ _TEXT = "text"
 _FIELDS = (_TEXT, "title", "doc_id")
 """Of a document in JSON, in granite-common's order: adapters were trained on it."""
 
-Document = Mapping[str, str | None]
+Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,12 @@ def question(conversation: ChatRequest, model: str, spec: IntrinsicSpec, fields:
 def _numbered(conversation: ChatRequest, tags: Mapping[str, str]) -> tuple[list[ChatMessage], list[Document]]:
     """Return messages and documents with their sentences numbered, where the spec has a tag for them."""
     messages, documents = list(conversation.messages), list[Document](conversation.documents or [])
+    for document in documents:
+        if not isinstance(document.get(_TEXT), str | None):
+            raise InvalidRequestError("documents has a 'text' that is not a string", param="documents")
     if "last_message" in tags:
         last = messages[-1]
-        messages[-1] = ChatMessage(role=last.role, content=number_sentences([last.text], tags["last_message"])[0])
+        messages[-1] = structs.replace(last, content=number_sentences([last.text], tags["last_message"])[0])
     if "documents" in tags:
         texts = number_sentences([document.get(_TEXT) or "" for document in documents], tags["documents"])
         documents = [{**document, _TEXT: text} for document, text in zip(documents, texts, strict=True)]
@@ -125,6 +129,10 @@ def _body(
         model=model,
         messages=messages,
         documents=[dict(document) for document in documents] or None,
+        # What the prompt of the answer begins with, so that its blocks are found.
+        tools=conversation.tools,
+        tool_choice="none",
+        reasoning_effort=conversation.reasoning_effort,
         chat_template_kwargs=Raw(json.dumps(template).encode()) if template else Raw(),
         max_completion_tokens=given.max_tokens or _tokens(spec),
         temperature=given.temperature,

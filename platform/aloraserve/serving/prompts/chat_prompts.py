@@ -12,8 +12,8 @@ from typing import Any
 
 from aloraserve.adapters import AdapterVersion, InvocationMode
 from aloraserve.blocks import KeySpace, activation_point
-from aloraserve.errors import InvocationError
-from aloraserve.serving.prompts.chat_renderer import ChatRenderer, Conversation
+from aloraserve.errors import InvalidRequestError, InvocationError
+from aloraserve.serving.prompts.chat_renderer import ChatRenderer, Conversation, PromptEnding
 from aloraserve.serving.prompts.encoder import Encoder
 from aloraserve.serving.prompts.instruction import LAST_MESSAGE, Asked, Instruction
 from aloraserve.serving.prompts.invocations import Invocation, Invocations
@@ -63,6 +63,7 @@ class ChatPrompts:
         adapter: AdapterVersion | None,
         salt: str | None,
         values: Mapping[str, str] | None = None,
+        ending: PromptEnding = PromptEnding.GENERATION_PROMPT,
     ) -> RenderedChat:
         """Return a rendered conversation; this takes time by its messages alone.
 
@@ -73,12 +74,19 @@ class ChatPrompts:
             salt: the tenant's.
             values: of the fields of the adapter's instruction, which is then one message more. None to find the
                 instruction in the last message, and to add it if it has no fields but ``last_message``.
+            ending: of the prompt.
 
         Raises:
-            InvalidRequestError: the template refuses the messages, or a field of the instruction is missing.
+            InvalidRequestError: the template refuses the messages, a field of the instruction is missing, or the
+                prompt is to end where the adapter's invocation belongs.
         """
-        conversation = self._renderer.conversation(messages, arguments)
+        conversation = self._renderer.conversation(messages, arguments, ending)
         invocation = None if adapter is None else self.invocation(adapter)
+        if invocation is not None and ending is not PromptEnding.GENERATION_PROMPT:
+            field = "continue_final_message" if ending is PromptEnding.OPEN_MESSAGE else "add_generation_prompt"
+            raise InvalidRequestError(
+                f"'{field}' is not accepted for an adapter with an invocation, which ends the prompt", param=field
+            )
         if invocation is None:
             return RenderedChat(conversation, self._look_up(conversation, salt), adapter)
         asked = None

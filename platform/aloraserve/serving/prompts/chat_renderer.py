@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,17 @@ from aloraserve.serving.prompts.escaping import Escaping
 from aloraserve.serving.prompts.template_support import TEMPLATE_ERRORS
 
 _SPECIAL_TOKENS = (f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-_RESERVED = frozenset({"messages", "tools", "return_dict", "additional_special_tokens", *_SPECIAL_TOKENS})
+_RESERVED = frozenset({"messages", "return_dict", "additional_special_tokens", *_SPECIAL_TOKENS})
+
+
+class PromptEnding(enum.Enum):
+    """What a prompt ends with."""
+
+    GENERATION_PROMPT = enum.auto()
+    """What the template writes for an answer to begin."""
+    LAST_MESSAGE = enum.auto()
+    OPEN_MESSAGE = enum.auto()
+    """The last message without what ends it: the model goes on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +33,12 @@ class Conversation:
     Args:
         messages: with role and content.
         arguments: of the client's for the template.
+        ending: of the prompt.
     """
 
     messages: Sequence[Mapping[str, Any]]
     arguments: dict[str, Any] = field(default_factory=dict)
+    ending: PromptEnding = PromptEnding.GENERATION_PROMPT
 
     def with_message(self, role: str, content: str, *, at: int | None = None) -> Conversation:
         """Return the conversation with one message more, or with another one at that place.
@@ -51,16 +64,23 @@ class ChatRenderer:
     def __init__(self, tokenizer: Any, escaping: Escaping) -> None:
         self._tokenizer = tokenizer
         self._escaping = escaping
-        # The tokenizer's own arguments: "chat_template" among them would run a program of the client's. Documents are
-        # the one that a request has a field for.
-        self._reserved = (_RESERVED | set(inspect.signature(tokenizer.apply_chat_template).parameters)) - {"documents"}
+        # The tokenizer's own arguments: "chat_template" among them would run a program of the client's. A request has
+        # fields for two of them.
+        own = set(inspect.signature(tokenizer.apply_chat_template).parameters)
+        self._reserved = (_RESERVED | own) - {"documents", "tools"}
 
-    def conversation(self, messages: Sequence[Mapping[str, Any]], arguments: dict[str, Any]) -> Conversation:
+    def conversation(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        arguments: dict[str, Any],
+        ending: PromptEnding = PromptEnding.GENERATION_PROMPT,
+    ) -> Conversation:
         """Return a client's conversation.
 
         Args:
             messages: as they came.
             arguments: for the template, as they came.
+            ending: of the prompt.
 
         Raises:
             InvalidRequestError: an argument is not the client's to set.
@@ -68,22 +88,27 @@ class ChatRenderer:
         reserved = sorted(self._reserved & set(arguments))
         if reserved:
             raise InvalidRequestError(f"chat_template_kwargs cannot set {reserved[0]!r}", param="chat_template_kwargs")
-        return Conversation(self._escaping.escape_messages(messages), self._escaping.escape(arguments))
+        return Conversation(self._escaping.escape_messages(messages), self._escaping.escape(arguments), ending)
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = True) -> str:
         """Return the rendered text, in which client text is still escaped.
 
+        Args:
+            conversation: to render.
+            add_generation_prompt: where the conversation's prompt ends with it; False leaves it out.
+
         Raises:
             InvalidRequestError: the template refuses the messages.
         """
+        is_open = conversation.ending is PromptEnding.OPEN_MESSAGE
+        arguments = conversation.arguments | ({"continue_final_message": True} if is_open else {})
+        is_answered = add_generation_prompt and conversation.ending is PromptEnding.GENERATION_PROMPT
         try:
             text = self._tokenizer.apply_chat_template(
-                conversation.messages,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **conversation.arguments,
+                conversation.messages, tokenize=False, add_generation_prompt=is_answered, **arguments
             )
         except TEMPLATE_ERRORS as error:
-            cause = self._escaping.restore(str(error))
+            # Of a message that it cannot go on with transformers says so with the whole prompt.
+            cause = "it does not show the last message as it is" if is_open else self._escaping.restore(str(error))
             raise InvalidRequestError(f"the chat template refuses the messages: {cause}", param="messages") from None
         return str(text)

@@ -19,12 +19,15 @@ from aloraserve.errors import InvalidRequestError
 from aloraserve.routing.base import Call
 from aloraserve.serving.conversation import Resolve, conversation_key
 from aloraserve.serving.prompts.chat_prompts import ChatPrompts, RenderedChat
+from aloraserve.serving.prompts.chat_renderer import PromptEnding
 from aloraserve.serving.prompts.encoder import Encoder
 from aloraserve.serving.prompts.prompt import Prompt
 from aloraserve.serving.prompts.template_support import TemplateSupport
 from aloraserve.serving.prompts.text_cache import TextCache, TokenizedText
+from aloraserve.serving.prompts.tool_uses import NO_PARSER, ToolUses
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.structures import check_structure
+from aloraserve.serving.tools import AUTO
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from aloraserve.wire.sampling import SamplingSettings
@@ -50,6 +53,7 @@ class PromptBuilder:
         max_model_len: tokens of a prompt and its answer together.
         resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
+        tool_parser: the name of the format in which the base model writes calls of functions, "auto" or "none".
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class PromptBuilder:
         base_model: str,
         max_model_len: int,
         resolve: Resolve,
+        tool_parser: str = AUTO,
     ) -> None:
         self._tokenizer = tokenizer
         self._keyspace = keyspace
@@ -71,6 +76,12 @@ class PromptBuilder:
         self._texts = TextCache(partial(self._encoder.ids, special=True), keyspace, max_tokens=max_model_len)
         self._tokenizing: dict[tuple[str | None, str], asyncio.Task[TokenizedText]] = {}
         self._support = TemplateSupport(tokenizer)
+        self._tool_uses = ToolUses(tokenizer, tool_parser)
+
+    @property
+    def tool_format(self) -> str:
+        """The format in which calls of functions are read where a model may choose; "none" if it is not known."""
+        return self._tool_uses.form.name if self._tool_uses.form else NO_PARSER
 
     async def chat(
         self,
@@ -211,10 +222,12 @@ class PromptBuilder:
         self, body: ChatRequest, origin: Origin, adapter: AdapterVersion | None, values: Mapping[str, str] | None
     ) -> RenderedChat:
         messages = [message.for_template() for message in body.messages]
-        return self._chats.render(messages, body.template_kwargs(), adapter, origin.caller.cache_salt, values)
+        salt = origin.caller.cache_salt
+        return self._chats.render(messages, body.template_kwargs(), adapter, salt, values, _ending(body))
 
     def _completed(self, rendered: RenderedChat, body: ChatRequest, origin: Origin) -> GenerationRequest:
-        return self._request(body, origin, self._chats.complete(rendered), rendered.adapter, field="messages")
+        request = self._request(body, origin, self._chats.complete(rendered), rendered.adapter, field="messages")
+        return self._tool_uses.added_to(request, body)
 
     def _completion(
         self, body: CompletionRequest, origin: Origin, adapter: AdapterVersion | None, text: TokenizedText | None
@@ -317,6 +330,12 @@ def _adapter_sampling(adapter: AdapterVersion, sampling: SamplingSettings) -> Sa
         return replace(sampling, stop=())
     limit = min(sampling.max_tokens or own.max_tokens or 0, own.max_tokens or sampling.max_tokens or 0)
     return replace(sampling, max_tokens=limit, temperature=own.temperature, stop=own.stop)
+
+
+def _ending(body: ChatRequest) -> PromptEnding:
+    if body.continue_final_message:
+        return PromptEnding.OPEN_MESSAGE
+    return PromptEnding.GENERATION_PROMPT if body.has_generation_prompt else PromptEnding.LAST_MESSAGE
 
 
 def _characters(body: ChatRequest) -> int:

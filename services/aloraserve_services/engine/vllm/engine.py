@@ -304,6 +304,7 @@ def sampling_params(sampling: SamplingSettings) -> Any:
         frequency_penalty=sampling.frequency_penalty,
         logprobs=sampling.logprobs,
         ignore_eos=sampling.ignore_eos,
+        skip_special_tokens=sampling.skip_special_tokens,
         structured_outputs=None if sampling.structured is None else structured_outputs_params(sampling.structured),
         output_kind=RequestOutputKind.DELTA,
     )

@@ -157,15 +157,15 @@ class Answer(ABC):
                     self._note(chunk)
                     if texts is not None:
                         texts.append(chunk.text)
-                    if chunk.text or chunk.tokens or chunk.finish_reason:
-                        events.append(write(chunk))
+                    if (chunk.text or chunk.tokens or chunk.finish_reason) and (event := write(chunk)):
+                        events.append(event)
                     if events and not (getattr(chunks, "is_ready", False) and len(events) < MAX_TOGETHER):
                         yield b"".join(events)
                         events.clear()
             if self._later is not None:
                 async with closing_source(self._later("".join(texts or ()))) as later:
-                    async for event in later:
-                        yield b"".join([*events, event])
+                    async for added in later:
+                        yield b"".join([*events, added])
                         events.clear()
             if include_usage:
                 events.append(self.form.part(self._closing()))

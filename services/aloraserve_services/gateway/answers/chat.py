@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Self, cast
 
-from aloraserve.serving.engine_messages import TokenLogprobs
+from aloraserve.serving.engine_messages import EngineChunk, TokenLogprobs
+from aloraserve.serving.request import GenerationRequest
 from aloraserve.wire.chat_answers import (
     AssistantMessage,
     ChatChoice,
@@ -14,15 +15,18 @@ from aloraserve.wire.chat_answers import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatDelta,
+    ChatFinishReason,
     ChatLogprobs,
 )
 from aloraserve.wire.intrinsic_results import GuardResult, IntrinsicResult
-from aloraserve.wire.responses import ResponsePart
+from aloraserve.wire.messages import ChatMessage
+from aloraserve.wire.responses import ResponsePart, SavingsUsage
 from aloraserve_services.gateway.answers.base import Answer, WholeChoice
+from aloraserve_services.gateway.answers.called_choice import CalledChoice
 from aloraserve_services.gateway.answers.events import closing_source, reason_of, top_logprob
 
-Look = Callable[[str], AsyncIterator[tuple[int, IntrinsicResult]]]
-"""Has intrinsics look at an answer's text; yields what each found with its place in the request, as it does."""
+Look = Callable[[ChatMessage], AsyncIterator[tuple[int, IntrinsicResult]]]
+"""Has intrinsics look at an answer; yields what each found with its place in the request, as it does."""
 
 
 class ChatAnswer(Answer):
@@ -35,6 +39,15 @@ class ChatAnswer(Answer):
     guards: Sequence[GuardResult] = ()
     """What let the chat pass."""
     _look: Look | None = None
+    _called: Sequence[CalledChoice] = ()
+
+    @classmethod
+    def to(cls, request: GenerationRequest, savings: SavingsUsage | None = None) -> Self:
+        """Return the writer of the answer to a request; one with tools has its calls read."""
+        answer = super().to(request, savings)
+        if request.tool_use is not None:
+            answer._called = [CalledChoice(request.tool_use) for _ in range(request.sampling.n)]
+        return answer
 
     def look_with(self, look: Look) -> None:
         """Have intrinsics look at the answer's text once it is there; the answer carries what they find."""
@@ -42,24 +55,49 @@ class ChatAnswer(Answer):
         self._later = functools.partial(self._found, look)
 
     async def _whole(self, choices: list[WholeChoice]) -> ResponsePart:
+        written = [self._written(index, choice) for index, choice in enumerate(choices)]
         found = await self._results(choices[0].text)
         return ChatCompletion(
             id=self.id,
             created=self.created,
             model=self.model,
-            choices=[
-                ChatChoice(
-                    index=index,
-                    message=AssistantMessage(content=choice.text),
-                    logprobs=ChatLogprobs(**self._logprobs(choice.logprobs, 0)) if self._with_logprobs else None,
-                    finish_reason=reason_of(choice.finish_reason) or "stop",
-                )
-                for index, choice in enumerate(choices)
-            ],
+            choices=written,
             usage=self.usage,
             guard=[*self.guards] or None,
             intrinsics=found,
         )
+
+    def _written(self, index: int, choice: WholeChoice) -> ChatChoice:
+        reason: str = reason_of(choice.finish_reason) or "stop"
+        message = AssistantMessage(content=choice.text)
+        if self._called:
+            called = self._called[index]
+            called.hear(choice.text, reason)
+            reason = called.reason(reason)
+            calls = called.tool_calls() or None
+            message = AssistantMessage(content=called.text or (None if calls else ""), tool_calls=calls)
+        return ChatChoice(
+            index=index,
+            message=message,
+            logprobs=ChatLogprobs(**self._logprobs(choice.logprobs, 0)) if self._with_logprobs else None,
+            finish_reason=cast(ChatFinishReason, reason),
+        )
+
+    def _chunk_writer(self) -> Callable[[EngineChunk], bytes]:
+        if not self._called:
+            return super()._chunk_writer()
+        written = self.form.heard_writer(self)
+
+        def write(chunk: EngineChunk) -> bytes:
+            called = self._called[chunk.index]
+            reason = reason_of(chunk.finish_reason)
+            heard = called.hear(chunk.text, reason)
+            if not (heard.text or heard.calls or reason or self._with_logprobs):
+                return b""
+            logprobs = self._logprobs(chunk.logprobs, 0) if self._with_logprobs else None
+            return written(chunk.index, heard, None if reason is None else called.reason(reason), logprobs)
+
+        return write
 
     def _openings(self) -> list[bytes]:
         events = self.form.openings(self)
@@ -67,7 +105,7 @@ class ChatAnswer(Answer):
 
     async def _found(self, look: Look, text: str) -> AsyncGenerator[bytes]:
         """Yield an event for what each intrinsic finds in the answer, as it does."""
-        async with closing_source(look(text)) as results:
+        async with closing_source(look(self._said(text))) as results:
             async for _, result in results:
                 yield self._addition(intrinsics=[result])
 
@@ -75,8 +113,12 @@ class ChatAnswer(Answer):
         """Return what intrinsics find in the answer, in the request's order; None if there are none."""
         if self._look is None:
             return None
-        found = {number: result async for number, result in self._look(text)}
+        found = {number: result async for number, result in self._look(self._said(text))}
         return [found[number] for number in sorted(found)]
+
+    def _said(self, text: str) -> ChatMessage:
+        """Return the answer, whose text is known, as a message."""
+        return self._called[0].message() if self._called else ChatMessage(role="assistant", content=text)
 
     def _addition(self, **fields: Any) -> bytes:
         """Return an event with an extension and a choice that adds nothing, as clients take a chunk to have one."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
 from aloraserve.serving.engine_messages import TokenLogprob
+from aloraserve.serving.tools import CallDelta, Heard
 
 FinishReason = Literal["stop", "length"]
 Part = TypeVar("Part")
@@ -32,7 +33,7 @@ def plain_endings(after_text: bytes) -> Mapping[str | None, bytes]:
     return {reason: after_text + choice_ending(b"null", reason) for reason in reasons}
 
 
-def choice_ending(logprobs: bytes, finish_reason: FinishReason | None) -> bytes:
+def choice_ending(logprobs: bytes, finish_reason: str | None) -> bytes:
     """Return what stands in an event after the text of its one choice."""
     return b',"logprobs":' + logprobs + b',"finish_reason":' + encode(finish_reason) + b"}]}\n\n"
 
@@ -57,3 +58,16 @@ def reason_of(finish_reason: str | None) -> FinishReason | None:
 def closing_source(source: AsyncIterator[Part]) -> contextlib.aclosing[AsyncGenerator[Part]]:
     """Return a context that closes a source, which aborts what is still being generated."""
     return contextlib.aclosing(cast("AsyncGenerator[Part]", source))
+
+
+def delta_of(heard: Heard) -> dict[str, Any]:
+    """Return what was heard of a choice as a chunk's delta."""
+    delta: dict[str, Any] = {"content": heard.text} if heard.text else {}
+    return delta | {"tool_calls": list(map(_call_delta, heard.calls))} if heard.calls else delta
+
+
+def _call_delta(call: CallDelta) -> dict[str, Any]:
+    if call.id is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}

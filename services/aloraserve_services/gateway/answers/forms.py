@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aloraserve.serving.engine_messages import EngineChunk
+from aloraserve.serving.tools import Heard
 from aloraserve.wire import reply_for
 from aloraserve.wire.responses import ResponsePart
 from aloraserve_services.gateway.answers.events import (
     choice_ending,
+    delta_of,
     encode,
     plain_endings,
     reason_of,
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 ChoiceWriter = Callable[[EngineChunk, Mapping[str, Any] | None], bytes]
 """Writes a chunk, with its log-probabilities in the endpoint's shape or without."""
+
+HeardWriter = Callable[[int, Heard, str | None, Mapping[str, Any] | None], bytes]
+"""Writes what was heard of a choice: its index, text and calls, the reason if it ends, and log-probabilities."""
 
 
 class StreamForm(ABC):
@@ -36,6 +41,10 @@ class StreamForm(ABC):
     @abstractmethod
     def choice_writer(self, answer: Answer) -> ChoiceWriter:
         """Return what writes the chunks of an answer's choices. A long answer has many: be quick."""
+
+    @abstractmethod
+    def heard_writer(self, answer: Answer) -> HeardWriter:
+        """Return what writes a chat's choices out of which calls of functions are read."""
 
     @abstractmethod
     def openings(self, answer: Answer) -> list[bytes]:
@@ -68,6 +77,15 @@ class SseForm(StreamForm):
             else:
                 ending = after_text + choice_ending(encode(logprobs), reason_of(chunk.finish_reason))
             return beginnings[chunk.index] + encode(chunk.text) + ending
+
+        return write
+
+    def heard_writer(self, answer: Answer) -> HeardWriter:
+        """See the contract."""
+        beginnings = _beginnings(answer, b'"delta":')
+
+        def write(index: int, heard: Heard, reason: str | None, logprobs: Mapping[str, Any] | None) -> bytes:
+            return beginnings[index] + encode(delta_of(heard)) + choice_ending(encode(logprobs), reason)
 
         return write
 

@@ -1,0 +1,69 @@
+"""One gRPC call, as the method that answers it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aloraserve.serving.request import Origin
+from aloraserve.serving.session import SESSION_HEADER, session_of
+from aloraserve.tenants import UNTENANTED
+from aloraserve.wire.ignored import IGNORED_HEADER, ignored_header
+from aloraserve_services.gateway.request_context import RequestContext
+
+REQUEST_ID = "x-request-id"
+
+
+class GrpcCall:
+    """See the module's docstring.
+
+    Args:
+        context: gRPC's own of the call.
+        metadata: of the request, its text values by name.
+        request: its id, when it came, and its trace.
+
+    Attributes:
+        caller: whose call it is.
+        task: that answers it.
+        ignored: names of the request's fields that were passed over.
+        limits: of the caller, as HTTP's headers have them.
+        unread_since: when a message was written that the client has not taken yet, on the loop's clock; None if none.
+    """
+
+    def __init__(self, context: Any, metadata: Mapping[str, str], request: RequestContext) -> None:
+        self.caller = UNTENANTED
+        self.request = request
+        self.task = asyncio.current_task()
+        self.ignored: Sequence[str] = ()
+        self.limits: Mapping[str, str] = {}
+        self.unread_since: float | None = None
+        self._context = context
+        self._metadata = metadata
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def origin(self) -> Origin:
+        """Where the call comes from."""
+        remaining = self._context.time_remaining()
+        return Origin(
+            self.request.request_id,
+            self.caller,
+            self.request.arrived_at,
+            session=session_of(self._metadata.get(SESSION_HEADER), self.caller),
+            traceparent=self.request.traceparent,
+            deadline=None if remaining is None else time.perf_counter() + remaining,
+        )
+
+    @property
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """What is sent after the answer beside its status."""
+        ignored = {IGNORED_HEADER: ignored_header(self.ignored)} if self.ignored else {}
+        return tuple({REQUEST_ID: self.request.request_id, **ignored, **self.limits}.items())
+
+    async def write(self, message: bytes) -> None:
+        """Send a message; returns once the client, or the network on the way, has room for the next."""
+        self.unread_since = self._loop.time()
+        await self._context.write(message)
+        self.unread_since = None

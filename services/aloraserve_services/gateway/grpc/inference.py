@@ -1,0 +1,131 @@
+"""``aloraserve.v1.Inference``: chats and completions."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from aloraserve.v1.chat_pb2 import ChatRequest, ChatResponse, ChatStreamResponse
+from aloraserve.v1.completion_pb2 import CompleteRequest, CompleteResponse, CompleteStreamResponse
+from aloraserve.v1.usage_pb2 import Serving
+from aloraserve.wire import ChatRequest as ChatBody
+from aloraserve.wire import CompletionRequest as CompletionBody
+from aloraserve.wire.protobuf import message_of
+from aloraserve.wire.responses import ResponsePart
+from aloraserve_services.gateway.answers import Answer
+from aloraserve_services.gateway.call_answers import chat_answer, completion_answer
+from aloraserve_services.gateway.calls import BegunCall, ChatCalls, CompletionCalls, GuardedCall
+from aloraserve_services.gateway.grpc.call import GrpcCall
+from aloraserve_services.gateway.grpc.forms import ChatForm, CompletionForm, MessageForm
+from aloraserve_services.gateway.grpc.method import GrpcMethod
+from aloraserve_services.gateway.grpc.requests import read_call
+from aloraserve_services.gateway.headers import MAX_REASON_CHARACTERS
+from aloraserve_services.gateway.refused_chat import RefusedChat
+
+SERVICE = "/aloraserve.v1.Inference"
+CHAT, COMPLETION = ChatForm(), CompletionForm()
+
+
+class InferenceMethods:
+    """See the module's docstring.
+
+    Args:
+        chats: begins the answers to chats.
+        completions: begins the answers to completions.
+        max_bytes: the longest body that is accepted, as JSON.
+    """
+
+    def __init__(self, chats: ChatCalls, completions: CompletionCalls, max_bytes: int) -> None:
+        self._chats = chats
+        self._completions = completions
+        self._max_bytes = max_bytes
+
+    def methods(self) -> dict[str, GrpcMethod]:
+        """Return the methods by their names."""
+        answers = {"Chat": self.chat, "Complete": self.complete}
+        streams = {"ChatStream": self.chat_stream, "CompleteStream": self.complete_stream}
+        call = GrpcMethod(needs_slot=True, is_call=True)
+        return {f"{SERVICE}/{name}": call._replace(answer=answer) for name, answer in answers.items()} | {
+            f"{SERVICE}/{name}": call._replace(stream=stream) for name, stream in streams.items()
+        }
+
+    async def chat(self, message: bytes, call: GrpcCall) -> Message:
+        """Answer a conversation."""
+        begun = await self._begin_chat(message, call, is_streamed=False)
+        if isinstance(begun, GuardedCall):
+            return _message(ChatResponse, RefusedChat(begun).whole())
+        return await _whole(ChatResponse, chat_answer(begun), begun, call)
+
+    async def chat_stream(self, message: bytes, call: GrpcCall) -> None:
+        """Answer a conversation in parts."""
+        begun = await self._begin_chat(message, call, is_streamed=True)
+        if isinstance(begun, GuardedCall):
+            for chunk in RefusedChat(begun).chunks():
+                await call.write(_message(ChatStreamResponse, chunk).SerializeToString())
+            return
+        await _stream(ChatStreamResponse, chat_answer(begun), begun, CHAT, call)
+
+    async def complete(self, message: bytes, call: GrpcCall) -> Message:
+        """Continue texts or token ids."""
+        begun = await self._begin_completion(message, call, is_streamed=False)
+        return await _whole(CompleteResponse, completion_answer(begun), begun, call)
+
+    async def complete_stream(self, message: bytes, call: GrpcCall) -> None:
+        """Continue texts or token ids, in parts."""
+        begun = await self._begin_completion(message, call, is_streamed=True)
+        await _stream(CompleteStreamResponse, completion_answer(begun), begun, COMPLETION, call)
+
+    async def _begin_chat(self, message: bytes, call: GrpcCall, *, is_streamed: bool) -> BegunCall | GuardedCall:
+        body = await read_call(ChatRequest, ChatBody, message, call, is_streamed=is_streamed, max_bytes=self._max_bytes)
+        return await self._chats.begin(body, call.origin)
+
+    async def _begin_completion(self, message: bytes, call: GrpcCall, *, is_streamed: bool) -> BegunCall:
+        body = await read_call(
+            CompleteRequest, CompletionBody, message, call, is_streamed=is_streamed, max_bytes=self._max_bytes
+        )
+        return await self._completions.begin(body, call.origin)
+
+
+async def _whole(
+    kind: type[ChatResponse] | type[CompleteResponse], answer: Answer, begun: BegunCall, call: GrpcCall
+) -> ChatResponse | CompleteResponse:
+    call.limits = dict(begun.first.ticket.headers)
+    async with begun:
+        message = message_of(kind, (await answer.finished(begun.chunks)).model_dump(exclude_none=True))
+        message.serving.CopyFrom(_serving(begun))
+        return message
+
+
+async def _stream(
+    kind: type[ChatStreamResponse] | type[CompleteStreamResponse],
+    answer: Answer,
+    begun: BegunCall,
+    form: MessageForm,
+    call: GrpcCall,
+) -> None:
+    answer.form = form
+    call.limits = dict(begun.first.ticket.headers)
+    first = kind(id=answer.id, created=answer.created, model=answer.model, serving=_serving(begun))
+    head = first.SerializeToString()
+    async with begun:
+        async for written in answer.stream(begun.chunks, include_usage=begun.include_usage):
+            await call.write(head + written)
+            head = b""
+
+
+def _message(kind: type[Message], part: ResponsePart) -> Message:
+    return message_of(kind, part.model_dump(exclude_none=True))
+
+
+def _serving(begun: BegunCall) -> Serving:
+    generation, decision = begun.first, begun.first.decision
+    return Serving(
+        receipt_id=generation.request.id,
+        replica=generation.label,
+        kind=generation.request.kind,
+        policy=decision.policy,
+        reason=generation.reason[:MAX_REASON_CHARACTERS],
+        prompt_tokens=generation.request.prompt_tokens,
+        cached_tokens=generation.cached_tokens,
+        ttft_ms=round(generation.ttft_s * 1000, 1),
+        prefill_ms=round(generation.prefill_s * 1000, 1),
+    )
