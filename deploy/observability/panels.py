@@ -152,6 +152,21 @@ FLEET = Dashboard(
             (each("aloraserve_directory_silence_seconds"),),
             "Since the directory last took a replica's heartbeat; from 2 s on its lease is lost.",
         ),
+        Panel(
+            "Tenants: tokens",
+            "short",
+            (Query(f"sum by (tenant, kind) (rate(aloraserve_tenant_tokens_total{RATE}))", "{{tenant}} {{kind}}"),),
+            "Per second, of prompts and answers; without a name: callers without a tenant.",
+        ),
+        Panel(
+            "Tenants: refusals",
+            "reqps",
+            (
+                Query(f"sum by (tenant, limit) (rate(aloraserve_tenant_refusals_total{RATE}))", "{{tenant}} {{limit}}"),
+                Query(f"sum(rate(aloraserve_limits_unavailable_total{RATE}))", "limits without Redis"),
+            ),
+            "Calls over a limit of their tenant's own, and calls for which Redis did not answer about limits.",
+        ),
         Panel("CPU", "short", (Query(f"rate(process_cpu_seconds_total{RATE})", "{{process}}"),), "Cores, by process."),
         Panel("Memory", "bytes", (each("process_resident_memory_bytes"),), "Resident, by process."),
     ),

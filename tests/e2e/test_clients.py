@@ -238,3 +238,22 @@ async def test_langchain_binds_tools_and_gets_structures(fleet: Any) -> None:
     for method in ("function_calling", "json_schema"):
         structured = model.with_structured_output(Weather, method=method)
         assert isinstance(await structured.ainvoke([("user", "Is it raining?")]), Weather)
+
+
+def test_openai_s_client_gets_responses(fleet: Any) -> None:
+    request: dict[str, Any] = {"model": fleet_model(fleet), "input": "Is it raining?", "temperature": 0}
+    whole = fleet.openai.responses.create(**request, max_output_tokens=16)
+    with fleet.openai.responses.stream(**request, max_output_tokens=16) as stream:
+        events = list(stream)
+    assert whole.output_text
+    assert events[-1].type == f"response.{whole.status}"
+    assert events[-1].response.output_text == whole.output_text
+    parsed = fleet.openai.responses.parse(**request, text_format=Weather)
+    assert isinstance(parsed.output_parsed, Weather)
+    tool = {"type": "function", "name": "weather", "parameters": Weather.model_json_schema()}
+    called = fleet.openai.responses.create(**request, tools=[tool], tool_choice="required", parallel_tool_calls=False)
+    [call] = called.output
+    assert Weather.model_validate_json(call.arguments)
+    long = request | {"input": "Is it raining? " * 20}
+    fleet.openai.responses.create(**long)
+    assert fleet.openai.responses.create(**long).usage.input_tokens_details.cached_tokens >= 32

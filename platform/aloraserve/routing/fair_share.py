@@ -36,6 +36,7 @@ CallId = TypeVar("CallId", bound=Hashable)
 PRIORITY_S = 1.0
 """Prefill seconds that one unit of a request's or tenant's priority is worth."""
 MAX_PRIORITY = 100
+"""Of a request, in both directions; what is beyond counts as this."""
 STEPS_AHEAD = 2
 """Of an engine's steps, how much prefill it has of each tenant: what it computes, and what it takes up next."""
 LEAST_STEP_TOKENS = 512

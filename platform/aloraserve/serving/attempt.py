@@ -232,7 +232,8 @@ class Attempt:
         if self.engine_ended or self.outcome is Outcome.LOST:
             raise self._lost(type(error).__name__) from error
         if self.outcome is Outcome.OVERLOADED:
-            raise OverloadedError("too many requests are queued; retry later") from error
+            wait_s = getattr(error, "retry_after_s", None)
+            raise OverloadedError("too many requests are queued; retry later", retry_after_s=wait_s) from error
 
     def _time_is_over(self, deadline: float, chunk_s: float, is_late: bool) -> Exception:
         """End the call in the replica now, whoever reads it; return the reader's error."""

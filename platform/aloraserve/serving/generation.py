@@ -112,8 +112,9 @@ class Generation:
 
     @property
     def usage(self) -> CallUsage:
-        """Tokens that the call used so far."""
-        return CallUsage(self.request.prompt_tokens, self.cached_tokens, self.tokens)
+        """Tokens that the call used so far; they add up whatever an engine says was cached."""
+        prompt_tokens = self.request.prompt_tokens
+        return CallUsage(prompt_tokens, min(self.cached_tokens, prompt_tokens), self.tokens)
 
     def settle_with(self, ticket: Ticket) -> None:
         """Settle a ticket at the answer's end, which may have been."""

@@ -72,7 +72,7 @@ class ReplicaPool(Protocol):
         """Return what an error of this pool's means for an attempt.
 
         ``ENGINE_ENDED``: the replica's engine ended under the call. ``LOST``: the replica died, or cannot be reached;
-        what ended it is not known. ``OVERLOADED``: too many calls wait already.
+        what ended it is not known. ``OVERLOADED``: too many calls wait already; the error may have ``retry_after_s``.
         ``FAILED``: another replica would fail at this call in the same way.
         """
         ...

@@ -19,7 +19,7 @@ from aloraserve.errors import (
 )
 from aloraserve.limits.base import CONCURRENCY, NAMES, Demand, Standing, Want, is_limited, per_minute
 from aloraserve.limits.guarded import GuardedLimits
-from aloraserve.routing.fair_share import TenantShare
+from aloraserve.routing.fair_share import MAX_PRIORITY, TenantShare
 from aloraserve.serving.admission import CallUsage, Ticket
 from aloraserve.serving.limit_headers import limit_headers
 from aloraserve.serving.request import GenerationRequest
@@ -205,7 +205,8 @@ def share_of(request: GenerationRequest, limits: TenantLimits) -> TenantShare:
     """Return what engines know of a request's tenant: neither its name nor its key."""
     tenant = request.origin.caller.tenant
     tag = "" if tenant is None else hashlib.blake2b(tenant.encode(), digest_size=8).hexdigest()
-    return TenantShare(tag, limits.weight, limits.priority, request.origin.priority)
+    priority = min(max(request.origin.priority, -MAX_PRIORITY), MAX_PRIORITY)
+    return TenantShare(tag, limits.weight, limits.priority, priority)
 
 
 def _per_minute(standing: Standing) -> str:

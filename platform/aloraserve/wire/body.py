@@ -59,7 +59,7 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
         if len(raw) <= MAX_QUOTED_BODY_BYTES:
             with contextlib.suppress(ValueError, RecursionError):
                 _compared(text)
-        raise invalid_request(exc, raw) from None
+        raise invalid_request(model_class, exc, raw) from None
     except msgspec.DecodeError as exc:
         raise malformed(exc, text) from None
     except FieldError as exc:

@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 import msgspec
 
 from aloraserve.errors import InvalidRequestError
-from aloraserve.wire.chat import ChatRequest
-from aloraserve.wire.completions import CompletionRequest, not_a_token_id
+from aloraserve.wire.completions import not_a_token_id
 from aloraserve.wire.fields import FieldError, WrongValueError, not_served, refusal, unserved_fields
 from aloraserve.wire.messages import ChatMessage
+from aloraserve.wire.response_request import ReasoningOptions, TextOptions
 from aloraserve.wire.structured import StructuredOutputs
 
 MAX_ECHO_CHARACTERS = 80
@@ -49,6 +49,13 @@ _CHOICES = {
     "tool_choice.function.name": _FUNCTION_NAME,
     "messages.tool_calls.type": _FUNCTION,
     "messages.tool_calls.function.name": _FUNCTION_NAME,
+    "input.type": "'message', 'function_call' or 'function_call_output'",
+    "input.role": "'user', 'assistant', 'system' or 'developer'",
+    "input.content.type": "'input_text', 'output_text', 'text' or 'refusal'",
+    "include": "'message.output_text.logprobs' or 'reasoning.encrypted_content'",
+    "text.format.type": "'text', 'json_object' or 'json_schema'",
+    "truncation": "'disabled'",
+    "reasoning.effort": "'none', 'minimal', 'low', 'medium', 'high', 'xhigh' or 'max'",
     "reasoning_effort": "'none', 'minimal', 'low', 'medium', 'high', 'xhigh' or 'max'",
     "role": "'system', 'developer', 'user', 'assistant', 'tool', 'function' or 'document ID'",
     "type": "'text'",
@@ -57,23 +64,23 @@ _CHOICES = {
     "visibility": "'public' or 'private'",
     "weights_sha256": "64 hex digits",
 }
-_PROMPT_FIELDS = frozenset({"messages", "prompt"})
+_PROMPT_FIELDS = frozenset({"messages", "prompt", "input", "instructions"})
 
 
-_IN_MESSAGES = unserved_fields(ChatMessage)
-_AT_TOP = unserved_fields(ChatRequest) | unserved_fields(CompletionRequest)
 _UNSERVED = (
-    ("", 0, _AT_TOP),
-    ("messages", 2, _IN_MESSAGES),
+    ("messages", 2, unserved_fields(ChatMessage)),
     ("structured_outputs", 1, unserved_fields(StructuredOutputs)),
+    ("text", 1, unserved_fields(TextOptions)),
+    ("reasoning", 1, unserved_fields(ReasoningOptions)),
 )
-"""The fields that are not served: in which part of the body, and how deep they stand."""
+"""The fields that are not served: in which part of a body, and how deep they stand."""
 
 
-def invalid_request(error: msgspec.ValidationError, raw: bytes) -> InvalidRequestError:
+def invalid_request(kind: type[msgspec.Struct], error: msgspec.ValidationError, raw: bytes) -> InvalidRequestError:
     """Return the refusal of a body that is JSON, but not a request.
 
     Args:
+        kind: of request.
         error: says what is wrong where.
         raw: the body.
     """
@@ -83,7 +90,7 @@ def invalid_request(error: msgspec.ValidationError, raw: bytes) -> InvalidReques
         return _refused(steps, cause)
     if isinstance(cause, WrongValueError):
         steps = [cause.field, *steps]
-    if unserved := _unserved(steps):
+    if unserved := _unserved(kind, steps):
         return unserved
     if text.startswith("Object contains unknown field"):
         return _refused(steps, FieldError(_quoted(text), "is not a known field"))
@@ -142,9 +149,9 @@ def _refused(steps: _Steps, error: FieldError) -> InvalidRequestError:
     return InvalidRequestError(f"'{path}' {error.message}" if path else error.message, param=path or None)
 
 
-def _unserved(steps: _Steps) -> InvalidRequestError | None:
+def _unserved(kind: type[msgspec.Struct], steps: _Steps) -> InvalidRequestError | None:
     """Return the refusal of a field that is not served, None if the fault is in another one."""
-    for parent, depth, fields in _UNSERVED:
+    for parent, depth, fields in (("", 0, unserved_fields(kind)), *_UNSERVED):
         name = str(steps[depth]) if len(steps) > depth else ""
         if name in fields and (not depth or steps[0] == parent):
             return _refused(steps[:depth], not_served(name, fields[name]))

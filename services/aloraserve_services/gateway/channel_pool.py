@@ -113,6 +113,7 @@ class ChannelPool:
                 if found is None and not self._links.by_handle:
                     break
                 self._queue.remove(waiter)
+                self._queue.served(asyncio.get_running_loop().time())
                 if found is None:
                     waiter.place.set_exception(_no_connection())
                 else:

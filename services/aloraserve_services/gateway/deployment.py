@@ -37,6 +37,7 @@ from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
 from aloraserve_services.gateway.answer_headers import fixed_headers, for_origins
+from aloraserve_services.gateway.answered import CallResponses
 from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
@@ -64,6 +65,7 @@ from aloraserve_services.gateway.origins import may_call
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import AskAll, FleetReceipts, ask_gateways
 from aloraserve_services.gateway.request_body import BodyReader
+from aloraserve_services.gateway.response_routes import ResponseRoutes
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
@@ -131,6 +133,7 @@ class Gateway:
         )
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
         self._idempotent = IdempotentAnswers(self._ask_all(settings.gateways))
+        self._responses = CallResponses(self._idempotent, settings.sse_comment_s)
 
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
@@ -182,6 +185,7 @@ class Gateway:
         base_model, manager = self._plan.served_name, self._managed.manager
         return [
             self._openai_routes(),
+            ResponseRoutes(self._tenants, self._chats, self._bodies, self.slots, self._responses),
             IntrinsicRoutes(
                 self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
             ),
@@ -207,8 +211,7 @@ class Gateway:
             self._completions,
             self._bodies,
             self.slots,
-            self._idempotent,
-            comment_s=self._plan.settings.sse_comment_s,
+            self._responses,
             base_model=self._plan.served_name,
             adapters=self._adapters,
             replicas=self._replicas,

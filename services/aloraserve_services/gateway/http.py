@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -16,14 +15,10 @@ from aloraserve.serving.request import Origin
 from aloraserve.tenants import Tenants
 from aloraserve.wire import ChatRequest, CompletionRequest, ModelEntry, ModelList
 from aloraserve.wire.version import ServerVersion
-from aloraserve_services.gateway.answers import Answer
+from aloraserve_services.gateway.answered import CallResponses, json_response
 from aloraserve_services.gateway.call_answers import chat_answer, completion_answer
 from aloraserve_services.gateway.call_slots import CallSlots
-from aloraserve_services.gateway.calls import BegunCall, ChatCalls, CompletionCalls, GuardedCall
-from aloraserve_services.gateway.early_stream import begun_in_time
-from aloraserve_services.gateway.event_stream import EventStream
-from aloraserve_services.gateway.headers import serving_headers
-from aloraserve_services.gateway.idempotency import IdempotentAnswers, refuse_key
+from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls, GuardedCall
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.refused_chat import RefusedChat
 from aloraserve_services.gateway.request_body import BodyReader
@@ -39,8 +34,7 @@ class OpenAIRoutes:
         completions: begins the answers to completions.
         bodies: reads requests' bodies.
         slots: of calls in progress.
-        idempotent: answers of requests with keys.
-        comment_s: how long the reader of a stream may see nothing.
+        responses: makes responses of calls.
         base_model: its served name.
         adapters: that are served now.
         replicas: returns ids of the replicas that can be reached.
@@ -53,9 +47,8 @@ class OpenAIRoutes:
         completions: CompletionCalls,
         bodies: BodyReader,
         slots: CallSlots,
-        idempotent: IdempotentAnswers,
+        responses: CallResponses,
         *,
-        comment_s: float,
         base_model: str,
         adapters: AdapterRegistry,
         replicas: Callable[[], Sequence[str]],
@@ -65,8 +58,7 @@ class OpenAIRoutes:
         self._completions = completions
         self._bodies = bodies
         self._slots = slots
-        self._idempotent = idempotent
-        self._comment_s = comment_s
+        self._responses = responses
         self._base_model = base_model
         self._adapters = adapters
         self._replicas = replicas
@@ -91,57 +83,30 @@ class OpenAIRoutes:
         self._slots.check()
         origin = origin_of(request, self._tenants)
         body = await self._bodies.read(ChatRequest, request)
-        return await self._respond(request, origin, body, lambda: self._chat(body, origin))
+        return await self._responses.respond(request, origin, body, lambda: self._chat(body, origin))
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
         self._slots.check()
         origin = origin_of(request, self._tenants)
         body = await self._bodies.read(CompletionRequest, request)
-        return await self._respond(request, origin, body, lambda: self._completion(body, origin))
-
-    async def _respond(
-        self,
-        request: Request,
-        origin: Origin,
-        body: ChatRequest | CompletionRequest,
-        answer: Callable[[], Coroutine[Any, Any, Response]],
-    ) -> Response:
-        """Return an answer: a stream within a time in which proxies wait for it, any other once per key."""
-        if body.stream:
-            refuse_key(request)
-            return await begun_in_time(answer(), self._comment_s)
-        return await self._idempotent.once(request, origin.caller, body, answer)
+        return await self._responses.respond(request, origin, body, lambda: self._completion(body, origin))
 
     async def _chat(self, body: ChatRequest, origin: Origin) -> Response:
         call = await self._chats.begin(body, origin)
         if isinstance(call, GuardedCall):
             return RefusedChat(call).response()
-        return await self._answered(chat_answer(call), call)
+        return await self._responses.answered(chat_answer(call), call)
 
     async def _completion(self, body: CompletionRequest, origin: Origin) -> Response:
         call = await self._completions.begin(body, origin)
-        return await self._answered(completion_answer(call), call)
-
-    async def _answered(self, answer: Answer, call: BegunCall) -> Response:
-        """Return the response to a call.
-
-        Args:
-            answer: writes it.
-            call: that has begun.
-        """
-        headers = serving_headers(call.first)
-        if call.request.is_streamed:
-            events = answer.stream(call.chunks, include_usage=call.include_usage)
-            return EventStream(events, call, headers, self._comment_s)
-        async with call:
-            return _json(await answer.whole(call.chunks), headers)
+        return await self._responses.answered(completion_answer(call), call)
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters that the caller may use; to an administrator, the public ones."""
         caller = self._tenants.authenticate(request.headers.get("authorization"), None)
         listed = self._adapters.listed(caller.tenant)
-        return _json(ModelList.of(self._base_model, listed, self._created).to_json())
+        return json_response(ModelList.of(self._base_model, listed, self._created).to_json())
 
     async def model(self, request: Request) -> Response:
         """Say what one name is; also one that is not listed, such as an exact version."""
@@ -149,15 +114,15 @@ class OpenAIRoutes:
         [name] = parameters(request)
         if name == self._base_model:
             [base] = ModelList.of(name, (), self._created).data
-            return _json(base.to_json())
+            return json_response(base.to_json())
         version = await resolved(self._adapters, name, tenant=caller.tenant)
         listed = (served for served in self._adapters.listed(caller.tenant) if served.name == name)
         served = next(listed, ServedName(name, f"{version.name}@{version.digest[:SHOWN_DIGITS]}", version))
-        return _json(ModelEntry.of(served, self._base_model, self._created).to_json())
+        return json_response(ModelEntry.of(served, self._base_model, self._created).to_json())
 
     async def version(self, request: Request) -> Response:
         """Say which API this is, as vLLM does."""
-        return _json(ServerVersion().to_json())
+        return json_response(ServerVersion().to_json())
 
     async def healthz(self, request: Request) -> Response:
         """Say that this process answers."""
@@ -175,7 +140,3 @@ class OpenAIRoutes:
         """Say whether a new call would reach a replica."""
         reason = "draining" if self._slots.is_draining else "" if self._replicas() else "no replica"
         return PlainTextResponse(f"{reason or 'ready'}\n", status_code=503 if reason else 200)
-
-
-def _json(text: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, media_type="application/json", headers=headers)

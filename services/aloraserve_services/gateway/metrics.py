@@ -7,6 +7,7 @@ from dataclasses import fields
 from prometheus_client import CollectorRegistry, Gauge
 
 from aloraserve.diagnosis.account import Ladder, MissCause
+from aloraserve.limits.base import CONCURRENCY, NAMES
 from aloraserve.routing.placement import ClaimOutcome, FallbackCause
 from aloraserve.routing.receipts import Outcome
 from aloraserve.savings.base import CachedBySource
@@ -213,6 +214,8 @@ class GatewayMetrics(Instruments):
             self.tls_reloads.labels(reload)
         for source in SOURCES:
             self.cached_by_source.labels(source)
+        for limit in (*NAMES, CONCURRENCY):
+            self.tenant_refusals.labels("", limit)
 
     def turn_off(self) -> None:
         """See :class:`~aloraserve.telemetry.instruments.Instruments`."""

@@ -25,6 +25,7 @@ ENDPOINTS = frozenset(
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/intrinsics",
+        "/v1/responses",
         "/v1/models",
         "/v1/adapters",
         "/v1/adapter-checks",

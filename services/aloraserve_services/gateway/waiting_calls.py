@@ -10,9 +10,22 @@ from dataclasses import dataclass
 from aloraserve.routing.fair_share import NO_TENANT, TenantShare
 from aloraserve_services.channel.connection import ReplicaConnection
 
+LEAST_WAIT_S, MOST_WAIT_S = 1.0, 60.0
+NEWEST = 0.1
+"""Weight of the last call in the mean time between two that get a place."""
+
 
 class PoolFullError(Exception):
-    """Raised when too many calls wait for a place already."""
+    """Raised when too many calls wait for a place already.
+
+    Args:
+        message: for the log.
+        retry_after_s: when those that wait are expected to have their places.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = LEAST_WAIT_S) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(eq=False, slots=True)
@@ -43,6 +56,8 @@ class WaitingCalls:
         self._most = most
         self._queues: dict[str, deque[WaitingCall]] = {}
         self._count = 0
+        self._between_s = 0.0
+        self._served_at: float | None = None
 
     def __len__(self) -> int:
         """How many calls wait."""
@@ -91,8 +106,21 @@ class WaitingCalls:
         if queue is not None and waiter in queue:
             queue.remove(waiter)
             self._count -= 1
+            if not self._count:
+                self._served_at = None
             if not queue:
                 del self._queues[waiter.share.tenant]
+
+    def served(self, now_s: float) -> None:
+        """Note that a call which waited has its place."""
+        if self._served_at is not None:
+            self._between_s += NEWEST * (now_s - self._served_at - self._between_s)
+        self._served_at = now_s
+
+    @property
+    def retry_after_s(self) -> float:
+        """When those that wait are expected to have their places."""
+        return min(max(self._count * self._between_s, LEAST_WAIT_S), MOST_WAIT_S)
 
     def _make_room(self, share: TenantShare) -> None:
         """Refuse the last call of the tenant that has the most for its weight, if that is another one."""
@@ -100,11 +128,12 @@ class WaitingCalls:
         others = ((_load(queue), tenant) for tenant, queue in self._queues.items() if tenant != share.tenant)
         most, longest = max(others, default=(0.0, ""))
         if most <= own / share.weight:
-            raise PoolFullError(f"{self._most} calls wait already")
+            raise PoolFullError(f"{self._most} calls wait already", self.retry_after_s)
         last = self._queues[longest][-1]
         self.remove(last)
         if not last.place.done():
-            last.place.set_exception(PoolFullError(f"{self._most} calls wait already, most of them its tenant's"))
+            message = f"{self._most} calls wait already, most of them its tenant's"
+            last.place.set_exception(PoolFullError(message, self.retry_after_s))
 
 
 def _load(queue: deque[WaitingCall]) -> float:

@@ -5,30 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import openai
 import pydantic
 import pytest
-import transformers
-from support.character_tokenizer import CharacterTokenizer
-from support.fake_engines import Engines
-from support.fake_pool import ScriptedReplies
-from support.intrinsic_path import ADAPTERS, ANSWERS
+from support.intrinsic_path import ADAPTERS
+from support.scripted_chat import CALL, PARAMETERS, Script, scripted_gateway
 
 from aloraserve.adapters import StaticRegistry
-from aloraserve.serving.engine_messages import EngineCall, EngineChunk
+from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
 from aloraserve_services.gateway.deployment import Gateway
 
-TEMPLATE = (
-    "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}"
-    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}({{ c.function.name }}:{{ c.function.arguments.city }}){% endfor %}\n{% endfor %}"
-    "{% if add_generation_prompt %}a:{% endif %}"
-)
 MESSAGES: list[Any] = [{"role": "user", "content": "weather in Paris?"}]
-PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 SECOND = CALL.replace("Paris", "Rome")
 
 
@@ -37,40 +25,14 @@ def adapters() -> StaticRegistry:
     return StaticRegistry(ADAPTERS, base_names=["base"])
 
 
-class Script:
-    """What the engine answers, and what it was called with."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Any] = dict(ANSWERS)
-        self.calls: list[EngineCall] = []
-
-    def says(self, *texts: str, reason: str = "stop") -> None:
-        """Have the base model answer with these texts, piece by piece."""
-        chunks = [EngineChunk(0, text, 1) for text in texts[:-1]]
-        self.answers["base"] = (*chunks, EngineChunk(0, texts[-1], 1, reason))
-
-    def prompt(self, number: int) -> str:
-        return "".join(map(chr, self.calls[number].token_ids))
-
-
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    script = Script()
-
-    def dispatch(self: Engines, selection: Any, call: EngineCall) -> ScriptedReplies:
-        script.calls.append(call)
-        answer = script.answers[call.adapter.name if call.adapter else "base"]
-        return ScriptedReplies(answer if isinstance(answer, tuple) else (answer,))
-
-    monkeypatch.setattr(Engines, "dispatch", dispatch)
-    return script
+    return Script(monkeypatch)
 
 
 @pytest.fixture
 def client(open_gateway: Callable[..., Gateway], script: Script, monkeypatch: pytest.MonkeyPatch) -> openai.AsyncOpenAI:
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: CharacterTokenizer(TEMPLATE))
-    app = open_gateway(max_model_len=512, tool_parser="hermes").http_app()
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+    http = scripted_gateway(open_gateway, monkeypatch)
     return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=http, max_retries=0)
 
 
@@ -201,8 +163,6 @@ async def test_intrinsics_look_at_calls_over_the_same_prompt(
 
 
 async def test_log_probabilities_of_every_token_are_there(client: openai.AsyncOpenAI, script: Script) -> None:
-    from aloraserve.serving.engine_messages import TokenLogprob, TokenLogprobs
-
     def token(text: str, reason: str | None = None) -> EngineChunk:
         return EngineChunk(0, text, 1, reason, logprobs=(TokenLogprobs(TokenLogprob(text, -1.0)),))
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.admission import CallUsage
@@ -87,7 +87,7 @@ async def test_metrics_count_by_tenant(ledgers: list[UsageLedger]) -> None:
     one = UsageReporter(ledgers[0], metrics)
     one.used(Caller("acme"), CALL, requests=1)
     one.refused(Caller("acme"), "concurrency")
-    shown = metrics.text().decode()
+    shown = generate_latest(metrics.registry).decode()
     assert 'aloraserve_tenant_requests_total{tenant="acme"} 1.0' in shown
     assert 'aloraserve_tenant_tokens_total{kind="uncached",tenant="acme"} 40.0' in shown
     assert 'aloraserve_tenant_refusals_total{limit="concurrency",tenant="acme"} 1.0' in shown

@@ -60,6 +60,19 @@ async def test_a_call_that_moves_is_never_one_too_many() -> None:
         queue.add(waiter("a"), is_next=False)
 
 
+async def test_a_refusal_says_when_those_that_wait_have_their_places() -> None:
+    queue, calls = WaitingCalls(2), [waiter("a") for _ in range(4)]
+    queue.add(calls[0], is_next=False)
+    for number, served_at in ((1, 40.0), (2, 120.0)):
+        queue.add(calls[number], is_next=False)
+        queue.remove(calls[number - 1])
+        queue.served(served_at)
+    queue.add(calls[3], is_next=False)
+    with pytest.raises(PoolFullError) as refused:
+        queue.add(waiter("a"), is_next=False)
+    assert refused.value.retry_after_s == pytest.approx(2 * 8.0), "two, a tenth of 80 s apart in the mean"
+
+
 async def test_calls_that_nobody_waits_for_any_more_are_passed_over() -> None:
     queue, gone, stays = WaitingCalls(9), waiter("a"), waiter("a")
     queue.add(gone, is_next=False)

@@ -98,6 +98,12 @@ async def test_estimates_are_corrected_by_what_was_used() -> None:
     assert await path.tokens_left() == 990, "eight of the prompt and two that were generated"
 
 
+async def test_an_engine_that_says_that_more_was_cached_than_there_is_changes_no_sum() -> None:
+    path = Path((replace(ANSWER[0], cached_tokens=9), ANSWER[1]))
+    await path.send()
+    assert path.recorder.calls == [("acme", CallUsage(8, 8, 2), 1)]
+
+
 async def test_a_stream_is_settled_when_it_ends_and_once() -> None:
     path = Path(tokens_per_minute=1000, concurrency=1)
     generation = await path.send(is_streamed=True)

@@ -23,6 +23,8 @@ from aloraserve.wire.chat_answers import ChatCompletion, ChatCompletionChunk
 from aloraserve.wire.completions import Completion, CompletionRequest
 from aloraserve.wire.intrinsics import IntrinsicsAnswer, IntrinsicsRequest
 from aloraserve.wire.models import ModelEntry, ModelList
+from aloraserve.wire.response_answers import ResponseObject
+from aloraserve.wire.response_request import ResponsesRequest
 from aloraserve.wire.tokenize import DetokenizedPrompt, DetokenizeRequest, TokenizedPrompt, TokenizeRequest
 from aloraserve.wire.version import ServerVersion
 
@@ -110,6 +112,13 @@ OPERATIONS: tuple[Operation, ...] = (
         {"model": _MODEL, "prompt": "The ferry leaves", "max_tokens": 16},
         answer=Completion,
         events=Completion,
+    ),
+    _call(
+        "/v1/responses",
+        "Answer a conversation, as OpenAI's Responses API does; nothing is kept",
+        ResponsesRequest,
+        {"model": _MODEL, "input": "When does the ferry leave?", "max_output_tokens": 64},
+        answer=ResponseObject,
     ),
     _call(
         "/v1/intrinsics",

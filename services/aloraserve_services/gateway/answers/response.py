@@ -1,0 +1,127 @@
+"""Answers of ``/v1/responses``: the same chunks as a chat's, in items and events of OpenAI's Responses API."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+from aloraserve.serving.engine_messages import EngineChunk, TokenLogprobs
+from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.tools import Heard
+from aloraserve.wire import reply_for
+from aloraserve.wire.response_answers import (
+    IncompleteDetails,
+    InputTokensDetails,
+    ResponseFault,
+    ResponseObject,
+    ResponseStatus,
+    ResponseUsage,
+)
+from aloraserve.wire.responses import ResponsePart, SavingsUsage
+from aloraserve_services.gateway.answers.base import Answer, WholeChoice
+from aloraserve_services.gateway.answers.called_choice import CalledChoice
+from aloraserve_services.gateway.answers.events import encode, reason_of, sse_event, top_logprob
+from aloraserve_services.gateway.answers.response_output import ResponseOutput
+
+
+class ResponseAnswer(Answer):
+    """``/v1/responses``; it has one choice."""
+
+    prefix = "resp"
+    repeated: Mapping[str, Any] = {}
+    """Fields of the request that the response repeats."""
+    _called: CalledChoice | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._output = ResponseOutput(self.id)
+        self._sampled: dict[str, Any] = {}
+        self._numbers = itertools.count()
+
+    @classmethod
+    def to(cls, request: GenerationRequest, savings: SavingsUsage | None = None) -> Self:
+        """Return the writer of the answer to a request; one with tools has its calls read."""
+        answer = super().to(request, savings)
+        answer.id = f"{cls.prefix}_{request.id}"
+        answer._called = None if request.tool_use is None else CalledChoice(request.tool_use)
+        answer._output = ResponseOutput(request.id)
+        answer._sampled = {"temperature": request.sampling.temperature, "top_p": request.sampling.top_p}
+        return answer
+
+    def _hear(self, text: str, reason: str | None, logprobs: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
+        """Return the events of what more was generated."""
+        heard = Heard(text) if self._called is None else self._called.hear(text, reason)
+        shown = self._logprobs(logprobs, 0)["logprobs"] if self._with_logprobs else []
+        events = self._output.add(heard, shown)
+        return events if reason is None else [*events, *self._output.end(is_whole=reason == "stop")]
+
+    async def _whole(self, choices: list[WholeChoice]) -> ResponsePart:
+        [choice] = choices
+        reason = reason_of(choice.finish_reason) or "stop"
+        self._hear(choice.text, reason, choice.logprobs)
+        return self._response(_status(reason))
+
+    def _openings(self) -> list[bytes]:
+        begun = self._response("in_progress").model_dump()
+        kinds = ("response.created", "response.in_progress")
+        return [self._event({"type": kind, "response": begun}) for kind in kinds]
+
+    def _chunk_writer(self) -> Callable[[EngineChunk], bytes]:
+        def write(chunk: EngineChunk) -> bytes:
+            reason = reason_of(chunk.finish_reason)
+            events = self._hear(chunk.text, reason, chunk.logprobs)
+            if reason is not None:
+                status = _status(reason)
+                events.append({"type": f"response.{status}", "response": self._response(status).model_dump()})
+            return b"".join(map(self._event, events))
+
+        return write
+
+    def _ending(self, error: Exception | None) -> bytes:
+        if error is None:
+            return b""
+        fault = reply_for(error).body["error"]
+        failed = self._response("failed", ResponseFault(code=fault["code"] or "server_error", message=fault["message"]))
+        return self._event({"type": "response.failed", "response": failed.model_dump()})
+
+    def _closing(self) -> ResponsePart:
+        return self._response("completed")
+
+    def _logprobs(self, logprobs: Sequence[TokenLogprobs], offset: int) -> dict[str, Any]:
+        return {
+            "logprobs": [
+                {**top_logprob(token.chosen), "top_logprobs": [top_logprob(other) for other in token.alternatives]}
+                for token in logprobs
+            ]
+        }
+
+    def _response(self, status: ResponseStatus, fault: ResponseFault | None = None) -> ResponseObject:
+        counts = self.usage
+        usage = ResponseUsage(
+            input_tokens=counts.prompt_tokens,
+            input_tokens_details=InputTokensDetails(cached_tokens=counts.prompt_tokens_details.cached_tokens),
+            output_tokens=counts.completion_tokens,
+            total_tokens=counts.total_tokens,
+            aloraserve=counts.aloraserve,
+        )
+        return ResponseObject(
+            id=self.id,
+            created_at=self.created,
+            status=status,
+            error=fault,
+            incomplete_details=IncompleteDetails() if status == "incomplete" else None,
+            model=self.model,
+            output=self._output.items if status != "in_progress" else [],
+            usage=None if status == "in_progress" else usage,
+            **self._sampled,
+            **self.repeated,
+        )
+
+    def _event(self, event: dict[str, Any]) -> bytes:
+        data = encode({**event, "sequence_number": next(self._numbers)})
+        return b"event: %b\n%b" % (event["type"].encode(), sse_event(data))
+
+
+def _status(reason: str) -> ResponseStatus:
+    return "incomplete" if reason == "length" else "completed"
