@@ -22,6 +22,8 @@ class _Call:
     adapter: str | None
     cache_salt: str | None
     invocation_ids: Sequence[int]
+    public_blocks: int = 0
+    reads_cache: bool = True
     activation: int = 0
     saved_queue_s: float = 0.0
     salted: list[BlockKey] | None = None
@@ -69,6 +71,9 @@ class SavingsMeter:
         adapter: str | None,
         cache_salt: str | None,
         invocation_ids: Sequence[int] = (),
+        public_blocks: int = 0,
+        *,
+        reads_cache: bool = True,
     ) -> None:
         """Note a call.
 
@@ -79,8 +84,10 @@ class SavingsMeter:
             adapter: name of its adapter version, None for the base model.
             cache_salt: of the tenant.
             invocation_ids: an aLoRA's; empty of a plain LoRA, which changes the prompt from its first token on.
+            public_blocks: how many of the first blocks have no salt.
+            reads_cache: whether it uses cached blocks; no engine would read them for it otherwise.
         """
-        call = _Call(token_ids, keys, adapter, cache_salt, invocation_ids)
+        call = _Call(token_ids, keys, adapter, cache_salt, invocation_ids, public_blocks, reads_cache)
         self._calls[request_id] = self._waiting[request_id] = call
 
     def prepare(self, request_id: str) -> None:
@@ -108,7 +115,8 @@ class SavingsMeter:
         if salted is None:
             return None
         # An engine computes the last token at least, and whole blocks are shared.
-        ghost_tokens = min(self._ghost.overlap(salted), (prompt_tokens - 1) // width) * width
+        overlap = self._ghost.overlap(salted) if call.reads_cache else 0
+        ghost_tokens = min(overlap, (prompt_tokens - 1) // width) * width
         sources = self._stored.of(call.keys, call.adapter, width, cached_tokens)
         self._stored.computed(call.keys[cached_tokens // width :], call.adapter)
         call.has_begun = self._ghost.begin(request_id, salted)
@@ -180,7 +188,9 @@ class SavingsMeter:
         salt = b"" if call.adapter is None else self._adapter_salts(call.adapter)
         if salt is None:
             return None
-        parent = known[-1] if known else self._keyspace.root(call.cache_salt)
+        # An adapter-keyed cache has no public blocks.
+        public = 0 if call.adapter else call.public_blocks
+        parent = self._keyspace.origin(call.cache_salt, public, known)
         return [*known, *self._keyspace.extend(parent, token_ids[len(known) * self._keyspace.block_tokens :], salt)]
 
 

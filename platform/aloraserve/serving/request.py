@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import BlockKey
@@ -12,7 +13,7 @@ from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.engine_messages import EngineCall
 from aloraserve.serving.tools import ToolUse
 from aloraserve.tenants import Caller
-from aloraserve.wire.sampling import SamplingSettings
+from aloraserve.wire.sampling import PLAIN, AnswerExtras, SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,28 @@ class Origin:
     deadline: float | None = None
     priority: int = 0
 
+    def salted(self, client_salt: str | None) -> Self:
+        """Return the origin of a request that names a cache salt of its own; an empty one asks for nothing."""
+        return self if not client_salt else replace(self, caller=self.caller.salted(client_salt))
+
     def numbered(self, number: int) -> Origin:
         """Return the origin of one of several calls that a request makes; the first has the request's own id."""
         return replace(self, request_id=f"{self.request_id}-{number}") if number else self
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt as its answer begins with it.
+
+    Args:
+        text: of the prompt, empty where its token ids stand for it.
+        first_token: of the prompt, the one that has no log-probability.
+        is_alone: whether nothing follows.
+    """
+
+    text: str
+    first_token: str
+    is_alone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +77,10 @@ class GenerationRequest:
         is_streamed: whether the client sees tokens as they come. An answer that is not streamed can be generated again
             until its end.
         shows_tokens: whether the answer's chunks have their token ids.
+        extras: what the answer has beside what is generated.
+        echo: of the prompt, None if the answer has none.
+        keys: the prompt's block keys. The router has none of a call that reads no cached block.
+        public_blocks: how many of the prompt's first blocks are everybody's.
         tool_use: how calls of functions are read out of the answer; None where all of it is text.
     """
 
@@ -69,17 +93,16 @@ class GenerationRequest:
     activation: int | None = None
     is_streamed: bool = False
     shows_tokens: bool = False
+    extras: AnswerExtras = PLAIN
+    echo: Echo | None = None
+    keys: Sequence[BlockKey] = ()
+    public_blocks: int = 0
     tool_use: ToolUse | None = None
 
     @property
     def id(self) -> str:
         """The id that the client sees."""
         return self.origin.request_id
-
-    @property
-    def keys(self) -> Sequence[BlockKey]:
-        """The prompt's block keys."""
-        return self.call.keys
 
     @property
     def kind(self) -> str:
@@ -108,4 +131,5 @@ class GenerationRequest:
             traceparent=self.origin.traceparent,
             shows_tokens=self.shows_tokens,
             share=share,
+            public_blocks=self.public_blocks,
         )
