@@ -23,6 +23,7 @@ class _Call:
     cache_salt: str | None
     invocation_ids: Sequence[int]
     public_blocks: int = 0
+    reads_cache: bool = True
     activation: int = 0
     saved_queue_s: float = 0.0
     salted: list[BlockKey] | None = None
@@ -71,6 +72,8 @@ class SavingsMeter:
         cache_salt: str | None,
         invocation_ids: Sequence[int] = (),
         public_blocks: int = 0,
+        *,
+        reads_cache: bool = True,
     ) -> None:
         """Note a call.
 
@@ -82,8 +85,9 @@ class SavingsMeter:
             cache_salt: of the tenant.
             invocation_ids: an aLoRA's; empty of a plain LoRA, which changes the prompt from its first token on.
             public_blocks: how many of the first blocks have no salt.
+            reads_cache: whether it uses cached blocks; no engine would read them for it otherwise.
         """
-        call = _Call(token_ids, keys, adapter, cache_salt, invocation_ids, public_blocks)
+        call = _Call(token_ids, keys, adapter, cache_salt, invocation_ids, public_blocks, reads_cache)
         self._calls[request_id] = self._waiting[request_id] = call
 
     def prepare(self, request_id: str) -> None:
@@ -111,7 +115,8 @@ class SavingsMeter:
         if salted is None:
             return None
         # An engine computes the last token at least, and whole blocks are shared.
-        ghost_tokens = min(self._ghost.overlap(salted), (prompt_tokens - 1) // width) * width
+        overlap = self._ghost.overlap(salted) if call.reads_cache else 0
+        ghost_tokens = min(overlap, (prompt_tokens - 1) // width) * width
         sources = self._stored.of(call.keys, call.adapter, width, cached_tokens)
         self._stored.computed(call.keys[cached_tokens // width :], call.adapter)
         call.has_begun = self._ghost.begin(request_id, salted)
