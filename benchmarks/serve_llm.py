@@ -90,7 +90,7 @@ class ServeEngine:
         self, kind: type[Answer], body: ChatRequest | CompletionRequest, whole: Any
     ) -> AsyncIterator[Any]:
         request = await self._bare.request(body, None)
-        answer, chunks = kind.to(request), self._bare.generate(request)
+        answer, chunks = kind([request]), self._bare.generate(request)
         if request.is_streamed:
             async for event in answer.stream(chunks, include_usage=body.include_usage):
                 yield event

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from support.redis_deployments import Server
+from support.redis_deployments import Server, free_port
 
 from aloraserve_services.models.untrained import PIPELINE, write_untrained_adapters
 
@@ -41,13 +41,18 @@ def pipeline_dir(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def fleet(start: Callable[..., Any], redis_url: str, pipeline_dir: Path) -> Iterator[Any]:
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any], redis_url: str, pipeline_dir: Path, grpc_port: int) -> Iterator[Any]:
     """Two simulated engines with the example's Redis settings and the example's policy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLES)
         patch.setenv("PYTHONPATH", str(EXAMPLES), prepend=":")
         flags = ("--config", str(EXAMPLES / "external_redis.yaml"), "--redis-url", redis_url)
-        flags = (*flags, "--adapters-dir", str(pipeline_dir))
+        flags = (*flags, "--adapters-dir", str(pipeline_dir), "--grpc-port", str(grpc_port))
         with start("--engine", "simulated", "--policy", "own_policy:WarmOrShortest", *flags, own_state=True) as running:
             yield running
 
@@ -66,6 +71,15 @@ def test_the_openai_client_reuses_the_base_model_s_blocks(fleet: Any) -> None:
     found = re.search(r"reused (\d+) of (\d+) prompt tokens on engine-\d: holds \d+ tokens", printed)
     assert found, printed
     assert int(found[1]) > 0.7 * int(found[2])
+
+
+def test_the_platform_s_own_client_does_so_over_either_transport(fleet: Any, grpc_port: int) -> None:
+    for url in (fleet.url, f"grpc://127.0.0.1:{grpc_port}"):
+        printed = run("own_client.py", url)
+        found = re.search(r"reused (\d+) of (\d+) prompt tokens", printed)
+        assert found, printed
+        assert int(found[1]) > 0.7 * int(found[2])
+        assert "404 model_not_found: model 'nobody' is not served" in printed
 
 
 def test_every_step_of_the_rag_pipeline_goes_on_from_the_base_model_s_blocks(fleet: Any) -> None:

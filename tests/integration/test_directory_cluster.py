@@ -15,10 +15,11 @@ from support.simulated_fleet import CHATS, FAULT_S, eventually, fleet
 
 from aloraserve.directory.base import ReplicaState, place
 from aloraserve.directory.redis import RedisDirectory
-from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.errors import DirectoryUnavailableError, StartError
 from aloraserve.redis.cluster import ClusterChannel
 from aloraserve.savings.base import CachedBySource, CallSavings, SavingsEntry
 from aloraserve.savings.redis import RedisLedger
+from aloraserve_services.local.redis_server import given_redis
 
 
 class Opener:
@@ -181,6 +182,18 @@ async def test_a_cluster_of_which_nobody_answers_is_an_unavailable_directory() -
         with pytest.raises(DirectoryUnavailableError, match=r"redis\+cluster://127\.0\.0\.1:1"):
             await method()
     await directory.close()
+
+
+def test_one_server_of_a_cluster_is_not_taken_for_all_of_it(cluster: Cluster) -> None:
+    refusals = []
+    for server in cluster.primaries:
+        try:
+            with given_redis(f"redis://127.0.0.1:{server.port}/0", "default"):
+                pass
+        except StartError as error:
+            refusals.append(error.message)
+    assert refusals, "no server has all the keys"
+    assert all("is a server of a cluster" in each and "redis+cluster://" in each for each in refusals)
 
 
 async def _is_counted(ledger: RedisLedger, count: int) -> bool:

@@ -5,6 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.gateway.answers import Answer
+from support.fake_pool import request
+
+
+def answer_to(
+    kind: type[Answer], choices: int = 1, logprobs: bool = False, *, model: str = "safety", **changes: Any
+) -> Answer:
+    """Return the writer of the answer to a prompt of fifty tokens."""
+    sampling = SamplingSettings(max_tokens=4, n=choices, logprobs=0 if logprobs else None)
+    return kind([request("r1", token_ids=list(range(50)), model=model, sampling=sampling, **changes)])
+
 
 def events_of(writes: list[bytes]) -> list[Any]:
     """Return the contents of the events in some writes, after checking their form."""

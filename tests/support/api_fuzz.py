@@ -6,6 +6,7 @@ python -m support.api_fuzz --url http://127.0.0.1:8000 --cases 3000   (make fuzz
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -53,6 +54,7 @@ def fuzz(
     seed: int = 0,
     models: Sequence[str] = (),
     unavailable: Sequence[str] = (),
+    outcome: Outcome | None = None,
 ) -> Outcome:
     """Send requests to every operation of the description at ``/openapi.json``.
 
@@ -62,10 +64,11 @@ def fuzz(
         seed: of what is sent.
         models: names that are served; without them no call gets past its model.
         unavailable: paths that may say 503, because what they tell of is not there.
+        outcome: that is added to.
     """
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     operations = [found.ok() for found in schema.get_all_operations()]
-    outcome = Outcome()
+    outcome = outcome or Outcome()
     # Where there is nothing to vary one request is all there is.
     each = max(1, cases // (2 * sum(bool(operation.body or operation.query) for operation in operations)))
     for number, operation in enumerate(operations):
@@ -147,7 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given_arguments = parser.parse_args(arguments)
     with httpx.Client(base_url=given_arguments.url, timeout=2 * SLOW_S, trust_env=False) as client:
         models = [model["id"] for model in client.get("/v1/models").json()["data"]]
-        outcome = fuzz(client, given_arguments.cases, seed=given_arguments.seed, models=models)
+        outcome = Outcome()
+        # Whoever stops it sees what was found until then.
+        with contextlib.suppress(KeyboardInterrupt):
+            fuzz(client, given_arguments.cases, seed=given_arguments.seed, models=models, outcome=outcome)
     for (path, status), count in sorted(outcome.statuses.items()):
         print(f"{count:6} {status} {path}")
     print(f"{outcome.cases} cases, {len(outcome.faults)} faults, slowest answer {outcome.slowest_s:.2f} s")

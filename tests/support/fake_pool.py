@@ -170,5 +170,6 @@ def request(
         SamplingSettings(max_tokens=4),
         call,
         is_streamed=is_streamed,
+        keys=call.keys,
     )
     return replace(made, **changes)

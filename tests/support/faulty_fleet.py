@@ -18,9 +18,7 @@ from typing import Any
 import httpx
 
 from aloraserve.settings import Settings
-from aloraserve_services.app import APP
 from aloraserve_services.engine.simulated.faults import POISON
-from aloraserve_services.gateway.deployment import ENGINE
 from aloraserve_services.local.deployment import replica_ids
 from aloraserve_services.local.platform import local_platform
 
@@ -168,7 +166,11 @@ def main(state_dir: str, adapters_dir: str, port: str, out: str) -> None:
         engine_stall_s=STALL_S,
     )
     with local_platform(settings, progress=lambda text: print(text, file=sys.stderr)) as platform:
+        # Ray reads its environment when it is imported: that is the platform's to set.
         from ray import serve
+
+        from aloraserve_services.app import APP
+        from aloraserve_services.gateway.deployment import ENGINE
 
         handle = serve.get_deployment_handle(ENGINE, APP)
         handle._init(_run_router_in_separate_loop=True)

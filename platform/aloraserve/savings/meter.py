@@ -22,6 +22,7 @@ class _Call:
     adapter: str | None
     cache_salt: str | None
     invocation_ids: Sequence[int]
+    reads_cache: bool = True
     activation: int = 0
     saved_queue_s: float = 0.0
     salted: list[BlockKey] | None = None
@@ -69,6 +70,8 @@ class SavingsMeter:
         adapter: str | None,
         cache_salt: str | None,
         invocation_ids: Sequence[int] = (),
+        *,
+        reads_cache: bool = True,
     ) -> None:
         """Note a call.
 
@@ -79,8 +82,9 @@ class SavingsMeter:
             adapter: name of its adapter version, None for the base model.
             cache_salt: of the tenant.
             invocation_ids: an aLoRA's; empty of a plain LoRA, which changes the prompt from its first token on.
+            reads_cache: whether it uses cached blocks; no engine would read them for it otherwise.
         """
-        call = _Call(token_ids, keys, adapter, cache_salt, invocation_ids)
+        call = _Call(token_ids, keys, adapter, cache_salt, invocation_ids, reads_cache)
         self._calls[request_id] = self._waiting[request_id] = call
 
     def prepare(self, request_id: str) -> None:
@@ -108,7 +112,8 @@ class SavingsMeter:
         if salted is None:
             return None
         # An engine computes the last token at least, and whole blocks are shared.
-        ghost_tokens = min(self._ghost.overlap(salted), (prompt_tokens - 1) // width) * width
+        overlap = self._ghost.overlap(salted) if call.reads_cache else 0
+        ghost_tokens = min(overlap, (prompt_tokens - 1) // width) * width
         sources = self._stored.of(call.keys, call.adapter, width, cached_tokens)
         self._stored.computed(call.keys[cached_tokens // width :], call.adapter)
         call.has_begun = self._ghost.begin(request_id, salted)

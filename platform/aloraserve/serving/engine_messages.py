@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aloraserve.adapters import AdapterRef
 from aloraserve.blocks import BlockKey
@@ -56,19 +57,22 @@ class EngineCall:
     share: TenantShare | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """A token with its log-probability.
 
     Args:
         token: what it adds to the text; of an alternative that is part of a character its bytes, escaped.
         logprob: natural logarithm of its probability.
         raw: its own bytes where they are not the text's: it is part of a character, or completes one.
+        token_id: in the vocabulary.
+        rank: among all tokens in its place, from 1; 0 if that is not known.
     """
 
     token: str
     logprob: float
     raw: bytes | None = None
+    token_id: int = 0
+    rank: int = 0
 
     @property
     def utf8(self) -> list[int]:
@@ -76,9 +80,8 @@ class TokenLogprob:
         return list(self.token.encode() if self.raw is None else self.raw)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """A generated token, and its likeliest alternatives."""
+class TokenLogprobs(NamedTuple):
+    """A token of an answer or a prompt, and the likeliest alternatives in its place; it may be one of them."""
 
     chosen: TokenLogprob
     alternatives: tuple[TokenLogprob, ...] = ()
@@ -98,6 +101,8 @@ class EngineChunk:
         token_ids: the new tokens; they stay in the replica unless the call asks for them.
         savings: on a call's first chunk, what reuse across adapters did to it; None if that is not known.
         prefill_s: on a call's first chunk, what its prefill took from its begin on; 0 if the engine does not say.
+        stop_reason: on the choice's last chunk, the stop string or the id of the stop token that ended it.
+        prompt_logprobs: on a choice's first chunk, of the prompt's tokens if they were asked for; the first has none.
     """
 
     index: int
@@ -109,6 +114,8 @@ class EngineChunk:
     prefill_s: float = 0.0
     token_ids: tuple[int, ...] = ()
     savings: CallSavings | None = None
+    stop_reason: int | str | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from aloraserve.routing.fair_share import TenantShare
 from aloraserve.serving.engine_messages import EngineCall
 from aloraserve.serving.tools import ToolUse
 from aloraserve.tenants import Caller
-from aloraserve.wire.sampling import SamplingSettings
+from aloraserve.wire.sampling import PLAIN, AnswerExtras, SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,21 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt as its answer begins with it.
+
+    Args:
+        text: of the prompt, empty where its token ids stand for it.
+        first_token: of the prompt, the one that has no log-probability.
+        is_alone: whether nothing follows.
+    """
+
+    text: str
+    first_token: str
+    is_alone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A validated request, rendered and tokenized: all that any later step needs to know.
 
@@ -57,6 +72,9 @@ class GenerationRequest:
         is_streamed: whether the client sees tokens as they come. An answer that is not streamed can be generated again
             until its end.
         shows_tokens: whether the answer's chunks have their token ids.
+        extras: what the answer has beside what is generated.
+        echo: of the prompt, None if the answer has none.
+        keys: the prompt's block keys. The router has none of a call that reads no cached block.
         tool_use: how calls of functions are read out of the answer; None where all of it is text.
     """
 
@@ -69,17 +87,15 @@ class GenerationRequest:
     activation: int | None = None
     is_streamed: bool = False
     shows_tokens: bool = False
+    extras: AnswerExtras = PLAIN
+    echo: Echo | None = None
+    keys: Sequence[BlockKey] = ()
     tool_use: ToolUse | None = None
 
     @property
     def id(self) -> str:
         """The id that the client sees."""
         return self.origin.request_id
-
-    @property
-    def keys(self) -> Sequence[BlockKey]:
-        """The prompt's block keys."""
-        return self.call.keys
 
     @property
     def kind(self) -> str:

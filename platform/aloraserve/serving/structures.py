@@ -13,7 +13,7 @@ import json
 from llguidance import LLMatcher, LLTokenizer, grammar_from
 
 from aloraserve.errors import InvalidRequestError
-from aloraserve.wire.sampling import SamplingFields
+from aloraserve.wire.sampling_fields import SamplingFields
 from aloraserve.wire.structured import StructuredOutput
 
 COMPILED_AT_ONCE = 1_024

@@ -23,6 +23,10 @@ class EngineSettings(BaseModel):
     stream_interval: int = Field(
         1, ge=1, le=1024, description="Tokens of an answer that an engine streams together, after the first."
     )
+    generation_config: Literal["auto", "vllm"] = Field(
+        "auto",
+        description="Defaults of sampling fields: the model's own (its generation_config.json), or vLLM's.",
+    )
     transport: Literal["channel", "serve"] = Field(
         "channel", description="What carries calls to the engines: a connection to each replica, or Serve's handle."
     )

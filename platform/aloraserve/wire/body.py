@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import math
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,6 +30,8 @@ from aloraserve.wire.refusals import (
 DEFAULT_MAX_BODY_BYTES = 2 * MAX_TEXT_BYTES
 MAX_STRINGS = 65_536
 """Names and texts of a body: the largest request that is valid has fewer, and comparing more would take long."""
+
+_FLOAT_FOR_INT = re.compile(r"Expected `int( \| [a-z |]+)?`, got `float` - at `\$\.\w+`\Z")
 
 Request = TypeVar("Request", bound=RequestPart)
 
@@ -56,6 +59,8 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
     except UnicodeDecodeError as exc:
         raise InvalidRequestError(f"the body is not UTF-8 at byte {exc.start}") from None
     except msgspec.ValidationError as exc:
+        if _FLOAT_FOR_INT.match(str(exc)) and (whole := _with_integers(text)) is not None:
+            return parse_body(model_class, whole, max_bytes)
         if len(raw) <= MAX_QUOTED_BODY_BYTES:
             with contextlib.suppress(ValueError, RecursionError):
                 _compared(text)
@@ -74,6 +79,19 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
 @functools.cache
 def _decoder(model_class: type[Request]) -> msgspec.json.Decoder[Request]:
     return msgspec.json.Decoder(model_class)
+
+
+def _with_integers(text: str) -> bytes | None:
+    """Return a body whose fields that are integers are written as such, None if all are: Lua, PHP and R send ``4.0``.
+
+    Only the body's own fields count: a number within a value is the value's.
+    """
+    try:
+        body = _compared(text)
+    except (ValueError, RecursionError):
+        return None
+    whole = {name: int(value) for name, value in body.items() if isinstance(value, float) and value.is_integer()}
+    return json.dumps(body | whole).encode() if whole else None
 
 
 def _check_strings(raw: bytes) -> None:

@@ -18,7 +18,8 @@ from aloraserve.wire.fields import (
 )
 from aloraserve.wire.intrinsic_items import GuardItem, GuardItems, IntrinsicItem, IntrinsicItems, items_of
 from aloraserve.wire.messages import ChatMessage
-from aloraserve.wire.sampling import SamplingFields, SamplingSettings, TokenCount
+from aloraserve.wire.sampling import MAX_LOGPROBS, NEUTRAL, SamplingDefaults, SamplingSettings
+from aloraserve.wire.sampling_fields import SamplingFields, TokenCount
 from aloraserve.wire.structured import StructuredOutput
 from aloraserve.wire.tool_forms import forced_form
 from aloraserve.wire.tools import MAX_TOOLS, NamedToolChoice, Tool, ToolChoice
@@ -46,7 +47,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     chat_template_kwargs: Annotated[Raw, Meta(description="an object of up to 16 values by name, 16 KiB each")] = Raw()
     documents: Documents | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
@@ -188,10 +189,15 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     def _template_kwargs(self) -> dict[str, Any]:
         return small_value("chat_template_kwargs", self.chat_template_kwargs, _TEMPLATE_KWARGS) or {}
 
-    def sampling(self) -> SamplingSettings:
-        """Return how to generate the answer."""
+    def sampling(self, defaults: SamplingDefaults = NEUTRAL) -> SamplingSettings:
+        """Return how to generate the answer.
+
+        Args:
+            defaults: of fields that are left out.
+        """
         alternatives = (self.top_logprobs or 0) if self.logprobs else None
-        return self.settings(max_tokens=self.max_completion_tokens or self.max_tokens, logprobs=alternatives)
+        limit = self.max_completion_tokens or self.max_tokens or defaults.max_tokens
+        return self.settings(max_tokens=limit, logprobs=alternatives, defaults=defaults)
 
 
 def _check_template_kwargs(given: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from aloraserve.wire.intrinsic_results import GuardResult, IntrinsicResult
-from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
+from aloraserve.wire.responses import FinishReason, PromptLogprob, ResponsePart, Usage, optional
 
 ChatFinishReason = FinishReason | Literal["tool_calls", "content_filter"]
 """The last one says that a guard refused."""
@@ -64,6 +64,8 @@ class ChatChoice(ResponsePart):
     message: AssistantMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: ChatFinishReason
+    stop_reason: int | str | None = optional()
+    token_ids: list[int] | None = optional()
 
 
 class ChatCompletion(ResponsePart):
@@ -75,6 +77,8 @@ class ChatCompletion(ResponsePart):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: list[int] | None = optional()
+    prompt_logprobs: list[dict[int, PromptLogprob] | None] | None = optional()
     guard: list[GuardResult] | None = optional()
     intrinsics: list[IntrinsicResult] | None = optional()
 
@@ -94,6 +98,8 @@ class ChatChunkChoice(ResponsePart):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: ChatFinishReason | None = None
+    stop_reason: int | str | None = optional()
+    token_ids: list[int] | None = optional()
 
 
 class ChatCompletionChunk(ResponsePart):
@@ -108,5 +114,6 @@ class ChatCompletionChunk(ResponsePart):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = optional()
+    prompt_token_ids: list[int] | None = optional()
     guard: list[GuardResult] | None = optional()
     intrinsics: list[IntrinsicResult] | None = optional()

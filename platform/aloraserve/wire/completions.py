@@ -9,22 +9,19 @@ from msgspec import Meta, structs
 from aloraserve.wire.fields import (
     MAX_TEXT_BYTES,
     FieldError,
-    OnlyFalse,
     OnlyOne,
     OnlyTrue,
     Unsupported,
     refusal,
     text_bytes,
 )
-from aloraserve.wire.responses import FinishReason, ResponsePart, Usage, optional
-from aloraserve.wire.sampling import SamplingFields, SamplingSettings
+from aloraserve.wire.responses import FinishReason, PromptLogprob, ResponsePart, Usage, optional
+from aloraserve.wire.sampling import MAX_LOGPROBS, NEUTRAL, SamplingDefaults, SamplingSettings
+from aloraserve.wire.sampling_fields import MAX_GENERATED_TOKENS, TOKEN_ID_LIMIT, SamplingFields, TokenId
 
 MAX_PROMPT_TOKENS = 1_000_000
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint."""
-TOKEN_ID_LIMIT = 2**31
-
-TokenId = Annotated[int, Meta(ge=0, lt=TOKEN_ID_LIMIT)]
 Prompt = str | list[int]
 AnyPrompt = str | list[TokenId | str | list[TokenId]]
 """Prompts as clients send them: one, or a list of several."""
@@ -37,8 +34,9 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
     """A completion request: one prompt or several, each as text or as token ids."""
 
     prompt: AnyPrompt
-    echo: OnlyFalse = None
-    logprobs: Annotated[int, Meta(ge=0, le=5)] | bool | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=MAX_GENERATED_TOKENS)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | bool | None = None
     best_of: OnlyOne = None
     suffix: Unsupported = None
     add_special_tokens: OnlyTrue = None
@@ -55,7 +53,9 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
         for prompt in prompts:
             _check_prompt(prompt)
         if self.logprobs is True:
-            raise refusal("logprobs", "should be an integer of at most 5: how many alternatives to list")
+            raise refusal("logprobs", "should be an integer of at most 20: how many alternatives to list")
+        if self.max_tokens == 0 and not self.echo:
+            raise refusal("max_tokens", "(0) should be an integer of at least 1; 0 is accepted with 'echo': true")
 
     def prompts(self) -> list[Prompt]:
         """Return the prompts, each a text or token ids."""
@@ -74,10 +74,24 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True):
         [prompt] = self.prompts()
         return prompt
 
-    def sampling(self) -> SamplingSettings:
-        """Return how to generate; without ``max_tokens``, ``DEFAULT_MAX_TOKENS`` or what the context has room for."""
+    @property
+    def shows_only_prompt(self) -> bool:
+        """Whether the answer is the prompt alone; a token is generated even so, as in vLLM."""
+        return self.max_tokens == 0
+
+    def sampling(self, defaults: SamplingDefaults = NEUTRAL) -> SamplingSettings:
+        """Return how to generate; without ``max_tokens``, ``DEFAULT_MAX_TOKENS`` or what the context has room for.
+
+        Args:
+            defaults: of fields that are left out.
+        """
         alternatives = None if isinstance(self.logprobs, bool) else self.logprobs
-        return self.settings(max_tokens=self.max_tokens, logprobs=alternatives)
+        return self.settings(
+            max_tokens=1 if self.shows_only_prompt else self.max_tokens,
+            logprobs=alternatives,
+            defaults=defaults,
+            prompt_logprobs=alternatives if self.echo and self.prompt_logprobs is None else None,
+        )
 
 
 def _check_prompt(prompt: Prompt) -> None:
@@ -108,7 +122,7 @@ class CompletionLogprobs(ResponsePart):
 
     tokens: list[str]
     token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float]] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
     text_offset: list[int]
 
 
@@ -119,6 +133,10 @@ class CompletionChoice(ResponsePart):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = optional()
+    token_ids: list[int] | None = optional()
+    prompt_token_ids: list[int] | None = optional()
+    prompt_logprobs: list[dict[int, PromptLogprob] | None] | None = optional()
 
 
 class Completion(ResponsePart):

@@ -17,7 +17,7 @@ from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import CompletionRequest
 from aloraserve.wire.fields import IGNORED, ONLY, CallFields, OpenPart
 from aloraserve.wire.messages import ChatMessage
-from aloraserve.wire.sampling import StreamOptions
+from aloraserve.wire.sampling_fields import StreamOptions
 
 Treatment = Literal["served", "ignored", "refused"]
 _HEAD = """\

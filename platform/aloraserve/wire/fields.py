@@ -34,12 +34,13 @@ Nothing: TypeAlias = (
 )
 Unsupported: TypeAlias = Annotated[Nothing, Meta(extra={ONLY: ""})]
 """Type of a field that is OpenAI's or vLLM's but not served here; null and what is empty count as absent."""
+OnlyNull: TypeAlias = Annotated[None, Meta(extra={ONLY: ""})]
+"""Type of a field that is served elsewhere, and not here."""
 OnlyFalse: TypeAlias = Annotated[bool | None, Meta(extra={ONLY: "false"})]
 OnlyTrue: TypeAlias = Annotated[bool | None, Meta(extra={ONLY: "true"})]
 OnlyZero: TypeAlias = Annotated[Annotated[float, Meta(ge=0, le=0)] | None, Meta(extra={ONLY: "0"})]
 OnlyOne: TypeAlias = Annotated[Annotated[float, Meta(ge=1, le=1)] | None, Meta(extra={ONLY: "1"})]
 OnlyUnlimited: TypeAlias = Annotated[Annotated[int, Meta(ge=-1, le=-1)] | None, Meta(extra={ONLY: "-1"})]
-OnlyNoTopK: TypeAlias = Annotated[Annotated[int, Meta(ge=-1, le=0)] | None, Meta(extra={ONLY: "0 or -1"})]
 OnlyText: TypeAlias = Annotated[list[Literal["text"]] | None, Meta(extra={ONLY: '["text"]'})]
 
 

@@ -15,6 +15,7 @@ from aloraserve.wire.fields import (
     FieldError,
     Ignored,
     OnlyFalse,
+    OnlyNull,
     OpenPart,
     Unsupported,
     refusal,
@@ -28,7 +29,7 @@ from aloraserve.wire.response_items import (
     InputItem,
     messages_of,
 )
-from aloraserve.wire.sampling import SamplingFields, TokenCount
+from aloraserve.wire.sampling_fields import SamplingFields, TokenCount
 from aloraserve.wire.tools import MAX_TOOLS, ChosenFunction, NamedToolChoice, ToolChoice
 
 LOGPROBS = "message.output_text.logprobs"
@@ -91,6 +92,8 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     conversation: Unsupported = None
     previous_response_id: Unsupported = None
     prompt: Unsupported = None
+    prompt_logprobs: OnlyNull = None
+    return_token_ids: OnlyFalse = None
     adapters: Unsupported = None
     guard: Unsupported = None
     intrinsics: Unsupported = None

@@ -31,6 +31,14 @@ class ResponsePart(BaseModel):
         return self.model_dump_json()
 
 
+class PromptLogprob(ResponsePart):
+    """A token in a place of the prompt, by its id: with its rank among all tokens there, from 1."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
 class PromptTokensDetails(ResponsePart):
     """Of the prompt's tokens, those whose KV was already held."""
 

@@ -1,42 +1,20 @@
-"""How to generate, free of any engine's own types."""
+"""How to generate and what to show of it, free of any engine's own types."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
-from msgspec import Meta, Raw
+from aloraserve.wire.structured import StructuredOutput
 
-from aloraserve.wire.fields import (
-    STOPS,
-    CallFields,
-    OnlyFalse,
-    OnlyNoTopK,
-    OnlyOne,
-    OnlyTrue,
-    OnlyUnlimited,
-    OnlyZero,
-    OpenPart,
-    Unsupported,
-    check_switches,
-    refusal,
-    small_value,
-)
-from aloraserve.wire.structured import StructuredOutput, structured_output
-
-MAX_CHOICES = 8
-MAX_GENERATED_TOKENS = 1_000_000
-_INT64 = 2**63
-
-STRUCTURED = "an object with one of json, regex, choice, grammar, json_object"
-FORMATS = "an object of type text, json_object or json_schema"
-TokenCount = Annotated[int, Meta(ge=1, le=MAX_GENERATED_TOKENS)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
+MAX_LOGPROBS = 20
+"""Alternatives per token, as in vLLM."""
+_GREEDY_BELOW = 1e-5
+"""vLLM's ``_SAMPLING_EPS``."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """Sampling settings that both kinds of request convert into.
+    """Sampling settings that both kinds of request convert into; vLLM's ``SamplingParams`` say more of each.
 
     Args:
         max_tokens: tokens to generate at most; None leaves it to what the context has room for.
@@ -50,7 +28,19 @@ class SamplingSettings:
         logprobs: alternatives to report beside each generated token's own log-probability; None reports none.
         ignore_eos: generate on to ``max_tokens`` where the model would end; vLLM's extension, for measurements.
         structured: the form that each choice must have, None where any text will do.
-        skip_special_tokens: leave special tokens out of the text.
+        top_k: tokens to choose from; 0 or -1 for all.
+        min_p: least probability of a token, as a share of the likeliest one's.
+        repetition_penalty: above 0; 1 for none.
+        min_tokens: before which no choice ends.
+        stop_token_ids: tokens that end a choice.
+        logit_bias: what is added to tokens' logits, by their ids.
+        allowed_token_ids: the tokens to choose from; empty for all.
+        bad_words: texts that are not generated.
+        include_stop: whether a stop string is part of the text.
+        skip_special_tokens: whether special tokens have no text.
+        spaces_between_special_tokens: whether there are spaces between those that have.
+        prompt_logprobs: as ``logprobs``, of the prompt's tokens. Such a call reads no cached block.
+        stream_interval: generated tokens that leave together, if the engine's own setting is not higher.
     """
 
     max_tokens: int | None = None
@@ -64,108 +54,62 @@ class SamplingSettings:
     logprobs: int | None = None
     ignore_eos: bool = False
     structured: StructuredOutput | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    include_stop: bool = False
     skip_special_tokens: bool = True
-
-
-class StreamOptions(OpenPart, frozen=True, kw_only=True):
-    """Options of a stream: what it carries beside its text. Padding against eavesdroppers is never sent."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-    continuous_usage_stats: OnlyFalse = None
-
-    def __post_init__(self) -> None:
-        check_switches(self)
-
-
-class SamplingFields(CallFields, frozen=True, kw_only=True):
-    """The fields of a request that both endpoints have."""
-
-    model: Annotated[str, Meta(min_length=1, max_length=256)]
-    max_tokens: TokenCount | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
-    stop: Annotated[Raw, Meta(description="a string, or a list of up to 128, 1 to 256 characters each")] = Raw()
-    seed: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    ignore_eos: bool | None = None
-    structured_outputs: Annotated[Raw, Meta(description=STRUCTURED)] = Raw()
-    response_format: Annotated[Raw, Meta(description=FORMATS)] = Raw()
-    min_p: OnlyZero = None
-    min_tokens: OnlyZero = None
-    repetition_penalty: OnlyOne = None
-    use_beam_search: OnlyFalse = None
-    length_penalty: OnlyOne = None
-    watermarking: OnlyFalse = None
-    logprob_token_ids: Unsupported = None
-    request_id: Unsupported = None
-    routed_experts_prompt_start: OnlyZero = None
-    cache_salt: Unsupported = None
-    kv_transfer_params: Unsupported = None
-    ec_transfer_params: Unsupported = None
-    vllm_xargs: Unsupported = None
-    repetition_detection: Unsupported = None
-    thinking_token_budget: OnlyUnlimited = None
-    top_k: OnlyNoTopK = None
-    stop_token_ids: Unsupported = None
-    include_stop_str_in_output: OnlyFalse = None
-    skip_special_tokens: OnlyTrue = None
-    spaces_between_special_tokens: OnlyTrue = None
-    truncate_prompt_tokens: Unsupported = None
-    truncation_side: Literal["left", "right"] | None = None
-    prompt_logprobs: Unsupported = None
-    allowed_token_ids: Unsupported = None
-    bad_words: Unsupported = None
-    priority: OnlyZero = None
-    return_tokens_as_token_ids: OnlyFalse = None
-    return_token_ids: OnlyFalse = None
-    stream_interval: OnlyOne = None
-    logit_bias: Unsupported = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.stops()
-        self.structured()
-        if self.include_usage and not self.stream:
-            raise refusal("", "'stream_options' is accepted only with 'stream': true")
-        if (self.n or 1) > 1 and self.temperature == 0:
-            raise refusal("", "'n' above 1 needs a 'temperature' above 0: greedy choices are equal")
+    spaces_between_special_tokens: bool = True
+    prompt_logprobs: int | None = None
+    stream_interval: int = 1
 
     @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk that carries the usage."""
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
-
-    def stops(self) -> tuple[str, ...]:
-        """Return the strings that end a choice."""
-        stop = small_value("stop", self.stop, STOPS)
-        return (stop,) if isinstance(stop, str) and stop else tuple(stop or ())
-
-    def structured(self) -> StructuredOutput | None:
-        """Return the form that the answer must have, None where any text will do."""
-        return structured_output(self.structured_outputs, self.response_format)
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken each time, so that all choices are equal."""
+        return self.temperature < _GREEDY_BELOW
 
     @property
-    def structured_field(self) -> str:
-        """The field that says so."""
-        return "structured_outputs" if structured_output(self.structured_outputs, Raw()) else "response_format"
+    def reads_cache(self) -> bool:
+        """Whether cached blocks are used: the log-probabilities of their tokens are not cached with them."""
+        return self.prompt_logprobs is None
 
-    def settings(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingSettings:
-        """Return the sampling settings, with each absent field at OpenAI's default."""
-        return SamplingSettings(
-            max_tokens=max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            n=self.n or 1,
-            stop=self.stops(),
-            seed=self.seed,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            logprobs=logprobs,
-            ignore_eos=bool(self.ignore_eos),
-            structured=self.structured(),
-        )
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What a request means that leaves fields out; :class:`SamplingSettings` says what each is."""
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+NEUTRAL = SamplingDefaults()
+"""OpenAI's defaults, and vLLM's for a model that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerExtras:
+    """What an answer has beside what was generated.
+
+    Args:
+        token_ids: the prompt's and the generated tokens' ids.
+        tokens_as_ids: tokens of log-probabilities are named by their ids.
+        running_usage: each event of a stream has the usage so far.
+    """
+
+    token_ids: bool = False
+    tokens_as_ids: bool = False
+    running_usage: bool = False
+
+
+PLAIN = AnswerExtras()

@@ -7,10 +7,11 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from aloraserve.wire.chat import MAX_MESSAGES, ChatRequest
-from aloraserve.wire.completions import MAX_PROMPT_TOKENS, AnyPrompt, CompletionRequest, TokenId
+from aloraserve.wire.completions import MAX_PROMPT_TOKENS, AnyPrompt, CompletionRequest
 from aloraserve.wire.fields import MAX_TEXT_BYTES, CallFields, refusal, text_bytes
 from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.responses import ResponsePart
+from aloraserve.wire.sampling_fields import TokenId
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 

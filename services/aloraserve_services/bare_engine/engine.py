@@ -7,19 +7,17 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from functools import partial
 
 from aloraserve.adapters import AdapterRegistry
-from aloraserve.adapters.served import resolved
 from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
-from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.tenants.base import UNTENANTED
 from aloraserve.wire import ChatRequest, CompletionRequest
 from aloraserve_services.engine.opening import open_simulated
 from aloraserve_services.engine.simulated.engine import SimulatedEngine
 from aloraserve_services.plan import FleetPlan
+from aloraserve_services.prompts import open_prompts
 
 
 @dataclass(slots=True)
@@ -53,14 +51,8 @@ class BareEngine:
         self.engine = engine
         self.registry = registry
         self.tokens = TokenCounts()
-        self._prompts = PromptBuilder(
-            AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True),
-            plan.keyspace,
-            base_model=plan.served_name,
-            max_model_len=plan.settings.max_model_len,
-            resolve=partial(resolved, registry),
-            tool_parser=plan.settings.tool_parser,
-        )
+        tokenizer = AutoTokenizer.from_pretrained(str(plan.model_path), local_files_only=True)
+        self._prompts = open_prompts(plan, tokenizer, registry)
 
     @classmethod
     async def open(cls, plan: FleetPlan) -> BareEngine:

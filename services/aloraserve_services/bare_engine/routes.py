@@ -101,7 +101,7 @@ class EngineRoutes:
         self, kind: type[Answer], bodies: Sequence[ChatRequest | CompletionRequest], request: Request
     ) -> Response:
         made = [await self._bare.request(body, request.headers.get("x-request-id")) for body in bodies]
-        answer = kind.to_all(made)
+        answer = kind(made)
         chunks = merged([self._bare.generate(one) for one in made], made[0].sampling.n)
         if not made[0].is_streamed:
             return Response(await answer.whole(chunks), media_type="application/json")

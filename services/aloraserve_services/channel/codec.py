@@ -78,7 +78,7 @@ def reply_message(number: int, reply: EngineReply) -> ReplyMessage:
 
 def _chunk_message(number: int, chunk: EngineChunk) -> Token | ChunkMessage:
     is_first = chunk.prefill_s or chunk.cached_tokens or chunk.savings is not None
-    if chunk.finish_reason is None and not (chunk.logprobs or chunk.token_ids or is_first):
+    if chunk.finish_reason is None and not (chunk.logprobs or chunk.token_ids or chunk.prompt_logprobs or is_first):
         return Token(number, chunk.index, chunk.text, chunk.tokens)
     return ChunkMessage(
         number,
@@ -91,6 +91,8 @@ def _chunk_message(number: int, chunk: EngineChunk) -> Token | ChunkMessage:
         chunk.prefill_s,
         chunk.savings,
         chunk.token_ids,
+        chunk.stop_reason,
+        chunk.prompt_logprobs,
     )
 
 
@@ -109,6 +111,8 @@ def engine_reply(message: ReplyMessage) -> EngineReply:
             message.prefill_s,
             token_ids=message.token_ids,
             savings=message.savings,
+            stop_reason=message.stop_reason,
+            prompt_logprobs=message.prompt_logprobs,
         )
     if isinstance(message, Refusal):
         return EngineRefusal(message.message, message.param, message.is_adapter_fault)

@@ -16,8 +16,9 @@ from aloraserve.savings.base import CallSavings
 from aloraserve.serving.engine_messages import TokenLogprobs
 from aloraserve.wire.sampling import SamplingSettings
 
-VERSION = 2
-"""2: calls have structured outputs, which an older replica would pass over and answer with any text."""
+VERSION = 3
+"""2: calls have structured outputs, which an older replica would pass over and answer with any text. 3: and biases,
+allowed tokens and others of the sort; log-probabilities are arrays."""
 MAX_FRAME_BYTES = 16 << 20
 """A prompt of a million token ids and its block keys take 6 MiB."""
 MAX_GREETING_BYTES = 1 << 10
@@ -137,6 +138,8 @@ class ChunkMessage(Message, frozen=True, tag=9):
     prefill_s: float = 0.0
     savings: CallSavings | None = None
     token_ids: tuple[int, ...] = ()
+    stop_reason: int | str | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 class Refusal(Message, frozen=True, tag=10):

@@ -256,7 +256,7 @@ class EngineHost:
     def _accept(self, call: EngineCall) -> Accepted:
         """Note a call; return what is expected of it."""
         prompt_tokens = len(call.token_ids)
-        held = self.mirror.overlap(call.keys) * self._block_tokens
+        held = self.mirror.overlap(call.keys) * self._block_tokens if call.sampling.reads_cache else 0
         adapter = None if call.adapter is None else call.adapter.key
         return self._progress.accept(call.request_id, prompt_tokens, held, adapter)
 
@@ -264,7 +264,15 @@ class EngineHost:
         """Have a call's savings worked out; its adapter is loaded."""
         version = None if call.adapter is None else call.adapter.engine_name
         invocation = () if call.adapter is None else self._adapters.invocation_ids(call.adapter)
-        self._meter.accept(call.request_id, call.token_ids, call.keys, version, call.cache_salt, invocation)
+        self._meter.accept(
+            call.request_id,
+            call.token_ids,
+            call.keys,
+            version,
+            call.cache_salt,
+            invocation,
+            reads_cache=call.sampling.reads_cache,
+        )
         # After the engine has the call: it computes meanwhile.
         asyncio.get_running_loop().call_soon(self._meter.prepare, call.request_id)
 

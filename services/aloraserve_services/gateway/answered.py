@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aloraserve.serving.request import Origin
-from aloraserve.wire.sampling import SamplingFields
+from aloraserve.wire.sampling_fields import SamplingFields
 from aloraserve_services.gateway.answers import Answer
 from aloraserve_services.gateway.calls import BegunCall
 from aloraserve_services.gateway.early_stream import begun_in_time

@@ -19,4 +19,4 @@ def chat_answer(call: BegunCall) -> ChatAnswer:
 def completion_answer(call: BegunCall) -> CompletionAnswer:
     """Return the writer of a completion's answer, which may be to several prompts."""
     is_single = len(call.requests) == 1
-    return CompletionAnswer.of(call.first) if is_single else CompletionAnswer.to_all(call.requests)
+    return CompletionAnswer.of(call.first) if is_single else CompletionAnswer(call.requests)

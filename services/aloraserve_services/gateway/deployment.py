@@ -14,7 +14,6 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from ray import serve
 from starlette.types import ASGIApp
 
-from aloraserve.adapters.served import resolved
 from aloraserve.diagnosis.window import DiagnosisWindow
 from aloraserve.directory.base import Directory
 from aloraserve.directory.guarded import guarded
@@ -26,7 +25,6 @@ from aloraserve.serving.intrinsics.runner import IntrinsicRunner
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.prompts.activation_proof import prover_of
-from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
 from aloraserve.serving.tenant_limits import TenantAdmission
@@ -73,6 +71,7 @@ from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.kept_tasks import Work, kept
 from aloraserve_services.plan import FleetPlan
+from aloraserve_services.prompts import open_prompts
 from aloraserve_services.tenant_store import FleetTenants
 
 log = structlog.get_logger(__name__)
@@ -124,7 +123,7 @@ class Gateway:
         )
         admission = TenantAdmission(self._limits, settings.effective_limits.of, self._usage)
         self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits, admission)
-        self._prompts = self._prompt_builder(tokenizer)
+        self._prompts = open_prompts(plan, tokenizer, self._adapters)
         self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
         self._chats = ChatCalls(
@@ -250,18 +249,6 @@ class Gateway:
             hour_price=self._plan.settings.accelerator_hour_price,
             on_failure=self.metrics.ledger_failures.inc,
         )
-
-    def _prompt_builder(self, tokenizer: Any) -> PromptBuilder:
-        prompts = PromptBuilder(
-            tokenizer,
-            self._plan.keyspace,
-            base_model=self._plan.served_name,
-            max_model_len=self._plan.settings.max_model_len,
-            resolve=functools.partial(resolved, self._adapters),
-            tool_parser=self._plan.settings.tool_parser,
-        )
-        log.info("tool_parser", chosen=prompts.tool_format, setting=self._plan.settings.tool_parser)
-        return prompts
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from redis.exceptions import ClusterDownError, MovedError
+
 from aloraserve.directory.base import ReplicaState
 from aloraserve.directory.redis import RedisDirectory
 from aloraserve.errors import DirectoryUnavailableError, PartLostError, SettingsError, StartError
@@ -119,7 +121,7 @@ def given_redis(url: str, namespace: str, setting: str = "redis_url") -> Iterato
     try:
         asyncio.run(_ping(url, namespace))
     except DirectoryUnavailableError as error:
-        if "MOVED" in error.message or "CROSSSLOT" in error.message or "CLUSTERDOWN" in error.message:
+        if isinstance(error.__cause__, MovedError | ClusterDownError) or "CROSSSLOT" in error.message:
             raise StartError(
                 f"{redacted_url(url)} is a server of a cluster, and has only a part of the keys: write {setting} with "
                 "redis+cluster:// or rediss+cluster://"

@@ -15,7 +15,7 @@ from aloraserve.settings import Settings
 MIN_FILES = 1024
 """Open files that Ray's processes and a gateway need at least."""
 WANTED_FILES = 65_536
-MIN_PROCESSES = 2048
+MIN_PROCESSES = 1024
 """Processes and threads of this user: Ray starts some hundred threads in each of its processes."""
 ELSEWHERE = (
     "RAY_ADDRESS",

@@ -33,7 +33,9 @@ from aloraserve_services.channel.messages import (
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 numbers = st.floats(allow_nan=False)
-logprobs = st.builds(TokenLogprob, texts, numbers, st.none() | st.binary(max_size=4))
+logprobs = st.builds(
+    TokenLogprob, texts, numbers, st.none() | st.binary(max_size=4), st.integers(0, 2**31), st.integers(0, 2**31)
+)
 savings = st.builds(
     CallSavings, numbers, st.integers(-9, 9), st.integers(0, 9), numbers, st.builds(CachedBySource, st.integers(0, 9))
 )
@@ -111,7 +113,8 @@ def test_a_token_id_that_has_no_room_is_refused(token_id: int) -> None:
 
 
 def test_what_a_later_version_adds_is_passed_over_and_what_it_lacks_is_filled_in() -> None:
-    (chunk,) = decode_to_gateway(msgspec.msgpack.encode([[9, 1, 0, "x", 1, None, 0, [], 0.0, None, [], "new", 5]]))
+    longer = [9, 1, 0, "x", 1, None, 0, [], 0.0, None, [], None, [], "new", 5]
+    (chunk,) = decode_to_gateway(msgspec.msgpack.encode([longer]))
     assert chunk == ChunkMessage(1, 0, "x", 1)
     (short,) = decode_to_gateway(msgspec.msgpack.encode([[9, 1, 0, "x", 1]]))
     assert short == chunk

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.answer_events import events_of, text_of, texts
+from support.answer_events import answer_to, events_of, text_of, texts
 
 from aloraserve.errors import InvalidRequestError, OverloadedError, ReplicaLostError
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
@@ -43,10 +43,6 @@ async def engine(*chunks: EngineChunk | Exception) -> AsyncIterator[EngineChunk]
         yield chunk
 
 
-def answer(kind: type[Answer], choices: int = 1, logprobs: bool = False) -> Answer:
-    return kind("r1", "safety", 50, choices, logprobs)
-
-
 async def whole(one: Answer, *chunks: EngineChunk | Exception) -> dict[str, Any]:
     return json.loads(await one.whole(engine(*chunks)))
 
@@ -58,7 +54,7 @@ async def streamed(one: Answer, *chunks: EngineChunk | Exception, include_usage:
 
 async def test_a_whole_chat_answer_is_openai_s() -> None:
     before = int(time.time())
-    body = await whole(answer(ChatAnswer), *HELLO)
+    body = await whole(answer_to(ChatAnswer), *HELLO)
     assert before <= body.pop("created") <= time.time()
     assert body == {
         "id": "chatcmpl-r1",
@@ -82,14 +78,14 @@ async def test_a_whole_chat_answer_is_openai_s() -> None:
 
 
 async def test_a_whole_completion_is_openai_s() -> None:
-    body = await whole(answer(CompletionAnswer), *HELLO)
+    body = await whole(answer_to(CompletionAnswer), *HELLO)
     assert (body["id"], body["object"], body["model"]) == ("cmpl-r1", "text_completion", "safety")
     assert body["choices"] == [{"index": 0, "text": "Hello", "logprobs": None, "finish_reason": "stop"}]
     assert body["usage"]["total_tokens"] == 53
 
 
 async def test_a_chat_stream_opens_with_the_role_and_ends_with_the_reason() -> None:
-    events = await streamed(answer(ChatAnswer), *HELLO)
+    events = await streamed(answer_to(ChatAnswer), *HELLO)
     assert {(event["id"], event["object"]) for event in events} == {("chatcmpl-r1", "chat.completion.chunk")}
     assert len({event["created"] for event in events}) == 1
     assert [event["choices"][0]["delta"] for event in events] == [
@@ -101,7 +97,7 @@ async def test_a_chat_stream_opens_with_the_role_and_ends_with_the_reason() -> N
 
 
 async def test_a_completion_stream_is_its_chunks() -> None:
-    events = await streamed(answer(CompletionAnswer), *HELLO)
+    events = await streamed(answer_to(CompletionAnswer), *HELLO)
     assert {(event["id"], event["object"]) for event in events} == {("cmpl-r1", "text_completion")}
     assert [event["choices"][0] for event in events] == [
         {"index": 0, "text": "Hel", "logprobs": None, "finish_reason": None},
@@ -111,25 +107,25 @@ async def test_a_completion_stream_is_its_chunks() -> None:
 
 @pytest.mark.parametrize(("kind", "part"), [(ChatAnswer, ChatCompletionChunk), (CompletionAnswer, Completion)])
 async def test_every_event_is_a_valid_part(kind: type[Answer], part: type[Any]) -> None:
-    events = await streamed(answer(kind, 2, True), *TWO, *WITH_CHANCES, include_usage=True)
+    events = await streamed(answer_to(kind, 2, True), *TWO, *WITH_CHANCES, include_usage=True)
     assert all(part.model_validate(event).id.endswith("-r1") for event in events)
 
 
 @KINDS
 @pytest.mark.parametrize("chunks", [HELLO, (*HELLO[:1], EngineChunk(0, "", 0), *HELLO[1:])])
 async def test_a_stream_adds_up_to_the_whole(kind: type[Answer], chunks: tuple[EngineChunk, ...]) -> None:
-    in_one = await whole(answer(kind), *chunks)
-    events = await streamed(answer(kind), *chunks)
+    in_one = await whole(answer_to(kind), *chunks)
+    events = await streamed(answer_to(kind), *chunks)
     assert texts(events) == texts([in_one]) == {0: "Hello"}
 
 
 @KINDS
 async def test_choices_are_kept_apart_however_they_are_mixed(kind: type[Answer]) -> None:
-    body = await whole(answer(kind, 2), *TWO)
+    body = await whole(answer_to(kind, 2), *TWO)
     assert [choice["index"] for choice in body["choices"]] == [0, 1]
     assert [choice["finish_reason"] for choice in body["choices"]] == ["stop", "length"]
     assert body["usage"]["completion_tokens"] == 4
-    events = await streamed(answer(kind, 2), *TWO)
+    events = await streamed(answer_to(kind, 2), *TWO)
     assert texts(events) == texts([body]) == {0: "ab", 1: "xy"}
     finished = {
         choice["index"]: choice["finish_reason"]
@@ -141,14 +137,14 @@ async def test_choices_are_kept_apart_however_they_are_mixed(kind: type[Answer])
 
 
 async def test_each_chat_choice_has_an_opening() -> None:
-    events = await streamed(answer(ChatAnswer, 3), *TWO)
+    events = await streamed(answer_to(ChatAnswer, 3), *TWO)
     openings = [event["choices"][0]["index"] for event in events if "role" in event["choices"][0]["delta"]]
     assert openings == [0, 1, 2]
 
 
 @KINDS
 async def test_the_usage_is_the_last_event_if_it_is_asked_for(kind: type[Answer]) -> None:
-    *events, last = await streamed(answer(kind), *HELLO, include_usage=True)
+    *events, last = await streamed(answer_to(kind), *HELLO, include_usage=True)
     assert last["choices"] == []
     assert last["usage"] == {
         "prompt_tokens": 50,
@@ -157,19 +153,19 @@ async def test_the_usage_is_the_last_event_if_it_is_asked_for(kind: type[Answer]
         "prompt_tokens_details": {"cached_tokens": 32},
     }
     assert not any("usage" in event for event in events)
-    assert not any("usage" in event for event in await streamed(answer(kind), *HELLO))
+    assert not any("usage" in event for event in await streamed(answer_to(kind), *HELLO))
 
 
 @KINDS
 async def test_cached_tokens_are_those_of_the_prompt_not_of_every_choice(kind: type[Answer]) -> None:
     chunks = [EngineChunk(index, "x", 1, "stop", cached_tokens=cached) for index, cached in ((0, 32), (1, 48))]
-    body = await whole(answer(kind, 2), *chunks)
+    body = await whole(answer_to(kind, 2), *chunks)
     assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 48}
 
 
 @KINDS
 async def test_tokens_without_text_yet_are_streamed_and_counted(kind: type[Answer]) -> None:
-    one = answer(kind)
+    one = answer_to(kind)
     events = await streamed(one, EngineChunk(0, "", 1), EngineChunk(0, "é", 1, "stop"))
     assert len([event for event in events if text_of(event["choices"][0]) == ""]) == 1 + (kind is ChatAnswer)
     assert one.usage.completion_tokens == 2
@@ -177,25 +173,25 @@ async def test_tokens_without_text_yet_are_streamed_and_counted(kind: type[Answe
 
 @KINDS
 async def test_a_chunk_with_nothing_in_it_is_not_an_event(kind: type[Answer]) -> None:
-    without = await streamed(answer(kind), *HELLO)
-    assert len(await streamed(answer(kind), EngineChunk(0, "", 0), *HELLO)) == len(without)
+    without = await streamed(answer_to(kind), *HELLO)
+    assert len(await streamed(answer_to(kind), EngineChunk(0, "", 0), *HELLO)) == len(without)
 
 
 @KINDS
 async def test_a_reason_without_text_is_streamed(kind: type[Answer]) -> None:
-    events = await streamed(answer(kind), EngineChunk(0, "a", 1), EngineChunk(0, "", 0, "length"))
+    events = await streamed(answer_to(kind), EngineChunk(0, "a", 1), EngineChunk(0, "", 0, "length"))
     assert events[-1]["choices"][0]["finish_reason"] == "length"
 
 
 @KINDS
 @pytest.mark.parametrize("reason", [None, "abort"])
 async def test_a_whole_answer_s_reason_is_one_that_clients_know(kind: type[Answer], reason: str | None) -> None:
-    body = await whole(answer(kind), EngineChunk(0, "a", 1, reason))
+    body = await whole(answer_to(kind), EngineChunk(0, "a", 1, reason))
     assert body["choices"][0]["finish_reason"] == "stop"
 
 
 async def test_chat_logprobs_carry_bytes_and_alternatives() -> None:
-    body = await whole(answer(ChatAnswer, logprobs=True), *WITH_CHANCES)
+    body = await whole(answer_to(ChatAnswer, logprobs=True), *WITH_CHANCES)
     first, second, third = body["choices"][0]["logprobs"]["content"]
     assert first == {
         "token": "né",
@@ -210,7 +206,7 @@ async def test_chat_logprobs_carry_bytes_and_alternatives() -> None:
 
 
 async def test_completion_logprobs_carry_offsets_in_characters() -> None:
-    body = await whole(answer(CompletionAnswer, logprobs=True), *WITH_CHANCES)
+    body = await whole(answer_to(CompletionAnswer, logprobs=True), *WITH_CHANCES)
     assert body["choices"][0]["logprobs"] == {
         "tokens": ["né", "e", "!"],
         "token_logprobs": [-0.25, -0.5, 0.0],
@@ -220,24 +216,24 @@ async def test_completion_logprobs_carry_offsets_in_characters() -> None:
 
 
 async def test_streamed_chat_logprobs_add_up_to_the_whole_s() -> None:
-    body = await whole(answer(ChatAnswer, logprobs=True), *WITH_CHANCES)
-    events = await streamed(answer(ChatAnswer, logprobs=True), *WITH_CHANCES)
+    body = await whole(answer_to(ChatAnswer, logprobs=True), *WITH_CHANCES)
+    events = await streamed(answer_to(ChatAnswer, logprobs=True), *WITH_CHANCES)
     parts = [event["choices"][0]["logprobs"] for event in events]
     assert parts[0] is None
     assert [one for part in parts[1:] for one in part["content"]] == body["choices"][0]["logprobs"]["content"]
 
 
 async def test_streamed_completion_logprobs_add_up_to_the_whole_s() -> None:
-    body = await whole(answer(CompletionAnswer, logprobs=True), *WITH_CHANCES)
-    events = await streamed(answer(CompletionAnswer, logprobs=True), *WITH_CHANCES)
+    body = await whole(answer_to(CompletionAnswer, logprobs=True), *WITH_CHANCES)
+    events = await streamed(answer_to(CompletionAnswer, logprobs=True), *WITH_CHANCES)
     for name, entries in body["choices"][0]["logprobs"].items():
         assert [one for event in events for one in event["choices"][0]["logprobs"][name]] == entries
 
 
 @KINDS
 async def test_logprobs_that_were_not_asked_for_are_not_shown(kind: type[Answer]) -> None:
-    assert (await whole(answer(kind), *WITH_CHANCES))["choices"][0]["logprobs"] is None
-    assert all(event["choices"][0]["logprobs"] is None for event in await streamed(answer(kind), *WITH_CHANCES))
+    assert (await whole(answer_to(kind), *WITH_CHANCES))["choices"][0]["logprobs"] is None
+    assert all(event["choices"][0]["logprobs"] is None for event in await streamed(answer_to(kind), *WITH_CHANCES))
 
 
 @KINDS
@@ -253,7 +249,7 @@ async def test_logprobs_that_were_not_asked_for_are_not_shown(kind: type[Answer]
 async def test_an_error_midway_is_the_last_event_before_done(
     kind: type[Answer], error: Exception, message: str, code: str | None
 ) -> None:
-    *events, last = await streamed(answer(kind), HELLO[0], error, HELLO[1], include_usage=True)
+    *events, last = await streamed(answer_to(kind), HELLO[0], error, HELLO[1], include_usage=True)
     assert texts(events) == {0: "Hel"}
     assert list(last) == ["error"]
     assert (last["error"]["message"], last["error"]["code"]) == (message, code)
@@ -263,7 +259,7 @@ async def test_an_error_midway_is_the_last_event_before_done(
 @KINDS
 async def test_an_error_makes_a_whole_answer_fail(kind: type[Answer]) -> None:
     with pytest.raises(ReplicaLostError):
-        await answer(kind).whole(engine(HELLO[0], ReplicaLostError("lost")))
+        await answer_to(kind).whole(engine(HELLO[0], ReplicaLostError("lost")))
 
 
 @KINDS
@@ -275,7 +271,7 @@ async def test_a_stream_hands_on_each_chunk_before_it_asks_for_the_next(kind: ty
             asked.append(chunk.text)
             yield chunk
 
-    events = answer(kind).stream(slow(), include_usage=False)
+    events = answer_to(kind).stream(slow(), include_usage=False)
     async for event in events:
         if b"Hel" in event:
             break
@@ -287,7 +283,7 @@ async def test_a_stream_hands_on_each_chunk_before_it_asks_for_the_next(kind: ty
 @KINDS
 async def test_text_that_looks_like_an_event_stays_text(kind: type[Answer]) -> None:
     text = "\n\ndata: [DONE]\n\n\u2028\x00"
-    events = await streamed(answer(kind), EngineChunk(0, text, 1, "stop"))
+    events = await streamed(answer_to(kind), EngineChunk(0, text, 1, "stop"))
     assert texts(events) == {0: text}
 
 
@@ -296,8 +292,8 @@ async def test_streamed_offsets_count_tokens_whose_text_was_held_back() -> None:
         EngineChunk(0, "", 1, logprobs=(TokenLogprobs(TokenLogprob("a", -1.0)),)),
         EngineChunk(0, "ab", 1, "stop", logprobs=(TokenLogprobs(TokenLogprob("b", -1.0)),)),
     )
-    body = await whole(answer(CompletionAnswer, logprobs=True), *held)
-    events = await streamed(answer(CompletionAnswer, logprobs=True), *held)
+    body = await whole(answer_to(CompletionAnswer, logprobs=True), *held)
+    events = await streamed(answer_to(CompletionAnswer, logprobs=True), *held)
     assert body["choices"][0]["logprobs"]["text_offset"] == [0, 1]
     assert [event["choices"][0]["logprobs"]["text_offset"] for event in events] == [[0], [1]]
 
@@ -313,7 +309,7 @@ async def test_closing_a_stream_closes_the_engine_s_chunks(kind: type[Answer]) -
         finally:
             closed.append(True)
 
-    events = answer(kind).stream(chunks(), include_usage=False)
+    events = answer_to(kind).stream(chunks(), include_usage=False)
     text = b""
     while b"hello" not in text:
         text = await anext(events)

@@ -454,3 +454,15 @@ async def test_intrinsics_fail_one_by_one(caller: GrpcCaller) -> None:
     [result] = (await caller.answer("Intrinsics/Run", message, RunResponse)).results
     assert (result.status, result.status_code, result.error.code) == ("error", 404, "model_not_found")
     assert json.loads(result.extra_json or "{}") == {}
+
+
+async def test_parts_that_come_at_once_leave_together_and_the_first_one_at_once(
+    caller: GrpcCaller, replies: list[Any]
+) -> None:
+    replies.append(ScriptedReplies([*(EngineChunk(0, "x", 1) for _ in range(200)), EngineChunk(0, "y", 1, "stop")]))
+    parts = await caller.parts("Inference/ChatStream", chat(max_tokens=300), ChatStreamResponse)
+    texts = [choice.delta.content for part in parts for choice in part.choices if choice.delta.content]
+    assert "".join(texts) == "x" * 200 + "y"
+    assert len(parts) < 100
+    assert parts[0].choices[0].delta.role == "assistant"
+    assert parts[-1].usage.completion_tokens == 201

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.answer_events import events_of, texts
+from support.answer_events import answer_to, events_of, texts
 
 from aloraserve.errors import ReplicaLostError
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
@@ -23,10 +23,6 @@ from aloraserve.wire.messages import ChatMessage
 from aloraserve_services.gateway.answers import MAX_TOGETHER, Answer, ChatAnswer, CompletionAnswer
 
 KINDS = pytest.mark.parametrize("kind", [ChatAnswer, CompletionAnswer])
-
-
-def answer(kind: type[Answer], choices: int = 1, logprobs: bool = False) -> Answer:
-    return kind("r1", "safety", 50, choices, logprobs)
 
 
 async def events_from(one: Answer, source: Ready) -> list[Any]:
@@ -67,7 +63,7 @@ async def test_chunks_that_are_ready_leave_together_and_no_chunk_waits_for_the_n
     burst, late = (EngineChunk(0, "a", 1), EngineChunk(0, "b", 1), EngineChunk(0, "c", 1)), EngineChunk(0, "d", 1)
     source = Ready(burst, (late,), (EngineChunk(0, "", 1, "stop"),))
     writes, asked = [], []
-    async for written in answer(kind).stream(source, include_usage=True):
+    async for written in answer_to(kind).stream(source, include_usage=True):
         writes.append(written)
         asked.append(source.asked)
     events = events_of(writes)
@@ -79,7 +75,7 @@ async def test_chunks_that_are_ready_leave_together_and_no_chunk_waits_for_the_n
 @KINDS
 async def test_what_leaves_together_is_bounded(kind: type[Answer]) -> None:
     source = Ready(tuple(EngineChunk(0, "x", 1) for _ in range(1000)))
-    writes = [written async for written in answer(kind).stream(source, include_usage=False)]
+    writes = [written async for written in answer_to(kind).stream(source, include_usage=False)]
     assert max(written.count(b"data: ") for written in writes) == MAX_TOGETHER
     assert texts(events_of(writes)) == {0: "x" * 1000}
 
@@ -87,12 +83,12 @@ async def test_what_leaves_together_is_bounded(kind: type[Answer]) -> None:
 @KINDS
 async def test_chunks_before_an_error_are_sent(kind: type[Answer]) -> None:
     source = Ready((EngineChunk(0, "Hel", 1), ReplicaLostError("the replica was lost")))
-    *events, last = await events_from(answer(kind), source)
+    *events, last = await events_from(answer_to(kind), source)
     assert texts(events) == {0: "Hel"}
     assert last["error"]["code"] == "replica_lost"
 
 
-tokens = st.builds(TokenLogprob, st.text(max_size=5), st.floats(-50, 0))
+tokens = st.builds(TokenLogprob, st.text(max_size=5), st.floats(-50, 0), st.none(), st.just(7), st.just(1))
 logprobs = st.builds(TokenLogprobs, tokens, st.lists(tokens, max_size=3).map(tuple))
 chunks = st.builds(
     EngineChunk,
@@ -102,6 +98,7 @@ chunks = st.builds(
     st.sampled_from([None, None, "stop", "length", "abort"]),
     st.integers(0, 64),
     st.lists(logprobs, max_size=3).map(tuple),
+    stop_reason=st.none() | st.integers(0, 9) | st.text(max_size=3),
 )
 
 
@@ -111,7 +108,7 @@ def test_events_are_those_of_the_models(
     kind: type[Answer], chunks: list[EngineChunk], with_logprobs: bool, model: str
 ) -> None:
     """What is written around texts by hand is what the models of ``wire`` write."""
-    one = kind("r1", model, 50, 3, with_logprobs)
+    one = answer_to(kind, 3, with_logprobs, model=model)
     events = asyncio.run(events_from(one, Ready(tuple(chunks))))
     wanted = [
         *(opening_of(one, index) for index in range(3) if kind is ChatAnswer),
@@ -131,7 +128,7 @@ def modelled(
 ) -> ChatCompletionChunk | Completion:
     """Return a chunk as its model."""
     reason: Any = "stop" if chunk.finish_reason == "abort" else chunk.finish_reason
-    common: dict[str, Any] = {"index": chunk.index, "finish_reason": reason}
+    common: dict[str, Any] = {"index": chunk.index, "finish_reason": reason, "stop_reason": chunk.stop_reason}
     fields: dict[str, Any] = {"id": one.id, "created": one.created, "model": one.model}
     if isinstance(one, ChatAnswer):
         content = [
@@ -167,7 +164,7 @@ def top(token: TokenLogprob) -> dict[str, Any]:
 async def test_an_impossible_token_has_the_least_log_probability(kind: type[Answer], is_streamed: bool) -> None:
     """JSON has no infinity."""
     chunk = EngineChunk(0, "x", 1, "stop", logprobs=(TokenLogprobs(TokenLogprob("x", -math.inf)),))
-    one = answer(kind, logprobs=True)
+    one = answer_to(kind, logprobs=True)
     found = (
         (await events_from(one, Ready((chunk,))))[-1] if is_streamed else json.loads(await one.whole(Ready((chunk,))))
     )
@@ -184,7 +181,7 @@ async def test_a_stream_that_is_closed_amid_results_ends_what_looks_for_them() -
         finally:
             closed.set()
 
-    one = answer(ChatAnswer)
+    one = answer_to(ChatAnswer)
     one.look_with(look)
     stream = one.stream(Ready((EngineChunk(0, "yes", 1, "stop"),)), include_usage=False)
     written = [await anext(stream) for _ in range(2)]

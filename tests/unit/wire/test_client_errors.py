@@ -63,7 +63,12 @@ INVALID = [
     "prompt has token id 128; the vocabulary has 128",
     "the prompt has no tokens; at least 1 is needed",
     "the prompt has 9000 tokens; the model's context holds 8192, answer included",
-    "max_tokens is 25, but after the prompt's 40 tokens the model's context of 64 has room for 24",
+    "max_tokens is 65; the model's context holds 64 tokens",
+    "min_tokens is 9; at most max_tokens, here 8, is accepted",
+    "300000 log-probabilities of the prompt are asked for; at most 262144 are accepted",
+    "truncate_prompt_tokens is 65; the model's context holds 64",
+    "truncate_prompt_tokens would cut off what invokes the adapter; a larger number is accepted, or truncation_side "
+    "'left'",
     "the messages hold the text of a special token of the model, which its tokenizer takes for the token "
     "itself; leave out <|im_end|>, <|im_start|> and the like",
     "a value of the instruction repeats the part of it that invokes; leave it out",
@@ -121,7 +126,10 @@ FIELDS = [
     "has an entry that is not a token id, an integer from 0 to 2147483647",
     "has 65 prompts; at most 64 with 128 choices are accepted",
     "is not supported by this server",
-    "is not supported by this server; only false is accepted",
+    "is not supported by this server; only 1 is accepted",
+    "(0) should be an integer of at least 1; 0 is accepted with 'echo': true",
+    "has the key 'x'; token ids from 0 to 2147483647 are accepted",
+    "'prompt_logprobs' is accepted only without 'stream'",
     "the body has more than 64 fields that are not known",
     "has 17 entries; at most 16 are accepted",
     "has a name that is not an identifier of at most 64 characters",
@@ -131,7 +139,7 @@ FIELDS = [
     "has a 'style' with a number that is not finite and below 2**63",
     "cannot set 'documents'; send the field 'documents'",
     "has an entry without fields, or with more than 16",
-    "should be an integer of at most 5: how many alternatives to list",
+    "should be an integer of at most 20: how many alternatives to list",
     # forms of answers
     "has more than one of json, regex, choice, grammar and json_object; send one",
     "has an option that is not supported by this server; only false is accepted",
@@ -162,7 +170,6 @@ FIELDS = [
     "has two different definitions 'City'; give them different names",
     "'structured_outputs' and 'response_format' differ; send one of them",
     "'stream_options' is accepted only with 'stream': true",
-    "'n' above 1 needs a 'temperature' above 0: greedy choices are equal",
 ]
 EXAMPLES = {
     "InvalidRequestError": INVALID,
@@ -181,6 +188,7 @@ EXAMPLES = {
     ],
     "refusal": FIELDS,
     "EngineRefusal": [
+        "bad_words needs an engine with a model; this one is simulated",
         "prompt and answer need 5000 tokens of KV cache; the engine has 4096",
         "the prompt does not contain the invocation of 'safety'",
         "this engine has no tokenizer; answers in a form need one",

@@ -25,12 +25,14 @@ from aloraserve.serving.prompts.prompt import Prompt
 from aloraserve.serving.prompts.template_support import TemplateSupport
 from aloraserve.serving.prompts.text_cache import TextCache, TokenizedText
 from aloraserve.serving.prompts.tool_uses import NO_PARSER, ToolUses
-from aloraserve.serving.request import GenerationRequest, Origin
+from aloraserve.serving.prompts.truncation import truncated
+from aloraserve.serving.request import Echo, GenerationRequest, Origin
+from aloraserve.serving.sampling_rules import SamplingRules, adapter_sampling
 from aloraserve.serving.structures import check_structure
 from aloraserve.serving.tools import AUTO
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
-from aloraserve.wire.sampling import SamplingSettings
+from aloraserve.wire.sampling import NEUTRAL, SamplingDefaults
 
 RENDERED_AT_ONCE = 65_536
 """Characters of a conversation that is rendered on the event loop: 0.3 ms of its time."""
@@ -53,6 +55,8 @@ class PromptBuilder:
         max_model_len: tokens of a prompt and its answer together.
         resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
+        embeddings: tokens that the model has an embedding of; as many as the tokenizer has if that is not known.
+        defaults: of sampling fields that a request leaves out.
         tool_parser: the name of the format in which the base model writes calls of functions, "auto" or "none".
     """
 
@@ -64,6 +68,8 @@ class PromptBuilder:
         base_model: str,
         max_model_len: int,
         resolve: Resolve,
+        embeddings: int | None = None,
+        defaults: SamplingDefaults = NEUTRAL,
         tool_parser: str = AUTO,
     ) -> None:
         self._tokenizer = tokenizer
@@ -72,6 +78,8 @@ class PromptBuilder:
         self._max_model_len = max_model_len
         self._resolve = resolve
         self._encoder = Encoder(tokenizer)
+        self._has_strange_tokens = embeddings is not None and embeddings < self._encoder.size
+        self._rules = SamplingRules(max_model_len, embeddings or self._encoder.size, defaults)
         self._chats = ChatPrompts(tokenizer, self._encoder, keyspace, max_tokens=max_model_len)
         self._texts = TextCache(partial(self._encoder.ids, special=True), keyspace, max_tokens=max_model_len)
         self._tokenizing: dict[tuple[str | None, str], asyncio.Task[TokenizedText]] = {}
@@ -150,15 +158,17 @@ class PromptBuilder:
         """
         prompt = Prompt(list(token_ids), _activation(token_ids, adapter), request.keys)
         origin = request.origin.numbered(number)
-        sampling = replace(request.sampling, max_tokens=max_tokens)
+        sampling = replace(request.sampling, max_tokens=max_tokens, min_tokens=0, prompt_logprobs=None)
+        call = self._call(origin, prompt, adapter)
         return replace(
             request,
             origin=origin,
             token_ids=prompt.token_ids,
-            sampling=sampling if adapter is None else _adapter_sampling(adapter, sampling),
-            call=self._call(origin, prompt, adapter),
+            sampling=sampling if adapter is None else adapter_sampling(adapter, sampling),
+            call=call,
             adapter=adapter,
             activation=prompt.activation,
+            keys=call.keys,
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -169,6 +179,7 @@ class PromptBuilder:
         """Return a builder with the same caches that also takes prompts for which the context has no room."""
         other = copy.copy(self)
         other._max_model_len = _NO_LIMIT
+        other._rules = self._rules.within(_NO_LIMIT)
         return other
 
     def plain_ids(self, text: str) -> list[int]:
@@ -185,7 +196,8 @@ class PromptBuilder:
         Raises:
             InvalidRequestError: one is not in the vocabulary.
         """
-        return str(self._tokenizer.decode(self._checked(token_ids, "tokens"))) if token_ids else ""
+        self._rules.check_tokens(token_ids, "tokens")
+        return str(self._tokenizer.decode(token_ids)) if token_ids else ""
 
     async def _tokenized(self, text: str, salt: str | None) -> TokenizedText:
         """Return a completion's text with its ids; calls that come with the same text at once wait for one thread."""
@@ -240,20 +252,14 @@ class PromptBuilder:
     ) -> Prompt:
         if text is None:
             assert not isinstance(prompt, str)
-            token_ids, known = self._checked(prompt), _NO_KEYS
+            self._rules.check_tokens(prompt, "prompt")
+            token_ids, known = prompt, _NO_KEYS
         else:
             token_ids, known = list(text.ids), text.keys
         activation = _activation(token_ids, adapter)
         if adapter is None or activation is not None:
-            return Prompt(token_ids, activation, known)
+            return Prompt(token_ids, activation, known, prompt if isinstance(prompt, str) else None)
         return Prompt([*token_ids, *adapter.invocation_ids], len(token_ids), known)
-
-    def _checked(self, token_ids: list[int], field: str = "prompt") -> list[int]:
-        size = self._encoder.size
-        if max(token_ids) >= size:
-            wrong = next(token for token in token_ids if token >= size)
-            raise InvalidRequestError(f"{field} has token id {wrong}; the vocabulary has {size}", param=field)
-        return token_ids
 
     def _request(
         self,
@@ -265,16 +271,44 @@ class PromptBuilder:
         field: str,
         default_tokens: int | None = None,
     ) -> GenerationRequest:
+        prompt = truncated(prompt, body, self._max_model_len)
+        if self._has_strange_tokens:
+            self._rules.check_tokens(prompt.token_ids, field)
+        sampling = self._rules.settings(body, len(prompt.token_ids), field, default_tokens)
+        if self._has_strange_tokens:
+            self._check_bad_words(sampling.bad_words)
+        call, extras = self._call(origin, prompt, adapter), body.extras()
         return GenerationRequest(
-            origin,
+            origin if body.priority is None else replace(origin, priority=body.priority),
             body.model,
             prompt.token_ids,
-            self._bounded(len(prompt.token_ids), body.sampling(), field, default_tokens),
-            self._call(origin, prompt, adapter),
+            sampling,
+            call if sampling.reads_cache else replace(call, keys=()),
             adapter,
             prompt.activation,
             is_streamed=bool(body.stream),
+            shows_tokens=extras.token_ids,
+            extras=extras,
+            echo=self._echo(body, prompt) if isinstance(body, CompletionRequest) and body.echo else None,
+            keys=call.keys,
         )
+
+    def _echo(self, body: CompletionRequest, prompt: Prompt) -> Echo:
+        """Return a prompt's echo; as in vLLM it has no text beside token ids."""
+        text = "" if body.return_token_ids else prompt.text
+        return Echo(
+            self._decoded(prompt.token_ids) if text is None else text,
+            self._decoded(prompt.token_ids[:1]),
+            body.shows_only_prompt,
+        )
+
+    def _decoded(self, token_ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+    def _check_bad_words(self, words: Sequence[str]) -> None:
+        for word in words:
+            self._rules.check_tokens(self._encoder.ids(f" {word.lstrip()}"), "bad_words")
+            self._rules.check_tokens(self._encoder.ids(word.lstrip()), "bad_words")
 
     def _call(self, origin: Origin, prompt: Prompt, adapter: AdapterVersion | None) -> Call:
         effect = None
@@ -291,45 +325,12 @@ class PromptBuilder:
             version=adapter.key if adapter else None,
         )
 
-    def _bounded(
-        self, prompt_tokens: int, sampling: SamplingSettings, field: str, default_tokens: int | None
-    ) -> SamplingSettings:
-        """Return the sampling with ``max_tokens`` set; refuse what the context has no room for."""
-        limit = self._max_model_len
-        if prompt_tokens == 0:
-            raise InvalidRequestError("the prompt has no tokens; at least 1 is needed", param=field)
-        if prompt_tokens >= limit:
-            raise InvalidRequestError(
-                f"the prompt has {prompt_tokens} tokens; the model's context holds {limit}, answer included",
-                param=field,
-            )
-        room = limit - prompt_tokens
-        if sampling.max_tokens is not None and sampling.max_tokens > room:
-            raise InvalidRequestError(
-                f"max_tokens is {sampling.max_tokens}, but after the prompt's {prompt_tokens} tokens the model's "
-                f"context of {limit} has room for {room}",
-                param="max_tokens",
-            )
-        return replace(sampling, max_tokens=sampling.max_tokens or min(room, default_tokens or room))
-
 
 def _activation(token_ids: list[int], adapter: AdapterVersion | None) -> int | None:
     """Return where an adapter begins to change a prompt, None where it does not."""
     if adapter is None:
         return None
     return activation_point(token_ids, adapter.invocation_ids) if adapter.invocation_ids else 0
-
-
-def _adapter_sampling(adapter: AdapterVersion, sampling: SamplingSettings) -> SamplingSettings:
-    """Return how an adapter generates that the base model has invoked: as its intrinsic says, if it is one.
-
-    The answer's own stop strings would cut its form.
-    """
-    own = adapter.intrinsic.parameters if adapter.intrinsic else None
-    if own is None:
-        return replace(sampling, stop=())
-    limit = min(sampling.max_tokens or own.max_tokens or 0, own.max_tokens or sampling.max_tokens or 0)
-    return replace(sampling, max_tokens=limit, temperature=own.temperature, stop=own.stop)
 
 
 def _ending(body: ChatRequest) -> PromptEnding:

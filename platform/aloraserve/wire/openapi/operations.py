@@ -25,11 +25,12 @@ from aloraserve.wire.intrinsics import IntrinsicsAnswer, IntrinsicsRequest
 from aloraserve.wire.models import ModelEntry, ModelList
 from aloraserve.wire.response_answers import ResponseObject
 from aloraserve.wire.response_request import ResponsesRequest
+from aloraserve.wire.tenants import KeyRequest, LimitsRequest, RotationRequest
 from aloraserve.wire.tokenize import DetokenizedPrompt, DetokenizeRequest, TokenizedPrompt, TokenizeRequest
 from aloraserve.wire.version import ServerVersion
 
 JSON, TEXT, EVENTS = "application/json", "text/plain", "text/event-stream"
-CALLS, MODELS, ADAPTERS, FLEET, PROBES = "Calls", "Models", "Adapters", "Fleet", "Probes"
+CALLS, MODELS, ADAPTERS, TENANTS, FLEET, PROBES = "Calls", "Models", "Adapters", "Tenants", "Fleet", "Probes"
 _MODEL = "SmolLM2-135M-Instruct"
 _HELLO = [{"role": "user", "content": "When does the ferry leave?"}]
 
@@ -77,6 +78,7 @@ class Operation:
 _CALL_ERRORS = (400, 404, 408, 413, 415, 422, 429, 502, 503, 504)
 _BODY_ERRORS = (400, 408, 413, 415)
 _CHANGE_ERRORS = (*_BODY_ERRORS, 403, 404, 409, 503)
+_ADMIN_ERRORS = (400, 403, 404, 503)
 _WINDOW = MappingProxyType({"window": {"type": "string", "pattern": "^[1-9][0-9]{0,5}[smh]$", "default": "1h"}})
 _DAYS = MappingProxyType({"days": {"type": "integer", "minimum": 1}})
 _REASON = {"reason": "the training data were wrong"}
@@ -89,7 +91,8 @@ def _call(path: str, summary: str, body: type[Struct], example: Mapping[str, Any
 
 
 def _change(method: str, path: str, summary: str, body: type[Struct] | None = None, **more: Any) -> Operation:
-    return Operation(method, path, summary, ADAPTERS, body, errors=_CHANGE_ERRORS, **more)
+    tag = more.pop("tag", ADAPTERS)
+    return Operation(method, path, summary, tag, body, errors=_CHANGE_ERRORS, **more)
 
 
 def _probe(method: str, path: str, summary: str, media_type: str = TEXT, **more: Any) -> Operation:
@@ -212,6 +215,44 @@ OPERATIONS: tuple[Operation, ...] = (
         example={"lora_name": "safety"},
         media_type=TEXT,
     ),
+    Operation(
+        "GET",
+        "/v1/admin/keys",
+        "List keys, without the keys themselves",
+        TENANTS,
+        query={"tenant": _TEXT},
+        errors=_ADMIN_ERRORS,
+    ),
+    _change(
+        "POST",
+        "/v1/admin/keys",
+        "Make a key; it is shown this once",
+        KeyRequest,
+        example={"tenant": "acme", "roles": ["invoke"], "expires_in_s": 86_400},
+        status=201,
+        tag=TENANTS,
+    ),
+    _change(
+        "POST",
+        "/v1/admin/keys/{id}/rotate",
+        "Make a key in the place of another",
+        RotationRequest,
+        example={"grace_s": 3600},
+        status=201,
+        tag=TENANTS,
+    ),
+    _change("DELETE", "/v1/admin/keys/{id}", "Have a key be valid no more", tag=TENANTS),
+    Operation("GET", "/v1/admin/tenants", "List tenants with their limits and keys", TENANTS, errors=_ADMIN_ERRORS),
+    Operation("GET", "/v1/admin/tenants/{name}", "Show a tenant", TENANTS, errors=_ADMIN_ERRORS),
+    _change(
+        "PATCH",
+        "/v1/admin/tenants/{name}",
+        "Change some of a tenant's limits; null takes one away",
+        LimitsRequest,
+        example={"requests_per_minute": 600, "weight": 2},
+        tag=TENANTS,
+    ),
+    _change("DELETE", "/v1/admin/tenants/{name}", "Delete a tenant and its keys", tag=TENANTS),
     Operation("GET", "/v1/replicas", "Show what each replica holds and does", FLEET),
     Operation(
         "GET", "/v1/savings", "Show what reuse across adapters saved lately", FLEET, query=_WINDOW, errors=(400,)

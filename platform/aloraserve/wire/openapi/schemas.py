@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import singledispatchmethod
 from typing import Any
 
-from msgspec import NODEFAULT, Raw, Struct
+from msgspec import NODEFAULT, Raw, Struct, UnsetType
 from msgspec import inspect as shapes
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -76,6 +76,10 @@ class RequestSchemas:
         return {"enum": list(shape.values)}
 
     @_of.register
+    def _(self, shape: shapes.EnumType) -> Schema:
+        return {"enum": [each.value for each in shape.cls]}
+
+    @_of.register
     def _(self, shape: shapes.ListType) -> Schema:
         return {"type": "array", "items": self._of(shape.item_type)} | _sizes(shape, "Items")
 
@@ -125,7 +129,7 @@ def _is_served(field: shapes.Field) -> bool:
 
 
 def _default(field: shapes.Field) -> Schema:
-    is_shown = field.default is not NODEFAULT and not isinstance(field.default, Raw) and field.default is not None
+    is_shown = field.default is not None and not isinstance(field.default, type(NODEFAULT) | Raw | UnsetType)
     return {"default": field.default} if is_shown else {}
 
 

@@ -70,8 +70,12 @@ class Choice:
         return self.request.first_token_s - self.request.scheduled_s
 
     def next_tokens(self, stream_tokens: int) -> int:
-        """Return with how many tokens its next chunk leaves: the first alone, then so many more at once."""
-        written = len(self._writer.token_ids)
+        """Return with how many tokens its next chunk leaves: the first alone, then so many more at once.
+
+        Args:
+            stream_tokens: that leave together; a call may ask for more.
+        """
+        written, stream_tokens = len(self._writer.token_ids), max(stream_tokens, self.call.sampling.stream_interval)
         return min(written + stream_tokens, self._writer.length) if written else 1
 
     def write(self, tokens: int) -> EngineChunk | None:

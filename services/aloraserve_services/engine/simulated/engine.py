@@ -30,6 +30,7 @@ from aloraserve.engine_model.scheduler import Scheduler
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.routing.scheduling import SchedulingPolicy
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineReply
+from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.base import EngineEndedError, Level
 from aloraserve_services.engine.simulated.answer_words import Answer, AnswerWords
 from aloraserve_services.engine.simulated.asyncio_driver import AsyncioDriver
@@ -206,8 +207,11 @@ class SimulatedEngine:
 
     async def _answers(self, call: EngineCall) -> Sequence[Answer] | EngineRefusal:
         """Return what each choice of a call says, or why that cannot be."""
-        version = None if call.adapter is None else call.adapter.engine_name
-        plain = [self._words.answer(call.token_ids, version, index) for index in range(call.sampling.n)]
+        version, sampling = None if call.adapter is None else call.adapter.engine_name, call.sampling
+        if field := _unserved(sampling):
+            return EngineRefusal(f"{field} needs an engine with a model; this one is simulated", field)
+        numbers = [0] * sampling.n if sampling.is_greedy else range(sampling.n)
+        plain = [self._words.answer(call.token_ids, version, number) for number in numbers]
         if call.sampling.structured is None:
             return plain
         if self._structures is None:
@@ -282,3 +286,14 @@ class SimulatedEngine:
         removed: list[EngineEvent] = [BlocksRemoved(tuple(change.removed))] if change.removed else []
         stored = self._choices[change.request.request_id].stored(change) if change.stored else []
         return [*removed, *stored]
+
+
+def _unserved(sampling: SamplingSettings) -> str:
+    """Return the name of a field that an engine without logits cannot serve, an empty string if there is none."""
+    asked = {
+        "logit_bias": sampling.logit_bias,
+        "allowed_token_ids": sampling.allowed_token_ids,
+        "bad_words": sampling.bad_words,
+        "prompt_logprobs": sampling.prompt_logprobs is not None,
+    }
+    return next((name for name, value in asked.items() if value), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -19,10 +20,10 @@ from aloraserve.serving.engine_messages import (
     EngineReply,
 )
 from aloraserve.wire.sampling import SamplingSettings
-from aloraserve.wire.structured import StructuredOutput
 from aloraserve_services.engine.base import Level
 from aloraserve_services.engine.parent_watch import PARENT_VARIABLE
 from aloraserve_services.engine.vllm.reporting_scheduler import SCHEDULER
+from aloraserve_services.engine.vllm.sampling_params import sampling_params
 from aloraserve_services.engine.vllm.step_observer import StepObserver
 from aloraserve_services.engine.vllm.structure_check import StructureCheck
 from aloraserve_services.engine.vllm.token_logprobs import LogprobReader
@@ -79,6 +80,7 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
         "max_num_seqs": settings.max_num_seqs,
         "stream_interval": settings.stream_interval,
         "scheduling_policy": settings.scheduling_policy,
+        "generation_config": settings.generation_config,
         "enable_prefix_caching": True,
         "kv_events_config": _kv_events(events_endpoint, replay_endpoint),
         "enable_log_requests": False,
@@ -261,19 +263,29 @@ class VllmEngine:
                     yield chunk
 
     def _chunks(self, output: Any, call: EngineCall) -> list[EngineChunk]:
-        cached_tokens, prefill_s = output.num_cached_tokens or 0, _prefill_s(output.metrics)
-        return [self._chunk(choice, cached_tokens, prefill_s, call.sampling.logprobs) for choice in output.outputs]
+        """Return the chunks of an output; equal choices have equal ones."""
+        first = EngineChunk(
+            index=0,
+            text="",
+            tokens=0,
+            cached_tokens=output.num_cached_tokens or 0,
+            prefill_s=_prefill_s(output.metrics),
+            prompt_logprobs=self._logprobs.of_prompt(output, call.sampling),
+        )
+        chunks = [self._chunk(first, choice, call.sampling) for choice in output.outputs]
+        copies = range(1, call.sampling.n if call.sampling.is_greedy else 1)
+        return chunks + [replace(chunk, index=copy) for copy in copies for chunk in chunks]
 
-    def _chunk(self, choice: Any, cached_tokens: int, prefill_s: float, alternatives: int | None) -> EngineChunk:
-        return EngineChunk(
+    def _chunk(self, first: EngineChunk, choice: Any, sampling: SamplingSettings) -> EngineChunk:
+        return replace(
+            first,
             index=choice.index,
             text=choice.text,
             tokens=len(choice.token_ids),
             token_ids=tuple(choice.token_ids),
             finish_reason=choice.finish_reason,
-            cached_tokens=cached_tokens,
-            logprobs=self._logprobs.read(choice, alternatives or 0),
-            prefill_s=prefill_s,
+            stop_reason=choice.stop_reason,
+            logprobs=self._logprobs.read(choice, sampling),
         )
 
 
@@ -286,36 +298,6 @@ def lora_request(version: AdapterVersion) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(version.engine_name, version.engine_id, str(version.path))
-
-
-def sampling_params(sampling: SamplingSettings) -> Any:
-    """Return vLLM's parameters for ours; outputs come as deltas."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        n=sampling.n,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        stop=list(sampling.stop),
-        seed=sampling.seed,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        logprobs=sampling.logprobs,
-        ignore_eos=sampling.ignore_eos,
-        skip_special_tokens=sampling.skip_special_tokens,
-        structured_outputs=None if sampling.structured is None else structured_outputs_params(sampling.structured),
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
-def structured_outputs_params(structured: StructuredOutput) -> Any:
-    """Return vLLM's parameters for the form of an answer."""
-    from vllm.sampling_params import StructuredOutputsParams
-
-    value = list(structured.choices) if structured.kind == "choice" else structured.text
-    return StructuredOutputsParams(**{structured.kind: value})
 
 
 def _prefill_s(times: Any) -> float:

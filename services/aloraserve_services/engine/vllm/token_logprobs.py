@@ -13,6 +13,7 @@ from typing import Any
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from aloraserve.serving.engine_messages import TokenLogprob, TokenLogprobs
+from aloraserve.wire.sampling import SamplingSettings
 
 LEAST_LOGPROB = -9999.0
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -30,29 +31,46 @@ class LogprobReader:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
 
-    def read(self, choice: Any, alternatives: int) -> tuple[TokenLogprobs, ...]:
-        """Return each new token with its ``alternatives`` likeliest; vLLM lists the chosen token beside them."""
+    def read(self, choice: Any, sampling: SamplingSettings) -> tuple[TokenLogprobs, ...]:
+        """Return each new token with its likeliest alternatives; vLLM lists the chosen token beside them."""
         if not choice.logprobs:
             return ()
+        hidden = self._special if sampling.skip_special_tokens else frozenset[int]()
+        if isinstance(choice.stop_reason, int) and not sampling.include_stop:
+            hidden |= {choice.stop_reason}
         return tuple(
-            self._token(step, token, alternatives)
+            self._token(step, token, sampling.logprobs or 0, hidden)
             for step, token in zip(choice.logprobs, choice.token_ids, strict=True)
         )
 
-    def _token(self, step: dict[int, Any], token: int, alternatives: int) -> TokenLogprobs:
-        ranked = sorted(((entry.rank, number) for number, entry in step.items() if entry.rank <= alternatives))
+    def of_prompt(self, output: Any, sampling: SamplingSettings) -> tuple[TokenLogprobs | None, ...]:
+        """Return each token of the prompt, the first without anything, if this output has them."""
+        steps, count = output.prompt_logprobs, sampling.prompt_logprobs
+        if count is None or not steps:
+            return ()
+        # vLLM puts the prompt's own token first.
+        return tuple(None if step is None else self._prompt_token(step, next(iter(step)), count) for step in steps)
+
+    def _prompt_token(self, step: dict[int, Any], token: int, alternatives: int) -> TokenLogprobs:
+        return TokenLogprobs(self._alternative(token, step[token]), self._ranked(step, alternatives))
+
+    def _token(self, step: dict[int, Any], token: int, alternatives: int, hidden: frozenset[int]) -> TokenLogprobs:
         chosen = step[token]
-        text = "" if token in self._special else chosen.decoded_token or ""
+        text = "" if token in hidden else chosen.decoded_token or ""
+        raw = b"" if token in hidden else self._part(token, text)
         return TokenLogprobs(
-            TokenLogprob(text, _finite(chosen), b"" if token in self._special else self._part(token, text)),
-            tuple(self._alternative(number, step[number]) for _, number in ranked),
+            TokenLogprob(text, _finite(chosen), raw, token, chosen.rank or 0), self._ranked(step, alternatives)
         )
+
+    def _ranked(self, step: dict[int, Any], alternatives: int) -> tuple[TokenLogprob, ...]:
+        ranked = sorted(((entry.rank, number) for number, entry in step.items() if entry.rank <= alternatives))
+        return tuple(self._alternative(number, step[number]) for _, number in ranked)
 
     def _alternative(self, token: int, entry: Any) -> TokenLogprob:
         text = entry.decoded_token or ""
         raw = self._part(token, text)
         name = text if raw is None or text else "".join(f"\\x{byte:02x}" for byte in raw)
-        return TokenLogprob(name, _finite(entry), raw)
+        return TokenLogprob(name, _finite(entry), raw, token, entry.rank or 0)
 
     def _part(self, token: int, text: str) -> bytes | None:
         """Return a token's own bytes if they are not its text's, which only part of a character's can be."""

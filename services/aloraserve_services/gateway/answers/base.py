@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import structlog
@@ -17,8 +17,8 @@ from aloraserve.serving.engine_messages import EngineChunk, TokenLogprobs
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.request import GenerationRequest
 from aloraserve.wire import Usage
-from aloraserve.wire.responses import ResponsePart, SavingsUsage
-from aloraserve_services.gateway.answers.events import closing_source
+from aloraserve.wire.responses import PromptLogprob, ResponsePart, SavingsUsage
+from aloraserve_services.gateway.answers.events import closing_source, named_by_ids, prompt_logprobs
 from aloraserve_services.gateway.answers.forms import SSE, StreamForm
 
 log = structlog.get_logger(__name__)
@@ -34,6 +34,8 @@ class WholeChoice:
     texts: list[str] = field(default_factory=list)
     finish_reason: str | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    stop_reason: int | str | None = None
+    token_ids: list[int] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -45,13 +47,8 @@ class Answer(ABC):
     """Writes one answer; a subclass knows one endpoint's shapes.
 
     Args:
-        request_id: becomes part of the answer's id.
-        model: the name that the client asked for.
-        prompt_tokens: length of the prompt.
-        choices: how many choices were asked for.
-        logprobs: whether log-probabilities were asked for.
+        requests: that are answered, one per prompt, alike in all but that; the first one's id is the answer's.
         savings: for the usage.
-        prompts: whose choices these are, as many of each; the first prompt's come first.
     """
 
     prefix = ""
@@ -62,25 +59,19 @@ class Answer(ABC):
     form: StreamForm = SSE
     """What a streamed answer is written in."""
 
-    def __init__(
-        self,
-        request_id: str,
-        model: str,
-        prompt_tokens: int,
-        choices: int,
-        logprobs: bool,
-        savings: SavingsUsage | None = None,
-        prompts: int = 1,
-    ) -> None:
-        self.id = f"{self.prefix}-{request_id}"
-        self.model = model
+    def __init__(self, requests: Sequence[GenerationRequest], savings: SavingsUsage | None = None) -> None:
+        first = requests[0]
+        self.id = f"{self.prefix}-{first.id}"
+        self.model = first.model
         self.created = int(time.time())
-        self.completion_tokens = 0
-        self._prompt_tokens = prompt_tokens
-        self._cached_tokens = [0] * prompts
+        self.count = first.sampling.n * len(requests)
+        self.extras = first.extras
+        self._requests = requests
         self._savings = savings
-        self._with_logprobs = logprobs
-        self.count = choices
+        self._with_logprobs = first.sampling.logprobs is not None
+        self._cached_tokens = [0] * len(requests)
+        self._tokens = [0] * self.count
+        self._prompt_logprobs: list[Sequence[TokenLogprobs | None]] = [()] * len(requests)
         self._later: Callable[[str], AsyncIterator[bytes]] | None = None
         """Yields the events that follow a streamed answer's text."""
 
@@ -88,37 +79,7 @@ class Answer(ABC):
     def of(cls, generation: Generation) -> Self:
         """Return the writer of a generation's answer."""
         savings = generation.savings
-        return cls.to(generation.request, SavingsUsage.of(savings, generation.ttft_s) if savings else None)
-
-    @classmethod
-    def to(cls, request: GenerationRequest, savings: SavingsUsage | None = None) -> Self:
-        """Return the writer of the answer to a request.
-
-        Args:
-            request: to answer.
-            savings: for the usage.
-        """
-        return cls(
-            request.id,
-            request.model,
-            request.prompt_tokens,
-            request.sampling.n,
-            request.sampling.logprobs is not None,
-            savings,
-        )
-
-    @classmethod
-    def to_all(cls, requests: Sequence[GenerationRequest]) -> Self:
-        """Return the writer of the answer to several prompts; the first one's id is the answer's."""
-        first = requests[0]
-        return cls(
-            first.id,
-            first.model,
-            sum(request.prompt_tokens for request in requests),
-            first.sampling.n * len(requests),
-            first.sampling.logprobs is not None,
-            prompts=len(requests),
-        )
+        return cls([generation.request], SavingsUsage.of(savings, generation.ttft_s) if savings else None)
 
     async def whole(self, chunks: AsyncIterator[EngineChunk]) -> str:
         """Return the JSON of the finished answer."""
@@ -130,10 +91,13 @@ class Answer(ABC):
         async with closing_source(chunks):
             async for chunk in chunks:
                 self._note(chunk)
+                shown = self._shown(chunk)
                 choice = choices[chunk.index]
-                choice.texts.append(chunk.text)
-                choice.logprobs += chunk.logprobs
+                choice.texts.append(shown.text)
+                choice.logprobs += shown.logprobs
+                choice.token_ids += shown.token_ids
                 choice.finish_reason = chunk.finish_reason or choice.finish_reason
+                choice.stop_reason = chunk.stop_reason if chunk.stop_reason is not None else choice.stop_reason
         return await self._whole(choices)
 
     async def stream(self, chunks: AsyncIterator[EngineChunk], *, include_usage: bool) -> AsyncGenerator[bytes]:
@@ -157,7 +121,7 @@ class Answer(ABC):
                     self._note(chunk)
                     if texts is not None:
                         texts.append(chunk.text)
-                    if (chunk.text or chunk.tokens or chunk.finish_reason) and (event := write(chunk)):
+                    if (chunk.text or chunk.tokens or chunk.finish_reason) and (event := write(self._shown(chunk))):
                         events.append(event)
                     if events and not (getattr(chunks, "is_ready", False) and len(events) < MAX_TOGETHER):
                         yield b"".join(events)
@@ -186,13 +150,58 @@ class Answer(ABC):
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage.of(self._prompt_tokens, self.completion_tokens, sum(self._cached_tokens), self._savings)
+        prompt_tokens = sum(request.prompt_tokens for request in self._requests)
+        return Usage.of(prompt_tokens, self.completion_tokens, sum(self._cached_tokens), self._savings)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Generated tokens so far, of all choices."""
+        return sum(self._tokens)
+
+    def choice_fields(self, chunk: EngineChunk) -> dict[str, Any]:
+        """Return what a chunk of a stream has in its choice, beside the usual."""
+        fields: dict[str, Any] = {} if chunk.stop_reason is None else {"stop_reason": chunk.stop_reason}
+        return fields | {"token_ids": chunk.token_ids} if self.extras.token_ids else fields
+
+    def event_fields(self, choice: int) -> dict[str, Any]:
+        """Return what an event of a choice has beside it: the usage so far, of the choice, where that is asked for."""
+        if not self.extras.running_usage:
+            return {}
+        prompt_tokens, tokens = self._request_of(choice).prompt_tokens, self._tokens[choice]
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
+        return {"usage": usage}
+
+    def opening_fields(self, choice: int) -> dict[str, Any]:
+        """Return what the first event of a choice has beside it."""
+        return {"prompt_token_ids": self._request_of(choice).token_ids} if self.extras.token_ids else {}
+
+    def _request_of(self, choice: int) -> GenerationRequest:
+        return self._requests[self._prompt_of(choice)]
+
+    def _prompt_of(self, choice: int) -> int:
+        return choice * len(self._requests) // self.count
 
     def _note(self, chunk: EngineChunk) -> None:
-        self.completion_tokens += chunk.tokens
-        prompt = chunk.index * len(self._cached_tokens) // self.count
+        self._tokens[chunk.index] += chunk.tokens
+        prompt = self._prompt_of(chunk.index)
         if chunk.cached_tokens > self._cached_tokens[prompt]:
             self._cached_tokens[prompt] = chunk.cached_tokens
+        if chunk.prompt_logprobs:
+            self._prompt_logprobs[prompt] = chunk.prompt_logprobs
+
+    def _shown(self, chunk: EngineChunk) -> EngineChunk:
+        """Return a chunk as the answer shows it."""
+        return replace(chunk, logprobs=named_by_ids(chunk.logprobs)) if self.extras.tokens_as_ids else chunk
+
+    def _token_ids_of(self, choice: WholeChoice) -> list[int] | None:
+        return choice.token_ids if self.extras.token_ids else None
+
+    def _prompt_ids_of(self, choice: int) -> list[int] | None:
+        return self._request_of(choice).token_ids if self.extras.token_ids else None
+
+    def _prompt_logprobs_of(self, choice: int) -> list[dict[int, PromptLogprob] | None] | None:
+        found = self._prompt_logprobs[self._prompt_of(choice)]
+        return prompt_logprobs(found) if found else None
 
     def _chunk_writer(self) -> Callable[[EngineChunk], bytes]:
         """Return what writes chunks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprobs
 from aloraserve.serving.request import GenerationRequest
@@ -41,13 +41,10 @@ class ChatAnswer(Answer):
     _look: Look | None = None
     _called: Sequence[CalledChoice] = ()
 
-    @classmethod
-    def to(cls, request: GenerationRequest, savings: SavingsUsage | None = None) -> Self:
-        """Return the writer of the answer to a request; one with tools has its calls read."""
-        answer = super().to(request, savings)
-        if request.tool_use is not None:
-            answer._called = [CalledChoice(request.tool_use) for _ in range(request.sampling.n)]
-        return answer
+    def __init__(self, requests: Sequence[GenerationRequest], savings: SavingsUsage | None = None) -> None:
+        super().__init__(requests, savings)
+        if (tool_use := requests[0].tool_use) is not None:
+            self._called = [CalledChoice(tool_use) for _ in range(self.count)]
 
     def look_with(self, look: Look) -> None:
         """Have intrinsics look at the answer's text once it is there; the answer carries what they find."""
@@ -63,6 +60,8 @@ class ChatAnswer(Answer):
             model=self.model,
             choices=written,
             usage=self.usage,
+            prompt_token_ids=self._prompt_ids_of(0),
+            prompt_logprobs=self._prompt_logprobs_of(0),
             guard=[*self.guards] or None,
             intrinsics=found,
         )
@@ -81,6 +80,8 @@ class ChatAnswer(Answer):
             message=message,
             logprobs=ChatLogprobs(**self._logprobs(choice.logprobs, 0)) if self._with_logprobs else None,
             finish_reason=cast(ChatFinishReason, reason),
+            stop_reason=choice.stop_reason,
+            token_ids=self._token_ids_of(choice),
         )
 
     def _chunk_writer(self) -> Callable[[EngineChunk], bytes]:
@@ -92,10 +93,10 @@ class ChatAnswer(Answer):
             called = self._called[chunk.index]
             reason = reason_of(chunk.finish_reason)
             heard = called.hear(chunk.text, reason)
-            if not (heard.text or heard.calls or reason or self._with_logprobs):
+            if not (heard.text or heard.calls or reason or self._with_logprobs or self.extras.token_ids):
                 return b""
             logprobs = self._logprobs(chunk.logprobs, 0) if self._with_logprobs else None
-            return written(chunk.index, heard, None if reason is None else called.reason(reason), logprobs)
+            return written(chunk, heard, None if reason is None else called.reason(reason), logprobs)
 
         return write
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
-from aloraserve.serving.engine_messages import TokenLogprob
+from aloraserve.serving.engine_messages import TokenLogprob, TokenLogprobs
 from aloraserve.serving.tools import CallDelta, Heard
+from aloraserve.wire.responses import PromptLogprob
 
 FinishReason = Literal["stop", "length"]
 Part = TypeVar("Part")
 
 LEAST_LOGPROB = -9999.0
 """What stands for an impossible token, as in OpenAI's API: JSON has no infinity."""
+
+_NOTHING: Mapping[str, object] = {}
 
 encode = msgspec.json.Encoder().encode
 
@@ -33,9 +37,26 @@ def plain_endings(after_text: bytes) -> Mapping[str | None, bytes]:
     return {reason: after_text + choice_ending(b"null", reason) for reason in reasons}
 
 
-def choice_ending(logprobs: bytes, finish_reason: str | None) -> bytes:
-    """Return what stands in an event after the text of its one choice."""
-    return b',"logprobs":' + logprobs + b',"finish_reason":' + encode(finish_reason) + b"}]}\n\n"
+def choice_ending(
+    logprobs: bytes,
+    finish_reason: str | None,
+    in_choice: Mapping[str, object] = _NOTHING,
+    beside: Mapping[str, object] = _NOTHING,
+) -> bytes:
+    """Return what stands in an event after the text of its one choice.
+
+    Args:
+        logprobs: as JSON.
+        finish_reason: of the choice.
+        in_choice: more fields of it.
+        beside: more fields of the event.
+    """
+    ending = b',"logprobs":' + logprobs + b',"finish_reason":' + encode(finish_reason)
+    return ending + _fields(in_choice) + b"}]" + _fields(beside) + b"}\n\n"
+
+
+def _fields(fields: Mapping[str, object]) -> bytes:
+    return b"," + encode(fields)[1:-1] if fields else b""
 
 
 def top_logprob(token: TokenLogprob) -> dict[str, object]:
@@ -43,9 +64,33 @@ def top_logprob(token: TokenLogprob) -> dict[str, object]:
     return {"token": token.token, "logprob": finite(token), "bytes": token.utf8}
 
 
-def finite(token: TokenLogprob) -> float:
-    """Return a log-probability that JSON can have."""
-    return max(LEAST_LOGPROB, token.logprob)
+def finite(token: TokenLogprob) -> float | None:
+    """Return a log-probability that JSON can have, None for none."""
+    return None if math.isnan(token.logprob) else max(LEAST_LOGPROB, token.logprob)
+
+
+def named_by_ids(logprobs: Sequence[TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
+    """Return log-probabilities whose tokens are named as vLLM's ``return_tokens_as_token_ids`` does; bytes stay."""
+    return tuple(
+        TokenLogprobs(_named_by_id(token.chosen), tuple(map(_named_by_id, token.alternatives))) for token in logprobs
+    )
+
+
+def _named_by_id(token: TokenLogprob) -> TokenLogprob:
+    return token._replace(token=f"token_id:{token.token_id}", raw=bytes(token.utf8))
+
+
+def prompt_logprobs(logprobs: Sequence[TokenLogprobs | None]) -> list[dict[int, PromptLogprob] | None]:
+    """Return a prompt's log-probabilities in vLLM's shape: each token's own first, then the likeliest ones."""
+    return [
+        None
+        if token is None
+        else {
+            each.token_id: PromptLogprob(logprob=finite(each) or 0.0, rank=each.rank, decoded_token=each.token)
+            for each in (token.chosen, *token.alternatives)
+        }
+        for token in logprobs
+    ]
 
 
 def reason_of(finish_reason: str | None) -> FinishReason | None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ChoiceWriter = Callable[[EngineChunk, Mapping[str, Any] | None], bytes]
 """Writes a chunk, with its log-probabilities in the endpoint's shape or without."""
 
-HeardWriter = Callable[[int, Heard, str | None, Mapping[str, Any] | None], bytes]
-"""Writes what was heard of a choice: its index, text and calls, the reason if it ends, and log-probabilities."""
+HeardWriter = Callable[[EngineChunk, Heard, str | None, Mapping[str, Any] | None], bytes]
+"""Writes what was heard of a chunk: text and calls, the reason if it ends, and log-probabilities."""
 
 
 class StreamForm(ABC):
@@ -72,10 +72,12 @@ class SseForm(StreamForm):
         endings = plain_endings(after_text)
 
         def write(chunk: EngineChunk, logprobs: Mapping[str, Any] | None) -> bytes:
-            if logprobs is None:
+            in_choice, beside = answer.choice_fields(chunk), answer.event_fields(chunk.index)
+            if logprobs is None and not in_choice and not beside:
                 ending = endings.get(chunk.finish_reason) or endings["stop"]
             else:
-                ending = after_text + choice_ending(encode(logprobs), reason_of(chunk.finish_reason))
+                reason = reason_of(chunk.finish_reason)
+                ending = after_text + choice_ending(encode(logprobs), reason, in_choice, beside)
             return beginnings[chunk.index] + encode(chunk.text) + ending
 
         return write
@@ -84,14 +86,21 @@ class SseForm(StreamForm):
         """See the contract."""
         beginnings = _beginnings(answer, b'"delta":')
 
-        def write(index: int, heard: Heard, reason: str | None, logprobs: Mapping[str, Any] | None) -> bytes:
-            return beginnings[index] + encode(delta_of(heard)) + choice_ending(encode(logprobs), reason)
+        def write(chunk: EngineChunk, heard: Heard, reason: str | None, logprobs: Mapping[str, Any] | None) -> bytes:
+            in_choice, beside = answer.choice_fields(chunk), answer.event_fields(chunk.index)
+            ending = choice_ending(encode(logprobs), reason, in_choice, beside)
+            return beginnings[chunk.index] + encode(delta_of(heard)) + ending
 
         return write
 
     def openings(self, answer: Answer) -> list[bytes]:
         """See the contract."""
-        return _beginnings(answer, b'"delta":{"role":"assistant","content":""}' + choice_ending(b"null", None))
+        role = b'"delta":{"role":"assistant","content":""}'
+        endings = (
+            choice_ending(b"null", None, beside=answer.opening_fields(index) | answer.event_fields(index))
+            for index in range(answer.count)
+        )
+        return [begin + ending for begin, ending in zip(_beginnings(answer, role), endings, strict=True)]
 
     def part(self, part: ResponsePart) -> bytes:
         """See the contract."""

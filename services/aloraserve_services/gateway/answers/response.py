@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprobs
 from aloraserve.serving.request import GenerationRequest
@@ -31,23 +31,15 @@ class ResponseAnswer(Answer):
     prefix = "resp"
     repeated: Mapping[str, Any] = {}
     """Fields of the request that the response repeats."""
-    _called: CalledChoice | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._output = ResponseOutput(self.id)
-        self._sampled: dict[str, Any] = {}
+    def __init__(self, requests: Sequence[GenerationRequest], savings: SavingsUsage | None = None) -> None:
+        super().__init__(requests, savings)
+        [request] = requests
+        self.id = f"{self.prefix}_{request.id}"
+        self._called = None if request.tool_use is None else CalledChoice(request.tool_use)
+        self._output = ResponseOutput(request.id)
+        self._sampled: dict[str, Any] = {"temperature": request.sampling.temperature, "top_p": request.sampling.top_p}
         self._numbers = itertools.count()
-
-    @classmethod
-    def to(cls, request: GenerationRequest, savings: SavingsUsage | None = None) -> Self:
-        """Return the writer of the answer to a request; one with tools has its calls read."""
-        answer = super().to(request, savings)
-        answer.id = f"{cls.prefix}_{request.id}"
-        answer._called = None if request.tool_use is None else CalledChoice(request.tool_use)
-        answer._output = ResponseOutput(request.id)
-        answer._sampled = {"temperature": request.sampling.temperature, "top_p": request.sampling.top_p}
-        return answer
 
     def _hear(self, text: str, reason: str | None, logprobs: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
         """Return the events of what more was generated."""

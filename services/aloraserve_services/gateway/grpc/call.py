@@ -14,6 +14,10 @@ from aloraserve.wire.ignored import IGNORED_HEADER, ignored_header
 from aloraserve_services.gateway.request_context import RequestContext
 
 REQUEST_ID = "x-request-id"
+MESSAGE_EVERY_S = 0.005
+"""Messages of one stream leave that far apart: each costs gRPC some wake-ups of threads, whatever is in it. The first
+one, and one after a pause, leaves at once."""
+MAX_JOINED_BYTES = 64 << 10
 
 
 class GrpcCall:
@@ -42,6 +46,9 @@ class GrpcCall:
         self._context = context
         self._metadata = metadata
         self._loop = asyncio.get_running_loop()
+        self._sent_at = 0.0
+        self._joined = bytearray()
+        self._sending: asyncio.Future[None] | None = None
 
     @property
     def origin(self) -> Origin:
@@ -64,6 +71,41 @@ class GrpcCall:
 
     async def write(self, message: bytes) -> None:
         """Send a message; returns once the client, or the network on the way, has room for the next."""
-        self.unread_since = self._loop.time()
+        self._sent_at = self.unread_since = self._loop.time()
         await self._context.write(message)
         self.unread_since = None
+
+    async def write_part(self, message: bytes) -> None:
+        """Send a message, or join it to the next one if the last one left a moment ago.
+
+        Only for messages that may be joined: the bytes of two are one that adds up to both. Returns at once unless
+        much waits for the client.
+
+        Raises:
+            Exception: gRPC could not send what was joined before.
+        """
+        if self._sending is None and self._loop.time() - self._sent_at >= MESSAGE_EVERY_S:
+            await self.write(message)
+            return
+        self._joined += message
+        if self._sending is None:
+            self._sending = asyncio.ensure_future(self._send_joined())
+        elif len(self._joined) > MAX_JOINED_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Return once all messages are sent, or the network on the way has taken them."""
+        if self._sending is not None:
+            await self._sending
+
+    def close(self) -> None:
+        """Leave what was not sent."""
+        if self._sending is not None:
+            self._sending.cancel()
+
+    async def _send_joined(self) -> None:
+        while self._joined:
+            await asyncio.sleep(self._sent_at + MESSAGE_EVERY_S - self._loop.time())
+            message, self._joined = bytes(self._joined), bytearray()
+            await self.write(message)
+        self._sending = None

@@ -7,6 +7,7 @@ messages as bytes, and nothing they raise passes this room.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -115,12 +116,17 @@ class GrpcEdge(grpc.GenericRpcHandler):
         try:
             call.caller = self._admitted(method, metadata)
             answer = await self._answered(method, messages, call)
+            await call.flush()
         except asyncio.CancelledError:
             await self._cancelled(name, call, context)
             raise
         except Exception as error:  # noqa: BLE001 - gRPC would send its text
+            with contextlib.suppress(Exception):
+                # What was said before it.
+                await call.flush()
             await self._fail(name, call, context, error)
         finally:
+            call.close()
             self._calls.discard(call)
         self._count(name, 200)
         context.set_trailing_metadata(call.trailers)
@@ -156,6 +162,7 @@ class GrpcEdge(grpc.GenericRpcHandler):
 
     async def _cancelled(self, name: str, call: GrpcCall, context: Any) -> None:
         """Count a call that its client has given up, or say to its client that the gateway ends it."""
+        call.close()
         if self._is_stopped:
             error = DrainingError("the gateway has stopped; the answer is incomplete")
             await self._fail(name, call, context, error)

@@ -36,9 +36,11 @@ class MessageForm(StreamForm):
     def heard_writer(self, answer: Answer) -> HeardWriter:
         """See the contract."""
 
-        def write(index: int, heard: Heard, reason: str | None, logprobs: Mapping[str, Any] | None) -> bytes:
+        def write(chunk: EngineChunk, heard: Heard, reason: str | None, logprobs: Mapping[str, Any] | None) -> bytes:
             ended = {"finish_reason": reason, "logprobs": logprobs}
-            choice = {"index": index, "delta": delta_of(heard)} | {k: v for k, v in ended.items() if v is not None}
+            choice = {"index": chunk.index, "delta": delta_of(heard)} | {
+                k: v for k, v in ended.items() if v is not None
+            }
             return message_of(self._kind, {"choices": [choice]}).SerializeToString()
 
         return write

@@ -108,7 +108,7 @@ async def _stream(
     head = first.SerializeToString()
     async with begun:
         async for written in answer.stream(begun.chunks, include_usage=begun.include_usage):
-            await call.write(head + written)
+            await call.write_part(head + written)
             head = b""
 
 

@@ -107,3 +107,34 @@ def test_a_tokenizer_that_has_no_words_is_named(tmp_path: Path, content: str | N
 def test_a_text_of_other_words_is_not_an_answer() -> None:
     with pytest.raises(ValueError, match="' zebra' is none of the 26 words"):
         WORDS.tokens_of(" ax zebra")
+
+
+def ended(**sampling: Any) -> tuple[str, str | None, int | str | None, int]:
+    """Return an answer's text, why it ended, and its tokens."""
+    chunks = written(**sampling)
+    last = chunks[-1]
+    tokens = sum(chunk.tokens for chunk in chunks)
+    return "".join(chunk.text for chunk in chunks), last.finish_reason, last.stop_reason, tokens
+
+
+def test_a_stop_token_ends_an_answer_and_is_part_of_it_only_if_that_is_asked_for() -> None:
+    answer = WORDS.answer(PROMPT, None, 0)
+    first, second, third = (answer.word(at) for at in range(3))
+    ends = {"stop_token_ids": (third.token,), "max_tokens": 9}
+    assert ended(**ends) == (first.text + second.text, "stop", third.token, 3)
+    assert ended(**ends, include_stop=True) == (first.text + second.text + third.text, "stop", third.token, 3)
+
+
+def test_a_stop_string_may_stay_in_the_text() -> None:
+    text, _, _, tokens = ended(max_tokens=3)
+    stop = text[-2:]
+    assert ended(max_tokens=9, stop=(stop,))[1:3] == ("stop", stop)
+    assert ended(max_tokens=9, stop=(stop,), include_stop=True)[0].endswith(stop)
+    assert tokens == 3
+
+
+def test_no_answer_ends_before_its_least_length() -> None:
+    answer = WORDS.answer(PROMPT, None, 0)
+    assert ended(min_tokens=answer.length + 5)[3] == answer.length + 5
+    first = answer.word(0)
+    assert ended(min_tokens=6, max_tokens=8, stop_token_ids=(first.token,), stop=(first.text,))[3] > 6

@@ -618,3 +618,19 @@ async def test_a_long_prompt_is_not_starved_by_a_stream_of_short_ones() -> None:
     limit_s = begun[long_at][1] + (1.0 + 0.01 * 804) / 0.5
     assert 2 < len(overtook) < 80
     assert max(overtook) <= limit_s
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("logit_bias", {"logit_bias": ((1, 1.0),)}),
+        ("allowed_token_ids", {"allowed_token_ids": (1,)}),
+        ("bad_words", {"bad_words": ("x",)}),
+        ("prompt_logprobs", {"prompt_logprobs": 0}),
+    ],
+)
+async def test_what_needs_a_model_is_refused_by_name(field: str, given: dict[str, Any]) -> None:
+    engine = SimulatedEngine(times(), SPACE, WORDS, SimulatedEvents())
+    [reply] = [reply async for reply in engine.generate(EngineCall("c", [1, 2], SamplingSettings(**given)))]
+    assert reply == EngineRefusal(f"{field} needs an engine with a model; this one is simulated", field)
+    engine.shutdown()

@@ -11,7 +11,7 @@ import pytest
 from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
 from aloraserve.wire.field_table import field_names, treatment
 from aloraserve.wire.messages import ChatMessage
-from aloraserve.wire.sampling import StreamOptions
+from aloraserve.wire.sampling_fields import StreamOptions
 
 with warnings.catch_warnings():
     # Of the libraries that it imports.

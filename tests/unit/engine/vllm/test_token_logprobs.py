@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.vllm.token_logprobs import LogprobReader, piece_bytes
 
 LLAMA = "🦙".encode()
@@ -42,10 +43,11 @@ def reader() -> LogprobReader:
 
 def test_texts_and_bytes_of_an_answer_s_tokens_join_to_it(reader: LogprobReader) -> None:
     choice = SimpleNamespace(
+        stop_reason=None,
         token_ids=[1, 2, 3, END],
         logprobs=[step(t1=(1, "Hi")), step(t2=(1, "")), step(t3=(1, "🦙")), step(t0=(1, "<|im_end|>"))],
     )
-    tokens = reader.read(choice, 1)
+    tokens = reader.read(choice, SamplingSettings(logprobs=1))
     assert "".join(token.chosen.token for token in tokens) == "Hi🦙"
     assert bytes(byte for token in tokens for byte in token.chosen.utf8) == "Hi🦙".encode()
     assert [token.chosen.utf8 for token in tokens] == [[72, 105], list(LLAMA[:2]), list(LLAMA[2:]), []]
@@ -53,16 +55,22 @@ def test_texts_and_bytes_of_an_answer_s_tokens_join_to_it(reader: LogprobReader)
 
 
 def test_alternatives_that_are_parts_of_characters_are_told_apart(reader: LogprobReader) -> None:
-    choice = SimpleNamespace(token_ids=[1], logprobs=[step(t1=(1, "Hi"), t2=(2, ""), t4=(3, ""))])
-    [token] = reader.read(choice, 3)
+    choice = SimpleNamespace(stop_reason=None, token_ids=[1], logprobs=[step(t1=(1, "Hi"), t2=(2, ""), t4=(3, ""))])
+    [token] = reader.read(choice, SamplingSettings(logprobs=3))
     assert [other.token for other in token.alternatives] == ["Hi", r"\xf0\x9f", r"\xf0\x9f\xa6"]
     assert [other.utf8 for other in token.alternatives[1:]] == [list(LLAMA[:2]), list(LLAMA[:3])]
 
 
 def test_as_many_alternatives_as_were_asked_for(reader: LogprobReader) -> None:
-    choice = SimpleNamespace(token_ids=[1], logprobs=[step(t1=(7, "Hi"), t0=(1, "<|im_end|>"), t2=(2, ""))])
-    assert [len(reader.read(choice, count)[0].alternatives) for count in (0, 1, 2)] == [0, 1, 2]
-    assert reader.read(SimpleNamespace(token_ids=[1], logprobs=None), 2) == ()
+    choice = SimpleNamespace(
+        stop_reason=None, token_ids=[1], logprobs=[step(t1=(7, "Hi"), t0=(1, "<|im_end|>"), t2=(2, ""))]
+    )
+    assert [len(reader.read(choice, SamplingSettings(logprobs=count))[0].alternatives) for count in (0, 1, 2)] == [
+        0,
+        1,
+        2,
+    ]
+    assert reader.read(SimpleNamespace(token_ids=[1], logprobs=None), SamplingSettings(logprobs=2)) == ()
 
 
 @pytest.mark.parametrize(("piece", "raw"), [("<0xE6>", b"\xe6"), ("Ġhi", b" hi"), ("▁hi", None), ("日", None)])

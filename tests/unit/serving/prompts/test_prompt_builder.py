@@ -232,18 +232,17 @@ async def test_other_sampling_settings_are_kept(complete: Ask) -> None:
     assert sampling.max_tokens == 16
 
 
-async def test_max_tokens_may_be_all_the_room_and_no_more(complete: Ask) -> None:
+async def test_max_tokens_are_at_most_the_room_and_never_more_than_the_context(complete: Ask) -> None:
     assert (await complete([1] * 40, max_tokens=24)).sampling.max_tokens == 24
-    with pytest.raises(InvalidRequestError) as caught:
-        await complete([1] * 40, max_tokens=25)
+    assert (await complete([1] * 40, max_tokens=LIMIT)).sampling.max_tokens == 24
+    with pytest.raises(InvalidRequestError, match="max_tokens is 65; the model's context holds 64 tokens") as caught:
+        await complete([1] * 40, max_tokens=LIMIT + 1)
     assert caught.value.param == "max_tokens"
-    assert all(figure in caught.value.message for figure in ("25", "40", "64", "24"))
 
 
 async def test_the_invocation_takes_room_too(complete: Ask) -> None:
     assert (await complete([1] * 37, "safety", max_tokens=24)).sampling.max_tokens == 24
-    with pytest.raises(InvalidRequestError, match="room for 24"):
-        await complete([1] * 37, "safety", max_tokens=25)
+    assert (await complete([1] * 37, "safety", max_tokens=25)).sampling.max_tokens == 24
 
 
 async def test_a_prompt_that_leaves_room_for_one_token_is_taken(complete: Ask) -> None:
@@ -388,3 +387,93 @@ def builder_for_long_texts() -> PromptBuilder:
 
 def completion(model: str) -> CompletionRequest:
     return parse_body(CompletionRequest, json.dumps({"model": model, "prompt": LONG_TEXT}).encode())
+
+
+async def test_a_prompt_is_cut_where_the_client_wants_it(complete: Ask, chat: Ask) -> None:
+    ids = list(range(2, 22))
+    assert (await complete(ids, truncate_prompt_tokens=5)).token_ids == ids[-5:]
+    assert (await complete(ids, truncate_prompt_tokens=5, truncation_side="right")).token_ids == ids[:5]
+    assert (await complete(ids, truncate_prompt_tokens=50)).token_ids == ids
+    long = await complete([1] * 200, truncate_prompt_tokens=-1)
+    assert (len(long.token_ids), long.sampling.max_tokens) == (LIMIT - 1, 1)
+    assert text_of(await chat(truncate_prompt_tokens=6, truncation_side="left")) == f"{RENDERED}a:"[-6:]
+    cut = await complete("x" * 40, truncate_prompt_tokens=17)
+    assert cut.keys == SPACE.keys(cut.token_ids), "and its keys are its own"
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(LIMIT + 1, "holds 64"), (0, "no tokens")])
+async def test_a_cut_that_leaves_no_prompt_is_refused(complete: Ask, tokens: int, said: str) -> None:
+    with pytest.raises(InvalidRequestError, match=said):
+        await complete([1] * 9, truncate_prompt_tokens=tokens)
+
+
+async def test_what_invokes_an_adapter_is_never_cut_off(chat: Ask) -> None:
+    whole = await chat("safety")
+    cut = await chat("safety", truncate_prompt_tokens=len(whole.token_ids) - 4, truncation_side="left")
+    assert (cut.token_ids, cut.activation) == (whole.token_ids[4:], (whole.activation or 0) - 4)
+    assert effect_of(cut) is not None
+    for side, tokens in (("right", len(whole.token_ids) - 1), ("left", 1)):
+        with pytest.raises(InvalidRequestError, match="cut off what invokes the adapter"):
+            await chat("safety", truncate_prompt_tokens=tokens, truncation_side=side)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stop_token_ids", [5, 100]),
+        ("allowed_token_ids", [100]),
+        ("logit_bias", {"100": 1}),
+        ("prompt", [5, 100]),
+        ("prompt", "a d b"),
+        ("bad_words", ["d"]),
+    ],
+)
+async def test_tokens_without_an_embedding_never_reach_an_engine(field: str, value: Any) -> None:
+    """Of a tokenizer with more tokens than its model: ids from 100 on would end each engine that gets one."""
+    small = PromptBuilder(
+        CharacterTokenizer(), SPACE, base_model="base", max_model_len=LIMIT, resolve=resolve, embeddings=100
+    )
+    body = {"model": "base", "prompt": "a b"} | {field: value}
+    with pytest.raises(InvalidRequestError, match="has token id 100; the vocabulary has 100") as caught:
+        await small.completion(parse_body(CompletionRequest, json.dumps(body).encode()), ORIGIN)
+    assert caught.value.param == field
+
+
+async def test_tokens_of_a_chat_without_an_embedding_are_refused_too() -> None:
+    small = PromptBuilder(
+        CharacterTokenizer(), SPACE, base_model="base", max_model_len=LIMIT, resolve=resolve, embeddings=100
+    )
+    with pytest.raises(InvalidRequestError, match="messages has token id"):
+        await small.chat(parsed(), ORIGIN)
+
+
+async def test_a_call_that_reads_no_cache_has_keys_for_its_engine_but_none_for_the_router(complete: Ask) -> None:
+    for more in ({"prompt_logprobs": 0}, {"echo": True, "logprobs": 1}):
+        request = await complete([1] * 40, **more)
+        assert (len(request.keys), len(request.call.keys)) == (5, 0)
+        assert len(request.engine_call("c").keys) == 5
+    assert len((await complete([1] * 40, echo=True)).call.keys) == 5
+
+
+async def test_an_echo_is_the_client_s_text_or_that_of_its_tokens(complete: Ask) -> None:
+    assert (await complete("hi")).echo is None
+    echo = (await complete("hi", echo=True, max_tokens=0)).echo
+    assert echo is not None
+    assert (echo.text, echo.is_alone) == ("hi", True)
+
+
+async def test_more_log_probabilities_than_can_be_sent_are_refused() -> None:
+    long = PromptBuilder(CharacterTokenizer(), SPACE, base_model="base", max_model_len=20_000, resolve=resolve)
+    body = {"model": "base", "prompt": [1] * 19_000, "prompt_logprobs": 20}
+    with pytest.raises(InvalidRequestError, match="399000 log-probabilities of the prompt"):
+        await long.completion(parse_body(CompletionRequest, json.dumps(body).encode()), ORIGIN)
+
+
+async def test_a_shortest_answer_beyond_the_longest_is_refused(complete: Ask) -> None:
+    assert (await complete([1], min_tokens=3, max_tokens=3)).sampling.min_tokens == 3
+    with pytest.raises(InvalidRequestError, match="min_tokens is 4; at most max_tokens, here 3"):
+        await complete([1], min_tokens=4, max_tokens=3)
+
+
+async def test_the_body_s_priority_is_the_call_s(complete: Ask) -> None:
+    assert [(await complete([1], **more)).origin.priority for more in ({}, {"priority": -3})] == [0, -3]

@@ -1,0 +1,152 @@
+"""Calls over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from aloraserve.client.errors import CallError, error_of
+from aloraserve.client.requests import CHAT, COMPLETION, CallRequest
+
+KEYED = frozenset({CHAT, COMPLETION})
+"""Paths whose requests may have a key; streams have none."""
+_DATA, _DONE = "data: ", "[DONE]"
+
+
+class HttpCalls:
+    """Makes calls, one attempt each, and blocks.
+
+    Args:
+        url: of the platform.
+        api_key: None without keys.
+        timeout_s: without a byte of the answer.
+        how: further arguments of httpx.
+    """
+
+    def __init__(self, url: str, api_key: str | None, timeout_s: float, how: Mapping[str, Any]) -> None:
+        self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout_s, **how)
+
+    def call(self, request: CallRequest) -> dict[str, Any]:
+        """Return a whole answer; raises CallError."""
+        try:
+            return _whole(self._http.send(_request(self._http, request)))
+        except httpx.HTTPError as error:
+            raise _broken(error) from None
+
+    def stream(self, request: CallRequest) -> Iterator[dict[str, Any]]:
+        """Yield the parts of an answer; raises CallError."""
+        try:
+            with self._http.stream(*_arguments(request)[:2], **_arguments(request)[2]) as response:
+                if response.status_code != httpx.codes.OK:
+                    response.read()
+                    raise _refused(response)
+                yield from _Events().read_all(response.iter_lines())
+        except httpx.HTTPError as error:
+            raise _broken(error) from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+class AsyncHttpCalls:
+    """Makes calls, one attempt each; see :class:`HttpCalls`."""
+
+    def __init__(self, url: str, api_key: str | None, timeout_s: float, how: Mapping[str, Any]) -> None:
+        self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=timeout_s, **how)
+
+    async def call(self, request: CallRequest) -> dict[str, Any]:
+        """Return a whole answer; raises CallError."""
+        try:
+            return _whole(await self._http.send(_request(self._http, request)))
+        except httpx.HTTPError as error:
+            raise _broken(error) from None
+
+    async def stream(self, request: CallRequest) -> AsyncIterator[dict[str, Any]]:
+        """Yield the parts of an answer; raises CallError."""
+        events = _Events()
+        try:
+            async with self._http.stream(*_arguments(request)[:2], **_arguments(request)[2]) as response:
+                if response.status_code != httpx.codes.OK:
+                    await response.aread()
+                    raise _refused(response)
+                async for line in response.aiter_lines():
+                    if (part := events.read(line)) is not None:
+                        yield part
+                events.end()
+        except httpx.HTTPError as error:
+            raise _broken(error) from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+class _Events:
+    """Reads server-sent events, line by line."""
+
+    def __init__(self) -> None:
+        self._is_whole = False
+
+    def read(self, line: str) -> dict[str, Any] | None:
+        """Return the part that a line has, None for one without."""
+        if not line.startswith(_DATA):
+            return None
+        if line[len(_DATA) :] == _DONE:
+            self._is_whole = True
+            return None
+        part: dict[str, Any] = json.loads(line[len(_DATA) :])
+        if "error" in part:
+            raise error_of(httpx.codes.BAD_GATEWAY, part, {})
+        return part
+
+    def read_all(self, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+        """Yield the parts of all lines."""
+        for line in lines:
+            if (part := self.read(line)) is not None:
+                yield part
+        self.end()
+
+    def end(self) -> None:
+        """Raise CallError unless the answer is whole."""
+        if not self._is_whole:
+            raise CallError("the connection ended within the answer")
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _arguments(request: CallRequest) -> tuple[str, str, dict[str, Any]]:
+    if request.body is None:
+        return "GET", request.path, {}
+    is_keyed = request.path in KEYED and not request.is_streamed
+    headers = {"idempotency-key": request.key} if is_keyed else {}
+    return "POST", request.path, {"json": request.http_body, "headers": headers}
+
+
+def _request(http: httpx.Client | httpx.AsyncClient, request: CallRequest) -> httpx.Request:
+    method, path, more = _arguments(request)
+    return http.build_request(method, path, **more)
+
+
+def _whole(response: httpx.Response) -> dict[str, Any]:
+    if not response.is_success:
+        raise _refused(response)
+    content: dict[str, Any] = response.json()
+    return content
+
+
+def _refused(response: httpx.Response) -> CallError:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    return error_of(response.status_code, body, {name.lower(): value for name, value in response.headers.items()})
+
+
+def _broken(error: httpx.HTTPError) -> CallError:
+    return CallError(f"the call failed: {type(error).__name__}")
