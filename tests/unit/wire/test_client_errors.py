@@ -18,6 +18,9 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.wire import reply_for
 
 INVALID = [
+    "name is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
+    "the prefix has 3 tokens; 32, one block, to 32768 are accepted",
+    "owner is 'nobody'; there is no such tenant",
     "tenant is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
     "roles is empty; accepted are invoke, adapters, admin",
     "roles is invoke without a tenant; only admin is accepted there",
@@ -174,6 +177,7 @@ FIELDS = [
     "has two different definitions 'City'; give them different names",
     "'structured_outputs' and 'response_format' differ; send one of them",
     "'stream_options' is accepted only with 'stream': true",
+    "'messages' or 'text' is needed, and not both",
 ]
 EXAMPLES = {
     "InvalidRequestError": INVALID,
@@ -210,13 +214,18 @@ EXAMPLES = {
         "there is no registration 'ab' in this gateway; the last 64 are kept",
     ],
     "TenantConflictError": [
+        "there are 64 shared prefixes, the most that are accepted; delete some first",
         "there are 64 valid keys, the most that are accepted; revoke one first",
         "the record needs 65537 bytes; 65536 are accepted",
         "there are 1024 tenants, the most that are accepted; delete some first",
         "the key 0123456789ab was made with another pepper than this machine has; give all machines the same "
         "key_pepper_file, or revoke the keys of the lost one",
     ],
-    "TenantChangedError": ["tenant 'acme' was changed by another call meanwhile; look at it and try again"],
+    "TenantChangedError": [
+        "tenant 'acme' was changed by another call meanwhile; look at it and try again",
+        "the shared prefix 'system' was changed by another call meanwhile; try again",
+    ],
+    "UnknownPrefixError": ["there is no shared prefix 'system'"],
     "UnknownTenantError": ["there is no tenant 'acme'"],
     "UnknownKeyError": [
         "there is no key with the id '0123456789ab'",
@@ -255,6 +264,8 @@ EXAMPLES = {
         "the API key is not known",
     ],
     "NotPermittedError": [
+        "visibility is public: that needs a key with the role admin",
+        "owner is another tenant: that needs a key with the role admin",
         "this needs a key with the role admin; this key's roles: invoke",
     ],
     "InvocationError": [
@@ -317,6 +328,7 @@ STATUS = {
     errors.TenantConflictError: 409,
     errors.TenantChangedError: 409,
     errors.UnknownTenantError: 404,
+    errors.UnknownPrefixError: 404,
     errors.UnknownKeyError: 404,
     errors.AdapterConflictError: 409,
     errors.AdapterChangedError: 409,
