@@ -60,6 +60,7 @@ from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.lora_routes import LoraRoutes
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
+from aloraserve_services.gateway.origins import may_call
 from aloraserve_services.gateway.prefix_routes import PrefixRoutes
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import AskAll, FleetReceipts, ask_gateways
@@ -142,7 +143,13 @@ class Gateway:
         routes = Routes(loopback_only=lambda: self._tenants.is_open)
         for part in self._http_parts():
             part.add_to(routes)
-        return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
+        return CountedRequests(
+            for_origins(routes, settings),
+            self.metrics,
+            self._tracing,
+            fixed_headers(settings),
+            functools.partial(may_call, self._tenants),
+        )
 
     def grpc_server(self) -> GatewayGrpcServer | None:
         """Return the gRPC server, None if the settings ask for none."""

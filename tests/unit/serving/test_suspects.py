@@ -117,7 +117,7 @@ class Engines(FakePool):
         self.is_first = True
 
     @contextlib.asynccontextmanager
-    async def reserve(self, rank: Sequence[str]) -> AsyncIterator[Any]:
+    async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Any]:
         yield EngineAtWork(self, self.now)
 
 
