@@ -142,7 +142,7 @@ BAD = [
     (CHAT, chat(messages="hi"), 400, "messages", "list"),
     (CHAT, chat(messages=[{"role": "robot", "content": "x"}]), 400, "messages.0.role", "system"),
     (CHAT, chat(max_tokens=-1), 400, "max_tokens", "(-1)"),
-    (CHAT, chat(max_tokens=10**6), 400, "max_tokens", "room for"),
+    (CHAT, chat(max_tokens=10**6), 400, "max_tokens", "context holds 8192"),
     (CHAT, chat(max_tokens="many"), 400, "max_tokens", '("many")'),
     (CHAT, chat(temperature=9), 400, "temperature", "(9)"),
     (CHAT, chat(n=0), 400, "n", "(0)"),
@@ -154,7 +154,8 @@ BAD = [
     (TEXT, {"model": BASE, "prompt": ""}, 400, "prompt", "none is empty"),
     (TEXT, {"model": BASE, "prompt": [10**6]}, 400, "prompt", "1000000"),
     (TEXT, {"model": BASE, "prompt": [5] * 9000}, 400, "prompt", "9000 tokens; the model's context holds 8192"),
-    (TEXT, {"model": BASE, "prompt": "x", "echo": True}, 400, "echo", "not supported"),
+    (TEXT, {"model": BASE, "prompt": "x", "use_beam_search": True}, 400, "use_beam_search", "not supported"),
+    (CHAT, chat(stop_token_ids=[49152]), 400, "stop_token_ids", "vocabulary has 49152"),
 ]
 
 
