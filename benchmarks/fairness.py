@@ -20,7 +20,7 @@ from aloraserve.simulation.tenants import TenantLoad, TenantWorkload, prefill_se
 from aloraserve_services.cli.console import clearly, out
 from aloraserve_services.cli.options import JsonFile
 from benchmarks.harness.command import run_command
-from benchmarks.harness.report import make_table, write_json
+from benchmarks.harness.report import make_table, wide, write_json
 
 HEAVY, LIGHT = "heavy", "light"
 WEIGHTS = {HEAVY: 4.0, LIGHT: 1.0}
@@ -60,7 +60,7 @@ def bench_fairness(
             ratio, ttft_s = _run(times, loads, seconds, replicas, policy, shares=shares)
             table.add_row(lengths, order, f"{ratio:.2f}", *(f"{ttft_s[name]:.1f} s" for name in WEIGHTS))
             results.append({"calls": lengths, "order": order, "ratio": ratio, "ttft_s": ttft_s})
-    out.print(table)
+    wide(out).print(table)
     if json is not None:
         write_json(json, results)
 

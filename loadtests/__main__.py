@@ -44,6 +44,8 @@ def main(
     folder: Annotated[Path, typer.Option("--out", help="Where the report goes.")] = Path("loadtest-report"),
     url: Annotated[str | None, typer.Option(help="A running platform; default: one is started.")] = None,
     unrouted_url: Annotated[str | None, typer.Option(help="One with --policy round-robin.")] = None,
+    transport: Annotated[str, typer.Option(help="http or grpc: how calls are made.")] = "http",
+    grpc_target: Annotated[str | None, typer.Option(help="host:port of that platform's gRPC API.")] = None,
     engine: Annotated[str, typer.Option(help="vllm or simulated, of a platform that is started.")] = "vllm",
     replicas: Annotated[int, typer.Option(min=1, max=64, help="Of a platform that is started.")] = 2,
     state_dir: Annotated[Path | None, typer.Option(help="Models and adapters; default: the platform's own.")] = None,
@@ -69,14 +71,17 @@ def main(
     The quick profile measures the prefill rate first and plays as much of its plan as the time allows. One that ends
     early reports what it has.
     """
-    facts = _facts(engine, replicas, url)
+    facts = _facts(engine, replicas, url) | {"transport": transport}
     session, code = None, 0
     try:
+        _check_transport(transport, grpc_target, url, unrouted_url)
         limit = time_limit(profile, minutes, count)
         phases = _phases(profile, phase, arm, length, count)
         plan = LoadPlan(phases, seed, data=data, trace=trace, trace_rows=trace_rows, rate_scale=rate_scale)
         folder_of_state = state_dir or default_state_dir()
-        session = Session(plan, limit, url, unrouted_url, engine, replicas, folder_of_state, say)
+        session = Session(
+            plan, limit, url, unrouted_url, engine, replicas, folder_of_state, transport, grpc_target, say
+        )
         session.play()
     except (ValueError, NotServedError) as error:
         code, facts["ended early"] = EXIT_SETTINGS, f"error: {error}"
@@ -94,6 +99,18 @@ def main(
         if check and not code and not all(check["met"] for check in content["checks"]):
             code = EXIT_FAILED
     raise typer.Exit(code)
+
+
+def _check_transport(transport: str, grpc_target: str | None, url: str | None, unrouted_url: str | None) -> None:
+    """Raise ValueError unless it is known where calls go."""
+    if transport not in ("http", "grpc"):
+        raise ValueError(f"transport is {transport[:40]!r}; http or grpc is accepted")
+    if transport == "http" and grpc_target:
+        raise ValueError("grpc_target is accepted with --transport grpc only")
+    if transport == "grpc" and unrouted_url:
+        raise ValueError("unrouted_url is accepted with --transport http only")
+    if transport == "grpc" and (url is None) != (grpc_target is None):
+        raise ValueError("over gRPC a running platform needs both --url and --grpc-target")
 
 
 def _phases(

@@ -22,7 +22,13 @@ def adapters_folder(state_dir: Path, model_path: Path) -> Path:
 
 @contextlib.contextmanager
 def loadtest_platform(
-    *, engine: str, replicas: int, policy: str, state_dir: Path, kv_cache_gib: float | None = None
+    *,
+    engine: str,
+    replicas: int,
+    policy: str,
+    state_dir: Path,
+    kv_cache_gib: float | None = None,
+    grpc_port: int | None = None,
 ) -> Iterator[str]:
     """Run a platform for the time of the context; yield its URL.
 
@@ -32,6 +38,7 @@ def loadtest_platform(
         policy: of its router.
         state_dir: where models, adapters and the run file are.
         kv_cache_gib: of each replica, the default if None.
+        grpc_port: of its gRPC API, None without one.
 
     Raises:
         StartError: it does not start.
@@ -41,6 +48,17 @@ def loadtest_platform(
     variables = {"ALORASERVE_MAX_LORAS": str(2 * len(INTRINSICS))}
     if kv_cache_gib is not None:
         variables["ALORASERVE_KV_CACHE_GIB"] = str(kv_cache_gib)
-    flags = ("--engine", engine, "--replicas", str(replicas), "--policy", policy, "--adapters-dir", str(folder))
+    flags: tuple[str, ...] = (
+        "--engine",
+        engine,
+        "--replicas",
+        str(replicas),
+        "--policy",
+        policy,
+        "--adapters-dir",
+        str(folder),
+    )
+    if grpc_port is not None:
+        flags = (*flags, "--grpc-port", str(grpc_port))
     with detached_platform(*flags, state_dir=state_dir, variables=variables) as running:
         yield running.url

@@ -46,6 +46,7 @@ def add_arguments(parser: LocustArgumentParser) -> None:
     group.add_argument("--loadtest-count", type=int, default=20, help="Conversations of each worker.")
     group.add_argument("--loadtest-rate", type=float, default=0.5, help="New conversations per second, for poisson.")
     group.add_argument("--loadtest-seed", type=int, default=0, help="Seed of everything that is random.")
+    group.add_argument("--loadtest-grpc", default="", help="host:port: make calls there over gRPC.")
     group.add_argument("--loadtest-out", default="loadtest-report", help="Where the report goes.")
 
 
@@ -71,7 +72,7 @@ def start(environment: Environment, **_: Any) -> None:
         users=max(1, given.num_users or 1),
         rate_per_s=given.loadtest_rate if given.loadtest_mode == "poisson" else 0.0,
     )
-    transport = open_transport(environment.host or "", api_key())
+    transport = open_transport(environment.host or "", api_key(), given.loadtest_grpc or None)
     prepare(environment, LoadPlan((phase,), given.loadtest_seed), phase, transport, SAMPLES, _finish(environment))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from aloraserve_services.cli.own_platform import free_port
 from loadtests.local import loadtest_platform
 from loadtests.pace import measure_pace
 from loadtests.plan import LoadPlan, Phase, api_key
@@ -28,6 +29,8 @@ class Session:
         engine: of platforms that are started.
         replicas: of these.
         state_dir: of these.
+        transport: of calls, "http" or "grpc".
+        grpc_target: ``host:port`` of a running platform's gRPC API.
         say: takes a line of progress.
         samples: what was measured.
         fitted: how the plan was fitted to the limit, in words.
@@ -40,6 +43,8 @@ class Session:
     engine: str
     replicas: int
     state_dir: Path
+    transport: str
+    grpc_target: str | None
     say: Progress
     samples: Samples = field(default_factory=Samples)
     fitted: str = ""
@@ -76,17 +81,20 @@ class Session:
         policy = ROUTED_POLICY if is_routed else UNROUTED_POLICY
         size = f", {kv_cache_gib} GiB KV" if kv_cache_gib else ""
         self.say(f"starting {self.replicas} {self.engine} replicas, policy {policy}{size}")
+        port = free_port() if self.transport == "grpc" else None
         with loadtest_platform(
             engine=self.engine,
             replicas=self.replicas,
             policy=policy,
             state_dir=self.state_dir,
             kv_cache_gib=kv_cache_gib,
+            grpc_port=port,
         ) as url:
+            self.grpc_target = None if port is None else f"127.0.0.1:{port}"
             self._play_on(url, is_routed, {kv_cache_gib}, further_starts)
 
     def _play_on(self, url: str, is_routed: bool, sizes: set[float | None], further_starts: int) -> None:
-        transport = open_transport(url, api_key())
+        transport = open_transport(url, api_key(), self.grpc_target)
         try:
             if self.limit is not None:
                 self.plan, self.fitted = self.limit.fit(self.plan, measure_pace(transport), further_starts)

@@ -39,15 +39,23 @@ class Transport(Protocol):
         ...
 
 
-def open_transport(url: str, api_key: str | None = None) -> StreamingClient:
-    """Return a transport over HTTP.
+def open_transport(url: str, api_key: str | None = None, grpc_target: str | None = None) -> Transport:
+    """Return a transport over HTTP, or over gRPC if that has an address.
 
     Args:
         url: of the platform, such as ``http://127.0.0.1:8000``.
         api_key: None for a platform without keys.
+        grpc_target: ``host:port`` of its gRPC API, None for calls over HTTP.
 
     Raises:
         ValueError: the URL is not accepted.
     """
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    return StreamingClient(url, headers, body=BODY)
+    http = StreamingClient(url, headers, body=BODY)
+    if grpc_target is None:
+        return http
+    # grpc is imported, and changed to wait in greenlets, only where it is used.
+    from loadtests.grpc_transport import GrpcTransport, cooperate
+
+    cooperate()
+    return GrpcTransport(grpc_target, http, api_key)

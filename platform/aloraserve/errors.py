@@ -71,6 +71,10 @@ class UnknownTenantError(AloraserveError):
     """Raised when there is no such tenant."""
 
 
+class UnknownPrefixError(AloraserveError):
+    """Raised when there is no shared prefix of such a name."""
+
+
 class UnknownKeyError(AloraserveError):
     """Raised when there is no key with such a public id."""
 

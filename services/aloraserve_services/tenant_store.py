@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from aloraserve.blocks import KeySpace
+from aloraserve.records.redis import RedisStore, open_client
 from aloraserve.settings import Settings
 from aloraserve.tenants import StaticTenants
 from aloraserve.tenants.live import LiveTenants
 from aloraserve.tenants.manager import TenantManager
 from aloraserve.tenants.pepper import read_pepper
+from aloraserve.tenants.shared_prefix import SharedPrefixes, prefix_kind
 from aloraserve.tenants.store import RedisTenantStore, TenantBackup, TenantStore
 
 
@@ -33,3 +36,10 @@ class FleetTenants:
         backup = TenantBackup(settings.state_dir / f"tenants-{settings.namespace}.json", settings.namespace)
         self.live = LiveTenants(store, static, pepper, backup=backup if keeps_copy else None)
         self.manager = TenantManager(store, self.live.view, pepper, on_change=self.live.catch_up)
+
+
+def open_prefixes(settings: Settings, keyspace: KeySpace) -> SharedPrefixes:
+    """Return the prefixes that the fleet's tenants share."""
+    kind = prefix_kind()
+    client = open_client(kind, settings.redis_address)
+    return SharedPrefixes(RedisStore(client, kind, namespace=settings.namespace), keyspace)

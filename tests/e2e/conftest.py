@@ -155,7 +155,7 @@ def _reply(headers: Any, usage: Any, text: str, logprobs: list[float] | None = N
         prompt_tokens=usage.prompt_tokens,
         replica=headers["x-aloraserve-replica"],
         policy=headers["x-aloraserve-policy"],
-        reason=headers["x-aloraserve-reason"],
+        reason=headers.get("x-aloraserve-reason", ""),
         logprobs=logprobs or [],
     )
 

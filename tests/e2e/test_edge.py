@@ -321,6 +321,9 @@ def test_down_lets_running_answers_end_and_takes_no_more(
     assert '"error"' not in "".join(text)
     assert '"finish_reason":"length"' in text[-2]
     assert not process.is_running()
+    logs = {path.name for path in (fleet.state_dir / "logs").iterdir()}
+    assert {"gateway-0.log", "gateway-1.log", "engine-0.log", "ray"} <= logs, "there is something to read afterwards"
+    assert list((fleet.state_dir / "logs" / "ray").glob("gcs_server*"))
 
 
 def test_tls_is_served_and_a_second_signal_ends_the_platform_at_once(

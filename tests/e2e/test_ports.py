@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,19 @@ def test_rays_servers_on_loopback_ask_for_the_token_too(open_ports: list[Listene
     assert all(codes <= {*REFUSED, grpc.StatusCode.UNAVAILABLE} for codes in answers.values()), answers
     jobs = [port for port in open_ports if port.port == JOBS]
     assert all(http_answer(port, "/api/job_agent/jobs/") == 401 for port in jobs)
+
+
+def test_every_process_has_a_private_log_file(platform: Any, command: Callable[..., Any]) -> None:
+    folder = platform.state_dir / "logs"
+    files = {path.stem: path for path in folder.glob("*.log")}
+    assert set(files) == {"gateway-0", "engine-0", "engine-1"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files.values()} == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    # What vLLM's own process writes is in its replica's file.
+    assert "EngineCore" in files["engine-0"].read_text()
+    shown = command("logs", "engine-1", "--lines", "3", "--state-dir", str(platform.state_dir))
+    assert shown.returncode == 0, shown.stderr
+    assert files["engine-1"].read_text().splitlines()[-1][:40] in shown.stdout
 
 
 def test_nobody_else_enters_the_folder_of_temporary_files(platform: Any) -> None:

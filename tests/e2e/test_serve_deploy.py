@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "deploy/serve/aloraserve.yaml"
 HEAD = ROOT / "tests/support/ray_head.py"
 TENANT, ADMIN = "tenant-key-0123456789", "admin-key-0123456789"
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
 START_S = 180
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
@@ -135,7 +136,7 @@ def http(cluster: Cluster, config: dict[str, Any], tmp_path_factory: pytest.Temp
     # A connection of its own for each call: the kernel gives each to one of the gateways.
     limits, headers = httpx.Limits(max_keepalive_connections=0), {"Authorization": f"Bearer {TENANT}"}
     with httpx.Client(base_url=url, timeout=60, trust_env=False, limits=limits, headers=headers) as http:
-        wait_until(lambda: len(http.get("/v1/replicas").json()["replicas"]) == 2)
+        wait_until(lambda: len(http.get("/v1/replicas", headers=AS_ADMIN).json()["replicas"]) == 2)
         yield http
 
 
@@ -224,7 +225,9 @@ def test_savings_are_the_fleet_s(http: httpx.Client) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: complete(http, BASE, [*range(40_000 - number, 40_640 - number)]), range(16)))
     # The other gateway writes its part every two seconds.
-    wait_until(lambda: http.get("/v1/savings").json()["total"]["calls"] == sum(answered(http).values()))
+    wait_until(
+        lambda: http.get("/v1/savings", headers=AS_ADMIN).json()["total"]["calls"] == sum(answered(http).values())
+    )
     assert all(answered(http).values())
 
 

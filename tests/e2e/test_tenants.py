@@ -1,35 +1,46 @@
-"""Two tenants on one platform: each finds its own conversations again, and never the other's."""
+"""Two tenants on one replica of a real engine: each finds its own conversations again, and never the other's."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 BASE = "SmolLM2-135M-Instruct"
 KEYS = {"acme": "acme-key-0123456789", "other": "other-key-0123456789", "limited": "limited-key-0123456789"}
+ADMIN = "root-key-0123456789"
 LIMITS = {"limited": {"requests_per_minute": 1, "tokens_per_minute": 100_000, "weight": 2}}
 MESSAGES = [{"role": "user", "content": "Which ferry calls at the old pier on a Sunday? " * 12}]
+SYSTEM = {"role": "system", "content": "You answer for the harbour office, politely and in one sentence. " * 12}
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def shared(start: Callable[..., Any]) -> Iterator[Any]:
-    """A platform of two tenants, beside the one that other tests use."""
+    """A platform of two tenants with one replica, beside the one that other tests use."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ALORASERVE_API_KEYS", json.dumps(KEYS))
+        environment.setenv("ALORASERVE_ADMIN_KEYS", json.dumps({"root": ADMIN}))
         environment.setenv("ALORASERVE_LIMITS", json.dumps(LIMITS))
-        with start(own_state=True) as running:
+        with start("--replicas", "1", own_state=True) as running:
             yield running
 
 
 def as_tenant(platform: Any, name: str) -> Any:
     return dataclasses.replace(platform, api_key=KEYS[name])
+
+
+def administer(platform: Any, method: str, path: str, body: Any = None) -> Any:
+    answer = platform.http.request(method, path, json=body, headers={"Authorization": f"Bearer {ADMIN}"})
+    assert answer.is_success, answer.text
+    return answer.json()
 
 
 def test_without_a_key_nothing_is_disclosed(shared: Any) -> None:
@@ -41,21 +52,42 @@ def test_without_a_key_nothing_is_disclosed(shared: Any) -> None:
 
 
 def test_a_tenant_reuses_its_own_blocks_and_no_other_s(shared: Any) -> None:
-    """The gateway's salted keys are those that the engine's events lead to, and a stranger meets neither."""
+    """One replica, so that a stranger's call meets the blocks; the gateway's keys are those of the engine's events."""
     acme, other = as_tenant(shared, "acme"), as_tenant(shared, "other")
-    first = acme.chat(BASE, MESSAGES)
-    assert first.cached_tokens == 0
-
-    def found() -> bool:
-        return "holds" in acme.chat("safety", MESSAGES).reason
-
-    shared.wait_until(found, 30, "the tenant's own blocks in the directory")
-    judged = acme.chat("safety", MESSAGES)
-    assert judged.replica == first.replica
-    assert judged.cached_tokens >= 128
+    assert acme.chat(BASE, MESSAGES).cached_tokens == 0
+    assert acme.chat("safety", MESSAGES).cached_tokens >= 128
     stranger = other.chat("safety", MESSAGES)
-    assert stranger.cached_tokens == 0
-    assert stranger.reason == "least loaded, no prefix anywhere"
+    assert (stranger.cached_tokens, stranger.reason) == (0, "")
+
+    def receipt_shows_it() -> bool:
+        receipts = administer(shared, "GET", "/v1/receipts?limit=1")["receipts"]
+        return acme.chat("safety", MESSAGES).cached_tokens >= 128 and "holds" in receipts[0]["reason"]
+
+    shared.wait_until(receipt_shows_it, 30, "the tenant's own blocks in the directory")
+
+
+def test_tenants_share_exactly_the_blocks_of_a_shared_prefix(shared: Any) -> None:
+    acme, other = as_tenant(shared, "acme"), as_tenant(shared, "other")
+    unshared = [other.chat(BASE, [SYSTEM, *MESSAGES]), other.chat("safety", [SYSTEM, *MESSAGES])]
+    prefix = administer(shared, "PUT", "/v1/admin/shared-prefixes/office", {"messages": [SYSTEM]})
+    assert 128 <= prefix["shared_tokens"] <= prefix["tokens"] < prefix["shared_tokens"] + 32
+    first = acme.chat(BASE, [SYSTEM, *MESSAGES])
+    assert first.cached_tokens == 0, "what was computed before belongs to a tenant"
+    second = [other.chat(BASE, [SYSTEM, *MESSAGES]), other.chat("safety", [SYSTEM, *MESSAGES])]
+    assert second[0].cached_tokens == prefix["shared_tokens"]
+    assert [reply.text for reply in second] == [reply.text for reply in unshared]
+    administer(shared, "DELETE", "/v1/admin/shared-prefixes/office")
+
+
+def test_no_process_of_an_engine_has_a_caller_s_key(shared: Any) -> None:
+    """Neither in its environment nor in its command; of Redis' and Ray's none either."""
+    secrets = [key.encode() for key in (*KEYS.values(), ADMIN)]
+    platform = psutil.Process(json.loads((shared.state_dir / "run.json").read_text())["pid"])
+    started = platform.children(recursive=True)
+    assert any("EngineReplica" in " ".join(process.cmdline()) for process in started)
+    for process in started:
+        shown = Path(f"/proc/{process.pid}/environ").read_bytes() + " ".join(process.cmdline()).encode()
+        assert not [key for key in secrets if key in shown], process.name()
 
 
 def test_a_tenant_over_its_limit_is_refused_and_sees_what_it_used(shared: Any) -> None:

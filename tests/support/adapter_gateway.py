@@ -16,6 +16,10 @@ from aloraserve.adapters.management import AdapterManager, Usage
 from aloraserve.adapters.management.intake import StoreIntake
 from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
 from aloraserve.tenants import StaticTenants
+from aloraserve.tenants.keys import Pepper
+from aloraserve.tenants.live import LiveTenants
+from aloraserve.tenants.store import MemoryTenantStore
+from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.lora_routes import LoraRoutes
 from aloraserve_services.gateway.request_body import BodyReader
@@ -47,10 +51,13 @@ class AdapterGateway:
         view = CatalogView(catalog)
         intake = StoreIntake(fetcher, lambda: reader, self.store)
         self.manager = AdapterManager(catalog, view, intake, self.places, base="base-digest", base_names=["base"])
-        tenants = StaticTenants(keys.get("api_keys", {}), keys.get("admin_keys", {}), is_public=False)
+        static = StaticTenants(keys.get("api_keys", {}), keys.get("admin_keys", {}), is_public=False)
+        self.pepper, self.tenant_store = Pepper(b"0123456789abcdef"), MemoryTenantStore()
+        self.tenants = tenants = LiveTenants(self.tenant_store, static, self.pepper)
         bodies = BodyReader(64, 10)
         self.routes = Routes()
-        AdapterRoutes(self.manager, tenants, bodies).add_to(self.routes)
+        access = AdapterAccess(tenants, self.manager, SourcePolicy.of([str(self.root / "tenants")]))
+        AdapterRoutes(self.manager, access, bodies).add_to(self.routes)
         LoraRoutes(self.manager, tenants, bodies, base_model="base").add_to(self.routes)
 
     def write(self, name: str = "safety", **content: Any) -> str:

@@ -17,7 +17,7 @@ class BlocksStored:
         token_ids: the blocks' tokens, ``len(hashes) * block_tokens`` of them.
         adapter: name of the adapter version whose effect is in them (:func:`~aloraserve.blocks.keys.version_name`),
             None for the base model's blocks.
-        cache_salt: the tenant's salt; known only at a prompt's start (``parent is None``).
+        cache_salt: the tenant's salt, if it begins with the first block: at a prompt's start, or behind public blocks.
         base_tokens: how many of the first block's tokens precede the adapter's activation point.
         tier: where they lie ("GPU", "CPU", ...).
     """

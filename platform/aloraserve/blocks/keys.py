@@ -95,6 +95,25 @@ class KeySpace:
         salt = b"-" if cache_salt is None else b"+" + cache_salt.encode()
         return hashlib.blake2b(self.fingerprint.encode() + salt, digest_size=KEY_BYTES).digest()
 
+    def salted(self, parent: BlockKey, cache_salt: str | None) -> BlockKey:
+        """Return what a tenant's chain goes on from after public blocks, the last of which has the key ``parent``."""
+        if cache_salt is None:
+            return parent
+        return hashlib.blake2b(parent + b"\0salt\0" + cache_salt.encode(), digest_size=KEY_BYTES).digest()
+
+    def origin(self, cache_salt: str | None, public_blocks: int, before: Sequence[BlockKey]) -> BlockKey:
+        """Return what the chain of the block behind ``before`` goes on from.
+
+        Args:
+            cache_salt: the tenant's salt.
+            public_blocks: how many of the prompt's first blocks are public: their keys have no salt.
+            before: the keys of all blocks before.
+        """
+        if public_blocks == 0:
+            return before[-1] if before else self.root(cache_salt)
+        parent = before[-1] if before else self.root(None)
+        return self.salted(parent, cache_salt) if len(before) == public_blocks else parent
+
     def extend(
         self, parent: BlockKey, token_ids: Sequence[int], salt: bytes = b"", base_tokens: int = 0
     ) -> list[BlockKey]:
@@ -124,6 +143,7 @@ class KeySpace:
         cache_salt: str | None = None,
         adapter: AdapterEffect | None = None,
         known: Sequence[BlockKey] = (),
+        public_blocks: int = 0,
     ) -> list[BlockKey]:
         """Return the keys of a prompt's whole blocks, in order.
 
@@ -135,14 +155,18 @@ class KeySpace:
             cache_salt: the tenant's salt.
             adapter: the adapter that the call uses, if any.
             known: the keys that the prompt's first blocks have without an adapter.
+            public_blocks: how many of the first blocks are public: the salt begins behind them. At most those before
+                the activation point.
         """
         width = self.block_tokens
+        if public_blocks and len(known) < public_blocks:
+            known = self.extend(self.root(None), token_ids[: public_blocks * width])
         whole, base_tokens = divmod(max(adapter.activation, 0), width) if adapter else (len(token_ids) // width, 0)
         split = min(whole * width, len(token_ids))
         keys = list(known[: split // width])
-        root = keys[-1] if keys else self.root(cache_salt)
-        keys += self.extend(root, token_ids[len(keys) * width : split])
+        origin = self.origin(cache_salt, public_blocks, keys)
+        keys += self.extend(origin, token_ids[len(keys) * width : split])
         if adapter is not None:
-            root = keys[-1] if keys else root
-            keys += self.extend(root, token_ids[split:], adapter.salt, base_tokens)
+            origin = self.origin(cache_salt, public_blocks, keys)
+            keys += self.extend(origin, token_ids[split:], adapter.salt, base_tokens)
         return keys

@@ -117,15 +117,18 @@ class Mirror:
         placed = self._place(event)
         if placed is None:
             return
-        parent, salt = placed
+        parent, origin, salt = placed
         tier = TIERS.get(event.tier, OTHER_TIER)
-        keys = self.keyspace.extend(parent, event.token_ids, salt, event.base_tokens)
+        keys = self.keyspace.extend(origin, event.token_ids, salt, event.base_tokens)
         for engine_hash, key in zip(event.hashes, keys, strict=True):
             yield from self._add(engine_hash, key, parent, tier)
             parent = key
 
-    def _place(self, event: BlocksStored) -> tuple[BlockKey, bytes] | None:
-        """Return the key and the salt that the event's chain goes on from, None if they are unknown."""
+    def _place(self, event: BlocksStored) -> tuple[BlockKey, BlockKey, bytes] | None:
+        """Return the key of the block before the event's, what its chain goes on from, and the adapter's salt.
+
+        None if they are unknown.
+        """
         if len(event.token_ids) != len(event.hashes) * self.keyspace.block_tokens:
             self.drops.wrong_token_count += 1
             return None
@@ -134,12 +137,13 @@ class Mirror:
             self.drops.unknown_adapter += 1
             return None
         if event.parent is None:
-            return self.keyspace.root(event.cache_salt), salt
+            root = self.keyspace.root(event.cache_salt)
+            return root, root, salt
         parent = self._copies.get(event.parent)
         if parent is None:
             self.drops.unknown_parent += 1
             return None
-        return parent.key, salt
+        return parent.key, self.keyspace.salted(parent.key, event.cache_salt), salt
 
     def _add(self, engine_hash: EngineHash, key: BlockKey, parent: BlockKey, tier: int) -> Iterator[Holding]:
         """Count one more copy and yield what can be reported now: the block, and those that waited for it."""

@@ -152,8 +152,6 @@ class FairQueue(Generic[CallId]):
         own_s = queued.own_s + PRIORITY_S * queued.share.priority
         if not queued.share.tenant:
             return [self._give(tenant, queued, own_s, own_s)]
-        if not tenant.is_here:
-            tenant.finish_s = max(tenant.finish_s, self._virtual_time_s)
         heap = tenant.waiting.setdefault(queued.adapter, [])
         heapq.heappush(heap, (own_s, next(self._order), queued))
         return self._turns()

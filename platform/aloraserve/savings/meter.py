@@ -22,6 +22,7 @@ class _Call:
     adapter: str | None
     cache_salt: str | None
     invocation_ids: Sequence[int]
+    public_blocks: int = 0
     reads_cache: bool = True
     activation: int = 0
     saved_queue_s: float = 0.0
@@ -70,6 +71,7 @@ class SavingsMeter:
         adapter: str | None,
         cache_salt: str | None,
         invocation_ids: Sequence[int] = (),
+        public_blocks: int = 0,
         *,
         reads_cache: bool = True,
     ) -> None:
@@ -82,9 +84,10 @@ class SavingsMeter:
             adapter: name of its adapter version, None for the base model.
             cache_salt: of the tenant.
             invocation_ids: an aLoRA's; empty of a plain LoRA, which changes the prompt from its first token on.
+            public_blocks: how many of the first blocks have no salt.
             reads_cache: whether it uses cached blocks; no engine would read them for it otherwise.
         """
-        call = _Call(token_ids, keys, adapter, cache_salt, invocation_ids, reads_cache)
+        call = _Call(token_ids, keys, adapter, cache_salt, invocation_ids, public_blocks, reads_cache)
         self._calls[request_id] = self._waiting[request_id] = call
 
     def prepare(self, request_id: str) -> None:
@@ -185,7 +188,9 @@ class SavingsMeter:
         salt = b"" if call.adapter is None else self._adapter_salts(call.adapter)
         if salt is None:
             return None
-        parent = known[-1] if known else self._keyspace.root(call.cache_salt)
+        # An adapter-keyed cache has no public blocks.
+        public = 0 if call.adapter else call.public_blocks
+        parent = self._keyspace.origin(call.cache_salt, public, known)
         return [*known, *self._keyspace.extend(parent, token_ids[len(known) * self._keyspace.block_tokens :], salt)]
 
 

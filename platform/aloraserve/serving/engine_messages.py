@@ -44,6 +44,7 @@ class EngineCall:
         traceparent: the span above the replica's own, None if the call is not traced.
         shows_tokens: whether the chunks' token ids come back with them.
         share: of its tenant, None without tenants.
+        public_blocks: how many of the prompt's first blocks are everybody's: the salt begins behind them.
     """
 
     request_id: str
@@ -55,6 +56,7 @@ class EngineCall:
     traceparent: str | None = None
     shows_tokens: bool = False
     share: TenantShare | None = None
+    public_blocks: int = 0
 
 
 class TokenLogprob(NamedTuple):

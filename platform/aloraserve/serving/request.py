@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.blocks import BlockKey
@@ -36,6 +37,10 @@ class Origin:
     traceparent: str | None = None
     deadline: float | None = None
     priority: int = 0
+
+    def salted(self, client_salt: str | None) -> Self:
+        """Return the origin of a request that names a cache salt of its own; an empty one asks for nothing."""
+        return self if not client_salt else replace(self, caller=self.caller.salted(client_salt))
 
     def numbered(self, number: int) -> Origin:
         """Return the origin of one of several calls that a request makes; the first has the request's own id."""
@@ -75,6 +80,7 @@ class GenerationRequest:
         extras: what the answer has beside what is generated.
         echo: of the prompt, None if the answer has none.
         keys: the prompt's block keys. The router has none of a call that reads no cached block.
+        public_blocks: how many of the prompt's first blocks are everybody's.
         tool_use: how calls of functions are read out of the answer; None where all of it is text.
     """
 
@@ -90,6 +96,7 @@ class GenerationRequest:
     extras: AnswerExtras = PLAIN
     echo: Echo | None = None
     keys: Sequence[BlockKey] = ()
+    public_blocks: int = 0
     tool_use: ToolUse | None = None
 
     @property
@@ -124,4 +131,5 @@ class GenerationRequest:
             traceparent=self.origin.traceparent,
             shows_tokens=self.shows_tokens,
             share=share,
+            public_blocks=self.public_blocks,
         )

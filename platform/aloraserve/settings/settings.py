@@ -82,6 +82,13 @@ class Settings(
         roots = () if self.adapters_dir is None else (self.adapters_dir,)
         return SourcePolicy.of(self.adapter_sources, roots, any_folder=is_own)
 
+    @property
+    def tenant_adapter_policy(self) -> SourcePolicy:
+        """What tenants may have adapters fetched from: what the settings list, and no folder of the machine's."""
+        from aloraserve.adapters.sources import SourcePolicy
+
+        return SourcePolicy.of(self.adapter_sources)
+
     @model_validator(mode="after")
     def _cells_have_servers(self) -> Self:
         if self.cell_redis_urls and len(self.cell_redis_urls) != self.cells:

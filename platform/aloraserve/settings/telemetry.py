@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -21,6 +22,9 @@ class TelemetrySettings(BaseModel):
         None, pattern=r"^https?://\S+$", description="OTLP collector that spans go to; without it there are none."
     )
     log_format: LogFormat = Field("auto", description="Records as JSON or text; auto: text on a terminal.")
+    log_dir: Path | None = Field(
+        None, description="Folder with a file of each process' output; default: logs in the state folder with `up`."
+    )
     accelerator_hour_price: float | None = Field(
         None, ge=0, le=1e6, description="What an hour of one engine costs, in any currency; prices the savings."
     )

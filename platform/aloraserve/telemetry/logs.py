@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from typing import Any
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.typing import Processor
+from structlog.typing import Processor, WrappedLogger
 
 from aloraserve.settings import LogFormat
 
 MAX_FRAMES = 50
+_LOGIN = re.compile(r"://[^\s/@\"']+@")
+_KEY = re.compile(r"\b(bearer) [^\s\"']+", re.IGNORECASE)
 
 
 def configure_logs(form: LogFormat = "auto") -> None:
@@ -26,6 +30,7 @@ def configure_logs(form: LogFormat = "auto") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             *(_json() if is_json else _text()),
+            _without_secrets,
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
@@ -44,6 +49,11 @@ def _json() -> list[Processor]:
 
 def _text() -> list[Processor]:
     return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+
+
+def _without_secrets(logger: WrappedLogger, name: str, line: Any) -> str:
+    """Return a rendered record without the logins of URLs and the keys of headers, whoever put them there."""
+    return _KEY.sub(r"\1 ***", _LOGIN.sub("://***@", line))
 
 
 def bind_request(request_id: str, trace_id: str | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from aloraserve.settings import Settings
 from aloraserve.telemetry.endpoints import EndpointRegistry, MetricsEndpoint
 from aloraserve.telemetry.exposition import serve_metrics
+from aloraserve.telemetry.log_files import log_file, write_output_to
 from aloraserve.telemetry.logs import configure_logs
 from aloraserve.telemetry.targets import keep_registered
 from aloraserve.telemetry.tracing import Tracing
@@ -27,6 +28,8 @@ class ObservedProcess:
     """
 
     def __init__(self, settings: Settings, role: str, name: str, node_ip: Callable[[], str], tracing: Tracing) -> None:
+        if settings.log_dir is not None:
+            write_output_to(log_file(settings.log_dir, name))
         configure_logs(settings.log_format)
         tracing.start(f"aloraserve-{role}", name, settings.otlp_endpoint)
         self.endpoint: MetricsEndpoint | None = None

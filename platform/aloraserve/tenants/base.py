@@ -63,6 +63,15 @@ UNTENANTED = Caller()
 class Tenants(Protocol):
     """Knows who may call. No call does I/O; a key is never repeated, in an error or in a log."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody on this machine may do everything, because there are no keys."""
+        ...
+
+    def knows(self, tenant: str) -> bool:
+        """Whether there is a tenant of that name."""
+        ...
+
     def authenticate(self, authorization: str | None, role: Role | None = Role.INVOKE) -> Caller:
         """Return the caller of a request.
 

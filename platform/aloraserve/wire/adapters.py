@@ -25,7 +25,7 @@ class AdapterRequest(AdapterCheckRequest, frozen=True, kw_only=True):
     """``POST /v1/adapters``: register an adapter. With ``stream`` the answer is events of its progress."""
 
     owner: ShortText | None = None
-    visibility: Literal["public", "private"] = "public"
+    visibility: Literal["public", "private"] | None = None
     labels: Annotated[dict[str, str], Meta(max_length=64)] = field(default_factory=dict)
     promote: bool = True
     alias: ShortText = ""

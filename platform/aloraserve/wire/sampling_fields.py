@@ -24,6 +24,7 @@ from aloraserve.wire.structured import StructuredOutput, structured_output
 MAX_CHOICES = 8
 MAX_GENERATED_TOKENS = 1_000_000
 TOKEN_ID_LIMIT = 2**31
+MAX_SALT_CHARACTERS = 1024
 MAX_STOP_TOKEN_IDS = 128
 MAX_LISTED_TOKEN_IDS = 1024
 """Of biases and allowed tokens. What is more ends vLLM's engine on a GPU (``v1/worker/gpu/sample/logit_bias.py``)."""
@@ -86,7 +87,7 @@ class SamplingFields(CallFields, frozen=True, kw_only=True):
     truncation_side: Literal["left", "right"] | None = None
     stream_interval: Annotated[int, Meta(ge=1, le=MAX_GENERATED_TOKENS)] | None = None
     priority: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
-    cache_salt: Unsupported = None
+    cache_salt: Annotated[str, Meta(max_length=MAX_SALT_CHARACTERS)] | None = None
     ec_transfer_params: Unsupported = None
     kv_transfer_params: Unsupported = None
     length_penalty: OnlyOne = None

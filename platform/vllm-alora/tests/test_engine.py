@@ -127,6 +127,35 @@ def test_salts_keep_tenants_apart(engine: Any) -> None:
         assert answer.cached_tokens == cached, salt
 
 
+def test_tenants_share_the_blocks_of_a_shared_prefix_and_no_others(engine: Any, reference: Any) -> None:
+    """Answers are those of unshared ones, of the base model and of an adapter that begins behind the prefix."""
+    from vllm_alora.shared_prefix import PUBLIC_KEY
+
+    prefix, tail = words(64, 71), words(40, 72)
+    extra_args = {PUBLIC_KEY: 64}
+    one = (prefix + tail, None)
+    for salt, cached in (("tenant-a", 0), ("tenant-b", 64), ("tenant-a", 96)):
+        (answer,) = engine.answers([one], cache_salt=salt, extra_args=extra_args)
+        assert answer.cached_tokens == cached, salt
+        assert_exact(reference, [one], [answer])
+    adapted = (prefix + tail + INVOCATIONS["certainty"], "certainty")
+    for salt, cached in (("tenant-c", 64), ("tenant-a", 96), (None, 64)):
+        (answer,) = engine.answers([adapted], cache_salt=salt, extra_args=extra_args if salt else None)
+        assert answer.cached_tokens == cached, salt
+        assert_exact(reference, [adapted], [answer])
+
+
+def test_clients_cannot_say_what_is_everybodys(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reserved key would let a client read blocks of requests without a salt."""
+    from vllm.exceptions import VLLMValidationError
+
+    from vllm_alora.shared_prefix import PUBLIC_KEY, TRUSTED_VARIABLE
+
+    monkeypatch.setenv(TRUSTED_VARIABLE, "0")
+    with pytest.raises(VLLMValidationError, match="reserved"):
+        engine.answers([(words(40, 73), None)], extra_args={PUBLIC_KEY: 32})
+
+
 def test_every_choice_of_a_call_is_exact(engine: Any, reference: Any) -> None:
     """``n=2``: the children of one call carry its activation point."""
     from vllm import SamplingParams

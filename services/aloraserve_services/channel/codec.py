@@ -45,6 +45,7 @@ def call_message(number: int, call: EngineCall, credits: int) -> CallMessage:
         call.traceparent,
         call.shows_tokens,
         call.share,
+        call.public_blocks,
     )
 
 
@@ -64,6 +65,7 @@ def engine_call(message: CallMessage) -> EngineCall:
         message.traceparent,
         message.shows_tokens,
         message.share,
+        message.public_blocks,
     )
 
 

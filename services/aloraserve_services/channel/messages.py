@@ -88,6 +88,7 @@ class CallMessage(Message, frozen=True, tag=5):
         traceparent: see there.
         shows_tokens: see there.
         share: see there.
+        public_blocks: see there.
     """
 
     number: int
@@ -101,6 +102,7 @@ class CallMessage(Message, frozen=True, tag=5):
     traceparent: str | None = None
     shows_tokens: bool = False
     share: TenantShare | None = None
+    public_blocks: int = 0
 
 
 class Credit(Message, frozen=True, tag=6):

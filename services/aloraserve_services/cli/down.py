@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import psutil
 
 from aloraserve.errors import StartError
@@ -31,5 +33,15 @@ def down(chosen: ChosenSettings) -> None:
     except psutil.AccessDenied:
         raise StartError(f"process {process.pid} belongs to another user") from None
     except psutil.TimeoutExpired:
-        raise StartError(f"process {process.pid} did not end within {stop_timeout_s:g} s") from None
+        _kill(process)
+        raise StartError(
+            f"process {process.pid} did not end within {stop_timeout_s:g} s, so it and those below it were killed"
+        ) from None
     out.print("stopped")
+
+
+def _kill(process: psutil.Process) -> None:
+    """End a platform that does not end by itself; nothing it started outlives it."""
+    for each in (*process.children(recursive=True), process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()

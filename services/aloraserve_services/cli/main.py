@@ -17,6 +17,7 @@ from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.explain import explain
 from aloraserve_services.cli.export_intrinsics import export_intrinsics
 from aloraserve_services.cli.keys import app as keys
+from aloraserve_services.cli.logs import logs
 from aloraserve_services.cli.simulate import simulate
 from aloraserve_services.cli.status import status
 from aloraserve_services.cli.tenants import app as tenants
@@ -46,7 +47,19 @@ def root(
     """Take the options that stand before a command."""
 
 
-for command in (demo, up, status, explain, diagnose, down, engine, clearly(simulate), calibrate, export_intrinsics):
+for command in (
+    demo,
+    up,
+    status,
+    logs,
+    explain,
+    diagnose,
+    down,
+    engine,
+    clearly(simulate),
+    calibrate,
+    export_intrinsics,
+):
     app.command()(command)
 for group in (adapters, keys, tenants):
     app.add_typer(group)

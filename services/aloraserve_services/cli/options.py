@@ -16,6 +16,7 @@ from typing import Annotated, Any, Concatenate, Literal, ParamSpec, get_args, ge
 import typer
 
 from aloraserve.errors import SettingsError
+from aloraserve.redis.url import redacted_url
 from aloraserve.settings import Settings, load_settings
 from aloraserve_services.cli.console import clearly
 
@@ -54,9 +55,20 @@ class ChosenSettings:
             fixed: keys that the command itself sets; a value here wins over the option.
 
         Raises:
-            SettingsError: a key is unknown or its value is not accepted.
+            SettingsError: a key is unknown or its value is not accepted, or an option has a password in it.
         """
+        _refuse_passwords(self.flags)
         return load_settings(self.config, **{**self.flags, **fixed})
+
+
+def _refuse_passwords(flags: dict[str, Any]) -> None:
+    """Every user of a machine reads the command lines of all: a password does not belong there."""
+    url = flags.get("redis_url")
+    if url is not None and "***" in redacted_url(url):
+        raise SettingsError(
+            "--redis-url has a password, which every user of this machine could read in the list of processes; set "
+            "ALORASERVE_REDIS_URL, redis_url in a file (--config), or name a file in the URL (credentials_file=)"
+        )
 
 
 def takes_settings(

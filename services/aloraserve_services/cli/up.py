@@ -16,7 +16,9 @@ import typer
 
 from aloraserve.errors import PartLostError, SettingsError, StartError
 from aloraserve.settings import Settings
+from aloraserve.telemetry.log_files import begin_log_folder, open_log
 from aloraserve_services.cli.console import EXIT_FAILED, EXIT_SETTINGS, Steps, err, out
+from aloraserve_services.cli.log_paths import log_folder, own_log
 from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.local import run_file
 from aloraserve_services.local.address import base_url, check_port
@@ -24,9 +26,9 @@ from aloraserve_services.local.processes import reap_orphans
 
 if TYPE_CHECKING:
     from aloraserve.adapters import RefusedAdapter
+    from aloraserve_services.local.platform import LocalPlatform
     from aloraserve_services.plan import FleetPlan
 
-LOG_FILE = "up.log"
 STOP_TIMEOUT_S = 60
 POLL_S = 0.25
 MAX_NAMES_SHOWN = 20
@@ -52,29 +54,39 @@ def _run(settings: Settings) -> None:
     from aloraserve_services.local.platform import local_platform
     from aloraserve_services.models.untrained import demo_adapters
 
-    url = base_url(settings)
     # Adapters of a simulated engine have no effect but on what is reused, so untrained ones are sufficient.
     adapters_dir = functools.partial(demo_adapters, settings.state_dir) if settings.engine == "simulated" else None
-    running = local_platform(settings, adapters_dir=adapters_dir, progress=Steps())
-    with run_file.held(settings.state_dir, url), running as platform:
-        plan = platform.plan
-        names, refusals = asyncio.run(_adapters(plan))
-        for refused in refusals:
-            err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
-        embedded = "" if settings.redis_url else plan.settings.redis_address
-        run_file.mark_ready(settings.state_dir, url, settings.drain_s, plan.settings.tls_certificate, embedded)
-        out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
-        try:
-            while True:
-                reap_orphans()
-                platform.check()
-                time.sleep(1)
-        except PartLostError as error:
-            _give_up(error, settings.state_dir)
-        except KeyboardInterrupt:
-            out.print("no new calls are taken; running answers end first, a second signal ends at once")
-            platform.drain()
-            raise
+    settings = settings.model_copy(update={"log_dir": log_folder(settings)})
+    with run_file.held(settings.state_dir, base_url(settings)):
+        begin_log_folder(log_folder(settings))
+        with local_platform(settings, adapters_dir=adapters_dir, progress=Steps()) as platform:
+            _serve(platform, embedded="" if settings.redis_url else platform.settings.redis_address)
+
+
+def _serve(platform: LocalPlatform, embedded: str) -> None:
+    """Say that a platform is ready, and have it run until a signal ends it.
+
+    Args:
+        platform: that runs.
+        embedded: URL of its embedded Redis, empty with another one.
+    """
+    plan, settings = platform.plan, platform.settings
+    names, refusals = asyncio.run(_adapters(plan))
+    for refused in refusals:
+        err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
+    run_file.mark_ready(settings.state_dir, platform.url, settings.drain_s, settings.tls_certificate, embedded)
+    out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
+    try:
+        while True:
+            reap_orphans()
+            platform.check()
+            time.sleep(1)
+    except PartLostError as error:
+        _give_up(error, settings.state_dir)
+    except KeyboardInterrupt:
+        out.print("no new calls are taken; running answers end first, a second signal ends at once")
+        platform.drain()
+        raise
 
 
 def _give_up(error: PartLostError, state_dir: Path) -> NoReturn:
@@ -104,9 +116,11 @@ def _start_detached(settings: Settings) -> None:
         raise StartError(f"a platform runs already (pid {other.pid}, {other.url}): stop it with `aloraserve down`")
     check_port(settings.host, settings.port)
     run_file.make_state_folder(settings.state_dir)
-    log_path = settings.state_dir / LOG_FILE
+    log_path = own_log(settings)
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]
-    with log_path.open("wb") as log:
+    if log_path.exists():
+        log_path.replace(log_path.with_name(f"{log_path.name}.1"))
+    with os.fdopen(open_log(log_path), "wb") as log:
         child = subprocess.Popen(  # noqa: S603
             # Not what lies in the current folder: a folder called redis there is not the library.
             [sys.executable, "-P", "-m", "aloraserve_services.cli.main", *arguments],
@@ -131,7 +145,7 @@ def _wait_for(child: subprocess.Popen[bytes], settings: Settings) -> None:
             out.print(f"ready at {base_url(settings)}")
             return
         time.sleep(POLL_S)
-    tail = (settings.state_dir / LOG_FILE).read_text("utf-8", "replace").strip().splitlines()[-5:]
+    tail = own_log(settings).read_text("utf-8", "replace").strip().splitlines()[-5:]
     message = "it did not start: " + " | ".join(tail)
     raise SettingsError(message) if child.returncode == EXIT_SETTINGS else StartError(message)
 

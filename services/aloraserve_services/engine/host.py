@@ -271,6 +271,7 @@ class EngineHost:
             version,
             call.cache_salt,
             invocation,
+            call.public_blocks,
             reads_cache=call.sampling.reads_cache,
         )
         # After the engine has the call: it computes meanwhile.

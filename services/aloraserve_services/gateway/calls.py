@@ -128,6 +128,7 @@ class ChatCalls:
         Raises:
             AloraserveError: the chat cannot be answered.
         """
+        origin = origin.salted(body.cache_salt)
         with contextlib.ExitStack() as held:
             held.enter_context(self._slots.held())
             request = await self._prompts.chat(body, origin)
@@ -172,6 +173,7 @@ class CompletionCalls:
         Raises:
             AloraserveError: a prompt cannot be answered; the others are ended.
         """
+        origin = origin.salted(body.cache_salt)
         with contextlib.ExitStack() as held:
             requests = []
             for number, part in enumerate(body.split()):

@@ -31,6 +31,7 @@ from aloraserve.serving.tenant_limits import TenantAdmission
 from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
+from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
 from aloraserve_services.gateway.adapters import GatewayAdapters
 from aloraserve_services.gateway.admin import AdminRoutes
@@ -59,6 +60,8 @@ from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.lora_routes import LoraRoutes
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
+from aloraserve_services.gateway.origins import may_call
+from aloraserve_services.gateway.prefix_routes import PrefixRoutes
 from aloraserve_services.gateway.process import GatewayProcess
 from aloraserve_services.gateway.receipts import AskAll, FleetReceipts, ask_gateways
 from aloraserve_services.gateway.request_body import BodyReader
@@ -72,7 +75,7 @@ from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.kept_tasks import Work, kept
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.prompts import open_prompts
-from aloraserve_services.tenant_store import FleetTenants
+from aloraserve_services.tenant_store import FleetTenants, open_prefixes
 
 log = structlog.get_logger(__name__)
 ENGINE = "engine"
@@ -108,6 +111,7 @@ class Gateway:
         self._adapters = self._managed.registry
         self._fleet_tenants = FleetTenants(settings)
         self._tenants = self._fleet_tenants.live
+        self._prefixes = open_prefixes(settings, plan.keyspace)
         self._process = GatewayProcess(settings, plan.open_endpoints(), self._tracing)
         self._savings = self._open_savings()
         self._receipts = ReceiptRing(settings.receipts)
@@ -123,7 +127,7 @@ class Gateway:
         )
         admission = TenantAdmission(self._limits, settings.effective_limits.of, self._usage)
         self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits, admission)
-        self._prompts = open_prompts(plan, tokenizer, self._adapters)
+        self._prompts = open_prompts(plan, tokenizer, self._adapters, self._prefixes.public_blocks)
         self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
         self._chats = ChatCalls(
@@ -139,7 +143,13 @@ class Gateway:
         routes = Routes(loopback_only=lambda: self._tenants.is_open)
         for part in self._http_parts():
             part.add_to(routes)
-        return CountedRequests(for_origins(routes, settings), self.metrics, self._tracing, fixed_headers(settings))
+        return CountedRequests(
+            for_origins(routes, settings),
+            self.metrics,
+            self._tracing,
+            fixed_headers(settings),
+            functools.partial(may_call, self._tenants),
+        )
 
     def grpc_server(self) -> GatewayGrpcServer | None:
         """Return the gRPC server, None if the settings ask for none."""
@@ -168,7 +178,7 @@ class Gateway:
         return [
             InferenceMethods(self._chats, self._completions, max_bytes),
             IntrinsicMethods(self._runner, base_model, max_bytes),
-            AdapterMethods(self._managed.manager),
+            AdapterMethods(self._managed.manager, self._adapter_access()),
             HealthMethods(service_names(), lambda: not self.slots.is_draining and bool(self._replicas())),
             *([ReflectionMethods()] if reflects else []),
         ]
@@ -183,7 +193,8 @@ class Gateway:
             ),
             self._admin_routes(),
             TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
-            AdapterRoutes(manager, self._tenants, self._bodies),
+            self._prefix_routes(),
+            AdapterRoutes(manager, self._adapter_access(), self._bodies),
             LoraRoutes(manager, self._tenants, self._bodies, base_model=base_model),
             DocsRoutes(),
             TokenizeRoutes(
@@ -195,6 +206,19 @@ class Gateway:
             ),
             UsageRoutes(self._tenants, self._usage),
         ]
+
+    def _prefix_routes(self) -> PrefixRoutes:
+        return PrefixRoutes(
+            self._prefixes,
+            self._tenants,
+            self._prompts,
+            self._bodies,
+            base_model=self._plan.served_name,
+            block_tokens=self._plan.keyspace.block_tokens,
+        )
+
+    def _adapter_access(self) -> AdapterAccess:
+        return AdapterAccess(self._tenants, self._managed.manager, self._plan.settings.tenant_adapter_policy)
 
     def _openai_routes(self) -> OpenAIRoutes:
         return OpenAIRoutes(
@@ -254,6 +278,7 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
         await self._tenants.begin()
+        await self._prefixes.look()
         async with contextlib.AsyncExitStack() as beside:
             for part in (self._pool, self._process, self._limits, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
@@ -266,11 +291,12 @@ class Gateway:
                     task.cancel()
                 await asyncio.wait(followers)
                 await self._tenants.close()
+                await self._prefixes.close()
 
     def _followers(self) -> list[Work]:
         """Return what runs as long as the gateway does."""
         follow_spaces = functools.partial(follow_key_spaces, self._directories, self._plan.keyspace)
-        followers: list[Work] = [follow_spaces, self._tenants.run]
+        followers: list[Work] = [follow_spaces, self._tenants.run, self._prefixes.run]
         if len(self._directories) > 1:
             followers.append(self._routing.cells.follow)
         return followers

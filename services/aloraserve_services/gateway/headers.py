@@ -9,10 +9,10 @@ MAX_REASON_CHARACTERS = 400
 
 def serving_headers(generation: Generation) -> dict[str, str]:
     """Return what a client may want to know of how its call was served."""
-    reason = generation.reason.encode("latin-1", "replace").decode("latin-1")
     return (
         _savings(generation)
         | dict(generation.ticket.headers)
+        | _reason(generation)
         | {
             "x-aloraserve-replica": generation.label,
             "x-aloraserve-kind": generation.request.kind,
@@ -21,9 +21,17 @@ def serving_headers(generation: Generation) -> dict[str, str]:
             "x-aloraserve-ttft-ms": f"{generation.ttft_s * 1000:.1f}",
             "x-aloraserve-prefill-ms": f"{generation.prefill_s * 1000:.1f}",
             "x-aloraserve-policy": generation.decision.policy,
-            "x-aloraserve-reason": reason[:MAX_REASON_CHARACTERS],
         }
     )
+
+
+def _reason(generation: Generation) -> dict[str, str]:
+    """Return why the replica was chosen, which is of all tenants' load: not for one of them."""
+    caller = generation.request.origin.caller
+    if caller.tenant is not None and not caller.is_admin:
+        return {}
+    reason = generation.reason.encode("latin-1", "replace").decode("latin-1")
+    return {"x-aloraserve-reason": reason[:MAX_REASON_CHARACTERS]}
 
 
 def _savings(generation: Generation) -> dict[str, str]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+
 import structlog
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -61,11 +66,18 @@ class CountedRequests:
         metrics: of the gateway.
         tracing: of this process.
         headers: of every answer, see :func:`~aloraserve_services.gateway.answer_headers.fixed_headers`.
+        may_call: whether whoever sends this ``Authorization`` may: nobody else makes spans, or has them sampled.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: GatewayMetrics, tracing: Tracing, headers: tuple[Field, ...] = ()
+        self,
+        app: ASGIApp,
+        metrics: GatewayMetrics,
+        tracing: Tracing,
+        headers: tuple[Field, ...] = (),
+        may_call: Callable[[str | None], bool] = lambda authorization: True,
     ) -> None:
+        self._may_call = may_call
         self._app = app
         self._headers = headers
         self._metrics = metrics
@@ -81,12 +93,17 @@ class CountedRequests:
             return
         self._metrics.in_progress.inc()
         try:
-            with self._tracing.request(endpoint, headers):
+            with self._span(endpoint, scope, headers):
                 begun = begin_request(scope, headers, self._tracing)
                 self._tracing.annotate({"aloraserve.request_id": begun.request_id})
                 await self._answer(endpoint, begun.request_id, scope, receive, send)
         finally:
             self._metrics.in_progress.dec()
+
+    def _span(self, endpoint: str, scope: Scope, headers: Mapping[str, str]) -> AbstractContextManager[None]:
+        if self._tracing.is_on and not self._may_call(Headers(scope=scope).get("authorization")):
+            return contextlib.nullcontext()
+        return self._tracing.request(endpoint, headers)
 
     async def _answer(self, endpoint: str, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = False

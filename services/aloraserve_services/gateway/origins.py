@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
+from aloraserve.errors import AloraserveError
 from aloraserve.serving.request import Origin
 from aloraserve.serving.session import SESSION_HEADER, session_of
 from aloraserve.serving.time_limits import TIMEOUT_HEADER, asked_seconds
 from aloraserve.tenants import Tenants
 from aloraserve_services.gateway.request_context import context_of
+
+
+def may_call(tenants: Tenants, authorization: str | None) -> bool:
+    """Return whether an ``Authorization`` header is a caller's."""
+    try:
+        tenants.authenticate(authorization)
+    except AloraserveError:
+        return False
+    return True
 
 
 def origin_of(request: Request, tenants: Tenants) -> Origin:

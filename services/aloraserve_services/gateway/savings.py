@@ -55,11 +55,10 @@ class SavingsReporter(CallObserver):
         async with self._flush.running():
             yield
 
-    async def report(self, window: str | None, tenant: str | None = None) -> dict[str, Any]:
-        """Return the totals of a window that ends now, and the share of each adapter that a tenant may know of.
+    async def report(self, window: str | None) -> dict[str, Any]:
+        """Return the totals of a window that ends now, and the share of each adapter.
 
         Args:
-            tenant: who asks.
             window: such as "15m" or "1h", :data:`~aloraserve_services.gateway.window.DEFAULT_WINDOW` if None.
 
         Raises:
@@ -82,7 +81,6 @@ class SavingsReporter(CallObserver):
                 {"name": name or self._base_model, "kind": kinds.get(name, "other") if name else "base"}
                 | self._shown(figures)
                 for name, figures in sorted(found.items())
-                if self._adapters.sees(tenant, name)
             ],
         }
 

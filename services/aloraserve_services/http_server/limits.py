@@ -11,7 +11,7 @@ class HttpLimits:
 
     Args:
         max_connections: open at once; a later one gets 503 for anything but a probe.
-        max_surplus_connections: that may wait for that 503; any more are closed at once.
+        max_surplus_connections: that may wait for that 503; one more closes the oldest that asks for nothing.
         max_head_bytes: of a request's line and headers together.
         head_timeout_s: from a connection's or a request's first moment until its head is complete.
         keep_alive_s: that a connection may stay open between two requests.

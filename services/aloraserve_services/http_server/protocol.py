@@ -51,10 +51,19 @@ class BoundedProtocol(HttpToolsProtocol):
         state: of the server, with its connections and tasks.
         limits: of the server.
         loop: that runs it.
+        surplus: the server's connections beyond ``max_connections``, the oldest first.
     """
 
-    def __init__(self, config: Config, state: ServerState, limits: HttpLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        limits: HttpLimits,
+        loop: asyncio.AbstractEventLoop,
+        surplus: dict[BoundedProtocol, None],
+    ) -> None:
         super().__init__(config, state, {}, loop)
+        self._surplus = surplus
         self._limits = limits
         self._phase = Phase.HEAD
         self._phase_since = loop.time()
@@ -80,15 +89,19 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take a connection, if there is room for it."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        surplus = len(self.connections) - self._limits.max_connections
-        if surplus > self._limits.max_surplus_connections:
-            transport.abort()
-        elif surplus > 0:
+        if len(self.connections) > self._limits.max_connections:
             self.app = only_probes(self.app)
+            self._surplus[self] = None
+        if len(self._surplus) > self._limits.max_surplus_connections:
+            # A probe asks at once: whoever has waited longest is none.
+            oldest = next((each for each in self._surplus if not each.is_answering), self)
+            oldest.transport.abort()
+            del self._surplus[oldest]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the client no longer waits for."""
         super().connection_lost(exc)
+        self._surplus.pop(self, None)
         self.pipeline.clear()
         if self._task is not None:
             self._task.cancel()

@@ -54,6 +54,7 @@ class HttpServer:
             timeout_keep_alive=limits.keep_alive_s,  # type: ignore[arg-type]
         )
         self._config.load()
+        self._surplus: dict[BoundedProtocol, None] = {}
         self._listening: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -122,7 +123,7 @@ class HttpServer:
     async def _listen(self, listening: socket.socket) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         return await loop.create_server(
-            lambda: BoundedProtocol(self._config, self._state, self._limits, loop),
+            lambda: BoundedProtocol(self._config, self._state, self._limits, loop, self._surplus),
             sock=listening,
             ssl=self._tls,
             backlog=BACKLOG,

@@ -129,7 +129,7 @@ def local_platform(
 
 def _with_whole_paths(settings: Settings) -> Settings:
     """Return settings whose paths mean the same in Ray's processes, which run in another folder."""
-    paths = ("state_dir", "tls_certificate", "tls_key", "tls_client_ca")
+    paths = ("state_dir", "log_dir", "tls_certificate", "tls_key", "tls_client_ca")
     whole: dict[str, Any] = {name: path.absolute() for name in paths if (path := getattr(settings, name)) is not None}
     if Path(settings.calibration).is_file():
         whole["calibration"] = str(Path(settings.calibration).absolute())

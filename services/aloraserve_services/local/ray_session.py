@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aloraserve.errors import StartError
+from aloraserve.telemetry.log_files import RAY, keep_ends
 from aloraserve_services.local.processes import end_descendants, signals_ignored
 from aloraserve_services.local.session_folder import SessionFolder, session_folder
 from aloraserve_services.local.surroundings import changed_environment
@@ -58,6 +59,15 @@ def ray_session(plan: FleetPlan) -> Iterator[None]:
                 ray.shutdown()
             with signals_ignored():
                 end_descendants()
+                _keep_logs(folder, plan.settings.log_dir)
+
+
+def _keep_logs(folder: SessionFolder, log_dir: Path | None) -> None:
+    """Keep what Ray and Serve wrote last, which says why a part did not start or was replaced."""
+    if log_dir is not None:
+        files = [path for path in folder.ray.glob("session_2*/logs/**/*") if path.is_file() and not path.is_symlink()]
+        with contextlib.suppress(OSError):
+            keep_ends(files, log_dir / RAY)
 
 
 def lost_part() -> str | None:

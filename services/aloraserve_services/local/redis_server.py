@@ -44,7 +44,8 @@ class EmbeddedRedis:
             port=0,
             data_dir=folder,
             unix_socket_path=folder / "redis.sock",
-            config={"maxmemory": MAX_MEMORY, "maxmemory-policy": "volatile-lru"},
+            # A title would be written over its environment, by which the watchdog knows it.
+            config={"maxmemory": MAX_MEMORY, "maxmemory-policy": "volatile-lru", "set-proc-title": "no"},
         )
         self._ends: deque[float] = deque(maxlen=MAX_ENDS)
         self._start()

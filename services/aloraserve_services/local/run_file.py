@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -108,19 +109,38 @@ def held(state_dir: Path, url: str) -> Iterator[None]:
         StartError: another platform runs in this folder.
     """
     make_state_folder(state_dir)
-    other = read(state_dir)
-    if other is not None and other.pid != os.getpid():
-        raise StartError(
-            f"a platform runs already (pid {other.pid}, {other.url}): stop it with `aloraserve down`, or give this one "
-            "a state folder of its own with --state-dir"
-        )
-    _write(state_dir, Running(os.getpid(), psutil.Process().create_time(), url))
+    with _locked(state_dir):
+        _write(state_dir, Running(os.getpid(), psutil.Process().create_time(), url))
+        try:
+            yield
+        finally:
+            path_in(state_dir).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    """Own a state folder for the time of the context, against one that starts in the same moment too."""
+    folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        _lock(folder, state_dir)
         yield
     finally:
-        owner = read(state_dir)
-        if owner is None or owner.pid == os.getpid():
-            path_in(state_dir).unlink(missing_ok=True)
+        os.close(folder)
+
+
+def _lock(folder: int, state_dir: Path) -> None:
+    is_locked = True
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        is_locked = False
+    other = read(state_dir)
+    if not is_locked or (other is not None and other.pid != os.getpid()):
+        shown = f"(pid {other.pid}, {other.url})" if other else "or starts"
+        raise StartError(
+            f"a platform runs already {shown}: stop it with `aloraserve down`, or give this one a state folder of its "
+            "own with --state-dir"
+        )
 
 
 def mark_ready(

@@ -51,7 +51,10 @@ def watched() -> Iterator[None]:
 
 
 def end_marked(mark: str) -> None:
-    """Kill every process that has a mark, until there is none."""
+    """Kill every process that has a mark, and those below it, until there is none.
+
+    Ray's workers write a title over their environment; they are the children of a server that does not.
+    """
     deadline = time.monotonic() + END_WITHIN_S
     while (left := _marked(mark)) and time.monotonic() < deadline:
         for process in left:
@@ -60,8 +63,16 @@ def end_marked(mark: str) -> None:
         psutil.wait_procs(left, timeout=0.2)
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _has(process, mark)]
+def _marked(mark: str) -> set[psutil.Process]:
+    marked = {process for process in psutil.process_iter() if process.pid != os.getpid() and _has(process, mark)}
+    return marked.union(*map(_below, marked))
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
 
 
 def _has(process: psutil.Process, mark: str) -> bool:

@@ -114,3 +114,34 @@ def test_keys_continue_from_those_that_are_known(prompt: list[int], at: int, kno
     given_keys = SPACE.keys(prompt, cache_salt="acme")[:known]
     wanted = SPACE.keys(prompt, cache_salt="acme", adapter=adapter)
     assert SPACE.keys(prompt, cache_salt="acme", adapter=adapter, known=given_keys) == wanted
+
+
+class TestPublicBlocks:
+    """The first blocks of a prompt may be everybody's; behind them each tenant has its own."""
+
+    @given(
+        st.lists(st.integers(0, 50), min_size=0, max_size=40),
+        st.integers(0, 10),
+        st.none() | st.integers(0, 40),
+        st.sampled_from(["tenant:1:a", "tenant:1:b", None]),
+    )
+    def test_exactly_the_public_blocks_are_nobodys(
+        self, token_ids: list[int], public: int, activation: int | None, salt: str | None
+    ) -> None:
+        effect = None if activation is None else AdapterEffect("safety", "digest", min(activation, len(token_ids)))
+        base_blocks = (len(token_ids) if effect is None else effect.activation) // SPACE.block_tokens
+        public = min(public, base_blocks)
+        nobodys = SPACE.keys(token_ids, adapter=effect)
+        own = SPACE.keys(token_ids, cache_salt=salt, adapter=effect, public_blocks=public)
+        assert own[:public] == nobodys[:public]
+        if salt is not None:
+            assert not set(own[public:]) & set(nobodys)
+            other = SPACE.keys(token_ids, cache_salt=f"{salt}!", adapter=effect, public_blocks=public)
+            assert not set(own[public:]) & set(other)
+        for count in range(public, base_blocks + 1):
+            again = SPACE.keys(token_ids, cache_salt=salt, adapter=effect, known=own[:count], public_blocks=public)
+            assert again == own
+
+    def test_without_public_blocks_keys_are_as_they_were(self) -> None:
+        assert SPACE.keys(range(40), cache_salt="t", public_blocks=0) == SPACE.keys(range(40), cache_salt="t")
+        assert SPACE.origin("t", 0, []) == SPACE.root("t")

@@ -315,15 +315,13 @@ def test_a_redis_that_does_not_answer_is_named_without_its_password(
         str(tmp_path),
         "--port",
         str(free_port),
-        "--redis-url",
-        url.format(port=free_port),
     ]
     result = subprocess.run(
         [sys.executable, "-m", "aloraserve_services.cli.main", "up", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | {"COLUMNS": "1000"},
+        env=os.environ | {"COLUMNS": "1000", "ALORASERVE_REDIS_URL": url.format(port=free_port)},
     )
     assert result.returncode == EXIT_START, result.stderr
     assert f"error: no Redis answers at {shown.format(port=free_port)}: " in result.stderr
@@ -456,14 +454,15 @@ def test_a_redis_url_that_cannot_be_read_is_a_wrong_setting_and_not_shown(
     result = subprocess.run(
         [
             *(sys.executable, "-m", "aloraserve_services.cli.main", "up"),
-            *("--state-dir", str(tmp_path), "--port", str(free_port), "--redis-url", url),
+            *("--state-dir", str(tmp_path), "--port", str(free_port)),
         ],
         capture_output=True,
         text=True,
         timeout=60,
+        env=os.environ | {"COLUMNS": "1000", "ALORASERVE_REDIS_URL": url},
     )
     assert result.returncode == EXIT_SETTINGS, result.stderr
-    assert "redis_url cannot be read" in result.stderr
+    assert "environment: redis_url: the Redis URL" in result.stderr
     assert "hunter" not in result.stderr
     assert "Traceback" not in result.stderr
 

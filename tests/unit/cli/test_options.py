@@ -23,6 +23,16 @@ def play(chosen: ChosenSettings, rounds: int = 5) -> None:
     loaded.append(chosen.load(engine="simulated", max_num_seqs=rounds))
 
 
+urls = typer.Typer()
+
+
+@urls.command()
+@takes_settings("redis_url")
+def connect(chosen: ChosenSettings) -> None:
+    """Load the settings with a Redis."""
+    chosen.load()
+
+
 def settings_of(*arguments: str) -> Settings:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -63,3 +73,25 @@ def test_an_error_of_a_setting_is_one_line_and_an_exit_code() -> None:
     result = CliRunner().invoke(app, ["--dtype", "int4"])
     assert result.exit_code == EXIT_SETTINGS
     assert "error: flag: dtype is 'int4'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:hunter2@redis.example", "rediss://fleet:hunter2@redis.example:6380/1", "unix://:hunter2@/run/r.sock"],
+)
+def test_a_password_does_not_belong_on_the_command_line(url: str) -> None:
+    result = CliRunner().invoke(urls, ["--redis-url", url])
+    assert result.exit_code == EXIT_SETTINGS
+    assert "--redis-url has a password" in result.output
+    assert "ALORASERVE_REDIS_URL" in result.output
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("url", ["redis://redis.example", "redis://redis.example?credentials_file=/run/login"])
+def test_a_url_without_one_does(url: str) -> None:
+    assert CliRunner().invoke(urls, ["--redis-url", url]).exit_code == 0
+
+
+def test_a_password_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALORASERVE_REDIS_URL", "redis://:hunter2@redis.example")
+    assert CliRunner().invoke(urls, []).exit_code == 0

@@ -13,8 +13,11 @@ import pytest
 from pydantic import SecretStr
 from support.adapter_gateway import AdapterGateway
 from support.http_server import serving
+from support.peft_adapters import write_peft_adapter
 
 from aloraserve.adapters.management import Usage
+from aloraserve.tenants import Role
+from aloraserve.tenants.manager import TenantManager
 
 TENANT, ADMIN = "tenant-key-0123456789", "admin-key-0123456789"
 
@@ -428,3 +431,81 @@ async def test_two_registrations_of_a_name_at_once_end_clearly(
     answers = await asyncio.gather(*(client.post("/v1/adapters", json=body) for body in bodies))
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409]
     assert len((await client.get("/v1/adapters/safety")).json()["versions"]) == 1
+
+
+class TestTenantsAdapters:
+    """A key with the role ``adapters`` manages what is its tenant's, and meets nobody else's."""
+
+    @pytest.fixture
+    async def keys(self, fleet: AdapterGateway) -> dict[str, str]:
+        live = fleet.tenants
+        manager = TenantManager(fleet.tenant_store, live.view, fleet.pepper, on_change=live.catch_up)
+        made = {name: await manager.create_key(name, [Role.ADAPTERS]) for name in ("acme", "other")}
+        made["admin"] = await manager.create_key(None, [Role.ADMIN])
+        return {name: new.text for name, new in made.items()}
+
+    @pytest.fixture
+    def source(self, fleet: AdapterGateway) -> str:
+        (fleet.root / "tenants").mkdir()
+        return str(write_peft_adapter(fleet.root / "tenants" / "safety"))
+
+    async def test_what_a_tenant_registers_is_its_own_and_private(
+        self, fleet: AdapterGateway, keys: dict[str, str], source: str
+    ) -> None:
+        async with fleet.client(keys["acme"]) as acme, fleet.client(keys["other"]) as other:
+            made = await acme.post("/v1/adapters", json={"name": "safety", "source": source})
+            assert (made.status_code, made.json()["owner"], made.json()["visibility"]) == (201, "acme", "private")
+            assert [entry["name"] for entry in (await acme.get("/v1/adapters")).json()["data"]] == ["safety"]
+            assert (await other.get("/v1/adapters")).json()["data"] == []
+            absent = refusal(await other.get("/v1/adapters/absent"), 404).replace("absent", "safety")
+            for method, path in (
+                ("GET", "/v1/adapters/safety"),
+                ("DELETE", "/v1/adapters/safety?force=true"),
+                ("POST", "/v1/adapters/safety/retire"),
+                ("GET", "/v1/adapters/safety/aliases"),
+                ("PUT", "/v1/adapters/safety/aliases/prod"),
+            ):
+                assert refusal(await other.request(method, path, json={"target": "safety"}), 404) == absent
+            assert (await acme.post("/v1/adapters/safety/retire", json={})).status_code == 200
+            assert (await acme.delete("/v1/adapters/safety")).status_code == 200
+
+    async def test_a_tenant_cannot_touch_the_platforms_own(
+        self, fleet: AdapterGateway, keys: dict[str, str], source: str
+    ) -> None:
+        async with fleet.client(keys["admin"]) as admin, fleet.client(keys["acme"]) as acme:
+            body = {"name": "safety", "source": fleet.write()}
+            assert (await admin.post("/v1/adapters", json=body)).json()["visibility"] == "public"
+            assert (await acme.delete("/v1/adapters/safety?force=true")).status_code == 404
+            taken = refusal(await acme.post("/v1/adapters", json={"name": "safety", "source": source}), 409)
+            assert "is taken" in taken
+
+    @pytest.mark.parametrize(
+        ("fields", "status", "reason"),
+        [
+            ({"visibility": "public"}, 403, "visibility is public"),
+            ({"owner": "other"}, 403, "owner is another tenant"),
+            ({"source": "/etc"}, 400, "adapter_sources"),
+        ],
+    )
+    async def test_what_needs_an_administrator_is_refused(
+        self, fleet: AdapterGateway, keys: dict[str, str], source: str, fields: dict[str, str], status: int, reason: str
+    ) -> None:
+        async with fleet.client(keys["acme"]) as acme:
+            body = {"name": "safety", "source": source} | fields
+            assert reason in refusal(await acme.post("/v1/adapters", json=body), status)
+            assert (await acme.get("/v1/adapter-catalog")).status_code == 403
+            assert (await acme.get("/v1/adapters?owner=other")).status_code == 403
+
+    async def test_sources_of_administrators_are_not_a_tenants(
+        self, fleet: AdapterGateway, keys: dict[str, str]
+    ) -> None:
+        async with fleet.client(keys["acme"]) as acme:
+            body = {"name": "safety", "source": fleet.write()}
+            for path in ("/v1/adapters", "/v1/adapter-checks"):
+                assert "adapter_sources" in refusal(await acme.post(path, json=body), 400)
+
+    async def test_an_owner_has_to_be_a_tenant(self, fleet: AdapterGateway, keys: dict[str, str]) -> None:
+        async with fleet.client(keys["admin"]) as admin:
+            body = {"name": "safety", "source": fleet.write(), "owner": "nobody", "visibility": "private"}
+            assert "owner is 'nobody'" in refusal(await admin.post("/v1/adapters", json=body), 400)
+            assert (await admin.post("/v1/adapters", json=body | {"owner": "acme"})).status_code == 201

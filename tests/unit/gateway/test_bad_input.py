@@ -132,7 +132,7 @@ async def test_a_body_that_is_no_request_is_a_4xx_at_every_route_that_reads_one(
     server: Served, routes: list[Route]
 ) -> None:
     for route in routes:
-        if route[0] not in ("POST", "PUT", "PATCH"):
+        if route[0] not in ("POST", "PUT", "PATCH") or route == ("POST", "/ping"):
             continue
         for name, body in BODIES.items():
             reply = await server.ask(request(route, body))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
@@ -93,3 +96,29 @@ async def test_an_answer_that_breaks_off_is_counted_once(client: httpx.AsyncClie
     with pytest.raises(KeyError):
         await client.get("/v1/savings")
     assert (counted("/v1/savings", "200"), counted("/v1/savings", "500")) == (before[0] + 1, before[1])
+
+
+class Kept(SpanExporter):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """See OpenTelemetry."""
+        self.spans += spans
+        return SpanExportResult.SUCCESS
+
+
+async def test_only_whoever_may_call_makes_spans(open_gateway: Callable[..., Any]) -> None:
+    gateway = open_gateway(api_keys={"acme": "a-tenant-s-key-0001"})
+    kept = Kept()
+    gateway._tracing.use(kept, "test", "test")
+    transport = httpx.ASGITransport(gateway.http_app())
+    forced = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for key in (None, "Bearer wrong", "Bearer a-tenant-s-key-0001"):
+            headers = forced | ({"authorization": key} if key else {})
+            await client.post("/v1/completions", json={"model": "nobody", "prompt": "hi"}, headers=headers)
+    gateway._tracing.flush()
+    assert [span.attributes["http.response.status_code"] for span in kept.spans if span.attributes] == [404]

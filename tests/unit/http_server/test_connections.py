@@ -211,7 +211,8 @@ async def test_beyond_its_connections_only_probes_are_answered(app: Application)
         assert b"retry-after: 1" in reply
         assert status_of(await server.ask(get("/healthz"))) == 200
         async with opened(server, 4) as surplus:
-            assert await ended(surplus[3]) == b"", "one too many of those as well"
+            assert await ended(surplus[0]) == b"", "one too many of those as well: the oldest goes"
+            assert status_of(await server.ask(get("/healthz"))) == 200, "whoever waits keeps no probe out"
     async with serving(app, HttpLimits(max_connections=5)) as server:
         for _ in range(20):
             assert status_of(await server.ask(get("/"))) == 200

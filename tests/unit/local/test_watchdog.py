@@ -17,14 +17,16 @@ PLATFORM = """
 import subprocess, sys
 import psutil
 from aloraserve_services.local.private_folder import private_folder
+from aloraserve_services.local.redis_server import embedded_redis
 from aloraserve_services.local.watchdog import watched
 
 SLEEP = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
-DEEP = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True).wait()"
-with watched(), private_folder("test") as folder:
+START = "subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True, env={}).wait()"
+DEEP = "import subprocess, sys; " + START
+with watched(), private_folder("test") as folder, embedded_redis():
     children = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True)
-        for script in (SLEEP, DEEP)
+        subprocess.Popen([sys.executable, "-c", *script], stdout=subprocess.PIPE, start_new_session=True)
+        for script in ((SLEEP,), (DEEP, SLEEP))
     ]
     for child in children:
         child.stdout.readline()
@@ -51,7 +53,7 @@ def platform() -> Iterator[subprocess.Popen[str]]:
 def test_nothing_outlives_a_platform_that_is_killed(platform: subprocess.Popen[str]) -> None:
     folder = Path(platform.stdout.readline().strip())  # type: ignore[union-attr]
     started = psutil.Process(platform.pid).children(recursive=True)
-    assert len(started) == 4, "the watchdog, two children, and a child's child"
+    assert len(started) == 5, "the watchdog, the embedded Redis, two children, and a child's child without the mark"
     platform.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(started, timeout=END_WITHIN_S + 5)
     assert alive == []

@@ -189,12 +189,14 @@ async def test_further_calls_of_a_request_are_no_requests_and_share_its_place() 
     first = await path.send(at=5.0, is_streamed=True)
     second = await path.send(at=5.0, is_streamed=True)
     await first.aclose()
+    await path.guarded._settle_all()
     with pytest.raises(RateLimitedError, match="1 requests run at once"):
         await path.send(at=6.0)
     await second.aclose()
     await path.guarded._settle_all()
     await path.send(at=6.0)
     assert [requests for _, _, requests in path.recorder.calls] == [1, 0, 1]
+    assert path.admission._running == {}
     with pytest.raises(RateLimitedError, match="2 requests per minute"):
         await path.send(at=7.0)
 

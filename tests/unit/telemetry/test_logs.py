@@ -65,3 +65,20 @@ def test_a_logger_made_before_is_configured_too(capsys: pytest.CaptureFixture[st
     configure_logs("json")
     log.info("later")
     assert record(capsys)["message"] == "later"
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_login_or_a_key_that_somebody_put_into_a_record_is_not_shown(
+    form: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs(form)
+    logger = structlog.get_logger("x")
+    logger.error("not_reached", url="rediss://fleet:hunter2@redis.example:6379/0", header="Bearer hunter2-hunter2")
+    try:
+        raise ConnectionError("redis://:hunter2@10.0.0.1 refused")
+    except ConnectionError as error:
+        logger.error("request_failed", exc_info=error)
+    said = capsys.readouterr().err
+    assert "redis.example:6379/0" in said
+    assert "10.0.0.1 refused" in said
+    assert "hunter2" not in said

@@ -18,6 +18,9 @@ from aloraserve.serving.attempt import LostError
 from aloraserve.wire import reply_for
 
 INVALID = [
+    "name is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
+    "the prefix has 3 tokens; 32, one block, to 32768 are accepted",
+    "owner is 'nobody'; there is no such tenant",
     "tenant is 'A/b'; 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit are accepted",
     "roles is empty; accepted are invoke, adapters, admin",
     "roles is invoke without a tenant; only admin is accepted there",
@@ -80,6 +83,7 @@ INVALID = [
     "'adapters' needs a gateway; an engine by itself makes one call",
     "adapters has 'plain', which is a plain LoRA; those with an invocation are accepted",
     # queries
+    "days is '0'; 1 to 366 are accepted",
     "limit is '0'; 1 to 1000 are accepted",
     "window is '2d'; 1m to 24h are accepted, such as 90s, 15m or 1h",
     "force is 'yes'; true or false is accepted",
@@ -160,6 +164,9 @@ FIELDS = [
     "is accepted only in messages of the role 'assistant'",
     "is nested deeper than 64 levels",
     "needs 'tools' to choose from",
+    "one of 'messages' and 'prompt' is needed, and not both",
+    "is empty, or has more than 8388608 bytes of text",
+    "is accepted with 'prompt' only: the chat template adds what it needs",
     "is a chat's; send 'max_output_tokens'",
     "is not supported here; only 1 is accepted",
     "'top_logprobs' is accepted only with 'message.output_text.logprobs' in 'include'",
@@ -170,6 +177,7 @@ FIELDS = [
     "has two different definitions 'City'; give them different names",
     "'structured_outputs' and 'response_format' differ; send one of them",
     "'stream_options' is accepted only with 'stream': true",
+    "'messages' or 'text' is needed, and not both",
 ]
 EXAMPLES = {
     "InvalidRequestError": INVALID,
@@ -206,13 +214,18 @@ EXAMPLES = {
         "there is no registration 'ab' in this gateway; the last 64 are kept",
     ],
     "TenantConflictError": [
+        "there are 64 shared prefixes, the most that are accepted; delete some first",
         "there are 64 valid keys, the most that are accepted; revoke one first",
         "the record needs 65537 bytes; 65536 are accepted",
         "there are 1024 tenants, the most that are accepted; delete some first",
         "the key 0123456789ab was made with another pepper than this machine has; give all machines the same "
         "key_pepper_file, or revoke the keys of the lost one",
     ],
-    "TenantChangedError": ["tenant 'acme' was changed by another call meanwhile; look at it and try again"],
+    "TenantChangedError": [
+        "tenant 'acme' was changed by another call meanwhile; look at it and try again",
+        "the shared prefix 'system' was changed by another call meanwhile; try again",
+    ],
+    "UnknownPrefixError": ["there is no shared prefix 'system'"],
     "UnknownTenantError": ["there is no tenant 'acme'"],
     "UnknownKeyError": [
         "there is no key with the id '0123456789ab'",
@@ -251,6 +264,8 @@ EXAMPLES = {
         "the API key is not known",
     ],
     "NotPermittedError": [
+        "visibility is public: that needs a key with the role admin",
+        "owner is another tenant: that needs a key with the role admin",
         "this needs a key with the role admin; this key's roles: invoke",
     ],
     "InvocationError": [
@@ -313,6 +328,7 @@ STATUS = {
     errors.TenantConflictError: 409,
     errors.TenantChangedError: 409,
     errors.UnknownTenantError: 404,
+    errors.UnknownPrefixError: 404,
     errors.UnknownKeyError: 404,
     errors.AdapterConflictError: 409,
     errors.AdapterChangedError: 409,
@@ -341,6 +357,7 @@ STATUS = {
     errors.SettingsError: 500,
     errors.KeySpaceMismatchError: 500,
     errors.StartError: 500,
+    errors.PartLostError: 500,
 }
 BAD_ENGLISH = re.compile(
     r"(?<!there )\b(is|are) no\b|\banew\b|\btells?\b|\btold\b"

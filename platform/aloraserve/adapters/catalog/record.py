@@ -63,6 +63,10 @@ class AdapterRecord(CatalogPart, frozen=True, kw_only=True):
         """Return the record without the versions that a tenant may not see."""
         return self._only(tuple(entry for entry in self.versions if entry.is_visible_to(tenant)))
 
+    def owned_by(self, tenant: str | None) -> Self:
+        """Return the record without the versions that belong to others."""
+        return self._only(tuple(entry for entry in self.versions if entry.owner == tenant))
+
     @property
     def public(self) -> Self:
         """The record without the versions that only their owner sees."""

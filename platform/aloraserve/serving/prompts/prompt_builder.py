@@ -30,6 +30,7 @@ from aloraserve.serving.request import Echo, GenerationRequest, Origin
 from aloraserve.serving.sampling_rules import SamplingRules, adapter_sampling
 from aloraserve.serving.structures import check_structure
 from aloraserve.serving.tools import AUTO
+from aloraserve.tenants.shared_prefix import PublicBlocks, none_public
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from aloraserve.wire.sampling import NEUTRAL, SamplingDefaults
@@ -53,6 +54,7 @@ class PromptBuilder:
         keyspace: what block keys belong to.
         base_model: served name of the base model.
         max_model_len: tokens of a prompt and its answer together.
+        public_blocks: knows which blocks all tenants share.
         resolve: returns the adapter version that a call goes to now, or raises
             :class:`~aloraserve.errors.UnknownModelError`.
         embeddings: tokens that the model has an embedding of; as many as the tokenizer has if that is not known.
@@ -68,6 +70,7 @@ class PromptBuilder:
         base_model: str,
         max_model_len: int,
         resolve: Resolve,
+        public_blocks: PublicBlocks = none_public,
         embeddings: int | None = None,
         defaults: SamplingDefaults = NEUTRAL,
         tool_parser: str = AUTO,
@@ -77,6 +80,7 @@ class PromptBuilder:
         self._base_model = base_model
         self._max_model_len = max_model_len
         self._resolve = resolve
+        self._public_blocks = public_blocks
         self._encoder = Encoder(tokenizer)
         self._has_strange_tokens = embeddings is not None and embeddings < self._encoder.size
         self._rules = SamplingRules(max_model_len, embeddings or self._encoder.size, defaults)
@@ -157,9 +161,12 @@ class PromptBuilder:
             max_tokens: that are left to generate.
         """
         prompt = Prompt(list(token_ids), _activation(token_ids, adapter), request.keys)
+        public = min(request.public_blocks, self._base_blocks(prompt))
+        if public < request.public_blocks:
+            prompt = replace(prompt, known=())
         origin = request.origin.numbered(number)
         sampling = replace(request.sampling, max_tokens=max_tokens, min_tokens=0, prompt_logprobs=None)
-        call = self._call(origin, prompt, adapter)
+        call = self._call(origin, prompt, adapter, public)
         return replace(
             request,
             origin=origin,
@@ -169,6 +176,7 @@ class PromptBuilder:
             adapter=adapter,
             activation=prompt.activation,
             keys=call.keys,
+            public_blocks=public,
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -277,7 +285,11 @@ class PromptBuilder:
         sampling = self._rules.settings(body, len(prompt.token_ids), field, default_tokens)
         if self._has_strange_tokens:
             self._check_bad_words(sampling.bad_words)
-        call, extras = self._call(origin, prompt, adapter), body.extras()
+        public = self._public(origin, prompt)
+        if public:
+            # What is remembered is salted from its first block on.
+            prompt = replace(prompt, known=())
+        call, extras = self._call(origin, prompt, adapter, public), body.extras()
         return GenerationRequest(
             origin if body.priority is None else replace(origin, priority=body.priority),
             body.model,
@@ -291,6 +303,7 @@ class PromptBuilder:
             extras=extras,
             echo=self._echo(body, prompt) if isinstance(body, CompletionRequest) and body.echo else None,
             keys=call.keys,
+            public_blocks=public,
         )
 
     def _echo(self, body: CompletionRequest, prompt: Prompt) -> Echo:
@@ -310,7 +323,18 @@ class PromptBuilder:
             self._rules.check_tokens(self._encoder.ids(f" {word.lstrip()}"), "bad_words")
             self._rules.check_tokens(self._encoder.ids(word.lstrip()), "bad_words")
 
-    def _call(self, origin: Origin, prompt: Prompt, adapter: AdapterVersion | None) -> Call:
+    def _public(self, origin: Origin, prompt: Prompt) -> int:
+        """Return how many of a prompt's first blocks are everybody's; all are of who has no salt."""
+        if origin.caller.cache_salt is None:
+            return 0
+        return self._public_blocks(prompt.token_ids, self._base_blocks(prompt))
+
+    def _base_blocks(self, prompt: Prompt) -> int:
+        """Return how many of a prompt's blocks are the base model's."""
+        tokens = len(prompt.token_ids) if prompt.activation is None else max(prompt.activation, 0)
+        return tokens // self._keyspace.block_tokens
+
+    def _call(self, origin: Origin, prompt: Prompt, adapter: AdapterVersion | None, public_blocks: int) -> Call:
         effect = None
         if adapter is not None and prompt.activation is not None:
             effect = AdapterEffect(adapter.name, adapter.digest, prompt.activation)
@@ -318,7 +342,9 @@ class PromptBuilder:
         return Call(
             prompt_tokens=len(prompt.token_ids),
             block_tokens=self._keyspace.block_tokens,
-            keys=self._keyspace.keys(prompt.token_ids, cache_salt=salt, adapter=effect, known=prompt.known),
+            keys=self._keyspace.keys(
+                prompt.token_ids, cache_salt=salt, adapter=effect, known=prompt.known, public_blocks=public_blocks
+            ),
             adapter=adapter.name if adapter else None,
             session=origin.session,
             base_blocks=None if effect is None else max(effect.activation, 0) // self._keyspace.block_tokens,

@@ -25,6 +25,7 @@ from aloraserve.wire.intrinsics import IntrinsicsAnswer, IntrinsicsRequest
 from aloraserve.wire.models import ModelEntry, ModelList
 from aloraserve.wire.response_answers import ResponseObject
 from aloraserve.wire.response_request import ResponsesRequest
+from aloraserve.wire.shared_prefixes import PrefixRequest
 from aloraserve.wire.tenants import KeyRequest, LimitsRequest, RotationRequest
 from aloraserve.wire.tokenize import DetokenizedPrompt, DetokenizeRequest, TokenizedPrompt, TokenizeRequest
 from aloraserve.wire.version import ServerVersion
@@ -253,9 +254,21 @@ OPERATIONS: tuple[Operation, ...] = (
         tag=TENANTS,
     ),
     _change("DELETE", "/v1/admin/tenants/{name}", "Delete a tenant and its keys", tag=TENANTS),
-    Operation("GET", "/v1/replicas", "Show what each replica holds and does", FLEET),
     Operation(
-        "GET", "/v1/savings", "Show what reuse across adapters saved lately", FLEET, query=_WINDOW, errors=(400,)
+        "GET", "/v1/admin/shared-prefixes", "List the prefixes that all tenants share", TENANTS, errors=_ADMIN_ERRORS
+    ),
+    _change(
+        "PUT",
+        "/v1/admin/shared-prefixes/{name}",
+        "Have all tenants share the blocks of a prefix",
+        PrefixRequest,
+        example={"messages": [{"role": "system", "content": "You are the assistant of the harbour office."}]},
+        tag=TENANTS,
+    ),
+    _change("DELETE", "/v1/admin/shared-prefixes/{name}", "Share a prefix no more", tag=TENANTS),
+    Operation("GET", "/v1/replicas", "Show what each replica holds and does", FLEET, errors=(403,)),
+    Operation(
+        "GET", "/v1/savings", "Show what reuse across adapters saved lately", FLEET, query=_WINDOW, errors=(400, 403)
     ),
     Operation("GET", "/v1/usage", "Show the calls and tokens of tenants", FLEET, query=_DAYS, errors=(400, 503)),
     Operation(

@@ -15,6 +15,7 @@ from typing import Any
 from vllm_alora.activation import activation_of
 from vllm_alora.patches.seam import UnsupportedVllmError, is_patched, mark, require, vllm_version
 from vllm_alora.reloads import generation_at
+from vllm_alora.shared_prefix import moved_salt, public_tokens_of
 
 NAME = "generate_block_hash_extra_keys"
 STRADDLE = "alora"
@@ -76,6 +77,8 @@ def _wrap(original: Any) -> Any:
         request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int
     ) -> tuple[tuple[Any, ...] | None, int]:
         keys, mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
+        if request.cache_salt and (public := public_tokens_of(request)):
+            keys = moved_salt(keys, _salt_key(request.cache_salt), public, start_token_idx, end_token_idx)
         if keys is None or request.lora_request is None:
             return keys, mm_idx
         others = _without_adapter(keys, request.lora_request)
@@ -86,6 +89,13 @@ def _wrap(original: Any) -> Any:
         return (*_adapter_keys(request, end_token_idx, inside), *others), mm_idx
 
     return generate_block_hash_extra_keys
+
+
+def _salt_key(salt: str) -> Any:
+    """Return vLLM's key for a salt: tagged since 0.31."""
+    from vllm.v1.core import kv_cache_utils
+
+    return ("cache_salt", salt) if hasattr(kv_cache_utils, "to_event_extra_keys") else salt
 
 
 def _without_adapter(keys: tuple[Any, ...], lora_request: Any) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ from vllm_alora.patches import served_models
 from vllm_alora.patches.admission import DESCRIBE, take_description
 from vllm_alora.patches.seam import replace
 from vllm_alora.setups import refuse_load, refuse_setup
+from vllm_alora.shared_prefix import PUBLIC_KEY, is_trusted
 
 
 def apply() -> None:
@@ -73,8 +74,10 @@ def _invocation(lora_request: Any) -> Invocation | None:
 
 def _refuse_reserved_key(request: Any) -> None:
     extra_args = getattr(request.sampling_params, "extra_args", None)
-    if extra_args and ACTIVATION_KEY in extra_args:
-        raise refusal(f"{ACTIVATION_KEY!r} is reserved and cannot be set by a request.", "vllm_xargs")
+    reserved = (ACTIVATION_KEY,) if is_trusted() else (ACTIVATION_KEY, PUBLIC_KEY)
+    for key in reserved:
+        if extra_args and key in extra_args:
+            raise refusal(f"{key!r} is reserved and cannot be set by a request.", "vllm_xargs")
 
 
 def _refuse_unsupported(config: Any, request: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from aloraserve.blocks import AdapterEffect, BlocksStored, KeySpace
 
@@ -17,6 +18,7 @@ class BlockChain:
         token_ids: of the prompt.
         effect: the call's adapter, None for the base model.
         cache_salt: of the tenant.
+        public_blocks: how many of the first blocks have no salt.
 
     Attributes:
         token_ids: all of them.
@@ -24,10 +26,16 @@ class BlockChain:
     """
 
     def __init__(
-        self, keyspace: KeySpace, token_ids: Sequence[int], effect: AdapterEffect | None, cache_salt: str | None
+        self,
+        keyspace: KeySpace,
+        token_ids: Sequence[int],
+        effect: AdapterEffect | None,
+        cache_salt: str | None,
+        public_blocks: int = 0,
     ) -> None:
         self.token_ids = list(token_ids)
-        self.keys = keyspace.keys(token_ids, cache_salt=cache_salt, adapter=effect)
+        self.keys = keyspace.keys(token_ids, cache_salt=cache_salt, adapter=effect, public_blocks=public_blocks)
+        self._public_blocks = public_blocks
         self._keyspace = keyspace
         self._effect = effect
         self._cache_salt = cache_salt
@@ -49,15 +57,16 @@ class BlockChain:
         self.token_ids += token_ids
         width, old = self._keyspace.block_tokens, len(self.keys)
         for index in range(old, len(self.token_ids) // width):
-            parent = self.keys[-1] if self.keys else self._keyspace.root(self._cache_salt)
+            parent = self._keyspace.origin(self._cache_salt, self._public_blocks, self.keys)
             block = self.token_ids[index * width : (index + 1) * width]
             salt = self._effect.salt if self._effect is not None and self._is_adapters(index) else b""
             self.keys += self._keyspace.extend(parent, block, salt, self._base_tokens_of(index))
 
     def stored(self, first: int, last: int) -> list[BlocksStored]:
-        """Return the events of blocks that came to be cached, ``last`` excluded: base ones and an adapter's apart."""
-        split = last if self._split is None else min(max(self._split, first), last)
-        return [self._event(start, end) for start, end in ((first, split), (split, last)) if start < end]
+        """Return the events of blocks that came to be cached, ``last`` excluded: public, base and adapter's apart."""
+        splits = [self._public_blocks, last if self._split is None else self._split]
+        ends = [first, *sorted(min(max(split, first), last) for split in splits), last]
+        return [self._event(start, end) for start, end in pairwise(ends) if start < end]
 
     def _event(self, start: int, end: int) -> BlocksStored:
         width = self._keyspace.block_tokens
@@ -66,7 +75,7 @@ class BlockChain:
             parent=self.keys[start - 1] if start else None,
             token_ids=tuple(self.token_ids[start * width : end * width]),
             adapter=self._effect.version if self._effect is not None and self._is_adapters(start) else None,
-            cache_salt=None if start else self._cache_salt,
+            cache_salt=self._cache_salt if start == self._public_blocks else None,
             base_tokens=self._base_tokens_of(start),
         )
 

@@ -237,7 +237,7 @@ class SimulatedEngine:
         needed = -(-(len(call.token_ids) + (call.sampling.max_tokens or 1)) // width) * width
         if needed > self.kv_tokens:
             return EngineRefusal(f"prompt and answer need {needed} tokens of KV cache; the engine has {self.kv_tokens}")
-        prompt = BlockChain(self._keyspace, call.token_ids, effect, call.cache_salt)
+        prompt = BlockChain(self._keyspace, call.token_ids, effect, call.cache_salt, call.public_blocks)
         arrival_s, begun = self._driver.catch_up(), asyncio.Event()
         return [
             Choice(index, request_id, call, prompt, answers[index], arrival_s, begun, priority)

@@ -45,6 +45,8 @@ def prepare_environment(plan: FleetPlan) -> None:
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_ALORA_ABSENT": "error",
+            # Every request comes from a gateway.
+            "VLLM_ALORA_SHARED_PREFIXES": "1",
         }
     )
     if is_cpu_engine():
@@ -244,7 +246,7 @@ class VllmEngine:
             prompt["cache_salt"] = call.cache_salt
         lora = None if call.adapter is None else lora_request(self._versions[call.adapter.engine_id])
         outputs = self._llm.generate(
-            prompt, sampling_params(call.sampling), call.request_id, lora_request=lora, priority=priority
+            prompt, self._parameters(call), call.request_id, lora_request=lora, priority=priority
         )
         async with contextlib.aclosing(outputs):
             try:
@@ -261,6 +263,16 @@ class VllmEngine:
             async for output in outputs:
                 for chunk in self._chunks(output, call):
                     yield chunk
+
+    def _parameters(self, call: EngineCall) -> Any:
+        """Return vLLM's parameters of a call, with how many of its tokens are everybody's."""
+        from vllm_alora.shared_prefix import PUBLIC_KEY
+
+        parameters = sampling_params(call.sampling)
+        if call.public_blocks:
+            public = {PUBLIC_KEY: call.public_blocks * self._plan.keyspace.block_tokens}
+            parameters.extra_args = {**(parameters.extra_args or {}), **public}
+        return parameters
 
     def _chunks(self, output: Any, call: EngineCall) -> list[EngineChunk]:
         """Return the chunks of an output; equal choices have equal ones."""

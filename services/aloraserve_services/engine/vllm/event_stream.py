@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +89,15 @@ class EventStream:
 def events_of(raw: Iterable[dict[str, Any]]) -> list[EngineEvent]:
     """Return the platform's events for vLLM's, as decoded from msgpack.
 
-    ``cache_salt`` is read from block 0's extra keys, where vLLM puts it untagged after the adapter's name and the
-    multimodal pairs: the one plain string that is not the adapter's name at index 0.
+    ``cache_salt`` is read from a block's extra keys, where vLLM puts it untagged after the adapter's name and the
+    multimodal pairs: the one plain string that is not the adapter's name at index 0. It is in the first block's, or in
+    those of the first block behind a shared prefix.
     """
     found: list[EngineEvent] = []
     for event in raw:
         match event["type"]:
             case "BlockStored":
-                found.append(_stored(event))
+                found += _stored(event)
             case "BlockRemoved":
                 found.append(BlocksRemoved(tuple(event["block_hashes"]), tier=event.get("medium") or "GPU"))
             case "AllBlocksCleared":
@@ -103,30 +105,44 @@ def events_of(raw: Iterable[dict[str, Any]]) -> list[EngineEvent]:
     return found
 
 
-def _stored(event: dict[str, Any]) -> BlocksStored:
-    adapter = event.get("lora_name")
-    return BlocksStored(
-        hashes=tuple(event["block_hashes"]),
+def _stored(event: dict[str, Any]) -> list[BlocksStored]:
+    """Return an event as one, or as two where a shared prefix ends in it and a tenant's salt begins."""
+    adapter, keys = event.get("lora_name"), event.get("extra_keys") or []
+    salts = [_cache_salt(of_block, adapter) for of_block in keys]
+    begin = next((index for index, salt in enumerate(salts) if index and salt is not None), 0)
+    hashes, token_ids = tuple(event["block_hashes"]), tuple(event["token_ids"])
+    first = BlocksStored(
+        hashes=hashes,
         parent=event.get("parent_block_hash"),
-        token_ids=tuple(event["token_ids"]),
+        token_ids=token_ids,
         adapter=adapter,
-        cache_salt=_cache_salt(event, adapter),
+        cache_salt=salts[0] if salts else None,
         tier=event.get("medium") or "GPU",
-        base_tokens=_base_tokens(event),
+        base_tokens=_base_tokens(keys[0] if keys else None),
     )
+    if not begin:
+        return [first]
+    public = begin * (len(token_ids) // len(hashes))
+    return [
+        replace(first, hashes=hashes[:begin], token_ids=token_ids[:public]),
+        replace(
+            first,
+            hashes=hashes[begin:],
+            parent=hashes[begin - 1],
+            token_ids=token_ids[public:],
+            cache_salt=salts[begin],
+            base_tokens=_base_tokens(keys[begin]),
+        ),
+    ]
 
 
-def _base_tokens(event: dict[str, Any]) -> int:
-    """Return where in its first block the adapter starts: the plugin's one bare integer among the keys."""
-    first = (event.get("extra_keys") or [None])[0] or ()
-    return next((key for key in first if type(key) is int), 0)
+def _base_tokens(keys: Sequence[Any] | None) -> int:
+    """Return where in a block the adapter starts: the plugin's one bare integer among the keys."""
+    return next((key for key in keys or () if type(key) is int), 0)
 
 
-def _cache_salt(event: dict[str, Any], adapter: str | None) -> str | None:
-    if event.get("parent_block_hash") is not None:
-        return None
-    first = (event.get("extra_keys") or [None])[0] or ()
-    strings = [key for key in first if isinstance(key, str)]
+def _cache_salt(keys: Sequence[Any] | None, adapter: str | None) -> str | None:
+    strings = [key for key in keys or () if isinstance(key, str)]
     if adapter is not None and strings[:1] == [adapter]:
         strings = strings[1:]
     return strings[0] if strings else None

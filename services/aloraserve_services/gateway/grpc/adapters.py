@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from google.protobuf.message import Message
 
 from aloraserve.adapters.catalog import AdapterRecord, Reference
-from aloraserve.adapters.management import AdapterManager, Registration, RegistrationRequest
+from aloraserve.adapters.management import AdapterManager, Registration
 from aloraserve.tenants import Role
 from aloraserve.v1 import adapters_pb2 as messages
 from aloraserve.wire.adapter_answers import entry_json, outcome_json, record_json, report_json
 from aloraserve.wire.adapters import AdapterCheckRequest, AdapterRequest, AliasRequest, ReasonRequest
 from aloraserve.wire.protobuf import json_of, message_of
+from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_query import entry_query
 from aloraserve_services.gateway.grpc.call import GrpcCall
 from aloraserve_services.gateway.grpc.method import GrpcMethod
@@ -31,10 +31,12 @@ class AdapterMethods:
 
     Args:
         manager: does what is asked for.
+        access: knows what may be registered.
     """
 
-    def __init__(self, manager: AdapterManager) -> None:
+    def __init__(self, manager: AdapterManager, access: AdapterAccess) -> None:
         self._manager = manager
+        self._access = access
 
     def methods(self) -> dict[str, GrpcMethod]:
         """Return the methods by their names."""
@@ -54,7 +56,7 @@ class AdapterMethods:
     async def register(self, message: bytes, call: GrpcCall) -> None:
         """Register an adapter, and send how far it is."""
         body = read_body(AdapterRequest, json_of(parsed(messages.RegisterRequest, message)))
-        registration = await self._manager.register(_registration(body))
+        registration = await self._manager.register(self._access.registration(call.caller, body))
         ending = asyncio.ensure_future(registration.finished())
         while not ending.done():
             await call.write(_progress(registration.as_dict()))
@@ -65,7 +67,8 @@ class AdapterMethods:
     async def check(self, message: bytes, call: GrpcCall) -> Message:
         """Fetch and check an adapter, keep nothing, and report all problems."""
         body = read_body(AdapterCheckRequest, json_of(parsed(messages.CheckRequest, message)))
-        return message_of(messages.CheckResponse, report_json(await self._manager.validate(_registration(body))))
+        report = await self._manager.validate(self._access.registration(call.caller, body))
+        return message_of(messages.CheckResponse, report_json(report))
 
     async def list(self, message: bytes, call: GrpcCall) -> Message:
         """List versions by name, a page at a time."""
@@ -123,12 +126,6 @@ def _record_method(kind: type[Message], change: RecordAnswer) -> Callable[[bytes
         return message_of(kind, {"record": record_json(await change(message))})
 
     return answer
-
-
-def _registration(body: AdapterCheckRequest) -> RegistrationRequest:
-    return RegistrationRequest(
-        **{name: getattr(body, name) for name in msgspec.structs.asdict(body) if name != "stream"}
-    )
 
 
 def _reason(text: str) -> str:

@@ -634,3 +634,44 @@ async def test_what_needs_a_model_is_refused_by_name(field: str, given: dict[str
     [reply] = [reply async for reply in engine.generate(EngineCall("c", [1, 2], SamplingSettings(**given)))]
     assert reply == EngineRefusal(f"{field} needs an engine with a model; this one is simulated", field)
     engine.shutdown()
+
+
+@pytest.mark.parametrize("public", [0, 1, 3])
+@pytest.mark.parametrize("name", [None, "certainty"])
+@pytest.mark.parametrize("tail", [1, 3, 9])
+async def test_tenants_share_exactly_the_public_blocks_on_one_engine(
+    made: Any, public: int, name: str | None, tail: int
+) -> None:
+    """What a tenant finds of another's call, cached or sooner answered, is the shared prefix and nothing more."""
+    one = made()
+    token_ids = [*range(100, 100 + 4 * public), *range(200, 200 + tail), *((80, 5) if name else ())]
+    effect = None
+    if name is not None:
+        effect = AdapterEffect(name, ADAPTERS[name].digest, len(token_ids) - 2)
+    ttfts = []
+    for salt, cached in (("tenant:1:a", 0), ("tenant:1:b", 4 * public), ("tenant:1:b", (len(token_ids) - 1) // 4 * 4)):
+        call = one.call(token_ids, 9, name, cache_salt=salt, public_blocks=public)
+        began = one.time.now_s - one.started
+        (at, first), *_ = await one.time.run(one.answer(call))
+        assert first.cached_tokens == cached
+        ttfts.append(at - began)
+        one.read_events()
+        keys = SPACE.keys(token_ids, cache_salt=salt, adapter=effect, public_blocks=public)
+        assert one.mirror.overlap(keys) == len(keys)
+    assert one.held() == {holding.key for holding in one.mirror.snapshot()}
+    stranger = one.call(token_ids, 9, name, cache_salt="tenant:1:c", public_blocks=public)
+    assert await one.cached(stranger) == 4 * public
+    if not public and name is None:
+        assert ttfts[1] == pytest.approx(ttfts[0]), "a stranger's first token is as late as that of a new prompt"
+
+
+async def test_without_a_salt_one_tenant_s_call_shows_in_another_s(made: Any) -> None:
+    """What the test above would find if engines had no salts."""
+    one = made()
+    began = []
+    for cached in (0, 96):
+        start = one.time.now_s
+        call = one.call(prompt(1), cache_salt=None)
+        assert await one.cached(call) == cached
+        began.append(one.time.now_s - start)
+    assert began[1] < began[0] / 1.5

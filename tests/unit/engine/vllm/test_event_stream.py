@@ -37,7 +37,24 @@ def test_hashes_of_bytes_stay_bytes() -> None:
 
 
 def test_a_parent_whose_hash_is_zero_is_a_parent() -> None:
-    assert events_of([stored(parent_block_hash=0, extra_keys=[("salt",)])]) == [BlocksStored((1, 2), 0, (5, 6, 7, 8))]
+    assert events_of([stored(parent_block_hash=0, extra_keys=[None])]) == [BlocksStored((1, 2), 0, (5, 6, 7, 8))]
+
+
+def test_a_salt_behind_a_parent_is_that_of_the_first_block_behind_a_shared_prefix() -> None:
+    found = events_of([stored(parent_block_hash=9, extra_keys=[("salt",), None])])
+    assert found == [BlocksStored((1, 2), 9, (5, 6, 7, 8), cache_salt="salt")]
+
+
+@pytest.mark.parametrize("parent", [None, 9])
+def test_where_a_shared_prefix_ends_in_an_event_it_becomes_two(parent: int | None) -> None:
+    found = events_of([stored(parent_block_hash=parent, extra_keys=[None, ("salt",)])])
+    assert found == [BlocksStored((1,), parent, (5, 6)), BlocksStored((2,), 1, (7, 8), cache_salt="salt")]
+
+
+def test_an_adapter_that_begins_right_behind_a_shared_prefix_keeps_its_place() -> None:
+    keys = [("safety", 1, "salt"), ("safety",)]
+    [found] = events_of([stored(parent_block_hash=9, lora_name="safety", extra_keys=keys)])
+    assert (found.adapter, found.cache_salt, found.base_tokens) == ("safety", "salt", 1)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +81,7 @@ def test_the_salt_is_the_string_of_the_first_block_that_is_not_the_adapter(
     assert (event.adapter, event.cache_salt) == (adapter, salt)
 
 
-@pytest.mark.parametrize("keys", [None, [], [None, None], [[], ["later"]]])
+@pytest.mark.parametrize("keys", [None, [], [None, None], [[], []]])
 def test_without_keys_of_the_first_block_there_is_no_salt(keys: list[Any] | None) -> None:
     assert events_of([stored(extra_keys=keys)]) == [BlocksStored((1, 2), None, (5, 6, 7, 8))]
 

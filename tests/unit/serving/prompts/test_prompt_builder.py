@@ -477,3 +477,42 @@ async def test_a_shortest_answer_beyond_the_longest_is_refused(complete: Ask) ->
 
 async def test_the_body_s_priority_is_the_call_s(complete: Ask) -> None:
     assert [(await complete([1], **more)).origin.priority for more in ({}, {"priority": -3})] == [0, -3]
+
+
+class TestSharedPrefix:
+    """What all tenants share is salted from its end on, in keys that engines derive alike."""
+
+    SALTED = Origin("r1", Caller("acme", cache_salt="tenant:4:acme"), 0.0)
+
+    def builder(self, public: int) -> PromptBuilder:
+        return PromptBuilder(
+            CharacterTokenizer(TEMPLATE),
+            SPACE,
+            base_model="base",
+            max_model_len=LIMIT,
+            resolve=resolve,
+            public_blocks=lambda token_ids, most: min(public, most, len(token_ids) // 8),
+        )
+
+    @pytest.mark.parametrize("model", ["base", "safety", "plain"])
+    @pytest.mark.parametrize("public", [0, 1, 9])
+    async def test_keys_and_the_engine_s_call_agree(self, model: str, public: int) -> None:
+        request = await self.builder(public).chat(parsed(model=model), self.SALTED)
+        found = effect(request)
+        base = (len(request.token_ids) if found is None else found.activation) // 8
+        assert request.public_blocks == min(public, base)
+        assert request.engine_call("c").public_blocks == request.public_blocks
+        assert request.keys == SPACE.keys(
+            request.token_ids, cache_salt="tenant:4:acme", adapter=found, public_blocks=request.public_blocks
+        )
+
+    async def test_remembered_texts_do_not_bring_salted_keys_back(self) -> None:
+        prompts = self.builder(1)
+        body = parse_body(CompletionRequest, json.dumps({"model": "base", "prompt": "x" * 40}).encode())
+        first, second = [await prompts.completion(body, self.SALTED) for _ in range(2)]
+        assert first.keys == second.keys
+        assert first.keys[0] == SPACE.keys(first.token_ids)[0]
+
+    async def test_nobody_s_call_has_no_public_blocks(self) -> None:
+        request = await self.builder(1).chat(parsed(), ORIGIN)
+        assert (request.public_blocks, request.keys) == (0, SPACE.keys(request.token_ids))
