@@ -47,6 +47,34 @@ def test_a_streamed_completion_carries_log_probabilities(platform: Any) -> None:
     assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
 
 
+def test_log_probabilities_of_parts_of_characters_are_told_apart_and_add_up(platform: Any) -> None:
+    llamas = "\U0001f999" * 4 + " \U0001f999"
+    asked: dict[str, Any] = {"model": BASE, "max_tokens": 12, "temperature": 0}
+    listed = platform.openai.completions.create(prompt=llamas, logprobs=5, **asked).choices[0].logprobs
+    assert all(len(alternatives) >= 5 for alternatives in listed.top_logprobs)
+    messages = [{"role": "user", "content": f"Repeat: {llamas}"}]
+    chat = platform.openai.chat.completions.create(messages=messages, logprobs=True, top_logprobs=5, **asked).choices[0]
+    tokens = chat.logprobs.content
+    assert bytes(byte for token in tokens for byte in token.bytes).decode("utf-8", "ignore") == chat.message.content
+    assert all(len({tuple(other.bytes) for other in token.top_logprobs}) == 5 for token in tokens)
+
+
+def test_log_probabilities_of_a_cached_prompt_are_whole(platform: Any) -> None:
+    """They are not cached with its blocks, so such a call reads none, and says so."""
+    ids = list(range(3000, 3080))
+    for _ in "ab":
+        platform.complete(BASE, ids)
+    asked: dict[str, Any] = {"model": BASE, "prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 0}
+    answers = [platform.openai.completions.create(**asked, echo=True) for _ in "ab"]
+    for answer in answers:
+        first, *others = answer.choices[0].logprobs.token_logprobs
+        assert (first, len(others), None in others) == (None, len(ids), False)
+        assert answer.usage.prompt_tokens_details.cached_tokens == 0
+    assert answers[0].choices[0].logprobs.token_logprobs[1:] == pytest.approx(
+        answers[1].choices[0].logprobs.token_logprobs[1:], abs=1e-3
+    )
+
+
 def test_several_choices_differ_and_a_seed_repeats(platform: Any) -> None:
     asked: dict[str, Any] = {"model": BASE, "messages": HELLO, "max_tokens": 12, "temperature": 1.5, "n": 3, "seed": 7}
     texts = [[one.message.content for one in platform.openai.chat.completions.create(**asked).choices] for _ in "ab"]
@@ -142,19 +170,20 @@ BAD = [
     (CHAT, chat(messages="hi"), 400, "messages", "list"),
     (CHAT, chat(messages=[{"role": "robot", "content": "x"}]), 400, "messages.0.role", "system"),
     (CHAT, chat(max_tokens=-1), 400, "max_tokens", "(-1)"),
-    (CHAT, chat(max_tokens=10**6), 400, "max_tokens", "room for"),
+    (CHAT, chat(max_tokens=10**6), 400, "max_tokens", "context holds 8192"),
     (CHAT, chat(max_tokens="many"), 400, "max_tokens", '("many")'),
     (CHAT, chat(temperature=9), 400, "temperature", "(9)"),
     (CHAT, chat(n=0), 400, "n", "(0)"),
     (CHAT, chat(logprobs=True, top_logprobs=99), 400, "top_logprobs", "(99)"),
-    (CHAT, chat(tools=[{"type": "function"}]), 400, "tools", "not supported"),
+    (CHAT, chat(tools=[{"type": "function"}]), 400, "tools.0.function", "required"),
     (CHAT, chat(chat_template_kwargs={"chat_template": "{{ 1 }}"}), 400, "chat_template_kwargs", "chat_template"),
     (CHAT, chat(model="nobody"), 404, "model", "safety-lora"),
     (CHAT, chat(model="broken"), 404, "model", "'broken' is not served"),
     (TEXT, {"model": BASE, "prompt": ""}, 400, "prompt", "none is empty"),
     (TEXT, {"model": BASE, "prompt": [10**6]}, 400, "prompt", "1000000"),
     (TEXT, {"model": BASE, "prompt": [5] * 9000}, 400, "prompt", "9000 tokens; the model's context holds 8192"),
-    (TEXT, {"model": BASE, "prompt": "x", "echo": True}, 400, "echo", "not supported"),
+    (TEXT, {"model": BASE, "prompt": "x", "use_beam_search": True}, 400, "use_beam_search", "not supported"),
+    (CHAT, chat(stop_token_ids=[49152]), 400, "stop_token_ids", "vocabulary has 49152"),
 ]
 
 
@@ -174,7 +203,7 @@ def test_fields_that_nobody_knows_are_passed_over_and_named(platform: Any) -> No
     body = chat(nonsense=1, messages=[HELLO[0] | {"mood": "good"}], **{"a\r\nb": 2})
     response = post(platform, CHAT, body)
     assert response.status_code == 200, response.text
-    assert response.headers["x-aloraserve-ignored"] == "messages.mood, nonsense, a%0D%0Ab"
+    assert response.headers["x-aloraserve-ignored"] == "nonsense, a%0D%0Ab, messages.mood"
     assert "x-aloraserve-ignored" not in post(platform, CHAT, chat()).headers
 
 

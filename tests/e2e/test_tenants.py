@@ -84,7 +84,7 @@ def test_no_process_of_an_engine_has_a_caller_s_key(shared: Any) -> None:
     secrets = [key.encode() for key in (*KEYS.values(), ADMIN)]
     platform = psutil.Process(json.loads((shared.state_dir / "run.json").read_text())["pid"])
     started = platform.children(recursive=True)
-    assert any("EngineReplica" in " ".join(process.cmdline()) for process in started)
+    assert any("ServeReplica" in " ".join(process.cmdline()) for process in started)
     for process in started:
         shown = Path(f"/proc/{process.pid}/environ").read_bytes() + " ".join(process.cmdline()).encode()
         assert not [key for key in secrets if key in shown], process.name()

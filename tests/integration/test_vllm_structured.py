@@ -14,12 +14,16 @@ from unittest.mock import patch
 
 import jsonschema
 import pytest
+from support.chat_tokenizers import chat_tokenizer
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
+from aloraserve.serving.tools import FORMATS, ToolUse
 from aloraserve.settings import load_settings
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve.wire.structured import StructuredOutput
+from aloraserve.wire.tool_forms import forced_form
+from aloraserve.wire.tools import ChosenFunction, FunctionDefinition, NamedToolChoice, Tool
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.opening import open_vllm
 from aloraserve_services.engine.vllm.engine import VllmEngine
@@ -35,9 +39,25 @@ VERDICT = {
     "required": ["answer", "score"],
     "additionalProperties": False,
 }
-FORMS = [
+RATING = {"type": "object", "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 9}}}
+TOOL = Tool(
+    type="function",
+    function=FunctionDefinition(
+        name="rate", parameters=RATING | {"required": ["score"], "additionalProperties": False}
+    ),
+)
+NAMED = NamedToolChoice(type="function", function=ChosenFunction(name="rate"))
+HERMES = (
+    "It is late.",
+    'I look.\n<tool_call>\n{"name": "rate", "arguments": {"score": 7, "why": "a } in a \\"text\\""}}\n</tool_call>',
+    '<tool_call>{"name": "rate", "arguments": {}}</tool_call><tool_call>{"name": "b", "arguments": {}}</tool_call>',
+    "<tool_call>nothing</tool_call>",
+)
+FORMS: list[Any] = [
     StructuredOutput("json", json.dumps(VERDICT)),
     StructuredOutput("json", '{"enum": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}'),
+    forced_form([TOOL], "required", is_parallel=False),
+    forced_form([TOOL], NAMED, is_parallel=False),
     StructuredOutput("choice", choices=("answerable", "unanswerable")),
     StructuredOutput("regex", r"[YN]"),
     StructuredOutput("grammar", 'root ::= "yes" | "no"'),
@@ -116,6 +136,18 @@ async def test_answers_have_their_form_and_what_has_none_fails_alone(tmp_path: P
         assert all(isinstance(reply, EngineRefusal) for replies in refused[:-1] for reply in replies)
         check(FORMS[0], refused[-1])
         assert not engine.is_dead
+
+
+@pytest.mark.parametrize("answer", HERMES)
+def test_calls_are_read_as_vllm_reads_them(answer: str) -> None:
+    from vllm.tool_parsers import ToolParserManager
+
+    theirs = ToolParserManager.get_tool_parser("hermes")(chat_tokenizer()).extract_tool_calls(answer, None)
+    reader = ToolUse(frozenset({"rate", "b"}), FORMATS["hermes"]).reader()
+    heard = [reader.hear(answer), reader.end()]
+    assert "".join(part.text for part in heard) == (theirs.content or "")
+    calls = [(call.name, json.loads(call.arguments)) for part in heard for call in part.calls]
+    assert calls == [(call.function.name, json.loads(call.function.arguments)) for call in theirs.tool_calls]
 
 
 def check(form: StructuredOutput, chunks: Sequence[Any]) -> None:

@@ -56,8 +56,12 @@ class Script:
         return "".join(map(chr, self.calls[number].token_ids))
 
 
-def scripted_gateway(open_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> httpx.AsyncClient:
-    """Return a client of a gateway whose template shows tools."""
+def scripted_gateway(open_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a gateway whose template shows tools."""
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: CharacterTokenizer(TEMPLATE))
-    app = open_gateway(max_model_len=512, tool_parser="hermes").http_app()
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+    return open_gateway(max_model_len=512, tool_parser="hermes")
+
+
+def http_client(gateway: Any) -> httpx.AsyncClient:
+    """Return a client of a gateway's HTTP API."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(gateway.http_app()), base_url="http://localhost")

@@ -123,11 +123,15 @@ class Suspects(CallObserver):
 
     def _note_end(self, attempt: Attempt) -> None:
         """Suspect a request, unless one that is on trial explains the engine's end."""
+        replica = attempt.replica
+        if replica in self._explained:
+            # Also whoever was sent to that engine since: it is gone.
+            return
         tried = None if self._trial is None else self._trial.attempt
-        if tried is not None and tried.replica == attempt.replica and attempt.replica not in self._explained:
-            self._explained.append(attempt.replica)
-        if attempt is tried or attempt.replica not in self._explained:
-            self._suspect(self._digest(attempt.request), attempt.replica)
+        if tried is not None and tried.replica == replica:
+            self._explained.append(replica)
+            attempt = tried
+        self._suspect(self._digest(attempt.request), replica)
 
     def _suspect(self, digest: bytes, replica: str) -> None:
         now = self._clock()

@@ -48,7 +48,6 @@ _CHOICES = {
     "tool_choice.type": _FUNCTION,
     "tool_choice.function.name": _FUNCTION_NAME,
     "messages.tool_calls.type": _FUNCTION,
-    "messages.tool_calls.function.name": _FUNCTION_NAME,
     "input.type": "'message', 'function_call' or 'function_call_output'",
     "input.role": "'user', 'assistant', 'system' or 'developer'",
     "input.content.type": "'input_text', 'output_text', 'text' or 'refusal'",

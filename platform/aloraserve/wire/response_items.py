@@ -9,7 +9,7 @@ from msgspec import Meta, structs
 
 from aloraserve.wire.fields import OpenPart, refusal
 from aloraserve.wire.messages import ChatMessage
-from aloraserve.wire.tools import CalledFunction, FunctionDefinition, FunctionName, Tool, ToolCall
+from aloraserve.wire.tools import CalledFunction, CalledName, FunctionDefinition, FunctionName, Tool, ToolCall
 
 MAX_ITEMS = 2048
 MAX_PARTS = 256
@@ -48,7 +48,7 @@ class InputItem(OpenPart, frozen=True, kw_only=True):
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: InputContent | None = None
     call_id: Annotated[str, Meta(max_length=256)] | None = None
-    name: FunctionName | None = None
+    name: CalledName | None = None
     arguments: str | None = None
     output: InputContent | None = None
 

@@ -20,6 +20,8 @@ MAX_CALLS = 128
 MAX_ARGUMENT_BYTES = 1024 * 1024
 
 FunctionName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.:/-]{1,128}\Z")]
+CalledName = Annotated[str, Meta(min_length=1, max_length=256)]
+"""Of a function that a model called, which may be one that nobody offered it."""
 
 
 class FunctionDefinition(OpenPart, frozen=True, kw_only=True):
@@ -74,7 +76,7 @@ ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
 class CalledFunction(OpenPart, frozen=True, kw_only=True):
     """A function with the arguments that a model gave it: JSON in a string, as OpenAI has it, or an object."""
 
-    name: FunctionName
+    name: CalledName
     arguments: str | dict[str, Any] | None = None
 
     def for_template(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class ToolCall(OpenPart, frozen=True, kw_only=True):
     """A call in an assistant's message; clients may have copied the index that streams give it."""
 
     id: Annotated[str, Meta(max_length=256)] | None = None
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = None
     function: CalledFunction
     index: int | None = None
 

@@ -73,3 +73,31 @@ def test_where_nobody_is_trusted_the_key_counts_nothing(monkeypatch: pytest.Monk
 
 def test_a_request_without_a_salt_has_none_anywhere() -> None:
     assert [keys(salted(BLOCK, None), block) for block in range(4)] == [()] * 4
+
+
+def test_vllms_own_hashes_agree_for_exactly_the_prefix() -> None:
+    """Chained hashes, as its scheduler makes and looks them up."""
+    from vllm import SamplingParams
+    from vllm.utils.hashing import sha256_cbor
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+    from vllm.v1.request import Request
+
+    init_none_hash(sha256_cbor)
+    hasher = get_request_block_hasher(BLOCK, sha256_cbor)
+
+    def hashes(salt: str | None, public: int) -> list[bytes]:
+        made = Request(
+            request_id="r",
+            prompt_token_ids=list(range(5 * BLOCK + 3)),
+            sampling_params=SamplingParams(max_tokens=1, extra_args={PUBLIC_KEY: public} if public else None),
+            pooling_params=None,
+            cache_salt=salt,
+            block_hasher=hasher,
+        )
+        return list(made.block_hashes)
+
+    nobodys, one, other = hashes(None, 0), hashes("a", 2 * BLOCK), hashes("b", 2 * BLOCK)
+    assert nobodys[:2] == one[:2] == other[:2]
+    assert not set(nobodys[2:]) & set(one[2:])
+    assert not set(one[2:]) & set(other[2:])
+    assert not set(hashes("a", 0)) & set(one)

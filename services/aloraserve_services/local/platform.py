@@ -101,10 +101,10 @@ def local_platform(
     adopt_orphans()
     try:
         with contextlib.ExitStack() as stack:
+            # What is started from here on has no use for callers' keys.
+            stack.enter_context(hidden_variables(KEYS))
             stack.enter_context(own_environment(settings))
             stack.enter_context(watched())
-            # Redis, Ray and the engines have no use for callers' keys.
-            stack.enter_context(hidden_variables(KEYS))
             redis = None
             if address := settings.redis_address:
                 url = stack.enter_context(given_redis(address, settings.namespace))

@@ -12,7 +12,7 @@ import openai
 import pydantic
 import pytest
 from support.intrinsic_path import ADAPTERS
-from support.scripted_chat import CALL, PARAMETERS, Script, scripted_gateway
+from support.scripted_chat import CALL, PARAMETERS, Script, http_client, scripted_gateway
 
 from aloraserve.adapters import StaticRegistry
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
@@ -37,7 +37,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
 @pytest.fixture
 def http(open_gateway: Callable[..., Gateway], script: Script, monkeypatch: pytest.MonkeyPatch) -> httpx.AsyncClient:
-    return scripted_gateway(open_gateway, monkeypatch)
+    return http_client(scripted_gateway(open_gateway, monkeypatch))
 
 
 @pytest.fixture

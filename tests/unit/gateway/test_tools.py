@@ -8,11 +8,14 @@ from typing import Any
 import openai
 import pydantic
 import pytest
+from support.grpc_caller import served
 from support.intrinsic_path import ADAPTERS
-from support.scripted_chat import CALL, PARAMETERS, Script, scripted_gateway
+from support.scripted_chat import CALL, PARAMETERS, Script, http_client, scripted_gateway
 
 from aloraserve.adapters import StaticRegistry
 from aloraserve.serving.engine_messages import EngineChunk, TokenLogprob, TokenLogprobs
+from aloraserve.v1.chat_pb2 import ChatRequest, ChatResponse, ChatStreamResponse
+from aloraserve.wire.protobuf import message_of
 from aloraserve_services.gateway.deployment import Gateway
 
 MESSAGES: list[Any] = [{"role": "user", "content": "weather in Paris?"}]
@@ -31,8 +34,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
 
 @pytest.fixture
-def client(open_gateway: Callable[..., Gateway], script: Script, monkeypatch: pytest.MonkeyPatch) -> openai.AsyncOpenAI:
-    http = scripted_gateway(open_gateway, monkeypatch)
+def gateway(open_gateway: Callable[..., Gateway], script: Script, monkeypatch: pytest.MonkeyPatch) -> Gateway:
+    return scripted_gateway(open_gateway, monkeypatch)
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> openai.AsyncOpenAI:
+    http = http_client(gateway)
     return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=http, max_retries=0)
 
 
@@ -186,3 +194,21 @@ async def test_the_answer_goes_on_with_the_client_s_beginning(client: openai.Asy
         assert answer.choices[0].message.content == "y is late"
     assert script.prompt(0) == "u:weather in Paris?\na:The ferr"
     assert script.prompt(1).startswith("u:weather in Paris?\na:The ferry is late\n")
+
+
+async def test_calls_over_grpc_are_those_of_http(gateway: Gateway, script: Script) -> None:
+    script.says(*f"So: {CALL}")
+    message = message_of(ChatRequest, {"model": "base", "messages": MESSAGES, "tools": [TOOL]})
+    async with served(gateway.grpc_edge()) as caller:
+        whole = await caller.answer("Inference/Chat", message, ChatResponse)
+        parts = await caller.parts("Inference/ChatStream", message, ChatStreamResponse)
+    [choice] = whole.choices
+    [call] = choice.message.tool_calls
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "So: ")
+    assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Paris"}')
+    deltas = [choice.delta for part in parts for choice in part.choices]
+    assert "".join(delta.content for delta in deltas) == "So: "
+    added = [addition for delta in deltas for addition in delta.tool_calls]
+    assert [addition.function.name for addition in added if addition.id] == ["weather"]
+    assert "".join(addition.function.arguments for addition in added) == call.function.arguments
+    assert [choice.finish_reason for part in parts for choice in part.choices if choice.finish_reason] == ["tool_calls"]

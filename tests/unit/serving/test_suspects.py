@@ -192,6 +192,19 @@ async def test_suspects_are_bounded_and_hold_nothing_of_a_prompt() -> None:
     assert not other._found.keys() & suspects._found.keys(), "each process has a key of its own"
 
 
+async def test_a_suspect_that_is_sent_to_an_engine_that_another_one_ended_is_not_blamed_for_it() -> None:
+    suspects, poison, honest = Suspects(), request(token_ids=POISON), request()
+    for made in (poison, honest):
+        suspects.ended(cast(Any, _Ended(made)), None)
+    for made in (poison, honest):
+        async with suspects.trial(made) as trial:
+            trial.attempt = cast(Any, _Ended(made, "b"))
+            suspects.ended(trial.attempt, None)
+    suspects.check(honest)
+    with pytest.raises(EngineEndingRequestError):
+        suspects.check(poison)
+
+
 async def test_one_engine_s_end_counts_once_however_often_the_request_ran_there() -> None:
     suspects, made = Suspects(), request()
     for _ in range(3):
@@ -203,7 +216,7 @@ class _Ended:
     """An attempt under which an engine ended."""
 
     engine_ended = True
-    replica = "a"
 
-    def __init__(self, made: GenerationRequest) -> None:
+    def __init__(self, made: GenerationRequest, replica: str = "a") -> None:
         self.request = made
+        self.replica = replica

@@ -83,6 +83,7 @@ INVALID = [
     "'adapters' needs a gateway; an engine by itself makes one call",
     "adapters has 'plain', which is a plain LoRA; those with an invocation are accepted",
     # queries
+    "days is '0'; 1 to 366 are accepted",
     "limit is '0'; 1 to 1000 are accepted",
     "window is '2d'; 1m to 24h are accepted, such as 90s, 15m or 1h",
     "force is 'yes'; true or false is accepted",
@@ -163,6 +164,9 @@ FIELDS = [
     "is accepted only in messages of the role 'assistant'",
     "is nested deeper than 64 levels",
     "needs 'tools' to choose from",
+    "one of 'messages' and 'prompt' is needed, and not both",
+    "is empty, or has more than 8388608 bytes of text",
+    "is accepted with 'prompt' only: the chat template adds what it needs",
     "is a chat's; send 'max_output_tokens'",
     "is not supported here; only 1 is accepted",
     "'top_logprobs' is accepted only with 'message.output_text.logprobs' in 'include'",
@@ -353,6 +357,7 @@ STATUS = {
     errors.SettingsError: 500,
     errors.KeySpaceMismatchError: 500,
     errors.StartError: 500,
+    errors.PartLostError: 500,
 }
 BAD_ENGLISH = re.compile(
     r"(?<!there )\b(is|are) no\b|\banew\b|\btells?\b|\btold\b"

@@ -80,6 +80,12 @@ def test_arguments_that_are_no_object_do_not_end_a_conversation(arguments: str |
     assert call["function"]["arguments"] == {}
 
 
+def test_a_call_of_a_function_that_nobody_offered_does_not_end_a_conversation() -> None:
+    message = {"role": "assistant", "tool_calls": [{"type": None, "function": {"name": "get the weather!"}}]}
+    [call] = chat(message).messages[0].for_template()["tool_calls"]
+    assert call == {"type": "function", "function": {"name": "get the weather!", "arguments": {}}}
+
+
 def test_names_and_reasoning_go_to_the_template() -> None:
     assert chat({"role": "user", "content": "x", "name": "ann"}).messages[0].for_template()["name"] == "ann"
     for field in ("reasoning", "reasoning_content"):

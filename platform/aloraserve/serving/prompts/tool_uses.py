@@ -51,7 +51,9 @@ class ToolUses:
                 param="tool_choice",
             )
         # Engines leave special tokens out of the text, and the markers with them.
-        sampling = replace(request.sampling, skip_special_tokens=not self._has_special_markers)
+        sampling = request.sampling
+        if self._has_special_markers:
+            sampling = replace(sampling, skip_special_tokens=False)
         return replace(request, sampling=sampling, tool_use=ToolUse(names, self.form, None, is_parallel))
 
 

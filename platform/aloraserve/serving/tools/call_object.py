@@ -8,6 +8,8 @@ from typing import Any
 from msgspec import DecodeError, json
 
 ARGUMENTS = frozenset({"arguments", "parameters"})
+MAX_NAME_CHARACTERS = 256
+"""What is longer is no name of a function: nobody could send it back."""
 _NAME = "name"
 _SPACES = " \n\r\t"
 _NO_ARGUMENTS = "{}"
@@ -115,7 +117,7 @@ class CallObject:
         return int(taken)
 
     def _keep(self, value: Any) -> None:
-        if self._key == _NAME and isinstance(value, str) and value:
+        if self._key == _NAME and isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARACTERS:
             self.name = value
         elif self._key == _NAME:
             self.is_malformed = True

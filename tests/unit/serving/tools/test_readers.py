@@ -62,6 +62,8 @@ ANSWERS = [
     ("hermes", "<tool_call>nothing</tool_call> x", "<tool_call>nothing</tool_call> x", []),
     ("hermes", '<tool_call>{"a": 1} x', '<tool_call>{"a": 1} x', []),
     ("hermes", '<tool_call>{"name": "time", ]', '<tool_call>{"name": "time", ]', None),
+    ("hermes", '<tool_call>{"name": "' + "x" * 300, '<tool_call>{"name": "' + "x" * 300, []),
+    ("hermes", f'<tool_call>{{"name": "{"x" * 300}"}}', f'<tool_call>{{"name": "{"x" * 300}"}}', []),
     ("hermes", '<tool_call>{"na', '<tool_call>{"na', []),
     ("granite4", f"<tool_call>\n{PARIS}\n</tool_call>", "", [("weather", ARGUMENTS)]),
     (
