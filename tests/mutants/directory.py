@@ -22,8 +22,8 @@ DIRECTORY = (
     Mutant(
         "tenants share the chain's root",
         "directory/mirror.py",
-        "return self.keyspace.root(event.cache_salt), salt",
-        "return self.keyspace.root(None), salt",
+        "root = self.keyspace.root(event.cache_salt)",
+        "root = self.keyspace.root(None)",
         "unit/directory/test_mirror.py::test_the_salt_of_the_first_block_stays_with_its_chain",
     ),
     Mutant(
