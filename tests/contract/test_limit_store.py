@@ -222,3 +222,16 @@ async def test_the_script_and_the_memory_count_alike(redis_server: Any, limit: i
             assert (by == 2, wait, used) == (expected.refused_by is not None, expected.wait_us, expected.used_us[1])
     finally:
         await store.close()
+
+
+async def test_a_settlement_of_one_limit_shortens_no_other_s_memory(redis_server: Any) -> None:
+    """The key holds all buckets of a tenant, and expires with the last that is not full again."""
+    store = RedisLimits.from_url(redis_server.url, namespace="settled", timeout_s=5.0)
+    limits = {"requests_per_minute": 2, "tokens_per_minute": 1000}
+    wanted = want(demand=Demand(1, 100, 0), **limits)
+    await store.take(wanted)
+    await store.settle([Settlement(wanted, Demand(0, -100, 0))])
+    async with Redis.from_url(redis_server.url) as client:
+        [lasts_ms] = [await client.pttl(key) async for key in client.scan_iter() if await client.type(key) == b"hash"]
+    await store.close()
+    assert lasts_ms > MINUTE_US / 2 / 1000

@@ -13,7 +13,7 @@ from aloraserve.client.requests import CHAT, COMPLETION, CallRequest
 
 KEYED = frozenset({CHAT, COMPLETION})
 """Paths whose requests may have a key; streams have none."""
-_DATA, _DONE = "data: ", "[DONE]"
+_DATA, _DONE = b"data: ", b"[DONE]"
 
 
 class HttpCalls:
@@ -43,7 +43,7 @@ class HttpCalls:
                 if response.status_code != httpx.codes.OK:
                     response.read()
                     raise _refused(response)
-                yield from _Events().read_all(response.iter_lines())
+                yield from _Events().read_all(response.iter_bytes())
         except httpx.HTTPError as error:
             raise _broken(error) from None
 
@@ -73,8 +73,8 @@ class AsyncHttpCalls:
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
                     raise _refused(response)
-                async for line in response.aiter_lines():
-                    if (part := events.read(line)) is not None:
+                async for piece in response.aiter_bytes():
+                    for part in events.read(piece):
                         yield part
                 events.end()
         except httpx.HTTPError as error:
@@ -86,34 +86,38 @@ class AsyncHttpCalls:
 
 
 class _Events:
-    """Reads server-sent events, line by line."""
+    """Reads server-sent events, however they are cut; a line ends with a line feed alone."""
 
     def __init__(self) -> None:
         self._is_whole = False
+        self._rest = b""
 
-    def read(self, line: str) -> dict[str, Any] | None:
-        """Return the part that a line has, None for one without."""
-        if not line.startswith(_DATA):
-            return None
-        if line[len(_DATA) :] == _DONE:
-            self._is_whole = True
-            return None
-        part: dict[str, Any] = json.loads(line[len(_DATA) :])
-        if "error" in part:
-            raise error_of(httpx.codes.BAD_GATEWAY, part, {})
-        return part
-
-    def read_all(self, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-        """Yield the parts of all lines."""
+    def read(self, piece: bytes) -> Iterator[dict[str, Any]]:
+        """Yield the parts that are whole with another piece."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
-            if (part := self.read(line)) is not None:
+            if line.startswith(_DATA) and (part := self._part(line[len(_DATA) :])) is not None:
                 yield part
+
+    def read_all(self, pieces: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+        """Yield the parts of all pieces."""
+        for piece in pieces:
+            yield from self.read(piece)
         self.end()
 
     def end(self) -> None:
         """Raise CallError unless the answer is whole."""
         if not self._is_whole:
             raise CallError("the connection ended within the answer")
+
+    def _part(self, data: bytes) -> dict[str, Any] | None:
+        if data.strip() == _DONE:
+            self._is_whole = True
+            return None
+        part: dict[str, Any] = json.loads(data)
+        if "error" in part:
+            raise error_of(httpx.codes.BAD_GATEWAY, part, {})
+        return part
 
 
 def _headers(api_key: str | None) -> dict[str, str]:

@@ -126,6 +126,8 @@ def _set(message: Message, field: Field, value: Any) -> None:
 
 def _set_message(message: Message, value: Any) -> None:
     descriptor = message.DESCRIPTOR
+    if value is None:
+        return  # an element of a list that JSON has as null: an empty message
     if _is_items(descriptor):
         _set(message, descriptor.fields_by_name[_ITEMS], value)
     elif (union := descriptor.oneofs_by_name.get(_VALUE)) is not None:

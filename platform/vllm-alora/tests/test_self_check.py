@@ -33,6 +33,7 @@ def request(activation: int | None) -> Any:
     from vllm.lora.request import LoRARequest
 
     return SimpleNamespace(
+        cache_salt=None,
         lora_request=LoRARequest("a", 8765, "/a"),
         sampling_params=SimpleNamespace(extra_args=None if activation is None else {ACTIVATION_KEY: activation}),
     )

@@ -14,7 +14,7 @@ from aloraserve_services.cli.console import out
 
 EVENT_TIMEOUT_S = 30.0
 """The platform says twice in a second how far it is."""
-_DATA = "data: "
+_DATA = b"data: "
 
 
 def register(client: httpx.Client, body: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:
@@ -40,9 +40,12 @@ def register(client: httpx.Client, body: dict[str, Any], *, is_quiet: bool) -> d
 
 
 def _events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
-    for line in answer.iter_lines():
-        if line.startswith(_DATA):
-            yield json.loads(line.removeprefix(_DATA))
+    rest = b""
+    for piece in answer.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(_DATA):
+                yield json.loads(line.removeprefix(_DATA))
 
 
 def _follow_in_lines(events: Iterator[dict[str, Any]]) -> dict[str, Any]:

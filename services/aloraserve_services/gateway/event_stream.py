@@ -28,6 +28,9 @@ class Closing(Protocol):
 GOODBYE_S = 1.0
 """How long a client may take for the last event of a stream that is cut off."""
 
+_LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\x85\u2028\u2029")
+"""They stand in strings alone, so the text is the same."""
+
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", **EVENTS}
 
 
@@ -61,7 +64,9 @@ class EventStream(Response):
                 comments.wait()
                 async for written in self._events:
                     await comments.arrived()
-                    await send({"type": "http.response.body", "body": written, "more_body": True})
+                    await send(
+                        {"type": "http.response.body", "body": without_odd_line_ends(written), "more_body": True}
+                    )
                     comments.wait()
             except asyncio.CancelledError:
                 await say_goodbye(send)
@@ -74,6 +79,15 @@ class EventStream(Response):
         # The events first: what they wait for beside the chunks, such as intrinsics, ends with them.
         async with contextlib.aclosing(self._call):
             await self._events.aclose()
+
+
+def without_odd_line_ends(events: bytes) -> bytes:
+    """Return events in which JSON escapes what Python's ``splitlines`` takes for the end of a line, as clients do."""
+    if events.isascii():
+        return events
+    for raw, escaped in _LINE_ENDS:
+        events = events.replace(raw, escaped)
+    return events
 
 
 async def say_goodbye(send: Send) -> None:

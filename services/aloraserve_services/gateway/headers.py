@@ -25,13 +25,17 @@ def serving_headers(generation: Generation) -> dict[str, str]:
     )
 
 
-def _reason(generation: Generation) -> dict[str, str]:
-    """Return why the replica was chosen, which is of all tenants' load: not for one of them."""
+def shown_reason(generation: Generation) -> str:
+    """Return why the replica was chosen, which is of all tenants' load: nothing for one of them."""
     caller = generation.request.origin.caller
     if caller.tenant is not None and not caller.is_admin:
-        return {}
-    reason = generation.reason.encode("latin-1", "replace").decode("latin-1")
-    return {"x-aloraserve-reason": reason[:MAX_REASON_CHARACTERS]}
+        return ""
+    return generation.reason[:MAX_REASON_CHARACTERS]
+
+
+def _reason(generation: Generation) -> dict[str, str]:
+    reason = shown_reason(generation).encode("latin-1", "replace").decode("latin-1")
+    return {"x-aloraserve-reason": reason} if reason else {}
 
 
 def _savings(generation: Generation) -> dict[str, str]:

@@ -21,11 +21,13 @@ from support.fake_pool import ScriptedReplies
 from support.http_server import serving
 
 from aloraserve.client import AsyncClient, CallError, Client, Retries
+from aloraserve.client.http_calls import _Events
 from aloraserve.errors import OverloadedError, ReplicaLostError
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.v1.chat_pb2 import ChatResponse
 from aloraserve.wire import reply_for
 from aloraserve_services.gateway.deployment import Gateway
+from aloraserve_services.gateway.event_stream import without_odd_line_ends
 from aloraserve_services.grpc_server.limits import GrpcLimits
 from aloraserve_services.grpc_server.server import GrpcServer
 from aloraserve_services.grpc_server.status import DETAILS_KEY, status_of
@@ -148,6 +150,23 @@ def test_a_stream_that_has_begun_is_not_made_again(urls: dict[str, str], replies
                 pass
     assert cut.value.code == "replica_lost"
     assert replies == []
+
+
+@SCHEMES
+def test_odd_ends_of_lines_in_a_text_are_text(urls: dict[str, str], replies: list[Any], scheme: str) -> None:
+    """U+0085, U+2028 and U+2029 end a line for ``str.splitlines``, and so for many readers of events."""
+    replies.append(ScriptedReplies([EngineChunk(0, "a\u2028b", 1), EngineChunk(0, "\x85c\u2029", 1, "stop")]))
+    with Client(urls[scheme], KEY) as client:
+        assert "".join(part.text for part in client.stream_chat("base", HI)) == "a\u2028b\x85c\u2029"
+
+
+def test_events_have_them_escaped_and_the_client_needs_no_escapes() -> None:
+    raw = 'data: {"text": "a\u2028b\x85c\u2029"}\n\n'.encode()
+    assert len(without_odd_line_ends(raw).decode().splitlines()) == 2
+    for events in (raw, without_odd_line_ends(raw)):
+        reader = _Events()
+        parts = [part for piece in (events[:20], events[20:]) for part in reader.read(piece)]
+        assert parts == [{"text": "a\u2028b\x85c\u2029"}]
 
 
 class Failing:

@@ -147,6 +147,14 @@ async def test_an_answer_is_that_of_http(
     assert (await http.get(f"/v1/receipts/{serving['receipt_id']}")).status_code == 200
 
 
+def test_the_first_token_of_an_echo_has_no_alternatives() -> None:
+    logprobs = {"tokens": ["a", "b"], "token_logprobs": [None, -1.0], "top_logprobs": [None, {"b": -1.0}]}
+    body = {"choices": [{"index": 0, "text": "ab", "logprobs": logprobs | {"text_offset": [0, 1]}}]}
+    [choice] = json_of(message_of(CompleteResponse, body))["choices"]
+    assert choice["logprobs"]["token_logprobs"] == [None, -1.0]
+    assert [*map(dict, choice["logprobs"]["top_logprobs"])] == [{}, {"b": -1.0}]
+
+
 @pytest.mark.parametrize("fields", [{}, {"logprobs": True, "top_logprobs": 1}])
 async def test_a_streamed_chat_adds_up_to_the_whole_one(caller: GrpcCaller, fields: dict[str, Any]) -> None:
     whole = await caller.answer("Inference/Chat", chat(**fields), ChatResponse)
@@ -279,7 +287,10 @@ async def test_who_may_not_call_is_refused_before_a_message_is_read(
             assert error.code() is Code.UNAUTHENTICATED
             assert ADA not in str(error)
         key = [("authorization", f"Bearer {ADA}")]
-        assert (await caller.answer("Inference/Chat", chat(), ChatResponse, key)).usage.completion_tokens == 2
+        answer = await caller.answer("Inference/Chat", chat(), ChatResponse, key)
+        assert answer.usage.completion_tokens == 2
+        # Why a replica was chosen is of all tenants' load.
+        assert (answer.serving.policy != "", answer.serving.reason) == (True, "")
         error = await refused(caller.unary("Inference/Chat", b"\xff" * 5000, key))
         assert error.code() is Code.RESOURCE_EXHAUSTED
         error = await refused(caller.unary("Adapters/List", ListRequest(), key))

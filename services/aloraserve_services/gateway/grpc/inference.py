@@ -18,7 +18,7 @@ from aloraserve_services.gateway.grpc.call import GrpcCall
 from aloraserve_services.gateway.grpc.forms import ChatForm, CompletionForm, MessageForm
 from aloraserve_services.gateway.grpc.method import GrpcMethod
 from aloraserve_services.gateway.grpc.requests import read_call
-from aloraserve_services.gateway.headers import MAX_REASON_CHARACTERS
+from aloraserve_services.gateway.headers import shown_reason
 from aloraserve_services.gateway.refused_chat import RefusedChat
 
 SERVICE = "/aloraserve.v1.Inference"
@@ -123,7 +123,7 @@ def _serving(begun: BegunCall) -> Serving:
         replica=generation.label,
         kind=generation.request.kind,
         policy=decision.policy,
-        reason=generation.reason[:MAX_REASON_CHARACTERS],
+        reason=shown_reason(generation),
         prompt_tokens=generation.request.prompt_tokens,
         cached_tokens=generation.cached_tokens,
         ttft_ms=round(generation.ttft_s * 1000, 1),
