@@ -14,7 +14,7 @@ class EngineSettings(BaseModel):
     """Engines: sizes, scheduling, and how calls reach them."""
 
     max_model_len: int = Field(8192, ge=64, le=1 << 20, description="Longest prompt plus answer, in tokens.")
-    block_tokens: int = Field(32, ge=8, le=256, multiple_of=8, description="Tokens a KV block.")
+    block_tokens: int = Field(32, ge=8, le=256, multiple_of=8, description="Tokens per KV block.")
     kv_cache_gib: float = Field(1.0, gt=0, le=1024, description="KV cache of each replica on the CPU, in GiB.")
     max_num_seqs: int = Field(16, ge=1, le=1024, description="Requests that one engine runs at once.")
     max_queued: int = Field(

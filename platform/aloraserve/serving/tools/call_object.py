@@ -9,7 +9,7 @@ from msgspec import DecodeError, json
 
 ARGUMENTS = frozenset({"arguments", "parameters"})
 MAX_NAME_CHARACTERS = 256
-"""What is longer is no name of a function: nobody could send it back."""
+"""What is longer is not taken for a function's name: nobody could send it back."""
 _NAME = "name"
 _SPACES = " \n\r\t"
 _NO_ARGUMENTS = "{}"
@@ -133,7 +133,7 @@ class JsonValue:
     Attributes:
         is_container: whether it is an object or a list.
         is_over: whether it has ended.
-        is_malformed: whether it is no value.
+        is_malformed: whether it is not a value.
     """
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class JsonValue:
 
     @property
     def text(self) -> str:
-        """What was read of a value that is no container."""
+        """What was read of a value that is not a container."""
         return "".join(self._characters)
 
     def add(self, character: str) -> bool:
