@@ -6,6 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 RETRIED = frozenset({408, 429, 502, 503, 504})
+_OF_TYPES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "rate_limit_error": 429,
+    "overloaded_error": 503,
+}
+"""Statuses of errors that come within a stream, whose status was sent before."""
+_FINAL_CODES = frozenset({"deadline_exceeded", "engines_ended"})
 NO_CONNECTION = 0
 """Stands for the status of a call that reached nobody, or whose connection broke."""
 
@@ -64,6 +73,14 @@ def error_of(status: int, body: object, headers: Mapping[str, str]) -> CallError
         retry_after_s=_seconds(headers.get("retry-after")),
         is_final=headers.get("x-should-retry") == "false",
     )
+
+
+def error_within(event: Mapping[str, Any]) -> CallError:
+    """Return the error that an event of a stream says."""
+    error = event["error"] if isinstance(event["error"], dict) else {}
+    found = error_of(_OF_TYPES.get(str(error.get("type")), 502), event, {})
+    found.is_final = found.code in _FINAL_CODES
+    return found
 
 
 def _seconds(text: str | None) -> float | None:

@@ -198,4 +198,6 @@ def _error_of(error: Any) -> CallError:
         code=info.reason.lower(),
         param=next((violation.field for violation in bad.field_violations), None),
         retry_after_s=delay_s if retry.HasField("retry_delay") else None,
+        # The time was the caller's: as much again would pass.
+        is_final=error.code() is _Code.DEADLINE_EXCEEDED,
     )

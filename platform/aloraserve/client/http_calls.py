@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from aloraserve.client.errors import CallError, error_of
+from aloraserve.client.errors import CallError, error_of, error_within
 from aloraserve.client.requests import CHAT, COMPLETION, CallRequest
 
 KEYED = frozenset({CHAT, COMPLETION})
@@ -116,7 +116,7 @@ class _Events:
             return None
         part: dict[str, Any] = json.loads(data)
         if "error" in part:
-            raise error_of(httpx.codes.BAD_GATEWAY, part, {})
+            raise error_within(part)
         return part
 
 

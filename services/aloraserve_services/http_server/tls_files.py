@@ -105,10 +105,11 @@ class TlsFiles:
                     await use(self.current)
                     log.info("tls_files_loaded", expires=self.current.expires.isoformat())
                 fault = ""
-            except SettingsError as error:
-                # Files that stay wrong are reported once.
-                if error.message != fault:
-                    fault = error.message
+            except (SettingsError, OSError, ValueError) as error:
+                # Files amid their replacement may be missing or cut. Wrong ones are reported once.
+                cause = error.message if isinstance(error, SettingsError) else type(error).__name__
+                if cause != fault:
+                    fault = cause
                     log.error("tls_files_refused", cause=fault, still_expires=self.current.expires.isoformat())
                     refused()
 
@@ -129,7 +130,10 @@ class TlsFiles:
 
 def _valid_until(file: Path, pem: bytes) -> datetime.datetime:
     """Return when a certificate expires; raise SettingsError unless it is valid now."""
-    certificate, *_ = x509.load_pem_x509_certificates(pem)
+    try:
+        certificate, *_ = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise SettingsError(f"tls_certificate is {str(file)!r}, which has no certificate that can be read") from None
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begin <= datetime.datetime.now(datetime.UTC) < end:
         raise SettingsError(

@@ -22,7 +22,7 @@ from support.http_server import serving
 
 from aloraserve.client import AsyncClient, CallError, Client, Retries
 from aloraserve.client.http_calls import _Events
-from aloraserve.errors import OverloadedError, ReplicaLostError
+from aloraserve.errors import DeadlineError, InvalidRequestError, OverloadedError, ReplicaLostError
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.v1.chat_pb2 import ChatResponse
 from aloraserve.wire import reply_for
@@ -167,6 +167,24 @@ def test_events_have_them_escaped_and_the_client_needs_no_escapes() -> None:
         reader = _Events()
         parts = [part for piece in (events[:20], events[20:]) for part in reader.read(piece)]
         assert parts == [{"text": "a\u2028b\x85c\u2029"}]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "is_retried"),
+    [
+        (InvalidRequestError("no"), 400, False),
+        (OverloadedError("full"), 503, True),
+        (ReplicaLostError("lost"), 502, True),
+        (DeadlineError("late"), 502, False),
+    ],
+)
+def test_an_error_within_a_stream_is_retried_only_where_that_may_help(
+    error: Exception, status: int, is_retried: bool
+) -> None:
+    event = f"data: {json.dumps(reply_for(error).body)}\n\n".encode()
+    with pytest.raises(CallError) as raised:
+        list(_Events().read(event))
+    assert (raised.value.status, raised.value.is_retried) == (status, is_retried)
 
 
 class Failing:

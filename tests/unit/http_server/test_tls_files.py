@@ -16,6 +16,7 @@ from support.certificates import Files, write_certificate
 from support.http_server import Served, get, serving
 
 from aloraserve.errors import SettingsError
+from aloraserve_services.http_server import tls_files
 from aloraserve_services.http_server.tls import own_context
 from aloraserve_services.http_server.tls_files import TlsFiles, TlsMaterial
 
@@ -180,6 +181,23 @@ async def test_files_that_cannot_be_used_replace_nothing_and_are_reported_once(
         assert await shown(server) == "first"
         put(write_certificate(tmp_path, "mended"), mounted)
         await until(server, "mended")
+    assert [record["event"] for record in records] == ["tls_files_refused", "tls_files_loaded"]
+
+
+async def test_files_that_vanish_amid_a_look_do_not_end_the_following(
+    files: Files, tmp_path: Path, mounted: Path, records: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls, refusals = TlsFiles(*files), asyncio.Event()
+
+    def vanished(*paths: Path | None) -> ssl.SSLContext:
+        monkeypatch.undo()
+        raise FileNotFoundError("gone")
+
+    async with serving(APP, tls=tls.current.context) as server, followed(tls, server, refusals.set):
+        monkeypatch.setattr(tls_files, "server_context", vanished)
+        put(write_certificate(tmp_path, "second"), mounted)
+        await asyncio.wait_for(refusals.wait(), 20)
+        await until(server, "second")
     assert [record["event"] for record in records] == ["tls_files_refused", "tls_files_loaded"]
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
@@ -23,6 +24,7 @@ from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.grpc.call import GrpcCall
 from aloraserve_services.gateway.grpc.method import GrpcMethod
 from aloraserve_services.gateway.metrics import GatewayMetrics
+from aloraserve_services.gateway.origins import may_call
 from aloraserve_services.gateway.request_context import begin_request
 from aloraserve_services.grpc_server.status import DETAILS_KEY, status_of
 
@@ -100,10 +102,15 @@ class GrpcEdge(grpc.GenericRpcHandler):
             return await self._answer(name, method, metadata, messages, context)
         self._metrics.in_progress.inc()
         try:
-            with self._tracing.request(name, metadata):
+            with self._span(name, metadata):
                 return await self._answer(name, method, metadata, messages, context)
         finally:
             self._metrics.in_progress.dec()
+
+    def _span(self, name: str, metadata: Mapping[str, str]) -> AbstractContextManager[None]:
+        if self._tracing.is_on and not may_call(self._tenants, metadata.get("authorization")):
+            return contextlib.nullcontext()
+        return self._tracing.request(name, metadata)
 
     async def _answer(
         self, name: str, method: GrpcMethod, metadata: Mapping[str, str], messages: AsyncIterator[bytes], context: Any
