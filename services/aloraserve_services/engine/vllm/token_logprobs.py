@@ -17,6 +17,8 @@ from aloraserve.wire.sampling import SamplingSettings
 
 LEAST_LOGPROB = -9999.0
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE_BYTE, _SPACE_MARK = "Ġ", "▁"
+"""How a byte-level vocabulary and SentencePiece's write a space."""
 _BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
@@ -30,6 +32,9 @@ class LogprobReader:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
+        vocabulary = tokenizer.get_vocab()
+        # Other vocabularies have some of the characters that stand for bytes as what they are.
+        self._is_byte_level = _SPACE_BYTE in vocabulary and _SPACE_MARK not in vocabulary
 
     def read(self, choice: Any, sampling: SamplingSettings) -> tuple[TokenLogprobs, ...]:
         """Return each new token with its likeliest alternatives; vLLM lists the chosen token beside them."""
@@ -76,19 +81,20 @@ class LogprobReader:
         """Return a token's own bytes if they are not its text's, which only part of a character's can be."""
         if text.isascii() and text:
             return None
-        raw = piece_bytes(str(self._tokenizer.convert_ids_to_tokens(token)))
+        raw = piece_bytes(str(self._tokenizer.convert_ids_to_tokens(token)), byte_level=self._is_byte_level)
         return None if raw is None or raw == text.encode() else raw
 
 
-def piece_bytes(piece: str) -> bytes | None:
+def piece_bytes(piece: str, *, byte_level: bool) -> bytes | None:
     """Return the bytes of a vocabulary's entry, None if it does not say.
 
     Args:
         piece: of a byte-level BPE, or a byte of a vocabulary that falls back on bytes.
+        byte_level: whether characters stand for bytes, as in GPT-2's vocabulary.
     """
     if match := _BYTE_PIECE.fullmatch(piece):
         return bytes.fromhex(match[1])
-    if all(character in _BYTE_OF for character in piece):
+    if byte_level and all(character in _BYTE_OF for character in piece):
         return bytes(_BYTE_OF[character] for character in piece)
     return None
 

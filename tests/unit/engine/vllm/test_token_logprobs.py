@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,8 +25,15 @@ class Tokenizer:
 
     all_special_ids = (END,)
 
+    def __init__(self, pieces: Mapping[int, str], space: str) -> None:
+        self._pieces = pieces
+        self._space = space
+
+    def get_vocab(self) -> dict[str, int]:
+        return {piece: token for token, piece in self._pieces.items()} | {self._space: -1}
+
     def convert_ids_to_tokens(self, token: int) -> str:
-        return PIECES[token]
+        return self._pieces[token]
 
 
 def step(**entries: tuple[int, str]) -> dict[int, Any]:
@@ -38,7 +46,16 @@ def step(**entries: tuple[int, str]) -> dict[int, Any]:
 
 @pytest.fixture
 def reader() -> LogprobReader:
-    return LogprobReader(Tokenizer())
+    return LogprobReader(Tokenizer(PIECES, "Ġ"))
+
+
+def test_letters_of_a_sentencepiece_vocabulary_are_what_they_are() -> None:
+    reader = LogprobReader(Tokenizer({END: "</s>", 1: "é", 2: "<0xE6>", 3: "Ġ"}, "▁"))
+    choice = SimpleNamespace(
+        stop_reason=None, token_ids=[1, 2, 3], logprobs=[step(t1=(1, "é")), step(t2=(1, "")), step(t3=(1, "Ġ"))]
+    )
+    tokens = reader.read(choice, SamplingSettings(logprobs=0))
+    assert [bytes(token.chosen.utf8) for token in tokens] == ["é".encode(), b"\xe6", "Ġ".encode()]
 
 
 def test_texts_and_bytes_of_an_answer_s_tokens_join_to_it(reader: LogprobReader) -> None:
@@ -75,4 +92,5 @@ def test_as_many_alternatives_as_were_asked_for(reader: LogprobReader) -> None:
 
 @pytest.mark.parametrize(("piece", "raw"), [("<0xE6>", b"\xe6"), ("Ġhi", b" hi"), ("▁hi", None), ("日", None)])
 def test_the_bytes_of_a_piece(piece: str, raw: bytes | None) -> None:
-    assert piece_bytes(piece) == raw
+    assert piece_bytes(piece, byte_level=True) == raw
+    assert piece_bytes(piece, byte_level=False) == (raw if piece.startswith("<") else None)
