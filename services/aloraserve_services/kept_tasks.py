@@ -26,7 +26,7 @@ async def kept(work: Work) -> None:
         work: to be done.
 
     Raises:
-        KeySpaceMismatchError: this is no such failure: a replica's blocks are not what its fleet takes them for.
+        KeySpaceMismatchError: this is not such a failure: a replica's blocks are not what its fleet takes them for.
     """
     pause_s = FIRST_PAUSE_S
     while True:

@@ -38,7 +38,7 @@ Content = str | Annotated[list[TextPart], Meta(min_length=1, max_length=MAX_PART
 class ChatMessage(OpenPart, frozen=True, kw_only=True):
     """One message of a conversation; the fields that a client copies over from an answer may be null or empty.
 
-    ``name`` goes to the template, as ``reasoning`` does; a ``refusal`` is no part of what a model reads.
+    ``name`` goes to the template, as ``reasoning`` does; a ``refusal`` is not part of what a model reads.
     """
 
     role: Annotated[str, Meta(pattern=ROLES)]

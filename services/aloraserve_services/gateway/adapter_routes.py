@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -19,7 +18,7 @@ from aloraserve_services.gateway.adapter_query import LISTED, checked_query, ent
 from aloraserve_services.gateway.answer_headers import EVENTS
 from aloraserve_services.gateway.registration_events import registration_events
 from aloraserve_services.gateway.request_body import BodyReader
-from aloraserve_services.gateway.routes import PARAMETER, Handler, Routes, parameters
+from aloraserve_services.gateway.routes import PARAMETER, Handler, Routes, as_json, parameters
 
 
 class AdapterRoutes:
@@ -61,7 +60,7 @@ class AdapterRoutes:
         page = await self._manager.list(query)
         usages = await asyncio.gather(*map(self._manager.usage, page.entries))
         shown = [entry_json(entry, usage) for entry, usage in zip(page.entries, usages, strict=True)]
-        return _json({"object": "list", "data": shown, "next": page.next})
+        return as_json({"object": "list", "data": shown, "next": page.next})
 
     async def get(self, request: Request) -> Response:
         """Say all that is known of an adapter: its versions, where they are, and its aliases."""
@@ -70,7 +69,7 @@ class AdapterRoutes:
         meant = record.meant(Reference.read(reference))
         usages = await asyncio.gather(*map(self._manager.usage, meant))
         versions = [entry_json(entry, usage) for entry, usage in zip(meant, usages, strict=True)]
-        return _json(record_json(record) | {"versions": versions})
+        return as_json(record_json(record) | {"versions": versions})
 
     async def register(self, request: Request) -> Response:
         """Register an adapter; answers once it is available, or with events of how far it is."""
@@ -78,13 +77,13 @@ class AdapterRoutes:
         registration = await self._manager.register(self._access.registration(_caller(request), body))
         if body.stream:
             return StreamingResponse(registration_events(registration), media_type="text/event-stream", headers=EVENTS)
-        return _json(entry_json(await registration.finished()), 201)
+        return as_json(entry_json(await registration.finished()), 201)
 
     async def check(self, request: Request) -> Response:
         """Fetch and check an adapter, keep nothing, and report all problems."""
         body = await self._bodies.read(AdapterCheckRequest, request)
         report = await self._manager.validate(self._access.registration(_caller(request), body))
-        return _json(report_json(report))
+        return as_json(report_json(report))
 
     async def retire(self, request: Request) -> Response:
         """Have an adapter, or a version, take no new calls."""
@@ -101,7 +100,7 @@ class AdapterRoutes:
     async def aliases(self, request: Request) -> Response:
         """List an adapter's aliases."""
         [name] = parameters(request)
-        return _json({"object": "list", "data": record_json(await self._manager.get(name))["aliases"]})
+        return as_json({"object": "list", "data": record_json(await self._manager.get(name))["aliases"]})
 
     async def set_alias(self, request: Request) -> Response:
         """Point an alias to a version, or give a version a share of its conversations."""
@@ -130,14 +129,14 @@ class AdapterRoutes:
         query = checked_query(request, ("skip_existing",))
         content = await self._bodies.read_file(request, MAX_FILE_BYTES)
         result = await self._manager.import_file(content, skip_existing=flag(query, "skip_existing"))
-        return _json({"imported": result.imported, "skipped": result.skipped})
+        return as_json({"imported": result.imported, "skipped": result.skipped})
 
     async def _reason(self, request: Request) -> str:
         """Return the reason of a body. One without a body is refused: a web page of another site may send that."""
         return (await self._bodies.read(ReasonRequest, request)).reason
 
     def _record(self, request: Request, record: AdapterRecord) -> Response:
-        return _json(record_json(self._access.own(_caller(request), record)))
+        return as_json(record_json(self._access.own(_caller(request), record)))
 
     def _checked(self, handler: Handler, role: Role) -> Handler:
         """Return a handler that is reached by who has a role, and of others' adapters by administrators alone."""
@@ -154,7 +153,3 @@ class AdapterRoutes:
 def _caller(request: Request) -> Caller:
     caller: Caller = request.state.caller
     return caller
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(json.dumps(content), status, media_type="application/json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,7 +17,7 @@ from aloraserve.errors import DirectoryUnavailableError, InvalidRequestError, Un
 from aloraserve.tenants import Role, Tenants
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.receipts import FleetReceipts
-from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
+from aloraserve_services.gateway.routes import PARAMETER, Routes, as_json, parameters
 from aloraserve_services.gateway.savings import SavingsReporter
 from aloraserve_services.plan import FleetPlan
 
@@ -101,12 +100,12 @@ class AdminRoutes:
             ],
             "refused": [asdict(adapter) for adapter in self._adapters.refused()],
         }
-        return _json(content)
+        return as_json(content)
 
     async def receipts(self, request: Request) -> Response:
         """List the last routing receipts, the newest first; for administrators."""
         self._check(request)
-        return _json({"receipts": await self._receipts.latest(_limit(request.query_params.get("limit")))})
+        return as_json({"receipts": await self._receipts.latest(_limit(request.query_params.get("limit")))})
 
     async def receipt(self, request: Request) -> Response:
         """Say how one request was routed; for administrators."""
@@ -118,22 +117,22 @@ class AdminRoutes:
                 f"there is no receipt of request {request_id[:80]!r}; the last {self._plan.settings.receipts} that "
                 "each gateway routed are kept"
             )
-        return _json(found)
+        return as_json(found)
 
     async def diagnosis(self, request: Request) -> Response:
         """Say how far prompts were reused lately, and why no further; for administrators."""
         self._check(request)
-        return _json(await self._diagnosis.report(request.query_params.get("window")))
+        return as_json(await self._diagnosis.report(request.query_params.get("window")))
 
     async def savings(self, request: Request) -> Response:
         """Say what reuse across adapters saved lately, by adapter; for administrators: it is of all tenants' calls."""
         self._check(request)
-        return _json(await self._savings.report(request.query_params.get("window")))
+        return as_json(await self._savings.report(request.query_params.get("window")))
 
     async def metrics_targets(self, request: Request) -> Response:
         """List every process that has metrics, as Prometheus' ``http_sd_configs`` reads it; for administrators."""
         self._check(request)
-        return _json(await self._targets())
+        return as_json(await self._targets())
 
     async def _states(self) -> tuple[list[tuple[ReplicaState, int]], int]:
         """Return every replica's state and cell, and how many cells' directories do not answer."""
@@ -166,7 +165,3 @@ def _reachability(lost: int, cells: int) -> str:
     if not lost:
         return "ok"
     return "cannot be reached" if lost == cells else f"{lost} of {cells} cells cannot be reached"
-
-
-def _json(content: object) -> Response:
-    return Response(json.dumps(content), media_type="application/json")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from aloraserve.errors import AloraserveError
 from aloraserve.serving.request import Origin
 from aloraserve.serving.session import SESSION_HEADER, session_of
 from aloraserve.serving.time_limits import TIMEOUT_HEADER, asked_seconds
-from aloraserve.tenants import Tenants
+from aloraserve.tenants import Role, Tenants
 from aloraserve_services.gateway.request_context import context_of
+from aloraserve_services.gateway.routes import Handler
 
 
 def may_call(tenants: Tenants, authorization: str | None) -> bool:
@@ -19,6 +21,17 @@ def may_call(tenants: Tenants, authorization: str | None) -> bool:
     except AloraserveError:
         return False
     return True
+
+
+def for_administrators(tenants: Tenants, handler: Handler) -> Handler:
+    """Return a handler that answers administrators alone, and finds the id of the caller's key in the state."""
+
+    async def checked(request: Request) -> Response:
+        caller = tenants.authenticate(request.headers.get("authorization"), Role.ADMIN)
+        request.state.key_id = caller.key_id
+        return await handler(request)
+
+    return checked
 
 
 def origin_of(request: Request, tenants: Tenants) -> Origin:

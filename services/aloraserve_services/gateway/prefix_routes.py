@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from starlette.requests import Request
@@ -10,14 +9,15 @@ from starlette.responses import Response
 
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import Origin
-from aloraserve.tenants import UNTENANTED, Role, Tenants
+from aloraserve.tenants import UNTENANTED, Tenants
 from aloraserve.tenants.shared_prefix import SharedPrefixes
 from aloraserve.wire import ChatRequest, CompletionRequest
 from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.shared_prefixes import PrefixRequest, prefix_json
+from aloraserve_services.gateway.origins import for_administrators
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.request_context import context_of
-from aloraserve_services.gateway.routes import PARAMETER, Handler, Routes, parameters
+from aloraserve_services.gateway.routes import PARAMETER, Routes, as_json, parameters
 
 ENDINGS = ("a", "b")
 """What two chats with a prefix go on with: the prefix is what both have in common, whatever the template adds."""
@@ -55,14 +55,14 @@ class PrefixRoutes:
     def add_to(self, routes: Routes) -> None:
         """Add these routes to an application's."""
         path = f"/v1/admin/shared-prefixes/{PARAMETER}"
-        routes.add("GET", "/v1/admin/shared-prefixes", self._for_administrators(self.listed))
-        routes.add("PUT", path, self._for_administrators(self.put))
-        routes.add("DELETE", path, self._for_administrators(self.delete))
+        routes.add("GET", "/v1/admin/shared-prefixes", for_administrators(self._tenants, self.listed))
+        routes.add("PUT", path, for_administrators(self._tenants, self.put))
+        routes.add("DELETE", path, for_administrators(self._tenants, self.delete))
 
     async def listed(self, request: Request) -> Response:
         """List the prefixes."""
         found = [prefix_json(record, self._block_tokens) for record in await self._prefixes.list()]
-        return _json({"object": "list", "data": found})
+        return as_json({"object": "list", "data": found})
 
     async def put(self, request: Request) -> Response:
         """Have all tenants share a prefix from now on."""
@@ -71,13 +71,13 @@ class PrefixRoutes:
         context = context_of(request)
         origin = Origin(context.request_id, UNTENANTED, context.arrived_at)
         record = await self._prefixes.put(name, await self._token_ids(body, origin))
-        return _json(prefix_json(record, self._block_tokens))
+        return as_json(prefix_json(record, self._block_tokens))
 
     async def delete(self, request: Request) -> Response:
         """Share a prefix no more."""
         [name] = parameters(request)
         await self._prefixes.delete(name)
-        return _json({"deleted": name})
+        return as_json({"deleted": name})
 
     async def _token_ids(self, body: PrefixRequest, origin: Origin) -> list[int]:
         if body.text is not None:
@@ -92,14 +92,3 @@ class PrefixRoutes:
         whole = [*messages, ChatMessage(role="user", content=ending)]
         chat = ChatRequest(model=self._base_model, messages=whole, max_tokens=1)
         return (await self._prompts.chat(chat, origin)).token_ids
-
-    def _for_administrators(self, handler: Handler) -> Handler:
-        async def checked(request: Request) -> Response:
-            self._tenants.authenticate(request.headers.get("authorization"), Role.ADMIN)
-            return await handler(request)
-
-        return checked
-
-
-def _json(content: object) -> Response:
-    return Response(json.dumps(content), media_type="application/json")

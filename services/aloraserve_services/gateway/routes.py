@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -18,6 +19,11 @@ Handler = Callable[[Request], Awaitable[Response]]
 PARAMETER = "{}"
 """Stands in a path for one part that a client chooses; its handler finds it with :func:`parameters`."""
 log = structlog.get_logger(__name__)
+
+
+def as_json(content: object, status: int = 200) -> Response:
+    """Return a response of JSON types."""
+    return Response(json.dumps(content), status, media_type="application/json")
 
 
 class HttpPart(Protocol):

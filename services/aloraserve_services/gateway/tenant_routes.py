@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from aloraserve.tenants import Role, Tenants
+from aloraserve.tenants import Tenants
 from aloraserve.tenants.keys import NewKey
 from aloraserve.tenants.manager import TenantManager
 from aloraserve.wire.tenants import KeyRequest, LimitsRequest, RotationRequest, key_json, tenant_json
 from aloraserve_services.gateway.adapter_query import checked_query
+from aloraserve_services.gateway.origins import for_administrators
 from aloraserve_services.gateway.request_body import BodyReader
-from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
+from aloraserve_services.gateway.routes import PARAMETER, Routes, as_json, parameters
 
 log = structlog.get_logger(__name__)
 _ONCE = {"Cache-Control": "no-store"}
@@ -49,14 +49,14 @@ class TenantRoutes:
             ("PATCH", tenant, self.set_limits),
             ("DELETE", tenant, self.delete),
         ):
-            routes.add(method, path, self._for_administrators(handler))
+            routes.add(method, path, for_administrators(self._tenants, handler))
 
     async def keys(self, request: Request) -> Response:
         """List keys, all or a tenant's, without the keys themselves."""
         tenant, now = checked_query(request, ("tenant",)).get("tenant"), time.time()
         records = await self._manager.list() if tenant is None else [await self._manager.get(tenant)]
         shown = [key_json(key, record.tenant, now) for record in records for key in record.keys]
-        return _json({"object": "list", "data": shown})
+        return as_json({"object": "list", "data": shown})
 
     async def create(self, request: Request) -> Response:
         """Make a key."""
@@ -80,40 +80,30 @@ class TenantRoutes:
         [key_id] = parameters(request)
         key, tenant = await self._manager.revoke_key(key_id)
         log.info("key_revoked", key_id=key.id, tenant=tenant, by=_asker(request))
-        return _json(key_json(key, tenant, time.time()))
+        return as_json(key_json(key, tenant, time.time()))
 
     async def list(self, request: Request) -> Response:
         """List tenants with their limits and keys."""
         found = [record for record in await self._manager.list() if record.tenant is not None]
-        return _json({"object": "list", "data": [tenant_json(record, time.time()) for record in found]})
+        return as_json({"object": "list", "data": [tenant_json(record, time.time()) for record in found]})
 
     async def get(self, request: Request) -> Response:
         """Say what is known of a tenant."""
         [name] = parameters(request)
-        return _json(tenant_json(await self._manager.get(name), time.time()))
+        return as_json(tenant_json(await self._manager.get(name), time.time()))
 
     async def set_limits(self, request: Request) -> Response:
         """Change a tenant's limits."""
         body = await self._bodies.read(LimitsRequest, request)
         [name] = parameters(request)
-        return _json(tenant_json(await self._manager.set_limits(name, body.changes), time.time()))
+        return as_json(tenant_json(await self._manager.set_limits(name, body.changes), time.time()))
 
     async def delete(self, request: Request) -> Response:
         """Delete a tenant and its keys."""
         [name] = parameters(request)
         await self._manager.delete_tenant(name)
         log.info("tenant_deleted", tenant=name, by=_asker(request))
-        return _json({"deleted": name})
-
-    def _for_administrators(
-        self, handler: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def checked(request: Request) -> Response:
-            caller = self._tenants.authenticate(request.headers.get("authorization"), Role.ADMIN)
-            request.state.key_id = caller.key_id
-            return await handler(request)
-
-        return checked
+        return as_json({"deleted": name})
 
 
 def _asker(request: Request) -> str | None:
@@ -125,7 +115,3 @@ def _asker(request: Request) -> str | None:
 def _new(new: NewKey) -> Response:
     shown = {"key": new.text} | key_json(new.record, new.tenant, time.time())
     return Response(json.dumps(shown), 201, _ONCE, "application/json")
-
-
-def _json(content: object) -> Response:
-    return Response(json.dumps(content), media_type="application/json")

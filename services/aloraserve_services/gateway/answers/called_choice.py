@@ -80,10 +80,7 @@ class CalledChoice:
 
     def message(self) -> ChatMessage:
         """Return the choice as a message of a conversation that goes on."""
-        calls = [
-            ToolCall(id=call.id, function=CalledFunction(name=call.name, arguments=call.arguments))
-            for call in self.calls
-        ]
+        calls = [_call_of(call) for call in self.calls]
         return ChatMessage(role="assistant", content=self.text, tool_calls=calls or None)
 
     def _add(self, call: CallDelta) -> None:
