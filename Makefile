@@ -154,13 +154,22 @@ format: install-dev ## Format the sources and fix what can be fixed
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-lock: install-dev ## Pin the requirement lists again (deploy/install/*.txt)
+lock: install-dev ## Pin the requirement lists again (deploy/install/*.txt, deploy/images/locks/*.txt)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
 	cd deploy/install && for list in cpu dev $$(ls clients/*.in | sed 's/\.in$$//'); do \
 	  $(abspath $(BIN))/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet \
 	    --overrides overrides.txt --no-emit-package torch $$list.in -o $$list.txt && \
 	  sed -i.never "/sys_platform == 'never'/d" $$list.txt && rm $$list.txt.never || exit 1; \
 	done
+	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --no-index -w build/plugin platform/vllm-alora
+	cd deploy/images/locks && compile() { $(abspath $(BIN))/uv pip compile --python-version 3.11 --no-annotate --no-header \
+	    --quiet --generate-hashes --find-links ../../../build/plugin --no-emit-package vllm-alora "$$@"; } && \
+	  extras="--extra object-stores --extra oci" && \
+	  compile --universal ../../../pyproject.toml $$extras -c ../../install/cpu.txt -o gateway.txt && \
+	  compile --python-platform x86_64-manylinux_2_28 ../../../pyproject.toml $$extras --extra gpu -c gateway.txt -o cuda.txt && \
+	  compile --universal --no-deps ../../install/cpu.txt ../../install/cpu-nodeps.txt -o cpu.txt && \
+	  compile --universal tools.in -c ../../install/cpu.txt -o tools.txt && \
+	  echo uv | compile --no-deps --universal - -c tools.txt -o uv.txt
 
 clean: ## Delete caches and build outputs; .venv and the state folder stay
 	rm -rf .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build site
