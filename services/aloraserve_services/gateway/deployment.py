@@ -145,6 +145,7 @@ class Gateway:
             part.add_to(routes)
         return CountedRequests(
             for_origins(routes, settings),
+            routes.endpoint,
             self.metrics,
             self._tracing,
             fixed_headers(settings),
