@@ -219,7 +219,13 @@ class Gateway:
         )
 
     def _adapter_access(self) -> AdapterAccess:
-        return AdapterAccess(self._tenants, self._managed.manager, self._plan.settings.tenant_adapter_policy)
+        settings = self._plan.settings
+        return AdapterAccess(
+            self._tenants,
+            self._managed.manager,
+            settings.tenant_adapter_policy,
+            quota=settings.max_tenant_adapters,
+        )
 
     def _openai_routes(self) -> OpenAIRoutes:
         return OpenAIRoutes(
