@@ -26,7 +26,6 @@ from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import Routes
 from support.peft_adapters import BASE, write_peft_adapter
 
-
 QUOTA = 2
 """Versions that each tenant may have."""
 

@@ -247,7 +247,7 @@ def _live(record: TenantRecord | None, name: str, now: float) -> TenantRecord:
     """Return the record of a tenant that is there, or that is made now.
 
     Raises:
-        TenantConflictError: it was deleted: whoever got its name would get its adapters, its usage and what tells of its
+        TenantConflictError: it was deleted: whoever got its name would get its adapters, its usage and the salt of its
             prompts.
     """
     if record is None:

@@ -242,8 +242,8 @@ EXAMPLES = {
         "adapter 'safety@0123456789ab' is in the catalog already, retired; delete it to register it again",
         "the name 'safety' is taken; choose another one",
         "adapter 'safety' has 64 versions, the most; delete one first",
-        "the tenant has 64 versions of adapters, the most that are accepted, with those that are being registered; delete "
-        "one first",
+        "the tenant has 64 versions of adapters, the most that are accepted, with those that are being registered; "
+        "delete one first",
         "safety@prod cannot point to safety@0123456789ab, which is retired; a version that is available or loaded is "
         "accepted",
         "adapter 'safety' has 32 aliases, the most; remove one first",
