@@ -35,6 +35,9 @@ from aloraserve_services.gateway.routes import Routes
 from support.grpc_caller import GrpcCaller, served
 from support.peft_adapters import BASE, write_peft_adapter
 
+QUOTA = 2
+"""Versions that each tenant may have."""
+
 
 class Places:
     """Where versions are, by name."""
@@ -65,7 +68,7 @@ class AdapterGateway:
         self.tenants = tenants = LiveTenants(self.tenant_store, static, self.pepper)
         bodies = BodyReader(64, 10)
         self.routes = Routes()
-        access = AdapterAccess(tenants, self.manager, SourcePolicy.of([str(self.root / "tenants")]))
+        access = AdapterAccess(tenants, self.manager, SourcePolicy.of([str(self.root / "tenants")]), quota=QUOTA)
         AdapterRoutes(self.manager, access, bodies).add_to(self.routes)
         self._methods = AdapterMethods(self.manager, access).methods()
         LoraRoutes(self.manager, tenants, bodies, base_model="base").add_to(self.routes)

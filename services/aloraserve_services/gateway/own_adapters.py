@@ -44,11 +44,11 @@ class OwnAdapters:
 
     async def register(self, body: AdapterRequest) -> Registration:
         """Begin a registration."""
-        return await self._manager.register(self._access.registration(self._caller, body))
+        return await self._manager.register(await self._access.registration(self._caller, body))
 
     async def check(self, body: AdapterCheckRequest) -> CheckReport:
         """Fetch and check an adapter, keep nothing, and return all problems."""
-        return await self._manager.validate(self._access.registration(self._caller, body))
+        return await self._manager.validate(await self._access.registration(self._caller, body))
 
     async def retire(self, reference: str, reason: str) -> dict[str, Any]:
         """Have an adapter, or a version, take no new calls."""

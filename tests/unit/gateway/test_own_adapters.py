@@ -29,16 +29,17 @@ CODES = {
     404: Code.NOT_FOUND,
     409: Code.FAILED_PRECONDITION,
 }
-ALIAS = "/v1/adapters/safety/aliases/prod"
+NAME = "acme.safety"
+ALIAS = f"/v1/adapters/{NAME}/aliases/prod"
 CALLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     # method: of HTTP, path, body, message
     "List": ("GET", "/v1/adapters", {}, {}),
-    "Get": ("GET", "/v1/adapters/safety", {}, {"reference": "safety"}),
-    "SetAlias": ("PUT", ALIAS, {"target": "safety"}, {"name": "safety", "alias": "prod", "target": "safety"}),
-    "Rollback": ("POST", f"{ALIAS}/rollback", {}, {"name": "safety", "alias": "prod"}),
-    "RemoveAlias": ("DELETE", ALIAS, {}, {"name": "safety", "alias": "prod"}),
-    "Retire": ("POST", "/v1/adapters/safety/retire", {}, {"reference": "safety"}),
-    "Delete": ("DELETE", "/v1/adapters/safety?force=true", {}, {"reference": "safety", "force": True}),
+    "Get": ("GET", f"/v1/adapters/{NAME}", {}, {"reference": NAME}),
+    "SetAlias": ("PUT", ALIAS, {"target": NAME}, {"name": NAME, "alias": "prod", "target": NAME}),
+    "Rollback": ("POST", f"{ALIAS}/rollback", {}, {"name": NAME, "alias": "prod"}),
+    "RemoveAlias": ("DELETE", ALIAS, {}, {"name": NAME, "alias": "prod"}),
+    "Retire": ("POST", f"/v1/adapters/{NAME}/retire", {}, {"reference": NAME}),
+    "Delete": ("DELETE", f"/v1/adapters/{NAME}?force=true", {}, {"reference": NAME, "force": True}),
 }
 """In an order in which the owner of the adapter may make them all, but for the roll-back of a new alias."""
 
@@ -93,12 +94,12 @@ async def test_a_role_may_do_the_same_over_both(
     fleet: AdapterGateway, caller: GrpcCaller, keys: dict[str, str], source: str, who: str
 ) -> None:
     expected: list[tuple[str, Code, str | None]] = []
-    body = {"name": "safety", "source": source}
+    body = {"name": NAME, "source": source}
     assert (await over_http(fleet, keys["acme"], "POST", "/v1/adapters", body)).status_code == 201
     for name, (method, path, sent, _) in CALLS.items():
         reply = await over_http(fleet, keys[who], method, path, sent)
         expected.append((name, CODES[reply.status_code], reply.json().get("error", {}).get("message")))
-    await over_http(fleet, keys["acme"], "DELETE", "/v1/adapters/safety?force=true", {})
+    await over_http(fleet, keys["acme"], "DELETE", f"/v1/adapters/{NAME}?force=true", {})
     assert (await over_http(fleet, keys["acme"], "POST", "/v1/adapters", body)).status_code == 201
     for name, code, said in expected:
         own_code, answer = await over_grpc(caller, keys[who], name, CALLS[name][3])
@@ -109,12 +110,14 @@ async def test_a_role_may_do_the_same_over_both(
 async def test_another_tenant_s_adapter_is_not_there(
     fleet: AdapterGateway, caller: GrpcCaller, keys: dict[str, str], source: str
 ) -> None:
-    content = {"name": "safety", "source": source}
+    content = {"name": NAME, "source": source}
     code, answer = await over_grpc(caller, keys["acme"], "Register", content)
     assert (code, answer.registration.entry.owner, answer.registration.entry.visibility) == (Code.OK, "acme", "private")
-    assert [entry.name for entry in (await over_grpc(caller, keys["acme"], "List", {}))[1].data] == ["safety"]
+    assert [entry.name for entry in (await over_grpc(caller, keys["acme"], "List", {}))[1].data] == [NAME]
     assert not (await over_grpc(caller, keys["other"], "List", {}))[1].data
-    absent = (await over_grpc(caller, keys["other"], "Get", {"reference": "absent"}))[1].replace("absent", "safety")
+    absent = (await over_grpc(caller, keys["other"], "Get", {"reference": "acme.absent"}))[1].replace(
+        "acme.absent", NAME
+    )
     for name, (*_, message) in CALLS.items():
         if name != "List":
             assert await over_grpc(caller, keys["other"], name, message) == (Code.NOT_FOUND, absent)
