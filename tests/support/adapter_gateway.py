@@ -26,6 +26,9 @@ from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import Routes
 from support.peft_adapters import BASE, write_peft_adapter
 
+QUOTA = 2
+"""Versions that each tenant may have."""
+
 
 class Places:
     """Where versions are, by name."""
@@ -56,7 +59,7 @@ class AdapterGateway:
         self.tenants = tenants = LiveTenants(self.tenant_store, static, self.pepper)
         bodies = BodyReader(64, 10)
         self.routes = Routes()
-        access = AdapterAccess(tenants, self.manager, SourcePolicy.of([str(self.root / "tenants")]))
+        access = AdapterAccess(tenants, self.manager, SourcePolicy.of([str(self.root / "tenants")]), quota=QUOTA)
         AdapterRoutes(self.manager, access, bodies).add_to(self.routes)
         LoraRoutes(self.manager, tenants, bodies, base_model="base").add_to(self.routes)
 

@@ -74,7 +74,7 @@ class AdapterRoutes:
     async def register(self, request: Request) -> Response:
         """Register an adapter; answers once it is available, or with events of how far it is."""
         body = await self._bodies.read(AdapterRequest, request)
-        registration = await self._manager.register(self._access.registration(_caller(request), body))
+        registration = await self._manager.register(await self._access.registration(_caller(request), body))
         if body.stream:
             return StreamingResponse(registration_events(registration), media_type="text/event-stream", headers=EVENTS)
         return as_json(entry_json(await registration.finished()), 201)
@@ -82,7 +82,7 @@ class AdapterRoutes:
     async def check(self, request: Request) -> Response:
         """Fetch and check an adapter, keep nothing, and report all problems."""
         body = await self._bodies.read(AdapterCheckRequest, request)
-        report = await self._manager.validate(self._access.registration(_caller(request), body))
+        report = await self._manager.validate(await self._access.registration(_caller(request), body))
         return as_json(report_json(report))
 
     async def retire(self, request: Request) -> Response:

@@ -53,6 +53,7 @@ ENDPOINTS = frozenset(
 _COLLECTIONS = ("/v1/receipts", "/v1/models", "/v1/adapters", "/docs")
 ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Endpoints whose requests are calls: they have a span, and count as in progress."""
+_CLOSING = (b"connection", b"close")
 _CONTEXT_HEADERS = (b"traceparent", b"tracestate", b"x-request-id")
 
 
@@ -67,6 +68,7 @@ class CountedRequests:
         tracing: of this process.
         headers: of every answer, see :func:`~aloraserve_services.gateway.answer_headers.fixed_headers`.
         may_call: whether whoever sends this ``Authorization`` may: nobody else makes spans, or has them sampled.
+        is_leaving: whether the gateway is about to stop: clients' next requests are to open another connection.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class CountedRequests:
         tracing: Tracing,
         headers: tuple[Field, ...] = (),
         may_call: Callable[[str | None], bool] = lambda authorization: True,
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_leaving = is_leaving
         self._may_call = may_call
         self._app = app
         self._headers = headers
@@ -113,7 +117,8 @@ class CountedRequests:
             if message["type"] == "http.response.start":
                 started = True
                 own = ((b"x-request-id", request_id.encode()), *_ignored(scope), *self._headers)
-                message["headers"] = with_headers(message["headers"], own)
+                closing = (_CLOSING,) if self._is_leaving() else ()
+                message["headers"] = with_headers(message["headers"], (*own, *closing))
                 self._metrics.requests.labels(endpoint, str(message["status"])).inc()
                 self._tracing.answered(message["status"])
             await send(message)

@@ -381,8 +381,10 @@ async def test_health_follows_replicas_and_drain(caller: GrpcCaller, gateway: Ga
     assert HealthCheckResponse.FromString(await watch.read()).status == statuses.NOT_SERVING
     note_replicas("engine", "test", ["a"])
     assert HealthCheckResponse.FromString(await watch.read()).status == statuses.SERVING
-    await gateway.slots.drain(0)
+    gateway.slots.announce()
     assert HealthCheckResponse.FromString(await watch.read()).status == statuses.NOT_SERVING
+    await caller.unary("Inference/Chat", chat())
+    await gateway.slots.drain(0)
     error = await refused(caller.unary("Inference/Chat", b"\xff"))
     assert error.code() is Code.UNAVAILABLE
     assert details_of(error)["RetryInfo"].retry_delay.seconds == 1

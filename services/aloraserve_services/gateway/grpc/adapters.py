@@ -56,7 +56,7 @@ class AdapterMethods:
     async def register(self, message: bytes, call: GrpcCall) -> None:
         """Register an adapter, and send how far it is."""
         body = read_body(AdapterRequest, json_of(parsed(messages.RegisterRequest, message)))
-        registration = await self._manager.register(self._access.registration(call.caller, body))
+        registration = await self._manager.register(await self._access.registration(call.caller, body))
         ending = asyncio.ensure_future(registration.finished())
         while not ending.done():
             await call.write(_progress(registration.as_dict()))
@@ -67,7 +67,7 @@ class AdapterMethods:
     async def check(self, message: bytes, call: GrpcCall) -> Message:
         """Fetch and check an adapter, keep nothing, and report all problems."""
         body = read_body(AdapterCheckRequest, json_of(parsed(messages.CheckRequest, message)))
-        report = await self._manager.validate(self._access.registration(call.caller, body))
+        report = await self._manager.validate(await self._access.registration(call.caller, body))
         return message_of(messages.CheckResponse, report_json(report))
 
     async def list(self, message: bytes, call: GrpcCall) -> Message:
