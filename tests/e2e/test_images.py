@@ -27,7 +27,9 @@ EXIT_STOPPED = 130
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.untimed,
-    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, for mounts of its own"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, for mounts of its own"
+    ),
 ]
 
 

@@ -27,6 +27,12 @@ STATE = "/var/lib/aloraserve"
 STEP_S = 900.0
 INDEX = re.compile(r"PIP_\w+|UV_\w+|SSL_CERT_\w+|(https?|no|all)_proxy", re.IGNORECASE)
 """Variables that say how this machine reaches package indexes: builds have them, images have not."""
+CHECKS = {
+    "gateway": "import aloraserve_services.app, ray; print('ray', ray.__version__)",
+    "cpu": "import torch, vllm, vllm_alora, aloraserve_services.app; print('vllm', vllm.__version__)",
+    "cuda": "import importlib.metadata as m; print('vllm', m.version('vllm'))",
+}
+"""What has to run in an image of each profile."""
 _MOUNTS = """
 set -e
 mount -t tmpfs tmpfs {0}
@@ -164,3 +170,19 @@ def image_root(folder: Path) -> Iterator[ImageRoot]:
     finally:
         holder.kill()
         holder.communicate()
+
+
+def main(profiles: Sequence[str]) -> None:
+    """Carry out the Dockerfile for each profile, and say what came of it."""
+    for profile in profiles:
+        with tempfile.TemporaryDirectory() as folder, image_root(Path(folder)) as root:
+            # Where PyTorch's own index is out of reach, this machine's has its build for CPUs.
+            root.build({"PROFILE": profile, "TORCH_INDEX": ""})
+            root.make_read_only()
+            done = root.run("python", "-c", CHECKS[profile], user=10001)
+            assert done.returncode == 0, done.stderr
+            print(f"{profile}: {done.stdout.strip()}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["gateway", "cpu"])
