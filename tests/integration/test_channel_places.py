@@ -204,7 +204,7 @@ async def test_a_replica_that_leaves_gets_no_new_calls_and_ends_what_it_has(tmp_
 
 
 def _candidate(replica: str, *, leaving: bool = False) -> Candidate:
-    return Candidate(ReplicaState(replica, "1", leaving=leaving))
+    return Candidate(ReplicaState(replica, "1", is_leaving=leaving))
 
 
 async def test_a_replica_that_serve_drops_ends_what_it_has(fleet: ChannelFleet) -> None:

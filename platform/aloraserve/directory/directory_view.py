@@ -185,8 +185,8 @@ class DirectoryView:
     def _candidate(self, known: KnownReplica) -> Candidate:
         state, totals = known.state, self._totals.get(known.state.replica)
         is_leaving = state.replica in self._leaving
-        if state.leaving != is_leaving:
-            state = replace(state, leaving=is_leaving)
+        if state.is_leaving != is_leaving:
+            state = replace(state, is_leaving=is_leaving)
         if totals is None:
             return Candidate(state)
         shown = [

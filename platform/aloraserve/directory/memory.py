@@ -270,7 +270,7 @@ class MemoryDirectory:
 
     def _marked(self, state: ReplicaState) -> ReplicaState:
         is_leaving = state.replica in self._leaving
-        return state if state.leaving == is_leaving else replace(state, leaving=is_leaving)
+        return state if state.is_leaving == is_leaving else replace(state, is_leaving=is_leaving)
 
     def _show_mark(self, replica: str) -> None:
         lease = self._leases.get(replica)

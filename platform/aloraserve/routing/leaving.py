@@ -27,7 +27,7 @@ class LeavingReplicas:
 
     def note(self, found: Sequence[Candidate]) -> None:
         """Take in what a lookup found."""
-        marked = [candidate.state.replica for candidate in found if candidate.state.leaving]
+        marked = [candidate.state.replica for candidate in found if candidate.state.is_leaving]
         if not marked and not self._until:
             return
         now = self._clock()

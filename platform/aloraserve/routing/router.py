@@ -246,11 +246,11 @@ class Router:
         live = [candidate for candidate in found if not known or candidate.state.replica in reachable]
         if not live:
             return self._blind(known, FallbackCause.NO_REPLICA)
-        staying = [candidate for candidate in live if not candidate.state.leaving]
+        staying = [candidate for candidate in live if not candidate.state.is_leaving]
         if len(live) < len(reachable):
             staying += stand_ins(known, live, self._in_flight)
         # Blocks that leave with their replica are nobody's any more.
-        seen = max((candidate.claimed_blocks for candidate in found if not candidate.state.leaving), default=0)
+        seen = max((candidate.claimed_blocks for candidate in found if not candidate.state.is_leaving), default=0)
         return _Found(staying or live, seen)
 
     def _blind(self, known: Sequence[str], cause: FallbackCause) -> _Found:
