@@ -118,7 +118,7 @@ class Gateway:
         self._diagnosis = DiagnosisWindow()
         self._watch = PrefixWatch()
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
-        self._pool = GatewayPool(settings, engines, self._replicas)
+        self._pool = GatewayPool(settings, engines, self._replicas, self._routing.leaving)
         self.slots = CallSlots(plan.max_calls)
         limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
         self._usage = UsageReporter(plan.open_usage(), self.metrics)
