@@ -211,11 +211,11 @@ class EngineHost:
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
-        accepted = self._accept(call)
-        observed = self._begin_observing(call)
-        holds = False
-        reported_by = 0
+        holds, reported_by = False, 0
+        observed: ObservedCall = _UNOBSERVED
         try:
+            accepted = self._accept(call)
+            observed = self._begin_observing(call)
             if call.adapter is not None:
                 if (problem := await self._adapters.hold(call.adapter)) is not None:
                     yield problem

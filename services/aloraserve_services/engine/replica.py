@@ -15,7 +15,8 @@ from aloraserve.adapters.stored import check_stored
 from aloraserve.directory.base import Directory
 from aloraserve.routing.cells import cell_of
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
-from aloraserve.settings import Settings
+from aloraserve.settings import SECRETS, Settings
+from aloraserve.settings.variables import forget_variables
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.channel.server import ChannelServer
 from aloraserve_services.engine.adapters import EngineAdapters
@@ -53,6 +54,8 @@ class EngineReplica:
             raise
 
     async def _start(self, settings: Settings) -> None:
+        # What `ray start` was given in its environment is no business of the engine's own processes.
+        forget_variables(SECRETS)
         tracing = Tracing()
         self._closing.callback(tracing.flush)
         # The packaged model may have to be converted first.
