@@ -51,6 +51,7 @@ from aloraserve_services.gateway.grpc.inference import InferenceMethods
 from aloraserve_services.gateway.grpc.intrinsics import IntrinsicMethods
 from aloraserve_services.gateway.grpc.method import GrpcPart
 from aloraserve_services.gateway.grpc.reflection import ReflectionMethods, service_names
+from aloraserve_services.gateway.grpc.repeated import RepeatedCalls
 from aloraserve_services.gateway.grpc.server import GatewayGrpcServer
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.idempotency import IdempotentAnswers
@@ -175,10 +176,11 @@ class Gateway:
 
     def _grpc_parts(self) -> list[GrpcPart]:
         settings, max_bytes = self._plan.settings, self._bodies.max_bytes
+        repeated = RepeatedCalls(self._idempotent)
         reflects = not settings.is_public if settings.grpc_reflection is None else settings.grpc_reflection
         return [
-            InferenceMethods(self._chats, self._completions, max_bytes),
-            IntrinsicMethods(self._intrinsics, max_bytes),
+            InferenceMethods(self._chats, self._completions, repeated, max_bytes),
+            IntrinsicMethods(self._intrinsics, repeated, max_bytes),
             AdapterMethods(self._managed.manager, self._adapter_access()),
             HealthMethods(service_names(), lambda: not self.slots.is_leaving and bool(self._replicas())),
             *([ReflectionMethods()] if reflects else []),

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
 from aloraserve.errors import IdempotencyConflictError, IdempotencyKeyReusedError, InvalidRequestError
@@ -64,25 +63,25 @@ class IdempotentAnswers:
         self._gateway = uuid.uuid4().hex
         self._running: dict[str, _Running] = {}
 
-    async def once(self, request: Request, caller: Caller, body: RequestPart, answer: Answering) -> Response:
+    async def once(self, key: str | None, place: str, caller: Caller, body: RequestPart, answer: Answering) -> Response:
         """Return the answer to a request: once more, if it has had one under its key.
 
         Args:
-            request: that may have a key.
+            key: of the request, None if it has none.
+            place: the path or method that was asked; a key stands for one request of each.
             caller: whose key it is; tenants have keys of their own.
             body: of the request, validated.
-            answer: gives the answer.
+            answer: gives the answer, in whichever form its edge reads again.
 
         Raises:
             InvalidRequestError: the key is not one that is accepted.
             IdempotencyKeyReusedError: the key stands for another body.
             IdempotencyConflictError: another gateway is answering the request.
         """
-        key = request.headers.get(KEY_HEADER)
         if key is None:
             return await answer()
         _check(key)
-        name = _digest([caller.tenant, request.url.path, key])
+        name = _digest([caller.tenant, place, key])
         return await self._once(name, _digest(body), answer)
 
     def own(self, name: str) -> dict[str, Any] | None:
@@ -135,24 +134,22 @@ class IdempotentAnswers:
         return None
 
 
-def refuse_key(request: Request) -> None:
+def refuse_key(key: str | None) -> None:
     """Refuse a key of a request whose answer is to be streamed.
 
     Raises:
-        InvalidRequestError: it has one.
+        InvalidRequestError: there is one.
     """
-    if KEY_HEADER in request.headers:
+    if key is not None:
         raise InvalidRequestError(
-            "a streamed answer cannot be given again: leave the header 'Idempotency-Key' out, or set 'stream' to false",
-            param="stream",
+            "a streamed answer cannot be given again: leave the 'Idempotency-Key' out, or do not stream", param="stream"
         )
 
 
 def _check(key: str) -> None:
     if not _KEY.fullmatch(key):
         raise InvalidRequestError(
-            f"the header 'Idempotency-Key' is {key[:40]!r}; 1 to 255 printable ASCII characters without spaces are "
-            "accepted"
+            f"the 'Idempotency-Key' is {key[:40]!r}; 1 to 255 printable ASCII characters without spaces are accepted"
         )
 
 
