@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from aloraserve.errors import DrainingError, OverloadedError
+from aloraserve.tenants import Caller
+from aloraserve_services.gateway.fair_budget import FairBudget
 
 
 class CallSlots:
     """Counts calls from the end of their body to the end of their answer. For one event loop.
 
+    A tenant that takes all of them leaves as many as are its share to each other tenant: those calls then meet in the
+    queue for places, where they displace its own.
+
     Args:
-        limit: calls at once.
+        limit: calls at once; newcomers may have more, see :class:`FairBudget`.
+        weight_of: returns the weight of a caller's tenant.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken = 0
+    def __init__(self, limit: int, weight_of: Callable[[Caller], float] = lambda caller: 1.0) -> None:
+        self._budget = FairBudget(limit)
+        self._weight_of = weight_of
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -28,29 +34,29 @@ class CallSlots:
         """Whether no more calls are taken."""
         return self._draining
 
-    def check(self) -> None:
+    def check(self, caller: Caller) -> None:
         """Raise what :meth:`held` would raise now.
 
         Raises:
             DrainingError: the gateway is about to stop.
-            OverloadedError: as many calls as there is room for are in progress.
+            OverloadedError: as many calls as there is room for are in progress, and the tenant has its share of them.
         """
         if self._draining:
             raise DrainingError("this gateway is about to stop; retry at once")
-        if self._taken >= self._limit:
+        if not self._budget.has_room(caller.tenant, weight=self._weight_of(caller)):
             raise OverloadedError("too many requests are in progress; retry later")
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Be a call in progress; raises as :meth:`check` does."""
-        self.check()
-        self._taken += 1
+    def held(self, caller: Caller) -> Iterator[None]:
+        """Be a caller's call in progress; raises as :meth:`check` does."""
+        self.check(caller)
+        self._budget.hold(caller.tenant, weight=self._weight_of(caller))
         self._idle.clear()
         try:
             yield
         finally:
-            self._taken -= 1
-            if not self._taken:
+            self._budget.release(caller.tenant)
+            if not self._budget.total:
                 self._idle.set()
 
     async def drain(self, timeout_s: float) -> int:
@@ -59,4 +65,4 @@ class CallSlots:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-        return self._taken
+        return self._budget.total
