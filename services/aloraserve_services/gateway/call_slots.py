@@ -7,8 +7,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from aloraserve.errors import DrainingError, OverloadedError
+from aloraserve.routing.fair_share import TenantShare
 from aloraserve.tenants import Caller
-from aloraserve_services.gateway.fair_budget import FairBudget
+from aloraserve_services.channel.places import Places
 
 
 class CallSlots:
@@ -18,12 +19,13 @@ class CallSlots:
     queue for places, where they displace its own.
 
     Args:
-        limit: calls at once; newcomers may have more, see :class:`FairBudget`.
+        limit: calls at once; those of tenants with less than their share are beyond it, see
+            :class:`~aloraserve_services.channel.places.Places`.
         weight_of: returns the weight of a caller's tenant.
     """
 
     def __init__(self, limit: int, weight_of: Callable[[Caller], float] = lambda caller: 1.0) -> None:
-        self._budget = FairBudget(limit)
+        self._places = Places(limit)
         self._weight_of = weight_of
         self._idle = asyncio.Event()
         self._idle.set()
@@ -43,20 +45,21 @@ class CallSlots:
         """
         if self._draining:
             raise DrainingError("this gateway is about to stop; retry at once")
-        if not self._budget.has_room(caller.tenant, weight=self._weight_of(caller)):
+        if not self._places.has_room(self._share_of(caller)):
             raise OverloadedError("too many requests are in progress; retry later")
 
     @contextlib.contextmanager
     def held(self, caller: Caller) -> Iterator[None]:
         """Be a caller's call in progress; raises as :meth:`check` does."""
         self.check(caller)
-        self._budget.hold(caller.tenant, weight=self._weight_of(caller))
+        share = self._share_of(caller)
+        self._places.take(share)
         self._idle.clear()
         try:
             yield
         finally:
-            self._budget.release(caller.tenant)
-            if not self._budget.total:
+            self._places.leave(share)
+            if not self._places.taken:
                 self._idle.set()
 
     async def drain(self, timeout_s: float) -> int:
@@ -65,4 +68,7 @@ class CallSlots:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-        return self._budget.total
+        return self._places.taken
+
+    def _share_of(self, caller: Caller) -> TenantShare:
+        return TenantShare(caller.tenant or "", self._weight_of(caller))

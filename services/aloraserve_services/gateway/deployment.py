@@ -201,6 +201,7 @@ class Gateway:
                 self._tenants,
                 self._prompts,
                 self._bodies,
+                self.slots,
                 base_model=base_model,
                 max_model_len=self._plan.settings.max_model_len,
             ),
