@@ -164,7 +164,7 @@ class GrpcEdge(grpc.GenericRpcHandler):
         if method.is_open:
             return UNTENANTED
         caller = self._tenants.authenticate(metadata.get("authorization"), method.role)
-        if method.needs_slot:
+        if method.is_call:
             self._slots.check(caller)
         return caller
 
