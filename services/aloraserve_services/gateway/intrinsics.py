@@ -82,8 +82,8 @@ class IntrinsicRoutes:
 
     async def intrinsics(self, request: Request) -> Response:
         """Run intrinsics over a conversation."""
-        self._slots.check()
         origin = origin_of(request, self._tenants)
+        self._slots.check(origin.caller)
         body = await self._bodies.read(IntrinsicsRequest, request)
         return await self._idempotent.once(
             request.headers.get(KEY_HEADER), request.url.path, origin.caller, body, lambda: self._answer(body, origin)
