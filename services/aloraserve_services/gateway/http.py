@@ -22,7 +22,7 @@ from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls, Guarde
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.refused_chat import RefusedChat
 from aloraserve_services.gateway.request_body import BodyReader
-from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
+from aloraserve_services.gateway.routes import NAME, Routes, parameters
 
 
 class OpenAIRoutes:
@@ -66,10 +66,10 @@ class OpenAIRoutes:
 
     def add_to(self, routes: Routes) -> None:
         """Add these routes to an application's."""
-        routes.add("POST", "/v1/chat/completions", self.chat)
-        routes.add("POST", "/v1/completions", self.completions)
+        routes.add("POST", "/v1/chat/completions", self.chat, is_call=True)
+        routes.add("POST", "/v1/completions", self.completions, is_call=True)
         routes.add("GET", "/v1/models", self.models)
-        routes.add("GET", f"/v1/models/{PARAMETER}", self.model)
+        routes.add("GET", f"/v1/models/{NAME}", self.model)
         routes.add("GET", "/version", self.version)
         routes.add("GET", "/healthz", self.healthz)
         routes.add("GET", "/readyz", self.readyz)
@@ -80,15 +80,15 @@ class OpenAIRoutes:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        self._slots.check()
         origin = origin_of(request, self._tenants)
+        self._slots.check(origin.caller)
         body = await self._bodies.read(ChatRequest, request)
         return await self._responses.respond(request, origin, body, lambda: self._chat(body, origin))
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
-        self._slots.check()
         origin = origin_of(request, self._tenants)
+        self._slots.check(origin.caller)
         body = await self._bodies.read(CompletionRequest, request)
         return await self._responses.respond(request, origin, body, lambda: self._completion(body, origin))
 

@@ -108,6 +108,5 @@ def _start(folder: Path, **options: Any) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **options,
             )
-    except Exception as error:
-        # Of a node that does not start in time Ray says so in one of no class of its own.
+    except Exception as error:  # noqa: BLE001 - of a node that does not start in time Ray says so in one of no class
         raise StartError(f"Ray does not start: {str(error)[:500]}") from None
