@@ -49,8 +49,7 @@ class UsageCopy:
         """
         await self._put_back()
         today = int(self._clock() // DAY_S)
-        for number in (today - 1, today):
-            figures = await self._ledger.day(number)
+        for number, figures in (await self._ledger.days((today - 1, today))).items():
             if figures and figures != self._written.get(number):
                 replace_file(self._path(number), msgspec.json.encode(figures))
                 self._written[number] = figures
