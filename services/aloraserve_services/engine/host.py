@@ -78,6 +78,10 @@ class _UnobservedCall:
 _UNOBSERVED = _UnobservedCall()
 
 
+def _unnoticed() -> None:
+    """Nobody counts."""
+
+
 async def join_fleet(directory: Directory, keyspace: KeySpace, label: str) -> None:
     """Refuse to start in a fleet with another key space, before an engine takes its time to start for it.
 
@@ -157,6 +161,7 @@ class EngineHost:
         self._turns = Turns(facts.scheduling, facts.step_tokens, self._progress.give)
         self._watch = StallWatch(stall_s)
         self.is_stalled = False
+        self._on_stall: Callable[[], None] = _unnoticed
         adapters.watch_loads(self._watch.waiting)
         self._engine.observe_steps(self._stepped)
         self._meter = SavingsMeter(
@@ -190,9 +195,9 @@ class EngineHost:
         self._tasks.need(self._end_if_stalled)
         self.keep(self._beat, self._residency.run, self._gaps.run, self._adapters.follow, self._adapters.sweep)
 
-    def observe(self, begin: Callable[[EngineCall], ObservedCall]) -> None:
-        """Have further calls followed: ``begin`` is called with each."""
-        self._begin_observing = begin
+    def observe(self, begin: Callable[[EngineCall], ObservedCall], stalled: Callable[[], None] = _unnoticed) -> None:
+        """Have ``begin`` called with each further call, and ``stalled`` once the engine hung and was killed."""
+        self._begin_observing, self._on_stall = begin, stalled
 
     def keep(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run tasks beside the engine; one that fails begins again, see :class:`KeptTasks`."""
@@ -328,6 +333,7 @@ class EngineHost:
         log.error("engine_stalled", replica=self._identity.label)
         self.is_stalled = True
         self._engine.kill()
+        self._on_stall()
 
     async def _beat(self) -> None:
         await self._heartbeat.run(lambda: self.is_stalled or self._engine.is_dead)

@@ -79,7 +79,7 @@ class EngineReplica:
         telemetry.watch(self._host.ingest, self._host.mirror)
         await self._host.start(max_model_tokens=settings.max_model_len)
         # Warming up was nobody's call.
-        self._host.observe(telemetry.begin_call)
+        self._host.observe(telemetry.begin_call, telemetry.stalled)
         self._host.keep(telemetry.keep_registered, registry.run)
         channel = ChannelServer(identity.replica, self._host.generate, plan.capacity)
         self._closing.callback(channel.close)
