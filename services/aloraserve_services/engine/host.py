@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -33,6 +33,7 @@ from aloraserve_services.engine.residency import Residency
 from aloraserve_services.engine.stall_watch import StallWatch
 from aloraserve_services.engine.turns import Turns
 from aloraserve_services.engine.warm_up import WarmUp
+from aloraserve_services.engine.warmth import Warmth
 from aloraserve_services.kept_tasks import KeptTasks
 
 log = structlog.get_logger(__name__)
@@ -96,7 +97,11 @@ async def join_fleet(directory: Directory, keyspace: KeySpace, label: str) -> No
 
 
 async def load_adapters(
-    engine: Engine, adapters: EngineAdapters, max_requests: int, scheduling: Scheduling
+    engine: Engine,
+    adapters: EngineAdapters,
+    max_requests: int,
+    scheduling: Scheduling,
+    due: Sequence[str] = (),
 ) -> EngineFacts:
     """Load an engine's first adapters; return what is then known of it.
 
@@ -105,8 +110,9 @@ async def load_adapters(
         adapters: of the engine.
         max_requests: how many requests it runs at once.
         scheduling: the order in which it begins the calls that wait.
+        due: keys of the versions that calls will want first.
     """
-    await adapters.load()
+    await adapters.load(due)
     return EngineFacts(
         max_requests,
         kv_tokens=engine.kv_tokens,
@@ -132,6 +138,7 @@ class EngineHost:
     Attributes:
         mirror: what the engine holds.
         ingest: its way into the directory.
+        warmth: the prefixes that its calls had most of lately.
         is_stalled: whether the engine hung and was killed.
     """
 
@@ -174,15 +181,22 @@ class EngineHost:
         self._residency = Residency(self._engine.levels)
         adapters.notify(self._residency.adapter_used)
         self._gaps = GapCloser(self.empty_cache)
+        self.warmth = Warmth(self.generate, adapters, keyspace)
         self._heartbeat = Heartbeat(self.ingest, self._progress, self._state, answer_held_s=answer_held_s)
         self._begin_observing: Callable[[EngineCall], ObservedCall] = lambda call: _UNOBSERVED
         self._tasks = KeptTasks()
 
-    async def start(self, *, max_model_tokens: int) -> None:
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the engine's KV cache has room for, 0 if unknown."""
+        return self._engine.kv_tokens
+
+    async def start(self, *, max_model_tokens: int, before_calls: Callable[[], Awaitable[None]] | None = None) -> None:
         """Take in events, warm up, and publish from then on.
 
         Args:
             max_model_tokens: of a prompt and its answer together.
+            before_calls: fills the engine's cache before this replica is published.
 
         Raises:
             StartError: the engine's KV events do not arrive, or its cache cannot be emptied.
@@ -193,6 +207,8 @@ class EngineHost:
         self.keep(self.ingest.run)
         await WarmUp(self.generate, self.empty_cache, self.mirror, max_model_tokens=max_model_tokens).run()
         self._tasks.need(self._end_if_stalled)
+        if before_calls is not None:
+            await before_calls()
         self.keep(self._beat, self._residency.run, self._gaps.run, self._adapters.follow, self._adapters.sweep)
 
     def observe(self, begin: Callable[[EngineCall], ObservedCall], stalled: Callable[[], None] = _unnoticed) -> None:
@@ -285,6 +301,7 @@ class EngineHost:
     def _first_token(self, call: EngineCall, chunk: EngineChunk) -> CallSavings | None:
         self._progress.first_token(call.request_id, chunk.prefill_s)
         self._turns.leave(call)
+        self.warmth.note(call)
         return self._meter.first_token(call.request_id, chunk.cached_tokens)
 
     def _end(self, call: EngineCall, *, holds: bool) -> None:
