@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.serve.schema import ServeDeploySchema
+from support.serve_schema import ignored_keys
 
 from aloraserve.errors import SettingsError
 from aloraserve.settings import load_settings, settings_from_arguments
 from aloraserve.tenants import Role, StaticTenants
 from aloraserve_services.app import application_settings, build
+from aloraserve_services.plan import require_engine
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy/serve/aloraserve.yaml"
+CONFIGS = sorted((ROOT / "deploy" / "serve").glob("*.yaml"))
 REDIS = "redis://127.0.0.1:1"
 SIMULATED: dict[str, Any] = {"engine": "simulated", "redis_url": REDIS, "host": "127.0.0.1"}
 
@@ -78,6 +80,19 @@ def test_there_are_as_many_gateways_and_replicas_as_asked_for() -> None:
     assert (gateway.num_replicas, engines._bound_deployment.num_replicas) == (3, 4)
 
 
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", None), ("gpu", 1)])
+def test_engines_ask_for_a_gpu_by_their_device_whatever_is_installed_where_it_is_built(
+    device: str, gpus: int | None
+) -> None:
+    _, engines = build({"redis_url": REDIS, "device": device})._bound_deployment.init_args
+    assert engines._bound_deployment.ray_actor_options.get("num_gpus") == gpus
+
+
+def test_an_engine_of_another_device_than_its_vllm_is_built_for_is_refused() -> None:
+    with pytest.raises(SettingsError, match="device is 'gpu'; the vLLM that is installed here is the build for CPUs"):
+        require_engine(application_settings({"redis_url": REDIS, "device": "gpu"}))
+
+
 def test_callers_keys_travel_to_gateways_as_digests_and_to_engines_not_at_all() -> None:
     tenant, admin = "tenant-key-0123456789", "admin-key-0123456789"
     keys = {"api_keys": {"acme": tenant}, "admin_keys": {"root": admin}, "key_pepper_file": "/pepper"}
@@ -108,16 +123,37 @@ def test_settings_survive_as_plain_arguments(tmp_path: Path) -> None:
     assert settings_from_arguments(plain) == settings
 
 
-def test_the_example_s_config_has_no_key_that_serve_would_ignore() -> None:
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_a_config_has_no_key_that_serve_would_ignore(file: Path) -> None:
     """Serve drops unknown keys without a word."""
-    content = yaml.safe_load(EXAMPLE.read_text())
-    parsed = ServeDeploySchema.model_validate(content).model_dump(exclude_unset=True)
-    assert sorted(parsed) == sorted(content)
-    assert sorted(parsed["applications"][0]) == sorted(content["applications"][0])
+    assert ignored_keys(yaml.safe_load(file.read_text())) == []
 
 
-def test_the_example_s_arguments_are_accepted_and_its_gateways_have_the_port_to_themselves() -> None:
+@pytest.mark.parametrize(
+    ("fault", "path"),
+    [
+        ({"proxy_loction": "Disabled"}, "proxy_loction"),
+        ({"http_options": {"hots": "127.0.0.1"}}, "http_options.hots"),
+        ({"applications": [{"import_path": "a:b", "arguments": {}}]}, "applications[0].arguments"),
+    ],
+)
+def test_a_mistyped_key_of_a_config_is_found_with_its_place(fault: dict[str, Any], path: str) -> None:
     content = yaml.safe_load(EXAMPLE.read_text())
-    args = content["applications"][0]["args"]
-    assert build(dict(args))._bound_deployment.num_replicas == 2
+    assert ignored_keys(content | fault) == [path]
+
+
+# Serve's own, of a field that has no other place yet.
+@pytest.mark.filterwarnings("ignore:The `metrics_interval_s` field:DeprecationWarning")
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_a_config_is_built_as_it_is_and_its_gateways_have_the_port_to_themselves(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(file.read_text())
+    [application] = content["applications"]
+    # A URL may hold a password: it comes from the cluster's environment, unless it is this machine's own server.
+    monkeypatch.setenv("ALORASERVE_REDIS_URL", REDIS)
+    gateway = build(dict(application["args"]))._bound_deployment
+    assert gateway.name == "gateway"
+    assert gateway.init_args[1]._bound_deployment.name == "engine"
     assert content["proxy_location"] == "Disabled"
+    assert application["route_prefix"] is None

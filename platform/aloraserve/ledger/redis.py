@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic
@@ -22,6 +23,8 @@ MAX_PENDING_BUCKETS = 64
 """Of a flush that never comes; the oldest go first."""
 MAX_PIECE_FIELDS = 512
 """Of one script: the server answers nobody else meanwhile."""
+WORN_BUCKETS = 8
+"""Buckets that no window reaches any more and that each piece removes, if they do not expire by themselves."""
 MAX_UNWRITTEN = 256
 """Pieces that wait for a server that is away; the oldest are lost first."""
 RETRIED_S = 60.0
@@ -30,11 +33,14 @@ WRITER_KEPT_S = 10 * RETRIED_S
 """How long the server remembers what a writer sent last."""
 SLICE_FIELDS = 256
 """Fields of a reply that are read before others get their turn on the loop."""
+READ_TOGETHER = 16
+"""Buckets that are read in one write."""
 READ_PATIENCE = 5
 """A read of many buckets may take that many times what one call may."""
 
 _ADD = Script.read(__package__, "add")
 _READ = Script.read(__package__, "read")
+_READ_SOME = Script.read(__package__, "read_some")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +64,9 @@ class RedisSums(Generic[AnyFigures]):
     """Adds up without I/O, and writes what was added now and then.
 
     A bucket is the hash ``{aloraserve:<namespace>}:<part>:<width in seconds>:<number>`` with a field
-    ``<figure>:<name>`` for each sum; it expires when no window reaches it any more. Amounts go out in numbered
-    pieces, one after the other. ``...:<part>:writer:<random>`` is the number of the last piece that this one
+    ``<figure>:<name>`` for each sum; it expires when no window reaches it any more. One that is not to be evicted
+    before does not expire, as ``volatile-lru`` takes only what does: a later piece removes it. Amounts go out in
+    numbered pieces, one after the other. ``...:<part>:writer:<random>`` is the number of the last piece that this one
     added, in the same script: a piece whose reply got lost is sent again and adds nothing if it arrived. It is
     advisory: what could not be written for a while is lost, so sums may be too small, never too large.
 
@@ -69,6 +76,7 @@ class RedisSums(Generic[AnyFigures]):
         part: what they are, in the keys' names.
         kept_s: width of a bucket -> how long it is of use, both in seconds.
         max_names: that a bucket keeps apart, see :class:`~aloraserve.ledger.tally.Tally`.
+        is_evictable: whether a server that is full may forget a bucket.
         namespace: of the fleet.
         timeout_s: of the client. A flush or a read of many buckets ends after ``READ_PATIENCE`` times as long.
         clock: seconds that never go back.
@@ -86,9 +94,11 @@ class RedisSums(Generic[AnyFigures]):
         kept_s: Mapping[int, int],
         max_names: int,
         namespace: str,
+        is_evictable: bool = True,
         timeout_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._is_evictable = is_evictable
         self._scripts = client
         self._kind = kind
         self._kept_s = kept_s
@@ -134,17 +144,48 @@ class RedisSums(Generic[AnyFigures]):
         Raises:
             DirectoryUnavailableError: the server cannot be reached.
         """
-        await self.flush()
         sums: dict[bytes, int] = {}
-        async with self._bounded():
-            for bucket in buckets:
-                reply = await self._scripts.run(ScriptCall(_READ, (self._key(bucket),)))
+        async with contextlib.aclosing(self._read(buckets)) as found:
+            async for _, reply in found:
                 await _sum_up(sums, reply)
         return self._figures(sums)
+
+    async def by_bucket(
+        self, buckets: Iterable[Bucket], name: str | None = None
+    ) -> dict[Bucket, dict[str, AnyFigures]]:
+        """Return the figures of each bucket by name, as :meth:`sums` does.
+
+        Args:
+            buckets: to be read.
+            name: the only one that is of interest; None for all.
+        """
+        figures = {}
+        async with contextlib.aclosing(self._read(buckets, name)) as found:
+            async for bucket, reply in found:
+                sums: dict[bytes, int] = {}
+                await _sum_up(sums, reply)
+                figures[bucket] = self._figures(sums)
+        return figures
 
     async def close(self) -> None:
         """Let go of connections."""
         await self._scripts.close()
+
+    async def _read(
+        self, buckets: Iterable[Bucket], name: str | None = None
+    ) -> AsyncGenerator[tuple[Bucket, Sequence[bytes]]]:
+        """Yield each bucket with its fields and amounts, in turns; the server answers others in between."""
+        await self.flush()
+        fields = () if name is None else tuple(f"{figure}:{name}" for figure in self._kind.names())
+        deadline = asyncio.get_running_loop().time() + self._patience_s
+        wanted = list(buckets)
+        for start in range(0, len(wanted), READ_TOGETHER):
+            some = wanted[start : start + READ_TOGETHER]
+            calls = [ScriptCall(_READ_SOME if fields else _READ, (self._key(bucket),), fields) for bucket in some]
+            async with self._bounded(deadline):
+                replies = await self._scripts.run_all(calls)
+            for bucket, reply in zip(some, replies, strict=True):
+                yield bucket, reply
 
     def _key(self, bucket: Bucket) -> str:
         return f"{self._prefix}{bucket[0]}:{bucket[1]}"
@@ -159,9 +200,11 @@ class RedisSums(Generic[AnyFigures]):
         return found
 
     @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
+    async def _bounded(self, deadline: float | None = None) -> AsyncIterator[None]:
+        """Raise if what is done takes too long, or until after a deadline on the loop's clock."""
+        until = asyncio.get_running_loop().time() + self._patience_s if deadline is None else deadline
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout_at(until):
                 yield
         except TimeoutError as error:
             raise self._scripts.unavailable(f"did not answer within {self._patience_s:g} s") from error
@@ -179,11 +222,15 @@ class RedisSums(Generic[AnyFigures]):
             self._unwritten.popleft()
 
     async def _write(self, piece: _Piece) -> None:
-        width, _ = piece.bucket
+        width, number = piece.bucket
         # A gateway whose clock is behind may still read it a bucket later.
-        bucket_ttl_ms = (self._kept_s[width] + 2 * width) * 1000
+        kept_s = self._kept_s[width] + 2 * width
+        bucket_ttl_ms = kept_s * 1000 if self._is_evictable else 0
+        newest = number - -(-kept_s // width)
+        worn = () if self._is_evictable else range(newest, newest - WORN_BUCKETS, -1)
+        keys = (self._writer, self._key(piece.bucket), *(self._key((width, old)) for old in worn))
         arguments = (piece.number, round(WRITER_KEPT_S * 1000), bucket_ttl_ms, *piece.fields)
-        await self._scripts.run(ScriptCall(_ADD, (self._writer, self._key(piece.bucket)), arguments))
+        await self._scripts.run(ScriptCall(_ADD, keys, arguments))
 
 
 def _in_pieces(by_name: Mapping[str, Figures]) -> Iterator[Sequence[str | int]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Raw
+from msgspec import Meta
 
-from aloraserve.wire.chat import MAX_MESSAGES, ChatRequest
+from aloraserve.wire.chat import MAX_MESSAGES, ChatRequest, TemplateKwargs
 from aloraserve.wire.documents import Documents
-from aloraserve.wire.fields import CallFields, refusal
+from aloraserve.wire.fields import ABSENT, CallFields, refusal
 from aloraserve.wire.intrinsic_items import IntrinsicItem, IntrinsicItems, items_of
 from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.responses import ResponsePart
+from aloraserve.wire.sampling_fields import CacheSalt, Priority
 from aloraserve.wire.tools import MAX_TOOLS, Tool
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -26,7 +27,9 @@ class IntrinsicsRequest(CallFields, frozen=True, kw_only=True, forbid_unknown_fi
     intrinsics: Annotated[IntrinsicItems, Meta(min_length=1)]
     documents: Documents | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
-    chat_template_kwargs: Raw = Raw()
+    chat_template_kwargs: TemplateKwargs = ABSENT
+    cache_salt: CacheSalt | None = None
+    priority: Priority | None = None
     timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_TIMEOUT_S)] | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class IntrinsicsRequest(CallFields, frozen=True, kw_only=True, forbid_unknown_fi
             documents=self.documents,
             tools=self.tools,
             chat_template_kwargs=self.chat_template_kwargs,
+            cache_salt=self.cache_salt,
+            priority=self.priority,
         )
 
 

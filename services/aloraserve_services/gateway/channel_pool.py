@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
 from aloraserve.routing.fair_share import NO_TENANT, TenantShare
+from aloraserve.routing.leaving import LeavingReplicas
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.engine_messages import EngineCall, engine_outcome
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
@@ -31,18 +32,27 @@ class ChannelPool:
         links: connections to the replicas.
         handle: the pool over Serve's handle, for replicas that a connection does not reach.
         max_queued: calls that may wait for a place.
+        leaving: replicas that get no new calls while others stay.
     """
 
-    def __init__(self, links: ReplicaLinks, handle: ReplicaPool, *, max_queued: int) -> None:
+    def __init__(
+        self, links: ReplicaLinks, handle: ReplicaPool, *, max_queued: int, leaving: LeavingReplicas | None = None
+    ) -> None:
         self._links = links
         self._handle = handle
+        self._leaving = leaving or LeavingReplicas()
         self._queue = WaitingCalls(max_queued)
+        self._on_wait: Callable[[], None] = lambda: None
         links.notify(self._give)
 
     @property
     def waiting(self) -> int:
         """Calls that wait for a place."""
         return len(self._queue)
+
+    def notify(self, on_wait: Callable[[], None]) -> None:
+        """Have ``on_wait`` called whenever one more call waits."""
+        self._on_wait = on_wait
 
     def reserve(self, rank: Sequence[str], share: TenantShare | None = None) -> ChannelReservation:
         """See the contract."""
@@ -95,6 +105,7 @@ class ChannelPool:
             raise _no_connection()
         waiter = WaitingCall(rank, share or NO_TENANT, asyncio.get_running_loop().create_future())
         self._queue.add(waiter, is_next=is_next)
+        self._on_wait()
         try:
             return await waiter.place
         except asyncio.CancelledError:
@@ -123,9 +134,9 @@ class ChannelPool:
 
     def _free(self, rank: Sequence[str], share: TenantShare | None) -> ReplicaConnection | None:
         """Return the best connection with room: in rank, or else the one with the fewest calls."""
-        opened = self._links.open
+        opened = self._leaving.without(self._links.open)
         for replica in rank:
-            if self._has_room(replica, share):
+            if replica in opened and opened[replica].has_room(share):
                 return opened[replica]
         others = [connection for connection in opened.values() if connection.has_room(share)]
         return min(others, key=lambda connection: connection.in_flight, default=None)

@@ -241,6 +241,8 @@ async def test_bytes_that_are_not_the_message_are_the_client_s_fault(
         ("[1]", "extra_json"),
         ('{"a":', "extra_json"),
         ('{"stream": true}', "stream"),
+        ('{"seed": 1, "seed": 2}', "the key 'seed' twice"),
+        ('{"user": {"a": 1, "a": 2}}', "the key 'a' twice"),
         ("[" * 5000, "extra_json"),
     ],
 )
