@@ -1,0 +1,101 @@
+{{- /* Names, labels and images. */ -}}
+
+{{- define "aloraserve.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "aloraserve.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains (include "aloraserve.name" .) .Release.Name -}}
+{{- .Release.Name -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "aloraserve.name" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aloraserve.selector" -}}
+app.kubernetes.io/name: {{ include "aloraserve.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "aloraserve.labels" -}}
+{{ include "aloraserve.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/part-of: aloraserve
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* The metadata of an object: root, name (appended), component, labels and annotations of its own. */ -}}
+{{- define "aloraserve.metadata" -}}
+name: {{ include "aloraserve.fullname" .root }}{{ with .name }}-{{ . }}{{ end }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "aloraserve.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* An image: root, image, and whether it is this project's. */ -}}
+{{- define "aloraserve.image" -}}
+{{- $registry := .own | ternary .root.Values.image.registry (.image.registry | default "") -}}
+{{- $tag := .own | ternary (.root.Values.image.tag | default .root.Chart.AppVersion) (.image.tag | default "") -}}
+{{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- .image.repository -}}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $tag }}{{ end -}}
+{{- end -}}
+
+{{- define "aloraserve.engineImage" -}}
+{{- $images := dict "gpu" "aloraserve/engine-cuda" "cpu" "aloraserve/engine-cpu" "simulated" "aloraserve/gateway" -}}
+{{- $repository := .Values.engines.image.repository | default (get $images .Values.engines.profile) -}}
+{{- $image := dict "repository" $repository "digest" .Values.engines.image.digest -}}
+{{- include "aloraserve.image" (dict "root" . "image" $image "own" true) -}}
+{{- end -}}
+
+{{- define "aloraserve.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "aloraserve.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Names of Secrets and claims: the operator's own, else those that the chart makes. */ -}}
+{{- define "aloraserve.rayTokenSecret" -}}
+{{- .Values.rayAuth.secretName | default (printf "%s-ray-token" (include "aloraserve.fullname" .)) -}}
+{{- end -}}
+
+{{- define "aloraserve.pepperSecret" -}}
+{{- .Values.keys.pepper.secretName | default (printf "%s-key-pepper" (include "aloraserve.fullname" .)) -}}
+{{- end -}}
+
+{{- define "aloraserve.redisSecret" -}}
+{{- .Values.redis.bundled.secretName | default (printf "%s-redis" (include "aloraserve.fullname" .)) -}}
+{{- end -}}
+
+{{- define "aloraserve.claim" -}}
+{{- if .claim.existingClaim -}}
+{{- .claim.existingClaim -}}
+{{- else if .claim.create -}}
+{{- printf "%s-%s" (include "aloraserve.fullname" .root) .name -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A secret that stays what it was over upgrades: root, name, key, and how long it is. */ -}}
+{{- define "aloraserve.keptSecret" -}}
+{{- $found := lookup "v1" "Secret" .root.Release.Namespace .name -}}
+{{- $value := get (get ($found | default dict) "data" | default dict) .key -}}
+{{- $value | default (randAlphaNum 48 | b64enc) -}}
+{{- end -}}
