@@ -55,7 +55,7 @@ def build(args: dict[str, Any]) -> Any:
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=settings.drain_s + STOP_AFTER_DRAIN_S,
+        graceful_shutdown_timeout_s=settings.stop_s + STOP_AFTER_DRAIN_S,
     ).bind(settings.for_gateways(), _engines(settings.for_engines(), most_requests))
 
 

@@ -99,8 +99,9 @@ class FleetPlan:
 
     @property
     def max_calls(self) -> int:
-        """Calls that one gateway has in progress at once: all that the engines take in, and its own waiting room."""
-        return self.settings.replicas * self.capacity + self.settings.max_queued
+        """Calls that one gateway has in progress at once: all that the engines take in, however many
+        there may be, and its own waiting room."""
+        return self.settings.most_replicas * self.capacity + self.settings.max_queued
 
     def open_directory(self, cell: int, on_unreadable: Callable[[], None] = lambda: None) -> RedisDirectory:
         """Return a client of a cell's directory; gateways and replicas have to look in the same place.

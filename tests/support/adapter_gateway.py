@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from aloraserve.adapters import AdapterReader, AdapterStore
@@ -15,16 +18,25 @@ from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.adapters.management import AdapterManager, Usage
 from aloraserve.adapters.management.intake import StoreIntake
 from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
+from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import StaticTenants
 from aloraserve.tenants.keys import Pepper
 from aloraserve.tenants.live import LiveTenants
 from aloraserve.tenants.store import MemoryTenantStore
 from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
+from aloraserve_services.gateway.call_slots import CallSlots
+from aloraserve_services.gateway.grpc.adapters import AdapterMethods
+from aloraserve_services.gateway.grpc.edge import GrpcEdge
 from aloraserve_services.gateway.lora_routes import LoraRoutes
+from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import Routes
+from support.grpc_caller import GrpcCaller, served
 from support.peft_adapters import BASE, write_peft_adapter
+
+QUOTA = 2
+"""Versions that each tenant may have."""
 
 
 class Places:
@@ -56,12 +68,22 @@ class AdapterGateway:
         self.tenants = tenants = LiveTenants(self.tenant_store, static, self.pepper)
         bodies = BodyReader(64, 10)
         self.routes = Routes()
-        access = AdapterAccess(tenants, self.manager, SourcePolicy.of([str(self.root / "tenants")]))
+        access = AdapterAccess(tenants, self.manager, SourcePolicy.of([str(self.root / "tenants")]), quota=QUOTA)
         AdapterRoutes(self.manager, access, bodies).add_to(self.routes)
+        self._methods = AdapterMethods(self.manager, access).methods()
         LoraRoutes(self.manager, tenants, bodies, base_model="base").add_to(self.routes)
 
     def write(self, name: str = "safety", **content: Any) -> str:
         return str(write_peft_adapter(self.root / name, **content))
+
+    @contextlib.asynccontextmanager
+    async def grpc_client(self) -> AsyncIterator[GrpcCaller]:
+        metrics, slots = GatewayMetrics(CollectorRegistry()), CallSlots(10)
+        edge = GrpcEdge(
+            self._methods, self.tenants, slots, metrics, Tracing(), message_timeout_s=10, stall_timeout_s=10
+        )
+        async with served(edge) as caller:
+            yield caller
 
     def client(self, key: str | None = None) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}

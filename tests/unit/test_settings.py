@@ -418,3 +418,37 @@ class TestAdapterSources:
             with pytest.raises(AdapterSourceError, match="outside of those allowed"):
                 policy.folder(outside)
         load_settings().adapter_policy.folder(outside)
+
+
+def test_bounds_of_a_scaled_fleet_are_in_order_and_fit_its_cells() -> None:
+    settings = load_settings(autoscaling=True, min_replicas=0, max_replicas=128, replicas=300)
+    assert (settings.most_replicas, settings.most_gateways) == (128, 4)
+    assert load_settings(min_replicas=3).most_replicas == 2
+    assert "min_replicas is 5 with max_replicas 4: at most max_replicas is accepted" in refusal(min_replicas=5)
+    assert "min_gateways is 3 with max_gateways 2" in refusal(min_gateways=3, max_gateways=2)
+    assert "max_replicas is 129 with cells 1" in refusal(autoscaling=True, max_replicas=129)
+    assert "min_replicas is 1 with cells 2: at least one a cell" in refusal(autoscaling=True, cells=2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"),
+    [
+        ("min_replicas", "-1", "greater than or equal to 0"),
+        ("max_replicas", "0", "greater than or equal to 1"),
+        ("min_gateways", "0", "greater than or equal to 1"),
+        ("ttft_objective_s", "0", "greater than 0"),
+        ("scale_down_cooldown_s", "-1", "greater than or equal to 0"),
+        ("scaling_tolerance", "1.1", "less than or equal to 1"),
+        ("hold_timeout_s", "0", "greater than 0"),
+    ],
+)
+def test_a_bad_scaling_setting_is_named_with_what_is_accepted(key: str, value: str, accepted: str) -> None:
+    message = refusal(**{key: value})
+    assert message.startswith(f"flag: {key} is {value!r}: ")
+    assert accepted in message
+
+
+def test_scaling_rules_are_the_settings() -> None:
+    rules = load_settings(max_replicas=7, ttft_objective_s=1.5, tpot_objective_ms=40).scaling_rules(32)
+    assert (rules.max_replicas, rules.ttft_objective_s, rules.itl_objective_s, rules.max_requests) == (7, 1.5, 0.04, 32)
+    assert rules.scale_down_cooldown_s == 60

@@ -106,6 +106,7 @@ class ReplicaLoad:
         ageing: its engine begins the waiting calls by their numbers, which age at this rate
             (:class:`~aloraserve.routing.scheduling.Scheduling`); 0: in the order in which they came.
         queue_profile: ``queued_prefill_s`` by the calls' numbers, see :mod:`aloraserve.routing.queue_profile`.
+        decode_fixed_s: the part of ``decode_step_s`` that any number of answers takes.
     """
 
     running: int = 0
@@ -129,6 +130,7 @@ class ReplicaLoad:
     inter_token_s: float = 0.0
     ageing: float = 0.0
     queue_profile: tuple[float, ...] = ()
+    decode_fixed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,9 @@ class ReplicaState:
         active_adapters: keys of those of accepted requests.
         slotted: of the loaded ones, those in a slot of the engine; the others are in the host's memory.
         pinned: of the loaded ones, those that stay.
+        is_leaving: it takes no new calls, and what it holds is of no more use.
+        saved_s: seconds of prefill that its cache saved lately, per second, the last ones weighing most.
+        saved_elsewhere_s: of those, what was saved on prefixes that another replica holds, too.
     """
 
     replica: str
@@ -156,6 +161,9 @@ class ReplicaState:
     active_adapters: tuple[str, ...] = ()
     slotted: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
+    is_leaving: bool = False
+    saved_s: float = 0.0
+    saved_elsewhere_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,11 @@ class StepModel:
         return fixed_s + linear_s + self.s_per_square * squares(start, end)
 
     @property
+    def least_answers_s(self) -> float:
+        """A step of answers without the part that grows with them."""
+        return self.fixed_s + self.answers_fixed_s
+
+    @property
     def prefill(self) -> PrefillModel:
         """The part that gateways compute with."""
         return PrefillModel(self.fixed_s + self.prefill_fixed_s, self.s_per_token, self.s_per_square)

@@ -21,6 +21,9 @@ class AdapterSettings(BaseModel):
         max_length=64,
         description="Folders and beginnings of URLs that adapters may be fetched from, beside adapters_dir.",
     )
+    max_tenant_adapters: int = Field(
+        64, ge=1, le=10_000, description="Adapters' versions that each tenant may have registered."
+    )
     reserve_modules: tuple[str, ...] = Field(
         (),
         max_length=32,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from aloraserve.errors import SettingsError
 from aloraserve.routing.cells import MAX_CELL_REPLICAS
@@ -43,7 +43,7 @@ class FleetSettings(BaseModel):
     calibration: str = Field(
         "live-peers", description="What a simulated engine's times and sizes are: a name or a JSON file."
     )
-    replicas: int = Field(2, ge=1, le=4096, description="Engine replicas.")
+    replicas: int = Field(2, ge=1, le=4096, description="Engine replicas, without autoscaling.")
     cells: int = Field(
         1,
         ge=1,
@@ -53,14 +53,6 @@ class FleetSettings(BaseModel):
     cell_spill_s: float = Field(
         0.5, ge=0, le=3600, description="Expected TTFT in a call's own cell above which a second cell is asked too."
     )
-    gateways: int = Field(1, ge=1, le=32, description="Gateway replicas.")
+    gateways: int = Field(1, ge=1, le=32, description="Gateway replicas, without autoscaling.")
     state_dir: Path = Field(default_factory=default_state_dir, description="Converted models and the run file.")
     start_timeout_s: float = Field(300, gt=0, le=3600, description="Time for the platform to become ready.")
-
-    @model_validator(mode="after")
-    def _cells_have_replicas(self) -> Self:
-        if not self.cells <= self.replicas <= self.cells * MAX_CELL_REPLICAS:
-            raise ValueError(
-                f"replicas is {self.replicas} with cells {self.cells}: 1 to {MAX_CELL_REPLICAS} a cell are accepted"
-            )
-        return self

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from aloraserve.scaling.base import ScalingRules
 from aloraserve.settings.adapters import AdapterSettings
 from aloraserve.settings.address import is_public
 from aloraserve.settings.callers import CallerSettings
 from aloraserve.settings.engine import EngineSettings
-from aloraserve.settings.fleet import FleetSettings
 from aloraserve.settings.grpc import GrpcSettings
 from aloraserve.settings.http import HttpSettings
 from aloraserve.settings.limits import LimitSettings
 from aloraserve.settings.paths import expanded
 from aloraserve.settings.redis import RedisSettings
 from aloraserve.settings.routing import RoutingSettings
+from aloraserve.settings.scaling import ScalingSettings
 from aloraserve.settings.telemetry import TelemetrySettings
 from aloraserve.settings.timeouts import TimeoutSettings
 from aloraserve.settings.tools import ToolSettings
@@ -36,7 +38,7 @@ _NAMES_OR_PATHS = ("model", "calibration", "adapter_sources")
 
 
 class Settings(
-    FleetSettings,
+    ScalingSettings,
     HttpSettings,
     GrpcSettings,
     TimeoutSettings,
@@ -72,6 +74,16 @@ class Settings(
     def is_public(self) -> bool:
         """Whether the address to listen on can be reached from outside this machine."""
         return is_public(self.host)
+
+    def scaling_rules(self, max_requests: int) -> ScalingRules:
+        """Return the rules of the fleet's scaler.
+
+        Args:
+            max_requests: that one engine runs at once.
+        """
+        names = {rule.name for rule in fields(ScalingRules)} & set(type(self).model_fields)
+        given = {name: getattr(self, name) for name in names}
+        return ScalingRules(**given, itl_objective_s=self.tpot_objective_ms / 1000, max_requests=max_requests)
 
     @property
     def adapter_policy(self) -> SourcePolicy:

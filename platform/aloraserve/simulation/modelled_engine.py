@@ -217,6 +217,7 @@ class ModelledEngine:
             prefill_s_per_token=prefill.s_per_token,
             prefill_s_per_square_token=prefill.s_per_square_token,
             decode_step_s=self._answers_step_s(model),
+            decode_fixed_s=model.least_answers_s,
             kv_tokens=self._kv_tokens,
             running_tokens=self._request_tokens,
             adapter_slots=times.adapters.slots,

@@ -67,7 +67,8 @@ class TenantManager:
 
         Raises:
             InvalidRequestError: the tenant's name, the roles, the label or the time are not accepted.
-            TenantConflictError: there are too many tenants or keys, or other keys have another pepper.
+            TenantConflictError: there are too many tenants or keys, other keys have another pepper, or the tenant was
+                deleted.
             DirectoryUnavailableError: the store does not answer.
         """
         name, now = _record_name(tenant), self._clock()
@@ -139,7 +140,7 @@ class TenantManager:
 
         Raises:
             InvalidRequestError: the name or a value is not accepted.
-            TenantConflictError: there are too many tenants.
+            TenantConflictError: there are too many tenants, or this one was deleted.
             DirectoryUnavailableError: the store does not answer.
         """
         name, now = _tenant_name(tenant), self._clock()
@@ -151,7 +152,7 @@ class TenantManager:
         return await self._edit(name, changed)
 
     async def delete_tenant(self, tenant: str) -> None:
-        """Delete a tenant with its keys; its adapters stay, and nobody else sees the private ones.
+        """Delete a tenant with its keys, for good: nobody else is given its name, nor sees its private adapters.
 
         Raises:
             UnknownTenantError: there is none.
@@ -243,7 +244,19 @@ def _checked_time(seconds: float, name: str, *, least: float = 1) -> float:
 
 
 def _live(record: TenantRecord | None, name: str, now: float) -> TenantRecord:
-    return TenantRecord(name=name, created_at=now) if record is None or record.is_deleted else record
+    """Return the record of a tenant that is there, or that is made now.
+
+    Raises:
+        TenantConflictError: it was deleted: whoever got its name would get its adapters, its usage and the salt of its
+            prompts.
+    """
+    if record is None:
+        return TenantRecord(name=name, created_at=now)
+    if record.is_deleted:
+        raise TenantConflictError(
+            f"the tenant {name!r} was deleted, and its name is not given out again; choose another"
+        )
+    return record
 
 
 def _having(record: TenantRecord | None, key_id: str) -> TenantRecord:

@@ -14,7 +14,8 @@ from aloraserve.tenants.limits import NO_LIMITS, TenantLimits
 from aloraserve.tenants.names import is_name
 
 MAX_TENANTS = 1024
-MAX_DELETED_TENANTS = 1024
+MAX_DELETED_TENANTS = 16_384
+"""Names that are not given out again; the oldest are forgotten."""
 MAX_KEYS = 64
 """Of a tenant, those that are not valid any more included."""
 MAX_RECORD_BYTES = 1 << 16

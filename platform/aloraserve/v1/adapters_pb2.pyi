@@ -147,7 +147,7 @@ class Registration(_message.Message):
     id: _builtins.str
     name: _builtins.str
     stage: _builtins.str
-    """"fetching", "checking", "storing", "cataloguing", "done" or "failed"."""
+    """"waiting", "fetching", "checking", "storing", "cataloguing", "done" or "failed"."""
     source: _builtins.str
     bytes_done: _builtins.int
     bytes_total: _builtins.int

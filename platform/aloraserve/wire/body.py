@@ -53,17 +53,17 @@ def parse_body(model_class: type[Request], raw: bytes, max_bytes: int = DEFAULT_
         text = raw.decode()
         _check_strings(raw)
         request: Request = _decoder(model_class).decode(raw)
-        body = _compared(text)
+        body = compared(text)
         if isinstance(request, CallFields):
             msgspec.structs.force_setattr(request, "ignored", ignored_fields(type(request), body))
     except UnicodeDecodeError as exc:
         raise InvalidRequestError(f"the body is not UTF-8 at byte {exc.start}") from None
     except msgspec.ValidationError as exc:
         if _FLOAT_FOR_INT.match(str(exc)) and (whole := _with_integers(text)) is not None:
-            return parse_body(model_class, whole, max_bytes)
+            return parse_body(model_class, whole, max(max_bytes, len(whole)))
         if len(raw) <= MAX_QUOTED_BODY_BYTES:
             with contextlib.suppress(ValueError, RecursionError):
-                _compared(text)
+                compared(text)
         raise invalid_request(model_class, exc, raw) from None
     except msgspec.DecodeError as exc:
         raise malformed(exc, text) from None
@@ -87,11 +87,15 @@ def _with_integers(text: str) -> bytes | None:
     Only the body's own fields count: a number within a value is the value's.
     """
     try:
-        body = _compared(text)
+        body = compared(text)
     except (ValueError, RecursionError):
         return None
     whole = {name: int(value) for name, value in body.items() if isinstance(value, float) and value.is_integer()}
-    return json.dumps(body | whole).encode() if whole else None
+    if not whole:
+        return None
+    written = json.dumps(body | whole, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate stays the escape that it was.
+    return written.encode(errors="backslashreplace")
 
 
 def _check_strings(raw: bytes) -> None:
@@ -103,8 +107,8 @@ def _check_strings(raw: bytes) -> None:
         raise InvalidRequestError(f"the body has more than {MAX_STRINGS} names and texts")
 
 
-def _compared(text: str) -> Any:
-    """Return a body as json reads it.
+def compared(text: str) -> Any:
+    """Return JSON as json reads it, whose names are compared.
 
     Raises:
         InvalidRequestError: an object has a name twice.

@@ -138,7 +138,12 @@ def _bounds(meta: Meta) -> tuple[str | None, str | None]:
 
 
 def _bound(found: dict[str, Any]) -> str | None:
-    return next((f"{word}{value:,}".strip() for word, value in found.items() if value is not None), None)
+    return next((f"{word}{_number(value)}".strip() for word, value in found.items() if value is not None), None)
+
+
+def _number(value: float) -> str:
+    """Return a bound; ``typing`` keeps one of two equal ones, so that a whole number may come as either type."""
+    return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
 def _span(low: str | None, high: str | None) -> str:

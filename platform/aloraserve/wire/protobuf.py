@@ -22,6 +22,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from aloraserve.errors import InvalidRequestError
+from aloraserve.wire.body import compared
 
 EXTRA = "extra_json"
 _JSON, _PARTS, _ITEMS, _VALUE = "_json", "_parts", "items", "value"
@@ -233,7 +234,8 @@ def _raw_of(name: str, text: str) -> msgspec.Raw:
 def _add_extra(content: dict[str, Any], text: str) -> None:
     try:
         extra = _raw_object.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+        compared(text)
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise InvalidRequestError(f"'{EXTRA}' is not a JSON object", param=EXTRA) from None
     for name in extra:
         if name in content:

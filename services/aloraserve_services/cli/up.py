@@ -74,7 +74,7 @@ def _serve(platform: LocalPlatform, embedded: str) -> None:
     names, refusals = asyncio.run(_adapters(plan))
     for refused in refusals:
         err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
-    run_file.mark_ready(settings.state_dir, platform.url, settings.drain_s, settings.tls_certificate, embedded)
+    run_file.mark_ready(settings.state_dir, platform.url, settings.stop_s, settings.tls_certificate, embedded)
     out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
     try:
         while True:

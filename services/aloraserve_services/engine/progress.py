@@ -208,6 +208,7 @@ class Progress:
             prefill_s_per_token=prefill.s_per_token,
             prefill_s_per_square_token=prefill.s_per_square_token,
             decode_step_s=self._answers_step_s(model),
+            decode_fixed_s=model.least_answers_s if self._learner.knows_answers else 0.0,
             kv_tokens=facts.kv_tokens,
             running_tokens=sum(request.prompt_tokens + request.generated for request in self._running.values()),
             adapter_slots=facts.adapter_slots,

@@ -22,12 +22,14 @@ class AdapterAccess:
         tenants: know who asks.
         manager: knows whose an adapter is.
         sources: that tenants may name; administrators may name those of the manager's.
+        quota: versions that each tenant may have.
     """
 
-    def __init__(self, tenants: Tenants, manager: AdapterManager, sources: SourcePolicy) -> None:
+    def __init__(self, tenants: Tenants, manager: AdapterManager, sources: SourcePolicy, *, quota: int) -> None:
         self._tenants = tenants
         self._manager = manager
         self._sources = sources
+        self._quota = quota
 
     def caller(self, request: Request, role: Role) -> Caller:
         """Return who asks.
@@ -59,20 +61,41 @@ class AdapterAccess:
         """
         return query if caller.is_admin else replace(query, owner=self._owner(caller, query.owner))
 
-    def registration(self, caller: Caller, body: AdapterCheckRequest) -> RegistrationRequest:
+    async def registration(self, caller: Caller, body: AdapterCheckRequest) -> RegistrationRequest:
         """Return what is to be registered, or checked.
 
         Raises:
-            InvalidRequestError: its owner is not a tenant.
+            InvalidRequestError: its owner is not a tenant, or its name is not one that the owner may give.
             NotPermittedError: it is to be another tenant's, or public.
             AdapterSourceError: the caller may not name its source.
         """
         given = {name: value for name, value in msgspec.structs.asdict(body).items() if name != "stream"}
         if isinstance(body, AdapterRequest):
             given["owner"], given["visibility"] = self._owned(caller, body)
-        if not caller.is_admin:
-            self._check_source(body.source)
-        return RegistrationRequest(**given)
+            await self._check_name(caller, body.name, given["owner"])
+        if caller.is_admin:
+            return RegistrationRequest(**given)
+        self._check_source(body.source)
+        return RegistrationRequest(**given | {"owner": caller.tenant, "quota": self._quota})
+
+    async def _check_name(self, caller: Caller, name: str, owner: str | None) -> None:
+        """Refuse a name that might be another tenant's: whether it is there then says nothing of others."""
+        space, _, own_name = name.rpartition(".")
+        if caller.is_admin:
+            if space != owner and self._tenants.knows(space):
+                raise InvalidRequestError(f"name is {name[:80]!r}, which tenant {space!r} alone may have", param="name")
+        elif (space != owner or not own_name) and not await self._is_own(caller, name):
+            raise InvalidRequestError(
+                f"name is {name[:80]!r}; accepted is {owner}.NAME, with a NAME without dots", param="name"
+            )
+
+    async def _is_own(self, caller: Caller, name: str) -> bool:
+        """Return whether a name is a tenant's own already, such as one that an administrator registered for it."""
+        try:
+            record = await self._manager.get(name)
+        except (UnknownAdapterError, InvalidRequestError):
+            return False
+        return not record.is_deleted and record.owner == caller.tenant
 
     def _owned(self, caller: Caller, body: AdapterRequest) -> tuple[str | None, str]:
         if not caller.is_admin:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from aloraserve.adapters.catalog import AdapterRecord, Reference
 from aloraserve.adapters.catalog.file import MAX_FILE_BYTES
 from aloraserve.adapters.management import AdapterManager
-from aloraserve.tenants import Caller, Role
-from aloraserve.wire.adapter_answers import entry_json, record_json, report_json
+from aloraserve.tenants import Role
+from aloraserve.wire.adapter_answers import entry_json, report_json
 from aloraserve.wire.adapters import AdapterCheckRequest, AdapterRequest, AliasRequest, ReasonRequest
 from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_query import LISTED, checked_query, entry_query, flag, label_query
 from aloraserve_services.gateway.answer_headers import EVENTS
+from aloraserve_services.gateway.own_adapters import OwnAdapters
 from aloraserve_services.gateway.registration_events import registration_events
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import PARAMETER, Handler, Routes, as_json, parameters
@@ -56,25 +54,17 @@ class AdapterRoutes:
 
     async def list(self, request: Request) -> Response:
         """List versions by name, a page at a time."""
-        query = self._access.query(_caller(request), entry_query(checked_query(request, LISTED), label_query(request)))
-        page = await self._manager.list(query)
-        usages = await asyncio.gather(*map(self._manager.usage, page.entries))
-        shown = [entry_json(entry, usage) for entry, usage in zip(page.entries, usages, strict=True)]
-        return as_json({"object": "list", "data": shown, "next": page.next})
+        query = entry_query(checked_query(request, LISTED), label_query(request))
+        return as_json({"object": "list"} | await self._own(request).page(query))
 
     async def get(self, request: Request) -> Response:
         """Say all that is known of an adapter: its versions, where they are, and its aliases."""
-        [reference] = parameters(request)
-        record = self._access.own(_caller(request), await self._manager.get(reference))
-        meant = record.meant(Reference.read(reference))
-        usages = await asyncio.gather(*map(self._manager.usage, meant))
-        versions = [entry_json(entry, usage) for entry, usage in zip(meant, usages, strict=True)]
-        return as_json(record_json(record) | {"versions": versions})
+        return as_json(await self._own(request).get(*parameters(request)))
 
     async def register(self, request: Request) -> Response:
         """Register an adapter; answers once it is available, or with events of how far it is."""
         body = await self._bodies.read(AdapterRequest, request)
-        registration = await self._manager.register(self._access.registration(_caller(request), body))
+        registration = await self._own(request).register(body)
         if body.stream:
             return StreamingResponse(registration_events(registration), media_type="text/event-stream", headers=EVENTS)
         return as_json(entry_json(await registration.finished()), 201)
@@ -82,43 +72,38 @@ class AdapterRoutes:
     async def check(self, request: Request) -> Response:
         """Fetch and check an adapter, keep nothing, and report all problems."""
         body = await self._bodies.read(AdapterCheckRequest, request)
-        report = await self._manager.validate(self._access.registration(_caller(request), body))
-        return as_json(report_json(report))
+        return as_json(report_json(await self._own(request).check(body)))
 
     async def retire(self, request: Request) -> Response:
         """Have an adapter, or a version, take no new calls."""
         [reference] = parameters(request)
-        return self._record(request, await self._manager.retire(reference, reason=await self._reason(request)))
+        return as_json(await self._own(request).retire(reference, await self._reason(request)))
 
     async def delete(self, request: Request) -> Response:
         """Delete an adapter or a version; one in use only with ``force=true``."""
-        [reference] = parameters(request)
         query = checked_query(request, ("force", "reason"))
-        record = await self._manager.delete(reference, reason=query.get("reason", ""), force=flag(query, "force"))
-        return self._record(request, record)
+        reason, force = query.get("reason", ""), flag(query, "force")
+        [reference] = parameters(request)
+        return as_json(await self._own(request).delete(reference, reason, force=force))
 
     async def aliases(self, request: Request) -> Response:
         """List an adapter's aliases."""
-        [name] = parameters(request)
-        return as_json({"object": "list", "data": record_json(await self._manager.get(name))["aliases"]})
+        return as_json({"object": "list", "data": await self._own(request).aliases(*parameters(request))})
 
     async def set_alias(self, request: Request) -> Response:
         """Point an alias to a version, or give a version a share of its conversations."""
-        alias = "@".join(parameters(request))
         body = await self._bodies.read(AliasRequest, request)
-        if body.share is None:
-            return self._record(request, await self._manager.point(alias, body.target, reason=body.reason))
-        canary = await self._manager.canary(alias, body.target, body.share, reason=body.reason)
-        return self._record(request, canary)
+        name, alias = parameters(request)
+        return as_json(await self._own(request).set_alias(name, alias, body))
 
     async def remove_alias(self, request: Request) -> Response:
         """Remove an alias; the versions stay."""
-        return self._record(request, await self._manager.remove_alias("@".join(parameters(request))))
+        return as_json(await self._own(request).remove_alias(*parameters(request)))
 
     async def roll_back(self, request: Request) -> Response:
         """Point an alias where it pointed before."""
-        alias = "@".join(parameters(request))
-        return self._record(request, await self._manager.roll_back(alias, reason=await self._reason(request)))
+        name, alias = parameters(request)
+        return as_json(await self._own(request).roll_back(name, alias, await self._reason(request)))
 
     async def export(self, request: Request) -> Response:
         """Give the whole catalog as one file."""
@@ -135,21 +120,14 @@ class AdapterRoutes:
         """Return the reason of a body. One without a body is refused: a web page of another site may send that."""
         return (await self._bodies.read(ReasonRequest, request)).reason
 
-    def _record(self, request: Request, record: AdapterRecord) -> Response:
-        return as_json(record_json(self._access.own(_caller(request), record)))
+    def _own(self, request: Request) -> OwnAdapters:
+        return OwnAdapters(self._manager, self._access, request.state.caller)
 
     def _checked(self, handler: Handler, role: Role) -> Handler:
-        """Return a handler that is reached by who has a role, and of others' adapters by administrators alone."""
+        """Return a handler that is reached by who has a role."""
 
         async def checked(request: Request) -> Response:
-            request.state.caller = caller = self._access.caller(request, role)
-            for reference in request.scope.get("path_parameters", ())[:1]:
-                await self._access.check_own(caller, reference)
+            request.state.caller = self._access.caller(request, role)
             return await handler(request)
 
         return checked
-
-
-def _caller(request: Request) -> Caller:
-    caller: Caller = request.state.caller
-    return caller

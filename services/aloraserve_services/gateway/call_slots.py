@@ -21,12 +21,12 @@ class CallSlots:
         self._taken = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._draining = False
+        self._leaving = self._draining = False
 
     @property
-    def is_draining(self) -> bool:
-        """Whether no more calls are taken."""
-        return self._draining
+    def is_leaving(self) -> bool:
+        """Whether new calls should go elsewhere, though they may still be taken here."""
+        return self._leaving
 
     def check(self) -> None:
         """Raise what :meth:`held` would raise now.
@@ -53,9 +53,13 @@ class CallSlots:
             if not self._taken:
                 self._idle.set()
 
+    def announce(self) -> None:
+        """Have probes say that no more calls will be taken soon."""
+        self._leaving = True
+
     async def drain(self, timeout_s: float) -> int:
         """Take no more calls; return once none is in progress or the time is over, with how many are left."""
-        self._draining = True
+        self._leaving = self._draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()

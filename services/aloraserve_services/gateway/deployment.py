@@ -145,10 +145,12 @@ class Gateway:
             part.add_to(routes)
         return CountedRequests(
             for_origins(routes, settings),
+            routes.endpoint,
             self.metrics,
             self._tracing,
             fixed_headers(settings),
             functools.partial(may_call, self._tenants),
+            lambda: self.slots.is_leaving,
         )
 
     def grpc_server(self) -> GatewayGrpcServer | None:
@@ -179,7 +181,7 @@ class Gateway:
             InferenceMethods(self._chats, self._completions, max_bytes),
             IntrinsicMethods(self._runner, base_model, max_bytes),
             AdapterMethods(self._managed.manager, self._adapter_access()),
-            HealthMethods(service_names(), lambda: not self.slots.is_draining and bool(self._replicas())),
+            HealthMethods(service_names(), lambda: not self.slots.is_leaving and bool(self._replicas())),
             *([ReflectionMethods()] if reflects else []),
         ]
 
@@ -218,7 +220,13 @@ class Gateway:
         )
 
     def _adapter_access(self) -> AdapterAccess:
-        return AdapterAccess(self._tenants, self._managed.manager, self._plan.settings.tenant_adapter_policy)
+        settings = self._plan.settings
+        return AdapterAccess(
+            self._tenants,
+            self._managed.manager,
+            settings.tenant_adapter_policy,
+            quota=settings.max_tenant_adapters,
+        )
 
     def _openai_routes(self) -> OpenAIRoutes:
         return OpenAIRoutes(

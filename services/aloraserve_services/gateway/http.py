@@ -22,7 +22,7 @@ from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls, Guarde
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.refused_chat import RefusedChat
 from aloraserve_services.gateway.request_body import BodyReader
-from aloraserve_services.gateway.routes import PARAMETER, Routes, parameters
+from aloraserve_services.gateway.routes import NAME, Routes, parameters
 
 
 class OpenAIRoutes:
@@ -66,10 +66,10 @@ class OpenAIRoutes:
 
     def add_to(self, routes: Routes) -> None:
         """Add these routes to an application's."""
-        routes.add("POST", "/v1/chat/completions", self.chat)
-        routes.add("POST", "/v1/completions", self.completions)
+        routes.add("POST", "/v1/chat/completions", self.chat, is_call=True)
+        routes.add("POST", "/v1/completions", self.completions, is_call=True)
         routes.add("GET", "/v1/models", self.models)
-        routes.add("GET", f"/v1/models/{PARAMETER}", self.model)
+        routes.add("GET", f"/v1/models/{NAME}", self.model)
         routes.add("GET", "/version", self.version)
         routes.add("GET", "/healthz", self.healthz)
         routes.add("GET", "/readyz", self.readyz)
@@ -130,13 +130,14 @@ class OpenAIRoutes:
 
     async def health(self, request: Request) -> Response:
         """Say so as vLLM does, without a body; 503 where its own would be: a call would reach no engine."""
-        return Response(status_code=200 if self._replicas() and not self._slots.is_draining else 503)
+        return Response(status_code=200 if self._replicas() and not self._slots.is_leaving else 503)
 
     async def serve_healthz(self, request: Request) -> Response:
-        """Answer as Serve's own proxy does: KubeRay's probe of a pod waits for this word."""
-        return PlainTextResponse("success")
+        """Answer as Serve's own proxy does: by this KubeRay's probe of a pod knows whether it takes calls."""
+        is_leaving = self._slots.is_leaving
+        return PlainTextResponse("draining" if is_leaving else "success", status_code=503 if is_leaving else 200)
 
     async def readyz(self, request: Request) -> Response:
         """Say whether a new call would reach a replica."""
-        reason = "draining" if self._slots.is_draining else "" if self._replicas() else "no replica"
+        reason = "draining" if self._slots.is_leaving else "" if self._replicas() else "no replica"
         return PlainTextResponse(f"{reason or 'ready'}\n", status_code=503 if reason else 200)

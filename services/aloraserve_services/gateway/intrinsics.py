@@ -58,7 +58,7 @@ class IntrinsicRoutes:
 
     def add_to(self, routes: Routes) -> None:
         """Add this route to an application's."""
-        routes.add("POST", "/v1/intrinsics", self.intrinsics)
+        routes.add("POST", "/v1/intrinsics", self.intrinsics, is_call=True)
 
     async def intrinsics(self, request: Request) -> Response:
         """Run intrinsics over a conversation."""

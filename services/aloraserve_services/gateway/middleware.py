@@ -17,77 +17,50 @@ from aloraserve.wire.ignored import IGNORED_HEADER, ignored_header
 from aloraserve_services.gateway.answer_headers import Field, with_headers
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.request_context import begin_request, ignored_names
+from aloraserve_services.gateway.routes import Endpoint
 
 log = structlog.get_logger(__name__)
 
-ENDPOINTS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/intrinsics",
-        "/v1/responses",
-        "/v1/models",
-        "/v1/adapters",
-        "/v1/adapter-checks",
-        "/v1/adapter-catalog",
-        "/v1/load_lora_adapter",
-        "/v1/unload_lora_adapter",
-        "/v1/replicas",
-        "/v1/receipts",
-        "/v1/diagnosis",
-        "/v1/savings",
-        "/v1/usage",
-        "/v1/metrics/targets",
-        "/tokenize",
-        "/detokenize",
-        "/version",
-        "/health",
-        "/ping",
-        "/docs",
-        "/openapi.json",
-        "/healthz",
-        "/readyz",
-        "/-/healthz",
-    }
-)
-_COLLECTIONS = ("/v1/receipts", "/v1/models", "/v1/adapters", "/docs")
-ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
-"""Endpoints whose requests are calls: they have a span, and count as in progress."""
+_CLOSING = (b"connection", b"close")
 _CONTEXT_HEADERS = (b"traceparent", b"tracestate", b"x-request-id")
 
 
 class CountedRequests:
     """Counts each request by endpoint and status when its response starts, and answers what nobody else has caught.
 
-    Paths that are not ours share the label "other", so that clients cannot make labels.
-
     Args:
         app: the application inside.
+        endpoint: returns what a path counts as: clients cannot make labels.
         metrics: of the gateway.
         tracing: of this process.
         headers: of every answer, see :func:`~aloraserve_services.gateway.answer_headers.fixed_headers`.
         may_call: whether whoever sends this ``Authorization`` may: nobody else makes spans, or has them sampled.
+        is_leaving: whether the gateway is about to stop: clients' next requests are to open another connection.
     """
 
     def __init__(
         self,
         app: ASGIApp,
+        endpoint: Callable[[str], Endpoint],
         metrics: GatewayMetrics,
         tracing: Tracing,
         headers: tuple[Field, ...] = (),
         may_call: Callable[[str | None], bool] = lambda authorization: True,
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_leaving = is_leaving
         self._may_call = may_call
         self._app = app
+        self._endpoint = endpoint
         self._headers = headers
         self._metrics = metrics
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        endpoint = _endpoint(scope["path"])
+        endpoint, is_call = self._endpoint(scope["path"])
         headers = _context_headers(scope)
-        if endpoint not in ANSWERED:
+        if not is_call:
             begun = begin_request(scope, headers, self._tracing)
             await self._answer(endpoint, begun.request_id, scope, receive, send)
             return
@@ -113,7 +86,8 @@ class CountedRequests:
             if message["type"] == "http.response.start":
                 started = True
                 own = ((b"x-request-id", request_id.encode()), *_ignored(scope), *self._headers)
-                message["headers"] = with_headers(message["headers"], own)
+                closing = (_CLOSING,) if self._is_leaving() else ()
+                message["headers"] = with_headers(message["headers"], (*own, *closing))
                 self._metrics.requests.labels(endpoint, str(message["status"])).inc()
                 self._tracing.answered(message["status"])
             await send(message)
@@ -136,9 +110,3 @@ def _ignored(scope: Scope) -> list[tuple[bytes, bytes]]:
     """Return the header that names the fields which were passed over, if there are any."""
     names = ignored_names(scope)
     return [(IGNORED_HEADER.encode(), ignored_header(names).encode())] if names else []
-
-
-def _endpoint(path: str) -> str:
-    """Return the label of a path; one below a collection's counts as the collection's."""
-    above = next((prefix for prefix in _COLLECTIONS if path.startswith(f"{prefix}/")), path)
-    return above if above in ENDPOINTS else "other"

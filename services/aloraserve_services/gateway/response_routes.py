@@ -39,7 +39,7 @@ class ResponseRoutes:
 
     def add_to(self, routes: Routes) -> None:
         """Add this route to an application's."""
-        routes.add("POST", "/v1/responses", self.respond)
+        routes.add("POST", "/v1/responses", self.respond, is_call=True)
 
     async def respond(self, request: Request) -> Response:
         """Answer a request for a response."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import structlog
 from starlette.requests import Request
@@ -18,12 +18,27 @@ from aloraserve.wire import reply_for
 Handler = Callable[[Request], Awaitable[Response]]
 PARAMETER = "{}"
 """Stands in a path for one part that a client chooses; its handler finds it with :func:`parameters`."""
+NAME = "{name}"
+"""Stands at the end of a path for a name that a client chooses, and that may have slashes."""
+OTHER = "other"
 log = structlog.get_logger(__name__)
 
 
 def as_json(content: object, status: int = 200) -> Response:
     """Return a response of JSON types."""
     return Response(json.dumps(content), status, media_type="application/json")
+
+
+class Endpoint(NamedTuple):
+    """What the requests of a path count as.
+
+    Args:
+        label: the path up to what a client chooses; :data:`OTHER` for a path that is not there.
+        is_call: whether a request is a call of a model: it has a span, and counts as in progress.
+    """
+
+    label: str
+    is_call: bool
 
 
 class HttpPart(Protocol):
@@ -44,19 +59,36 @@ class Routes:
     def __init__(self, *, loopback_only: Callable[[], bool] = lambda: False) -> None:
         self._handlers: dict[str, dict[str, Handler]] = {}
         self._patterns: dict[str, dict[str, Handler]] = {}
+        self._calls: set[str] = set()
         self._loopback_only = loopback_only
 
-    def add(self, method: str, path: str, handler: Handler) -> None:
-        """Have a handler answer a method at a path."""
-        handlers = (self._patterns if PARAMETER in path else self._handlers).setdefault(path, {})
+    def add(self, method: str, path: str, handler: Handler, *, is_call: bool = False) -> None:
+        """Have a handler answer a method at a path.
+
+        Args:
+            method: in capitals; ``GET`` brings ``HEAD`` with it.
+            path: may have :data:`PARAMETER` for parts, or end with :data:`NAME`.
+            handler: answers.
+            is_call: see :class:`Endpoint`.
+        """
+        handlers = (self._patterns if "{" in path else self._handlers).setdefault(path, {})
         handlers[method] = handler
         if method == "GET":
             handlers["HEAD"] = handler
+        if is_call:
+            self._calls.add(path)
 
     def listed(self) -> list[tuple[str, str]]:
         """Return every path with its methods, but for the ``HEAD`` that goes with each ``GET``."""
         paths = [*self._handlers.items(), *self._patterns.items()]
         return [(path, method) for path, methods in paths for method in methods if method != "HEAD"]
+
+    def endpoint(self, path: str) -> Endpoint:
+        """Return what a request's path counts as; clients make no labels."""
+        found = path if path in self._handlers else next((each for each, _ in self._matches(path)), None)
+        if found is None:
+            return Endpoint(OTHER, is_call=False)
+        return Endpoint(found.partition("/{")[0], found in self._calls)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -71,7 +103,7 @@ class Routes:
         if self._loopback_only():
             check_host(request.headers.get("host"))
         path = request.scope["path"]
-        handlers = self._handlers.get(path) or self._matching(request, path.split("/"))
+        handlers = self._handlers.get(path) or self._matching(request, path)
         if handlers is None:
             return not_found(path)
         handler = handlers.get(request.method)
@@ -81,15 +113,21 @@ class Routes:
             return _refused(405, message, {"Allow": allowed})
         return await handler(request)
 
-    def _matching(self, request: Request, parts: list[str]) -> dict[str, Handler] | None:
+    def _matching(self, request: Request, path: str) -> dict[str, Handler] | None:
         """Return the handlers of the pattern that a path has, and note the parts that the client chose."""
-        for path, handlers in self._patterns.items():
-            pattern = path.split("/")
-            if len(pattern) == len(parts) and all(map(_fits, pattern, parts)):
-                chosen = zip(pattern, parts, strict=True)
-                request.scope["path_parameters"] = [part for fixed, part in chosen if fixed == PARAMETER]
-                return handlers
+        for pattern, chosen in self._matches(path):
+            request.scope["path_parameters"] = chosen
+            return self._patterns[pattern]
         return None
+
+    def _matches(self, path: str) -> Iterator[tuple[str, list[str]]]:
+        """Yield the patterns that a path has, with what the client chose."""
+        parts = path.split("/")
+        for pattern in self._patterns:
+            fixed = pattern.split("/")
+            own = [*parts[: len(fixed) - 1], "/".join(parts[len(fixed) - 1 :])] if fixed[-1] == NAME else parts
+            if len(fixed) == len(own) and "" not in parts[1:] and all(map(_fits, fixed, own)):
+                yield pattern, [part for each, part in zip(fixed, own, strict=True) if each in (PARAMETER, NAME)]
 
 
 def not_found(path: str) -> Response:
@@ -103,7 +141,7 @@ def parameters(request: Request) -> list[str]:
 
 
 def _fits(fixed: str, part: str) -> bool:
-    return part != "" if fixed == PARAMETER else part == fixed
+    return part != "" if fixed in (PARAMETER, NAME) else part == fixed
 
 
 def check_host(host: str | None) -> None:

@@ -83,8 +83,12 @@ class GatewayServer:
     async def stop(self) -> None:
         """Take neither connections nor calls any more; return once the last answer is sent, or the time is over.
 
-        Probes and refused calls are answered on open connections until then. What is left in the end is cut off.
+        For ``drain_delay_s`` before that only probes change, so that load balancers send new calls elsewhere before
+        any is refused. Probes and refused calls are answered on open connections to the end, when what is left is cut.
         """
+        if not self._slots.is_leaving:
+            self._slots.announce()
+            await asyncio.sleep(self._settings.drain_delay_s)
         await self._unfollow()
         self._server.stop_accepting()
         if self._port is not None:

@@ -46,17 +46,24 @@ class StreamComments:
             self._timer.cancel()
         if self._sending is not None:
             self._sending.cancel()
+            # Whatever it ended with: who has gone is found out by what ends the stream.
+            await asyncio.gather(self._sending, return_exceptions=True)
 
     def wait(self) -> None:
         """Note that the writer waits for an event from now on."""
         self._waits_since = self._loop.time()
 
     async def arrived(self) -> None:
-        """Note that the writer is about to send; return once no comment is on its way."""
+        """Note that the writer is about to send; return once no comment is on its way.
+
+        Raises:
+            Exception: a comment could not be sent.
+        """
         self._waits_since = math.inf
-        if self._sending is not None:
-            await asyncio.wait({self._sending})
+        if (sending := self._sending) is not None:
+            await asyncio.wait({sending})
             self._sending = None
+            sending.result()
 
     def _arm(self, now: float) -> None:
         if self._every_s < math.inf:
@@ -64,7 +71,13 @@ class StreamComments:
 
     def _look(self) -> None:
         now = self._loop.time()
-        if now - self._waits_since >= self._every_s and (self._sending is None or self._sending.done()):
-            self._sending = asyncio.create_task(send_comment(self._send))
+        if now - self._waits_since >= self._every_s:
             self._waits_since = now
+            if self._has_sent():
+                self._sending = asyncio.create_task(send_comment(self._send))
         self._arm(now)
+
+    def _has_sent(self) -> bool:
+        """Whether no comment is on its way, and none has failed: the writer then hears of it."""
+        sending = self._sending
+        return sending is None or (sending.done() and not sending.cancelled() and sending.exception() is None)

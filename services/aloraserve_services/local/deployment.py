@@ -56,7 +56,7 @@ def deploy(plan: FleetPlan, progress: Progress) -> None:
 
 def drain(settings: Settings) -> None:
     """Have every gateway drain; a gateway that does not answer has nothing to drain."""
-    _ask_gateways("drain", settings.drain_s + ANSWER_S)
+    _ask_gateways("drain", settings.stop_s + ANSWER_S)
 
 
 def replica_ids() -> list[str]:

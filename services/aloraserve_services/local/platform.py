@@ -71,7 +71,7 @@ class LocalPlatform:
             self.progress("the embedded Redis server had ended and was started again, empty")
 
     def drain(self) -> None:
-        """Take no more calls, and return once those in progress have ended or ``drain_timeout_s`` is over."""
+        """Take no more calls, and return once those in progress have ended or their time is over."""
         drain(self.settings)
 
 

@@ -25,7 +25,7 @@ class Running:
         created: when that process started, so that another one with the same pid is not taken for it.
         url: of its HTTP API.
         ready: whether it can take calls.
-        drain_timeout_s: that its running answers have when it is stopped.
+        drain_timeout_s: that its running answers have when it is stopped, and what goes before.
         certificate: file of the certificate that it serves TLS with, empty without TLS.
         embedded_redis: URL of its embedded Redis, empty with another one.
     """

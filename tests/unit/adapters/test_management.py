@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.catalog_entries import BASE_MODEL
 
-from aloraserve.adapters import AdapterFacts, CheckReport
+from aloraserve.adapters import AdapterFacts, AdapterRef, CheckReport
 from aloraserve.adapters.catalog import (
     AdapterCatalog,
     AdapterEntry,
@@ -25,7 +25,7 @@ from aloraserve.adapters.catalog.memory import MemoryCatalog
 from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.adapters.checks import Sidecar
 from aloraserve.adapters.management import AdapterManager, Progress, RegistrationRequest, RegistrationStage, Usage
-from aloraserve.adapters.management.registrations import MAX_RUNNING
+from aloraserve.adapters.management.fetch_turns import MAX_AT_ONCE, MAX_EACH, MAX_TENANT_AT_ONCE
 from aloraserve.adapters.problems import Problem, ProblemCode
 from aloraserve.errors import (
     AdapterConflictError,
@@ -356,7 +356,7 @@ async def test_a_taken_name_is_refused_before_anything_is_fetched(manager: Adapt
 
 async def test_registrations_are_bounded_and_can_be_seen_and_cancelled(manager: AdapterManager, intake: Intake) -> None:
     intake.held.clear()
-    running = [await manager.register(request(f"adapter-{number}")) for number in range(MAX_RUNNING)]
+    running = [await manager.register(request(f"adapter-{number}")) for number in range(MAX_EACH)]
     for call in (manager.register, manager.validate):
         with pytest.raises(OverloadedError, match="adapters are being fetched, the most at once"):
             await call(request("more"))  # type: ignore[arg-type]
@@ -370,6 +370,59 @@ async def test_registrations_are_bounded_and_can_be_seen_and_cancelled(manager: 
     assert await register(manager, "more")
     with pytest.raises(UnknownAdapterError, match="there is no registration 'unknown'"):
         manager.registration("unknown")
+
+
+async def stages(manager: AdapterManager, owner: str) -> list[str]:
+    """Return what a tenant's registrations are doing, once every task has begun."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return sorted(each.stage for each in manager.registrations() if each.request.owner == owner)
+
+
+async def test_a_tenant_with_slow_sources_leaves_turns_to_others(manager: AdapterManager, intake: Intake) -> None:
+    intake.held.clear()
+    owners = [owner for owner in ("greedy", "second", "third") for _ in range(MAX_EACH)]
+    running = [
+        await manager.register(request(f"{owner}-{number}", source=f"{number}", owner=owner, visibility="private"))
+        for number, owner in enumerate(owners)
+    ]
+    assert await stages(manager, "greedy") == ["fetching"] * MAX_TENANT_AT_ONCE + ["waiting"] * 2
+    assert await stages(manager, "second") == ["fetching"] * (MAX_AT_ONCE - MAX_TENANT_AT_ONCE) + ["waiting"] * 2
+    assert await stages(manager, "third") == ["waiting"] * MAX_EACH
+    with pytest.raises(OverloadedError, match="the most at once"):
+        await manager.register(request("more", owner="greedy", visibility="private"))
+    await running[0].cancel()
+    assert await stages(manager, "third") == ["fetching", *["waiting"] * (MAX_EACH - 1)], "who has none is next"
+    await running[-1].cancel()
+    intake.held.set()
+    for each in running[1:-1]:
+        assert await each.finished()
+
+
+async def test_a_tenant_has_a_quota_of_versions(manager: AdapterManager, intake: Intake) -> None:
+    own = {"owner": "acme", "visibility": "private", "quota": 2}
+    await register(manager, "one", **own)
+    await register(manager, "theirs", owner="other", visibility="private", quota=1)
+    intake.held.clear()
+    second = await manager.register(request("two", source="two", **own))
+    with pytest.raises(AdapterConflictError, match="has 2 versions of adapters, the most"):
+        await manager.register(request("three", source="three", **own))
+    intake.held.set()
+    await second.finished()
+    with pytest.raises(AdapterConflictError, match="has 2 versions of adapters, the most"):
+        await register(manager, "one", source="three", **own)
+    await manager.delete("two", force=True)
+    assert await register(manager, "three", source="three", **own)
+
+
+async def test_a_number_that_is_taken_does_not_say_by_whom(
+    manager: AdapterManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await register(manager, "hidden", owner="acme", visibility="private")
+    monkeypatch.setattr(AdapterRef, "engine_id", property(lambda ref: 7))
+    with pytest.raises(AdapterConflictError, match="in engines is taken") as caught:
+        await register(manager, "safety", source="two")
+    assert "hidden" not in caught.value.message
 
 
 async def test_aliases_switch_roll_back_and_are_removed(manager: AdapterManager) -> None:

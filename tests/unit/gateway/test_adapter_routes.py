@@ -453,21 +453,22 @@ class TestTenantsAdapters:
         self, fleet: AdapterGateway, keys: dict[str, str], source: str
     ) -> None:
         async with fleet.client(keys["acme"]) as acme, fleet.client(keys["other"]) as other:
-            made = await acme.post("/v1/adapters", json={"name": "safety", "source": source})
+            made = await acme.post("/v1/adapters", json={"name": "acme.safety", "source": source})
             assert (made.status_code, made.json()["owner"], made.json()["visibility"]) == (201, "acme", "private")
-            assert [entry["name"] for entry in (await acme.get("/v1/adapters")).json()["data"]] == ["safety"]
+            assert [entry["name"] for entry in (await acme.get("/v1/adapters")).json()["data"]] == ["acme.safety"]
             assert (await other.get("/v1/adapters")).json()["data"] == []
-            absent = refusal(await other.get("/v1/adapters/absent"), 404).replace("absent", "safety")
+            absent = refusal(await other.get("/v1/adapters/absent"), 404).replace("absent", "acme.safety")
             for method, path in (
-                ("GET", "/v1/adapters/safety"),
-                ("DELETE", "/v1/adapters/safety?force=true"),
-                ("POST", "/v1/adapters/safety/retire"),
-                ("GET", "/v1/adapters/safety/aliases"),
-                ("PUT", "/v1/adapters/safety/aliases/prod"),
+                ("GET", "/v1/adapters/acme.safety"),
+                ("DELETE", "/v1/adapters/acme.safety?force=true"),
+                ("POST", "/v1/adapters/acme.safety/retire"),
+                ("GET", "/v1/adapters/acme.safety/aliases"),
+                ("PUT", "/v1/adapters/acme.safety/aliases/prod"),
             ):
-                assert refusal(await other.request(method, path, json={"target": "safety"}), 404) == absent
-            assert (await acme.post("/v1/adapters/safety/retire", json={})).status_code == 200
-            assert (await acme.delete("/v1/adapters/safety")).status_code == 200
+                body = {"target": "acme.safety"} if method == "PUT" else {}
+                assert refusal(await other.request(method, path, json=body), 404) == absent
+            assert (await acme.post("/v1/adapters/acme.safety/retire", json={})).status_code == 200
+            assert (await acme.delete("/v1/adapters/acme.safety")).status_code == 200
 
     async def test_a_tenant_cannot_touch_the_platforms_own(
         self, fleet: AdapterGateway, keys: dict[str, str], source: str
@@ -476,8 +477,39 @@ class TestTenantsAdapters:
             body = {"name": "safety", "source": fleet.write()}
             assert (await admin.post("/v1/adapters", json=body)).json()["visibility"] == "public"
             assert (await acme.delete("/v1/adapters/safety?force=true")).status_code == 404
-            taken = refusal(await acme.post("/v1/adapters", json={"name": "safety", "source": source}), 409)
-            assert "is taken" in taken
+            taken = refusal(await acme.post("/v1/adapters", json={"name": "safety", "source": source}), 400)
+            assert "accepted is acme.NAME" in taken
+
+    async def test_a_refused_name_says_nothing_of_other_tenants(
+        self, fleet: AdapterGateway, keys: dict[str, str], source: str
+    ) -> None:
+        async with fleet.client(keys["other"]) as other, fleet.client(keys["acme"]) as acme:
+            made = await other.post("/v1/adapters", json={"name": "other.safety", "source": source})
+            assert made.status_code == 201
+            said = {
+                name: refusal(await acme.post("/v1/adapters", json={"name": name, "source": source}), 400)
+                for name in ("other.safety", "other.absent", "acme.other.safety", "safety", ".safety", "acme.")
+            }
+            assert {text.replace(name, "") for name, text in said.items() if "safety" in name[1:]} == {
+                said["other.absent"].replace("other.absent", "")
+            }
+
+    async def test_an_administrator_s_name_for_a_tenant_is_in_nobody_else_s_space(
+        self, fleet: AdapterGateway, keys: dict[str, str], source: str
+    ) -> None:
+        async with fleet.client(keys["admin"]) as admin, fleet.client(keys["acme"]) as acme:
+            body = {"name": "other.safety", "source": fleet.write(), "owner": "acme", "visibility": "private"}
+            assert "tenant 'other' alone" in refusal(await admin.post("/v1/adapters", json=body), 400)
+            assert (await admin.post("/v1/adapters", json=body | {"name": "safety"})).status_code == 201
+            again = refusal(await acme.post("/v1/adapters", json={"name": "safety", "source": source}), 409)
+            assert "is in the catalog already" in again, "its own name may be one without its space"
+
+    async def test_a_tenant_has_a_quota(self, fleet: AdapterGateway, keys: dict[str, str], source: str) -> None:
+        async with fleet.client(keys["acme"]) as acme:
+            for name in ("acme.one", "acme.two"):
+                assert (await acme.post("/v1/adapters", json={"name": name, "source": source})).status_code == 201
+            third = await acme.post("/v1/adapters", json={"name": "acme.three", "source": source})
+            assert "has 2 versions of adapters" in refusal(third, 409)
 
     @pytest.mark.parametrize(
         ("fields", "status", "reason"),
@@ -491,7 +523,7 @@ class TestTenantsAdapters:
         self, fleet: AdapterGateway, keys: dict[str, str], source: str, fields: dict[str, str], status: int, reason: str
     ) -> None:
         async with fleet.client(keys["acme"]) as acme:
-            body = {"name": "safety", "source": source} | fields
+            body = {"name": "acme.safety", "source": source} | fields
             assert reason in refusal(await acme.post("/v1/adapters", json=body), status)
             assert (await acme.get("/v1/adapter-catalog")).status_code == 403
             assert (await acme.get("/v1/adapters?owner=other")).status_code == 403
@@ -500,7 +532,7 @@ class TestTenantsAdapters:
         self, fleet: AdapterGateway, keys: dict[str, str]
     ) -> None:
         async with fleet.client(keys["acme"]) as acme:
-            body = {"name": "safety", "source": fleet.write()}
+            body = {"name": "acme.safety", "source": fleet.write()}
             for path in ("/v1/adapters", "/v1/adapter-checks"):
                 assert "adapter_sources" in refusal(await acme.post(path, json=body), 400)
 

@@ -39,7 +39,7 @@ def client(**changes: Any) -> httpx.AsyncClient:
     for path, handler in (("/v1/models", answer), ("/events", events), ("/page", page), ("/failing", failing)):
         routes.add("GET", path, handler)
     settings = Settings(**changes)
-    app = CountedRequests(for_origins(routes, settings), METRICS, Tracing(), fixed_headers(settings))
+    app = CountedRequests(for_origins(routes, settings), routes.endpoint, METRICS, Tracing(), fixed_headers(settings))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 

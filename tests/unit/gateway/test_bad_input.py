@@ -26,9 +26,9 @@ class Recorder:
     def __init__(self) -> None:
         self.routes: list[Route] = []
 
-    def add(self, method: str, path: str, handler: Callable[[Request], Any]) -> None:
+    def add(self, method: str, path: str, handler: Callable[[Request], Any], *, is_call: bool = False) -> None:
         """Note a route."""
-        self.routes.append((method, path.replace("{}", "some")))
+        self.routes.append((method, path.replace("{}", "some").replace("{name}", "some")))
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_every_route_is_described_and_every_description_has_its_route(gateway: G
     routes = Routes()
     for part in gateway._http_parts():
         part.add_to(routes)
-    there = {(method, path) for path, method in routes.listed()}
+    there = {(method, re.sub(r"{\w*}", PARAMETER, path)) for path, method in routes.listed()}
     described = {(each.method, re.sub(r"{\w+}", PARAMETER, each.path)) for each in OPERATIONS}
     assert described == there
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,14 +16,18 @@ from starlette.responses import PlainTextResponse, Response
 from support.fake_engines import Engines, WaitingReplies
 from support.fake_pool import ScriptedReplies
 from support.http_server import Served, get, post, serving
+from support.redis_deployments import free_port
 
 from aloraserve.errors import DrainingError, InvalidRequestError, OverloadedError
 from aloraserve.serving.engine_messages import EngineChunk
+from aloraserve.settings import Settings
 from aloraserve.wire import CompletionRequest
 from aloraserve_services.gateway import request_body
+from aloraserve_services.gateway import server as gateway_server_module
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import Routes, check_host
+from aloraserve_services.gateway.server import GatewayServer
 
 BODY = json.dumps({"model": "base", "prompt": "hello"}).encode()
 pytestmark = pytest.mark.timeout(60)
@@ -210,7 +215,7 @@ async def test_a_drain_waits_for_running_calls_and_takes_no_more() -> None:
     with slots.held():
         draining = asyncio.create_task(slots.drain(10))
         await asyncio.sleep(0)
-        assert slots.is_draining
+        assert slots.is_leaving
         with pytest.raises(DrainingError):
             slots.check()
         assert not draining.done()
@@ -221,6 +226,45 @@ async def test_a_drain_ends_after_its_time() -> None:
     slots = CallSlots(2)
     with slots.held():
         assert await slots.drain(0.01) == 1
+
+
+@pytest.fixture
+def gateway_server(open_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., GatewayServer]:
+    """Make a gateway's server that finds no proxies of Serve, and a fleet of its own."""
+
+    async def no_proxies(port: int) -> None:
+        """There is no Serve."""
+
+    monkeypatch.setattr(gateway_server_module, "refuse_proxies", no_proxies)
+    monkeypatch.setattr(gateway_server_module, "_fleet", lambda settings: "test")
+
+    def made(settings: Settings) -> GatewayServer:
+        gateway = open_gateway(**settings.model_dump(include={"port", "state_dir", "drain_delay_s"}))
+        return GatewayServer(settings, gateway.http_app(), gateway.slots, gateway.metrics)
+
+    return made
+
+
+async def test_before_it_drains_a_gateway_is_not_ready_but_takes_calls(
+    gateway_server: Callable[..., GatewayServer], tmp_path: Path
+) -> None:
+    """Load balancers follow meanwhile, so that no connection is refused."""
+    settings = Settings(port=free_port(), state_dir=tmp_path, drain_delay_s=600)
+    server, url = gateway_server(settings), f"http://127.0.0.1:{settings.port}"
+    await server.start()
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=url, trust_env=False, limits=limits) as client:
+        assert (await client.get("/readyz")).headers.get("connection") != "close"
+        stopping = asyncio.create_task(server.stop())
+        probes = {probe: (await client.get(probe)).status_code for probe in ("/readyz", "/health", "/-/healthz")}
+        assert set(probes.values()) == {503}, probes
+        answer = await client.post("/v1/completions", json={"model": "base", "prompt": "hello"})
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        stopping.cancel()
+        await asyncio.wait([stopping])
+        await server.stop()
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/readyz")
 
 
 async def test_while_it_drains_a_gateway_is_alive_but_not_ready(open_gateway: Callable[..., Any]) -> None:
@@ -236,7 +280,7 @@ async def test_while_it_drains_a_gateway_is_alive_but_not_ready(open_gateway: Ca
         refused = await client.post("/v1/completions", json={"prompt": "x" * 200_000})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert refused.headers["connection"] == "close"
-        assert (await client.get("/-/healthz")).text == "success"
+        assert (await client.get("/-/healthz")).status_code == 503, "it is one of Serve's proxies that drains"
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])

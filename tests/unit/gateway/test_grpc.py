@@ -241,6 +241,8 @@ async def test_bytes_that_are_not_the_message_are_the_client_s_fault(
         ("[1]", "extra_json"),
         ('{"a":', "extra_json"),
         ('{"stream": true}', "stream"),
+        ('{"seed": 1, "seed": 2}', "the key 'seed' twice"),
+        ('{"user": {"a": 1, "a": 2}}', "the key 'a' twice"),
         ("[" * 5000, "extra_json"),
     ],
 )
@@ -381,8 +383,10 @@ async def test_health_follows_replicas_and_drain(caller: GrpcCaller, gateway: Ga
     assert HealthCheckResponse.FromString(await watch.read()).status == statuses.NOT_SERVING
     note_replicas("engine", "test", ["a"])
     assert HealthCheckResponse.FromString(await watch.read()).status == statuses.SERVING
-    await gateway.slots.drain(0)
+    gateway.slots.announce()
     assert HealthCheckResponse.FromString(await watch.read()).status == statuses.NOT_SERVING
+    await caller.unary("Inference/Chat", chat())
+    await gateway.slots.drain(0)
     error = await refused(caller.unary("Inference/Chat", b"\xff"))
     assert error.code() is Code.UNAVAILABLE
     assert details_of(error)["RetryInfo"].retry_delay.seconds == 1

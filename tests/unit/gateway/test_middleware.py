@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -12,11 +14,22 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
+from support.grpc_caller import served
 
 from aloraserve.telemetry.tracing import Tracing
+from aloraserve_services.gateway.deployment import Gateway
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.middleware import CountedRequests
 from aloraserve_services.gateway.routes import Routes
+
+
+def routes_of(gateway: Gateway) -> Routes:
+    """Return all routes of a gateway."""
+    routes = Routes()
+    for part in gateway._http_parts():
+        part.add_to(routes)
+    return routes
+
 
 METRICS = GatewayMetrics(CollectorRegistry())
 
@@ -39,7 +52,7 @@ def client() -> httpx.AsyncClient:
     routes = Routes()
     for path, handler in (("/healthz", fine), ("/readyz", failing), ("/v1/savings", breaking_off)):
         routes.add("GET", path, handler)
-    app = CountedRequests(routes, METRICS, Tracing())
+    app = CountedRequests(routes, routes.endpoint, METRICS, Tracing())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
@@ -56,30 +69,64 @@ async def test_a_request_is_counted_by_endpoint_and_status(client: httpx.AsyncCl
     assert (counted("/healthz", "200"), counted("other", "404")) == (before[0] + 1, before[1] + 1)
 
 
-async def test_all_receipts_share_a_label(client: httpx.AsyncClient) -> None:
-    before = counted("/v1/receipts", "404"), counted("other", "404")
-    await client.get("/v1/receipts")
-    await client.get("/v1/receipts/some-id")
-    assert (counted("/v1/receipts", "404"), counted("other", "404")) == (before[0] + 2, before[1])
-
-
 @pytest.mark.parametrize(
     ("path", "endpoint"),
     [
         ("/v1/intrinsics", "/v1/intrinsics"),
+        ("/v1/receipts", "/v1/receipts"),
+        ("/v1/receipts/some-id", "/v1/receipts"),
         ("/v1/models/safety", "/v1/models"),
+        ("/v1/models/org/model", "/v1/models"),
+        ("/v1/admin/tenants/acme", "/v1/admin/tenants"),
+        ("/v1/admin/keys/some-id/rotate", "/v1/admin/keys"),
+        ("/v1/admin/shared-prefixes/rules", "/v1/admin/shared-prefixes"),
+        ("/docs/swagger-ui.css", "/docs"),
         ("/v1/adapters/safety/aliases/prod", "/v1/adapters"),
         ("/v1/adapters-of-mine", "other"),
         ("/v1/load_lora_adapter", "/v1/load_lora_adapter"),
         ("/version", "/version"),
     ],
 )
-async def test_every_endpoint_has_a_label_and_no_client_makes_one(
-    client: httpx.AsyncClient, path: str, endpoint: str
+def test_every_endpoint_has_a_label_and_no_client_makes_one(
+    open_gateway: Callable[..., Gateway], path: str, endpoint: str
 ) -> None:
-    before = counted(endpoint, "404")
-    await client.get(path)
-    assert counted(endpoint, "404") == before + 1
+    assert routes_of(open_gateway()).endpoint(path).label == endpoint
+
+
+async def test_whatever_needs_room_for_a_call_is_a_call(open_gateway: Callable[..., Gateway]) -> None:
+    """It has a span and counts as in progress: a route that takes calls is not left out of either."""
+    gateway = open_gateway()
+    routes = routes_of(gateway)
+    paths = [path.replace("{}", "x").replace("{name}", "x") for path, method in routes.listed() if method == "POST"]
+    transport = httpx.ASGITransport(gateway.http_app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        await gateway.slots.drain(0)
+        refused = {path for path in paths if "about to stop" in (await client.post(path, json={})).text}
+    assert refused == {path for path in paths if routes.endpoint(path).is_call}
+    assert refused == {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/intrinsics"}
+
+
+async def test_calls_alone_have_spans_over_both_transports(open_gateway: Callable[..., Gateway]) -> None:
+    gateway = open_gateway(max_model_len=512)
+    kept = Kept()
+    gateway._tracing.use(kept, "test", "test")
+    transport = httpx.ASGITransport(gateway.http_app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/intrinsics", "/v1/adapters"):
+            await client.post(path, json={})
+    methods = ["Inference/Chat", "Inference/CompleteStream", "Intrinsics/Run", "Adapters/List"]
+    async with served(gateway.grpc_edge()) as caller:
+        for method in methods:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async for _ in caller.stream(method, b"\xff"):
+                    pass
+    gateway._tracing.flush()
+    routes = [span.attributes["http.route"] for span in kept.spans if span.attributes and span.name == "request"]
+    assert routes == [
+        *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/intrinsics"),
+        *(f"/aloraserve.v1.{method}" for method in methods[:-1]),
+    ]
+    assert gateway.metrics.registry.get_sample_value("aloraserve_requests_in_progress") == 0
 
 
 async def test_what_nobody_caught_is_a_counted_500_that_discloses_nothing(client: httpx.AsyncClient) -> None:

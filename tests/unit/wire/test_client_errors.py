@@ -104,6 +104,8 @@ INVALID = [
     "the shares of safety@prod do not add up to 1",
     "after is 'x'; the 'next' of a page is accepted",
     "'safety@0123456789ab' is a version, not an alias",
+    "name is 'other.safety', which tenant 'other' alone may have",
+    "name is 'safety'; accepted is acme.NAME, with a NAME without dots",
     "an alias of 'safety' points to its versions; 'other@prod' is another adapter",
     "share is 1; 0 and more, and less than 1, is accepted",
     "name 'base' is the base model's; choose another one",
@@ -216,6 +218,7 @@ EXAMPLES = {
     "TenantConflictError": [
         "there are 64 shared prefixes, the most that are accepted; delete some first",
         "there are 64 valid keys, the most that are accepted; revoke one first",
+        "the tenant 'acme' was deleted, and its name is not given out again; choose another",
         "the record needs 65537 bytes; 65536 are accepted",
         "there are 1024 tenants, the most that are accepted; delete some first",
         "the key 0123456789ab was made with another pepper than this machine has; give all machines the same "
@@ -239,6 +242,8 @@ EXAMPLES = {
         "adapter 'safety@0123456789ab' is in the catalog already, retired; delete it to register it again",
         "the name 'safety' is taken; choose another one",
         "adapter 'safety' has 64 versions, the most; delete one first",
+        "the tenant has 64 versions of adapters, the most that are accepted, with those that are being registered; "
+        "delete one first",
         "safety@prod cannot point to safety@0123456789ab, which is retired; a version that is available or loaded is "
         "accepted",
         "adapter 'safety' has 32 aliases, the most; remove one first",
@@ -251,7 +256,7 @@ EXAMPLES = {
         "safety@0123456789ab is in use: safety@prod points to it; retire it first, or force",
         "adapter 'safety' was registered or pointed elsewhere by another call meanwhile; look at it and try again",
         "the registration of 'safety' was cancelled",
-        "the number of safety@0123456789ab in engines is that of other@ba9876543210; choose another name",
+        "the number of safety@0123456789ab in engines is taken; choose another name",
         "the catalog has safety already; delete them, or skip what exists",
         "nothing was imported: safety@0123456789ab has no weights in the store",
     ],
@@ -288,6 +293,7 @@ EXAMPLES = {
         "too many clients are watching; retry later",
         "no replica took the call within 600 s; retry later",
         "4 adapters are being fetched, the most at once; retry later",
+        "too many adapters are being fetched for others; retry later",
     ],
     "DrainingError": [
         "this gateway is about to stop; retry at once",

@@ -348,3 +348,25 @@ def test_an_integer_may_be_written_with_a_point() -> None:
     for wrong in ({"max_tokens": 4.5}, {"max_tokens": 1e400}, {"stop_token_ids": [4.0]}):
         with pytest.raises(InvalidRequestError):
             chat(**wrong)
+
+
+def test_and_its_body_stays_as_long_as_it_is() -> None:
+    """Escapes of ASCII would make a text of Chinese twice as long, and a body that fits too long."""
+    body = {"model": "base", "messages": [{"role": "user", "content": "渡船 \U0001f6a2 é" * 1000}], "max_tokens": 4.0}
+    raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    request = parse_body(ChatRequest, raw, len(raw))
+    assert (request.max_tokens, request.messages[0].text) == (4, body["messages"][0]["content"])  # type: ignore[index]
+
+
+def test_and_half_a_character_is_what_it_is_without_the_point() -> None:
+    said = [
+        refused_text(b'{"model": "base", "messages": [{"role": "user", "content": "\\ud800"}], "n": 1%b}' % end)
+        for end in (b"", b".0")
+    ]
+    assert said[0] == said[1]
+
+
+def refused_text(raw: bytes) -> str:
+    with pytest.raises(InvalidRequestError) as refused:
+        parse_body(ChatRequest, raw)
+    return refused.value.message

@@ -28,6 +28,7 @@ class RegistrationRequest:
         alias: that is to point to it too, empty for none.
         weights_sha256: hex digest that its weights must have, empty if any is accepted.
         reason: why, for its history.
+        quota: versions that the owner may have with this one; None: any number.
     """
 
     name: str
@@ -39,6 +40,7 @@ class RegistrationRequest:
     alias: str = ""
     weights_sha256: str = ""
     reason: str = ""
+    quota: int | None = None
 
 
 class AdapterIntake(Protocol):

@@ -16,6 +16,7 @@ from aloraserve.errors import AloraserveError
 class RegistrationStage(StrEnum):
     """What a registration is doing."""
 
+    WAITING = "waiting"
     FETCHING = "fetching"
     CHECKING = "checking"
     STORING = "storing"

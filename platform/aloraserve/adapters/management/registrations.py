@@ -28,6 +28,7 @@ from aloraserve.adapters.catalog.reference import check_alias
 from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.adapters.checks import CheckReport
 from aloraserve.adapters.management.base import AdapterIntake, RegistrationRequest
+from aloraserve.adapters.management.fetch_turns import FetchTurns
 from aloraserve.adapters.management.registration import Registration, RegistrationStage
 from aloraserve.adapters.management.unused import release_unused
 from aloraserve.errors import (
@@ -39,12 +40,9 @@ from aloraserve.errors import (
     AloraserveError,
     InvalidAdapterError,
     InvalidRequestError,
-    OverloadedError,
     UnknownAdapterError,
 )
 
-MAX_RUNNING = 4
-"""Each may bring gigabytes to the disk."""
 MAX_ENDED = 64
 MAX_TRIES = 8
 
@@ -72,7 +70,7 @@ class Registrations:
         self._base_names = base_names
         self._on_change = on_change
         self._clock = clock
-        self._running = 0
+        self._turns = FetchTurns()
         self._known: OrderedDict[str, Registration] = OrderedDict()
 
     async def begin(self, request: RegistrationRequest) -> Registration:
@@ -80,10 +78,10 @@ class Registrations:
         source = await asyncio.to_thread(self._accepted, request)
         seen = await self._catalog.get(request.name)
         _check_free(request, seen)
-        self._check_room()
+        self._check_quota(request)
+        self._turns.enter(request.owner)
         registration = Registration(secrets.token_hex(6), request, source)
         self._keep(registration)
-        self._running += 1
         task = asyncio.create_task(self._run(registration, seen), name="register_adapter")
         registration.run_as(task)
         task.add_done_callback(lambda _: self._end(registration))
@@ -92,13 +90,12 @@ class Registrations:
     async def validate(self, request: RegistrationRequest) -> CheckReport:
         """See the manager's ``validate``."""
         source = await asyncio.to_thread(self._accepted, request)
-        self._check_room()
-        self._running += 1
+        self._turns.enter(request.owner)
         try:
             async with self._fetched(Registration("", request, source)) as folder:
                 return await asyncio.to_thread(self._intake.check, request.name, folder)
         finally:
-            self._running -= 1
+            self._turns.leave(request.owner)
 
     def all(self) -> Sequence[Registration]:
         """See the manager's ``registrations``."""
@@ -127,9 +124,17 @@ class Registrations:
             raise InvalidRequestError(f"the adapter cannot be registered: {problem}", param="name")
         return self._intake.shown(request.source)
 
-    def _check_room(self) -> None:
-        if self._running >= MAX_RUNNING:
-            raise OverloadedError(f"{MAX_RUNNING} adapters are being fetched, the most at once; retry later")
+    def _check_quota(self, request: RegistrationRequest) -> None:
+        """Refuse more versions than an owner may have; other gateways' count once this one knows them."""
+        if request.quota is None:
+            return
+        live = (entry for stored in self._view for entry in stored.record.live)
+        count = sum(entry.owner == request.owner for entry in live) + self._turns.under_way(request.owner)
+        if count >= request.quota:
+            raise AdapterConflictError(
+                f"the tenant has {request.quota} versions of adapters, the most that are accepted, with those that are "
+                "being registered; delete one first"
+            )
 
     def _keep(self, registration: Registration) -> None:
         self._known[registration.id] = registration
@@ -153,7 +158,7 @@ class Registrations:
 
     def _end(self, registration: Registration) -> None:
         """Note the end, also of one that was cancelled before its first step."""
-        self._running -= 1
+        self._turns.leave(registration.request.owner)
         if not registration.stage.is_end:
             name = registration.request.name
             registration.ended(error=AdapterConflictError(f"the registration of {name!r} was cancelled"))
@@ -179,6 +184,19 @@ class Registrations:
 
     @contextlib.asynccontextmanager
     async def _fetched(self, registration: Registration) -> AsyncIterator[Path]:
+        """Have a registration's files in a folder, once it is its turn."""
+        owner = registration.request.owner
+        if not self._turns.is_free(owner):
+            registration.stage = RegistrationStage.WAITING
+        async with self._turns.turn(owner):
+            registration.stage = RegistrationStage.FETCHING
+            folder = await self._fetch(registration)
+            try:
+                yield folder
+            finally:
+                await asyncio.shield(asyncio.to_thread(self._intake.discard, folder))
+
+    async def _fetch(self, registration: Registration) -> Path:
         request = registration.request
         # What is cancelled ends with its next chunk, and leaves nothing.
         stopping = False
@@ -194,15 +212,11 @@ class Registrations:
             )
         )
         try:
-            folder = await asyncio.shield(fetch)
+            return await asyncio.shield(fetch)
         except asyncio.CancelledError:
             stopping = True
             fetch.add_done_callback(self._discard_late)
             raise
-        try:
-            yield folder
-        finally:
-            await asyncio.shield(asyncio.to_thread(self._intake.discard, folder))
 
     def _discard_late(self, fetch: asyncio.Task[Path]) -> None:
         if not fetch.cancelled() and fetch.exception() is None:
@@ -212,10 +226,9 @@ class Registrations:
         self, entry: AdapterEntry, request: RegistrationRequest, seen: StoredRecord | None
     ) -> AdapterEntry:
         """Put the version into the catalog in one step, unless the name is another one's by now."""
-        if other := await asyncio.to_thread(_same_number, entry, list(self._view)):
-            raise AdapterConflictError(
-                f"the number of {entry.shown} in engines is that of {other}; choose another name"
-            )
+        if await asyncio.to_thread(_has_number, entry, list(self._view)):
+            # Whose it is does not concern who asks: it may be another tenant's.
+            raise AdapterConflictError(f"the number of {entry.shown} in engines is taken; choose another name")
         for _ in range(MAX_TRIES):
             stored = await self._catalog.get(entry.name)
             if _state(stored) != _state(seen):
@@ -263,11 +276,11 @@ def _labels(request: RegistrationRequest, report: CheckReport) -> dict[str, str]
     return labels
 
 
-def _same_number(entry: AdapterEntry, others: Sequence[StoredRecord]) -> str:
-    """Return a version that engines could not tell from this one, empty if there is none."""
+def _has_number(entry: AdapterEntry, others: Sequence[StoredRecord]) -> bool:
+    """Return whether there is a version that engines could not distinguish from this one."""
     number, name = entry.ref.engine_id, entry.engine_name
     known = (other for stored in others for other in stored.record.live if other.engine_name != name)
-    return next((other.shown for other in known if other.ref.engine_id == number), "")
+    return any(other.ref.engine_id == number for other in known)
 
 
 def _state(stored: StoredRecord | None) -> tuple[object, object]:

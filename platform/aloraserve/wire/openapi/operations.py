@@ -290,7 +290,7 @@ OPERATIONS: tuple[Operation, ...] = (
     _probe("GET", "/health", "Say so as vLLM does, without a body", errors=(503,)),
     _probe("GET", "/ping", "The same, for SageMaker", errors=(503,)),
     _probe("POST", "/ping", "The same, for SageMaker", errors=(503,)),
-    _probe("GET", "/-/healthz", "Answer as Ray Serve's proxies do"),
+    _probe("GET", "/-/healthz", "Answer as Ray Serve's proxies do", errors=(503,)),
     _probe("GET", "/openapi.json", "Return this document", JSON),
     _probe("GET", "/docs", "Show this document in a browser", "text/html"),
     _probe("GET", "/docs/{file}", "Return a file of that page", "*/*", errors=(404,)),

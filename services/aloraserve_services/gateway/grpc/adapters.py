@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from google.protobuf.message import Message
 
-from aloraserve.adapters.catalog import AdapterRecord, Reference
 from aloraserve.adapters.management import AdapterManager, Registration
 from aloraserve.tenants import Role
 from aloraserve.v1 import adapters_pb2 as messages
-from aloraserve.wire.adapter_answers import entry_json, outcome_json, record_json, report_json
+from aloraserve.wire.adapter_answers import outcome_json, report_json
 from aloraserve.wire.adapters import AdapterCheckRequest, AdapterRequest, AliasRequest, ReasonRequest
 from aloraserve.wire.protobuf import json_of, message_of
 from aloraserve_services.gateway.adapter_access import AdapterAccess
@@ -20,18 +18,18 @@ from aloraserve_services.gateway.adapter_query import entry_query
 from aloraserve_services.gateway.grpc.call import GrpcCall
 from aloraserve_services.gateway.grpc.method import GrpcMethod
 from aloraserve_services.gateway.grpc.requests import parsed, read_body
+from aloraserve_services.gateway.own_adapters import OwnAdapters
 from aloraserve_services.gateway.registration_events import EVENT_EVERY_S
 
 SERVICE = "/aloraserve.v1.Adapters"
-RecordAnswer = Callable[[bytes], Awaitable[AdapterRecord]]
 
 
 class AdapterMethods:
-    """Answers administrators alone, where there are keys.
+    """Answers administrators, and tenants about what is their own, where there are keys.
 
     Args:
         manager: does what is asked for.
-        access: knows what may be registered.
+        access: knows who may ask for what.
     """
 
     def __init__(self, manager: AdapterManager, access: AdapterAccess) -> None:
@@ -44,19 +42,20 @@ class AdapterMethods:
             "Check": self.check,
             "List": self.list,
             "Get": self.get,
-            "SetAlias": _record_method(messages.SetAliasResponse, self.set_alias),
-            "RemoveAlias": _record_method(messages.RemoveAliasResponse, self.remove_alias),
-            "Rollback": _record_method(messages.RollbackResponse, self.roll_back),
-            "Retire": _record_method(messages.RetireResponse, self.retire),
-            "Delete": _record_method(messages.DeleteResponse, self.delete),
+            "SetAlias": self.set_alias,
+            "RemoveAlias": self.remove_alias,
+            "Rollback": self.roll_back,
+            "Retire": self.retire,
+            "Delete": self.delete,
         }
-        found = {f"{SERVICE}/{name}": GrpcMethod(answer=answer, role=Role.ADMIN) for name, answer in answers.items()}
-        return found | {f"{SERVICE}/Register": GrpcMethod(stream=self.register, role=Role.ADMIN)}
+        method = GrpcMethod(role=Role.ADAPTERS)
+        found = {f"{SERVICE}/{name}": method._replace(answer=answer) for name, answer in answers.items()}
+        return found | {f"{SERVICE}/Register": method._replace(stream=self.register)}
 
     async def register(self, message: bytes, call: GrpcCall) -> None:
         """Register an adapter, and send how far it is."""
         body = read_body(AdapterRequest, json_of(parsed(messages.RegisterRequest, message)))
-        registration = await self._manager.register(self._access.registration(call.caller, body))
+        registration = await self._own(call).register(body)
         ending = asyncio.ensure_future(registration.finished())
         while not ending.done():
             await call.write(_progress(registration.as_dict()))
@@ -67,65 +66,57 @@ class AdapterMethods:
     async def check(self, message: bytes, call: GrpcCall) -> Message:
         """Fetch and check an adapter, keep nothing, and report all problems."""
         body = read_body(AdapterCheckRequest, json_of(parsed(messages.CheckRequest, message)))
-        report = await self._manager.validate(self._access.registration(call.caller, body))
-        return message_of(messages.CheckResponse, report_json(report))
+        return message_of(messages.CheckResponse, report_json(await self._own(call).check(body)))
 
     async def list(self, message: bytes, call: GrpcCall) -> Message:
         """List versions by name, a page at a time."""
         content = json_of(parsed(messages.ListRequest, message))
         labels = content.pop("labels", {})
-        page = await self._manager.list(entry_query({name: str(value) for name, value in content.items()}, labels))
-        usages = await asyncio.gather(*map(self._manager.usage, page.entries))
-        shown = [entry_json(entry, usage) for entry, usage in zip(page.entries, usages, strict=True)]
-        return message_of(messages.ListResponse, {"data": shown, "next": page.next})
+        query = entry_query({name: str(value) for name, value in content.items()}, labels)
+        return message_of(messages.ListResponse, await self._own(call).page(query))
 
     async def get(self, message: bytes, call: GrpcCall) -> Message:
         """Say all that is known of an adapter: its versions, where they are, and its aliases."""
         reference = parsed(messages.GetRequest, message).reference
-        record = await self._manager.get(reference)
-        meant = record.meant(Reference.read(reference))
-        usages = await asyncio.gather(*map(self._manager.usage, meant))
-        versions = [entry_json(entry, usage) for entry, usage in zip(meant, usages, strict=True)]
-        return message_of(messages.GetResponse, {"record": record_json(record) | {"versions": versions}})
+        return _record(messages.GetResponse, await self._own(call).get(reference))
 
-    async def set_alias(self, message: bytes) -> AdapterRecord:
+    async def set_alias(self, message: bytes, call: GrpcCall) -> Message:
         """Point an alias to a version, or give a version a share of its conversations."""
         content = json_of(parsed(messages.SetAliasRequest, message))
-        alias = f"{content.pop('name', '')}@{content.pop('alias', '')}"
-        body = read_body(AliasRequest, content)
-        if body.share is None:
-            return await self._manager.point(alias, body.target, reason=body.reason)
-        return await self._manager.canary(alias, body.target, body.share, reason=body.reason)
+        name, alias = content.pop("name", ""), content.pop("alias", "")
+        record = await self._own(call).set_alias(name, alias, read_body(AliasRequest, content))
+        return _record(messages.SetAliasResponse, record)
 
-    async def remove_alias(self, message: bytes) -> AdapterRecord:
+    async def remove_alias(self, message: bytes, call: GrpcCall) -> Message:
         """Remove an alias; the versions stay."""
         request = parsed(messages.RemoveAliasRequest, message)
-        return await self._manager.remove_alias(f"{request.name}@{request.alias}")
+        return _record(messages.RemoveAliasResponse, await self._own(call).remove_alias(request.name, request.alias))
 
-    async def roll_back(self, message: bytes) -> AdapterRecord:
+    async def roll_back(self, message: bytes, call: GrpcCall) -> Message:
         """Point an alias where it pointed before."""
         request = parsed(messages.RollbackRequest, message)
-        alias = f"{request.name}@{request.alias}"
-        return await self._manager.roll_back(alias, reason=_reason(request.reason))
+        record = await self._own(call).roll_back(request.name, request.alias, _reason(request.reason))
+        return _record(messages.RollbackResponse, record)
 
-    async def retire(self, message: bytes) -> AdapterRecord:
+    async def retire(self, message: bytes, call: GrpcCall) -> Message:
         """Have an adapter, or a version, take no new calls."""
         request = parsed(messages.RetireRequest, message)
-        return await self._manager.retire(request.reference, reason=_reason(request.reason))
+        return _record(
+            messages.RetireResponse, await self._own(call).retire(request.reference, _reason(request.reason))
+        )
 
-    async def delete(self, message: bytes) -> AdapterRecord:
+    async def delete(self, message: bytes, call: GrpcCall) -> Message:
         """Delete an adapter or a version; one in use only by force."""
         request = parsed(messages.DeleteRequest, message)
-        return await self._manager.delete(request.reference, reason=_reason(request.reason), force=request.force)
+        record = await self._own(call).delete(request.reference, _reason(request.reason), force=request.force)
+        return _record(messages.DeleteResponse, record)
+
+    def _own(self, call: GrpcCall) -> OwnAdapters:
+        return OwnAdapters(self._manager, self._access, call.caller)
 
 
-def _record_method(kind: type[Message], change: RecordAnswer) -> Callable[[bytes, GrpcCall], Awaitable[Message]]:
-    """Return a method that answers with an adapter's record."""
-
-    async def answer(message: bytes, call: GrpcCall) -> Message:
-        return message_of(kind, {"record": record_json(await change(message))})
-
-    return answer
+def _record(kind: type[Message], record: dict[str, Any]) -> Message:
+    return message_of(kind, {"record": record})
 
 
 def _reason(text: str) -> str:

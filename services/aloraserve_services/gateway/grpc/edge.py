@@ -163,7 +163,7 @@ class GrpcEdge(grpc.GenericRpcHandler):
     def _admitted(self, method: GrpcMethod, metadata: Mapping[str, str]) -> Caller:
         if method.is_open:
             return UNTENANTED
-        if method.needs_slot:
+        if method.is_call:
             self._slots.check()
         return self._tenants.authenticate(metadata.get("authorization"), method.role)
 

@@ -43,7 +43,7 @@ class InferenceMethods:
         """Return the methods by their names."""
         answers = {"Chat": self.chat, "Complete": self.complete}
         streams = {"ChatStream": self.chat_stream, "CompleteStream": self.complete_stream}
-        call = GrpcMethod(needs_slot=True, is_call=True)
+        call = GrpcMethod(is_call=True)
         return {f"{SERVICE}/{name}": call._replace(answer=answer) for name, answer in answers.items()} | {
             f"{SERVICE}/{name}": call._replace(stream=stream) for name, stream in streams.items()
         }

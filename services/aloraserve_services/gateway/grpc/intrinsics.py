@@ -32,7 +32,7 @@ class IntrinsicMethods:
 
     def methods(self) -> dict[str, GrpcMethod]:
         """Return the method by its name."""
-        return {"/aloraserve.v1.Intrinsics/Run": GrpcMethod(answer=self.run, needs_slot=True)}
+        return {"/aloraserve.v1.Intrinsics/Run": GrpcMethod(answer=self.run, is_call=True)}
 
     async def run(self, message: bytes, call: GrpcCall) -> Message:
         """Run intrinsics over a conversation."""

@@ -27,8 +27,8 @@ class GrpcMethod(NamedTuple):
         talk: of one with several requests too.
         role: that the caller needs.
         is_open: whether nobody needs a key.
-        needs_slot: whether it is refused while the gateway drains, or has no room for another call.
-        is_call: whether it is a call of a model: it has a span, and counts as in progress.
+        is_call: whether it is a call of a model: it has a span, counts as in progress, and is refused while the gateway
+            drains or has no room for another one.
     """
 
     answer: Answer | None = None
@@ -36,7 +36,6 @@ class GrpcMethod(NamedTuple):
     talk: Talk | None = None
     role: Role | None = Role.INVOKE
     is_open: bool = False
-    needs_slot: bool = False
     is_call: bool = False
 
 

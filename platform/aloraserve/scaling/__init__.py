@@ -1,0 +1,1 @@
+"""How many engine replicas a fleet needs, and which of them leaves."""

@@ -1,0 +1,137 @@
+"""How many replicas a load needs so that nearly all calls meet their objectives: the model behind a target.
+
+An engine's steps compute prompts and answers together. Of each second, prompts that arrive take ``p`` and the answers'
+tokens ``c``, as long as the steps' fixed part is not counted; what is left over is steps' fixed parts ``f``. So an
+answer gets a token every ``f / (1 - p - c)`` seconds. Prompts wait in line before as many engines as there are: the
+mean wait is Sakasegawa's for M/G/n (Sakasegawa, "An approximation formula L_q = a * rho^b / (1 - rho)", 1977).
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from aloraserve.scaling.base import Reason
+
+NEARLY_ALL = 3.0
+"""Times the mean is what 95 of 100 do not exceed, of times that are distributed exponentially."""
+MOST_BUSY = 0.95
+MOST_KV_USAGE = 0.9
+LEAST_WAIT_SHARE = 0.25
+"""Of the objective, where the calls' own prefill takes nearly all of it: more replicas make no prefill shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetLoad:
+    """What a fleet has to do, whatever the number of its replicas.
+
+    Args:
+        calls_per_s: that arrive.
+        prefill_s_per_s: seconds of prefill per second.
+        decode_s_per_s: seconds that the tokens of answers take per second, without the steps' fixed parts.
+        call_prefill_s: mean prefill of a call.
+        call_squares_s2: mean of its square.
+        step_s: fixed part of a step with answers; 0: unknown.
+        backlog_s: prefill that is queued.
+        late_backlog_s: prefill that will be, when a replica that is asked for now is there.
+        start_s: when that is.
+        used_replicas: replicas whose KV cache, or whose requests, running answers fill.
+    """
+
+    calls_per_s: float = 0.0
+    prefill_s_per_s: float = 0.0
+    decode_s_per_s: float = 0.0
+    call_prefill_s: float = 0.0
+    call_squares_s2: float = 0.0
+    step_s: float = 0.0
+    backlog_s: float = 0.0
+    late_backlog_s: float = 0.0
+    start_s: float = 0.0
+    used_replicas: float = 0.0
+
+    @property
+    def busy(self) -> float:
+        """Engines that the load keeps busy."""
+        return self.prefill_s_per_s + self.decode_s_per_s
+
+    def _share(self, replicas: int) -> float:
+        """Return the share of its time that each of so many replicas is busy; above 1 there is too much to do."""
+        if self.busy <= 0:
+            return 0.0
+        return self.busy / replicas if replicas > 0 else math.inf
+
+    def wait_s(self, replicas: int) -> float:
+        """Return the mean time that a call waits for an engine; infinite if there is too much to do."""
+        share = self._share(replicas)
+        if share >= 1:
+            return math.inf
+        if share <= 0 or self.call_prefill_s <= 0:
+            return 0.0
+        variation = max(self.call_squares_s2 / self.call_prefill_s**2, 1.0) / 2
+        queue = math.pow(share, math.sqrt(2 * (replicas + 1)) - 1) / (replicas * (1 - share))
+        return self.call_prefill_s * variation * queue
+
+    def ttft_s(self, replicas: int) -> float:
+        """Return the time to first token that nearly all calls have."""
+        return NEARLY_ALL * (self.call_prefill_s + self.wait_s(replicas)) + self.step_s
+
+    def itl_s(self, replicas: int) -> float:
+        """Return the time between two tokens of an answer; 0 if that is unknown."""
+        share = self._share(replicas)
+        return self.step_s / (1 - share) if share < 1 else math.inf
+
+    def grown(self, share: float) -> FleetLoad:
+        """Return the load with more of everything that arrives."""
+        grown = ("calls_per_s", "prefill_s_per_s", "decode_s_per_s", "used_replicas")
+        return replace(self, **{name: getattr(self, name) * (1 + share) for name in grown})
+
+
+def needed(load: FleetLoad, *, ttft_objective_s: float, itl_objective_s: float, most: int) -> tuple[int, Reason]:
+    """Return the fewest replicas that the load needs, at most ``most``, and what needs them.
+
+    Args:
+        load: of the fleet.
+        ttft_objective_s: time to first token for nearly all calls.
+        itl_objective_s: time between two tokens of an answer; 0: any.
+        most: more than so many are of no interest.
+    """
+    asked = {
+        Reason.TTFT: _fewest(most, lambda count: _meets_ttft(load, count, ttft_objective_s)),
+        Reason.ITL: _fewest(most, lambda count: _meets_itl(load, count, itl_objective_s)),
+        Reason.BACKLOG: _for_backlog(load, ttft_objective_s),
+        Reason.KV_CACHE: _least(load.used_replicas / MOST_KV_USAGE),
+    }
+    reason = max(asked, key=lambda reason: asked[reason])
+    return min(asked[reason], most), reason
+
+
+def _meets_ttft(load: FleetLoad, replicas: int, objective_s: float) -> bool:
+    if load.busy > MOST_BUSY * replicas:
+        return False
+    wait_s = max(objective_s - NEARLY_ALL * load.call_prefill_s - load.step_s, LEAST_WAIT_SHARE * objective_s)
+    return NEARLY_ALL * load.wait_s(replicas) <= wait_s
+
+
+def _meets_itl(load: FleetLoad, replicas: int, objective_s: float) -> bool:
+    if objective_s <= load.step_s:
+        # Any number of replicas would miss it.
+        return True
+    return load.itl_s(replicas) <= objective_s
+
+
+def _for_backlog(load: FleetLoad, objective_s: float) -> int:
+    """Return the fewest that work off, in as long as they take to start, what will be queued by then."""
+    if load.late_backlog_s <= 0:
+        return 0
+    return _least(load.busy + load.late_backlog_s / max(load.start_s, objective_s))
+
+
+def _fewest(most: int, is_enough: Callable[[int], bool]) -> int:
+    """Return the fewest that are enough, ``most`` if none of those below it are; more are never worse."""
+    return bisect.bisect_left(range(most), True, key=is_enough)
+
+
+def _least(replicas: float) -> int:
+    return math.ceil(replicas - 1e-9)
