@@ -11,8 +11,13 @@
 {{- add (ceil (float64 $drain)) (ceil (float64 $delay)) -}}
 {{- end -}}
 
+{{- /* What preStop has: for replacements elsewhere, and then for running answers. */ -}}
+{{- define "aloraserve.withinSeconds" -}}
+{{- add (include "aloraserve.drainSeconds" . | int) (int .Values.rollout.replacementSeconds) 10 -}}
+{{- end -}}
+
 {{- define "aloraserve.graceSeconds" -}}
-{{- add (include "aloraserve.drainSeconds" . | int) 60 -}}
+{{- add (include "aloraserve.withinSeconds" . | int) 60 -}}
 {{- end -}}
 
 {{- /* Engines of a pod of a group: root and group. */ -}}
@@ -89,7 +94,7 @@ tls_client_ca: /etc/aloraserve/tls/ca.crt
 {{- end }}
 {{- end }}
 key_pepper_file: /etc/aloraserve/pepper/pepper
-state_dir: {{ $v.paths.state }}
+state_dir: {{ $v.paths.state | quote }}
 model: {{ $v.model.name | quote }}
 {{- with $v.model.servedName }}
 served_name: {{ . | quote }}
@@ -100,7 +105,7 @@ engine: {{ eq $v.engines.profile "simulated" | ternary "simulated" "vllm" }}
 engine_args: {{ . }}
 {{- end }}
 {{- if $v.adapters.existingClaim }}
-adapters_dir: {{ $v.adapters.mountPath }}
+adapters_dir: {{ $v.adapters.mountPath | quote }}
 {{- end }}
 {{- if include "aloraserve.claim" (dict "root" . "claim" $v.adapters.store "name" "adapter-store") }}
 adapter_store: /var/lib/aloraserve-adapters

@@ -24,8 +24,8 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 
 {{- define "aloraserve.env" -}}
 {{- $v := .root.Values -}}
-- {name: HOME, value: {{ $v.paths.state }}}
-- {name: XDG_CACHE_HOME, value: {{ $v.paths.cache }}}
+- {name: HOME, value: {{ $v.paths.state | quote }}}
+- {name: XDG_CACHE_HOME, value: {{ $v.paths.cache | quote }}}
 - {name: PYTHONDONTWRITEBYTECODE, value: "1"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 {{- if eq $v.engines.profile "simulated" }}
@@ -37,19 +37,19 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 {{- if eq .role "head" }}
 {{- with $v.keys.apiKeys }}{{ if .secretName }}
 - name: ALORASERVE_API_KEYS
-  valueFrom: {secretKeyRef: {name: {{ .secretName }}, key: {{ .secretKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ .secretName | quote }}, key: {{ .secretKey | quote }}}}
 {{- end }}{{ end }}
 {{- with $v.keys.adminKeys }}{{ if .secretName }}
 - name: ALORASERVE_ADMIN_KEYS
-  valueFrom: {secretKeyRef: {name: {{ .secretName }}, key: {{ .secretKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ .secretName | quote }}, key: {{ .secretKey | quote }}}}
 {{- end }}{{ end }}
 {{- end }}
 {{- with $v.model.hfToken }}{{ if and .secretName (ne $.role "head") }}
 - name: HF_TOKEN
-  valueFrom: {secretKeyRef: {name: {{ .secretName }}, key: {{ .secretKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ .secretName | quote }}, key: {{ .secretKey | quote }}}}
 {{- end }}{{ end }}
 {{- range $name, $value := $v.otel.env }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+- {name: {{ $name | quote }}, value: {{ $value | quote }}}
 {{- end }}
 {{- with .pod.env }}
 {{ toYaml . }}
@@ -61,15 +61,15 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 {{- $redis := .Values.redis -}}
 {{- if $redis.bundled.enabled }}
 - name: BUNDLED_REDIS_PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ include "aloraserve.redisSecret" . }}, key: password}}
+  valueFrom: {secretKeyRef: {name: {{ include "aloraserve.redisSecret" . | quote }}, key: password}}
 - name: ALORASERVE_REDIS_URL
   value: redis://default:$(BUNDLED_REDIS_PASSWORD)@{{ include "aloraserve.fullname" . }}-redis:6379/0
 {{- else }}
 - name: ALORASERVE_REDIS_URL
-  valueFrom: {secretKeyRef: {name: {{ $redis.external.secretName }}, key: {{ $redis.external.urlKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ $redis.external.secretName | quote }}, key: {{ $redis.external.urlKey | quote }}}}
 {{- with $redis.external.cellUrlsKey }}
 - name: ALORASERVE_CELL_REDIS_URLS
-  valueFrom: {secretKeyRef: {name: {{ $redis.external.secretName }}, key: {{ . }}}}
+  valueFrom: {secretKeyRef: {name: {{ $redis.external.secretName | quote }}, key: {{ . | quote }}}}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -80,35 +80,35 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 - {name: tmp, emptyDir: {sizeLimit: {{ .pod.tmpSize }}}}
 - {name: dshm, emptyDir: {medium: Memory, sizeLimit: {{ .pod.shmSize }}}}
 {{- with include "aloraserve.claim" (dict "root" .root "claim" $v.model.cache "name" "cache") }}
-- {name: cache, persistentVolumeClaim: {claimName: {{ . }}}}
+- {name: cache, persistentVolumeClaim: {claimName: {{ . | quote }}}}
 {{- else }}
 - {name: cache, emptyDir: {sizeLimit: {{ $v.model.cache.sizeLimit }}}}
 {{- end }}
 {{- if ne .role "head" }}
 {{- with $v.model.existingClaim }}
-- {name: model, persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}}
+- {name: model, persistentVolumeClaim: {claimName: {{ . | quote }}, readOnly: true}}
 {{- end }}
 {{- with $v.adapters.existingClaim }}
-- {name: adapters, persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}}
+- {name: adapters, persistentVolumeClaim: {claimName: {{ . | quote }}, readOnly: true}}
 {{- end }}
 {{- with include "aloraserve.claim" (dict "root" .root "claim" $v.adapters.store "name" "adapter-store") }}
-- {name: adapter-store, persistentVolumeClaim: {claimName: {{ . }}}}
+- {name: adapter-store, persistentVolumeClaim: {claimName: {{ . | quote }}}}
 {{- end }}
 {{- end }}
 {{- if eq .role "gateway" }}
 - name: pepper
   secret:
-    secretName: {{ include "aloraserve.pepperSecret" .root }}
+    secretName: {{ include "aloraserve.pepperSecret" .root | quote }}
     defaultMode: 0440
-    items: [{key: {{ $v.keys.pepper.secretKey }}, path: pepper}]
+    items: [{key: {{ $v.keys.pepper.secretKey | quote }}, path: pepper}]
 {{- if $v.tls.enabled }}
 - name: tls
-  secret: {secretName: {{ $v.tls.secretName }}, defaultMode: 0440}
+  secret: {secretName: {{ $v.tls.secretName | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end }}
 {{- with and (not $v.redis.bundled.enabled) $v.redis.external.filesSecretName }}
 - name: redis-files
-  secret: {secretName: {{ . }}, defaultMode: 0440}
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- with .pod.extraVolumes }}
 {{ toYaml . }}
@@ -117,16 +117,16 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 
 {{- define "aloraserve.mounts" -}}
 {{- $v := .root.Values -}}
-- {name: state, mountPath: {{ $v.paths.state }}}
+- {name: state, mountPath: {{ $v.paths.state | quote }}}
 - {name: tmp, mountPath: /tmp}
 - {name: dshm, mountPath: /dev/shm}
-- {name: cache, mountPath: {{ $v.paths.cache }}}
+- {name: cache, mountPath: {{ $v.paths.cache | quote }}}
 {{- if ne .role "head" }}
 {{- if $v.model.existingClaim }}
-- {name: model, mountPath: {{ $v.model.mountPath }}, readOnly: true{{ with $v.model.subPath }}, subPath: {{ . }}{{ end }}}
+- {name: model, mountPath: {{ $v.model.mountPath | quote }}, readOnly: true{{ with $v.model.subPath }}, subPath: {{ . | quote }}{{ end }}}
 {{- end }}
 {{- if $v.adapters.existingClaim }}
-- {name: adapters, mountPath: {{ $v.adapters.mountPath }}, readOnly: true{{ with $v.adapters.subPath }}, subPath: {{ . }}{{ end }}}
+- {name: adapters, mountPath: {{ $v.adapters.mountPath | quote }}, readOnly: true{{ with $v.adapters.subPath }}, subPath: {{ . | quote }}{{ end }}}
 {{- end }}
 {{- if include "aloraserve.claim" (dict "root" .root "claim" $v.adapters.store "name" "adapter-store") }}
 - {name: adapter-store, mountPath: /var/lib/aloraserve-adapters}
@@ -223,7 +223,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ $isScaling | ternary (printf "%s-head" (include "aloraserve.fullname" .root)) (include "aloraserve.serviceAccount" .root) }}
+  serviceAccountName: {{ $isScaling | ternary (printf "%s-head" (include "aloraserve.fullname" .root)) (include "aloraserve.serviceAccount" .root) | quote }}
   automountServiceAccountToken: {{ $isScaling }}
   enableServiceLinks: false
   restartPolicy: {{ $v.autoscaling.enabled | ternary "Never" "Always" }}
@@ -252,7 +252,7 @@ spec:
   {{- end }}
   containers:
     - name: {{ .container }}
-      image: {{ .image }}
+      image: {{ .image | quote }}
       imagePullPolicy: {{ $v.image.pullPolicy }}
       env:
         {{- include "aloraserve.env" . | trim | nindent 8 }}
@@ -272,7 +272,7 @@ spec:
         preStop:
           exec:
             # Serve moves what is on this node, and its running answers end, before Ray is told to.
-            command: [python, -m, aloraserve_services.node_drain, --within, {{ add (include "aloraserve.drainSeconds" .root) 30 | quote }}]
+            command: [python, -m, aloraserve_services.node_drain, --within, {{ include "aloraserve.withinSeconds" .root | quote }}]
       {{- end }}
       volumeMounts:
         {{- include "aloraserve.mounts" . | nindent 8 }}

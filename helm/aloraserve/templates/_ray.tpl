@@ -18,16 +18,16 @@ gcsFaultToleranceOptions:
   {{- if .Values.redis.bundled.enabled }}
   redisAddress: redis://{{ include "aloraserve.fullname" . }}-redis:6379
   redisPassword:
-    valueFrom: {secretKeyRef: {name: {{ include "aloraserve.redisSecret" . }}, key: password}}
+    valueFrom: {secretKeyRef: {name: {{ include "aloraserve.redisSecret" . | quote }}, key: password}}
   {{- else }}
-  redisAddress: {{ $ft.redisAddress }}
+  redisAddress: {{ $ft.redisAddress | quote }}
   {{- with $ft.username }}{{ if .secretName }}
   redisUsername:
-    valueFrom: {secretKeyRef: {name: {{ .secretName }}, key: {{ .secretKey }}}}
+    valueFrom: {secretKeyRef: {name: {{ .secretName | quote }}, key: {{ .secretKey | quote }}}}
   {{- end }}{{ end }}
   {{- with $ft.password }}{{ if .secretName }}
   redisPassword:
-    valueFrom: {secretKeyRef: {name: {{ .secretName }}, key: {{ .secretKey }}}}
+    valueFrom: {secretKeyRef: {name: {{ .secretName | quote }}, key: {{ .secretKey | quote }}}}
   {{- end }}{{ end }}
   {{- end }}
 {{- end -}}

@@ -1,0 +1,131 @@
+"""Every profile and every set of values makes objects that Kubernetes, KubeRay and Serve know."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+from support.chart_values import SETS
+from support.helm_tools import CHART, objects, of_kind, render, serve_config, tool
+from support.kubernetes_schemas import VERSIONS, check_kubernetes, is_kubernetes, ray_service_faults
+
+from aloraserve.settings import settings_from_arguments
+
+PROFILES = sorted((CHART / "ci").glob("*-values.yaml"))
+CASES = [path.name for path in PROFILES] + sorted(SETS)
+OF_THE_POD = {"key_pepper_file", "tls_certificate", "tls_key", "tls_client_ca"}
+"""Settings that name files of the pod."""
+
+
+@cache
+def rendered(case: str) -> str:
+    """Return what the chart makes of a profile or a set of values."""
+    return render(SETS[case]) if case in SETS else render({}, CHART / "ci" / case)
+
+
+def unknown_keys(given: Any, known: Any, at: str = "") -> list[str]:
+    """Return the keys of a Serve config that its schema has dropped."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        dropped = [f"{at}.{key}" for key in given if key not in known]
+        return dropped + [
+            fault for key in given if key in known for fault in unknown_keys(given[key], known[key], f"{at}.{key}")
+        ]
+    if isinstance(given, list) and isinstance(known, list):
+        return [fault for pair in zip(given, known, strict=True) for fault in unknown_keys(*pair, f"{at}[]")]
+    return []
+
+
+def test_helm_finds_nothing_to_complain_of() -> None:
+    profiles = [part for path in PROFILES for part in ("--values", str(path))]
+    for values in ([], profiles[:2], profiles[2:4], profiles[4:6], profiles[6:8]):
+        done = subprocess.run(
+            [tool("helm"), "lint", "--strict", str(CHART), *values], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_there_are_at_least_forty_sets() -> None:
+    assert len(SETS) >= 40
+    assert len(PROFILES) == 4
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.name)
+def test_every_object_of_a_profile_is_known_to_every_version_of_kubernetes(profile: Path) -> None:
+    for found in filter(is_kubernetes, objects(rendered(profile.name))):
+        for version in VERSIONS:
+            check_kubernetes(found, version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_of_the_sets_is_known_to_some_version(version: str) -> None:
+    """Each kind of difference once: what many sets share is checked with the first."""
+    seen: set[str] = set()
+    for number, case in enumerate(sorted(SETS)):
+        for found in filter(is_kubernetes, objects(rendered(case))):
+            content = json.dumps(found, sort_keys=True)
+            if found["kind"] != "Secret" and content not in seen:
+                seen.add(content)
+                if (len(seen) + number) % len(VERSIONS) == VERSIONS.index(version):
+                    check_kubernetes(found, version)
+
+
+def test_a_key_that_kubernetes_does_not_know_is_found() -> None:
+    service = of_kind(objects(rendered("nothing")), "Service", "r-aloraserve")
+    service["spec"]["selectors"] = {}
+    with pytest.raises(Exception, match="selectors"):
+        check_kubernetes(service, VERSIONS[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_ray_service_is_one_of_kuberays(case: str) -> None:
+    assert ray_service_faults(of_kind(objects(rendered(case)), "RayService")) == []
+
+
+def test_a_key_that_kuberay_does_not_know_is_found() -> None:
+    service = of_kind(objects(rendered("nothing")), "RayService")
+    service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["replica"] = 2
+    assert ray_service_faults(service)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_serve_config_has_no_key_that_serve_would_ignore_and_no_setting_that_is_refused(case: str) -> None:
+    config = serve_config(objects(rendered(case)))
+    parsed = ServeDeploySchema.model_validate(config).model_dump(exclude_unset=True)
+    assert unknown_keys(config, parsed) == []
+    arguments = config["applications"][0]["args"]
+    settings = settings_from_arguments(arguments | {"redis_url": "redis://redis:6379/0"})
+    if case == "cells":
+        assert settings.cells == 2
+    assert {name for name in OF_THE_POD if name in arguments} >= {"key_pepper_file"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_names_are_short_enough_and_no_two_objects_have_the_same(case: str) -> None:
+    found = [(each["kind"], each["metadata"]["name"]) for each in objects(rendered(case))]
+    assert len(found) == len(set(found))
+    assert all(len(name) <= 63 for _, name in found)
+
+
+def test_kubectl_reads_every_object(tmp_path: Path) -> None:
+    """Client-side, without a cluster: it knows none of the kinds and asks none."""
+    for profile in PROFILES:
+        file = tmp_path / profile.name
+        file.write_text(rendered(profile.name))
+        command = [tool("kubectl"), "create", "--dry-run=client", "--validate=false", "-o", "name", "-f", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        if "connection refused" in done.stderr or "couldn't get current server API group list" in done.stderr:
+            pytest.skip("kubectl asks a cluster for the kinds, even without one")
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.split()) == len(objects(rendered(profile.name)))
+
+
+def test_a_document_of_a_profile_stays_valid_yaml_for_every_reader() -> None:
+    """Helm's own reader takes more than others do."""
+    for profile in PROFILES:
+        assert list(yaml.safe_load_all(rendered(profile.name)))
