@@ -94,7 +94,7 @@ gpu-check: ## Check the plugin on a GPU and measure it, ten minutes; needs an un
 test: install-dev ## Run every test, real engines and the whole platform included (ARGS="...")
 	@$(BIN)/python tests/lanes.py $(ARGS)
 
-test-all: install-dev ## Run every test, the slow ones of the plugin too (several workers)
+test-all: install-dev ## Run every test, the slow ones too (engines with several workers)
 	@$(BIN)/python tests/lanes.py --all $(ARGS)
 
 coverage: install-dev ## Run what test-fast runs and show which lines it covers

@@ -229,6 +229,7 @@ async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Pa
         assert await order_of(one, {"last": 7, "first": -5, "middle": 3}) == ["first", "middle", "last"]
 
 
+@pytest.mark.slow
 async def test_an_engine_over_three_workers_answers_as_transformers_and_peft_do(
     tmp_path: Path, model_path: Path, written: list[Path]
 ) -> None:

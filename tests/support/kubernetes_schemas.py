@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 VERSIONS = tuple(f"1.{minor}" for minor in range(30, 38))
-CRDS = "ALORASERVE_KUBERAY_CRDS"
+CRDS = "KUBERAY_CRDS"
 """A folder with KubeRay's CustomResourceDefinitions: ``helm-chart/kuberay-operator/crds`` of its repository."""
 OTHERS = ("ray.io", "monitoring.coreos.com", "gateway.networking.k8s.io")
 """Groups of objects that Kubernetes itself does not know."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ray.serve.schema import ServeDeploySchema
 from support.chart_values import SETS
 from support.helm_tools import CHART, objects, of_kind, render, serve_config, tool
@@ -113,19 +112,31 @@ def test_names_are_short_enough_and_no_two_objects_have_the_same(case: str) -> N
 
 
 def test_kubectl_reads_every_object(tmp_path: Path) -> None:
-    """Client-side, without a cluster: it knows none of the kinds and asks none."""
+    """Client-side and without a cluster: a change that is not sent anywhere."""
     for profile in PROFILES:
         file = tmp_path / profile.name
         file.write_text(rendered(profile.name))
-        command = [tool("kubectl"), "create", "--dry-run=client", "--validate=false", "-o", "name", "-f", str(file)]
+        command = [tool("kubectl"), "label", "--local", "--dry-run=client", "-o", "name", "-f", str(file), "seen=yes"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        if "connection refused" in done.stderr or "couldn't get current server API group list" in done.stderr:
-            pytest.skip("kubectl asks a cluster for the kinds, even without one")
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.split()) == len(objects(rendered(profile.name)))
 
 
-def test_a_document_of_a_profile_stays_valid_yaml_for_every_reader() -> None:
-    """Helm's own reader takes more than others do."""
-    for profile in PROFILES:
-        assert list(yaml.safe_load_all(rendered(profile.name)))
+def test_names_that_yaml_reads_as_something_else_stay_names(tmp_path: Path) -> None:
+    """A release, a namespace, a group and Secrets called like booleans and numbers."""
+    values = {
+        "fullnameOverride": "on",
+        "engines": {"groups": [{"name": "no"}]},
+        "model": {"servedName": "1e3", "existingClaim": "123", "hfToken": {"secretName": "1", "secretKey": "y"}},
+        "keys": {"apiKeys": {"secretName": "true", "secretKey": "null"}},
+    }
+    text = render(values, release="y")
+    file = tmp_path / "objects.yaml"
+    file.write_text(text)
+    command = [tool("kubectl"), "label", "--local", "--dry-run=client", "-o", "name", "-f", str(file), "seen=yes"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = objects(text)
+    assert serve_config(found)["applications"][0]["args"]["served_name"] == "1e3"
+    for each in filter(is_kubernetes, found):
+        check_kubernetes(each, VERSIONS[-1])
