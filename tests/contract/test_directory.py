@@ -82,6 +82,62 @@ async def alive(directory: Directory, replica: str = "a", incarnation: str = "1"
     await directory.publish(ReplicaState(replica, incarnation), ttl_s=ttl_s)
 
 
+class TestLeavingMarks:
+    async def test_a_mark_shows_in_lookups_and_states_at_once(self, directory: Directory) -> None:
+        await alive(directory, "a")
+        await alive(directory, "b")
+        await directory.apply("a", "1", stored=place(keys(2)))
+        await directory.mark_leaving("a")
+        found = {each.state.replica: each for each in await directory.lookup(keys(2))}
+        assert (found["a"].state.is_leaving, found["b"].state.is_leaving) == (True, False)
+        assert found["a"].held_blocks == 2
+        assert [state.is_leaving for state in await directory.states()] == [True, False]
+
+    async def test_a_mark_survives_what_the_replica_publishes(self, directory: Directory) -> None:
+        await directory.mark_leaving("a")
+        await alive(directory, "a")
+        assert (await one(directory, [])).state.is_leaving
+        await directory.publish(ReplicaState("a", "2", load=ReplicaLoad(running=1)), ttl_s=60)
+        [state] = await directory.states()
+        assert (state.is_leaving, state.incarnation, state.load.running) == (True, "2", 1)
+
+    async def test_a_mark_of_another_object_is_noticed(self, make: Make) -> None:
+        gateway, policy = make(), make()
+        if isinstance(gateway, MemoryDirectory):
+            pytest.skip("one process has one")
+        await alive(policy, "a")
+        assert not (await one(gateway, [])).state.is_leaving
+        await policy.mark_leaving("a")
+
+        async def is_shown() -> bool:
+            return (await one(gateway, [])).state.is_leaving
+
+        await eventually(is_shown)
+
+    async def test_a_mark_is_taken_back(self, directory: Directory) -> None:
+        await alive(directory, "a")
+        await directory.mark_leaving("a")
+        assert (await one(directory, [])).state.is_leaving
+        await directory.mark_leaving("a", ttl_s=0)
+        await directory.mark_leaving("never seen", ttl_s=0)
+        assert not (await one(directory, [])).state.is_leaving
+
+    async def test_a_mark_whose_writer_died_expires(self, directory: Directory) -> None:
+        await alive(directory, "a")
+        await directory.mark_leaving("b", ttl_s=60)
+        await directory.mark_leaving("a", ttl_s=SHORT_S)
+
+        async def is_over() -> bool:
+            return not (await one(directory, [])).state.is_leaving
+
+        await eventually(is_over)
+        assert [state.is_leaving for state in await directory.states()] == [False]
+
+    async def test_a_replica_cannot_mark_itself_by_its_state(self, directory: Directory) -> None:
+        await directory.publish(ReplicaState("a", "1", is_leaving=True), ttl_s=60)
+        assert not (await one(directory, [])).state.is_leaving
+
+
 class TestLeases:
     async def test_a_published_state_comes_back_whole(self, directory: Directory) -> None:
         state = ReplicaState(

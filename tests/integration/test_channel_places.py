@@ -13,6 +13,8 @@ import pytest
 from support.channel_fleet import ChannelFleet, answered, channel_fleet, until
 from support.pool_replica import CAPACITY, call_of, running
 
+from aloraserve.directory.base import Candidate, ReplicaState
+from aloraserve.routing.leaving import LeavingReplicas
 from aloraserve.routing.receipts import Outcome
 from aloraserve_services.channel.connection import ChannelLostError
 from aloraserve_services.channel.replies import CREDITS
@@ -177,6 +179,32 @@ async def test_a_drain_is_bounded(fleet: ChannelFleet) -> None:
         await place.send(call_of("hold-1")).__anext__()
         await fleet.servers["a"].drain(0.05)
         assert fleet.servers["a"].running == 1
+
+
+async def test_a_replica_that_leaves_gets_no_new_calls_and_ends_what_it_has(tmp_path: Path) -> None:
+    """Calls wait for the others, though it has room; only where nobody stays it goes on to serve."""
+    leaving = LeavingReplicas(clock=lambda: 0.0)
+    async with (
+        channel_fleet(tmp_path, "a", "b") as fleet,
+        fleet.gateway(leaving=leaving) as (pool, _),
+        contextlib.AsyncExitStack() as held,
+    ):
+        begun = await held.enter_async_context(pool.reserve(["a"]))
+        replies = begun.send(call_of("plain-3"))
+        leaving.note([_candidate("a", leaving=True), _candidate("b")])
+        places = [await held.enter_async_context(pool.reserve(["a", "b"])) for _ in range(CAPACITY)]
+        assert {place.replica for place in places} == {"b"}, "also where the rank was made before the mark"
+        waiting = asyncio.create_task(answered(pool))
+        await until(lambda: pool.waiting == 1, "b is full, and a takes no more")
+        assert [reply.text async for reply in replies], "what ran there ends whole"
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        leaving.note([_candidate("a", leaving=True), _candidate("b", leaving=True)])
+        assert await answered(pool), "where all leave the calls have nowhere else to go"
+
+
+def _candidate(replica: str, *, leaving: bool = False) -> Candidate:
+    return Candidate(ReplicaState(replica, "1", is_leaving=leaving))
 
 
 async def test_a_replica_that_serve_drops_ends_what_it_has(fleet: ChannelFleet) -> None:

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from aloraserve.routing.leaving import LeavingReplicas
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.replica_pool import Reservation
 from aloraserve_services.channel.endpoint import Endpoint
@@ -76,11 +78,12 @@ class ChannelFleet:
 
     @asynccontextmanager
     async def gateway(
-        self, handle: object = None, max_queued: int = MAX_QUEUED
+        self, handle: object = None, max_queued: int = MAX_QUEUED, leaving: LeavingReplicas | None = None
     ) -> AsyncIterator[tuple[ChannelPool, ReplicaLinks]]:
         """Run a gateway's pool that has reached every replica."""
         links = ReplicaLinks(lambda: tuple(self.endpoints), self.endpoint_of)
-        pool = ChannelPool(links, handle or NoHandle(), max_queued=max_queued)  # type: ignore[arg-type]
+        reached_by_handle: Any = handle or NoHandle()
+        pool = ChannelPool(links, reached_by_handle, max_queued=max_queued, leaving=leaving)
         async with links.running():
             await until(lambda: links.open.keys() | links.by_handle == self.endpoints.keys(), "all are reached")
             yield pool, links

@@ -36,6 +36,7 @@ MAX_LOOKUP_BLOCKS = 65_536
 """Covers prompts of 1,048,576 tokens with blocks of 16."""
 LEASE_TTL_S = 2.0
 CLAIM_TTL_S = 10.0
+LEAVING_TTL_S = 10.0
 NODE_TTL_S = 6 * 3600
 FORGET_S = 600.0
 MAX_APPLY_BLOCKS = 4096
@@ -147,7 +148,8 @@ class ReplicaState:
         active_adapters: keys of those of accepted requests.
         slotted: of the loaded ones, those in a slot of the engine; the others are in the host's memory.
         pinned: of the loaded ones, those that stay.
-        is_leaving: it takes no new calls, and what it holds is of no more use.
+        is_leaving: it takes no new calls, and what it holds is of no more use: what the directory says, by
+            :meth:`Directory.mark_leaving`, whatever the replica publishes.
         saved_s: seconds of prefill that its cache saved lately, per second, the last ones weighing most.
         saved_elsewhere_s: of those, what was saved on prefixes that another replica holds, too.
     """
@@ -229,6 +231,18 @@ class Directory(Protocol):
 
     async def retire(self, replica: str) -> None:
         """Drop the replica's lease now; its holdings stop counting at once."""
+        ...
+
+    async def mark_leaving(self, replica: str, *, ttl_s: float = LEAVING_TTL_S) -> None:
+        """Have every lookup and every state say that the replica is leaving, whether or not it has a lease.
+
+        Whoever chose it renews the mark until it is gone: a mark whose writer died expires, and the replica is one
+        like the others again. Marks survive what the replica publishes.
+
+        Args:
+            replica: that is to be stopped.
+            ttl_s: how long the mark lives; 0 takes it back.
+        """
         ...
 
     async def apply(

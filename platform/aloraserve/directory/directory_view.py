@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, KeysView, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from aloraserve.blocks import BlockKey
@@ -71,6 +71,7 @@ class DirectoryView:
         self._blocks: ClaimedBlocks[bytes] = ClaimedBlocks()
         self._under_way: dict[bytes, _UnderWay] = {}
         self._totals: dict[str, Totals] = {}
+        self._leaving: frozenset[str] = frozenset()
         self._totals_version = 0
         self._cursor = (0, 0)
         self._order: list[KnownReplica] = []
@@ -97,11 +98,12 @@ class DirectoryView:
             reply: of the script.
             page: the most records, totals and entries in it, each.
         """
-        now_ms, latest, records, totals, entries = reply
+        now_ms, latest, records, totals, entries, leaving = reply
         if latest < max(self._fleet.version, self._totals_version):
             self._start_over()
         for known in self._fleet.take(now_ms, latest, *records):
             self._refresh(known.state.replica)
+        self._note_leaving(frozenset(name.decode(errors="replace") for name in leaving))
         self._totals_version = totals[0]
         for name, content in zip(totals[1], totals[2], strict=True):
             try:
@@ -174,17 +176,26 @@ class DirectoryView:
         self._totals = {name: totals._replace(version=0) for name, totals in self._totals.items()}
         self._cursor = (0, 0)
 
+    def _note_leaving(self, leaving: frozenset[str]) -> None:
+        changed = leaving ^ self._leaving
+        self._leaving = leaving
+        for replica in changed:
+            self._refresh(replica)
+
     def _candidate(self, known: KnownReplica) -> Candidate:
-        totals = self._totals.get(known.state.replica)
+        state, totals = known.state, self._totals.get(known.state.replica)
+        is_leaving = state.replica in self._leaving
+        if state.is_leaving != is_leaving:
+            state = replace(state, is_leaving=is_leaving)
         if totals is None:
-            return Candidate(known.state)
+            return Candidate(state)
         shown = [
             claim.tokens
             for claim in self._under_way.values()
             if claim.is_shown and claim.replica == known.state.replica
         ]
         return Candidate(
-            known.state, claimed_tokens=max(0, totals.tokens - sum(shown)), claims=max(0, totals.claims - len(shown))
+            state, claimed_tokens=max(0, totals.tokens - sum(shown)), claims=max(0, totals.claims - len(shown))
         )
 
     def _refresh(self, replica: str) -> None:

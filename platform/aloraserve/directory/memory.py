@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.directory.base import (
@@ -16,6 +16,7 @@ from aloraserve.directory.base import (
     FAST_TIER,
     FORGET_S,
     LEASE_TTL_S,
+    LEAVING_TTL_S,
     MAX_LOOKUP_BLOCKS,
     NODE_TTL_S,
     Candidate,
@@ -104,6 +105,7 @@ class MemoryDirectory:
         self._live: dict[_Holder, None] = {}
         self._next_lapse = math.inf
         self._known: dict[str, float] = {}
+        self._leaving: dict[str, float] = {}
         self._nodes: OrderedDict[BlockKey, _Node] = OrderedDict()
         self._held_at: dict[_Holder, dict[BlockKey, None]] = {}
         self._applied_at: dict[_Holder, float] = {}
@@ -132,7 +134,7 @@ class MemoryDirectory:
         self._expire()
         now = self._clock()
         last = self._leases.get(state.replica)
-        self._leases[state.replica] = _Lease(Candidate(state), now + ttl_s)
+        self._leases[state.replica] = _Lease(Candidate(self._marked(state)), now + ttl_s)
         self._next_lapse = min(self._next_lapse, now + ttl_s)
         if last is None or last.state.incarnation != state.incarnation:
             self._note_leases()
@@ -146,6 +148,14 @@ class MemoryDirectory:
         self._known.pop(replica, None)
         for claim_id in list(self._open.get(replica, ())):
             self._settle(claim_id, replica)
+
+    async def mark_leaving(self, replica: str, *, ttl_s: float = LEAVING_TTL_S) -> None:
+        self._expire()
+        if ttl_s:
+            self._leaving[replica] = self._clock() + ttl_s
+        else:
+            self._leaving.pop(replica, None)
+        self._show_mark(replica)
 
     async def apply(
         self,
@@ -258,6 +268,15 @@ class MemoryDirectory:
         tokens = sum(claim.tokens for claim in opened.values())
         return Candidate(state, overlap.held, max(overlap.held, about), tokens, overlap.fast, len(opened))
 
+    def _marked(self, state: ReplicaState) -> ReplicaState:
+        is_leaving = state.replica in self._leaving
+        return state if state.is_leaving == is_leaving else replace(state, is_leaving=is_leaving)
+
+    def _show_mark(self, replica: str) -> None:
+        lease = self._leases.get(replica)
+        if lease is not None:
+            lease.plain = Candidate(self._marked(lease.state))
+
     def _note_leases(self) -> None:
         self._order = sorted(self._leases)
         self._live = {(replica, self._leases[replica].state.incarnation): None for replica in self._order}
@@ -345,6 +364,9 @@ class MemoryDirectory:
         """Drop what has run out; each thing is dropped once, so the cost is that of having added it."""
         now = self._clock()
         self._claimed.expire(now)
+        for replica in [replica for replica, ends_at in self._leaving.items() if ends_at <= now]:
+            del self._leaving[replica]
+            self._show_mark(replica)
         while self._ends and self._ends[0][0] <= now:
             _, claim_id, replica = heapq.heappop(self._ends)
             claim = self._open.get(replica, {}).get(claim_id)

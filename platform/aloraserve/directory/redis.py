@@ -18,6 +18,7 @@ from aloraserve.directory.base import (
     CLAIM_TTL_S,
     FORGET_S,
     LEASE_TTL_S,
+    LEAVING_TTL_S,
     MAX_LOOKUP_BLOCKS,
     MAX_SETTLED,
     NODE_TTL_S,
@@ -157,6 +158,11 @@ class RedisDirectory:
         await self._scripts.run(
             ScriptCall(scripts.RETIRE, self._keys.leases(replica), (replica, content, self._forget_ms))
         )
+        self._changed_at = self._clock()
+
+    async def mark_leaving(self, replica: str, *, ttl_s: float = LEAVING_TTL_S) -> None:
+        arguments = (replica, milliseconds(ttl_s) if ttl_s else 0)
+        await self._scripts.run(ScriptCall(scripts.LEAVE, self._keys.leaving, arguments))
         self._changed_at = self._clock()
 
     async def apply(

@@ -28,12 +28,17 @@ class FleetKeys:
     @property
     def changes(self) -> list[str]:
         """Keys of ``changes``."""
-        return self._named("version", "versions", "replicas", "claimed", "totals", "claims")
+        return self._named("version", "versions", "replicas", "claimed", "totals", "claims", "leaving")
 
     @property
     def kept(self) -> list[str]:
         """Keys of ``kept``."""
         return self._named("replicas", "versions", "known", "totals", "claimed", "turn")
+
+    @property
+    def leaving(self) -> list[str]:
+        """Keys of ``leave``."""
+        return self._named("leaving")
 
     def leases(self, replica: str) -> list[str]:
         """Keys of ``publish`` and ``retire``."""

@@ -14,6 +14,7 @@ key                 type      content
 ``t:<replica>``     hash      its open claims: claim id -> "<expiry> <tokens>"
 ``totals``          hash      replica -> "<version> <tokens> <claims> <first expiry>" of its open claims
 ``claimed``         zset      replica, by the version of its totals
+``leaving``         hash      replica -> when its mark ends
 ``claims``          stream    claims and withdrawals: replica, expiry, its totals with it, holder, claim and marks
 ``c:<block key>``   string    who claimed that block first: claim id, replica, incarnation, entry (MessagePack)
 ``turn``            string    set while the fleet's share of reclaiming is used up
@@ -45,6 +46,7 @@ from aloraserve.redis.scripts import Script
 JOIN = Script.read(__package__, "join")
 PUBLISH = Script.read(__package__, "publish")
 RETIRE = Script.read(__package__, "retire")
+LEAVE = Script.read(__package__, "leave")
 CHANGES = Script.read(__package__, "changes")
 KEPT = Script.read(__package__, "kept")
 CLAIM = Script.read(__package__, "claim")

@@ -6,7 +6,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import TypeVar
 
 from aloraserve.blocks import BlockKey, KeySpace
-from aloraserve.directory.base import CLAIM_TTL_S, LEASE_TTL_S, Candidate, Directory, Epoch, Holding, ReplicaState
+from aloraserve.directory.base import (
+    CLAIM_TTL_S,
+    LEASE_TTL_S,
+    LEAVING_TTL_S,
+    Candidate,
+    Directory,
+    Epoch,
+    Holding,
+    ReplicaState,
+)
 
 AnswerT = TypeVar("AnswerT")
 
@@ -33,6 +42,9 @@ class DirectoryWrapper:
 
     async def retire(self, replica: str) -> None:
         await self._through("retire", lambda: self._directory.retire(replica))
+
+    async def mark_leaving(self, replica: str, *, ttl_s: float = LEAVING_TTL_S) -> None:
+        await self._through("mark_leaving", lambda: self._directory.mark_leaving(replica, ttl_s=ttl_s))
 
     async def apply(
         self,

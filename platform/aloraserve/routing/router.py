@@ -19,6 +19,7 @@ from aloraserve.routing.conversation_names import ConversationNames
 from aloraserve.routing.fleet_mean import stand_in, stand_ins
 from aloraserve.routing.in_flight import InFlight
 from aloraserve.routing.last_seen import LastSeen
+from aloraserve.routing.leaving import LeavingReplicas
 from aloraserve.routing.placement import ClaimOutcome, FallbackCause, Placement
 from aloraserve.routing.rendezvous import Rendezvous
 
@@ -84,6 +85,7 @@ class Router:
         claim_budget_s: the longest that the claims of one call wait together, and a withdrawal.
         names: of conversations; several routers of one gateway share them.
         in_flight: the gateway's own calls, likewise.
+        leaving: replicas that are to be stopped, likewise; the gateway's pool asks it too.
         clock: seconds that never go back. Not the event loop's: uvloop's, which Ray runs its workers on, stands still
             within a turn of the loop.
     """
@@ -101,6 +103,7 @@ class Router:
         claim_budget_s: float = CLAIM_BUDGET_S,
         names: ConversationNames | None = None,
         in_flight: InFlight | None = None,
+        leaving: LeavingReplicas | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = guarded(directory)
@@ -117,6 +120,7 @@ class Router:
         self._names = names or ConversationNames()
         self._in_flight = InFlight() if in_flight is None else in_flight
         self._last_seen = LastSeen(self._in_flight)
+        self._leaving = leaving or LeavingReplicas(clock)
 
     async def decide(self, call: Call) -> Decision:
         """Return an ordering of the replicas for ``call``, within the budget, and claim nothing.
@@ -236,15 +240,24 @@ class Router:
             return _Found([stand_in(replica, self._in_flight) for replica in dict.fromkeys(known)])
         found = await self._lookup(call)
         if isinstance(found, FallbackCause):
-            return _Found(self._last_seen.candidates(known, self._clock()), cause=found)
+            return self._blind(known, found)
         found = self._claims.added_to(found, call.keys)
         reachable = set(known)
         live = [candidate for candidate in found if not known or candidate.state.replica in reachable]
         if not live:
-            return _Found(self._last_seen.candidates(known, self._clock()), cause=FallbackCause.NO_REPLICA)
+            return self._blind(known, FallbackCause.NO_REPLICA)
+        staying = [candidate for candidate in live if not candidate.state.is_leaving]
         if len(live) < len(reachable):
-            live += stand_ins(known, live, self._in_flight)
-        return _Found(live, max(candidate.claimed_blocks for candidate in found))
+            staying += stand_ins(known, live, self._in_flight)
+        # Blocks that leave with their replica are nobody's any more.
+        seen = max((candidate.claimed_blocks for candidate in found if not candidate.state.is_leaving), default=0)
+        return _Found(staying or live, seen)
+
+    def _blind(self, known: Sequence[str], cause: FallbackCause) -> _Found:
+        """Return the replicas as candidates of which nothing is known now."""
+        candidates = self._last_seen.candidates(known, self._clock())
+        staying = self._leaving.without({candidate.state.replica: candidate for candidate in candidates})
+        return _Found(list(staying.values()), cause=cause)
 
     async def _claimed(
         self, call: Call, placement: Placement, claim_id: str, unseen_from: int | None, budget_s: float
@@ -280,6 +293,7 @@ class Router:
             return FallbackCause.UNREACHABLE
         self._breaker.succeed()
         self._last_seen.note(found, self._clock())
+        self._leaving.note(found)
         return found
 
     def _lagged(self, started: float) -> bool:

@@ -38,6 +38,10 @@ class SimulatedDirectory(MemoryDirectory):
         await self._answer()
         await super().retire(replica)
 
+    async def mark_leaving(self, replica: str, **options: Any) -> None:
+        await self._answer()
+        await super().mark_leaving(replica, **options)
+
     async def apply(self, replica: str, incarnation: str, **options: Any) -> Set[str]:
         await self._answer()
         return await super().apply(replica, incarnation, **options)

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
 from aloraserve.routing.fair_share import NO_TENANT, TenantShare
+from aloraserve.routing.leaving import LeavingReplicas
 from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.engine_messages import EngineCall, engine_outcome
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
@@ -31,11 +32,15 @@ class ChannelPool:
         links: connections to the replicas.
         handle: the pool over Serve's handle, for replicas that a connection does not reach.
         max_queued: calls that may wait for a place.
+        leaving: replicas that get no new calls while others stay.
     """
 
-    def __init__(self, links: ReplicaLinks, handle: ReplicaPool, *, max_queued: int) -> None:
+    def __init__(
+        self, links: ReplicaLinks, handle: ReplicaPool, *, max_queued: int, leaving: LeavingReplicas | None = None
+    ) -> None:
         self._links = links
         self._handle = handle
+        self._leaving = leaving or LeavingReplicas()
         self._queue = WaitingCalls(max_queued)
         links.notify(self._give)
 
@@ -123,9 +128,9 @@ class ChannelPool:
 
     def _free(self, rank: Sequence[str], share: TenantShare | None) -> ReplicaConnection | None:
         """Return the best connection with room: in rank, or else the one with the fewest calls."""
-        opened = self._links.open
+        opened = self._leaving.without(self._links.open)
         for replica in rank:
-            if self._has_room(replica, share):
+            if replica in opened and opened[replica].has_room(share):
                 return opened[replica]
         others = [connection for connection in opened.values() if connection.has_room(share)]
         return min(others, key=lambda connection: connection.in_flight, default=None)

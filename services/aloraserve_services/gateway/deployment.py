@@ -54,7 +54,7 @@ from aloraserve_services.gateway.grpc.reflection import ReflectionMethods, servi
 from aloraserve_services.gateway.grpc.server import GatewayGrpcServer
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.idempotency import IdempotentAnswers
-from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
+from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicCalls, IntrinsicRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.lora_routes import LoraRoutes
@@ -118,7 +118,7 @@ class Gateway:
         self._diagnosis = DiagnosisWindow()
         self._watch = PrefixWatch()
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
-        self._pool = GatewayPool(settings, engines, self._replicas)
+        self._pool = GatewayPool(settings, engines, self._replicas, self._routing.leaving)
         self.slots = CallSlots(plan.max_calls)
         limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
         self._usage = UsageReporter(plan.open_usage(), self.metrics)
@@ -128,11 +128,10 @@ class Gateway:
         admission = TenantAdmission(self._limits, settings.effective_limits.of, self._usage)
         self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits, admission)
         self._prompts = open_prompts(plan, tokenizer, self._adapters, self._prefixes.public_blocks)
-        self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
+        runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
+        self._intrinsics = IntrinsicCalls(runner, plan.served_name)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
-        self._chats = ChatCalls(
-            self._prompts, self._dispatcher, ChatIntrinsics(self._runner), self.slots, self._adapters
-        )
+        self._chats = ChatCalls(self._prompts, self._dispatcher, ChatIntrinsics(runner), self.slots, self._adapters)
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
         self._idempotent = IdempotentAnswers(self._ask_all(settings.gateways))
         self._responses = CallResponses(self._idempotent, settings.sse_comment_s)
@@ -175,11 +174,11 @@ class Gateway:
         )
 
     def _grpc_parts(self) -> list[GrpcPart]:
-        settings, base_model, max_bytes = self._plan.settings, self._plan.served_name, self._bodies.max_bytes
+        settings, max_bytes = self._plan.settings, self._bodies.max_bytes
         reflects = not settings.is_public if settings.grpc_reflection is None else settings.grpc_reflection
         return [
             InferenceMethods(self._chats, self._completions, max_bytes),
-            IntrinsicMethods(self._runner, base_model, max_bytes),
+            IntrinsicMethods(self._intrinsics, max_bytes),
             AdapterMethods(self._managed.manager, self._adapter_access()),
             HealthMethods(service_names(), lambda: not self.slots.is_leaving and bool(self._replicas())),
             *([ReflectionMethods()] if reflects else []),
@@ -190,9 +189,7 @@ class Gateway:
         return [
             self._openai_routes(),
             ResponseRoutes(self._tenants, self._chats, self._bodies, self.slots, self._responses),
-            IntrinsicRoutes(
-                self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
-            ),
+            IntrinsicRoutes(self._tenants, self._intrinsics, self._bodies, self.slots, self._idempotent),
             self._admin_routes(),
             TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
             self._prefix_routes(),

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from aloraserve.routing.leaving import LeavingReplicas
 from aloraserve.serving.replica_pool import ReplicaPool
 from aloraserve.settings import Settings
 from aloraserve_services.gateway.channel_pool import ChannelPool
@@ -22,17 +23,20 @@ class GatewayPool:
         settings: of the fleet.
         engines: Serve's handle of the engine deployment.
         known: returns the ids of the replicas that Serve has now.
+        leaving: those that are to be stopped, and get no new calls.
 
     Attributes:
         replicas: the pool.
     """
 
-    def __init__(self, settings: Settings, engines: Any, known: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, settings: Settings, engines: Any, known: Callable[[], Sequence[str]], leaving: LeavingReplicas
+    ) -> None:
         self.replicas: ReplicaPool = ServePool(engines)
         self._links: ReplicaLinks | None = None
         if settings.transport == "channel":
             self._links = ReplicaLinks(known, replica_endpoints(engines))
-            self.replicas = ChannelPool(self._links, self.replicas, max_queued=settings.max_queued)
+            self.replicas = ChannelPool(self._links, self.replicas, max_queued=settings.max_queued, leaving=leaving)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

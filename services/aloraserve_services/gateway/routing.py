@@ -11,6 +11,7 @@ from aloraserve.routing.cells import CellReplicas, CellRouter
 from aloraserve.routing.conversation_names import ConversationNames
 from aloraserve.routing.cost_model import CostModel
 from aloraserve.routing.in_flight import InFlight
+from aloraserve.routing.leaving import LeavingReplicas
 from aloraserve.routing.policies import make_policy, policy_kind
 from aloraserve.routing.router import CallRouter, Router
 from aloraserve_services.plan import FleetPlan
@@ -26,6 +27,7 @@ class GatewayRouting:
 
     Attributes:
         cells: which replicas belong to which cell.
+        leaving: replicas that are to be stopped.
         router: of all calls.
     """
 
@@ -34,6 +36,7 @@ class GatewayRouting:
     ) -> None:
         self._plan = plan
         self._names, self._in_flight = ConversationNames(), InFlight()
+        self.leaving = LeavingReplicas()
         self.cells = CellReplicas(replicas, directories)
         self.router = self._router(directories, replicas)
 
@@ -64,4 +67,5 @@ class GatewayRouting:
             use_directory=policy_kind(settings.policy).asks_directory,
             names=self._names,
             in_flight=self._in_flight,
+            leaving=self.leaving,
         )

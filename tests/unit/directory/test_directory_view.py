@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,10 +39,17 @@ class Gateway:
         self.take(records=[self.version, [replica.encode() for replica in replicas], records])
 
     def take(
-        self, *, records: list[Any] | None = None, totals: list[Any] | None = None, entries: list[Any] | None = None
+        self,
+        *,
+        records: list[Any] | None = None,
+        totals: list[Any] | None = None,
+        entries: list[Any] | None = None,
+        leaving: Sequence[bytes] = (),
     ) -> bool:
         nothing = [self.version, [], []]
-        return self.view.take([NOW_MS, self.version, records or nothing, totals or nothing, entries or []], PAGE)
+        return self.view.take(
+            [NOW_MS, self.version, records or nothing, totals or nothing, entries or [], leaving], PAGE
+        )
 
     def seen(self) -> list[tuple[int, int, int]]:
         return [(one.claimed_blocks, one.claimed_tokens, one.claims) for one in self.view.candidates(PROMPT, {})]
@@ -141,3 +149,16 @@ def test_totals_of_replicas_that_are_gone_are_bounded(gateway: Gateway) -> None:
         gateway.publish("a", f"new-{start}")
         gateway.view.live()
     assert len(gateway.view._totals) < 1300
+
+
+def test_a_mark_counts_until_a_reply_has_it_no_more(gateway: Gateway) -> None:
+    def leaving() -> list[bool]:
+        return [candidate.state.is_leaving for candidate in gateway.view.live()]
+
+    gateway.take(leaving=[b"b", b"unknown"])
+    assert leaving() == [False, True]
+    gateway.publish("a")
+    gateway.take(leaving=[b"b"])
+    assert leaving() == [False, True], "news of others change nothing"
+    gateway.take()
+    assert leaving() == [False, False]

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from aloraserve.blocks import KeySpace
-from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState, place
+from aloraserve.directory.base import LEASE_TTL_S, Candidate, ReplicaLoad, ReplicaState, place
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.base import Call, Decision
@@ -86,6 +86,36 @@ async def test_the_holder_of_the_prefix_is_chosen(directory: FaultyDirectory) ->
     decision = await router(directory, ["a", "b"]).decide(CALL)
     assert decision.rank == ["b", "a"]
     assert decision.policy == "expected-ttft"
+
+
+async def test_a_replica_that_leaves_gets_no_call_for_what_it_holds(directory: FaultyDirectory) -> None:
+    await alive(directory, "a", "b")
+    await directory.apply("b", "1", stored=place(CALL.keys))
+    await directory.mark_leaving("b")
+    one = router(directory, ["a", "b", "new"])
+    placement = await one.place(CALL, "call")
+    assert placement.decision.rank == ["a", "new"], "neither as a holder nor as one that nothing is known of"
+    assert directory.claims == [("call", "a", 0)], "its blocks are nobody's any more, and the claim says so"
+    await directory.mark_leaving("b", ttl_s=0)
+    assert (await one.decide(CALL)).rank[0] == "b", "it was taken back"
+
+
+async def test_a_mark_counts_without_the_directory_for_as_long_as_a_lease(directory: FaultyDirectory) -> None:
+    now = [0.0]
+    await alive(directory, "a", "b")
+    await directory.mark_leaving("b")
+    one = router(directory, ["a", "b"], clock=lambda: now[0])
+    await one.decide(CALL)
+    directory.fail = True
+    assert (await one.decide(CALL)).rank == ["a"]
+    now[0] = LEASE_TTL_S + 0.1
+    assert sorted((await one.decide(CALL)).rank) == ["a", "b"], "Serve's list is all that counts"
+
+
+async def test_where_all_leave_calls_still_have_a_replica(directory: FaultyDirectory) -> None:
+    await alive(directory, "a")
+    await directory.mark_leaving("a")
+    assert (await router(directory, ["a"]).decide(CALL)).rank == ["a"]
 
 
 async def test_a_slow_directory_costs_the_budget_and_no_more(directory: FaultyDirectory) -> None:

@@ -63,6 +63,7 @@ async def test_no_call_of_the_contract_is_left_out(registry: CollectorRegistry) 
         "epoch": directory.epoch,
         "reclaim": lambda: directory.reclaim(max_fields=1),
         "ping": directory.ping,
+        "mark_leaving": lambda: directory.mark_leaving("a", ttl_s=9.0),
         "retire": lambda: directory.retire("a"),
     }
     assert set(calls) == contract
