@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
+SOURCES := platform services benchmarks tests loadtests examples docs deploy/site helm
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs proto proto-release lint format lock clean bench-limits bench-fairness
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs chart proto proto-release lint format lock clean bench-limits bench-fairness
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -138,6 +138,9 @@ docs: install-dev ## Build the documentation into site/, every link and anchor c
 
 docs-fields: install-dev ## Write the page of all request fields from the request models
 	$(BIN)/python -m aloraserve.wire.field_table > docs/reference/openai-fields.md
+
+chart: install-dev ## Write the chart's README from its values, and the settings that its schema accepts
+	$(BIN)/python helm/write_readme.py
 
 proto: install-dev ## Generate the messages of the gRPC API from their .proto files
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I platform --python_out=platform \

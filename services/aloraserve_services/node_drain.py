@@ -1,8 +1,8 @@
 """Drain this machine's Ray node before its container ends: ``python -m aloraserve_services.node_drain --within 1900``.
 
-The ``preStop`` hook of pods with gateways or engines. Kubernetes tells Ray Serve nothing when it ends a pod, and Ray ends
-its processes at SIGTERM, whatever they are doing. So Ray is told first: Serve starts what runs here elsewhere, then
-stops it as for any other reason, and its running answers end.
+The ``preStop`` hook of pods with gateways or engines. Ray Serve does not know that Kubernetes ends a pod, and Ray ends
+its processes at SIGTERM, whatever they are doing. So the node is drained first: Serve starts what runs here elsewhere,
+then stops it as for any other reason, and its running answers end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"node_drain: Ray's head does not answer: {type(error).__name__}")
         return 0
     print(f"node_drain: {'draining' if is_accepted else f'refused: {reason}'}", flush=True)
-    left = wait_until_left(_count_replicas, lambda: _answers(client), options.within)
+    left = wait_until_left(lambda: _count_replicas(node_id), lambda: _answers(client), options.within)
     print(f"node_drain: {left} replicas are left" if left else "node_drain: drained")
     return 0
 
@@ -88,7 +88,7 @@ def wait_until_left(
 
 
 def _client(address: str) -> Any:
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     return GcsClient(address=address)
 
@@ -111,9 +111,25 @@ def _own_addresses() -> frozenset[str]:
     return frozenset(address.address for found in psutil.net_if_addrs().values() for address in found)
 
 
-def _count_replicas() -> int:
-    commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-    return sum(REPLICA in " ".join(command) for command in commands)
+def _count_replicas(node_id: str) -> int:
+    """Return how many replicas are children of the node's raylet; others may run on the same machine."""
+    raylets = (process for process in psutil.process_iter() if f"--node_id={node_id}" in _command(process))
+    children = (child for raylet in raylets for child in _children(raylet))
+    return sum(REPLICA in " ".join(_command(child)) for child in children)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children())
+    except psutil.Error:
+        return []
 
 
 if __name__ == "__main__":

@@ -45,13 +45,17 @@ SETS: dict[str, dict[str, Any]] = {
     "external Redis without fault tolerance": EXTERNAL | {"gcsFaultTolerance": {"enabled": False}},
     "Redis without a disk": {"redis": {"bundled": {"persistence": {"enabled": False}}}},
     "Redis on a disk of yours": {"redis": {"bundled": {"persistence": {"existingClaim": "disk"}, "secretName": "pw"}}},
-    "Redis that stays": {"redis": {"bundled": {"persistence": {"keep": True}, "image": {"digest": f"sha256:{'b' * 64}"}}}},
+    "Redis that stays": {
+        "redis": {"bundled": {"persistence": {"keep": True}, "image": {"digest": f"sha256:{'b' * 64}"}}}
+    },
     "no fault tolerance": {"gcsFaultTolerance": {"enabled": False}},
     "GPUs": {"engines": GPU},
     "tensor parallelism": {"engines": GPU | {"tensorParallelSize": 2, "args": {"quantization": "fp8"}}},
     "two groups": {"engines": {"groups": [{"name": "a", "replicas": 1}, {"name": "b", "enginesPerPod": 4}]}},
     "a group of its own kind": {
-        "engines": {"groups": [{"name": "a", "env": [{"name": "X", "value": "1"}], "shmSize": "2Gi", "sidecars": [POD]}]}
+        "engines": {
+            "groups": [{"name": "a", "env": [{"name": "X", "value": "1"}], "shmSize": "2Gi", "sidecars": [POD]}]
+        }
     },
     "where pods run": {
         "pods": {
@@ -107,7 +111,9 @@ SETS: dict[str, dict[str, Any]] = {
             "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}],
         }
     },
-    "a PodMonitor": {"metrics": {"podMonitor": {"enabled": True, "relabelings": [{"targetLabel": "x", "replacement": "y"}]}}},
+    "a PodMonitor": {
+        "metrics": {"podMonitor": {"enabled": True, "relabelings": [{"targetLabel": "x", "replacement": "y"}]}}
+    },
     "a ScrapeConfig": {"metrics": {"scrapeConfig": {"enabled": True, "keySecret": {"name": "key"}}}},
     "Prometheus without an operator": {"metrics": {"configMap": {"enabled": True}}},
     "rules and dashboards": {"metrics": {"prometheusRule": {"enabled": True}, "dashboards": {"enabled": True}}},

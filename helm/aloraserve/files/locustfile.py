@@ -1,4 +1,4 @@
-"""The load of the chart's Job: conversations that share their beginning, over the base model and its adapters in turn."""
+"""The load of the chart's Job: conversations that share their beginning, over models in turn."""
 
 import itertools
 import os

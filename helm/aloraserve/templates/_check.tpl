@@ -28,7 +28,7 @@
   "host" "ports.http" "port" "ports.http" "grpc_port" "ports.grpc and grpc.enabled" "metrics_host" "ports.metrics" "metrics_port" "ports.metrics"
   "channel_host" "ports.channel" "channel_port" "ports.channel" "tls_certificate" "tls" "tls_key" "tls" "tls_client_ca" "tls.clientCa"
   "key_pepper_file" "keys.pepper" "api_keys" "keys.apiKeys" "admin_keys" "keys.adminKeys" "redis_url" "redis" "cell_redis_urls" "redis.external.cellUrlsKey"
-  "state_dir" "paths.state" "model" "model.name" "served_name" "model.servedName" "dtype" "model.dtype" "engine" "engines.profile"
+  "state_dir" "paths.state" "model" "model.name" "served_name" "model.servedName" "dtype" "model.dtype" "engine" "engines.profile" "device" "engines.profile"
   "engine_args" "engines.args" "adapters_dir" "adapters.existingClaim" "adapter_store" "adapters.store" "otlp_endpoint" "otel.endpoint"
   "replicas" "engines.groups" "gateways" "gateway.replicas" "autoscaling" "autoscaling.enabled" "min_replicas" "autoscaling.minReplicas"
   "max_replicas" "autoscaling.maxReplicas" "min_gateways" "autoscaling.minGateways" "max_gateways" "autoscaling.maxGateways"

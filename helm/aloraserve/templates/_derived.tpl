@@ -87,13 +87,13 @@ metrics_port: {{ $v.ports.metrics }}
 channel_host: 0.0.0.0
 channel_port: {{ $v.ports.channel }}
 {{- if $v.tls.enabled }}
-tls_certificate: /etc/aloraserve/tls/tls.crt
-tls_key: /etc/aloraserve/tls/tls.key
+tls_certificate: {{ $v.paths.secrets }}/tls/tls.crt
+tls_key: {{ $v.paths.secrets }}/tls/tls.key
 {{- if $v.tls.clientCa }}
-tls_client_ca: /etc/aloraserve/tls/ca.crt
+tls_client_ca: {{ $v.paths.secrets }}/tls/ca.crt
 {{- end }}
 {{- end }}
-key_pepper_file: /etc/aloraserve/pepper/pepper
+key_pepper_file: {{ $v.paths.secrets }}/pepper/pepper
 state_dir: {{ $v.paths.state | quote }}
 model: {{ $v.model.name | quote }}
 {{- with $v.model.servedName }}
@@ -101,6 +101,9 @@ served_name: {{ . | quote }}
 {{- end }}
 dtype: {{ $v.model.dtype | default (eq $v.engines.profile "gpu" | ternary "bfloat16" "float32") }}
 engine: {{ eq $v.engines.profile "simulated" | ternary "simulated" "vllm" }}
+{{- if ne $v.engines.profile "simulated" }}
+device: {{ $v.engines.profile }}
+{{- end }}
 {{- with include "aloraserve.engineArgs" . }}
 engine_args: {{ . }}
 {{- end }}

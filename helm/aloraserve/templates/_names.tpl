@@ -48,20 +48,23 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{- /* An image: root, image, and whether it is this project's. */ -}}
 {{- define "aloraserve.image" -}}
-{{- $registry := .own | ternary .root.Values.image.registry (.image.registry | default "") -}}
-{{- $tag := .own | ternary (.root.Values.image.tag | default .root.Chart.AppVersion) (.image.tag | default "") -}}
-{{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
-{{- .image.repository -}}
-{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $tag }}{{ end -}}
+{{- with .registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- .repository -}}
+{{- if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end -}}
+{{- end -}}
+
+{{- /* An image of this project: root, the role's image, and the profile that it was built for. */ -}}
+{{- define "aloraserve.ownImage" -}}
+{{- $common := .root.Values.image -}}
+{{- $tag := .image.tag | default (printf "%s-%s" ($common.tag | default .root.Chart.AppVersion) .profile) -}}
+{{- $repository := .image.repository | default $common.repository -}}
+{{- include "aloraserve.image" (dict "registry" $common.registry "repository" $repository "tag" $tag "digest" .image.digest) -}}
 {{- end -}}
 
 {{- define "aloraserve.engineImage" -}}
-{{- $images := dict "gpu" "aloraserve/engine-cuda" "cpu" "aloraserve/engine-cpu" "simulated" "aloraserve/gateway" -}}
-{{- $repository := .Values.engines.image.repository | default (get $images .Values.engines.profile) -}}
-{{- $image := dict "repository" $repository "digest" .Values.engines.image.digest -}}
-{{- include "aloraserve.image" (dict "root" . "image" $image "own" true) -}}
+{{- $profile := get (dict "gpu" "cuda" "cpu" "cpu" "simulated" "gateway") .Values.engines.profile -}}
+{{- include "aloraserve.ownImage" (dict "root" . "image" .Values.engines.image "profile" $profile) -}}
 {{- end -}}
 
 {{- define "aloraserve.serviceAccount" -}}

@@ -26,6 +26,7 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 {{- $v := .root.Values -}}
 - {name: HOME, value: {{ $v.paths.state | quote }}}
 - {name: XDG_CACHE_HOME, value: {{ $v.paths.cache | quote }}}
+- {name: HF_HOME, value: "{{ $v.paths.cache }}/huggingface"}
 - {name: PYTHONDONTWRITEBYTECODE, value: "1"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 {{- if eq $v.engines.profile "simulated" }}
@@ -33,6 +34,13 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 {{- end }}
 {{- if ne .role "engine" }}
 {{- include "aloraserve.redisEnv" .root }}
+{{- end }}
+{{- if eq .role "gateway" }}
+{{- /* For commands in the pod, such as `aloraserve keys`. */}}
+- {name: ALORASERVE_KEY_PEPPER_FILE, value: "{{ $v.paths.secrets }}/pepper/pepper"}
+{{- with $v.config.namespace }}
+- {name: ALORASERVE_NAMESPACE, value: {{ . | quote }}}
+{{- end }}
 {{- end }}
 {{- if eq .role "head" }}
 {{- with $v.keys.apiKeys }}{{ if .secretName }}
@@ -133,13 +141,13 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 {{- end }}
 {{- end }}
 {{- if eq .role "gateway" }}
-- {name: pepper, mountPath: /etc/aloraserve/pepper, readOnly: true}
+- {name: pepper, mountPath: "{{ $v.paths.secrets }}/pepper", readOnly: true}
 {{- if $v.tls.enabled }}
-- {name: tls, mountPath: /etc/aloraserve/tls, readOnly: true}
+- {name: tls, mountPath: "{{ $v.paths.secrets }}/tls", readOnly: true}
 {{- end }}
 {{- end }}
 {{- if and (not $v.redis.bundled.enabled) $v.redis.external.filesSecretName }}
-- {name: redis-files, mountPath: /etc/aloraserve/redis, readOnly: true}
+- {name: redis-files, mountPath: "{{ $v.paths.secrets }}/redis", readOnly: true}
 {{- end }}
 {{- with .pod.extraVolumeMounts }}
 {{ toYaml . }}

@@ -22,7 +22,8 @@ applications:
         {{- end }}
     {{- end }}
     args:
-      {{- merge (include "aloraserve.ownSettings" . | fromYaml) $v.config | toYaml | nindent 6 }}
+      {{- $defaults := dict "drain_delay_s" 5 }}
+      {{- merge (include "aloraserve.ownSettings" . | fromYaml) $v.config $defaults | toYaml | nindent 6 }}
     # Resources of our own keep each role on its pods, and Ray's autoscaler adds pods of the right group.
     deployments:
       - name: gateway

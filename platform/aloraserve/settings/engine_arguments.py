@@ -1,8 +1,8 @@
 """Arguments that pass through to vLLM: the list of those that may, and what is accepted of each.
 
-A list of what is allowed, since most of vLLM's other arguments would break what the platform promises: answers that do not
-depend on caches (another KV type, speculation, models changed by overrides), events that tell gateways what is cached
-(another scheduler, connectors), or the machine (code from a hub, pickled weights).
+A list of what is allowed, since most of vLLM's other arguments would break what the platform promises: answers that do
+not depend on caches (another KV type, speculation, models changed by overrides), events by which gateways know what is
+cached (another scheduler, connectors), or the machine's safety (code from a hub, pickled weights).
 """
 
 from __future__ import annotations

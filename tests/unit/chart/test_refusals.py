@@ -68,7 +68,10 @@ NOT_FITTING: list[tuple[dict[str, Any], str]] = [
         {"engines": GPU | {"resources": {"limits": {"nvidia.com/gpu": 1}}}},
         "engines.groups[0].resources has nvidia.com/gpu: gpus decides how many there are",
     ),
-    ({"engines": {"profile": "simulated", "args": {"enforce_eager": True}}}, "engines.args is set with engines.profile"),
+    (
+        {"engines": {"profile": "simulated", "args": {"enforce_eager": True}}},
+        "engines.args is set with engines.profile",
+    ),
     ({"engines": {"args": {"tensor_parallel_size": 2}}}, "engines.args.tensor_parallel_size is set by another value"),
     (engines(replicas=0), "engines.groups have replicas 0 together"),
     ({"engines": {"groups": [{"name": "gateway"}]}}, 'engines.groups[0].name is "gateway", which another group'),
@@ -112,7 +115,10 @@ NOT_FITTING: list[tuple[dict[str, Any], str]] = [
     ({"tls": {"enabled": True}}, "tls.secretName is empty"),
     ({"ingress": {"enabled": True}}, "ingress.hosts is empty"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs is empty"),
-    ({"grpc": {"enabled": False}, "grpcRoute": {"enabled": True, "parentRefs": [{"name": "x"}]}}, "gateways have no gRPC"),
+    (
+        {"grpc": {"enabled": False}, "grpcRoute": {"enabled": True, "parentRefs": [{"name": "x"}]}},
+        "gateways have no gRPC",
+    ),
     ({"metrics": {"scrapeConfig": {"enabled": True}}}, "metrics.scrapeConfig.keySecret.name is empty"),
     (
         {"metrics": {"podMonitor": {"enabled": True}, "scrapeConfig": {"enabled": True, "keySecret": {"name": "k"}}}},
