@@ -16,7 +16,7 @@ from aloraserve_services.gateway.calls import BegunCall
 from aloraserve_services.gateway.early_stream import begun_in_time
 from aloraserve_services.gateway.event_stream import Ending, EventStream
 from aloraserve_services.gateway.headers import serving_headers
-from aloraserve_services.gateway.idempotency import IdempotentAnswers, refuse_key
+from aloraserve_services.gateway.idempotency import KEY_HEADER, IdempotentAnswers, refuse_key
 
 
 class CallResponses:
@@ -49,9 +49,11 @@ class CallResponses:
             ending: writes the end of a stream that fails before its first token.
         """
         if body.stream:
-            refuse_key(request)
+            refuse_key(request.headers.get(KEY_HEADER))
             return await begun_in_time(answer(), self._comment_s, ending)
-        return await self._idempotent.once(request, origin.caller, body, answer)
+        return await self._idempotent.once(
+            request.headers.get(KEY_HEADER), request.url.path, origin.caller, body, answer
+        )
 
     async def answered(self, answer: Answer, call: BegunCall) -> Response:
         """Return the response to a call.

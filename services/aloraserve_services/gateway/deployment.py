@@ -51,6 +51,7 @@ from aloraserve_services.gateway.grpc.inference import InferenceMethods
 from aloraserve_services.gateway.grpc.intrinsics import IntrinsicMethods
 from aloraserve_services.gateway.grpc.method import GrpcPart
 from aloraserve_services.gateway.grpc.reflection import ReflectionMethods, service_names
+from aloraserve_services.gateway.grpc.repeated import RepeatedCalls
 from aloraserve_services.gateway.grpc.server import GatewayGrpcServer
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.idempotency import IdempotentAnswers
@@ -119,7 +120,7 @@ class Gateway:
         self._watch = PrefixWatch()
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas, self._routing.leaving)
-        self.slots = CallSlots(plan.max_calls)
+        self.slots = CallSlots(plan.max_calls, lambda caller: settings.effective_limits.of(caller).weight)
         limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
         self._usage = UsageReporter(plan.open_usage(), self.metrics)
         self._limits = GuardedLimits(
@@ -175,10 +176,11 @@ class Gateway:
 
     def _grpc_parts(self) -> list[GrpcPart]:
         settings, max_bytes = self._plan.settings, self._bodies.max_bytes
+        repeated = RepeatedCalls(self._idempotent)
         reflects = not settings.is_public if settings.grpc_reflection is None else settings.grpc_reflection
         return [
-            InferenceMethods(self._chats, self._completions, max_bytes),
-            IntrinsicMethods(self._intrinsics, max_bytes),
+            InferenceMethods(self._chats, self._completions, repeated, max_bytes),
+            IntrinsicMethods(self._intrinsics, repeated, max_bytes),
             AdapterMethods(self._managed.manager, self._adapter_access()),
             HealthMethods(service_names(), lambda: not self.slots.is_leaving and bool(self._replicas())),
             *([ReflectionMethods()] if reflects else []),
@@ -200,6 +202,7 @@ class Gateway:
                 self._tenants,
                 self._prompts,
                 self._bodies,
+                self.slots,
                 base_model=base_model,
                 max_model_len=self._plan.settings.max_model_len,
             ),
@@ -285,8 +288,9 @@ class Gateway:
         await self._tenants.begin()
         await self._prefixes.look()
         async with contextlib.AsyncExitStack() as beside:
-            for part in (self._pool, self._process, self._limits, self._usage, self._managed):
+            for part in (self._pool, self._process, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
+            beside.push_async_callback(self._limits.close)
             await beside.enter_async_context(self._savings.flushing())
             followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]
             try:
@@ -301,7 +305,8 @@ class Gateway:
     def _followers(self) -> list[Work]:
         """Return what runs as long as the gateway does."""
         follow_spaces = functools.partial(follow_key_spaces, self._directories, self._plan.keyspace)
-        followers: list[Work] = [follow_spaces, self._tenants.run, self._prefixes.run]
+        settle, renew = self._limits.keep_settling, self._limits.keep_renewing
+        followers: list[Work] = [follow_spaces, self._tenants.run, self._prefixes.run, settle, renew]
         if len(self._directories) > 1:
             followers.append(self._routing.cells.follow)
         return followers

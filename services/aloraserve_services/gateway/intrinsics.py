@@ -20,7 +20,7 @@ from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.intrinsics import DEFAULT_TIMEOUT_S, IntrinsicsAnswer, IntrinsicsRequest
 from aloraserve.wire.messages import ChatMessage
 from aloraserve_services.gateway.call_slots import CallSlots
-from aloraserve_services.gateway.idempotency import IdempotentAnswers
+from aloraserve_services.gateway.idempotency import KEY_HEADER, IdempotentAnswers
 from aloraserve_services.gateway.intrinsic_results import result_of
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.request_body import BodyReader
@@ -82,10 +82,12 @@ class IntrinsicRoutes:
 
     async def intrinsics(self, request: Request) -> Response:
         """Run intrinsics over a conversation."""
-        self._slots.check()
         origin = origin_of(request, self._tenants)
+        self._slots.check(origin.caller)
         body = await self._bodies.read(IntrinsicsRequest, request)
-        return await self._idempotent.once(request, origin.caller, body, lambda: self._answer(body, origin))
+        return await self._idempotent.once(
+            request.headers.get(KEY_HEADER), request.url.path, origin.caller, body, lambda: self._answer(body, origin)
+        )
 
     async def _answer(self, body: IntrinsicsRequest, origin: Origin) -> Response:
         return Response((await self._calls.answer(body, origin)).to_json(), media_type="application/json")

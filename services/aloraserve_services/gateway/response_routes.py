@@ -45,8 +45,8 @@ class ResponseRoutes:
 
     async def respond(self, request: Request) -> Response:
         """Answer a request for a response."""
-        self._slots.check()
         origin = origin_of(request, self._tenants)
+        self._slots.check(origin.caller)
         body = await self._bodies.read(ResponsesRequest, request)
         return await self._responses.respond(
             request,
