@@ -7,7 +7,7 @@
 {{- $config := .Values.config -}}
 {{- $drain := $config.drain_timeout_s | default $config.call_timeout_s | default 1800 -}}
 {{- if hasKey $config "drain_timeout_s" }}{{ $drain = $config.drain_timeout_s }}{{ end -}}
-{{- $delay := hasKey $config "drain_delay_s" | ternary $config.drain_delay_s 5 -}}
+{{- $delay := hasKey $config "drain_delay_s" | ternary $config.drain_delay_s 8 -}}
 {{- add (ceil (float64 $drain)) (ceil (float64 $delay)) -}}
 {{- end -}}
 
@@ -72,6 +72,12 @@
 {{- /* A model that comes with the package, or from a volume, needs no hub. */ -}}
 {{- define "aloraserve.isOffline" -}}
 {{- if or (eq .Values.model.name "smollm2") (hasPrefix "/" .Values.model.name) }}true{{ end -}}
+{{- end -}}
+
+{{- /* Settings that config may decide otherwise. Services notice within four seconds that a gateway is not ready. */ -}}
+{{- define "aloraserve.defaultSettings" -}}
+drain_delay_s: 8
+namespace: {{ include "aloraserve.fullname" . | quote }}
 {{- end -}}
 
 {{- /* The settings that values other than config decide, by key. */ -}}

@@ -38,9 +38,7 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 {{- if eq .role "gateway" }}
 {{- /* For commands in the pod, such as `aloraserve keys`. */}}
 - {name: ALORASERVE_KEY_PEPPER_FILE, value: "{{ $v.paths.secrets }}/pepper/pepper"}
-{{- with $v.config.namespace }}
-- {name: ALORASERVE_NAMESPACE, value: {{ . | quote }}}
-{{- end }}
+- {name: ALORASERVE_NAMESPACE, value: {{ $v.config.namespace | default (include "aloraserve.fullname" .root) | quote }}}
 {{- end }}
 {{- if eq .role "head" }}
 {{- with $v.keys.apiKeys }}{{ if .secretName }}
@@ -193,12 +191,13 @@ readinessProbe:
 {{- else if and (eq .role "gateway") $v.tls.enabled $v.tls.clientCa }}
   tcpSocket: {port: serve}
   periodSeconds: 2
-  failureThreshold: 1
+  failureThreshold: 2
 {{- else if eq .role "gateway" }}
   httpGet: {path: /readyz, port: serve, scheme: {{ $v.tls.enabled | ternary "HTTPS" "HTTP" }}}
   periodSeconds: 2
-  timeoutSeconds: 2
-  failureThreshold: 1
+  timeoutSeconds: 3
+  # One late answer of a busy gateway is not enough to take it away from the others.
+  failureThreshold: 2
 {{- else if include "aloraserve.isIncremental" .root }}
   # Incremental upgrades send calls by KubeRay's own Service, which has every worker that is ready: never an engine.
   tcpSocket: {port: {{ $v.ports.http }}}

@@ -22,7 +22,7 @@ applications:
         {{- end }}
     {{- end }}
     args:
-      {{- $defaults := dict "drain_delay_s" 5 }}
+      {{- $defaults := include "aloraserve.defaultSettings" . | fromYaml }}
       {{- merge (include "aloraserve.ownSettings" . | fromYaml) $v.config $defaults | toYaml | nindent 6 }}
     # Resources of our own keep each role on its pods, and Ray's autoscaler adds pods of the right group.
     deployments:
