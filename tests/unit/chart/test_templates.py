@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.serve.schema import ServeDeploySchema
 from support.chart_values import SETS
 from support.helm_tools import CHART, objects, of_kind, render, serve_config, tool
 from support.kubernetes_schemas import VERSIONS, check_kubernetes, is_kubernetes, ray_service_faults
+from support.serve_schema import ignored_keys
 
 from aloraserve.settings import settings_from_arguments
 
@@ -27,18 +27,6 @@ OF_THE_POD = {"key_pepper_file", "tls_certificate", "tls_key", "tls_client_ca"}
 def rendered(case: str) -> str:
     """Return what the chart makes of a profile or a set of values."""
     return render(SETS[case]) if case in SETS else render({}, CHART / "ci" / case)
-
-
-def unknown_keys(given: Any, known: Any, at: str = "") -> list[str]:
-    """Return the keys of a Serve config that its schema has dropped."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        dropped = [f"{at}.{key}" for key in given if key not in known]
-        return dropped + [
-            fault for key in given if key in known for fault in unknown_keys(given[key], known[key], f"{at}.{key}")
-        ]
-    if isinstance(given, list) and isinstance(known, list):
-        return [fault for pair in zip(given, known, strict=True) for fault in unknown_keys(*pair, f"{at}[]")]
-    return []
 
 
 def test_helm_finds_nothing_to_complain_of() -> None:
@@ -104,8 +92,7 @@ def test_a_key_that_kuberay_does_not_know_is_found() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_the_serve_config_has_no_key_that_serve_would_ignore_and_no_setting_that_is_refused(case: str) -> None:
     config = serve_config(objects(rendered(case)))
-    parsed = ServeDeploySchema.model_validate(config).model_dump(exclude_unset=True)
-    assert unknown_keys(config, parsed) == []
+    assert ignored_keys(config) == []
     arguments = config["applications"][0]["args"]
     settings = settings_from_arguments(arguments | {"redis_url": "redis://redis:6379/0"})
     if case == "cells":
