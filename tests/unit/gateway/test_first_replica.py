@@ -96,5 +96,5 @@ async def test_without_replicas_a_gateway_is_ready_where_it_would_hold_calls(
     gateway = open_gateway(autoscaling=True, min_replicas=least)
     note_replicas(ENGINE, "test", [])
     transport = httpx.ASGITransport(gateway.http_app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert [(await client.get(probe)).status_code for probe in ("/readyz", "/health")] == [status] * 2
