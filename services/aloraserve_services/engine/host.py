@@ -79,6 +79,10 @@ class _UnobservedCall:
 _UNOBSERVED = _UnobservedCall()
 
 
+def _unnoticed() -> None:
+    """Nobody counts."""
+
+
 async def join_fleet(directory: Directory, keyspace: KeySpace, label: str) -> None:
     """Refuse to start in a fleet with another key space, before an engine takes its time to start for it.
 
@@ -164,6 +168,7 @@ class EngineHost:
         self._turns = Turns(facts.scheduling, facts.step_tokens, self._progress.give)
         self._watch = StallWatch(stall_s)
         self.is_stalled = False
+        self._on_stall: Callable[[], None] = _unnoticed
         adapters.watch_loads(self._watch.waiting)
         self._engine.observe_steps(self._stepped)
         self._meter = SavingsMeter(
@@ -206,9 +211,9 @@ class EngineHost:
             await before_calls()
         self.keep(self._beat, self._residency.run, self._gaps.run, self._adapters.follow, self._adapters.sweep)
 
-    def observe(self, begin: Callable[[EngineCall], ObservedCall]) -> None:
-        """Have further calls followed: ``begin`` is called with each."""
-        self._begin_observing = begin
+    def observe(self, begin: Callable[[EngineCall], ObservedCall], stalled: Callable[[], None] = _unnoticed) -> None:
+        """Have ``begin`` called with each further call, and ``stalled`` once the engine hung and was killed."""
+        self._begin_observing, self._on_stall = begin, stalled
 
     def keep(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run tasks beside the engine; one that fails begins again, see :class:`KeptTasks`."""
@@ -227,11 +232,11 @@ class EngineHost:
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
-        accepted = self._accept(call)
-        observed = self._begin_observing(call)
-        holds = False
-        reported_by = 0
+        holds, reported_by = False, 0
+        observed: ObservedCall = _UNOBSERVED
         try:
+            accepted = self._accept(call)
+            observed = self._begin_observing(call)
             if call.adapter is not None:
                 if (problem := await self._adapters.hold(call.adapter)) is not None:
                     yield problem
@@ -345,6 +350,7 @@ class EngineHost:
         log.error("engine_stalled", replica=self._identity.label)
         self.is_stalled = True
         self._engine.kill()
+        self._on_stall()
 
     async def _beat(self) -> None:
         await self._heartbeat.run(lambda: self.is_stalled or self._engine.is_dead)

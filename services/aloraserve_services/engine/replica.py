@@ -16,7 +16,8 @@ from aloraserve.directory.base import Directory
 from aloraserve.routing.cells import cell_of
 from aloraserve.scaling.packed_prefixes import pack, unpack
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
-from aloraserve.settings import Settings
+from aloraserve.settings import SECRETS, Settings
+from aloraserve.settings.variables import forget_variables
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.channel.server import ChannelServer
 from aloraserve_services.engine.adapters import EngineAdapters
@@ -58,6 +59,8 @@ class EngineReplica:
             raise
 
     async def _start(self, settings: Settings) -> None:
+        # What `ray start` was given in its environment is no business of the engine's own processes.
+        forget_variables(SECRETS)
         tracing = Tracing()
         self._closing.callback(tracing.flush)
         # The packaged model may have to be converted first.
@@ -83,7 +86,7 @@ class EngineReplica:
         self._fleet = FleetWarmth(identity.replica, directory, self._host.warmth, ServePeers())
         await self._host.start(max_model_tokens=settings.max_model_len, before_calls=self._warm)
         # Warming up was nobody's call.
-        self._host.observe(telemetry.begin_call)
+        self._host.observe(telemetry.begin_call, telemetry.stalled)
         self._host.keep(telemetry.keep_registered, registry.run)
         channel = ChannelServer(identity.replica, self._host.generate, plan.capacity)
         self._closing.callback(channel.close)

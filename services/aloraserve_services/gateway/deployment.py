@@ -174,6 +174,7 @@ class Gateway:
             self.slots,
             self.metrics,
             self._tracing,
+            self._bodies.budget,
             message_timeout_s=settings.body_timeout_s,
             stall_timeout_s=settings.stall_timeout_s,
         )
@@ -290,7 +291,7 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
         await self._tenants.begin()
-        await self._prefixes.look()
+        await self._prefixes.begin()
         async with contextlib.AsyncExitStack() as beside:
             for part in (self._pool, self._process, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
