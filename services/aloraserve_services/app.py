@@ -85,7 +85,7 @@ def engine_resources(settings: Settings) -> dict[str, Any]:
     """Return what Ray sets aside for one engine replica."""
     if settings.engine == "simulated":
         return {"num_cpus": SIMULATED_CPUS}
-    return {"num_cpus": 1} if runs_on_cpu(settings.device) else {"num_cpus": 1, "num_gpus": 1}
+    return {"num_cpus": 1} if runs_on_cpu(settings.device) else {"num_cpus": 1, "num_gpus": settings.gpus_per_engine}
 
 
 def _gateway_count(settings: Settings) -> dict[str, Any]:
