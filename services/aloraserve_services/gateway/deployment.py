@@ -174,6 +174,7 @@ class Gateway:
             self.slots,
             self.metrics,
             self._tracing,
+            self._bodies.budget,
             message_timeout_s=settings.body_timeout_s,
             stall_timeout_s=settings.stall_timeout_s,
         )
