@@ -118,5 +118,7 @@ SSE = SseForm()
 def _beginnings(answer: Answer, before_text: bytes) -> list[bytes]:
     """Return what stands before the text in the events of each choice."""
     fields = {"id": answer.id, "object": answer.part_kind, "created": answer.created, "model": answer.model}
+    if answer.fingerprint is not None:
+        fields["system_fingerprint"] = answer.fingerprint
     head = b"data: " + encode(fields)[:-1] + b',"choices":[{"index":'
     return [b"%b%d,%b" % (head, index, before_text) for index in range(answer.count)]
