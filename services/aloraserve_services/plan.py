@@ -273,7 +273,7 @@ def make_plan(
         model_path=model_path,
         dtype=dtype,
         keyspace=KeySpace(
-            model=f"{fingerprint}-{dtype}",
+            model=f"{fingerprint}-{dtype}{_weights(settings)}",
             tokenizer=content_digest(model_path, ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")),
             block_tokens=settings.block_tokens,
             plugin=SIMULATED if simulated else f"vllm-alora {version('vllm-alora')}",
@@ -282,6 +282,12 @@ def make_plan(
         limits=limits,
         calibration=simulated,
     )
+
+
+def _weights(settings: Settings) -> str:
+    """Return what keeps replicas with other weights of the same model out of a fleet's directory."""
+    quantization = settings.engine_args.get("quantization")
+    return "" if quantization is None else f"+{quantization.replace('-', '_')}"
 
 
 def _local(model_path: Path) -> Path:
