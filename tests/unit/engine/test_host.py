@@ -104,7 +104,7 @@ async def test_calls_are_settled_with_the_first_heartbeats_that_reach_the_direct
 async def test_token_ids_leave_the_replica_where_a_call_asks_for_them(directory: RecordingDirectory) -> None:
     async with started_host(directory) as started:
         plain = await started.answer(engine_call("plain"))
-        shown = await started.answer(dataclasses.dataclasses.replace(engine_call("shown"), shows_tokens=True))
+        shown = await started.answer(dataclasses.replace(engine_call("shown"), shows_tokens=True))
         assert [len(chunk.token_ids) for chunk in plain] == [0] * len(plain)
         assert [len(chunk.token_ids) for chunk in shown] == [chunk.tokens for chunk in shown]
 
@@ -289,7 +289,7 @@ async def test_events_that_cannot_be_taken_in_are_lost_ones(
 async def test_what_the_cache_saves_is_published_and_what_of_it_others_hold_too(directory: RecordingDirectory) -> None:
     async with started_host(directory) as started:
         await started.answer(engine_call("first"))
-        await started.answer(replace(engine_call("second"), elsewhere_tokens=SPACE.block_tokens))
+        await started.answer(dataclasses.replace(engine_call("second"), elsewhere_tokens=SPACE.block_tokens))
         await directory.until(len(directory.published) + 2)
     state = directory.published[-1]
     assert state.saved_s > state.saved_elsewhere_s > 0
