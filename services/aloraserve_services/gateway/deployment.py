@@ -41,6 +41,7 @@ from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
+from aloraserve_services.gateway.demand import DemandCounter, DemandReports
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.docs_routes import DocsRoutes
 from aloraserve_services.gateway.gateway_pool import GatewayPool
@@ -119,6 +120,7 @@ class Gateway:
         self._watch = PrefixWatch()
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas, self._routing.leaving)
+        self._demand = DemandCounter(self._pool.waiting, lambda: bool(self._replicas()))
         self.slots = CallSlots(plan.max_calls)
         limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
         self._usage = UsageReporter(plan.open_usage(), self.metrics)
@@ -264,6 +266,7 @@ class Gateway:
             CallMetrics(self.metrics),
             CallSpans(self._tracing),
             self._savings,
+            *([self._demand] if self._plan.settings.autoscaling else []),
         ]
 
     def _open_directories(self) -> list[Directory]:
@@ -290,6 +293,8 @@ class Gateway:
         async with contextlib.AsyncExitStack() as beside:
             for part in (self._pool, self._process, self._limits, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
+            if self._plan.settings.autoscaling:
+                await beside.enter_async_context(DemandReports(self._demand, self._plan.open_board()).running())
             await beside.enter_async_context(self._savings.flushing())
             followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]
             try:

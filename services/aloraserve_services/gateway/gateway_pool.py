@@ -27,16 +27,20 @@ class GatewayPool:
 
     Attributes:
         replicas: the pool.
+        waiting: returns how many calls wait for room; 0 where Serve's handle has them.
     """
 
     def __init__(
         self, settings: Settings, engines: Any, known: Callable[[], Sequence[str]], leaving: LeavingReplicas
     ) -> None:
         self.replicas: ReplicaPool = ServePool(engines)
+        self.waiting: Callable[[], int] = lambda: 0
         self._links: ReplicaLinks | None = None
         if settings.transport == "channel":
             self._links = ReplicaLinks(known, replica_endpoints(engines))
-            self.replicas = ChannelPool(self._links, self.replicas, max_queued=settings.max_queued, leaving=leaving)
+            pool = ChannelPool(self._links, self.replicas, max_queued=settings.max_queued, leaving=leaving)
+            self.waiting = lambda: pool.waiting
+            self.replicas = pool
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
