@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aloraserve.errors import SettingsError
 from aloraserve.settings import Settings, settings_from_arguments
+from aloraserve_services.autoscaler.engines import EnginePolicy
 from aloraserve_services.gateway.deployment import ENGINE, GATEWAY
 from aloraserve_services.gateway.gateway_replica import GatewayReplica
 from aloraserve_services.gateway.ranked_router import RankedRequestRouter
@@ -27,6 +29,8 @@ SERVE_HOST = "0.0.0.0"  # noqa: S104
 SIMULATED_CPUS = 0.1
 STOP_AFTER_DRAIN_S = 10
 """What a process has for its end after its last answer, before Serve kills it."""
+ENGINE_REPORTS_S = 2.0
+"""Between two reports of a replica's requests to Serve, by which the fleet is scaled while the directory is gone."""
 MAX_ONGOING_ADMIN = 64
 """Calls that gateways take from each other; clients' come to a gateway's own server."""
 
@@ -84,6 +88,32 @@ def engine_resources(settings: Settings) -> dict[str, Any]:
     return {"num_cpus": 1} if is_cpu_engine() else {"num_cpus": 1, "num_gpus": 1}
 
 
+def _engine_count(settings: Settings, max_requests: int) -> dict[str, Any]:
+    """Return Serve's options of how many engines there are.
+
+    The policy has its own delays, so that Serve's are 0; with ``initial_replicas`` each change of the settings would
+    begin there again. The arguments of a policy are shown by Serve: no secret may be in them.
+    """
+    if not settings.autoscaling:
+        return {"num_replicas": settings.replicas}
+    policy = {
+        "policy_function": f"{EnginePolicy.__module__}:{EnginePolicy.__qualname__}",
+        "policy_kwargs": {"rules": asdict(settings.scaling_rules(max_requests))},
+    }
+    scaling = {
+        "min_replicas": settings.min_replicas,
+        "max_replicas": settings.max_replicas,
+        "target_ongoing_requests": max_requests,
+        "upscale_delay_s": 0,
+        "downscale_delay_s": 0,
+        "downscale_to_zero_delay_s": 0,
+        "metrics_interval_s": ENGINE_REPORTS_S,
+        "look_back_period_s": 2 * ENGINE_REPORTS_S,
+        "policy": policy,
+    }
+    return {"autoscaling_config": scaling}
+
+
 def _max_requests(settings: Settings) -> int:
     simulated = check_engine(settings)
     return settings.max_num_seqs if simulated is None else simulated.max_num_seqs
@@ -96,7 +126,7 @@ def _engines(settings: Settings, max_requests: int) -> Any:
     return serve.deployment(
         _replica_class(settings),
         name=ENGINE,
-        num_replicas=settings.replicas,
+        **_engine_count(settings, max_requests),
         max_ongoing_requests=WAITING_ROOM * max_requests,
         max_queued_requests=settings.max_queued,
         ray_actor_options=engine_resources(settings),

@@ -211,6 +211,11 @@ class EngineHost:
             raise EngineEndedError("the engine did nothing for too long, and was killed")
         self._tasks.check()
 
+    @property
+    def requests(self) -> int:
+        """Requests that were accepted and have not ended."""
+        return self._progress.requests
+
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
         accepted = self._accept(call)

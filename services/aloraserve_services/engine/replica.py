@@ -17,6 +17,7 @@ from aloraserve.routing.cells import cell_of
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 from aloraserve.settings import Settings
 from aloraserve.telemetry.tracing import Tracing
+from aloraserve_services.autoscaler.serve_view import REQUESTS
 from aloraserve_services.channel.server import ChannelServer
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
@@ -94,6 +95,10 @@ class EngineReplica:
     async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
         """Return the engine's replies to a call; closing the iterator aborts it."""
         return self._host.generate(call)
+
+    def record_autoscaling_stats(self) -> dict[str, int]:
+        """Return how many requests this replica has: Serve's policy asks while the directory is gone."""
+        return {REQUESTS: self._host.requests}
 
     async def check_health(self) -> None:
         """Raise if the engine is dead or hung, or the channel has ended; Serve then replaces this replica."""

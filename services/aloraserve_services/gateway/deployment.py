@@ -70,6 +70,7 @@ from aloraserve_services.gateway.response_routes import ResponseRoutes
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.scaling import ScalingReporter
 from aloraserve_services.gateway.tenant_routes import TenantRoutes
 from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
@@ -120,6 +121,7 @@ class Gateway:
         self._watch = PrefixWatch()
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas, self._routing.leaving)
+        self._board = plan.open_board()
         self._demand = DemandCounter(self._pool.waiting, lambda: bool(self._replicas()))
         self.slots = CallSlots(plan.max_calls)
         limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
@@ -252,6 +254,7 @@ class Gateway:
             self._adapters,
             replicas=self._replicas,
             receipts=FleetReceipts(self.own_receipt, self.own_receipts, ask_all),
+            scaling=ScalingReporter(self._plan.settings, self._board),
             diagnosis=FleetDiagnosis(self.own_diagnosis, ask_all),
             savings=self._savings,
             targets=self._process.targets,
@@ -294,7 +297,7 @@ class Gateway:
             for part in (self._pool, self._process, self._limits, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
             if self._plan.settings.autoscaling:
-                await beside.enter_async_context(DemandReports(self._demand, self._plan.open_board()).running())
+                await beside.enter_async_context(DemandReports(self._demand, self._board).running())
             await beside.enter_async_context(self._savings.flushing())
             followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]
             try:

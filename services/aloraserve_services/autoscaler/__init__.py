@@ -1,0 +1,1 @@
+"""What Serve's controller runs to decide how many replicas there are."""
