@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients weekly docs proto proto-release lint format lock clean bench-limits bench-fairness
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs proto proto-release lint format lock clean bench-limits bench-fairness
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -121,13 +121,17 @@ mutants-plugin: install-dev ## Put faults into vllm-alora, one at a time: a test
 test-clients: install-dev ## Run other projects' clients, unchanged, in environments of their own (ARGS="litellm guidellm")
 	@PYTHONPATH=tests:. $(BIN)/python -m clients $(ARGS)
 
+images-check: install-dev ## Run the steps of an image's Dockerfile on this machine, kept apart from it; needs root (ARGS="gateway cpu")
+	@PYTHONPATH=tests $(BIN)/python -m support.image_root $(ARGS)
+
 weekly: install-dev ## Run what takes too long for every change: all tests, all mutants, the plugin's matrix (hours)
 	@$(BIN)/python tests/lanes.py --all; tests=$$?; \
 	PYTHONPATH=tests $(BIN)/python -m mutants; mutants=$$?; \
 	$(BIN)/python platform/vllm-alora/tests/mutants.py --live; plugin=$$?; \
 	$(PYTHON) deploy/install/plugin_matrix.py --keep-going; matrix=$$?; \
-	echo "weekly, exit codes: tests $$tests, mutants $$mutants, the plugin's $$plugin, matrix $$matrix"; \
-	[ "$$tests $$mutants $$plugin $$matrix" = "0 0 0 0" ]
+	PYTHONPATH=tests $(BIN)/python -m support.image_root cpu; images=$$?; \
+	echo "weekly, exit codes: tests $$tests, mutants $$mutants, the plugin's $$plugin, matrix $$matrix, images $$images"; \
+	[ "$$tests $$mutants $$plugin $$matrix $$images" = "0 0 0 0 0" ]
 
 docs: install-dev ## Build the documentation into site/, every link and anchor checked
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
@@ -154,13 +158,22 @@ format: install-dev ## Format the sources and fix what can be fixed
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-lock: install-dev ## Pin the requirement lists again (deploy/install/*.txt)
+lock: install-dev ## Pin the requirement lists again (deploy/install/*.txt, deploy/images/locks/*.txt)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
 	cd deploy/install && for list in cpu dev $$(ls clients/*.in | sed 's/\.in$$//'); do \
 	  $(abspath $(BIN))/uv pip compile --universal --python-version 3.11 --no-annotate --no-header --quiet \
 	    --overrides overrides.txt --no-emit-package torch $$list.in -o $$list.txt && \
 	  sed -i.never "/sys_platform == 'never'/d" $$list.txt && rm $$list.txt.never || exit 1; \
 	done
+	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --no-index -w build/plugin platform/vllm-alora
+	cd deploy/images/locks && compile() { $(abspath $(BIN))/uv pip compile --python-version 3.11 --no-annotate --no-header \
+	    --quiet --generate-hashes --find-links ../../../build/plugin --no-emit-package vllm-alora "$$@"; } && \
+	  extras="--extra object-stores --extra oci" && \
+	  compile --universal ../../../pyproject.toml $$extras -c ../../install/cpu.txt -o gateway.txt && \
+	  compile --python-platform x86_64-manylinux_2_28 ../../../pyproject.toml $$extras --extra gpu -c gateway.txt -o cuda.txt && \
+	  compile --universal --no-deps ../../install/cpu.txt ../../install/cpu-nodeps.txt -o cpu.txt && \
+	  compile --universal tools.in -c ../../install/cpu.txt -o tools.txt && \
+	  echo uv | compile --no-deps --universal - -c tools.txt -o uv.txt
 
 clean: ## Delete caches and build outputs; .venv and the state folder stay
 	rm -rf .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build site

@@ -94,7 +94,7 @@ async def _measure(url: str, tenants: int, rate: float, seconds: float) -> list[
 
 def _wants(tenants: int) -> Iterator[Want]:
     for number in itertools.count():
-        yield Want(f"tenant-{number % tenants}", LIMITS, Demand(1, 1200, 300), f"lease-{number}")
+        yield Want(f"tenant-{number % tenants}", LIMITS, Demand(1, 1200, 300), f"lease-{number}", f"call-{number}")
 
 
 async def _script_time(url: str) -> tuple[int, int]:

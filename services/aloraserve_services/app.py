@@ -18,7 +18,7 @@ from aloraserve_services.autoscaler.engines import EnginePolicy
 from aloraserve_services.gateway.deployment import ENGINE, GATEWAY
 from aloraserve_services.gateway.gateway_replica import GatewayReplica
 from aloraserve_services.gateway.ranked_router import RankedRequestRouter
-from aloraserve_services.models.hardware import is_cpu_engine, preferred_dtype
+from aloraserve_services.models.hardware import preferred_dtype, runs_on_cpu
 from aloraserve_services.plan import WAITING_ROOM, check_engine
 
 APP = "aloraserve"
@@ -77,7 +77,7 @@ def application_settings(args: Mapping[str, Any]) -> Settings:
     settings = settings_from_arguments(given, Path(file) if file else None, defaults={"host": SERVE_HOST})
     if settings.redis_url is None:
         raise SettingsError("redis_url is not set; gateways and engine replicas need a Redis that all of them reach")
-    dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
+    dtype = preferred_dtype(device=settings.device) if settings.dtype == "auto" else settings.dtype
     return settings.model_copy(update={"dtype": dtype})
 
 
@@ -85,7 +85,7 @@ def engine_resources(settings: Settings) -> dict[str, Any]:
     """Return what Ray sets aside for one engine replica."""
     if settings.engine == "simulated":
         return {"num_cpus": SIMULATED_CPUS}
-    return {"num_cpus": 1} if is_cpu_engine() else {"num_cpus": 1, "num_gpus": 1}
+    return {"num_cpus": 1} if runs_on_cpu(settings.device) else {"num_cpus": 1, "num_gpus": 1}
 
 
 def _engine_count(settings: Settings, max_requests: int) -> dict[str, Any]:

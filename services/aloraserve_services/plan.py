@@ -43,7 +43,7 @@ from aloraserve.usage.redis import UsageLedger
 from aloraserve_services import stores
 from aloraserve_services.adapter_catalog import catalog_backup, catalogued_versions, open_catalog
 from aloraserve_services.extras import require
-from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype
+from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype, runs_on_cpu
 from aloraserve_services.models.sizes import check_sizes
 
 CPU_BLOCK_TOKENS = 32
@@ -192,9 +192,18 @@ class FleetPlan:
 
 
 def require_engine(settings: Settings) -> None:
-    """Raise StartError if the library of the settings' engine is not installed here."""
-    if settings.engine == "vllm":
-        require("gpu", "the engine vllm", "vllm")
+    """Make sure that the library of the settings' engine is installed here.
+
+    Raises:
+        StartError: it is not.
+        SettingsError: it is vLLM's build for another device.
+    """
+    if settings.engine != "vllm":
+        return
+    require("gpu", "the engine vllm", "vllm")
+    if runs_on_cpu(settings.device) != is_cpu_engine():
+        build = "CPUs" if is_cpu_engine() else "GPUs"
+        raise SettingsError(f"device is {settings.device!r}; the vLLM that is installed here is the build for {build}")
 
 
 def check_engine(settings: Settings) -> Calibration | None:
@@ -205,7 +214,7 @@ def check_engine(settings: Settings) -> Calibration | None:
     """
     if settings.engine == "simulated":
         return calibration.load(settings.calibration)
-    if is_cpu_engine() and settings.block_tokens % CPU_BLOCK_TOKENS:
+    if runs_on_cpu(settings.device) and settings.block_tokens % CPU_BLOCK_TOKENS:
         raise SettingsError(
             f"block_tokens is {settings.block_tokens}; on a CPU vLLM's attention takes multiples of {CPU_BLOCK_TOKENS}"
         )
@@ -233,7 +242,7 @@ def make_plan(
     from aloraserve_services.models.model_files import resolve_model
 
     simulated = check_engine(settings)
-    dtype: Dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
+    dtype: Dtype = preferred_dtype(device=settings.device) if settings.dtype == "auto" else settings.dtype
     found_name, model_path = resolve_model(settings.model, settings.state_dir, dtype, progress=progress)
     model_path = _local(model_path)
     if simulated is None:

@@ -156,6 +156,29 @@ async def test_a_lease_that_nobody_renews_ends(make: Make, monkeypatch: pytest.M
     assert standing.running == 2, "the one that was renewed, and the new one"
 
 
+async def test_what_is_undone_was_never_taken_whichever_comes_first(make: Make) -> None:
+    one, other = make(), make()
+    limits: dict[str, Any] = {"tokens_per_minute": 1000, "concurrency": 1}
+    taken = want("a", demand=Demand(1, 900, 1), **limits)._replace(call="1")
+    await one.take(taken)
+    for _ in range(2):
+        await other.undo([taken])
+    late = want("b", demand=Demand(1, 900, 1), **limits)._replace(call="2")
+    await other.undo([late])
+    await one.take(late)
+    standing = await one.take(want("c", demand=Demand(1, 0, 0), **limits))
+    assert (standing.refused_by, standing.running, standing.remaining(1)) == (None, 1, 1000)
+
+
+async def test_a_call_that_was_settled_is_not_undone(store: LimitStore) -> None:
+    taken = want("a", demand=Demand(1, 500, 1), tokens_per_minute=1000)._replace(call="1")
+    await store.take(taken)
+    await store.settle([Settlement(taken, Demand(0, -100, 0))])
+    await store.undo([taken])
+    standing = await store.take(taken._replace(demand=Demand(1, 0, 0), call=""))
+    assert 600 <= (standing.remaining(1) or 0) <= 610
+
+
 async def test_a_server_that_is_gone_is_an_error_of_ours() -> None:
     store = RedisLimits.from_url("redis://127.0.0.1:1", namespace="gone", timeout_s=0.2)
     with pytest.raises(DirectoryUnavailableError, match="store of limits"):
@@ -165,10 +188,10 @@ async def test_a_server_that_is_gone_is_an_error_of_ours() -> None:
 
 async def test_keys_expire_and_name_no_tenant(redis_server: Any) -> None:
     store = RedisLimits.from_url(redis_server.url, namespace="expiring", timeout_s=5.0)
-    await store.take(want(tenant="acme-secret", requests_per_minute=10, concurrency=3))
+    await store.take(want(tenant="acme-secret", requests_per_minute=10, concurrency=3)._replace(call="1"))
     async with Redis.from_url(redis_server.url) as client:
         keys = [key.decode() for key in await client.keys("*expiring*")]
-        assert sorted(key.rsplit(":", 1)[1] for key in keys) == ["leases", "limits"]
+        assert sorted(key.rsplit(":", 1)[1] for key in keys) == ["calls", "leases", "limits"]
         assert not any("acme" in key for key in keys)
         assert len({key.split("}")[0] for key in keys}) == 1, "one slot"
         for key in keys:
@@ -213,11 +236,11 @@ async def test_the_script_and_the_memory_count_alike(redis_server: Any, limit: i
             if kind == "settle":
                 correction = cost if part % 2 else -cost
                 memory.settle_now(Settlement(asked, Demand(0, correction, 0)))
-                arguments = ("", 0, 0, limit, correction, 0, 0, now_us)
+                arguments = ("", "", 0, 0, limit, correction, 0, 0, now_us)
                 await store._scripts.run(ScriptCall(settle, keys, arguments))
                 continue
             expected = memory.take_now(asked)
-            arguments = ("", LEASE_US, 0, 0, 0, limit, cost, 0, 0, now_us)
+            arguments = ("", LEASE_US, 0, "", 0, 0, limit, cost, 0, 0, now_us)
             by, wait, _, used, _, _ = map(int, await store._scripts.run(ScriptCall(take, keys, arguments)))
             assert (by == 2, wait, used) == (expected.refused_by is not None, expected.wait_us, expected.used_us[1])
     finally:

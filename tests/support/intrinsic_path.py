@@ -25,7 +25,7 @@ from aloraserve.serving.intrinsics.runner import IntrinsicRunner
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import Origin
-from aloraserve.tenants import UNTENANTED
+from aloraserve.tenants import UNTENANTED, Caller
 from aloraserve.wire import ChatRequest, parse_body
 from support.character_tokenizer import CharacterTokenizer
 
@@ -187,7 +187,7 @@ class RequestPath:
         return found
 
     @contextlib.contextmanager
-    def _slot(self) -> Iterator[None]:
+    def _slot(self, caller: Caller) -> Iterator[None]:
         if not self.slots:
             raise OverloadedError("too many requests are in progress; retry later")
         self.slots -= 1

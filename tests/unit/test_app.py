@@ -16,6 +16,7 @@ from aloraserve.errors import SettingsError
 from aloraserve.settings import load_settings, settings_from_arguments
 from aloraserve.tenants import Role, StaticTenants
 from aloraserve_services.app import application_settings, build
+from aloraserve_services.plan import require_engine
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy/serve/aloraserve.yaml"
@@ -76,6 +77,19 @@ def test_there_are_as_many_gateways_and_replicas_as_asked_for() -> None:
     gateway = build(SIMULATED | {"gateways": 3, "replicas": 4})._bound_deployment
     _, engines = gateway.init_args
     assert (gateway.num_replicas, engines._bound_deployment.num_replicas) == (3, 4)
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", None), ("gpu", 1)])
+def test_engines_ask_for_a_gpu_by_their_device_whatever_is_installed_where_it_is_built(
+    device: str, gpus: int | None
+) -> None:
+    _, engines = build({"redis_url": REDIS, "device": device})._bound_deployment.init_args
+    assert engines._bound_deployment.ray_actor_options.get("num_gpus") == gpus
+
+
+def test_an_engine_of_another_device_than_its_vllm_is_built_for_is_refused() -> None:
+    with pytest.raises(SettingsError, match="device is 'gpu'; the vLLM that is installed here is the build for CPUs"):
+        require_engine(application_settings({"redis_url": REDIS, "device": "gpu"}))
 
 
 def test_callers_keys_travel_to_gateways_as_digests_and_to_engines_not_at_all() -> None:

@@ -99,9 +99,14 @@ class AsyncClient:
         return results
 
     async def adapters(self) -> list[dict[str, Any]]:
-        """Return the first page of the catalog's versions; raises CallError."""
-        found: list[dict[str, Any]] = (await self._call(requests.adapters_request())).get("data", [])
-        return found
+        """Return the catalog's versions that the key may manage, a page after the other; raises CallError."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            page = await self._call(requests.adapters_request(after))
+            found += page.get("data", [])
+            if not (after := page.get("next", "")):
+                return found
 
     async def close(self) -> None:
         """Close the connections."""

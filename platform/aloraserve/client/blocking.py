@@ -98,9 +98,14 @@ class Client:
         return results
 
     def adapters(self) -> list[dict[str, Any]]:
-        """Return the first page of the catalog's versions; raises CallError."""
-        found: list[dict[str, Any]] = self._call(requests.adapters_request()).get("data", [])
-        return found
+        """Return the catalog's versions that the key may manage, a page after the other; raises CallError."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            page = self._call(requests.adapters_request(after))
+            found += page.get("data", [])
+            if not (after := page.get("next", "")):
+                return found
 
     def close(self) -> None:
         """Close the connections."""

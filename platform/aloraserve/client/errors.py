@@ -14,6 +14,8 @@ _OF_TYPES = {
     "overloaded_error": 503,
 }
 """Statuses of errors that come within a stream, whose status was sent before."""
+_RETRIED_CODES = frozenset({"idempotency_in_progress"})
+"""Another gateway is still answering what was sent before, under the same key."""
 _FINAL_CODES = frozenset({"deadline_exceeded", "engines_ended"})
 NO_CONNECTION = 0
 """Stands for the status of a call that reached nobody, or whose connection broke."""
@@ -52,7 +54,8 @@ class CallError(Exception):
     @property
     def is_retried(self) -> bool:
         """Whether the same call may succeed later."""
-        return not self.is_final and (self.status == NO_CONNECTION or self.status in RETRIED)
+        may_pass = self.status == NO_CONNECTION or self.status in RETRIED or self.code in _RETRIED_CODES
+        return not self.is_final and may_pass
 
 
 def error_of(status: int, body: object, headers: Mapping[str, str]) -> CallError:

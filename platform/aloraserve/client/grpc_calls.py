@@ -76,20 +76,20 @@ class GrpcCalls:
             if credentials is None
             else grpc.secure_channel(target, credentials, _OPTIONS)
         )
-        self._how = {"metadata": _metadata(api_key), "timeout": timeout_s}
+        self._api_key, self._timeout_s = api_key, timeout_s
 
     def call(self, request: CallRequest) -> dict[str, Any]:
         """Return a whole answer; raises CallError."""
         method, message = _message(request)
         try:
-            return _content(method, self._channel.unary_unary(_full(method))(message, **self._how))
+            return _content(method, self._channel.unary_unary(_full(method))(message, **self._how(request)))
         except grpc.RpcError as error:
             raise _error_of(error) from None
 
     def stream(self, request: CallRequest) -> Iterator[dict[str, Any]]:
         """Yield the parts of an answer; raises CallError."""
         method, message = _message(request)
-        call = self._channel.unary_stream(_full(method))(message, **self._how)
+        call = self._channel.unary_stream(_full(method))(message, **self._how(request))
         try:
             for raw in call:
                 yield _content(method, raw)
@@ -102,6 +102,9 @@ class GrpcCalls:
         """Close the connections."""
         self._channel.close()
 
+    def _how(self, request: CallRequest) -> dict[str, Any]:
+        return _how(request, self._api_key, self._timeout_s)
+
 
 class AsyncGrpcCalls:
     """Makes calls, one attempt each; see :class:`GrpcCalls`."""
@@ -113,20 +116,20 @@ class AsyncGrpcCalls:
             if credentials is None
             else grpc.aio.secure_channel(target, credentials, _OPTIONS)
         )
-        self._how = {"metadata": _metadata(api_key), "timeout": timeout_s}
+        self._api_key, self._timeout_s = api_key, timeout_s
 
     async def call(self, request: CallRequest) -> dict[str, Any]:
         """Return a whole answer; raises CallError."""
         method, message = _message(request)
         try:
-            return _content(method, await self._channel.unary_unary(_full(method))(message, **self._how))
+            return _content(method, await self._channel.unary_unary(_full(method))(message, **self._how(request)))
         except grpc.RpcError as error:
             raise _error_of(error) from None
 
     async def stream(self, request: CallRequest) -> AsyncIterator[dict[str, Any]]:
         """Yield the parts of an answer; raises CallError."""
         method, message = _message(request)
-        call = self._channel.unary_stream(_full(method))(message, **self._how)
+        call = self._channel.unary_stream(_full(method))(message, **self._how(request))
         try:
             async for raw in call:
                 yield _content(method, raw)
@@ -139,6 +142,9 @@ class AsyncGrpcCalls:
         """Close the connections."""
         await self._channel.close()
 
+    def _how(self, request: CallRequest) -> dict[str, Any]:
+        return _how(request, self._api_key, self._timeout_s)
+
 
 _OPTIONS = (("grpc.max_receive_message_length", MAX_ANSWER_BYTES),)
 
@@ -149,8 +155,10 @@ def _target(url: str, certificates: bytes | None) -> tuple[str, Any]:
     return parts.netloc, credentials
 
 
-def _metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
+def _how(request: CallRequest, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    """Return how a request is sent: as whose, under which key, and for how long."""
+    own = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"metadata": tuple({**own, **request.idempotency_key}.items()), "timeout": timeout_s}
 
 
 def _full(method: _Method) -> str:
@@ -164,7 +172,7 @@ def _message(request: CallRequest) -> tuple[_Method, bytes]:
         CallError: a field has a type that it cannot have.
     """
     method = _METHODS[request.path, request.is_streamed]
-    body: Mapping[str, Any] = request.body or {}
+    body: Mapping[str, Any] = request.query if request.body is None else request.body
     if request.path == COMPLETION:
         body = {**body, "prompt": _prompts(body.get("prompt"))}
     try:

@@ -9,10 +9,8 @@ from typing import Any
 import httpx
 
 from aloraserve.client.errors import CallError, error_of, error_within
-from aloraserve.client.requests import CHAT, COMPLETION, CallRequest
+from aloraserve.client.requests import CallRequest
 
-KEYED = frozenset({CHAT, COMPLETION})
-"""Paths whose requests may have a key; streams have none."""
 _DATA, _DONE = b"data: ", b"[DONE]"
 
 
@@ -126,10 +124,8 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 def _arguments(request: CallRequest) -> tuple[str, str, dict[str, Any]]:
     if request.body is None:
-        return "GET", request.path, {}
-    is_keyed = request.path in KEYED and not request.is_streamed
-    headers = {"idempotency-key": request.key} if is_keyed else {}
-    return "POST", request.path, {"json": request.http_body, "headers": headers}
+        return "GET", request.path, {"params": request.query}
+    return "POST", request.path, {"json": request.http_body, "headers": request.idempotency_key}
 
 
 def _request(http: httpx.Client | httpx.AsyncClient, request: CallRequest) -> httpx.Request:

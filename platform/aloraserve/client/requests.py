@@ -9,6 +9,8 @@ from typing import Any
 
 CHAT, COMPLETION, INTRINSICS = "/v1/chat/completions", "/v1/completions", "/v1/intrinsics"
 ADAPTERS = "/v1/adapters"
+KEYED = frozenset({CHAT, COMPLETION, INTRINSICS})
+"""Paths whose requests may have a key; streams have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +21,21 @@ class CallRequest:
         path: of the HTTP API.
         body: as HTTP has it; None: a GET.
         is_streamed: whether the answer comes in parts.
+        query: of a GET.
         key: under which it may be sent again: the answer is then the same one.
     """
 
     path: str
     body: Mapping[str, Any] | None = None
     is_streamed: bool = False
+    query: Mapping[str, Any] = field(default_factory=dict)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def idempotency_key(self) -> Mapping[str, str]:
+        """The key as a header, or as metadata; nothing for a request that has none."""
+        is_keyed = self.path in KEYED and not self.is_streamed
+        return {"idempotency-key": self.key} if is_keyed else {}
 
     @property
     def http_body(self) -> Mapping[str, Any] | None:
@@ -51,6 +61,10 @@ def intrinsics_request(messages: Any, intrinsics: Any, fields: Mapping[str, Any]
     return CallRequest(INTRINSICS, {"messages": list(messages), "intrinsics": items, **fields})
 
 
-def adapters_request() -> CallRequest:
-    """Return the question for all adapters."""
-    return CallRequest(ADAPTERS)
+def adapters_request(after: str = "") -> CallRequest:
+    """Return the question for a page of the catalog's versions.
+
+    Args:
+        after: the former page's ``next``, empty for the first.
+    """
+    return CallRequest(ADAPTERS, query={"after": after} if after else {})

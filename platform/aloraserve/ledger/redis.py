@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic
@@ -30,11 +31,14 @@ WRITER_KEPT_S = 10 * RETRIED_S
 """How long the server remembers what a writer sent last."""
 SLICE_FIELDS = 256
 """Fields of a reply that are read before others get their turn on the loop."""
+READ_TOGETHER = 16
+"""Buckets that are read in one write."""
 READ_PATIENCE = 5
 """A read of many buckets may take that many times what one call may."""
 
 _ADD = Script.read(__package__, "add")
 _READ = Script.read(__package__, "read")
+_READ_SOME = Script.read(__package__, "read_some")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +138,48 @@ class RedisSums(Generic[AnyFigures]):
         Raises:
             DirectoryUnavailableError: the server cannot be reached.
         """
-        await self.flush()
         sums: dict[bytes, int] = {}
-        async with self._bounded():
-            for bucket in buckets:
-                reply = await self._scripts.run(ScriptCall(_READ, (self._key(bucket),)))
+        async with contextlib.aclosing(self._read(buckets)) as found:
+            async for _, reply in found:
                 await _sum_up(sums, reply)
         return self._figures(sums)
+
+    async def by_bucket(
+        self, buckets: Iterable[Bucket], name: str | None = None
+    ) -> dict[Bucket, dict[str, AnyFigures]]:
+        """Return the figures of each bucket by name, as :meth:`sums` does.
+
+        Args:
+            buckets: to be read.
+            name: the only one that is of interest; None for all.
+        """
+        figures = {}
+        async with contextlib.aclosing(self._read(buckets, name)) as found:
+            async for bucket, reply in found:
+                sums: dict[bytes, int] = {}
+                await _sum_up(sums, reply)
+                figures[bucket] = self._figures(sums)
+        return figures
 
     async def close(self) -> None:
         """Let go of connections."""
         await self._scripts.close()
+
+    async def _read(
+        self, buckets: Iterable[Bucket], name: str | None = None
+    ) -> AsyncGenerator[tuple[Bucket, Sequence[bytes]]]:
+        """Yield each bucket with its fields and amounts, in turns; the server answers others in between."""
+        await self.flush()
+        fields = () if name is None else tuple(f"{figure}:{name}" for figure in self._kind.names())
+        deadline = asyncio.get_running_loop().time() + self._patience_s
+        wanted = list(buckets)
+        for start in range(0, len(wanted), READ_TOGETHER):
+            some = wanted[start : start + READ_TOGETHER]
+            calls = [ScriptCall(_READ_SOME if fields else _READ, (self._key(bucket),), fields) for bucket in some]
+            async with self._bounded(deadline):
+                replies = await self._scripts.run_all(calls)
+            for bucket, reply in zip(some, replies, strict=True):
+                yield bucket, reply
 
     def _key(self, bucket: Bucket) -> str:
         return f"{self._prefix}{bucket[0]}:{bucket[1]}"
@@ -159,9 +194,11 @@ class RedisSums(Generic[AnyFigures]):
         return found
 
     @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
+    async def _bounded(self, deadline: float | None = None) -> AsyncIterator[None]:
+        """Raise if what is done takes too long, or until after a deadline on the loop's clock."""
+        until = asyncio.get_running_loop().time() + self._patience_s if deadline is None else deadline
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout_at(until):
                 yield
         except TimeoutError as error:
             raise self._scripts.unavailable(f"did not answer within {self._patience_s:g} s") from error

@@ -44,12 +44,14 @@ class Want(NamedTuple):
         limits: of the tenant, at least one.
         demand: to be taken; an amount above its limit can never be, and is at most ``MAX_COST``.
         lease: names the request among all that run.
+        call: names this demand among all, so that it can be undone; empty if it need not be.
     """
 
     tenant: str
     limits: TenantLimits
     demand: Demand
     lease: str
+    call: str = ""
 
     @property
     def per_minute(self) -> tuple[int, int, int]:
@@ -122,6 +124,19 @@ class LimitStore(Protocol):
 
         Raises:
             DirectoryUnavailableError: the server does not answer; what was given back or charged is then not known.
+        """
+        ...
+
+    async def undo(self, wants: Sequence[Want]) -> None:
+        """Give back what requests took, or have them take nothing if they come after this.
+
+        For those whose replies did not come, within ``LEASE_US`` of them. Undone twice is undone once.
+
+        Args:
+            wants: as they were asked for, each with its ``call``.
+
+        Raises:
+            DirectoryUnavailableError: the server does not answer; it may be asked again.
         """
         ...
 

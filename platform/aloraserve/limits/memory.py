@@ -6,17 +6,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from aloraserve.limits.base import CONCURRENCY, LEASE_US, MAX_DEBT_US, NAMES, Settlement, Standing, Want
+from aloraserve.limits.base import CONCURRENCY, LEASE_US, MAX_DEBT_US, NAMES, Demand, Settlement, Standing, Want
 from aloraserve.limits.bucket import Bucket
+
+UNDONE = "!"
 
 
 @dataclass(slots=True)
 class _Tenant:
     buckets: list[Bucket] = field(default_factory=lambda: [Bucket(1)] * len(NAMES))
     leases: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    """Those that were taken, and (with ``UNDONE`` before them) those that are not to be; the oldest first."""
 
     def is_idle(self, now_us: int) -> bool:
-        return not self.leases and all(bucket.full_at_us < now_us for bucket in self.buckets)
+        return not self.leases and not self.calls and all(bucket.full_at_us < now_us for bucket in self.buckets)
 
 
 class MemoryLimits:
@@ -56,7 +60,9 @@ class MemoryLimits:
             refused_by = NAMES[waits_us.index(wait_us)]
         elif want.limits.concurrency is not None and len(tenant.leases) >= want.limits.concurrency:
             refused_by = CONCURRENCY
-        if refused_by is None:
+        if refused_by is None and not tenant.calls.pop(UNDONE + want.call, 0):
+            if want.call:
+                tenant.calls[want.call] = now_us + LEASE_US
             if want.limits.concurrency is not None:
                 tenant.leases[want.lease] = now_us + LEASE_US
             tenant.buckets = before = after
@@ -72,6 +78,20 @@ class MemoryLimits:
         want, correction = settlement
         tenant = self._tenants.setdefault(want.tenant, _Tenant())
         tenant.leases.pop(want.lease, None)
+        tenant.calls.pop(want.call, None)
+        self._correct(tenant, want, correction)
+
+    async def undo(self, wants: Sequence[Want]) -> None:
+        for want in wants:
+            tenant = self._tenants.setdefault(want.tenant, _Tenant())
+            if tenant.calls.pop(want.call, None) is None:
+                tenant.calls[UNDONE + want.call] = self._clock_us() + LEASE_US
+                continue
+            if want.limits.concurrency is not None:
+                tenant.leases.pop(want.lease, None)
+            self._correct(tenant, want, Demand(*(-cost for cost in want.demand)))
+
+    def _correct(self, tenant: _Tenant, want: Want, correction: Demand) -> None:
         now_us = self._clock_us()
         for index, (limit, amount) in enumerate(zip(want.per_minute, correction, strict=True)):
             if limit and amount:
@@ -99,6 +119,8 @@ class MemoryLimits:
     def _expire(tenant: _Tenant, now_us: int) -> None:
         for lease in [lease for lease, ends_us in tenant.leases.items() if ends_us <= now_us]:
             del tenant.leases[lease]
+        while tenant.calls and next(iter(tenant.calls.values())) <= now_us:
+            del tenant.calls[next(iter(tenant.calls))]
 
     def _clean(self, now_us: int) -> None:
         """Forget tenants whose buckets are full and that have nothing running."""

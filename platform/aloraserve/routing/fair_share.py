@@ -37,6 +37,9 @@ PRIORITY_S = 1.0
 """Prefill seconds that one unit of a request's or tenant's priority is worth."""
 MAX_PRIORITY = 100
 """Of a request, in both directions; what is beyond counts as this."""
+MAX_LEAD_S = 60.0
+"""Waiting that a tenant's priority makes up for at most, in both directions: that much prefill is all that it can have
+computed before others' calls begin, and then it has its share."""
 STEPS_AHEAD = 2
 """Of an engine's steps, how much prefill it has of each tenant: what it computes, and what it takes up next."""
 LEAST_STEP_TOKENS = 512
@@ -52,7 +55,7 @@ class TenantShare:
         tenant: opaque; the same of all calls of a tenant. Empty without tenants: the engine gets such calls at once.
         weight: of the tenant, above 0.
         tenant_priority: of the tenant beside others: its calls begin as if they had come earlier (below 0) or later, by
-            ``PRIORITY_S / ageing`` seconds per unit. Its share stays what its weight says.
+            ``PRIORITY_S / ageing`` seconds per unit, ``MAX_LEAD_S`` at most. Its share stays what its weight says.
         priority: of the call among the tenant's own, likewise.
     """
 
@@ -221,7 +224,9 @@ class FairQueue(Generic[CallId]):
     def _give(self, tenant: _Tenant[CallId], queued: QueuedCall[CallId], start_s: float, own_s: float) -> Turn[CallId]:
         tenant.given[queued.call] = _Given(queued, start_s, own_s)
         tenant.given_tokens += queued.tokens
-        return Turn(queued.call, start_s + PRIORITY_S * queued.share.tenant_priority)
+        most_s = MAX_LEAD_S * self._scheduling.ageing
+        later_s = min(max(PRIORITY_S * queued.share.tenant_priority, -most_s), most_s)
+        return Turn(queued.call, start_s + later_s)
 
     @staticmethod
     def _withdraw(tenant: _Tenant[CallId], queued: QueuedCall[CallId]) -> None:

@@ -6,12 +6,14 @@ that is let in gets a ticket, which is settled once: with what the call used, or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from aloraserve.routing.fair_share import TenantShare
-from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.request import GenerationRequest, Origin
 
 
 class CallUsage(NamedTuple):
@@ -33,6 +35,9 @@ class CallUsage(NamedTuple):
         return max(0, self.prompt_tokens - self.cached_tokens)
 
 
+NOTHING_USED = CallUsage(0, 0, 0)
+
+
 class Ticket(Protocol):
     """A call's way in. Neither call waits or raises; the first of them counts."""
 
@@ -50,23 +55,38 @@ class Ticket(Protocol):
         """Note that the call's answer has ended, however it did."""
         ...
 
-    def fail(self, error: BaseException) -> None:
-        """Note that the call ended without an answer."""
+    def fail(self, error: BaseException, usage: CallUsage) -> None:
+        """Note that the call ended without an answer.
+
+        Args:
+            error: that ended it.
+            usage: of engines until then, as far as is known.
+        """
         ...
 
 
 class Admission(Protocol):
     """See the module's docstring. For one event loop."""
 
-    async def admit(self, request: GenerationRequest) -> Ticket:
-        """Let a call in.
+    async def admit(self, requests: Sequence[GenerationRequest]) -> Sequence[Ticket]:
+        """Let calls of one request in: all of them, or none.
 
         Takes bounded time, whatever becomes of a server that it asks.
 
+        Args:
+            requests: the calls, at least one.
+
+        Returns:
+            A ticket for each, in order.
+
         Raises:
-            RateLimitedError: its tenant is over a limit of its own; nothing was taken.
-            LimitTooLowError: it is larger than a limit, so that it would never be let in.
+            RateLimitedError: their tenant is over a limit of its own; nothing was taken.
+            LimitTooLowError: they are larger than a limit, so that they would never be let in.
         """
+        ...
+
+    def place(self, origin: Origin) -> AbstractContextManager[None]:
+        """Keep a request's place among its tenant's running ones until the context ends, between its calls too."""
         ...
 
 
@@ -79,15 +99,18 @@ class OpenTicket:
     def settle(self, usage: CallUsage) -> None:
         pass
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, usage: CallUsage) -> None:
         pass
 
 
 class OpenAdmission:
     """See :class:`Admission`; lets everyone in."""
 
-    async def admit(self, request: GenerationRequest) -> Ticket:
-        return OPEN_TICKET
+    async def admit(self, requests: Sequence[GenerationRequest]) -> Sequence[Ticket]:
+        return [OPEN_TICKET] * len(requests)
+
+    def place(self, origin: Origin) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 OPEN_TICKET: Ticket = OpenTicket()

@@ -15,6 +15,7 @@ from aloraserve.errors import DeadlineError, OverloadedError, ReplicaLostError
 from aloraserve.routing.placement import Placement
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import CallRouter
+from aloraserve.serving.admission import NOTHING_USED, CallUsage
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal, EngineUnavailable
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
@@ -23,6 +24,8 @@ from aloraserve.serving.time_limits import AnswerTimer, deadline_error
 
 RESERVE_TIMEOUT_S = 600.0
 NO_REPLICA_TIMEOUT_S = 5.0
+UNUSED = (Outcome.REFUSED, Outcome.LOST, Outcome.ENGINE_ENDED, Outcome.UNAVAILABLE, Outcome.OVERLOADED)
+"""Ends of an attempt that used nothing of its engine, or nothing that its client is to pay."""
 CUT_SHORT = ("abort", "error")
 """How an engine ends an answer that is not whole."""
 
@@ -110,6 +113,20 @@ class Attempt:
     def is_ready(self) -> bool:
         """Whether the next reply can be had without waiting, as far as the pool knows."""
         return getattr(self._replies, "is_ready", False)
+
+    @property
+    def overlap_tokens(self) -> int:
+        """Prompt tokens that the decision expected to be cached at the replica that took the call."""
+        estimates = self.placement.decision.estimates
+        return next((candidate.overlap_tokens for candidate in estimates if candidate.replica == self.replica), 0)
+
+    @property
+    def usage(self) -> CallUsage:
+        """What the call has used before its first token: the prompt, once an engine has it."""
+        if self._reservation is None or self.outcome in UNUSED:
+            return NOTHING_USED
+        prompt_tokens = self.request.prompt_tokens
+        return CallUsage(prompt_tokens, min(self.overlap_tokens, prompt_tokens), 0)
 
     async def begin(self) -> Answer:
         """Send the call to the first replica in rank that takes it; return its first reply.

@@ -7,19 +7,20 @@ import math
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import structlog
 
 from aloraserve.errors import ReplicaLostError
 from aloraserve.routing.receipts import AttemptRecord, Outcome
 from aloraserve.routing.router import CallRouter
-from aloraserve.serving.admission import OPEN, Admission, Ticket
+from aloraserve.serving.admission import NOTHING_USED, OPEN, Admission, CallUsage, Ticket
 from aloraserve.serving.attempt import Attempt, LostError
 from aloraserve.serving.engine_messages import EngineRefusal
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.observers import CallObserver, CallObservers
 from aloraserve.serving.replica_pool import ReplicaPool
-from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.suspects import Suspects
 from aloraserve.serving.time_limits import TimeLimits, deadline_error
 
@@ -34,11 +35,13 @@ class AttemptBudget:
     Attributes:
         left: attempts.
         lost: ids of the replicas that were lost under the call.
+        generation: what the last attempt has begun, None if it has not or was lost.
     """
 
     def __init__(self) -> None:
         self.left = MAX_ATTEMPTS
         self.lost: set[str] = set()
+        self.generation: Generation | None = None
         self._last: Attempt | None = None
         self._cause = ""
 
@@ -46,6 +49,13 @@ class AttemptBudget:
     def records(self) -> tuple[AttemptRecord, ...]:
         """Outcomes of the attempts so far."""
         return () if self._last is None else self._last.records
+
+    @property
+    def usage(self) -> CallUsage:
+        """What the call used of the last engine that had it."""
+        if self.generation is not None:
+            return self.generation.usage
+        return NOTHING_USED if self._last is None else self._last.usage
 
     def spend(self, attempt: Attempt) -> None:
         """Count an attempt."""
@@ -55,6 +65,7 @@ class AttemptBudget:
     def lose(self, error: LostError) -> None:
         """Avoid the replica that was lost from now on."""
         self.lost |= {error.replica} - {""}
+        self.generation = None
         self._cause = error.cause
 
     def exhausted(self, request: GenerationRequest) -> ReplicaLostError:
@@ -108,36 +119,67 @@ class Dispatcher:
             DeadlineError: the call's time was over before.
             EngineEndingRequestError: engines ended under the same request, and more of them would.
         """
-        ticket = await self._admission.admit(request)
+        [ticket] = await self._admission.admit([request])
+        return await self._admitted(request, ticket)
+
+    async def generate_all(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Return the answers to several calls of one request, let in together, once none of them will be replaced.
+
+        Raises:
+            AloraserveError: see :meth:`generate`; one of them did not begin, and the others are ended.
+        """
+        tickets = await self._admission.admit(requests)
+        calls = zip(requests, tickets, strict=True)
+        tasks = [asyncio.ensure_future(self._admitted(request, ticket)) for request, ticket in calls]
         try:
-            generation = await self._generate_in_time(request, ticket)
+            return list(await asyncio.gather(*tasks))
         except BaseException as error:
-            ticket.fail(error)
+            for task in tasks:
+                task.cancel()
+            for begun in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(begun, Generation):
+                    await begun.aclose()
+            for ticket in tickets:
+                # One whose task was cancelled before it began.
+                ticket.fail(error, NOTHING_USED)
+            raise
+
+    def place(self, origin: Origin) -> AbstractContextManager[None]:
+        """Keep a request's place among its tenant's running ones until the context ends, between its calls too."""
+        return self._admission.place(origin)
+
+    async def _admitted(self, request: GenerationRequest, ticket: Ticket) -> Generation:
+        budget = AttemptBudget()
+        try:
+            generation = await self._generate_in_time(request, ticket, budget)
+        except BaseException as error:
+            ticket.fail(error, budget.usage)
             raise
         generation.settle_with(ticket)
         return generation
 
-    async def _generate_in_time(self, request: GenerationRequest, ticket: Ticket) -> Generation:
+    async def _generate_in_time(self, request: GenerationRequest, ticket: Ticket, budget: AttemptBudget) -> Generation:
         deadline = self._limits.deadline(request.origin)
         until = None if deadline == math.inf else asyncio.get_running_loop().time() + deadline - time.perf_counter()
         try:
             async with asyncio.timeout_at(until) as limit:
-                return await self._generate(request, ticket, deadline)
+                return await self._generate(request, ticket, budget, deadline)
         except TimeoutError:
             if limit.expired():
                 raise deadline_error(request.origin, deadline) from None
             raise
 
-    async def _generate(self, request: GenerationRequest, ticket: Ticket, deadline: float) -> Generation:
+    async def _generate(
+        self, request: GenerationRequest, ticket: Ticket, budget: AttemptBudget, deadline: float
+    ) -> Generation:
         self._observer.accepted(request)
         started = time.perf_counter()
-        budget = AttemptBudget()
         while budget.left:
             self._suspects.check(request)
             try:
                 async with self._suspects.trial(request) as trial:
                     trial.attempt = await self._place(request, ticket, budget)
-                    generation = await self._begin(trial.attempt, started)
+                    generation = budget.generation = await self._begin(trial.attempt, started)
                 generation.attempt.limit(deadline if request.is_streamed else math.inf, self._limits.chunk_s)
                 if not request.is_streamed:
                     await generation.read_all()

@@ -92,8 +92,7 @@ class Generation:
     @property
     def overlap_tokens(self) -> int:
         """Prompt tokens that the decision expected to be cached there."""
-        estimates, replica = self.decision.estimates, self.replica
-        return next((candidate.overlap_tokens for candidate in estimates if candidate.replica == replica), 0)
+        return self._attempt.overlap_tokens
 
     @property
     def cached_tokens(self) -> int:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
-from aloraserve.errors import (
-    DrainingError,
-    InvalidRequestError,
-    OverloadedError,
-    RateLimitedError,
-    ReplicaLostError,
-)
+from aloraserve.errors import AloraserveError, DrainingError, OverloadedError, RateLimitedError, ReplicaLostError
 from aloraserve.limits.base import CONCURRENCY, NAMES, Demand, Standing, Want, is_limited, per_minute
 from aloraserve.limits.guarded import GuardedLimits
 from aloraserve.routing.fair_share import MAX_PRIORITY, TenantShare
-from aloraserve.serving.admission import CallUsage, Ticket
+from aloraserve.serving.admission import NOTHING_USED, CallUsage, Ticket
 from aloraserve.serving.limit_headers import limit_headers
-from aloraserve.serving.request import GenerationRequest
+from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.usage_estimate import UsageEstimates
 from aloraserve.tenants import Caller
 from aloraserve.tenants.limits import TenantLimits
@@ -30,7 +26,7 @@ from aloraserve.tenants.limits import TenantLimits
 MAX_REQUESTS = 65_536
 """Requests that are remembered, so that their further calls count as no request of their own; the oldest go first."""
 FLEETS_ERRORS = (OverloadedError, ReplicaLostError, DrainingError)
-"""A call that ends with one of them used nothing, and does not count as a request."""
+"""Calls that end with one of them, or with an error that nobody foresaw, used nothing and count as no request."""
 
 
 class UsageRecorder(Protocol):
@@ -43,6 +39,19 @@ class UsageRecorder(Protocol):
     def refused(self, caller: Caller, limit: str) -> None:
         """Count a call that a limit refused."""
         ...
+
+
+@dataclass(slots=True)
+class _Running:
+    """A request in progress.
+
+    Args:
+        holders: calls and contexts that keep its place.
+        has_place: whether one of its calls took the place, or is about to.
+    """
+
+    holders: int = 0
+    has_place: bool = False
 
 
 class TenantAdmission:
@@ -66,64 +75,79 @@ class TenantAdmission:
         self._limits_of = limits_of
         self._gateway = secrets.token_hex(6)
         self._calls = 0
-        self._running: dict[str, int] = {}
+        self._running: dict[str, _Running] = {}
         self._counted: dict[str, None] = {}
 
-    async def admit(self, request: GenerationRequest) -> Ticket:
+    async def admit(self, requests: Sequence[GenerationRequest]) -> Sequence[Ticket]:
         """See the contract."""
-        caller = request.origin.caller
-        limits, lease = self._limits_of(caller), self._name(request)
-        is_first = self._count(lease)
+        request = requests[0]
+        limits, lease = self._limits_of(request.origin.caller), self._name(request.origin)
+        is_first = lease not in self._counted
+        shares = [share_of(call, limits) for call in requests]
         if not is_limited(limits):
-            return TenantTicket(self, request, share_of(request, limits), is_first=is_first)
-        want = self._want(request, limits, lease, is_first=is_first)
-        self._calls += 1
-        call = f"{lease}-{self._calls}"
-        self._running[lease] = self._running.get(lease, 0) + 1
-        try:
-            standing = await self.store.take(want, call)
-        except BaseException:
-            # Cancelled: the reply may say that it was taken.
-            self.end(want, call, Demand())
-            raise
+            self._count(lease)
+            return CallGroup(self, requests, None, is_first=is_first).tickets(shares, {})
+        demand = self.estimates.demand(requests, limits, requests=int(is_first))
+        self._count(lease)
+        want, standing = await self._taken(request, limits, lease, demand)
         if standing.refused_by is not None:
-            self._leave(lease)
-            self._counted.pop(lease if is_first else "", None)
-            self.recorder.refused(caller, standing.refused_by)
+            if is_first:
+                self._counted.pop(lease, None)
+            self.recorder.refused(request.origin.caller, standing.refused_by)
             raise self._refusal(request, standing)
-        share = share_of(request, limits)
-        return TenantTicket(self, request, share, is_first=is_first, taken=(want, call), standing=standing)
+        return CallGroup(self, requests, want, is_first=is_first).tickets(shares, limit_headers(standing))
 
-    def end(self, want: Want, call: str, correction: Demand) -> None:
-        """Settle what a call took; the request's place goes back with its last call."""
-        self.store.settle(want if self._leave(want.lease) else want._replace(lease=""), call, correction)
+    @contextlib.contextmanager
+    def place(self, origin: Origin) -> Iterator[None]:
+        """See the contract."""
+        lease = self._name(origin)
+        self._enter(lease)
+        try:
+            yield
+        finally:
+            self.leave(lease)
 
-    def _name(self, request: GenerationRequest) -> str:
+    def leave(self, lease: str) -> None:
+        """Note that one of those that keep a request's place does not any more; the last one gives it back."""
+        running = self._running[lease]
+        running.holders -= 1
+        if not running.holders:
+            del self._running[lease]
+            self.store.release(lease)
+
+    async def _taken(
+        self, request: GenerationRequest, limits: TenantLimits, lease: str, demand: Demand
+    ) -> tuple[Want, Standing]:
+        """Take a demand, and the request's place if none of its calls has; a call that is refused keeps nothing."""
+        self._calls += 1
+        running = self._enter(lease)
+        takes_place, running.has_place = not running.has_place, True
+        asked = limits if takes_place else msgspec.structs.replace(limits, concurrency=None)
+        want = Want(request.origin.caller.tenant or "", asked, demand, lease, f"{lease}-{self._calls}")
+        is_taken = False
+        try:
+            standing = await self.store.take(want)
+            is_taken = standing.refused_by is None
+        finally:
+            if not is_taken:
+                running.has_place = not takes_place
+                self.leave(lease)
+        return want, standing
+
+    def _name(self, origin: Origin) -> str:
         # A client chooses ids, and may choose one again; the moment of arrival is its request's alone.
-        return f"{self._gateway}-{request.origin.arrived_at!r}"
+        return f"{self._gateway}-{origin.arrived_at!r}"
 
-    def _count(self, lease: str) -> bool:
-        """Return whether this is the first call of its request."""
-        if lease in self._counted:
-            return False
+    def _count(self, lease: str) -> None:
+        """Note that a request has made a call."""
         self._counted[lease] = None
         if len(self._counted) > MAX_REQUESTS:
             del self._counted[next(iter(self._counted))]
-        return True
 
-    def _leave(self, lease: str) -> bool:
-        """Note the end of a request's call; return whether it was the last of those that run."""
-        left = self._running.pop(lease) - 1
-        if left:
-            self._running[lease] = left
-        return not left
-
-    def _want(self, request: GenerationRequest, limits: TenantLimits, lease: str, *, is_first: bool) -> Want:
-        demand = self.estimates.demand(request, limits, requests=int(is_first))
-        if lease in self._running:
-            # Another call of the request holds its place.
-            limits = msgspec.structs.replace(limits, concurrency=None)
-        return Want(request.origin.caller.tenant or "", limits, demand, lease)
+    def _enter(self, lease: str) -> _Running:
+        running = self._running.setdefault(lease, _Running())
+        running.holders += 1
+        return running
 
     def _refusal(self, request: GenerationRequest, standing: Standing) -> RateLimitedError:
         wait_s = standing.wait_us / 1e6
@@ -139,66 +163,100 @@ class TenantAdmission:
         )
 
 
+class CallGroup:
+    """Calls that were let in together. What they took is corrected once, when the last of them has ended.
+
+    If one fails by the fleet's fault none of them has used anything: their client gets no answer.
+
+    Args:
+        admission: that it is of.
+        calls: that were let in.
+        want: that was taken, None of a tenant without limits.
+        is_first: whether they count as a request.
+    """
+
+    def __init__(
+        self, admission: TenantAdmission, calls: Sequence[GenerationRequest], want: Want | None, *, is_first: bool
+    ) -> None:
+        self.is_failed = False
+        self._admission = admission
+        self._calls = calls
+        self._want = want
+        self._requests = int(is_first)
+        self._used: list[CallUsage] = []
+
+    def tickets(self, shares: Sequence[TenantShare], headers: Mapping[str, str]) -> list[Ticket]:
+        """Return a ticket for each call."""
+        return [TenantTicket(self, call, share, headers) for call, share in zip(self._calls, shares, strict=True)]
+
+    def learn(self, call: GenerationRequest, usage: CallUsage, seconds: float) -> None:
+        """Note what a call used that was answered."""
+        if self._want is not None:
+            self._admission.estimates.learn(call, usage, seconds)
+
+    def end(self, usage: CallUsage) -> None:
+        """Note the end of a call."""
+        self._used.append(usage)
+        if len(self._used) < len(self._calls):
+            return
+        used = Demand() if self.is_failed else self._counted()
+        if self._want is not None:
+            taken = self._want.demand
+            self._admission.store.settle(self._want, Demand(*(a - b for a, b in zip(used, taken, strict=True))))
+            self._admission.leave(self._want.lease)
+
+    def _counted(self) -> Demand:
+        """Count what the calls used; return it."""
+        caller, requests = self._calls[0].origin.caller, self._requests
+        for usage in self._used:
+            if usage != NOTHING_USED:
+                self._admission.recorder.used(caller, usage, requests=requests)
+                requests = 0
+        tokens = sum(usage.prompt_tokens + usage.generated_tokens for usage in self._used)
+        return Demand(self._requests, tokens, sum(usage.uncached_tokens for usage in self._used))
+
+
 class TenantTicket:
     """See :class:`~aloraserve.serving.admission.Ticket`.
 
     Args:
-        admission: that it is of.
-        request: that it lets in.
+        group: of the calls that were let in with this one.
+        call: that it lets in.
         share: of the tenant.
-        is_first: whether the call counts as a request.
-        taken: what was taken and under which name, None of a tenant without limits.
-        standing: of the tenant.
+        headers: that say where the tenant stands.
     """
 
     def __init__(
-        self,
-        admission: TenantAdmission,
-        request: GenerationRequest,
-        share: TenantShare,
-        *,
-        is_first: bool,
-        taken: tuple[Want, str] | None = None,
-        standing: Standing | None = None,
+        self, group: CallGroup, call: GenerationRequest, share: TenantShare, headers: Mapping[str, str]
     ) -> None:
-        self.headers: Mapping[str, str] = {} if standing is None else limit_headers(standing)
+        self.headers: Mapping[str, str] = headers
         self.share: TenantShare | None = share
-        self._admission = admission
-        self._request = request
-        self._requests = int(is_first)
-        self._taken = taken
+        self._group = group
+        self._call = call
         self._started = time.perf_counter()
-        self._is_settled = False
+        self._is_ended = False
 
     def settle(self, usage: CallUsage) -> None:
         """See the contract."""
-        if self._is_settled:
-            return
-        admission, request = self._admission, self._request
-        admission.recorder.used(request.origin.caller, usage, requests=self._requests)
-        if self._taken is not None:
-            admission.estimates.learn(request, usage, time.perf_counter() - self._started)
-        used = Demand(self._requests, usage.prompt_tokens + usage.generated_tokens, usage.uncached_tokens)
-        self._end(used)
+        if not self._is_ended:
+            self._group.learn(self._call, usage, time.perf_counter() - self._started)
+            self._end(usage)
 
-    def fail(self, error: BaseException) -> None:
-        """See the contract; who goes away before the first token has used what was expected."""
-        if self._is_settled:
-            return
-        if isinstance(error, FLEETS_ERRORS):
-            self._end(Demand())
-        elif isinstance(error, InvalidRequestError):
-            self._end(Demand(self._requests))
-        else:
-            self._end(None)
+    def fail(self, error: BaseException, usage: CallUsage) -> None:
+        """See the contract; what engines did for a call that its client gave up, or gave too little time, is used."""
+        if not self._is_ended:
+            self._group.is_failed = self._group.is_failed or is_fleets_fault(error)
+            self._end(usage)
 
-    def _end(self, used: Demand | None) -> None:
-        """Settle by what was used, None for all that was taken."""
-        self._is_settled = True
-        if self._taken is not None:
-            want, call = self._taken
-            used = want.demand if used is None else used
-            self._admission.end(want, call, Demand(*(a - b for a, b in zip(used, want.demand, strict=True))))
+    def _end(self, usage: CallUsage) -> None:
+        self._is_ended = True
+        self._group.end(usage)
+
+
+def is_fleets_fault(error: BaseException) -> bool:
+    """Return whether a call that ends with an error used nothing: the client can do nothing about it."""
+    is_foreseen = isinstance(error, AloraserveError) or not isinstance(error, Exception)
+    return isinstance(error, FLEETS_ERRORS) or not is_foreseen
 
 
 def share_of(request: GenerationRequest, limits: TenantLimits) -> TenantShare:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aloraserve.errors import LimitTooLowError
@@ -37,24 +38,33 @@ class UsageEstimates:
     def __init__(self) -> None:
         self._means: dict[str, _Means] = {}
 
-    def demand(self, request: GenerationRequest, limits: TenantLimits, *, requests: int) -> Demand:
-        """Return what a call is to take.
+    def demand(self, calls: Sequence[GenerationRequest], limits: TenantLimits, *, requests: int) -> Demand:
+        """Return what calls of one request are to take together.
 
         Raises:
-            LimitTooLowError: the prompt and one token per choice are more than a minute's tokens.
+            LimitTooLowError: the prompts and one token per choice are more than a minute's tokens.
         """
-        means = self._means.get(_tenant(request)) or _Means()
-        sampling, prompt_tokens = request.sampling, request.prompt_tokens
         most = limits.tokens_per_minute or MAX_COST
-        least = prompt_tokens + sampling.n
+        least = sum(call.prompt_tokens + call.sampling.n for call in calls)
         if least > most:
             raise LimitTooLowError(
                 f"the request needs {least} tokens at least, and its tenant may use {most} tokens per minute; "
-                "a shorter prompt is needed"
+                f"{'a shorter prompt is' if len(calls) == 1 else 'fewer or shorter prompts are'} needed"
             )
-        output = min(means.output_tokens, sampling.max_tokens or means.output_tokens) * sampling.n
-        uncached = min(round(prompt_tokens * means.uncached_share), limits.uncached_tokens_per_minute or MAX_COST)
-        return Demand(requests, min(prompt_tokens + round(output), most), max(uncached, 1))
+        tokens = sum(map(self._tokens, calls))
+        uncached = sum(map(self._uncached, calls))
+        most_uncached = limits.uncached_tokens_per_minute or MAX_COST
+        return Demand(requests, min(tokens, most), min(max(uncached, 1), most_uncached))
+
+    def _tokens(self, call: GenerationRequest) -> int:
+        expected = self._of(call).output_tokens
+        return call.prompt_tokens + round(min(expected, call.sampling.max_tokens or expected) * call.sampling.n)
+
+    def _uncached(self, call: GenerationRequest) -> int:
+        return round(call.prompt_tokens * self._of(call).uncached_share)
+
+    def _of(self, call: GenerationRequest) -> _Means:
+        return self._means.get(_tenant(call)) or _Means()
 
     def learn(self, request: GenerationRequest, usage: CallUsage, seconds: float) -> None:
         """Note what a call used, and how long it ran."""
@@ -71,8 +81,7 @@ class UsageEstimates:
 
     def place_s(self, request: GenerationRequest, places: int) -> float:
         """Return when one of a tenant's running requests has ended, as far as can be expected."""
-        means = self._means.get(_tenant(request)) or _Means()
-        return min(means.call_s / places, LONGEST_WAIT_S)
+        return min(self._of(request).call_s / places, LONGEST_WAIT_S)
 
 
 def _tenant(request: GenerationRequest) -> str:

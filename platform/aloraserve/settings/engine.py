@@ -16,6 +16,9 @@ class EngineSettings(BaseModel):
     max_model_len: int = Field(8192, ge=64, le=1 << 20, description="Longest prompt plus answer, in tokens.")
     block_tokens: int = Field(32, ge=8, le=256, multiple_of=8, description="Tokens per KV block.")
     kv_cache_gib: float = Field(1.0, gt=0, le=1024, description="KV cache of each replica on the CPU, in GiB.")
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="What vLLM's engines run on; auto: a CPU if vLLM's build for it is installed, else a GPU."
+    )
     max_num_seqs: int = Field(16, ge=1, le=1024, description="Requests that one engine runs at once.")
     max_queued: int = Field(
         256, ge=1, le=100_000, description="Requests that may wait in each gateway for a replica; more get 429."

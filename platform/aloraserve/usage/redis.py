@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 from aloraserve.ledger.redis import MAX_CALLS, RedisSums
@@ -53,13 +53,15 @@ class UsageLedger(RedisSums[UsageFigures]):
         client = ScriptClient.from_url(url, timeout_s=timeout_s, max_calls=MAX_CALLS, part="usage ledger")
         return cls(client, namespace=namespace, timeout_s=timeout_s)
 
-    async def day(self, number: int) -> dict[str, UsageFigures]:
-        """Return the use of a day by tenant.
+    async def days(self, numbers: Iterable[int], tenant: str | None = None) -> dict[int, dict[str, UsageFigures]]:
+        """Return the use of days by tenant.
 
         Args:
-            number: of the day since 1970.
+            numbers: of the days since 1970.
+            tenant: the only one that is of interest; None for all.
 
         Raises:
-            DirectoryUnavailableError: the server cannot be reached.
+            DirectoryUnavailableError: the server cannot be reached, or has not answered for all days in time.
         """
-        return await self.sums([(DAY_S, number)])
+        found = await self.by_bucket(((DAY_S, number) for number in numbers), tenant)
+        return {number: figures for (_, number), figures in found.items()}

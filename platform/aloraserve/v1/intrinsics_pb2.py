@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from aloraserve.v1 import messages_pb2 as aloraserve_dot_v1_dot_messages__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61loraserve/v1/intrinsics.proto\x12\raloraserve.v1\x1a\x1c\x61loraserve/v1/messages.proto\"\xac\x02\n\nRunRequest\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.aloraserve.v1.ChatMessage\x12\x30\n\nintrinsics\x18\x02 \x03(\x0b\x32\x1c.aloraserve.v1.IntrinsicItem\x12*\n\tdocuments\x18\x03 \x03(\x0b\x32\x17.aloraserve.v1.Document\x12&\n\x19\x63hat_template_kwargs_json\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ttimeout_s\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nextra_json\x18\x0f \x01(\tH\x02\x88\x01\x01\x42\x1c\n\x1a_chat_template_kwargs_jsonB\x0c\n\n_timeout_sB\r\n\x0b_extra_json\"\xa0\x01\n\x0bRunResponse\x12\x0f\n\x02id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x63reated\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12/\n\x07results\x18\x03 \x03(\x0b\x32\x1e.aloraserve.v1.IntrinsicResult\x12\x17\n\nextra_json\x18\x0f \x01(\tH\x02\x88\x01\x01\x42\x05\n\x03_idB\n\n\x08_createdB\r\n\x0b_extra_json\"\x86\x01\n\rIntrinsicItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x06\x66ields\x18\x02 \x03(\x0b\x32(.aloraserve.v1.IntrinsicItem.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x01\n\tGuardItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x06\x66ields\x18\x02 \x03(\x0b\x32$.aloraserve.v1.GuardItem.FieldsEntry\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_threshold\"\x9d\x06\n\x0fIntrinsicResult\x12\x0f\n\x02id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04name\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x14\n\x07\x61\x64\x61pter\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06status\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x17\n\nvalue_json\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x18\n\x0bprobability\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12H\n\rprobabilities\x18\x07 \x03(\x0b\x32\x31.aloraserve.v1.IntrinsicResult.ProbabilitiesEntry\x12\x11\n\x04text\x18\x08 \x01(\tH\x06\x88\x01\x01\x12\x1a\n\rfinish_reason\x18\t \x01(\tH\x07\x88\x01\x01\x12\x31\n\x05\x65rror\x18\n \x01(\x0b\x32\x1d.aloraserve.v1.IntrinsicErrorH\x08\x88\x01\x01\x12\x18\n\x0bstatus_code\x18\x0b \x01(\x05H\t\x88\x01\x01\x12\x31\n\x05usage\x18\x0c \x01(\x0b\x32\x1d.aloraserve.v1.IntrinsicUsageH\n\x88\x01\x01\x12\x14\n\x07replica\x18\r \x01(\tH\x0b\x88\x01\x01\x12\x14\n\x07ttft_ms\x18\x0e \x01(\x01H\x0c\x88\x01\x01\x12\x14\n\x07time_ms\x18\x0f \x01(\x01H\r\x88\x01\x01\x12\x16\n\tthreshold\x18\x10 \x01(\x01H\x0e\x88\x01\x01\x12\x14\n\x07refused\x18\x11 \x01(\x08H\x0f\x88\x01\x01\x12\x17\n\nextra_json\x18\x12 \x01(\tH\x10\x88\x01\x01\x1a\x34\n\x12ProbabilitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x05\n\x03_idB\x07\n\x05_nameB\n\n\x08_adapterB\t\n\x07_statusB\r\n\x0b_value_jsonB\x0e\n\x0c_probabilityB\x07\n\x05_textB\x10\n\x0e_finish_reasonB\x08\n\x06_errorB\x0e\n\x0c_status_codeB\x08\n\x06_usageB\n\n\x08_replicaB\n\n\x08_ttft_msB\n\n\x08_time_msB\x0c\n\n_thresholdB\n\n\x08_refusedB\r\n\x0b_extra_json\"\x88\x01\n\x0eIntrinsicError\x12\x14\n\x07message\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04type\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05param\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x11\n\x04\x63ode\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\n\n\x08_messageB\x07\n\x05_typeB\x08\n\x06_paramB\x07\n\x05_code\"\xa2\x01\n\x0eIntrinsicUsage\x12\x1a\n\rprompt_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\rcached_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11\x63ompletion_tokens\x18\x03 \x01(\rH\x02\x88\x01\x01\x42\x10\n\x0e_prompt_tokensB\x10\n\x0e_cached_tokensB\x14\n\x12_completion_tokens2J\n\nIntrinsics\x12<\n\x03Run\x12\x19.aloraserve.v1.RunRequest\x1a\x1a.aloraserve.v1.RunResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61loraserve/v1/intrinsics.proto\x12\raloraserve.v1\x1a\x1c\x61loraserve/v1/messages.proto\"\xf8\x02\n\nRunRequest\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.aloraserve.v1.ChatMessage\x12\x30\n\nintrinsics\x18\x02 \x03(\x0b\x32\x1c.aloraserve.v1.IntrinsicItem\x12*\n\tdocuments\x18\x03 \x03(\x0b\x32\x17.aloraserve.v1.Document\x12&\n\x19\x63hat_template_kwargs_json\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ttimeout_s\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\ncache_salt\x18\x06 \x01(\tH\x02\x88\x01\x01\x12\x15\n\x08priority\x18\x07 \x01(\x05H\x03\x88\x01\x01\x12\x17\n\nextra_json\x18\x0f \x01(\tH\x04\x88\x01\x01\x42\x1c\n\x1a_chat_template_kwargs_jsonB\x0c\n\n_timeout_sB\r\n\x0b_cache_saltB\x0b\n\t_priorityB\r\n\x0b_extra_json\"\xa0\x01\n\x0bRunResponse\x12\x0f\n\x02id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x63reated\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12/\n\x07results\x18\x03 \x03(\x0b\x32\x1e.aloraserve.v1.IntrinsicResult\x12\x17\n\nextra_json\x18\x0f \x01(\tH\x02\x88\x01\x01\x42\x05\n\x03_idB\n\n\x08_createdB\r\n\x0b_extra_json\"\x86\x01\n\rIntrinsicItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x06\x66ields\x18\x02 \x03(\x0b\x32(.aloraserve.v1.IntrinsicItem.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x01\n\tGuardItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x06\x66ields\x18\x02 \x03(\x0b\x32$.aloraserve.v1.GuardItem.FieldsEntry\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_threshold\"\x9d\x06\n\x0fIntrinsicResult\x12\x0f\n\x02id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04name\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x14\n\x07\x61\x64\x61pter\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06status\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x17\n\nvalue_json\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\x18\n\x0bprobability\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12H\n\rprobabilities\x18\x07 \x03(\x0b\x32\x31.aloraserve.v1.IntrinsicResult.ProbabilitiesEntry\x12\x11\n\x04text\x18\x08 \x01(\tH\x06\x88\x01\x01\x12\x1a\n\rfinish_reason\x18\t \x01(\tH\x07\x88\x01\x01\x12\x31\n\x05\x65rror\x18\n \x01(\x0b\x32\x1d.aloraserve.v1.IntrinsicErrorH\x08\x88\x01\x01\x12\x18\n\x0bstatus_code\x18\x0b \x01(\x05H\t\x88\x01\x01\x12\x31\n\x05usage\x18\x0c \x01(\x0b\x32\x1d.aloraserve.v1.IntrinsicUsageH\n\x88\x01\x01\x12\x14\n\x07replica\x18\r \x01(\tH\x0b\x88\x01\x01\x12\x14\n\x07ttft_ms\x18\x0e \x01(\x01H\x0c\x88\x01\x01\x12\x14\n\x07time_ms\x18\x0f \x01(\x01H\r\x88\x01\x01\x12\x16\n\tthreshold\x18\x10 \x01(\x01H\x0e\x88\x01\x01\x12\x14\n\x07refused\x18\x11 \x01(\x08H\x0f\x88\x01\x01\x12\x17\n\nextra_json\x18\x12 \x01(\tH\x10\x88\x01\x01\x1a\x34\n\x12ProbabilitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x05\n\x03_idB\x07\n\x05_nameB\n\n\x08_adapterB\t\n\x07_statusB\r\n\x0b_value_jsonB\x0e\n\x0c_probabilityB\x07\n\x05_textB\x10\n\x0e_finish_reasonB\x08\n\x06_errorB\x0e\n\x0c_status_codeB\x08\n\x06_usageB\n\n\x08_replicaB\n\n\x08_ttft_msB\n\n\x08_time_msB\x0c\n\n_thresholdB\n\n\x08_refusedB\r\n\x0b_extra_json\"\x88\x01\n\x0eIntrinsicError\x12\x14\n\x07message\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04type\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05param\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x11\n\x04\x63ode\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\n\n\x08_messageB\x07\n\x05_typeB\x08\n\x06_paramB\x07\n\x05_code\"\xa2\x01\n\x0eIntrinsicUsage\x12\x1a\n\rprompt_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1a\n\rcached_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11\x63ompletion_tokens\x18\x03 \x01(\rH\x02\x88\x01\x01\x42\x10\n\x0e_prompt_tokensB\x10\n\x0e_cached_tokensB\x14\n\x12_completion_tokens2J\n\nIntrinsics\x12<\n\x03Run\x12\x19.aloraserve.v1.RunRequest\x1a\x1a.aloraserve.v1.RunResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,25 +39,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTRINSICRESULT_PROBABILITIESENTRY']._loaded_options = None
   _globals['_INTRINSICRESULT_PROBABILITIESENTRY']._serialized_options = b'8\001'
   _globals['_RUNREQUEST']._serialized_start=80
-  _globals['_RUNREQUEST']._serialized_end=380
-  _globals['_RUNRESPONSE']._serialized_start=383
-  _globals['_RUNRESPONSE']._serialized_end=543
-  _globals['_INTRINSICITEM']._serialized_start=546
-  _globals['_INTRINSICITEM']._serialized_end=680
-  _globals['_INTRINSICITEM_FIELDSENTRY']._serialized_start=635
-  _globals['_INTRINSICITEM_FIELDSENTRY']._serialized_end=680
-  _globals['_GUARDITEM']._serialized_start=683
-  _globals['_GUARDITEM']._serialized_end=847
-  _globals['_GUARDITEM_FIELDSENTRY']._serialized_start=635
-  _globals['_GUARDITEM_FIELDSENTRY']._serialized_end=680
-  _globals['_INTRINSICRESULT']._serialized_start=850
-  _globals['_INTRINSICRESULT']._serialized_end=1647
-  _globals['_INTRINSICRESULT_PROBABILITIESENTRY']._serialized_start=1385
-  _globals['_INTRINSICRESULT_PROBABILITIESENTRY']._serialized_end=1437
-  _globals['_INTRINSICERROR']._serialized_start=1650
-  _globals['_INTRINSICERROR']._serialized_end=1786
-  _globals['_INTRINSICUSAGE']._serialized_start=1789
-  _globals['_INTRINSICUSAGE']._serialized_end=1951
-  _globals['_INTRINSICS']._serialized_start=1953
-  _globals['_INTRINSICS']._serialized_end=2027
+  _globals['_RUNREQUEST']._serialized_end=456
+  _globals['_RUNRESPONSE']._serialized_start=459
+  _globals['_RUNRESPONSE']._serialized_end=619
+  _globals['_INTRINSICITEM']._serialized_start=622
+  _globals['_INTRINSICITEM']._serialized_end=756
+  _globals['_INTRINSICITEM_FIELDSENTRY']._serialized_start=711
+  _globals['_INTRINSICITEM_FIELDSENTRY']._serialized_end=756
+  _globals['_GUARDITEM']._serialized_start=759
+  _globals['_GUARDITEM']._serialized_end=923
+  _globals['_GUARDITEM_FIELDSENTRY']._serialized_start=711
+  _globals['_GUARDITEM_FIELDSENTRY']._serialized_end=756
+  _globals['_INTRINSICRESULT']._serialized_start=926
+  _globals['_INTRINSICRESULT']._serialized_end=1723
+  _globals['_INTRINSICRESULT_PROBABILITIESENTRY']._serialized_start=1461
+  _globals['_INTRINSICRESULT_PROBABILITIESENTRY']._serialized_end=1513
+  _globals['_INTRINSICERROR']._serialized_start=1726
+  _globals['_INTRINSICERROR']._serialized_end=1862
+  _globals['_INTRINSICUSAGE']._serialized_start=1865
+  _globals['_INTRINSICUSAGE']._serialized_end=2027
+  _globals['_INTRINSICS']._serialized_start=2029
+  _globals['_INTRINSICS']._serialized_end=2103
 # @@protoc_insertion_point(module_scope)

@@ -28,10 +28,15 @@ class RunRequest(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     CHAT_TEMPLATE_KWARGS_JSON_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     chat_template_kwargs_json: _builtins.str
     """A JSON object."""
     timeout_s: _builtins.float
+    cache_salt: _builtins.str
+    """As a chat's in Sampling."""
+    priority: _builtins.int
     extra_json: _builtins.str
     """Further fields of the HTTP API's body, a JSON object."""
     @_builtins.property
@@ -48,22 +53,32 @@ class RunRequest(_message.Message):
         documents: _abc.Iterable[_messages_pb2.Document] | None = ...,
         chat_template_kwargs_json: _builtins.str | None = ...,
         timeout_s: _builtins.float | None = ...,
+        cache_salt: _builtins.str | None = ...,
+        priority: _builtins.int | None = ...,
         extra_json: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_chat_template_kwargs_json", b"_chat_template_kwargs_json", "_extra_json", b"_extra_json", "_timeout_s", b"_timeout_s", "chat_template_kwargs_json", b"chat_template_kwargs_json", "extra_json", b"extra_json", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_chat_template_kwargs_json", b"_chat_template_kwargs_json", "_extra_json", b"_extra_json", "_priority", b"_priority", "_timeout_s", b"_timeout_s", "cache_salt", b"cache_salt", "chat_template_kwargs_json", b"chat_template_kwargs_json", "extra_json", b"extra_json", "priority", b"priority", "timeout_s", b"timeout_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chat_template_kwargs_json", b"_chat_template_kwargs_json", "_extra_json", b"_extra_json", "_timeout_s", b"_timeout_s", "chat_template_kwargs_json", b"chat_template_kwargs_json", "documents", b"documents", "extra_json", b"extra_json", "intrinsics", b"intrinsics", "messages", b"messages", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt", "_chat_template_kwargs_json", b"_chat_template_kwargs_json", "_extra_json", b"_extra_json", "_priority", b"_priority", "_timeout_s", b"_timeout_s", "cache_salt", b"cache_salt", "chat_template_kwargs_json", b"chat_template_kwargs_json", "documents", b"documents", "extra_json", b"extra_json", "intrinsics", b"intrinsics", "messages", b"messages", "priority", b"priority", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache_salt: _TypeAlias = _typing.Literal["cache_salt"]  # noqa: Y015
+    _WhichOneofArgType__cache_salt: _TypeAlias = _typing.Literal["_cache_salt", b"_cache_salt"]  # noqa: Y015
     _WhichOneofReturnType__chat_template_kwargs_json: _TypeAlias = _typing.Literal["chat_template_kwargs_json"]  # noqa: Y015
     _WhichOneofArgType__chat_template_kwargs_json: _TypeAlias = _typing.Literal["_chat_template_kwargs_json", b"_chat_template_kwargs_json"]  # noqa: Y015
     _WhichOneofReturnType__extra_json: _TypeAlias = _typing.Literal["extra_json"]  # noqa: Y015
     _WhichOneofArgType__extra_json: _TypeAlias = _typing.Literal["_extra_json", b"_extra_json"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
     _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_salt) -> _WhichOneofReturnType__cache_salt | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__chat_template_kwargs_json) -> _WhichOneofReturnType__chat_template_kwargs_json | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__extra_json) -> _WhichOneofReturnType__extra_json | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_s) -> _WhichOneofReturnType__timeout_s | None: ...
 

@@ -13,6 +13,7 @@ from aloraserve.wire.intrinsic_items import IntrinsicItem, IntrinsicItems, items
 from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.messages import ChatMessage
 from aloraserve.wire.responses import ResponsePart
+from aloraserve.wire.sampling_fields import CacheSalt, Priority
 from aloraserve.wire.tools import MAX_TOOLS, Tool
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -27,6 +28,8 @@ class IntrinsicsRequest(CallFields, frozen=True, kw_only=True, forbid_unknown_fi
     documents: Documents | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     chat_template_kwargs: Raw = Raw()
+    cache_salt: CacheSalt | None = None
+    priority: Priority | None = None
     timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_TIMEOUT_S)] | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class IntrinsicsRequest(CallFields, frozen=True, kw_only=True, forbid_unknown_fi
             documents=self.documents,
             tools=self.tools,
             chat_template_kwargs=self.chat_template_kwargs,
+            cache_salt=self.cache_salt,
+            priority=self.priority,
         )
 
 

@@ -41,6 +41,8 @@ BIASES = f"an object of at most {MAX_LISTED_TOKEN_IDS} numbers by token id; beyo
 TokenCount = Annotated[int, Meta(ge=1, le=MAX_GENERATED_TOKENS)]
 TokenId = Annotated[int, Meta(ge=0, lt=TOKEN_ID_LIMIT)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Priority = Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)]
+CacheSalt = Annotated[str, Meta(max_length=MAX_SALT_CHARACTERS)]
 BadWord = Annotated[str, Meta(min_length=1, max_length=MAX_BAD_WORD_CHARACTERS)]
 
 
@@ -86,8 +88,8 @@ class SamplingFields(CallFields, frozen=True, kw_only=True):
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=_INT64 - 1)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     stream_interval: Annotated[int, Meta(ge=1, le=MAX_GENERATED_TOKENS)] | None = None
-    priority: Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)] | None = None
-    cache_salt: Annotated[str, Meta(max_length=MAX_SALT_CHARACTERS)] | None = None
+    priority: Priority | None = None
+    cache_salt: CacheSalt | None = None
     ec_transfer_params: Unsupported = None
     kv_transfer_params: Unsupported = None
     length_penalty: OnlyOne = None

@@ -34,7 +34,7 @@ def check_here(settings: Settings, source: str, weights_sha256: str) -> dict[str
     """
     from transformers import AutoTokenizer
 
-    dtype = preferred_dtype() if settings.dtype == "auto" else settings.dtype
+    dtype = preferred_dtype(device=settings.device) if settings.dtype == "auto" else settings.dtype
     _, model_path = resolve_model(settings.model, settings.state_dir, dtype)
     reader = AdapterReader(base=BaseShape.read(model_path), max_rank=settings.max_lora_rank, form_fault=form_fault)
     policy = SourcePolicy.of(_EVERYWHERE, any_folder=True)

@@ -11,11 +11,12 @@ from starlette.responses import Response
 from aloraserve.serving.request import Origin
 from aloraserve.wire.sampling_fields import SamplingFields
 from aloraserve_services.gateway.answers import Answer
+from aloraserve_services.gateway.answers.forms import SSE
 from aloraserve_services.gateway.calls import BegunCall
 from aloraserve_services.gateway.early_stream import begun_in_time
-from aloraserve_services.gateway.event_stream import EventStream
+from aloraserve_services.gateway.event_stream import Ending, EventStream
 from aloraserve_services.gateway.headers import serving_headers
-from aloraserve_services.gateway.idempotency import IdempotentAnswers, refuse_key
+from aloraserve_services.gateway.idempotency import KEY_HEADER, IdempotentAnswers, refuse_key
 
 
 class CallResponses:
@@ -36,6 +37,7 @@ class CallResponses:
         origin: Origin,
         body: SamplingFields,
         answer: Callable[[], Coroutine[Any, Any, Response]],
+        ending: Ending = SSE.ending,
     ) -> Response:
         """Return an answer: a stream within a time in which proxies wait for it, any other once per key.
 
@@ -44,11 +46,14 @@ class CallResponses:
             origin: of the request.
             body: of the request.
             answer: returns the response, or raises.
+            ending: writes the end of a stream that fails before its first token.
         """
         if body.stream:
-            refuse_key(request)
-            return await begun_in_time(answer(), self._comment_s)
-        return await self._idempotent.once(request, origin.caller, body, answer)
+            refuse_key(request.headers.get(KEY_HEADER))
+            return await begun_in_time(answer(), self._comment_s, ending)
+        return await self._idempotent.once(
+            request.headers.get(KEY_HEADER), request.url.path, origin.caller, body, answer
+        )
 
     async def answered(self, answer: Answer, call: BegunCall) -> Response:
         """Return the response to a call.
@@ -60,7 +65,7 @@ class CallResponses:
         headers = serving_headers(call.first)
         if call.request.is_streamed:
             events = answer.stream(call.chunks, include_usage=call.include_usage)
-            return EventStream(events, call, headers, self._comment_s)
+            return EventStream(events, call, headers, answer.ending, self._comment_s)
         async with call:
             return json_response(await answer.whole(call.chunks), headers)
 

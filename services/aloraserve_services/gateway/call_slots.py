@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from aloraserve.errors import DrainingError, OverloadedError
+from aloraserve.routing.fair_share import TenantShare
+from aloraserve.tenants import Caller
+from aloraserve_services.channel.places import Places
 
 
 class CallSlots:
     """Counts calls from the end of their body to the end of their answer. For one event loop.
 
+    A tenant that takes all of them leaves as many as are its share to each other tenant: those calls then meet in the
+    queue for places, where they displace its own.
+
     Args:
-        limit: calls at once.
+        limit: calls at once; those of tenants with less than their share are beyond it, see
+            :class:`~aloraserve_services.channel.places.Places`.
+        weight_of: returns the weight of a caller's tenant.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken = 0
+    def __init__(self, limit: int, weight_of: Callable[[Caller], float] = lambda caller: 1.0) -> None:
+        self._places = Places(limit)
+        self._weight_of = weight_of
         self._idle = asyncio.Event()
         self._idle.set()
         self._leaving = self._draining = False
@@ -28,29 +36,30 @@ class CallSlots:
         """Whether new calls should go elsewhere, though they may still be taken here."""
         return self._leaving
 
-    def check(self) -> None:
+    def check(self, caller: Caller) -> None:
         """Raise what :meth:`held` would raise now.
 
         Raises:
             DrainingError: the gateway is about to stop.
-            OverloadedError: as many calls as there is room for are in progress.
+            OverloadedError: as many calls as there is room for are in progress, and the tenant has its share of them.
         """
         if self._draining:
             raise DrainingError("this gateway is about to stop; retry at once")
-        if self._taken >= self._limit:
+        if not self._places.has_room(self._share_of(caller)):
             raise OverloadedError("too many requests are in progress; retry later")
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Be a call in progress; raises as :meth:`check` does."""
-        self.check()
-        self._taken += 1
+    def held(self, caller: Caller) -> Iterator[None]:
+        """Be a caller's call in progress; raises as :meth:`check` does."""
+        self.check(caller)
+        share = self._share_of(caller)
+        self._places.take(share)
         self._idle.clear()
         try:
             yield
         finally:
-            self._taken -= 1
-            if not self._taken:
+            self._places.leave(share)
+            if not self._places.taken:
                 self._idle.set()
 
     def announce(self) -> None:
@@ -63,4 +72,7 @@ class CallSlots:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-        return self._taken
+        return self._places.taken
+
+    def _share_of(self, caller: Caller) -> TenantShare:
+        return TenantShare(caller.tenant or "", self._weight_of(caller))

@@ -22,7 +22,7 @@ from aloraserve.wire import ChatRequest, CompletionRequest
 from aloraserve_services.gateway.answers import Look
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.intrinsics import ChatIntrinsics
-from aloraserve_services.gateway.prompt_list import begin_all, merged
+from aloraserve_services.gateway.prompt_list import merged
 
 Chunks = Generation | SelfInvocation | AsyncGenerator[EngineChunk]
 
@@ -130,7 +130,8 @@ class ChatCalls:
         """
         origin = origin.salted(body.cache_salt)
         with contextlib.ExitStack() as held:
-            held.enter_context(self._slots.held())
+            held.enter_context(self._slots.held(origin.caller))
+            held.enter_context(self._dispatcher.place(origin))
             request = await self._prompts.chat(body, origin)
             finder = self._invokable.finder(body, request)
             verdicts = await self._intrinsics.guard(body, origin)
@@ -175,9 +176,10 @@ class CompletionCalls:
         """
         origin = origin.salted(body.cache_salt)
         with contextlib.ExitStack() as held:
+            held.enter_context(self._dispatcher.place(origin))
             requests = []
             for number, part in enumerate(body.split()):
-                held.enter_context(self._slots.held())
+                held.enter_context(self._slots.held(origin.caller))
                 requests.append(await self._prompts.completion(part, origin.numbered(number)))
             generations, chunks = await self._begin(requests)
             return BegunCall(requests, generations, chunks, body.include_usage, held.pop_all())
@@ -186,5 +188,5 @@ class CompletionCalls:
         if len(requests) == 1:
             generation = await self._dispatcher.generate(requests[0])
             return [generation], generation
-        generations = await begin_all(self._dispatcher, requests)
+        generations = await self._dispatcher.generate_all(requests)
         return generations, merged(generations, requests[0].sampling.n)

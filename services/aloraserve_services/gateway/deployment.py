@@ -52,10 +52,11 @@ from aloraserve_services.gateway.grpc.inference import InferenceMethods
 from aloraserve_services.gateway.grpc.intrinsics import IntrinsicMethods
 from aloraserve_services.gateway.grpc.method import GrpcPart
 from aloraserve_services.gateway.grpc.reflection import ReflectionMethods, service_names
+from aloraserve_services.gateway.grpc.repeated import RepeatedCalls
 from aloraserve_services.gateway.grpc.server import GatewayGrpcServer
 from aloraserve_services.gateway.http import OpenAIRoutes
 from aloraserve_services.gateway.idempotency import IdempotentAnswers
-from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicRoutes
+from aloraserve_services.gateway.intrinsics import ChatIntrinsics, IntrinsicCalls, IntrinsicRoutes
 from aloraserve_services.gateway.key_space import follow_key_spaces
 from aloraserve_services.gateway.known_replicas import known_replicas
 from aloraserve_services.gateway.lora_routes import LoraRoutes
@@ -123,7 +124,7 @@ class Gateway:
         self._pool = GatewayPool(settings, engines, self._replicas, self._routing.leaving)
         self._board = plan.open_board()
         self._demand = DemandCounter(self._pool.waiting, lambda: bool(self._replicas()))
-        self.slots = CallSlots(plan.max_calls)
+        self.slots = CallSlots(plan.max_calls, lambda caller: settings.effective_limits.of(caller).weight)
         limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
         self._usage = UsageReporter(plan.open_usage(), self.metrics)
         self._limits = GuardedLimits(
@@ -132,11 +133,10 @@ class Gateway:
         admission = TenantAdmission(self._limits, settings.effective_limits.of, self._usage)
         self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits, admission)
         self._prompts = open_prompts(plan, tokenizer, self._adapters, self._prefixes.public_blocks)
-        self._runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
+        runner = IntrinsicRunner(self._prompts, self._dispatcher, self._watch, slot=self.slots.held)
+        self._intrinsics = IntrinsicCalls(runner, plan.served_name)
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
-        self._chats = ChatCalls(
-            self._prompts, self._dispatcher, ChatIntrinsics(self._runner), self.slots, self._adapters
-        )
+        self._chats = ChatCalls(self._prompts, self._dispatcher, ChatIntrinsics(runner), self.slots, self._adapters)
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
         self._idempotent = IdempotentAnswers(self._ask_all(settings.gateways))
         self._responses = CallResponses(self._idempotent, settings.sse_comment_s)
@@ -179,11 +179,12 @@ class Gateway:
         )
 
     def _grpc_parts(self) -> list[GrpcPart]:
-        settings, base_model, max_bytes = self._plan.settings, self._plan.served_name, self._bodies.max_bytes
+        settings, max_bytes = self._plan.settings, self._bodies.max_bytes
+        repeated = RepeatedCalls(self._idempotent)
         reflects = not settings.is_public if settings.grpc_reflection is None else settings.grpc_reflection
         return [
-            InferenceMethods(self._chats, self._completions, max_bytes),
-            IntrinsicMethods(self._runner, base_model, max_bytes),
+            InferenceMethods(self._chats, self._completions, repeated, max_bytes),
+            IntrinsicMethods(self._intrinsics, repeated, max_bytes),
             AdapterMethods(self._managed.manager, self._adapter_access()),
             HealthMethods(service_names(), lambda: not self.slots.is_leaving and bool(self._replicas())),
             *([ReflectionMethods()] if reflects else []),
@@ -194,9 +195,7 @@ class Gateway:
         return [
             self._openai_routes(),
             ResponseRoutes(self._tenants, self._chats, self._bodies, self.slots, self._responses),
-            IntrinsicRoutes(
-                self._tenants, self._runner, self._bodies, self.slots, self._idempotent, base_model=base_model
-            ),
+            IntrinsicRoutes(self._tenants, self._intrinsics, self._bodies, self.slots, self._idempotent),
             self._admin_routes(),
             TenantRoutes(self._fleet_tenants.manager, self._tenants, self._bodies),
             self._prefix_routes(),
@@ -207,6 +206,7 @@ class Gateway:
                 self._tenants,
                 self._prompts,
                 self._bodies,
+                self.slots,
                 base_model=base_model,
                 max_model_len=self._plan.settings.max_model_len,
             ),
@@ -294,10 +294,11 @@ class Gateway:
         await self._tenants.begin()
         await self._prefixes.look()
         async with contextlib.AsyncExitStack() as beside:
-            for part in (self._pool, self._process, self._limits, self._usage, self._managed):
+            for part in (self._pool, self._process, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
             if self._plan.settings.autoscaling:
                 await beside.enter_async_context(DemandReports(self._demand, self._board).running())
+            beside.push_async_callback(self._limits.close)
             await beside.enter_async_context(self._savings.flushing())
             followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]
             try:
@@ -312,7 +313,8 @@ class Gateway:
     def _followers(self) -> list[Work]:
         """Return what runs as long as the gateway does."""
         follow_spaces = functools.partial(follow_key_spaces, self._directories, self._plan.keyspace)
-        followers: list[Work] = [follow_spaces, self._tenants.run, self._prefixes.run]
+        settle, renew = self._limits.keep_settling, self._limits.keep_renewing
+        followers: list[Work] = [follow_spaces, self._tenants.run, self._prefixes.run, settle, renew]
         if len(self._directories) > 1:
             followers.append(self._routing.cells.follow)
         return followers

@@ -15,18 +15,19 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from aloraserve_services.gateway.event_stream import STREAM_HEADERS, EventStream, say_goodbye, send_error
+from aloraserve_services.gateway.event_stream import STREAM_HEADERS, Ending, EventStream, say_goodbye, send_last
 from aloraserve_services.gateway.stream_comments import send_comment
 
 log = structlog.get_logger(__name__)
 
 
-async def begun_in_time(beginning: Coroutine[Any, Any, Response], comment_s: float) -> Response:
+async def begun_in_time(beginning: Coroutine[Any, Any, Response], comment_s: float, ending: Ending) -> Response:
     """Return a streamed answer once its first token is there, or one whose headers leave before.
 
     Args:
         beginning: returns the answer, or raises what is wrong with its request.
         comment_s: how long the client may see nothing.
+        ending: writes the end of one that fails before its first token, and after its headers.
     """
     begun = asyncio.create_task(beginning)
     try:
@@ -34,7 +35,7 @@ async def begun_in_time(beginning: Coroutine[Any, Any, Response], comment_s: flo
     except asyncio.CancelledError:
         await _give_up(begun)
         raise
-    return begun.result() if begun.done() else EarlyStream(begun, comment_s)
+    return begun.result() if begun.done() else EarlyStream(begun, comment_s, ending)
 
 
 class EarlyStream(Response):
@@ -45,13 +46,15 @@ class EarlyStream(Response):
     Args:
         begun: the answer, once its first token is there.
         comment_s: between two comments.
+        ending: see :func:`begun_in_time`.
     """
 
-    def __init__(self, begun: asyncio.Task[Response], comment_s: float) -> None:
+    def __init__(self, begun: asyncio.Task[Response], comment_s: float, ending: Ending) -> None:
         self.status_code = 200
         self.background = None
         self._begun = begun
         self._comment_s = comment_s
+        self._ending = ending
         self.init_headers(STREAM_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,11 +64,11 @@ class EarlyStream(Response):
             try:
                 response = await self._waited_for(send)
             except asyncio.CancelledError:
-                await say_goodbye(send)
+                await say_goodbye(send, self._ending)
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the client learns it from the stream alone
                 log.warning("answer_not_begun", cause=type(error).__name__)
-                await send_error(send, error)
+                await send_last(send, self._ending(error))
                 return
             await response(scope, receive, _without_start(send))
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aloraserve.errors import DrainingError
-from aloraserve.wire import reply_for
 from aloraserve_services.gateway.answer_headers import EVENTS
 from aloraserve_services.gateway.stream_comments import StreamComments
+
+Ending = Callable[[Exception], bytes]
+"""Writes the end of a stream that an error cuts short."""
 
 
 class Closing(Protocol):
@@ -43,16 +44,23 @@ class EventStream(Response):
         events: to send.
         call: that they are written from; it is closed in the end.
         headers: of the response.
+        ending: see :data:`Ending`; what cuts the events short themselves is in them.
         comment_s: how long the client may see nothing; then it gets a comment.
     """
 
     def __init__(
-        self, events: AsyncGenerator[bytes], call: Closing, headers: Mapping[str, str], comment_s: float = math.inf
+        self,
+        events: AsyncGenerator[bytes],
+        call: Closing,
+        headers: Mapping[str, str],
+        ending: Ending,
+        comment_s: float = math.inf,
     ) -> None:
         self.status_code = 200
         self.background = None
         self._events = events
         self._call = call
+        self._ending = ending
         self._comment_s = comment_s
         self.init_headers({**STREAM_HEADERS, **headers})
 
@@ -69,7 +77,7 @@ class EventStream(Response):
                     )
                     comments.wait()
             except asyncio.CancelledError:
-                await say_goodbye(send)
+                await say_goodbye(send, self._ending)
                 raise
             await comments.arrived()
             await send({"type": "http.response.body", "body": b""})
@@ -90,14 +98,14 @@ def without_odd_line_ends(events: bytes) -> bytes:
     return events
 
 
-async def say_goodbye(send: Send) -> None:
+async def say_goodbye(send: Send, ending: Ending) -> None:
     """End a stream that is cut off with an error; whoever has gone, or does not read, misses nothing by it."""
+    error = DrainingError("the gateway has stopped; the answer is incomplete")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(GOODBYE_S):
-            await send_error(send, DrainingError("the gateway has stopped; the answer is incomplete"))
+            await send_last(send, ending(error))
 
 
-async def send_error(send: Send, error: Exception) -> None:
-    """End a stream with an error event."""
-    body = f"data: {json.dumps(reply_for(error).body)}\n\ndata: [DONE]\n\n".encode()
-    await send({"type": "http.response.body", "body": body})
+async def send_last(send: Send, events: bytes) -> None:
+    """End a stream with its last events."""
+    await send({"type": "http.response.body", "body": without_odd_line_ends(events)})

@@ -80,15 +80,15 @@ class OpenAIRoutes:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        self._slots.check()
         origin = origin_of(request, self._tenants)
+        self._slots.check(origin.caller)
         body = await self._bodies.read(ChatRequest, request)
         return await self._responses.respond(request, origin, body, lambda: self._chat(body, origin))
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
-        self._slots.check()
         origin = origin_of(request, self._tenants)
+        self._slots.check(origin.caller)
         body = await self._bodies.read(CompletionRequest, request)
         return await self._responses.respond(request, origin, body, lambda: self._completion(body, origin))
 

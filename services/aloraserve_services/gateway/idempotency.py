@@ -13,12 +13,12 @@ import contextlib
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
 from aloraserve.errors import IdempotencyConflictError, IdempotencyKeyReusedError, InvalidRequestError
@@ -28,6 +28,9 @@ from aloraserve_services.gateway.kept_answers import KeptAnswer, KeptAnswers
 from aloraserve_services.gateway.receipts import AskAll
 
 KEY_HEADER = "idempotency-key"
+MAX_WAITING = 64
+"""Of a tenant's requests, those that wait for the answer to an earlier one; more are refused."""
+_BEING_ANSWERED = "a request with this 'Idempotency-Key' is being answered; retry later"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Answering = Callable[[], Awaitable[Response]]
@@ -63,27 +66,28 @@ class IdempotentAnswers:
         self._kept = kept or KeptAnswers()
         self._gateway = uuid.uuid4().hex
         self._running: dict[str, _Running] = {}
+        self._waiting: Counter[str] = Counter()
 
-    async def once(self, request: Request, caller: Caller, body: RequestPart, answer: Answering) -> Response:
+    async def once(self, key: str | None, place: str, caller: Caller, body: RequestPart, answer: Answering) -> Response:
         """Return the answer to a request: once more, if it has had one under its key.
 
         Args:
-            request: that may have a key.
+            key: of the request, None if it has none.
+            place: the path or method that was asked; a key stands for one request of each.
             caller: whose key it is; tenants have keys of their own.
             body: of the request, validated.
-            answer: gives the answer.
+            answer: gives the answer, in whichever form its edge reads again.
 
         Raises:
             InvalidRequestError: the key is not one that is accepted.
             IdempotencyKeyReusedError: the key stands for another body.
-            IdempotencyConflictError: another gateway is answering the request.
+            IdempotencyConflictError: another gateway is answering the request, or too many wait for answers already.
         """
-        key = request.headers.get(KEY_HEADER)
         if key is None:
             return await answer()
         _check(key)
-        name = _digest([caller.tenant, request.url.path, key])
-        return await self._once(name, _digest(body), answer)
+        name = _digest([caller.tenant, place, key])
+        return await self._once(name, caller.tenant or "", _digest(body), answer)
 
     def own(self, name: str) -> dict[str, Any] | None:
         """Return what this gateway knows of a key, as plain values; other gateways ask for it."""
@@ -94,11 +98,12 @@ class IdempotentAnswers:
             return known | {"request": running.request, "body": None, "is_asking": running.is_asking}
         return None
 
-    async def _once(self, name: str, request: str, answer: Answering) -> Response:
+    async def _once(self, name: str, tenant: str, request: str, answer: Answering) -> Response:
         while (running := self._running.get(name)) is not None:
             _check_same(running.request, request)
             # Whoever is the first of those that wait goes on where it failed.
-            await running.ended.wait()
+            with self._waits(tenant):
+                await running.ended.wait()
         if (kept := self._kept.get(name)) is not None:
             _check_same(kept.request, request)
             return kept.response()
@@ -107,8 +112,20 @@ class IdempotentAnswers:
                 return given.response()
             response = await answer()
             if response.status_code == 200:
-                self._kept.put(name, KeptAnswer.of(request, response))
+                self._kept.put(name, tenant, KeptAnswer.of(request, response))
             return response
+
+    @contextlib.contextmanager
+    def _waits(self, tenant: str) -> Iterator[None]:
+        if self._waiting[tenant] >= MAX_WAITING:
+            raise IdempotencyConflictError(_BEING_ANSWERED)
+        self._waiting[tenant] += 1
+        try:
+            yield
+        finally:
+            self._waiting[tenant] -= 1
+            if not self._waiting[tenant]:
+                del self._waiting[tenant]
 
     @contextlib.asynccontextmanager
     async def _run(self, name: str, request: str) -> AsyncIterator[_Running]:
@@ -130,29 +147,27 @@ class IdempotentAnswers:
             if known["body"] is not None:
                 return KeptAnswer(running.request, known["body"], known["headers"])
         if any(not known["is_asking"] or known["gateway"] < self._gateway for known in others):
-            raise IdempotencyConflictError("a request with this 'Idempotency-Key' is being answered; retry later")
+            raise IdempotencyConflictError(_BEING_ANSWERED)
         running.is_asking = False
         return None
 
 
-def refuse_key(request: Request) -> None:
+def refuse_key(key: str | None) -> None:
     """Refuse a key of a request whose answer is to be streamed.
 
     Raises:
-        InvalidRequestError: it has one.
+        InvalidRequestError: there is one.
     """
-    if KEY_HEADER in request.headers:
+    if key is not None:
         raise InvalidRequestError(
-            "a streamed answer cannot be given again: leave the header 'Idempotency-Key' out, or set 'stream' to false",
-            param="stream",
+            "a streamed answer cannot be given again: leave the 'Idempotency-Key' out, or do not stream", param="stream"
         )
 
 
 def _check(key: str) -> None:
     if not _KEY.fullmatch(key):
         raise InvalidRequestError(
-            f"the header 'Idempotency-Key' is {key[:40]!r}; 1 to 255 printable ASCII characters without spaces are "
-            "accepted"
+            f"the 'Idempotency-Key' is {key[:40]!r}; 1 to 255 printable ASCII characters without spaces are accepted"
         )
 
 

@@ -20,11 +20,35 @@ from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.intrinsics import DEFAULT_TIMEOUT_S, IntrinsicsAnswer, IntrinsicsRequest
 from aloraserve.wire.messages import ChatMessage
 from aloraserve_services.gateway.call_slots import CallSlots
-from aloraserve_services.gateway.idempotency import IdempotentAnswers
+from aloraserve_services.gateway.idempotency import KEY_HEADER, IdempotentAnswers
 from aloraserve_services.gateway.intrinsic_results import result_of
 from aloraserve_services.gateway.origins import origin_of
 from aloraserve_services.gateway.request_body import BodyReader
 from aloraserve_services.gateway.routes import Routes
+
+
+class IntrinsicCalls:
+    """Answers requests for several intrinsics over one conversation, for any edge.
+
+    Args:
+        runner: runs the intrinsics.
+        base_model: its served name.
+    """
+
+    def __init__(self, runner: IntrinsicRunner, base_model: str) -> None:
+        self._runner = runner
+        self._base_model = base_model
+
+    async def answer(self, body: IntrinsicsRequest, origin: Origin) -> IntrinsicsAnswer:
+        """Return what each intrinsic finds."""
+        outcomes = await self._runner.run(
+            body.conversation(self._base_model),
+            body.items,
+            origin.salted(body.cache_salt),
+            timeout_s=body.timeout_s or DEFAULT_TIMEOUT_S,
+        )
+        results = [result_of(outcome) for outcome in outcomes]
+        return IntrinsicsAnswer(id=f"intrinsics-{origin.request_id}", created=int(time.time()), results=results)
 
 
 class IntrinsicRoutes:
@@ -32,29 +56,25 @@ class IntrinsicRoutes:
 
     Args:
         tenants: know who may call.
-        runner: runs the intrinsics.
+        calls: answer them.
         bodies: reads requests' bodies.
         slots: of calls in progress; each intrinsic takes one.
         idempotent: answers of requests with keys.
-        base_model: its served name.
     """
 
     def __init__(
         self,
         tenants: Tenants,
-        runner: IntrinsicRunner,
+        calls: IntrinsicCalls,
         bodies: BodyReader,
         slots: CallSlots,
         idempotent: IdempotentAnswers,
-        *,
-        base_model: str,
     ) -> None:
         self._tenants = tenants
-        self._runner = runner
+        self._calls = calls
         self._bodies = bodies
         self._slots = slots
         self._idempotent = idempotent
-        self._base_model = base_model
 
     def add_to(self, routes: Routes) -> None:
         """Add this route to an application's."""
@@ -62,18 +82,15 @@ class IntrinsicRoutes:
 
     async def intrinsics(self, request: Request) -> Response:
         """Run intrinsics over a conversation."""
-        self._slots.check()
         origin = origin_of(request, self._tenants)
+        self._slots.check(origin.caller)
         body = await self._bodies.read(IntrinsicsRequest, request)
-        return await self._idempotent.once(request, origin.caller, body, lambda: self._answer(body, origin))
+        return await self._idempotent.once(
+            request.headers.get(KEY_HEADER), request.url.path, origin.caller, body, lambda: self._answer(body, origin)
+        )
 
     async def _answer(self, body: IntrinsicsRequest, origin: Origin) -> Response:
-        outcomes = await self._runner.run(
-            body.conversation(self._base_model), body.items, origin, timeout_s=body.timeout_s or DEFAULT_TIMEOUT_S
-        )
-        results = [result_of(outcome) for outcome in outcomes]
-        answer = IntrinsicsAnswer(id=f"intrinsics-{origin.request_id}", created=int(time.time()), results=results)
-        return Response(answer.to_json(), media_type="application/json")
+        return Response((await self._calls.answer(body, origin)).to_json(), media_type="application/json")
 
 
 class ChatIntrinsics:

@@ -8,10 +8,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from aloraserve.serving.attempts import Dispatcher
 from aloraserve.serving.engine_messages import EngineChunk
-from aloraserve.serving.generation import Generation
-from aloraserve.serving.request import GenerationRequest
 
 
 class ChunkSource(Protocol):
@@ -21,22 +18,6 @@ class ChunkSource(Protocol):
 
     async def aclose(self) -> None:
         """End it."""
-
-
-async def begin_all(dispatcher: Dispatcher, requests: Sequence[GenerationRequest]) -> list[Generation]:
-    """Return the generations of all prompts once each has its first chunk.
-
-    Raises:
-        AloraserveError: one of them did not begin; the others are ended.
-    """
-    tasks = [asyncio.ensure_future(dispatcher.generate(request)) for request in requests]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for begun in await _ended(tasks):
-            if isinstance(begun, Generation):
-                await begun.aclose()
-        raise
 
 
 async def merged(sources: Sequence[ChunkSource], choices: int) -> AsyncGenerator[EngineChunk]:
@@ -67,8 +48,8 @@ async def _next(source: ChunkSource) -> EngineChunk | None:
     return None
 
 
-async def _ended(tasks: Collection[asyncio.Future[Any]]) -> list[Any]:
-    """Cancel what still runs; return what each came to."""
+async def _ended(tasks: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel what still runs, and wait for its end."""
     for task in tasks:
         task.cancel()
-    return await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)

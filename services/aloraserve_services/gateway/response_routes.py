@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -9,7 +11,7 @@ from aloraserve.serving.request import Origin
 from aloraserve.tenants import Tenants
 from aloraserve.wire.response_request import ResponsesRequest
 from aloraserve_services.gateway.answered import CallResponses
-from aloraserve_services.gateway.answers.response import ResponseAnswer
+from aloraserve_services.gateway.answers.response import ResponseAnswer, unbegun_response
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.calls import ChatCalls, GuardedCall
 from aloraserve_services.gateway.origins import origin_of
@@ -43,10 +45,16 @@ class ResponseRoutes:
 
     async def respond(self, request: Request) -> Response:
         """Answer a request for a response."""
-        self._slots.check()
         origin = origin_of(request, self._tenants)
+        self._slots.check(origin.caller)
         body = await self._bodies.read(ResponsesRequest, request)
-        return await self._responses.respond(request, origin, body, lambda: self._answer(body, origin))
+        return await self._responses.respond(
+            request,
+            origin,
+            body,
+            lambda: self._answer(body, origin),
+            functools.partial(unbegun_response, body, origin.request_id),
+        )
 
     async def _answer(self, body: ResponsesRequest, origin: Origin) -> Response:
         call = await self._chats.begin(body.chat(), origin)

@@ -19,9 +19,12 @@ from aloraserve.usage.redis import UsageLedger
 from aloraserve_services.gateway.ledger_flush import LedgerFlush
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.routes import Routes
+from aloraserve_services.gateway.tenant_turns import TenantTurns
 
 ENDPOINT = "/v1/usage"
 DEFAULT_DAYS = 30
+MAX_WAITING = 8
+"""Reports of a tenant that wait for the one that is being made."""
 UNTENANTED = ""
 """The name under which callers without a tenant are summed."""
 
@@ -73,15 +76,14 @@ class UsageReporter:
             caller: sees its own tenant's, an administrator everybody's.
         """
         today = int(time.time() // DAY_S)
-        by_day: dict[int, Mapping[str, UsageFigures]] = {}
+        by_day: Mapping[int, Mapping[str, UsageFigures]] = {}
         ledger = "cannot be reached"
+        only = None if caller.is_admin else caller.tenant or UNTENANTED
         if await self._flush.flush():
             with contextlib.suppress(DirectoryUnavailableError):
-                by_day = {number: await self._ledger.day(number) for number in range(today - days + 1, today + 1)}
+                by_day = await self._ledger.days(range(today - days + 1, today + 1), only)
                 ledger = "ok"
-        names = (
-            {name for used in by_day.values() for name in used} if caller.is_admin else {caller.tenant or UNTENANTED}
-        )
+        names = {name for used in by_day.values() for name in used} if only is None else {only}
         return {
             "days": days,
             "ledger": ledger,
@@ -100,6 +102,7 @@ class UsageRoutes:
     def __init__(self, tenants: Tenants, reporter: UsageReporter) -> None:
         self._tenants = tenants
         self._reporter = reporter
+        self._turns = TenantTurns("reports of usage", at_once=1, waiting=MAX_WAITING)
 
     def add_to(self, routes: Routes) -> None:
         """Add this route to an application's."""
@@ -108,7 +111,9 @@ class UsageRoutes:
     async def usage(self, request: Request) -> Response:
         """Answer what the caller's tenant used, an administrator's question for all tenants."""
         caller = self._tenants.authenticate(request.headers.get("authorization"), None)
-        return JSONResponse(await self._reporter.report(_days(request.query_params.get("days")), caller))
+        days = _days(request.query_params.get("days"))
+        async with self._turns.turn(caller.tenant):
+            return JSONResponse(await self._reporter.report(days, caller))
 
 
 def _days(text: str | None) -> int:

@@ -22,13 +22,22 @@ def is_cpu_engine() -> bool:
     return True
 
 
-def preferred_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Dtype:
+def runs_on_cpu(device: str) -> bool:
+    """Return whether a fleet's engines run on CPUs.
+
+    Args:
+        device: of its settings. ``auto`` is decided by what is installed here, where there may be no vLLM.
+    """
+    return device == "cpu" or (device == "auto" and is_cpu_engine())
+
+
+def preferred_dtype(cpuinfo: Path = Path("/proc/cpuinfo"), *, device: str = "auto") -> Dtype:
     """Return bfloat16 where the hardware multiplies it, else float32.
 
     On a CPU without bf16 instructions vLLM's bf16 prefill is four to six times slower than its fp32 prefill (see
     ``docs/adr/0004-dtype.md``).
     """
-    if not is_cpu_engine():
+    if not runs_on_cpu(device):
         return "bfloat16"
     try:
         lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)

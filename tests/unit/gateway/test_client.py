@@ -20,19 +20,27 @@ from support.fake_engines import Engines
 from support.fake_pool import ScriptedReplies
 from support.http_server import serving
 
+from aloraserve.adapters.catalog import EntryQuery
 from aloraserve.client import AsyncClient, CallError, Client, Retries
 from aloraserve.client.http_calls import _Events
-from aloraserve.errors import DeadlineError, InvalidRequestError, OverloadedError, ReplicaLostError
+from aloraserve.errors import (
+    DeadlineError,
+    IdempotencyConflictError,
+    InvalidRequestError,
+    OverloadedError,
+    ReplicaLostError,
+)
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.v1.chat_pb2 import ChatResponse
 from aloraserve.wire import reply_for
 from aloraserve_services.gateway.deployment import Gateway
 from aloraserve_services.gateway.event_stream import without_odd_line_ends
+from aloraserve_services.gateway.own_adapters import OwnAdapters
 from aloraserve_services.grpc_server.limits import GrpcLimits
 from aloraserve_services.grpc_server.server import GrpcServer
 from aloraserve_services.grpc_server.status import DETAILS_KEY, status_of
 
-KEY = "ada-key-0123456789"
+KEY, ADMIN = "ada-key-0123456789", "admin-key-0123456789"
 HI = [{"role": "user", "content": "hi"}]
 REPLY = (EngineChunk(0, "a", 1, cached_tokens=1), EngineChunk(0, "b", 1, "stop"))
 QUICK = Retries(attempts=3, first_s=0.001)
@@ -75,9 +83,23 @@ async def _end_all() -> None:
 
 
 @pytest.fixture
+def catalog(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the catalog's versions, of which a page has two."""
+    names = [f"adapter-{number}" for number in range(5)]
+
+    async def page(self: OwnAdapters, query: EntryQuery) -> dict[str, Any]:
+        left = [name for name in names if name > query.cursor]
+        return {"data": [{"name": name} for name in left[:2]], "next": left[1] if len(left) > 2 else ""}
+
+    monkeypatch.setattr(OwnAdapters, "page", page)
+    return names
+
+
+@pytest.fixture
 def urls(open_gateway: Callable[..., Gateway], replies: list[Any]) -> Iterator[dict[str, str]]:
     """Addresses of a gateway's edges, by scheme."""
-    gateway = open_gateway(CollectorRegistry(), max_model_len=512, api_keys={"ada": SecretStr(KEY)})
+    keys = {"api_keys": {"ada": SecretStr(KEY)}, "admin_keys": {"root": SecretStr(ADMIN)}}
+    gateway = open_gateway(CollectorRegistry(), max_model_len=512, **keys)
     with loop_thread() as loop:
         ended, found = asyncio.Event(), dict[str, str]()
         started = threading.Event()
@@ -124,6 +146,14 @@ async def test_and_without_blocking(urls: dict[str, str], scheme: str) -> None:
         assert len(await client.intrinsics(HI, ["nobody", {"name": "other"}])) == 2
         with pytest.raises(CallError, match="role"):
             await client.adapters()
+
+
+@SCHEMES
+async def test_all_pages_of_adapters_are_read(urls: dict[str, str], catalog: list[str], scheme: str) -> None:
+    async with AsyncClient(urls[scheme], ADMIN) as client:
+        assert [adapter["name"] for adapter in await client.adapters()] == catalog
+    with Client(urls[scheme], ADMIN) as blocking:
+        assert [adapter["name"] for adapter in blocking.adapters()] == catalog
 
 
 @SCHEMES
@@ -230,7 +260,7 @@ def failing_grpc(failing: Failing) -> Iterator[str]:
             return grpc.unary_unary_rpc_method_handler(self._answer)
 
         async def _answer(self, message: bytes, context: Any) -> bytes:
-            failing.keys.append(None)
+            failing.keys.append(dict(context.invocation_metadata()).get("idempotency-key"))
             if failing.failures:
                 status = status_of(reply_for(failing.failures.pop(0)))
                 await context.abort(status.code, status.message, ((DETAILS_KEY, status.details),))
@@ -251,17 +281,21 @@ FAILING = pytest.mark.parametrize("serve", [failing_http, failing_grpc])
 
 
 @FAILING
-def test_what_may_succeed_later_is_tried_again_when_the_platform_says(serve: Any, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("error", [OverloadedError("full"), IdempotencyConflictError("it is being answered")])
+def test_what_may_succeed_later_is_tried_again_when_the_platform_says(
+    serve: Any, monkeypatch: Any, error: Exception
+) -> None:
     paused: list[float] = []
     monkeypatch.setattr("aloraserve.client.blocking.time.sleep", paused.append)
-    failing = Failing(OverloadedError("full"), ReplicaLostError("lost"))
+    failing = Failing(error, ReplicaLostError("lost"))
     with serve(failing) as url, Client(url, retries=QUICK) as client:
         assert client.chat("base", HI).text == "yes"
     # Retry-After and RetryInfo are a second; the other one has its own pause.
     assert paused[0] == 1.0
     assert paused[1] < 0.1
     assert len(failing.keys) == 3
-    assert len(set(failing.keys)) == 1
+    [key] = set(failing.keys)
+    assert key, "a call that is made again costs one answer"
 
 
 @FAILING

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +23,7 @@ from support.redis_deployments import free_port
 from aloraserve.errors import DrainingError, InvalidRequestError, OverloadedError
 from aloraserve.serving.engine_messages import EngineChunk
 from aloraserve.settings import Settings
+from aloraserve.tenants import UNTENANTED, Caller
 from aloraserve.wire import CompletionRequest
 from aloraserve_services.gateway import request_body
 from aloraserve_services.gateway import server as gateway_server_module
@@ -205,26 +208,45 @@ async def test_the_request_id_is_sent_back_if_it_is_a_plain_one(open_gateway: Ca
 
 def test_no_more_calls_than_there_is_room_for() -> None:
     slots = CallSlots(2)
-    with slots.held(), slots.held(), pytest.raises(OverloadedError):
-        slots.check()
-    slots.check()
+    with slots.held(UNTENANTED), slots.held(UNTENANTED), pytest.raises(OverloadedError):
+        slots.check(UNTENANTED)
+    slots.check(UNTENANTED)
+
+
+def test_a_tenant_that_takes_every_slot_leaves_others_their_share() -> None:
+    """By weight, and never more than twice the slots in all."""
+    greedy, heavy, late = Caller("greedy"), Caller("heavy"), Caller("late")
+    slots = CallSlots(6, lambda caller: 2.0 if caller == heavy else 1.0)
+    with contextlib.ExitStack() as held:
+
+        def taken(caller: Caller) -> int:
+            for count in itertools.count():
+                try:
+                    held.enter_context(slots.held(caller))
+                except OverloadedError:
+                    return count
+            raise AssertionError
+
+        assert (taken(greedy), taken(heavy), taken(late)) == (6, 4, 1)
+        assert [taken(Caller(str(number))) for number in range(3)] == [1, 0, 0]
+    slots.check(late)
 
 
 async def test_a_drain_waits_for_running_calls_and_takes_no_more() -> None:
     slots = CallSlots(2)
-    with slots.held():
+    with slots.held(UNTENANTED):
         draining = asyncio.create_task(slots.drain(10))
         await asyncio.sleep(0)
         assert slots.is_leaving
         with pytest.raises(DrainingError):
-            slots.check()
+            slots.check(UNTENANTED)
         assert not draining.done()
     assert await asyncio.wait_for(draining, 5) == 0
 
 
 async def test_a_drain_ends_after_its_time() -> None:
     slots = CallSlots(2)
-    with slots.held():
+    with slots.held(UNTENANTED):
         assert await slots.drain(0.01) == 1
 
 

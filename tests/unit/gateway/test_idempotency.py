@@ -16,6 +16,7 @@ from support.fake_pool import ScriptedReplies
 from support.http_server import serving
 
 from aloraserve.errors import IdempotencyConflictError, IdempotencyKeyReusedError
+from aloraserve_services.gateway import idempotency
 from aloraserve_services.gateway.idempotency import IdempotentAnswers
 from aloraserve_services.gateway.kept_answers import KeptAnswer, KeptAnswers
 
@@ -170,16 +171,49 @@ def test_kept_answers_are_few_small_and_not_for_long() -> None:
     now = 0.0
     answers = KeptAnswers(max_bytes=100, max_answers=5, kept_s=60, clock=lambda: now)
     for number in range(7):
-        answers.put(f"n{number}", kept())
+        answers.put(f"n{number}", "a", kept())
     assert [answers.get(f"n{number}") is not None for number in range(7)] == [False] * 2 + [True] * 5
-    answers.put("long", kept(95))
+    answers.put("long", "a", kept(95))
     assert answers.get("long") is not None
     assert answers.get("n6") is None
-    answers.put("too long", kept(101))
+    answers.put("too long", "a", kept(101))
     assert (answers.get("too long"), answers._bytes) == (None, 0)
-    answers.put("old", kept())
+    answers.put("old", "a", kept())
     now = 60.0
     assert (answers.get("old"), answers._bytes) == (None, 0)
+
+
+@pytest.mark.parametrize("size", [1, 30])
+def test_a_tenant_s_answers_displace_its_own_before_others(size: int) -> None:
+    """Whether it is their number or their bytes that there is no more room for."""
+    answers = KeptAnswers(max_bytes=100, max_answers=5)
+    answers.put("other", "b", kept(size))
+    for number in range(20):
+        answers.put(f"n{number}", "a", kept(size))
+    assert answers.get("other") is not None
+    assert answers.get("n19") is not None
+
+
+async def test_requests_that_wait_for_one_answer_are_bounded_by_tenant() -> None:
+    alone, gate, begun = IdempotentAnswers(), asyncio.Event(), asyncio.Event()
+
+    async def answer() -> Response:
+        begun.set()
+        await gate.wait()
+        return Response("x")
+
+    running = [asyncio.create_task(alone._once(name, "", "r", answer)) for name in ("a", "b")]
+    await begun.wait()
+    waiting = [asyncio.create_task(alone._once("a", "acme", "r", answer)) for _ in range(idempotency.MAX_WAITING)]
+    while alone._waiting["acme"] < idempotency.MAX_WAITING:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    with pytest.raises(IdempotencyConflictError, match="retry later"):
+        await alone._once("b", "acme", "r", answer)
+    other = asyncio.create_task(alone._once("b", "globex", "r", answer))
+    await asyncio.sleep(0)
+    gate.set()
+    assert {(await answered).body for answered in (*running, *waiting, other)} == {b"x"}
+    assert alone._waiting == {}
 
 
 class TwoGateways:
@@ -202,7 +236,7 @@ class TwoGateways:
                 await gate.wait()
             return Response(f"answer {self.given}", headers={"x-aloraserve-replica": "a"})
 
-        return await self.both[gateway]._once("name", request, answer)
+        return await self.both[gateway]._once("name", "", request, answer)
 
 
 async def test_another_gateway_gives_the_answer_that_one_gave() -> None:
@@ -244,4 +278,4 @@ async def test_a_gateway_that_does_not_answer_is_not_waited_for() -> None:
     async def answer() -> Response:
         return Response("x")
 
-    assert (await alone._once("name", "r", answer)).status_code == 200
+    assert (await alone._once("name", "", "r", answer)).status_code == 200

@@ -12,10 +12,13 @@ import pytest
 from pydantic import SecretStr
 from support.fake_engines import Engines
 from support.fake_pool import ScriptedReplies
+from support.grpc_caller import served
 from support.intrinsic_path import ADAPTERS, ANSWERS, chunk
 
 from aloraserve.adapters import StaticRegistry
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
+from aloraserve.v1.intrinsics_pb2 import RunRequest, RunResponse
+from aloraserve.wire.protobuf import message_of
 from aloraserve_services.gateway.deployment import Gateway
 
 MESSAGES = [{"role": "user", "content": "a long question about ferries"}]
@@ -91,6 +94,47 @@ async def test_each_call_has_a_receipt_of_its_own(client: httpx.AsyncClient) -> 
         assert receipt["adapter"] == result["name"]
 
 
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+async def test_a_salt_and_a_priority_are_a_chat_s(
+    open_gateway: Callable[..., Gateway],
+    answers: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    transport: str,
+) -> None:
+    """Users whom an application keeps apart in chats share no block in intrinsics either."""
+    calls: list[EngineCall] = []
+    original = Engines.dispatch
+
+    def dispatch(self: Engines, selection: Any, call: EngineCall) -> ScriptedReplies:
+        calls.append(call)
+        return original(self, selection, call)
+
+    monkeypatch.setattr(Engines, "dispatch", dispatch)
+    gateway = open_gateway(max_model_len=512, api_keys={"acme": SecretStr("tenant-key-0123456789")})
+    key = {"authorization": "Bearer tenant-key-0123456789"}
+    sent: list[dict[str, Any]] = [{"cache_salt": "ada", "priority": 7}, {"cache_salt": "bob"}, {}]
+    transport_of = httpx.ASGITransport(gateway.http_app())
+    async with (
+        httpx.AsyncClient(transport=transport_of, base_url="http://localhost", headers=key) as client,
+        served(gateway.grpc_edge()) as caller,
+    ):
+        for fields in sent:
+            await client.post("/v1/chat/completions", json={"model": "base", "messages": MESSAGES} | fields)
+            if transport == "http":
+                assert (await ask(client, "answerable", **fields)).status_code == 200
+                continue
+            body = {"messages": MESSAGES, "intrinsics": [{"name": "answerable"}]} | fields
+            await caller.answer("Intrinsics/Run", message_of(RunRequest, body), RunResponse, key.items())
+    assert [call.adapter is None for call in calls] == [True, False] * 3
+    assert len({call.cache_salt for call in calls}) == 3
+    assert len({call.keys[0] for call in calls}) == 3
+    for chat, intrinsic in zip(calls[::2], calls[1::2], strict=True):
+        assert (chat.cache_salt, chat.keys[0]) == (intrinsic.cache_salt, intrinsic.keys[0])
+        assert chat.share == intrinsic.share
+    assert calls[1].share is not None
+    assert calls[1].share.priority == 7
+
+
 async def test_failures_are_each_item_s_own(client: httpx.AsyncClient, answers: dict[str, Any]) -> None:
     answers["safety"] = (chunk("perhaps"),)
     answer = await ask(client, "nobody", "safety", "words", "answerable")
@@ -114,6 +158,8 @@ async def test_failures_are_each_item_s_own(client: httpx.AsyncClient, answers: 
         ({"intrinsics": [{"name": "judge", "fields": {"criteria": "x" * 70_000}}]}, "fields"),
         ({"timeout_s": 0}, "timeout_s"),
         ({"timeout_s": 1e9}, "timeout_s"),
+        ({"cache_salt": "x" * 1025}, "cache_salt"),
+        ({"priority": "high"}, "priority"),
         ({"messages": []}, "messages"),
         ({"model": "base"}, "model"),
         ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),

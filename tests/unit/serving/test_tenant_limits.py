@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
 import pytest
+from support import fake_pool
+from support.fake_engines import WaitingReplies
 from support.fake_pool import ANSWER, DiedError, FakePool, FakeRouter, FullError, request
 
+from aloraserve import errors
 from aloraserve.errors import (
     AloraserveError,
+    DeadlineError,
+    DrainingError,
     InvalidRequestError,
     LimitTooLowError,
     OverloadedError,
@@ -28,6 +34,7 @@ from aloraserve.serving.generation import Generation
 from aloraserve.serving.limit_headers import duration
 from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.serving.tenant_limits import TenantAdmission
+from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.tenants import Caller
 from aloraserve.tenants.limits import TenantLimits
 from aloraserve.wire import reply_for
@@ -124,7 +131,7 @@ async def test_a_stream_is_settled_when_it_ends_and_once() -> None:
         (FullError(), OverloadedError, (1000, 10)),
         ((DiedError(),), ReplicaLostError, (1000, 10)),
         ((EngineRefusal("no"),), InvalidRequestError, (1000, 9)),
-        ((RuntimeError(),), RuntimeError, (988, 9)),
+        ((RuntimeError(),), RuntimeError, (1000, 10)),
     ],
 )
 async def test_a_call_without_an_answer_uses_what_its_tenant_is_to_blame_for(
@@ -139,11 +146,78 @@ async def test_a_call_without_an_answer_uses_what_its_tenant_is_to_blame_for(
     assert path.recorder.calls == []
 
 
-async def test_who_goes_away_before_the_first_token_has_used_what_was_expected() -> None:
-    path = Path((asyncio.CancelledError(),), tokens_per_minute=1000)
-    with pytest.raises(asyncio.CancelledError):
+ENDINGS = [
+    *(error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, AloraserveError)),
+    asyncio.CancelledError,
+    RuntimeError,
+]
+
+
+@pytest.mark.parametrize("is_sent", [False, True], ids=["before it is sent", "once an engine has it"])
+@pytest.mark.parametrize("kind", ENDINGS, ids=lambda kind: kind.__name__)
+async def test_a_call_that_gets_nothing_uses_no_more_than_engines_did_for_it(
+    kind: type[BaseException], is_sent: bool
+) -> None:
+    """Whatever ends it: nothing if that is the fleet's fault, else a request, and the prompt once an engine has it."""
+    error = kind("it")
+    path = Path((error,) if is_sent else error, tokens_per_minute=1000, requests_per_minute=10)
+    path.pool.scripts *= 3
+    with pytest.raises(kind):
         await path.send()
-    assert await path.tokens_left() == 988
+    await path.guarded._settle_all()
+    standing = await path.store.take(path.probe())
+    is_fleets = issubclass(kind, OverloadedError | ReplicaLostError | DrainingError | RuntimeError)
+    expected = (1000, 10) if is_fleets else (992 if is_sent else 1000, 9)
+    assert (standing.remaining(1), standing.remaining(0)) == expected
+    assert path.recorder.calls == [] if expected[0] == 1000 else [("acme", CallUsage(8, 4, 0), 1)]
+    assert path.admission._running == {}
+
+
+async def test_what_was_generated_before_the_time_was_over_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_pool, "ScriptedReplies", lambda _: WaitingReplies())
+    path = Path(tokens_per_minute=1000)
+    limits = TimeLimits(call_s=0.2)
+    path.dispatcher = Dispatcher(cast(Any, FakeRouter()), path.pool, limits=limits, admission=path.admission)
+    with pytest.raises(DeadlineError):
+        await path.send(at=time.perf_counter())
+    assert await path.tokens_left() == 991, "eight of the prompt and the one that came"
+    assert path.recorder.calls == [("acme", CallUsage(8, 0, 1), 1)]
+
+
+async def test_a_list_is_let_in_as_one_and_refused_as_one() -> None:
+    path = Path(tokens_per_minute=50, uncached_tokens_per_minute=50)
+    await path.dispatcher.generate_all([path.request(at=1.0) for _ in range(3)])
+    assert await path.tokens_left() == 50 - 3 * 10
+    for _ in range(3):
+        with pytest.raises(RateLimitedError):
+            await path.dispatcher.generate_all([path.request(at=2.0) for _ in range(4)])
+    assert await path.tokens_left() == 20, "a refused request takes nothing"
+    assert len(path.pool.calls) == 3
+    with pytest.raises(LimitTooLowError, match=r"needs 54 tokens at least.*fewer or shorter prompts"):
+        await path.dispatcher.generate_all([path.request(at=3.0) for _ in range(6)])
+
+
+async def test_a_list_of_which_the_fleet_fails_one_prompt_uses_nothing() -> None:
+    path = Path(ANSWER, FullError(), ANSWER, tokens_per_minute=1000, requests_per_minute=10, concurrency=1)
+    with pytest.raises(OverloadedError):
+        await path.dispatcher.generate_all([path.request(at=1.0) for _ in range(3)])
+    await path.guarded._settle_all()
+    standing = await path.store.take(path.probe())
+    assert (standing.remaining(1), standing.remaining(0)) == (1000, 10)
+    assert (path.admission._running, path.recorder.calls) == ({}, [])
+
+
+async def test_a_request_keeps_its_place_between_its_calls() -> None:
+    path = Path(concurrency=1)
+    origin = path.request(at=1.0).origin
+    with path.admission.place(origin):
+        for _ in range(2):
+            await path.send(at=1.0)
+            await path.guarded._settle_all()
+            with pytest.raises(RateLimitedError, match="1 requests run at once"):
+                await path.send(at=2.0)
+    await path.guarded._settle_all()
+    await path.send(at=2.0)
 
 
 async def test_over_its_limit_a_tenant_is_refused_with_what_it_needs_to_wait() -> None:
@@ -178,10 +252,10 @@ async def test_one_that_fits_is_let_in_however_long_its_answer_may_become() -> N
 
 
 async def test_choices_count_each() -> None:
-    path = Path((RuntimeError(),), tokens_per_minute=1000)
-    with pytest.raises(RuntimeError):
-        await path.send(sampling=SamplingSettings(max_tokens=4, n=3))
+    path = Path(tokens_per_minute=1000)
+    generation = await path.send(sampling=SamplingSettings(max_tokens=4, n=3), is_streamed=True)
     assert await path.tokens_left() == 1000 - 8 - 3 * 4
+    await generation.aclose()
 
 
 async def test_further_calls_of_a_request_are_no_requests_and_share_its_place() -> None:

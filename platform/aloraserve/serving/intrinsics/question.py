@@ -133,6 +133,7 @@ def _body(
         tools=conversation.tools,
         tool_choice="none",
         reasoning_effort=conversation.reasoning_effort,
+        priority=conversation.priority,
         chat_template_kwargs=Raw(json.dumps(template).encode()) if template else Raw(),
         max_completion_tokens=given.max_tokens or _tokens(spec),
         temperature=given.temperature,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -21,6 +21,7 @@ from aloraserve.serving.intrinsics.question import question
 from aloraserve.serving.intrinsics.shared_prefix import PrefixWatch, SharedPrefix, grouped
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
 from aloraserve.serving.request import GenerationRequest, Origin
+from aloraserve.tenants import Caller
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.fields import FieldError
 from aloraserve.wire.intrinsic_items import GuardItem, IntrinsicItem
@@ -76,7 +77,7 @@ class IntrinsicRunner:
         prompts: makes requests of bodies.
         dispatcher: has them answered; ``watch`` is one of its observers.
         watch: of shared prefixes.
-        slot: returns what a call holds while it is in progress, or raises.
+        slot: returns what a caller's call holds while it is in progress, or raises.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class IntrinsicRunner:
         dispatcher: Dispatcher,
         watch: PrefixWatch,
         *,
-        slot: Callable[[], contextlib.AbstractContextManager[None]],
+        slot: Callable[[Caller], contextlib.AbstractContextManager[None]],
     ) -> None:
         self._prompts = prompts
         self._dispatcher = dispatcher
@@ -111,6 +112,14 @@ class IntrinsicRunner:
         self, conversation: ChatRequest, items: Sequence[IntrinsicItem], origin: Origin, *, timeout_s: float
     ) -> AsyncIterator[tuple[int, IntrinsicOutcome]]:
         """Yield each outcome with its place as soon as it is there; see :meth:`run`. Closing it aborts the rest."""
+        with self._dispatcher.place(origin):
+            async with contextlib.aclosing(self._outcomes(conversation, items, origin, timeout_s)) as outcomes:
+                async for number, outcome in outcomes:
+                    yield number, outcome
+
+    async def _outcomes(
+        self, conversation: ChatRequest, items: Sequence[IntrinsicItem], origin: Origin, timeout_s: float
+    ) -> AsyncGenerator[tuple[int, IntrinsicOutcome]]:
         started = time.perf_counter()
         deadline = asyncio.get_running_loop().time() + timeout_s
         going = [_Item(number, item.name, origin.numbered(number + 1), started) for number, item in enumerate(items)]
@@ -176,7 +185,7 @@ class IntrinsicRunner:
 
     async def _answer(self, state: _Item, request: GenerationRequest, prefix: SharedPrefix) -> RawAnswer:
         blocks = prefix.common_with(request.keys)
-        with self._slot(), self._watch.watching(request, prefix):
+        with self._slot(request.origin.caller), self._watch.watching(request, prefix):
             async with prefix.passed(blocks):
                 generation = await self._dispatcher.generate(request)
                 async with contextlib.aclosing(generation):

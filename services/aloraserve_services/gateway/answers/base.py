@@ -137,13 +137,13 @@ class Answer(ABC):
             # Whatever it is, the client learns of it in the answer's form.
             log.warning("answer_cut_short", answer=self.id, cause=type(error).__name__)
             failed = error
-        events.append(self._ending(failed))
+        events.append(self.ending(failed))
         if last := b"".join(events):
             yield last
         if failed is not None and self.form.raises:
             raise failed
 
-    def _ending(self, error: Exception | None) -> bytes:
+    def ending(self, error: Exception | None) -> bytes:
         """Return the end of a streamed answer, which an error cut short if there is one."""
         return self.form.ending(error)
 

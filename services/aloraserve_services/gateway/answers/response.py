@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from aloraserve.wire.response_answers import (
     ResponseStatus,
     ResponseUsage,
 )
+from aloraserve.wire.response_request import ResponsesRequest
 from aloraserve.wire.responses import ResponsePart, SavingsUsage
 from aloraserve_services.gateway.answers.base import Answer, WholeChoice
 from aloraserve_services.gateway.answers.called_choice import CalledChoice
@@ -70,11 +72,11 @@ class ResponseAnswer(Answer):
 
         return write
 
-    def _ending(self, error: Exception | None) -> bytes:
+    def ending(self, error: Exception | None) -> bytes:
+        """See the base class."""
         if error is None:
             return b""
-        fault = reply_for(error).body["error"]
-        failed = self._response("failed", ResponseFault(code=fault["code"] or "server_error", message=fault["message"]))
+        failed = self._response("failed", fault_of(error))
         return self._event({"type": "response.failed", "response": failed.model_dump()})
 
     def _closing(self) -> ResponsePart:
@@ -111,8 +113,42 @@ class ResponseAnswer(Answer):
         )
 
     def _event(self, event: dict[str, Any]) -> bytes:
-        data = encode({**event, "sequence_number": next(self._numbers)})
-        return b"event: %b\n%b" % (event["type"].encode(), sse_event(data))
+        return response_event(event, next(self._numbers))
+
+
+def unbegun_response(body: ResponsesRequest, request_id: str, error: Exception) -> bytes:
+    """Return the events of a response that failed before any of it was there, in a stream whose headers have left.
+
+    What the model's own defaults would say of its sampling is not known yet: OpenAI's stand for them.
+    """
+    failed = ResponseObject(
+        id=f"{ResponseAnswer.prefix}_{request_id}",
+        created_at=int(time.time()),
+        status="failed",
+        error=fault_of(error),
+        model=body.model,
+        output=[],
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        **body.repeated(),
+    )
+    created = failed.model_copy(update={"status": "in_progress", "error": None})
+    events = (("response.created", created), ("response.failed", failed))
+    return b"".join(
+        response_event({"type": kind, "response": response.model_dump()}, number)
+        for number, (kind, response) in enumerate(events)
+    )
+
+
+def response_event(event: Mapping[str, Any], number: int) -> bytes:
+    """Return an event of a response, which has its kind twice and its number in the stream."""
+    return b"event: %b\n%b" % (event["type"].encode(), sse_event(encode({**event, "sequence_number": number})))
+
+
+def fault_of(error: Exception) -> ResponseFault:
+    """Return an error as a response has it."""
+    fault = reply_for(error).body["error"]
+    return ResponseFault(code=fault["code"] or "server_error", message=fault["message"])
 
 
 def _status(reason: str) -> ResponseStatus:

@@ -11,6 +11,8 @@ from aloraserve.serving.request import Origin
 from aloraserve.serving.session import SESSION_HEADER, session_of
 from aloraserve.tenants import UNTENANTED
 from aloraserve.wire.ignored import IGNORED_HEADER, ignored_header
+from aloraserve_services.gateway.idempotency import KEY_HEADER
+from aloraserve_services.gateway.kept_answers import REPLAYED_HEADER
 from aloraserve_services.gateway.request_context import RequestContext
 
 REQUEST_ID = "x-request-id"
@@ -33,6 +35,7 @@ class GrpcCall:
         task: that answers it.
         ignored: names of the request's fields that were passed over.
         limits: of the caller, as HTTP's headers have them.
+        is_replayed: whether the answer is one that was given before, under the same idempotency key.
         unread_since: when a message was written that the client has not taken yet, on the loop's clock; None if none.
     """
 
@@ -42,6 +45,7 @@ class GrpcCall:
         self.task = asyncio.current_task()
         self.ignored: Sequence[str] = ()
         self.limits: Mapping[str, str] = {}
+        self.is_replayed = False
         self.unread_since: float | None = None
         self._context = context
         self._metadata = metadata
@@ -64,10 +68,16 @@ class GrpcCall:
         )
 
     @property
+    def idempotency_key(self) -> str | None:
+        """Under which the call may be sent again, None if it has none."""
+        return self._metadata.get(KEY_HEADER)
+
+    @property
     def trailers(self) -> tuple[tuple[str, str], ...]:
         """What is sent after the answer beside its status."""
         ignored = {IGNORED_HEADER: ignored_header(self.ignored)} if self.ignored else {}
-        return tuple({REQUEST_ID: self.request.request_id, **ignored, **self.limits}.items())
+        replayed = {REPLAYED_HEADER: "true"} if self.is_replayed else {}
+        return tuple({REQUEST_ID: self.request.request_id, **ignored, **replayed, **self.limits}.items())
 
     async def write(self, message: bytes) -> None:
         """Send a message; returns once the client, or the network on the way, has room for the next."""

@@ -163,9 +163,10 @@ class GrpcEdge(grpc.GenericRpcHandler):
     def _admitted(self, method: GrpcMethod, metadata: Mapping[str, str]) -> Caller:
         if method.is_open:
             return UNTENANTED
+        caller = self._tenants.authenticate(metadata.get("authorization"), method.role)
         if method.is_call:
-            self._slots.check()
-        return self._tenants.authenticate(metadata.get("authorization"), method.role)
+            self._slots.check(caller)
+        return caller
 
     async def _cancelled(self, name: str, call: GrpcCall, context: Any) -> None:
         """Count a call that its client has given up, or say to its client that the gateway ends it."""

@@ -14,7 +14,7 @@ from aloraserve.v1.completion_pb2 import CompleteStreamResponse, CompletionLogpr
 from aloraserve.wire.protobuf import message_of
 from aloraserve.wire.responses import ResponsePart
 from aloraserve_services.gateway.answers import Answer
-from aloraserve_services.gateway.answers.events import delta_of, reason_of
+from aloraserve_services.gateway.answers.events import delta_of, encode, reason_of
 from aloraserve_services.gateway.answers.forms import ChoiceWriter, HeardWriter, StreamForm
 
 _ONCE = frozenset({"id", "created", "model"})
@@ -37,11 +37,8 @@ class MessageForm(StreamForm):
         """See the contract."""
 
         def write(chunk: EngineChunk, heard: Heard, reason: str | None, logprobs: Mapping[str, Any] | None) -> bytes:
-            ended = {"finish_reason": reason, "logprobs": logprobs}
-            choice = {"index": chunk.index, "delta": delta_of(heard)} | {
-                k: v for k, v in ended.items() if v is not None
-            }
-            return message_of(self._kind, {"choices": [choice]}).SerializeToString()
+            choice = {"index": chunk.index, "delta": delta_of(heard), "finish_reason": reason, "logprobs": logprobs}
+            return message_of(self._kind, {"choices": [choice | answer.choice_fields(chunk)]}).SerializeToString()
 
         return write
 
@@ -73,6 +70,8 @@ class ChatForm(MessageForm):
                 choice.finish_reason = reason_of(chunk.finish_reason) or ""
             if logprobs is not None:
                 choice.logprobs.CopyFrom(message_of(ChatLogprobs, logprobs))
+            if more := answer.choice_fields(chunk):
+                choice.extra_json = encode(more).decode()
             return message.SerializeToString()
 
         return write
@@ -84,6 +83,9 @@ class ChatForm(MessageForm):
             choice = message.choices.add()
             choice.index = index
             choice.delta.role = "assistant"
+        if more := answer.opening_fields(0):
+            # A chat has one prompt, whichever choice it is.
+            message.extra_json = encode(more).decode()
         return [message.SerializeToString()]
 
 
@@ -105,6 +107,8 @@ class CompletionForm(MessageForm):
                 choice.finish_reason = reason_of(chunk.finish_reason) or ""
             if logprobs is not None:
                 choice.logprobs.CopyFrom(message_of(CompletionLogprobs, logprobs))
+            if more := answer.choice_fields(chunk):
+                choice.extra_json = encode(more).decode()
             return message.SerializeToString()
 
         return write

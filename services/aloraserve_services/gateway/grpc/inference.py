@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from google.protobuf.message import Message
 
 from aloraserve.v1.chat_pb2 import ChatRequest, ChatResponse, ChatStreamResponse
@@ -17,12 +19,16 @@ from aloraserve_services.gateway.calls import BegunCall, ChatCalls, CompletionCa
 from aloraserve_services.gateway.grpc.call import GrpcCall
 from aloraserve_services.gateway.grpc.forms import ChatForm, CompletionForm, MessageForm
 from aloraserve_services.gateway.grpc.method import GrpcMethod
-from aloraserve_services.gateway.grpc.requests import read_call
+from aloraserve_services.gateway.grpc.repeated import RepeatedCalls
+from aloraserve_services.gateway.grpc.requests import Body, Kind, read_call
 from aloraserve_services.gateway.headers import shown_reason
+from aloraserve_services.gateway.idempotency import refuse_key
 from aloraserve_services.gateway.refused_chat import RefusedChat
 
 SERVICE = "/aloraserve.v1.Inference"
-CHAT, COMPLETION = ChatForm(), CompletionForm()
+CHAT, COMPLETE = f"{SERVICE}/Chat", f"{SERVICE}/Complete"
+Whole = TypeVar("Whole", ChatResponse, CompleteResponse)
+CHAT_FORM, COMPLETION_FORM = ChatForm(), CompletionForm()
 
 
 class InferenceMethods:
@@ -31,63 +37,71 @@ class InferenceMethods:
     Args:
         chats: begins the answers to chats.
         completions: begins the answers to completions.
+        repeated: calls that are sent again.
         max_bytes: the longest body that is accepted, as JSON.
     """
 
-    def __init__(self, chats: ChatCalls, completions: CompletionCalls, max_bytes: int) -> None:
+    def __init__(self, chats: ChatCalls, completions: CompletionCalls, repeated: RepeatedCalls, max_bytes: int) -> None:
         self._chats = chats
         self._completions = completions
+        self._repeated = repeated
         self._max_bytes = max_bytes
 
     def methods(self) -> dict[str, GrpcMethod]:
         """Return the methods by their names."""
-        answers = {"Chat": self.chat, "Complete": self.complete}
-        streams = {"ChatStream": self.chat_stream, "CompleteStream": self.complete_stream}
         call = GrpcMethod(is_call=True)
-        return {f"{SERVICE}/{name}": call._replace(answer=answer) for name, answer in answers.items()} | {
-            f"{SERVICE}/{name}": call._replace(stream=stream) for name, stream in streams.items()
+        return {
+            CHAT: call._replace(answer=self.chat),
+            COMPLETE: call._replace(answer=self.complete),
+            f"{CHAT}Stream": call._replace(stream=self.chat_stream),
+            f"{COMPLETE}Stream": call._replace(stream=self.complete_stream),
         }
 
     async def chat(self, message: bytes, call: GrpcCall) -> Message:
         """Answer a conversation."""
-        begun = await self._begin_chat(message, call, is_streamed=False)
-        if isinstance(begun, GuardedCall):
-            return _message(ChatResponse, RefusedChat(begun).whole())
-        return await _whole(ChatResponse, chat_answer(begun), begun, call)
+        body = await self._read(ChatRequest, ChatBody, message, call, is_streamed=False)
+        return await self._repeated.once(ChatResponse, CHAT, call, body, lambda: self._chat(body, call))
 
     async def chat_stream(self, message: bytes, call: GrpcCall) -> None:
         """Answer a conversation in parts."""
-        begun = await self._begin_chat(message, call, is_streamed=True)
+        refuse_key(call.idempotency_key)
+        body = await self._read(ChatRequest, ChatBody, message, call, is_streamed=True)
+        begun = await self._chats.begin(body, call.origin)
         if isinstance(begun, GuardedCall):
             for chunk in RefusedChat(begun).chunks():
                 await call.write(_message(ChatStreamResponse, chunk).SerializeToString())
             return
-        await _stream(ChatStreamResponse, chat_answer(begun), begun, CHAT, call)
+        await _stream(ChatStreamResponse, chat_answer(begun), begun, CHAT_FORM, call)
 
     async def complete(self, message: bytes, call: GrpcCall) -> Message:
         """Continue texts or token ids."""
-        begun = await self._begin_completion(message, call, is_streamed=False)
-        return await _whole(CompleteResponse, completion_answer(begun), begun, call)
+        body = await self._read(CompleteRequest, CompletionBody, message, call, is_streamed=False)
+        return await self._repeated.once(CompleteResponse, COMPLETE, call, body, lambda: self._complete(body, call))
 
     async def complete_stream(self, message: bytes, call: GrpcCall) -> None:
         """Continue texts or token ids, in parts."""
-        begun = await self._begin_completion(message, call, is_streamed=True)
-        await _stream(CompleteStreamResponse, completion_answer(begun), begun, COMPLETION, call)
+        refuse_key(call.idempotency_key)
+        body = await self._read(CompleteRequest, CompletionBody, message, call, is_streamed=True)
+        begun = await self._completions.begin(body, call.origin)
+        await _stream(CompleteStreamResponse, completion_answer(begun), begun, COMPLETION_FORM, call)
 
-    async def _begin_chat(self, message: bytes, call: GrpcCall, *, is_streamed: bool) -> BegunCall | GuardedCall:
-        body = await read_call(ChatRequest, ChatBody, message, call, is_streamed=is_streamed, max_bytes=self._max_bytes)
-        return await self._chats.begin(body, call.origin)
+    async def _chat(self, body: ChatBody, call: GrpcCall) -> ChatResponse:
+        begun = await self._chats.begin(body, call.origin)
+        if isinstance(begun, GuardedCall):
+            return _message(ChatResponse, RefusedChat(begun).whole())
+        return await _whole(ChatResponse, chat_answer(begun), begun, call)
 
-    async def _begin_completion(self, message: bytes, call: GrpcCall, *, is_streamed: bool) -> BegunCall:
-        body = await read_call(
-            CompleteRequest, CompletionBody, message, call, is_streamed=is_streamed, max_bytes=self._max_bytes
-        )
-        return await self._completions.begin(body, call.origin)
+    async def _complete(self, body: CompletionBody, call: GrpcCall) -> CompleteResponse:
+        begun = await self._completions.begin(body, call.origin)
+        return await _whole(CompleteResponse, completion_answer(begun), begun, call)
+
+    async def _read(
+        self, kind: type[Message], body: type[Body], message: bytes, call: GrpcCall, *, is_streamed: bool
+    ) -> Body:
+        return await read_call(kind, body, message, call, is_streamed=is_streamed, max_bytes=self._max_bytes)
 
 
-async def _whole(
-    kind: type[ChatResponse] | type[CompleteResponse], answer: Answer, begun: BegunCall, call: GrpcCall
-) -> ChatResponse | CompleteResponse:
+async def _whole(kind: type[Whole], answer: Answer, begun: BegunCall, call: GrpcCall) -> Whole:
     call.limits = dict(begun.first.ticket.headers)
     async with begun:
         message = message_of(kind, (await answer.finished(begun.chunks)).model_dump(exclude_none=True))
@@ -112,7 +126,7 @@ async def _stream(
             head = b""
 
 
-def _message(kind: type[Message], part: ResponsePart) -> Message:
+def _message(kind: type[Kind], part: ResponsePart) -> Kind:
     return message_of(kind, part.model_dump(exclude_none=True))
 
 

@@ -30,3 +30,21 @@ local function append(changes, index, full, rest, limit)
   changes[at + 3], changes[at + 4] = fields[3 * index - 1], whole(rest)
   changes[at + 5], changes[at + 6] = fields[3 * index], whole(limit)
 end
+-- Move each bucket by its correction; ARGV has its limit (0: none) and correction from after 'first' on.
+local function correct(first)
+  local changes, latest = {}, now
+  for index = 1, 3 do
+    local limit, cost = tonumber(ARGV[first - 1 + 2 * index]), tonumber(ARGV[first + 2 * index])
+    if limit > 0 then
+      local full, rest = bucket(index, limit)
+      if cost ~= 0 then
+        full, rest = moved(full, rest, limit, cost)
+        if full > now + LONGEST then full, rest = now + LONGEST, 0 end
+        append(changes, index, full, rest, limit)
+      end
+      -- Also of a bucket that stays: the key holds all three, and expires with the last.
+      latest = math.max(latest, full)
+    end
+  end
+  store(changes, latest)
+end
