@@ -92,7 +92,9 @@ def _wrapped(method: Any) -> Any:
         try:
             ask = _asked.get(deployment_id)
             has_gangs = any(each is not None for each in (*gangs, *named.values()))
-            return serves if ask is None or has_gangs else _chosen(serves, ask())
+            if ask is None or has_gangs:
+                return serves
+            return _chosen(_in_order(lambda count: method(self, deployment_id, count), len(serves)), ask())
         except Exception as error:
             # It would stop all of Serve.
             log.error("victims_not_chosen", cause=type(error).__name__, exc_info=error)
@@ -102,7 +104,15 @@ def _wrapped(method: Any) -> Any:
     return choose
 
 
-def _chosen(serves: set[Any], leaving: Leaving) -> set[Any]:
+def _in_order(choose: Callable[[int], set[Any]], count: int) -> list[Any]:
+    """Return Serve's choice in its order: it returns sets, the first of which have one replica more each."""
+    order: list[Any] = []
+    for size in range(1, count + 1):
+        order += choose(size) - set(order)
+    return order
+
+
+def _chosen(serves: Sequence[Any], leaving: Leaving) -> set[Any]:
     """Return as many as Serve chose: those of its choice that do not run, then ours, then the rest of its own."""
     running = set(leaving.running.values())
     idle = [replica for replica in serves if replica not in running]
