@@ -41,6 +41,9 @@ class ScalingMetrics(Instruments):
             self.failures.labels(part)
         for chosen_by in ("worth", "serve"):
             self.stopped.labels(chosen_by)
+        for reason in Reason:
+            for direction in ("up", "down"):
+                self.changes.labels(direction, reason.value)
 
     def show(self, record: ScalingRecord) -> None:
         """Show a decision and the fleet that it was made for."""
