@@ -15,6 +15,7 @@ from typing import Any
 from aloraserve.errors import SettingsError
 from aloraserve.settings import Settings, settings_from_arguments
 from aloraserve_services.autoscaler.engines import EnginePolicy
+from aloraserve_services.autoscaler.gateways import GatewayPolicy
 from aloraserve_services.gateway.deployment import ENGINE, GATEWAY
 from aloraserve_services.gateway.gateway_replica import GatewayReplica
 from aloraserve_services.gateway.ranked_router import RankedRequestRouter
@@ -31,6 +32,10 @@ STOP_AFTER_DRAIN_S = 10
 """What a process has for its end after its last answer, before Serve kills it."""
 ENGINE_REPORTS_S = 2.0
 """Between two reports of a replica's requests to Serve, by which the fleet is scaled while the directory is gone."""
+GATEWAY_REPORTS_S = 2.0
+"""Between two reports of a gateway's calls to Serve's autoscaler."""
+GATEWAY_LOOK_BACK_S = 10.0
+"""Time over whose reports it takes the mean."""
 MAX_ONGOING_ADMIN = 64
 """Calls that gateways take from each other; clients' come to a gateway's own server."""
 
@@ -53,7 +58,8 @@ def build(args: dict[str, Any]) -> Any:
     return serve.deployment(
         GatewayReplica,
         name=GATEWAY,
-        num_replicas=settings.gateways,
+        **_gateway_count(settings),
+        max_surge_percent=100,
         max_ongoing_requests=MAX_ONGOING_ADMIN,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=2,
@@ -114,6 +120,24 @@ def _engine_count(settings: Settings, max_requests: int) -> dict[str, Any]:
     return {"autoscaling_config": scaling}
 
 
+def _gateway_count(settings: Settings) -> dict[str, Any]:
+    """Return Serve's options of how many gateways there are."""
+    if not settings.autoscaling:
+        return {"num_replicas": settings.gateways}
+    # Without initial_replicas: with it each change of the settings would begin there again.
+    scaling = {
+        "min_replicas": settings.min_gateways,
+        "max_replicas": settings.max_gateways,
+        "target_ongoing_requests": settings.calls_per_gateway,
+        "upscale_delay_s": settings.scale_up_cooldown_s,
+        "downscale_delay_s": settings.scale_down_cooldown_s,
+        "metrics_interval_s": GATEWAY_REPORTS_S,
+        "look_back_period_s": GATEWAY_LOOK_BACK_S,
+        "policy": {"policy_function": f"{GatewayPolicy.__module__}:{GatewayPolicy.__qualname__}"},
+    }
+    return {"autoscaling_config": scaling}
+
+
 def _max_requests(settings: Settings) -> int:
     simulated = check_engine(settings)
     return settings.max_num_seqs if simulated is None else simulated.max_num_seqs
@@ -127,6 +151,7 @@ def _engines(settings: Settings, max_requests: int) -> Any:
         _replica_class(settings),
         name=ENGINE,
         **_engine_count(settings, max_requests),
+        max_surge_percent=settings.max_surge_percent,
         max_ongoing_requests=WAITING_ROOM * max_requests,
         max_queued_requests=settings.max_queued,
         ray_actor_options=engine_resources(settings),

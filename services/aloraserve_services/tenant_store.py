@@ -9,7 +9,7 @@ from aloraserve.tenants import StaticTenants
 from aloraserve.tenants.live import LiveTenants
 from aloraserve.tenants.manager import TenantManager
 from aloraserve.tenants.pepper import read_pepper
-from aloraserve.tenants.shared_prefix import SharedPrefixes, prefix_kind
+from aloraserve.tenants.shared_prefix import PrefixBackup, SharedPrefixes, prefix_kind
 from aloraserve.tenants.store import RedisTenantStore, TenantBackup, TenantStore
 
 
@@ -41,5 +41,6 @@ class FleetTenants:
 def open_prefixes(settings: Settings, keyspace: KeySpace) -> SharedPrefixes:
     """Return the prefixes that the fleet's tenants share."""
     kind = prefix_kind()
-    client = open_client(kind, settings.redis_address)
-    return SharedPrefixes(RedisStore(client, kind, namespace=settings.namespace), keyspace)
+    store = RedisStore(open_client(kind, settings.redis_address), kind, namespace=settings.namespace)
+    backup = PrefixBackup(settings.state_dir / f"prefixes-{settings.namespace}.json", settings.namespace)
+    return SharedPrefixes(store, keyspace, backup=backup)

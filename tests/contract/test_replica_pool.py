@@ -83,7 +83,8 @@ async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             yield Fleet(pool, ["a", "b"], tmp_path)
         return
     from aloraserve_services.gateway.known_replicas import known_replicas
-    from aloraserve_services.gateway.serve_pool import ServePool, own_request_id
+    from aloraserve_services.gateway.serve_pool import ServePool
+    from aloraserve_services.serve_requests import own_request_id
 
     handle, folder = request.getfixturevalue("served")
     own_request_id()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -83,25 +84,27 @@ def test_a_killed_replica_takes_its_engine_along_and_no_call(platform: Any) -> N
     except AssertionError as error:
         raise AssertionError(f"{error}; there are {described(platform)}") from None
     platform.settle()
-    stop = time.monotonic() + 20
+    is_over = threading.Event()
     victim, below = next(iter(known.items()))
 
     def keep_calling(number: int) -> list[str]:
-        texts = []
-        while time.monotonic() < stop:
+        texts: list[str] = []
+        while len(texts) < 2 or not is_over.is_set():
             texts.append(platform.chat("safety" if number % 2 else BASE, messages(f"lighthouse {number}"), 24).text)
         return texts
 
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(keep_calling, number) for number in range(4)]
         platform.wait_until(lambda: at_work(platform) >= 3, 30, "calls on the replicas")
-        os.kill(victim, signal.SIGKILL)
-        gone, alive = psutil.wait_procs(below, timeout=10)
+        try:
+            os.kill(victim, signal.SIGKILL)
+            gone, alive = psutil.wait_procs(below, timeout=60)
+        finally:
+            is_over.set()
         answered = [call.result() for call in calls]
     assert not alive, "engine processes outlived their replica"
     assert len(gone) == len(below)
     for texts in answered:
-        assert len(texts) >= 2
         assert len(set(texts)) == 1, "the same call has the same answer wherever it ran"
     platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 2, 200, "the replica to be replaced")
     platform.wait_until(lambda: len(engines(platform)) == 2, 60, "its engine to run")
@@ -140,7 +143,7 @@ def test_a_dead_engine_ends_what_it_had_begun_and_is_forgotten_at_once(platform:
     with pytest.raises(openai.APIError, match="incomplete"):
         for _ in parts:
             pass
-    platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 1, 4, "the replica without an engine to go")
+    platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 1, 15, "the replica without an engine to go")
     assert platform.chat(BASE, messages("another thing")).text
     platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 2, 200, "the replica to be replaced")
 
@@ -163,6 +166,6 @@ def test_a_hung_engine_is_killed_and_its_calls_are_answered_elsewhere(platform: 
         answered = [call.result() for call in calls]
     assert all(reply.text for reply in answered)
     assert len({reply.replica for reply in answered}) == 1
-    _, alive = psutil.wait_procs([hung], timeout=5)
+    _, alive = psutil.wait_procs([hung], timeout=30)
     assert not alive, "a hung engine keeps its GPU"
-    platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 1, 4, "its replica to leave the directory")
+    platform.wait_until(lambda: len(platform.replicas()["replicas"]) == 1, 15, "its replica to leave the directory")

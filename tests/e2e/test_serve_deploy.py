@@ -136,11 +136,27 @@ def http(cluster: Cluster, config: dict[str, Any], tmp_path_factory: pytest.Temp
     # A connection of its own for each call: the kernel gives each to one of the gateways.
     limits, headers = httpx.Limits(max_keepalive_connections=0), {"Authorization": f"Bearer {TENANT}"}
     with httpx.Client(base_url=url, timeout=60, trust_env=False, limits=limits, headers=headers) as http:
-        wait_until(lambda: len(http.get("/v1/replicas", headers=AS_ADMIN).json()["replicas"]) == 2)
+        # Several times: either gateway is asked.
+        wait_until(lambda: all(len(states(http)) == 2 for _ in range(12)))
         yield http
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 30) -> None:
+def states(http: httpx.Client) -> list[dict[str, Any]]:
+    """Return what one of the gateways knows of the replicas."""
+    return list(http.get("/v1/replicas", headers=AS_ADMIN).json()["replicas"])
+
+
+def wait_until_held(http: httpx.Client, blocks: int) -> None:
+    """Wait until the directory has so many blocks: an engine reports them a moment after its answer."""
+    wait_until(lambda: held(http) >= blocks)
+
+
+def held(http: httpx.Client) -> int:
+    """Return how many blocks the directory has."""
+    return sum(state["held_blocks"] for state in states(http))
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline
@@ -163,7 +179,9 @@ def test_the_deployed_application_answers_and_shares_a_prefix_with_its_adapters(
     names = {model["id"] for model in http.get("/v1/models").json()["data"]}
     assert {BASE, "safety", "uncertainty"} <= names
     prompt = list(range(2000, 2640))
+    before = held(http)
     complete(http, BASE, prompt)
+    wait_until_held(http, before + len(prompt) // 32)
     answer = http.post("/v1/completions", json={"model": "safety", "prompt": prompt, "max_tokens": 1})
     assert answer.status_code == 200, answer.text
     assert int(answer.headers["x-aloraserve-cached-tokens"]) >= 600
@@ -186,9 +204,8 @@ def test_both_gateways_serve_and_either_finds_every_receipt(http: httpx.Client) 
     listed = [receipt["request_id"] for receipt in admin(http, "/v1/receipts?limit=1000")["receipts"]]
     assert set(ids) <= set(listed)
     assert len(listed) == len(set(listed))
-    counts = answered(http)
-    assert sorted(counts) == ["gateway-0", "gateway-1"]
-    assert all(counts.values()), counts
+    wait_until(lambda: sorted(answered(http)) == ["gateway-0", "gateway-1"])
+    assert all(answered(http).values())
 
 
 def answered(http: httpx.Client) -> dict[str, int]:
@@ -213,7 +230,9 @@ def test_siblings_follow_their_conversation_through_either_gateway(http: httpx.C
     """What one gateway's call left in a replica, both know of."""
     for number in range(4):
         prompt = list(range(30_000 + 1000 * number, 30_640 + 1000 * number))
+        before = held(http)
         holder = complete(http, BASE, prompt).headers["x-aloraserve-replica"]
+        wait_until_held(http, before + len(prompt) // 32)
         models = ("safety", "uncertainty", BASE)
         with ThreadPoolExecutor(3) as pool:
             answers = list(pool.map(complete, [http] * 3, models, [prompt] * 3))

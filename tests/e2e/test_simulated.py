@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -168,7 +169,7 @@ def test_the_fleets_savings_have_each_call_within_seconds(fleet: Any) -> None:
     conversation = messages("a mill pond")
     fleet.chat(BASE, conversation)
     fleet.chat("uncertainty", conversation)
-    fleet.wait_until(lambda: calls("uncertainty") == before + 1, 10, "the call in the ledger")
+    fleet.wait_until(lambda: calls("uncertainty") == before + 1, 30, "the call in the ledger")
 
 
 def test_savings_are_checked_on_a_platform_that_runs(fleet: Any, tmp_path: Path) -> None:
@@ -277,11 +278,11 @@ def test_in_an_outage_an_applications_conversations_spread_and_stay_and_the_dire
 
 def test_a_killed_replica_takes_no_call_along_and_is_forgotten(fleet: Any) -> None:
     settle(fleet)
-    stop = time.monotonic() + 12
+    is_over = threading.Event()
 
     def keep_calling(number: int) -> list[str]:
-        texts = []
-        while time.monotonic() < stop:
+        texts: list[str] = []
+        while len(texts) < 3 or not is_over.is_set():
             texts.append(fleet.chat("safety" if number % 2 else BASE, messages(f"island {number}"), 24).text)
         return texts
 
@@ -290,13 +291,15 @@ def test_a_killed_replica_takes_no_call_along_and_is_forgotten(fleet: Any) -> No
     with ThreadPoolExecutor(6) as pool:
         calls = [pool.submit(keep_calling, number) for number in range(6)]
         fleet.wait_until(lambda: at_work(fleet) >= 3, 30, "calls on the replicas")
-        os.kill(known[0].pid, signal.SIGKILL)
-        killed = time.monotonic()
+        try:
+            os.kill(known[0].pid, signal.SIGKILL)
+            killed = time.monotonic()
+            fleet.wait_until(lambda: time.monotonic() > killed + LEASE_TTL_S + 1, 60, "its lease to have ended")
+        finally:
+            is_over.set()
         answered = [call.result() for call in calls]
     for texts in answered:
-        assert len(texts) >= 3
         assert len(set(texts)) == 1
-    assert time.monotonic() > killed + 3, "by now its lease has ended"
     fleet.wait_until(lambda: len(fleet.replicas()["replicas"]) == REPLICAS, 90, "the replica to be replaced")
     assert known[0].pid not in [one.pid for one in engines(fleet)]
 

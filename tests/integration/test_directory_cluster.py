@@ -152,7 +152,7 @@ async def test_who_gives_up_at_once_learns_of_a_fail_over_too(opened: Opener, mo
     try:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(directory.ping(), 0.01)
-        await asyncio.wait_for(learned.wait(), 5)
+        await asyncio.wait_for(learned.wait(), 30)
     finally:
         own.send(signal.SIGCONT)
 
@@ -171,7 +171,7 @@ async def test_a_flush_that_times_out_is_counted_once(opened: Opener) -> None:
         own.send(signal.SIGCONT)
         with suppress(DirectoryUnavailableError):
             await flush
-        await eventually(partial(_is_counted, ledger, count), 5)
+        await eventually(partial(_is_counted, ledger, count), 30)
         assert (await ledger.totals(600, time.time()))["safety"].calls == count
     await ledger.close()
 

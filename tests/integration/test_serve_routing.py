@@ -50,7 +50,7 @@ class Asker:
         return list(known_replicas("Echo", self._app))
 
     async def ask(self, rank: list[str], hold_s: float = 0.0, wait_s: float = 0.0) -> str:
-        from aloraserve_services.gateway.serve_pool import own_request_id
+        from aloraserve_services.serve_requests import own_request_id
 
         own_request_id()
         async with self._echoes.choose_replica(rank=rank) as selection:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,15 @@ async def started_host(
     *adapters: AdapterVersion,
     answer_held_s: float = ANSWER_HELD_S,
     stall_s: float = math.inf,
+    name: str = "a",
+    before_calls: Callable[[EngineHost], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Host]:
     """Run a host that has warmed up and published once."""
     engine, events = simulated_parts()
     registry = StaticRegistry(adapters)
     engine_adapters = EngineAdapters(engine, registry)
     host = EngineHost(
-        ReplicaIdentity("a", "engine-0", "1"),
+        ReplicaIdentity(name, "engine-0", "1"),
         SPACE,
         directory,
         EngineParts(engine, events),
@@ -153,8 +156,10 @@ async def started_host(
         stall_s=stall_s,
     )
     try:
-        await host.start(max_model_tokens=2 * BLOCK + 2)
-        await directory.until(1)
+        published = len(directory.published)
+        warm = None if before_calls is None else functools.partial(before_calls, host)
+        await host.start(max_model_tokens=2 * BLOCK + 2, before_calls=warm)
+        await directory.until(published + 1)
         yield Host(host, engine, events, registry, engine_adapters)
     finally:
         host.stop()

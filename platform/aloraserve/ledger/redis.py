@@ -23,6 +23,8 @@ MAX_PENDING_BUCKETS = 64
 """Of a flush that never comes; the oldest go first."""
 MAX_PIECE_FIELDS = 512
 """Of one script: the server answers nobody else meanwhile."""
+WORN_BUCKETS = 8
+"""Buckets that no window reaches any more and that each piece removes, if they do not expire by themselves."""
 MAX_UNWRITTEN = 256
 """Pieces that wait for a server that is away; the oldest are lost first."""
 RETRIED_S = 60.0
@@ -62,8 +64,9 @@ class RedisSums(Generic[AnyFigures]):
     """Adds up without I/O, and writes what was added now and then.
 
     A bucket is the hash ``{aloraserve:<namespace>}:<part>:<width in seconds>:<number>`` with a field
-    ``<figure>:<name>`` for each sum; it expires when no window reaches it any more. Amounts go out in numbered
-    pieces, one after the other. ``...:<part>:writer:<random>`` is the number of the last piece that this one
+    ``<figure>:<name>`` for each sum; it expires when no window reaches it any more. One that is not to be evicted
+    before does not expire, as ``volatile-lru`` takes only what does: a later piece removes it. Amounts go out in
+    numbered pieces, one after the other. ``...:<part>:writer:<random>`` is the number of the last piece that this one
     added, in the same script: a piece whose reply got lost is sent again and adds nothing if it arrived. It is
     advisory: what could not be written for a while is lost, so sums may be too small, never too large.
 
@@ -73,6 +76,7 @@ class RedisSums(Generic[AnyFigures]):
         part: what they are, in the keys' names.
         kept_s: width of a bucket -> how long it is of use, both in seconds.
         max_names: that a bucket keeps apart, see :class:`~aloraserve.ledger.tally.Tally`.
+        is_evictable: whether a server that is full may forget a bucket.
         namespace: of the fleet.
         timeout_s: of the client. A flush or a read of many buckets ends after ``READ_PATIENCE`` times as long.
         clock: seconds that never go back.
@@ -90,9 +94,11 @@ class RedisSums(Generic[AnyFigures]):
         kept_s: Mapping[int, int],
         max_names: int,
         namespace: str,
+        is_evictable: bool = True,
         timeout_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._is_evictable = is_evictable
         self._scripts = client
         self._kind = kind
         self._kept_s = kept_s
@@ -216,11 +222,15 @@ class RedisSums(Generic[AnyFigures]):
             self._unwritten.popleft()
 
     async def _write(self, piece: _Piece) -> None:
-        width, _ = piece.bucket
+        width, number = piece.bucket
         # A gateway whose clock is behind may still read it a bucket later.
-        bucket_ttl_ms = (self._kept_s[width] + 2 * width) * 1000
+        kept_s = self._kept_s[width] + 2 * width
+        bucket_ttl_ms = kept_s * 1000 if self._is_evictable else 0
+        newest = number - -(-kept_s // width)
+        worn = () if self._is_evictable else range(newest, newest - WORN_BUCKETS, -1)
+        keys = (self._writer, self._key(piece.bucket), *(self._key((width, old)) for old in worn))
         arguments = (piece.number, round(WRITER_KEPT_S * 1000), bucket_ttl_ms, *piece.fields)
-        await self._scripts.run(ScriptCall(_ADD, (self._writer, self._key(piece.bucket)), arguments))
+        await self._scripts.run(ScriptCall(_ADD, keys, arguments))
 
 
 def _in_pieces(by_name: Mapping[str, Figures]) -> Iterator[Sequence[str | int]]:

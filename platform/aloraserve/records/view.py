@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Generic
 
 import structlog
 
 from aloraserve.errors import ConflictError, DirectoryUnavailableError
 from aloraserve.records.base import R, RecordChanges, RecordPosition, RecordStore, StoredRecord
+
+NEVER_READ = "never read"
+"""No store's epoch: what was known before cannot be there by it."""
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +110,11 @@ class RecordView(Generic[R]):
 
     def adopt(self, records: Iterable[StoredRecord[R]], position: RecordPosition) -> None:
         """Begin with what an earlier view knew; the next refresh finds out whether it was lost meanwhile."""
-        self._replace({stored.record.name: stored for stored in records}, position)
+        known = {stored.record.name: stored for stored in records}
+        if not position.epoch:
+            # That view had put what it knew and read nothing since: a store that is empty is another one.
+            position = replace(position, epoch=NEVER_READ)
+        self._replace(known, position)
 
     async def _go_on(self, changes: RecordChanges[R]) -> None:
         while True:

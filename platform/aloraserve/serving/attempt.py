@@ -20,10 +20,9 @@ from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRe
 from aloraserve.serving.observers import CallObserver
 from aloraserve.serving.replica_pool import ReplicaPool, Replies, Reservation
 from aloraserve.serving.request import GenerationRequest
-from aloraserve.serving.time_limits import AnswerTimer, deadline_error
+from aloraserve.serving.time_limits import NO_REPLICA_S, AnswerTimer, deadline_error
 
 RESERVE_TIMEOUT_S = 600.0
-NO_REPLICA_TIMEOUT_S = 5.0
 UNUSED = (Outcome.REFUSED, Outcome.LOST, Outcome.ENGINE_ENDED, Outcome.UNAVAILABLE, Outcome.OVERLOADED)
 """Ends of an attempt that used nothing of its engine, or nothing that its client is to pay."""
 CUT_SHORT = ("abort", "error")
@@ -64,6 +63,7 @@ class Attempt:
         engine_call: what is sent; the claim has the same id.
         rank: ids of the replicas to try, best first.
         earlier: what became of the call's attempts before this one.
+        hold_s: how long the call waits for a first replica while there is none.
 
     Attributes:
         request: likewise.
@@ -83,6 +83,8 @@ class Attempt:
         engine_call: EngineCall,
         rank: list[str],
         earlier: tuple[AttemptRecord, ...] = (),
+        *,
+        hold_s: float = NO_REPLICA_S,
     ) -> None:
         self.request = request
         self.placement = placement
@@ -95,6 +97,7 @@ class Attempt:
         self._engine_call = engine_call
         self._rank = rank
         self._earlier = earlier
+        self._hold_s = hold_s
         self._placed_at = time.perf_counter()
         self._held: AbstractAsyncContextManager[Reservation] | None = None
         self._reservation: Reservation | None = None
@@ -220,7 +223,7 @@ class Attempt:
 
     async def _reserve(self) -> None:
         """Hold a place on a replica and send it the call."""
-        patience_s = RESERVE_TIMEOUT_S if self._rank else NO_REPLICA_TIMEOUT_S
+        patience_s = RESERVE_TIMEOUT_S if self._rank else self._hold_s
         held = self._pool.reserve(self._rank, self._engine_call.share)
         try:
             async with asyncio.timeout(patience_s):

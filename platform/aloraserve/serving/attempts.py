@@ -197,7 +197,15 @@ class Dispatcher:
         self._observer.placed(request, placement)
         rank = [replica for replica in placement.decision.rank if replica not in budget.lost]
         attempt = Attempt(
-            self._router, self._pool, self._observer, request, placement, engine_call, rank, budget.records
+            self._router,
+            self._pool,
+            self._observer,
+            request,
+            placement,
+            engine_call,
+            rank,
+            budget.records,
+            hold_s=self._limits.hold_s,
         )
         budget.spend(attempt)
         return attempt

@@ -14,6 +14,8 @@ from aloraserve.serving.request import Origin
 
 TIMEOUT_HEADER = "x-request-timeout-s"
 MAX_ASKED_S = 86_400.0
+NO_REPLICA_S = 5.0
+"""How long a call waits for a replica where none is known, and none is expected."""
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
@@ -43,10 +45,12 @@ class TimeLimits:
     Args:
         call_s: from a request's arrival to its answer's end; a request may ask for less.
         chunk_s: between two chunks of an answer.
+        hold_s: for a first replica while there is none.
     """
 
     call_s: float = math.inf
     chunk_s: float = math.inf
+    hold_s: float = NO_REPLICA_S
 
     def deadline(self, origin: Origin) -> float:
         """Return when a request's answers have to have ended, on ``time.perf_counter``'s clock."""

@@ -43,6 +43,18 @@ class ScalingSettings(FleetSettings):
         300.0, gt=0, le=3600, description="Time that a call waits for a first replica while there is none."
     )
 
+    calls_per_gateway: float = Field(
+        128.0, ge=1, le=100_000, description="With autoscaling: calls in progress that one more gateway is started for."
+    )
+    max_surge_percent: int = Field(
+        0, ge=0, le=100, description="Engine replicas that an update starts before it stops as many, in percent."
+    )
+
+    @property
+    def scales_to_zero(self) -> bool:
+        """Whether there may be no replica, so that calls are held until there is one."""
+        return self.autoscaling and self.min_replicas == 0
+
     @property
     def most_replicas(self) -> int:
         """Engine replicas that there may be."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 KEYS = frozenset({"admin_keys", "api_keys"})
 """Settings that hold callers' keys."""
 SECRETS = KEYS | {"redis_url", "cell_redis_urls"}
+"""Settings that may hold secrets of any kind."""
 _NAMES_OR_PATHS = ("model", "calibration", "adapter_sources")
 """Settings that are paths or else something that never begins with ``~``."""
 

@@ -57,12 +57,17 @@ def is_set(key: str) -> bool:
 @contextlib.contextmanager
 def hidden_variables(keys: Iterable[str]) -> Iterator[None]:
     """Take the variables of these settings out of the environment, so that no process started meanwhile has them."""
-    names = {f"{PREFIX}{key.upper()}" for key in keys} | {KEY_VARIABLE}
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.upper() in names}
+    hidden = forget_variables(keys)
     try:
         yield
     finally:
         os.environ.update(hidden)
+
+
+def forget_variables(keys: Iterable[str]) -> dict[str, str]:
+    """Take the variables of these settings out of the environment for good, and return them."""
+    names = {f"{PREFIX}{key.upper()}" for key in keys} | {KEY_VARIABLE}
+    return {name: os.environ.pop(name) for name in list(os.environ) if name.upper() in names}
 
 
 def _own(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:

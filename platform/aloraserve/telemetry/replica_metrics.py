@@ -41,6 +41,9 @@ class ReplicaMetrics(Instruments):
         self.decode = self.histogram(
             "aloraserve_decode_seconds", "Time from a call's first token to its last.", ["kind"], _BUCKETS
         )
+        self.stalls = self.counter(
+            "aloraserve_engine_stalls_total", "Engines under this replica's label that hung, and were replaced."
+        )
 
 
 class _Reading(NamedTuple):

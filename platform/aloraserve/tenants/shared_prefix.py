@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 
 from aloraserve.blocks import KeySpace
 from aloraserve.errors import InvalidRequestError, TenantChangedError, TenantConflictError, UnknownPrefixError
 from aloraserve.records import RecordKind, RecordStore, RecordView
+from aloraserve.records.backup import RecordBackup
 from aloraserve.records.editing import edit_record
+from aloraserve.records.file import RecordFile
 from aloraserve.tenants.names import NAME_RULE, is_name
 
 POLL_S = 0.5
@@ -74,12 +77,38 @@ def prefix_kind() -> RecordKind[PrefixRecord]:
     )
 
 
+class PrefixFile(RecordFile[PrefixRecord], frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the copy holds.
+
+    Args:
+        format: says what the file is.
+        schema: counts up when files of an earlier release cannot be read any more.
+    """
+
+    format: Literal["aloraserve-prefixes"]
+    schema: Literal[1]
+
+
+class PrefixBackup(RecordBackup[PrefixRecord]):
+    """A copy of a fleet's prefixes.
+
+    Args:
+        path: of the file.
+        namespace: of the fleet.
+    """
+
+    def __init__(self, path: Path, namespace: str) -> None:
+        marks = {"format": "aloraserve-prefixes", "schema": 1}
+        super().__init__(path, "shared_prefixes", namespace, PrefixFile, marks, _check_prefix)
+
+
 class SharedPrefixes:
     """The fleet's prefixes, known in memory. For one event loop, but for :meth:`public_blocks`.
 
     Args:
         store: of the fleet; closed by :meth:`close`.
         keyspace: of the fleet.
+        backup: file that outlives a store that loses its data; None for a process that keeps none.
         clock: seconds since 1970.
 
     Attributes:
@@ -91,11 +120,13 @@ class SharedPrefixes:
         store: PrefixStore,
         keyspace: KeySpace,
         *,
+        backup: PrefixBackup | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.view: RecordView[PrefixRecord] = RecordView(store, "shared_prefixes", restores=True)
         self._store = store
         self._keyspace = keyspace
+        self._backup = backup
         self._clock = clock
         self._generation = -1
         self._public: frozenset[bytes] = frozenset()
@@ -112,10 +143,18 @@ class SharedPrefixes:
                 return index
         return min(most, len(token_ids) // width)
 
+    async def begin(self) -> None:
+        """Read the store; what an earlier run knew is shared while it does not answer."""
+        if self._backup is not None and (file := await asyncio.to_thread(self._backup.read)) is not None:
+            self.view.adopt(file.stored, file.position)
+        await self.look()
+
     async def look(self) -> None:
         """Look at the store now; while it does not answer, what is known stays."""
         await self.view.look()
         self.catch_up()
+        if self._backup is not None and len(self.view):
+            await self._backup.write(self.view)
 
     def catch_up(self) -> None:
         """Share what the view has by now."""
@@ -132,7 +171,9 @@ class SharedPrefixes:
             await self.look()
 
     async def close(self) -> None:
-        """Release the store."""
+        """Write the copy and release the store."""
+        if self._backup is not None and len(self.view):
+            await self._backup.write(self.view, at_once=True)
         await self._store.close()
 
     async def list(self) -> list[PrefixRecord]:
@@ -188,6 +229,11 @@ class SharedPrefixes:
         self.view.take(*stored)
         self.catch_up()
         return stored.record
+
+
+def _check_prefix(record: PrefixRecord) -> None:
+    if not is_name(record.name):
+        raise ValueError(f"{record.name[:80]!r} is not a name")
 
 
 def _changed_meanwhile(name: str) -> TenantChangedError:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
-import msgspec
-import structlog
-
-from aloraserve.records import RecordPosition, RecordStore, StoredRecord
-from aloraserve.records.file import FiledRecord, FileKeeper, RecordFile
+from aloraserve.records import RecordStore
+from aloraserve.records.backup import RecordBackup
+from aloraserve.records.file import RecordFile
 from aloraserve.records.memory import MemoryStore
 from aloraserve.records.redis import TIMEOUT_S, RedisStore, open_client
 from aloraserve.tenants.record import TenantRecord, check_tenant, tenant_kind
 
-MAX_FILE_BYTES = 128 << 20
 TenantStore = RecordStore[TenantRecord]
-
-log = structlog.get_logger(__name__)
 
 
 class MemoryTenantStore(MemoryStore[TenantRecord]):
@@ -55,11 +48,8 @@ class TenantFile(RecordFile[TenantRecord], frozen=True, kw_only=True, forbid_unk
     schema: Literal[1]
 
 
-_DECODER = msgspec.json.Decoder(TenantFile)
-
-
-class TenantBackup(FileKeeper[TenantRecord]):
-    """A copy on this machine's disk, for a server that has none and for one that lost its data.
+class TenantBackup(RecordBackup[TenantRecord]):
+    """A copy of a fleet's tenants.
 
     Args:
         path: of the file.
@@ -67,33 +57,5 @@ class TenantBackup(FileKeeper[TenantRecord]):
     """
 
     def __init__(self, path: Path, namespace: str) -> None:
-        super().__init__(path, "tenants", self._bytes)
-        self._namespace = namespace
-
-    def read(self) -> TenantFile | None:
-        """Return the file, None if there is none that can be read. Blocks."""
-        try:
-            if self.path.stat().st_size > MAX_FILE_BYTES:
-                raise OSError(errno.EFBIG, "too long")
-            file = _DECODER.decode(self.path.read_bytes())
-            for filed in file.records:
-                check_tenant(filed.record)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError) as error:
-            log.warning("tenants_backup_unreadable", cause=type(error).__name__)
-            return None
-        return file if file.namespace == self._namespace else None
-
-    def _bytes(self, records: Iterable[StoredRecord[TenantRecord]], position: RecordPosition) -> bytes:
-        filed = tuple(FiledRecord(record=record, revision=revision) for record, revision in records)
-        file = TenantFile(
-            format="aloraserve-tenants",
-            schema=1,
-            namespace=self._namespace,
-            epoch=position.epoch,
-            revision=position.revision,
-            floor=position.floor,
-            records=filed,
-        )
-        return msgspec.json.encode(file)
+        marks = {"format": "aloraserve-tenants", "schema": 1}
+        super().__init__(path, "tenants", namespace, TenantFile, marks, check_tenant)

@@ -38,6 +38,7 @@ class UsageLedger(RedisSums[UsageFigures]):
             part="usage",
             kept_s={DAY_S: KEPT_DAYS * DAY_S},
             max_names=MAX_TENANTS,
+            is_evictable=False,
             namespace=namespace,
             timeout_s=timeout_s,
             clock=clock,

@@ -8,6 +8,7 @@ from msgspec import Meta, Raw, json
 
 from aloraserve.wire.documents import Documents, check_documents, document_texts, documents_for_template
 from aloraserve.wire.fields import (
+    ABSENT,
     MAX_TEXT_BYTES,
     OnlyFalse,
     OnlyText,
@@ -32,6 +33,7 @@ MAX_INVOKABLE = 64
 ADAPTER_KWARG = "adapter_name"
 _TEMPLATE_KWARGS = json.Decoder(dict[str, Any] | None)
 
+TemplateKwargs = Annotated[Raw, Meta(description="an object of up to 16 values by name, 16 KiB each")]
 Invokable = Annotated[list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=MAX_INVOKABLE)]
 """Names of the adapters that the base model may invoke."""
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -48,7 +50,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    chat_template_kwargs: Annotated[Raw, Meta(description="an object of up to 16 values by name, 16 KiB each")] = Raw()
+    chat_template_kwargs: TemplateKwargs = ABSENT
     documents: Documents | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
-from itertools import groupby
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from msgspec import Meta, Struct, structs
@@ -16,19 +14,27 @@ from msgspec import Meta, Struct, structs
 from aloraserve.wire.chat import ChatRequest
 from aloraserve.wire.completions import CompletionRequest
 from aloraserve.wire.fields import IGNORED, ONLY, CallFields, OpenPart
+from aloraserve.wire.intrinsics import IntrinsicsRequest
 from aloraserve.wire.messages import ChatMessage
+from aloraserve.wire.response_items import InputItem
+from aloraserve.wire.response_request import ReasoningOptions, ResponsesRequest, TextOptions
 from aloraserve.wire.sampling_fields import StreamOptions
+from aloraserve.wire.tokenize import DetokenizeRequest, TokenizeRequest
 
 Treatment = Literal["served", "ignored", "refused"]
 _HEAD = """\
 # Request fields
 
-Every field of OpenAI's `chat.completions` and `completions` requests and of vLLM 0.32's, in one of three ways:
+Every field of OpenAI's `chat.completions`, `completions` and `responses` requests, of vLLM 0.32's with `/tokenize` and
+`/detokenize`, and of `/v1/intrinsics`, in one of three ways:
 
 - **served**: it does what it says.
 - **ignored**: it is accepted, 128 KiB at most, and changes nothing.
 - **refused**: it would change the answer and is not served. A 400 names it, unless its value asks for nothing: `null`,
   what is empty (`""`, `[]`, `{}`) and the value in the last column do. For a field that is served they do as well.
+
+`/tokenize` checks a chat's whole body; what does not change the prompt changes nothing there. `/v1/intrinsics` refuses
+fields that are not in this table.
 
 Any other field is passed over, in messages, content parts and options too. The answer's header `x-aloraserve-ignored`
 names it (`messages.mood, seeed`), with the fields above it; characters other than letters, digits, `_`, `-` and `.` are
@@ -38,9 +44,21 @@ appears twice in an object, numbers that are not finite, and more than 65,536 na
 
 `make docs-fields` writes this page from the request models.
 """
+REQUESTS: dict[str, type[CallFields]] = {
+    "chat": ChatRequest,
+    "completions": CompletionRequest,
+    "responses": ResponsesRequest,
+    "tokenize": TokenizeRequest,
+    "detokenize": DetokenizeRequest,
+    "intrinsics": IntrinsicsRequest,
+}
+"""By the names of their endpoints."""
 _PARTS: tuple[tuple[str, type[OpenPart], str], ...] = (
     ("Message", ChatMessage, "`messages` of a chat: each entry."),
     ("Stream options", StreamOptions, "`stream_options`, only with `stream`."),
+    ("Response input", InputItem, "`input` of a response, where it is a list: each entry."),
+    ("Response text", TextOptions, "`text` of a response."),
+    ("Response reasoning", ReasoningOptions, "`reasoning` of a response."),
 )
 _TYPES = {str: "a string", bool: "`true`, `false`", int: "an integer", float: "a number", type(None): "null"}
 
@@ -75,19 +93,22 @@ def page() -> str:
 
 
 def _requests() -> str:
-    rows = [
-        (name, "both" if len(group) > 1 else group[0][0], *how)
-        for name in sorted({*field_names(ChatRequest), *field_names(CompletionRequest)})
-        for how, group in _by_treatment(name)
-    ]
+    names = sorted({name for kind in REQUESTS.values() for name in field_names(kind)})
+    rows = [(name, _named(endpoints), *how) for name in names for how, endpoints in _by_treatment(name).items()]
     return f"## Requests\n{_table(('field', 'endpoint', 'treatment', 'accepted'), rows)}"
 
 
-def _by_treatment(name: str) -> Iterator[tuple[tuple[Treatment, str], list[tuple[str, type[CallFields]]]]]:
-    kinds: list[tuple[str, type[CallFields]]] = [("chat", ChatRequest), ("completions", CompletionRequest)]
-    have = [(endpoint, kind) for endpoint, kind in kinds if name in field_names(kind)]
-    for how, group in groupby(have, key=lambda each: treatment(each[1], name)):
-        yield how, list(group)
+def _by_treatment(name: str) -> dict[tuple[Treatment, str], list[str]]:
+    """Return the endpoints that have a field, by how they treat it."""
+    found: dict[tuple[Treatment, str], list[str]] = {}
+    for endpoint, kind in REQUESTS.items():
+        if name in field_names(kind):
+            found.setdefault(treatment(kind, name), []).append(endpoint)
+    return found
+
+
+def _named(endpoints: list[str]) -> str:
+    return "all" if len(endpoints) == len(REQUESTS) else ", ".join(endpoints)
 
 
 def _table(head: tuple[str, ...], rows: list[Any]) -> str:

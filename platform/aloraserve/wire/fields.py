@@ -34,7 +34,7 @@ Nothing: TypeAlias = (
 )
 Unsupported: TypeAlias = Annotated[Nothing, Meta(extra={ONLY: ""})]
 """Type of a field that is OpenAI's or vLLM's but not served here; null and what is empty count as absent."""
-OnlyNull: TypeAlias = Annotated[None, Meta(extra={ONLY: ""})]
+OnlyNull: TypeAlias = Annotated[None, Meta(extra={ONLY: "null"})]
 """Type of a field that is served elsewhere, and not here."""
 OnlyFalse: TypeAlias = Annotated[bool | None, Meta(extra={ONLY: "false"})]
 OnlyTrue: TypeAlias = Annotated[bool | None, Meta(extra={ONLY: "true"})]

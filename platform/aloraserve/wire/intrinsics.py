@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Raw
+from msgspec import Meta
 
-from aloraserve.wire.chat import MAX_MESSAGES, ChatRequest
+from aloraserve.wire.chat import MAX_MESSAGES, ChatRequest, TemplateKwargs
 from aloraserve.wire.documents import Documents
-from aloraserve.wire.fields import CallFields, refusal
+from aloraserve.wire.fields import ABSENT, CallFields, refusal
 from aloraserve.wire.intrinsic_items import IntrinsicItem, IntrinsicItems, items_of
 from aloraserve.wire.intrinsic_results import IntrinsicResult
 from aloraserve.wire.messages import ChatMessage
@@ -27,7 +27,7 @@ class IntrinsicsRequest(CallFields, frozen=True, kw_only=True, forbid_unknown_fi
     intrinsics: Annotated[IntrinsicItems, Meta(min_length=1)]
     documents: Documents | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
-    chat_template_kwargs: Raw = Raw()
+    chat_template_kwargs: TemplateKwargs = ABSENT
     cache_salt: CacheSalt | None = None
     priority: Priority | None = None
     timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_TIMEOUT_S)] | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, json, to_builtins
 
-from aloraserve.wire.chat import ChatRequest, ReasoningEffort
+from aloraserve.wire.chat import ChatRequest, ReasoningEffort, TemplateKwargs
 from aloraserve.wire.fields import (
     ABSENT,
     FieldError,
@@ -85,11 +85,20 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     truncation: Literal["disabled"] | None = None
-    chat_template_kwargs: Raw = ABSENT
+    chat_template_kwargs: TemplateKwargs = ABSENT
     max_tool_calls: Ignored = ABSENT
+    include_reasoning: bool | None = None
+    access_programs: Unsupported = None
     background: OnlyFalse = None
+    background_options: Unsupported = None
     context_management: Unsupported = None
     conversation: Unsupported = None
+    enable_response_messages: OnlyFalse = None
+    image: Unsupported = None
+    media_io_kwargs: Unsupported = None
+    mm_processor_kwargs: Unsupported = None
+    moderation: Unsupported = None
+    previous_input_messages: Unsupported = None
     previous_response_id: Unsupported = None
     prompt: Unsupported = None
     prompt_logprobs: OnlyNull = None
@@ -141,6 +150,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
             logprobs=self.has_logprobs or None,
             top_logprobs=self.top_logprobs if self.has_logprobs else None,
             chat_template_kwargs=self.chat_template_kwargs,
+            include_reasoning=self.include_reasoning,
         )
 
     def repeated(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from aloraserve_services.cli.admin_api import admin_authorization
 from aloraserve_services.cli.console import out
 from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
 from aloraserve_services.cli.reaching import reaching
+from aloraserve_services.local import run_file
 
 MAX_SHOWN = 50
 """Adapters; ``--json`` has all."""
@@ -25,12 +27,35 @@ def status(chosen: ChosenSettings, url: PlatformUrl = None, json: PrintJson = Fa
     with reaching(settings.state_dir, url, admin_authorization(settings)) as client:
         address = str(client.base_url).rstrip("/")
         content, savings = fetch(client), fetch_savings(client)
+    own = None if url is not None else run_file.read(settings.state_dir)
+    more = ({} if savings is None else {"savings": savings}) | redis_restarts(own)
     if json:
-        out.print_json(data=content if savings is None else content | {"savings": savings})
+        out.print_json(data=content | more)
         return
     show(out, address, content)
+    show_restarts(out, more)
     if savings is not None:
         show_savings(out, savings)
+
+
+def redis_restarts(running: run_file.Running | None) -> dict[str, Any]:
+    """Return what is to be said of the embedded Redis of a platform, nothing if it has run since the start."""
+    if running is None or not running.redis_restarts:
+        return {}
+    at = datetime.fromtimestamp(running.redis_restarted_at, UTC).isoformat(timespec="seconds")
+    return {"embedded_redis_restarts": running.redis_restarts, "embedded_redis_restarted_at": at}
+
+
+def show_restarts(console: Console, content: dict[str, Any]) -> None:
+    """Print that the embedded Redis was started again, if it was."""
+    if restarts := content.get("embedded_redis_restarts"):
+        times = "once" if restarts == 1 else f"{restarts} times"
+        console.print(
+            f"the embedded Redis ended and was started again {times}, last at {content['embedded_redis_restarted_at']}",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def fetch(client: httpx.Client) -> dict[str, Any]:

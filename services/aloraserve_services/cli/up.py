@@ -21,7 +21,7 @@ from aloraserve_services.cli.console import EXIT_FAILED, EXIT_SETTINGS, Steps, e
 from aloraserve_services.cli.log_paths import log_folder, own_log
 from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.local import run_file
-from aloraserve_services.local.address import base_url, check_port
+from aloraserve_services.local.address import base_url, check_ports
 from aloraserve_services.local.processes import reap_orphans
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _run(settings: Settings) -> None:
     settings = settings.model_copy(update={"log_dir": log_folder(settings)})
     with run_file.held(settings.state_dir, base_url(settings)):
         begin_log_folder(log_folder(settings))
-        with local_platform(settings, adapters_dir=adapters_dir, progress=Steps()) as platform:
+        with local_platform(settings, adapters_dir=adapters_dir, keeps_usage=True, progress=Steps()) as platform:
             _serve(platform, embedded="" if settings.redis_url else platform.settings.redis_address)
 
 
@@ -79,7 +79,8 @@ def _serve(platform: LocalPlatform, embedded: str) -> None:
     try:
         while True:
             reap_orphans()
-            platform.check()
+            if platform.check():
+                run_file.note_redis_restart(settings.state_dir)
             time.sleep(1)
     except PartLostError as error:
         _give_up(error, settings.state_dir)
@@ -114,7 +115,7 @@ def _start_detached(settings: Settings) -> None:
     other = run_file.read(settings.state_dir)
     if other is not None:
         raise StartError(f"a platform runs already (pid {other.pid}, {other.url}): stop it with `aloraserve down`")
-    check_port(settings.host, settings.port)
+    check_ports(settings)
     run_file.make_state_folder(settings.state_dir)
     log_path = own_log(settings)
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")]

@@ -12,7 +12,7 @@ import contextlib
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 
 import structlog
@@ -117,17 +117,22 @@ class EngineAdapters:
         """Have ``waiting`` entered while the engine loads something."""
         self._waiting = waiting
 
-    async def load(self) -> int:
+    async def load(self, due: Sequence[str] = ()) -> int:
         """Load what is to be there before it is called, and of the others as many as may run at once.
 
         First calls do not pay for those. The others load when they are first called.
+
+        Args:
+            due: keys of the versions that are expected to be called, the most wanted first.
 
         Returns:
             How many were loaded.
         """
         served = self._registry.all()
         first = sorted(filter(self._rules.preloads, served), key=lambda version: not self._rules.pins(version))
+        wanted = {key: place for place, key in enumerate(due)}
         others = [version for version in served if not self._rules.preloads(version)]
+        others.sort(key=lambda version: wanted.get(version.key, len(wanted)))
         for version in [*first, *others[: max(self._engine.adapter_slots - len(first), 0)]]:
             if self._memory.victims(version.size_bytes) != []:
                 log.warning("adapters_not_preloaded", capacity=self._memory.capacity, preloaded=len(first))

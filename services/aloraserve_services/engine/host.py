@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ from aloraserve_services.engine.residency import Residency
 from aloraserve_services.engine.stall_watch import StallWatch
 from aloraserve_services.engine.turns import Turns
 from aloraserve_services.engine.warm_up import WarmUp
+from aloraserve_services.engine.warmth import Warmth
 from aloraserve_services.kept_tasks import KeptTasks
 
 log = structlog.get_logger(__name__)
@@ -79,6 +80,10 @@ class _UnobservedCall:
 _UNOBSERVED = _UnobservedCall()
 
 
+def _unnoticed() -> None:
+    """Nobody counts."""
+
+
 async def join_fleet(directory: Directory, keyspace: KeySpace, label: str) -> None:
     """Refuse to start in a fleet with another key space, before an engine takes its time to start for it.
 
@@ -93,7 +98,11 @@ async def join_fleet(directory: Directory, keyspace: KeySpace, label: str) -> No
 
 
 async def load_adapters(
-    engine: Engine, adapters: EngineAdapters, max_requests: int, scheduling: Scheduling
+    engine: Engine,
+    adapters: EngineAdapters,
+    max_requests: int,
+    scheduling: Scheduling,
+    due: Sequence[str] = (),
 ) -> EngineFacts:
     """Load an engine's first adapters; return what is then known of it.
 
@@ -102,8 +111,9 @@ async def load_adapters(
         adapters: of the engine.
         max_requests: how many requests it runs at once.
         scheduling: the order in which it begins the calls that wait.
+        due: keys of the versions that calls will want first.
     """
-    await adapters.load()
+    await adapters.load(due)
     return EngineFacts(
         max_requests,
         kv_tokens=engine.kv_tokens,
@@ -129,6 +139,7 @@ class EngineHost:
     Attributes:
         mirror: what the engine holds.
         ingest: its way into the directory.
+        warmth: the prefixes that its calls had most of lately.
         is_stalled: whether the engine hung and was killed.
     """
 
@@ -158,6 +169,7 @@ class EngineHost:
         self._turns = Turns(facts.scheduling, facts.step_tokens, self._progress.give)
         self._watch = StallWatch(stall_s)
         self.is_stalled = False
+        self._on_stall: Callable[[], None] = _unnoticed
         adapters.watch_loads(self._watch.waiting)
         self._engine.observe_steps(self._stepped)
         self._meter = SavingsMeter(
@@ -171,15 +183,22 @@ class EngineHost:
         self._residency = Residency(self._engine.levels)
         adapters.notify(self._residency.adapter_used)
         self._gaps = GapCloser(self.empty_cache)
+        self.warmth = Warmth(self.generate, adapters, keyspace)
         self._heartbeat = Heartbeat(self.ingest, self._progress, self._state, answer_held_s=answer_held_s)
         self._begin_observing: Callable[[EngineCall], ObservedCall] = lambda call: _UNOBSERVED
         self._tasks = KeptTasks()
 
-    async def start(self, *, max_model_tokens: int) -> None:
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the engine's KV cache has room for, 0 if unknown."""
+        return self._engine.kv_tokens
+
+    async def start(self, *, max_model_tokens: int, before_calls: Callable[[], Awaitable[None]] | None = None) -> None:
         """Take in events, warm up, and publish from then on.
 
         Args:
             max_model_tokens: of a prompt and its answer together.
+            before_calls: fills the engine's cache before this replica is published.
 
         Raises:
             StartError: the engine's KV events do not arrive, or its cache cannot be emptied.
@@ -190,11 +209,13 @@ class EngineHost:
         self.keep(self.ingest.run)
         await WarmUp(self.generate, self.empty_cache, self.mirror, max_model_tokens=max_model_tokens).run()
         self._tasks.need(self._end_if_stalled)
+        if before_calls is not None:
+            await before_calls()
         self.keep(self._beat, self._residency.run, self._gaps.run, self._adapters.follow, self._adapters.sweep)
 
-    def observe(self, begin: Callable[[EngineCall], ObservedCall]) -> None:
-        """Have further calls followed: ``begin`` is called with each."""
-        self._begin_observing = begin
+    def observe(self, begin: Callable[[EngineCall], ObservedCall], stalled: Callable[[], None] = _unnoticed) -> None:
+        """Have ``begin`` called with each further call, and ``stalled`` once the engine hung and was killed."""
+        self._begin_observing, self._on_stall = begin, stalled
 
     def keep(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run tasks beside the engine; one that fails begins again, see :class:`KeptTasks`."""
@@ -218,11 +239,11 @@ class EngineHost:
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
-        accepted = self._accept(call)
-        observed = self._begin_observing(call)
-        holds = False
-        reported_by = 0
+        holds, reported_by = False, 0
+        observed: ObservedCall = _UNOBSERVED
         try:
+            accepted = self._accept(call)
+            observed = self._begin_observing(call)
             if call.adapter is not None:
                 if (problem := await self._adapters.hold(call.adapter)) is not None:
                     yield problem
@@ -288,6 +309,7 @@ class EngineHost:
         self._progress.first_token(call.request_id, chunk.prefill_s)
         self._turns.leave(call)
         self._count_reuse(chunk.cached_tokens, call.elsewhere_tokens)
+        self.warmth.note(call)
         return self._meter.first_token(call.request_id, chunk.cached_tokens)
 
     def _count_reuse(self, cached_tokens: int, elsewhere_tokens: int) -> None:
@@ -345,6 +367,7 @@ class EngineHost:
         log.error("engine_stalled", replica=self._identity.label)
         self.is_stalled = True
         self._engine.kill()
+        self._on_stall()
 
     async def _beat(self) -> None:
         await self._heartbeat.run(lambda: self.is_stalled or self._engine.is_dead)

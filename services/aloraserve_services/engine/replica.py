@@ -14,17 +14,22 @@ from prometheus_client import REGISTRY
 from aloraserve.adapters.stored import check_stored
 from aloraserve.directory.base import Directory
 from aloraserve.routing.cells import cell_of
+from aloraserve.scaling.packed_prefixes import pack, unpack
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
-from aloraserve.settings import Settings
+from aloraserve.settings import SECRETS, Settings
+from aloraserve.settings.variables import forget_variables
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.autoscaler.serve_view import REQUESTS
 from aloraserve_services.channel.server import ChannelServer
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
+from aloraserve_services.engine.fleet_warmth import HAND_OVER_S, FleetWarmth, adapters_in_use
 from aloraserve_services.engine.host import EngineHost, ReplicaIdentity, join_fleet, load_adapters
 from aloraserve_services.engine.loading_rules import loading_rules
 from aloraserve_services.engine.opening import open_vllm
 from aloraserve_services.engine.replica_telemetry import ReplicaTelemetry
+from aloraserve_services.engine.serve_peers import ServePeers
+from aloraserve_services.engine.warmth import FILLED
 from aloraserve_services.node import node_ip
 from aloraserve_services.plan import FleetPlan, make_plan
 
@@ -46,6 +51,7 @@ class EngineReplica:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._closing = contextlib.ExitStack()
         self._drain_s = settings.drain_s
+        self._warm_up_s = settings.warm_up_budget_s
         self._channel: ChannelServer | None = None
         try:
             await self._start(settings)
@@ -54,6 +60,8 @@ class EngineReplica:
             raise
 
     async def _start(self, settings: Settings) -> None:
+        # What `ray start` was given in its environment is no business of the engine's own processes.
+        forget_variables(SECRETS)
         tracing = Tracing()
         self._closing.callback(tracing.flush)
         # The packaged model may have to be converted first.
@@ -69,15 +77,17 @@ class EngineReplica:
         await registry.begin()
         adapters = EngineAdapters(parts.engine, registry, loading_rules(settings), check=check_stored)
         adapters.observe(telemetry.adapters)
-        facts = await load_adapters(parts.engine, adapters, plan.max_requests, plan.scheduling)
+        due = await adapters_in_use(directory)
+        facts = await load_adapters(parts.engine, adapters, plan.max_requests, plan.scheduling, due)
         self._host = EngineHost(
             identity, plan.keyspace, directory, parts, adapters, facts, stall_s=settings.engine_stall_s
         )
         self._closing.callback(self._host.stop)
         telemetry.watch(self._host.ingest, self._host.mirror)
-        await self._host.start(max_model_tokens=settings.max_model_len)
+        self._fleet = FleetWarmth(identity.replica, directory, self._host.warmth, ServePeers())
+        await self._host.start(max_model_tokens=settings.max_model_len, before_calls=self._warm)
         # Warming up was nobody's call.
-        self._host.observe(telemetry.begin_call)
+        self._host.observe(telemetry.begin_call, telemetry.stalled)
         self._host.keep(telemetry.keep_registered, registry.run)
         channel = ChannelServer(identity.replica, self._host.generate, plan.capacity)
         self._closing.callback(channel.close)
@@ -95,6 +105,23 @@ class EngineReplica:
     async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
         """Return the engine's replies to a call; closing the iterator aborts it."""
         return self._host.generate(call)
+
+    async def hottest(self, rank: Sequence[str] = ()) -> bytes:
+        """Return this replica's hottest prefixes, packed, for another replica.
+
+        Args:
+            rank: which replica the call is for; the request router reads it.
+        """
+        return await asyncio.to_thread(pack, self._host.warmth.hottest())
+
+    async def prefill(self, prefixes: bytes, rank: Sequence[str] = ()) -> None:
+        """Compute prefixes that a replica which leaves had.
+
+        Args:
+            prefixes: packed.
+            rank: see :meth:`hottest`.
+        """
+        await self._host.warmth.prefill(unpack(prefixes), HAND_OVER_S, self._max_warm_tokens)
 
     def record_autoscaling_stats(self) -> dict[str, int]:
         """Return how many requests this replica has: Serve's policy asks while the directory is gone."""
@@ -121,7 +148,16 @@ class EngineReplica:
         with self._closing:
             # Calls of an engine that hangs would wait for ever.
             if not self._host.is_stalled:
-                await channel.drain(self._drain_s)
+                works = [channel.drain(self._drain_s), *([self._fleet.leave()] if self._warm_up_s else [])]
+                await asyncio.gather(*works)
+
+    async def _warm(self) -> None:
+        if self._warm_up_s:
+            await self._fleet.arrive(self._warm_up_s, self._max_warm_tokens)
+
+    @property
+    def _max_warm_tokens(self) -> int:
+        return int(FILLED * self._host.kv_tokens)
 
     def _open_directory(self, plan: FleetPlan, cell: int) -> Directory:
         return plan.open_directory(cell)

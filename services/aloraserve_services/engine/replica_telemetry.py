@@ -19,6 +19,7 @@ from aloraserve.telemetry.logs import bind_request
 from aloraserve.telemetry.process import ObservedProcess
 from aloraserve.telemetry.replica_metrics import ReplicaMetrics, ReplicaReadings, StateWatcher
 from aloraserve.telemetry.tracing import Tracing, Value, now_s, trace_id
+from aloraserve_services.engine.kept_count import KeptCount
 
 ROLE = "engine"
 
@@ -51,6 +52,7 @@ class ReplicaTelemetry:
         self._endpoints = endpoints
         self._process = ObservedProcess(settings, ROLE, label, node_ip, tracing)
         self._metrics = ReplicaMetrics(registry)
+        self._stalls = KeptCount(settings.state_dir / "engine-stalls" / f"{settings.namespace}-{label}")
         self._calls = DirectoryMetrics(registry)
         self.adapters = AdapterMetrics(registry)
         self._readings = ReplicaReadings(self.adapters)
@@ -60,6 +62,13 @@ class ReplicaTelemetry:
             self._metrics.turn_off()
             self._calls.turn_off()
             self.adapters.turn_off()
+        # Of those before this one, which ended with what they had counted.
+        self._metrics.stalls.inc(self._stalls.value)
+
+    def stalled(self) -> None:
+        """Count that this replica's engine hangs; its process ends soon."""
+        self._stalls.add()
+        self._metrics.stalls.inc()
 
     def directory(self, directory: Directory) -> Directory:
         """Return the directory with its calls timed and what is published read."""

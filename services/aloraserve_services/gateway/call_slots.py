@@ -32,6 +32,11 @@ class CallSlots:
         self._leaving = self._draining = False
 
     @property
+    def taken(self) -> int:
+        """How many calls are in progress."""
+        return self._places.taken
+
+    @property
     def is_leaving(self) -> bool:
         """Whether new calls should go elsewhere, though they may still be taken here."""
         return self._leaving

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
@@ -42,12 +42,17 @@ class ChannelPool:
         self._handle = handle
         self._leaving = leaving or LeavingReplicas()
         self._queue = WaitingCalls(max_queued)
+        self._on_wait: Callable[[], None] = lambda: None
         links.notify(self._give)
 
     @property
     def waiting(self) -> int:
         """Calls that wait for a place."""
         return len(self._queue)
+
+    def notify(self, on_wait: Callable[[], None]) -> None:
+        """Have ``on_wait`` called whenever one more call waits."""
+        self._on_wait = on_wait
 
     def reserve(self, rank: Sequence[str], share: TenantShare | None = None) -> ChannelReservation:
         """See the contract."""
@@ -100,6 +105,7 @@ class ChannelPool:
             raise _no_connection()
         waiter = WaitingCall(rank, share or NO_TENANT, asyncio.get_running_loop().create_future())
         self._queue.add(waiter, is_next=is_next)
+        self._on_wait()
         try:
             return await waiter.place
         except asyncio.CancelledError:

@@ -28,7 +28,7 @@ from aloraserve.serving.prompts.activation_proof import prover_of
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.reuse_observer import ReuseObserver
 from aloraserve.serving.tenant_limits import TenantAdmission
-from aloraserve.serving.time_limits import TimeLimits
+from aloraserve.serving.time_limits import NO_REPLICA_S, TimeLimits
 from aloraserve.telemetry.directory import ObservedDirectory
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve_services.gateway.adapter_access import AdapterAccess
@@ -125,10 +125,14 @@ class Gateway:
         self._board = plan.open_board()
         self._demand = DemandCounter(self._pool.waiting, lambda: bool(self._replicas()))
         self.slots = CallSlots(plan.max_calls, lambda caller: settings.effective_limits.of(caller).weight)
-        limits = TimeLimits(settings.call_timeout_s, settings.chunk_timeout_s)
+        limits = TimeLimits(
+            settings.call_timeout_s,
+            settings.chunk_timeout_s,
+            settings.hold_timeout_s if settings.scales_to_zero else NO_REPLICA_S,
+        )
         self._usage = UsageReporter(plan.open_usage(), self.metrics)
         self._limits = GuardedLimits(
-            plan.open_limits(), settings.gateways, on_failure=self.metrics.limits_taken_here.inc
+            plan.open_limits(), settings.most_gateways, on_failure=self.metrics.limits_taken_here.inc
         )
         admission = TenantAdmission(self._limits, settings.effective_limits.of, self._usage)
         self._dispatcher = Dispatcher(self._routing.router, self._pool.replicas, self._observers(), limits, admission)
@@ -138,7 +142,7 @@ class Gateway:
         self._bodies = BodyReader(settings.max_model_len, settings.body_timeout_s)
         self._chats = ChatCalls(self._prompts, self._dispatcher, ChatIntrinsics(runner), self.slots, self._adapters)
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
-        self._idempotent = IdempotentAnswers(self._ask_all(settings.gateways))
+        self._idempotent = IdempotentAnswers(self._ask_all(settings.most_gateways))
         self._responses = CallResponses(self._idempotent, settings.sse_comment_s)
 
     def http_app(self) -> ASGIApp:
@@ -186,7 +190,7 @@ class Gateway:
             InferenceMethods(self._chats, self._completions, repeated, max_bytes),
             IntrinsicMethods(self._intrinsics, repeated, max_bytes),
             AdapterMethods(self._managed.manager, self._adapter_access()),
-            HealthMethods(service_names(), lambda: not self.slots.is_leaving and bool(self._replicas())),
+            HealthMethods(service_names(), lambda: not self.slots.is_leaving and self._serves()),
             *([ReflectionMethods()] if reflects else []),
         ]
 
@@ -242,11 +246,11 @@ class Gateway:
             self._responses,
             base_model=self._plan.served_name,
             adapters=self._adapters,
-            replicas=self._replicas,
+            serves=self._serves,
         )
 
     def _admin_routes(self) -> AdminRoutes:
-        ask_all = self._ask_all(self._plan.settings.gateways)
+        ask_all = self._ask_all(self._plan.settings.most_gateways)
         return AdminRoutes(
             self._plan,
             self._tenants,
@@ -292,7 +296,7 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Do what a gateway does beside answering: reach its replicas, show metrics, flush sums, follow changes."""
         await self._tenants.begin()
-        await self._prefixes.look()
+        await self._prefixes.begin()
         async with contextlib.AsyncExitStack() as beside:
             for part in (self._pool, self._process, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
@@ -346,6 +350,10 @@ class Gateway:
 
     def _ask_all(self, gateways: int) -> AskAll | None:
         return ask_gateways(GATEWAY, self._app_name) if gateways > 1 else None
+
+    def _serves(self) -> bool:
+        """Whether a new call would reach a replica, or be held until there is one."""
+        return self._plan.settings.scales_to_zero or bool(self._replicas())
 
     def _replicas(self) -> tuple[str, ...]:
         return known_replicas(ENGINE, self._app_name)

@@ -11,9 +11,10 @@ from aloraserve.routing.leaving import LeavingReplicas
 from aloraserve.serving.replica_pool import ReplicaPool
 from aloraserve.settings import Settings
 from aloraserve_services.gateway.channel_pool import ChannelPool
+from aloraserve_services.gateway.first_replica import FirstReplica
 from aloraserve_services.gateway.known_replicas import watching
 from aloraserve_services.gateway.replica_links import ReplicaLinks
-from aloraserve_services.gateway.serve_pool import ServePool, replica_endpoints
+from aloraserve_services.gateway.serve_pool import ServePool, any_replica, replica_endpoints
 
 
 class GatewayPool:
@@ -36,19 +37,23 @@ class GatewayPool:
         self.replicas: ReplicaPool = ServePool(engines)
         self.waiting: Callable[[], int] = lambda: 0
         self._links: ReplicaLinks | None = None
+        self._first: FirstReplica | None = None
         if settings.transport == "channel":
             self._links = ReplicaLinks(known, replica_endpoints(engines))
             pool = ChannelPool(self._links, self.replicas, max_queued=settings.max_queued, leaving=leaving)
             self.waiting = lambda: pool.waiting
+            self._first = FirstReplica(known, lambda: pool.waiting, any_replica(engines))
+            if settings.scales_to_zero:
+                pool.notify(self._first.look)
             self.replicas = pool
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the connections on this event loop, until the context ends."""
-        if self._links is None:
+        if self._links is None or self._first is None:
             yield
             return
         loop, look = asyncio.get_running_loop(), self._links.look
         with watching(lambda: loop.call_soon_threadsafe(look)):
-            async with self._links.running():
+            async with self._links.running(), self._first.running():
                 yield

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from aloraserve.settings import Settings
+from aloraserve_services.autoscaler.gateways import CALLS
 from aloraserve_services.gateway.deployment import Gateway
 from aloraserve_services.gateway.server import GatewayServer
 from aloraserve_services.plan import make_plan
@@ -58,6 +59,10 @@ class GatewayReplica:
     async def own_diagnosis(self, window_s: int) -> dict[str, Any]:
         """Return what became of reuse in this gateway's calls of the last seconds; other gateways call this."""
         return await self._gateway.own_diagnosis(window_s)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the calls in progress, which Serve does not see; its autoscaler calls this."""
+        return {CALLS: self._gateway.slots.taken}
 
     async def reachable(self) -> tuple[int, int]:
         """Return how many replicas Serve knows, and how many the directory; the command line calls this."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -37,7 +37,7 @@ class OpenAIRoutes:
         responses: makes responses of calls.
         base_model: its served name.
         adapters: that are served now.
-        replicas: returns ids of the replicas that can be reached.
+        serves: returns whether a new call would reach a replica, or be held until there is one.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class OpenAIRoutes:
         *,
         base_model: str,
         adapters: AdapterRegistry,
-        replicas: Callable[[], Sequence[str]],
+        serves: Callable[[], bool],
     ) -> None:
         self._tenants = tenants
         self._chats = chats
@@ -61,7 +61,7 @@ class OpenAIRoutes:
         self._responses = responses
         self._base_model = base_model
         self._adapters = adapters
-        self._replicas = replicas
+        self._serves = serves
         self._created = int(time.time())
 
     def add_to(self, routes: Routes) -> None:
@@ -130,7 +130,7 @@ class OpenAIRoutes:
 
     async def health(self, request: Request) -> Response:
         """Say so as vLLM does, without a body; 503 where its own would be: a call would reach no engine."""
-        return Response(status_code=200 if self._replicas() and not self._slots.is_leaving else 503)
+        return Response(status_code=200 if self._serves() and not self._slots.is_leaving else 503)
 
     async def serve_healthz(self, request: Request) -> Response:
         """Answer as Serve's own proxy does: by this KubeRay's probe of a pod knows whether it takes calls."""
@@ -139,5 +139,5 @@ class OpenAIRoutes:
 
     async def readyz(self, request: Request) -> Response:
         """Say whether a new call would reach a replica."""
-        reason = "draining" if self._slots.is_leaving else "" if self._replicas() else "no replica"
+        reason = "draining" if self._slots.is_leaving else "" if self._serves() else "no replica"
         return PlainTextResponse(f"{reason or 'ready'}\n", status_code=503 if reason else 200)

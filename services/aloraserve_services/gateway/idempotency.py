@@ -30,7 +30,6 @@ from aloraserve_services.gateway.receipts import AskAll
 KEY_HEADER = "idempotency-key"
 MAX_WAITING = 64
 """Of a tenant's requests, those that wait for the answer to an earlier one; more are refused."""
-_BEING_ANSWERED = "a request with this 'Idempotency-Key' is being answered; retry later"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Answering = Callable[[], Awaitable[Response]]
@@ -118,7 +117,7 @@ class IdempotentAnswers:
     @contextlib.contextmanager
     def _waits(self, tenant: str) -> Iterator[None]:
         if self._waiting[tenant] >= MAX_WAITING:
-            raise IdempotencyConflictError(_BEING_ANSWERED)
+            raise _conflict()
         self._waiting[tenant] += 1
         try:
             yield
@@ -147,7 +146,7 @@ class IdempotentAnswers:
             if known["body"] is not None:
                 return KeptAnswer(running.request, known["body"], known["headers"])
         if any(not known["is_asking"] or known["gateway"] < self._gateway for known in others):
-            raise IdempotencyConflictError(_BEING_ANSWERED)
+            raise _conflict()
         running.is_asking = False
         return None
 
@@ -162,6 +161,10 @@ def refuse_key(key: str | None) -> None:
         raise InvalidRequestError(
             "a streamed answer cannot be given again: leave the 'Idempotency-Key' out, or do not stream", param="stream"
         )
+
+
+def _conflict() -> IdempotencyConflictError:
+    return IdempotencyConflictError("a request with this 'Idempotency-Key' is being answered; retry later")
 
 
 def _check(key: str) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Any, Self, cast
 
 from ray.exceptions import RayError, RayTaskError
-from ray.serve import context
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
 from aloraserve.routing.fair_share import TenantShare
@@ -16,6 +13,7 @@ from aloraserve.routing.receipts import Outcome
 from aloraserve.serving.engine_messages import EngineCall, engine_outcome
 from aloraserve.serving.replica_pool import Replies
 from aloraserve_services.channel.endpoint import ChannelVersionError, Endpoint
+from aloraserve_services.serve_requests import own_request_id
 
 
 class ServeReservation:
@@ -102,11 +100,16 @@ def replica_endpoints(engines: Any) -> Callable[[str], Awaitable[Endpoint]]:
     return endpoint_of
 
 
-def own_request_id() -> None:
-    """Give the current task's next handle call an internal request id of its own.
+def any_replica(engines: Any) -> Callable[[], Awaitable[object]]:
+    """Return what waits, through Serve, until any replica answers; Serve starts one where there is none.
 
-    Serve indexes waiting calls by that id: parallel calls of one HTTP request would share it, and all but the first
-    would wait for ever.
+    Args:
+        engines: Serve's handle of the engine deployment.
     """
-    current = context._get_serve_request_context()
-    context._serve_request_context.set(replace(current, _internal_request_id=uuid.uuid4().hex))
+    handle = engines.options(method_name="endpoint")
+
+    async def ask() -> object:
+        own_request_id()
+        return await handle.remote()
+
+    return ask

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 
 from aloraserve_services.http_server.limits import HttpLimits
 from aloraserve_services.http_server.protocol import BoundedProtocol
+from aloraserve_services.http_server.tls_listener import TlsListener
 
 BACKLOG = 2048
 UNSENT_BYTES = 64 << 10
@@ -55,8 +56,7 @@ class HttpServer:
         )
         self._config.load()
         self._surplus: dict[BoundedProtocol, None] = {}
-        self._listening: socket.socket | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: asyncio.Server | TlsListener | None = None
         self._ticking: asyncio.Task[None] | None = None
 
     @property
@@ -78,23 +78,19 @@ class HttpServer:
         _allow_open_files(self._limits.max_connections + self._limits.max_surplus_connections + OTHER_FILES)
         _bound_unsent(listening)
         self._set_date()
-        self._listening = listening
         self._listener = await self._listen(listening)
         self._ticking = asyncio.create_task(self._tick(), name="http_server")
 
     async def use_tls(self, tls: ssl.SSLContext) -> None:
         """Have connections from now on use another context; those that are open, or wait to be accepted, stay."""
         self._tls = tls
-        if self._listening is None or self._listening.fileno() < 0:
-            return
-        # A listener keeps its context, so another one takes over on the same socket.
-        before, self._listening = self._listener, self._listening.dup()
-        self._listener = await self._listen(self._listening)
-        if before is not None:
-            before.close()
+        if isinstance(self._listener, TlsListener):
+            self._listener.context = tls
 
     def check(self) -> None:
         """Raise if the server has stopped by itself."""
+        if isinstance(self._listener, TlsListener):
+            self._listener.check()
         if self._ticking is not None and self._ticking.done():
             self._ticking.result()
 
@@ -106,6 +102,8 @@ class HttpServer:
     async def close(self) -> None:
         """Cancel what is being answered, and close every connection."""
         self.stop_accepting()
+        if isinstance(self._listener, TlsListener):
+            self._listener.end_handshakes()
         for task in list(self._state.tasks):
             task.cancel()
         for connection in list(self._state.connections):
@@ -120,14 +118,22 @@ class HttpServer:
         if self._ticking is not None:
             self._ticking.cancel()
 
-    async def _listen(self, listening: socket.socket) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(
-            lambda: BoundedProtocol(self._config, self._state, self._limits, loop, self._surplus),
-            sock=listening,
-            ssl=self._tls,
+    async def _listen(self, listening: socket.socket) -> asyncio.Server | TlsListener:
+        loop, limits = asyncio.get_running_loop(), self._limits
+
+        def protocol() -> BoundedProtocol:
+            return BoundedProtocol(self._config, self._state, limits, loop, self._surplus)
+
+        if self._tls is None:
+            return await loop.create_server(protocol, sock=listening, backlog=BACKLOG)
+        most = limits.max_connections + limits.max_surplus_connections
+        return TlsListener(
+            listening,
+            self._tls,
+            protocol,
+            lambda handshakes: self.connections + handshakes < most,
+            handshake_s=limits.head_timeout_s,
             backlog=BACKLOG,
-            ssl_handshake_timeout=self._limits.head_timeout_s if self._tls else None,
         )
 
     async def _tick(self) -> None:

@@ -16,8 +16,21 @@ def base_url(settings: Settings) -> str:
     return f"{scheme}://[{host}]:{settings.port}" if ":" in host else f"{scheme}://{host}:{settings.port}"
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise StartError if something listens on the port already."""
+def check_ports(settings: Settings) -> None:
+    """Raise StartError if something listens already on a port that the settings name."""
+    check_port(settings.host, settings.port)
+    if settings.grpc_port is not None:
+        check_port(settings.host, settings.grpc_port, "grpc_port")
+
+
+def check_port(host: str, port: int, setting: str = "port") -> None:
+    """Raise StartError if something listens on the port already.
+
+    Args:
+        host: an IP address, or ``localhost``.
+        port: of it.
+        setting: key of the settings that chooses the port.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -25,8 +38,8 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise StartError(
-                f"port {port} on {host} cannot be used ({error.strerror}): "
-                "choose another with --port or ALORASERVE_PORT"
+                f"port {port} on {host} cannot be used ({error.strerror}): choose another with "
+                f"--{setting.replace('_', '-')} or ALORASERVE_{setting.upper()}"
             ) from None
 
 

@@ -14,15 +14,16 @@ from typing import Any
 from pydantic import SecretStr
 
 from aloraserve.errors import DirectoryUnavailableError, KeySpaceMismatchError, PartLostError, StartError
-from aloraserve.settings import KEYS, Settings
+from aloraserve.settings import SECRETS, Settings
 from aloraserve.settings.variables import hidden_variables
 from aloraserve_services.http_server.tls_files import TlsFiles
-from aloraserve_services.local.address import authorization, base_url, check_port
+from aloraserve_services.local.address import authorization, base_url, check_ports
 from aloraserve_services.local.deployment import Progress, deploy, drain
 from aloraserve_services.local.processes import adopt_orphans, end_descendants, signals_ignored
 from aloraserve_services.local.ray_session import lost_part, ray_session
 from aloraserve_services.local.redis_server import EmbeddedRedis, embedded_redis, given_redis
 from aloraserve_services.local.surroundings import check_limits, own_environment
+from aloraserve_services.local.usage_keeper import UsageKeeper, usage_kept
 from aloraserve_services.local.watchdog import watched
 from aloraserve_services.models.model_files import SMOLLM2_ALIASES
 from aloraserve_services.plan import FleetPlan, make_plan, require_engine
@@ -36,11 +37,13 @@ class LocalPlatform:
     Args:
         plan: of its fleet, with the URL of its Redis.
         redis: the embedded server, None where the settings name one.
+        usage: keeps tenants' use beside it, None where nobody has to.
         progress: called with what happens, in short sentences.
     """
 
     plan: FleetPlan
     redis: EmbeddedRedis | None
+    usage: UsageKeeper | None
     progress: Progress
 
     @property
@@ -58,17 +61,25 @@ class LocalPlatform:
         """Headers of the platform's own calls, with a tenant's key if there are any."""
         return authorization(self.settings)
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Mend what can be mended without a new start; call it every second or so.
+
+        Returns:
+            Whether the embedded Redis server had ended, and was started again.
 
         Raises:
             PartLostError: a part has ended that only a new start brings back.
         """
         if (part := lost_part()) is not None:
             raise PartLostError(f"{part} has ended, which nothing but a new start brings back")
-        if self.redis is not None and self.redis.heal():
-            join_fleet(self.plan)
-            self.progress("the embedded Redis server had ended and was started again, empty")
+        is_healed = self.redis is not None and self.redis.heal()
+        if self.usage is not None:
+            self.usage.emptied() if is_healed else self.usage.keep()
+        if not is_healed:
+            return False
+        join_fleet(self.plan)
+        self.progress("the embedded Redis server had ended and was started again, empty")
+        return True
 
     def drain(self) -> None:
         """Take no more calls, and return once those in progress have ended or their time is over."""
@@ -77,13 +88,18 @@ class LocalPlatform:
 
 @contextlib.contextmanager
 def local_platform(
-    settings: Settings, *, adapters_dir: Callable[[Path], Path] | None = None, progress: Progress
+    settings: Settings,
+    *,
+    adapters_dir: Callable[[Path], Path] | None = None,
+    keeps_usage: bool = False,
+    progress: Progress,
 ) -> Iterator[LocalPlatform]:
     """Run the platform for the time of the context; yield it once every replica takes calls.
 
     Args:
         settings: what to run.
         adapters_dir: makes an adapters folder for the model's folder, if the settings name none.
+        keeps_usage: whether tenants' use outlives an embedded Redis; the state folder is this platform's alone then.
         progress: called with what happens, in short sentences.
 
     Raises:
@@ -93,7 +109,7 @@ def local_platform(
             does not start in time.
     """
     check_limits()
-    check_port(settings.host, settings.port)
+    check_ports(settings)
     TlsFiles.of(settings)
     require_engine(settings)
     refuse_open_ray()
@@ -101,8 +117,8 @@ def local_platform(
     adopt_orphans()
     try:
         with contextlib.ExitStack() as stack:
-            # What is started from here on has no use for callers' keys.
-            stack.enter_context(hidden_variables(KEYS))
+            # What is started from here on gets the settings by another way, keys and passwords included.
+            stack.enter_context(hidden_variables(SECRETS))
             stack.enter_context(own_environment(settings))
             stack.enter_context(watched())
             redis = None
@@ -118,10 +134,11 @@ def local_platform(
             settings = _with_whole_paths(settings).model_copy(update={"redis_url": SecretStr(url)})
             plan = make_plan(settings, adapters_dir=adapters_dir, progress=progress)
             join_fleet(plan)
+            usage = stack.enter_context(usage_kept(plan)) if keeps_usage and redis is not None else None
             stack.enter_context(ray_session(plan))
             progress("Ray started")
             deploy(plan, progress)
-            yield LocalPlatform(plan, redis, progress)
+            yield LocalPlatform(plan, redis, usage, progress)
     finally:
         with signals_ignored():
             end_descendants()

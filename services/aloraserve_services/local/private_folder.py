@@ -14,8 +14,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from aloraserve.errors import StartError
+from aloraserve_services.local.left_processes import end_processes_in
 
 PREFIX = "alora-"
 MAX_ROOT_BYTES = 16
@@ -29,7 +31,8 @@ _OWNER = ".owner"
 def private_folder(purpose: str) -> Iterator[Path]:
     """Make a folder that only this user enters, and remove it with everything in it at the end of the context.
 
-    Folders that a process left which was killed are removed as well, so that a loop of crashes fills no disk.
+    Folders that a process left which was killed are removed as well, and what still runs in them is ended, so that a
+    loop of crashes fills neither disk nor memory.
 
     Args:
         purpose: a short word in its name.
@@ -40,16 +43,16 @@ def private_folder(purpose: str) -> Iterator[Path]:
     roots = _roots()
     for root in roots:
         _remove_leftovers(root)
-    folder = _made(purpose, roots)
+    folder, lock = _owned(purpose, roots)
     try:
-        with _owned(folder):
+        with lock:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers() -> None:
-    """Remove private folders whose owner has ended."""
+    """Remove private folders whose owner has ended, and end what still runs in them."""
     for root in _roots():
         _remove_leftovers(root)
 
@@ -72,29 +75,43 @@ def _made(purpose: str, roots: list[str]) -> Path:
     )
 
 
-@contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process, however that ends."""
-    with (folder / _OWNER).open("wb") as file:
+def _owned(purpose: str, roots: list[str]) -> tuple[Path, IO[bytes]]:
+    """Return a new folder, and the file whose lock says that its owner runs: it ends with this process, however that
+    ends."""
+    while True:
+        folder = _made(purpose, roots)
+        file = (folder / _OWNER).open("wb")
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        if _is_file_of(file, folder / _OWNER):
+            return folder, file
+        # Another start saw it before it was locked, and has removed it.
+        file.close()
+
+
+def _is_file_of(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _remove_leftovers(root: str) -> None:
     with contextlib.suppress(OSError):
         for entry in os.scandir(root):
-            if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False) and _is_left(entry):
-                shutil.rmtree(entry.path, ignore_errors=True)
+            if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False):
+                _remove_if_left(entry)
 
 
-def _is_left(entry: os.DirEntry[str]) -> bool:
-    """Return whether a folder is this user's, and nobody holds its lock; one without a lock is just being made."""
-    try:
+def _remove_if_left(entry: os.DirEntry[str]) -> None:
+    """Remove a folder that is this user's and whose lock nobody holds; one without a lock is just being made.
+
+    The lock is held meanwhile, so that no owner takes it amid that.
+    """
+    with contextlib.suppress(OSError):
         if entry.stat(follow_symlinks=False).st_uid != os.getuid():
-            return False
+            return
         descriptor = os.open(os.path.join(entry.path, _OWNER), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+            end_processes_in(Path(entry.path))
+            shutil.rmtree(entry.path, ignore_errors=True)

@@ -44,8 +44,15 @@ class EmbeddedRedis:
             port=0,
             data_dir=folder,
             unix_socket_path=folder / "redis.sock",
-            # A title would be written over its environment, by which the watchdog knows it.
-            config={"maxmemory": MAX_MEMORY, "maxmemory-policy": "volatile-lru", "set-proc-title": "no"},
+            config={
+                "maxmemory": MAX_MEMORY,
+                # Of the directory what was used longest ago; tenants' use never expires, so it stays.
+                "maxmemory-policy": "volatile-lru",
+                # Near to the true order, so that limits, which are used all the time, stay as well.
+                "maxmemory-samples": "10",
+                # A title would be written over its environment, by which the watchdog knows it.
+                "set-proc-title": "no",
+            },
         )
         self._ends: deque[float] = deque(maxlen=MAX_ENDS)
         self._start()

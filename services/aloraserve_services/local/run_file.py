@@ -7,8 +7,9 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,8 @@ class Running:
         drain_timeout_s: that its running answers have when it is stopped, and what goes before.
         certificate: file of the certificate that it serves TLS with, empty without TLS.
         embedded_redis: URL of its embedded Redis, empty with another one.
+        redis_restarts: how often that had ended and was started again.
+        redis_restarted_at: when last, in seconds since 1970.
     """
 
     pid: int
@@ -37,6 +40,8 @@ class Running:
     drain_timeout_s: float = 0.0
     certificate: str = ""
     embedded_redis: str = ""
+    redis_restarts: int = 0
+    redis_restarted_at: float = 0.0
 
     def process(self) -> psutil.Process | None:
         """Return the process if it still runs."""
@@ -65,6 +70,8 @@ def read(state_dir: Path) -> Running | None:
             float(content.get("drain_timeout_s", 0)),
             str(content.get("certificate", "")),
             str(content.get("embedded_redis", "")),
+            int(content.get("redis_restarts", 0)),
+            float(content.get("redis_restarted_at", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
@@ -153,6 +160,14 @@ def mark_ready(
     """Note that the platform takes calls, and what its other fields are; see :class:`Running`."""
     created, file = psutil.Process().create_time(), str(certificate or "")
     _write(state_dir, Running(os.getpid(), created, url, True, drain_timeout_s, file, embedded_redis))
+
+
+def note_redis_restart(state_dir: Path) -> None:
+    """Note that the embedded Redis of the platform that runs here had ended and was started again."""
+    running = read(state_dir)
+    if running is not None:
+        restarts = running.redis_restarts + 1
+        _write(state_dir, replace(running, redis_restarts=restarts, redis_restarted_at=time.time()))
 
 
 def _write(state_dir: Path, running: Running) -> None:

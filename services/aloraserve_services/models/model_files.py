@@ -76,14 +76,13 @@ def ensure_smollm2(state_dir: Path, *, dtype: ModelDtype, progress: Progress | N
         progress: called with what happens, in sentences.
 
     Raises:
-        StartError: the extra ``demo`` is not installed, or the conversion fails.
+        StartError: the extra ``demo`` is not installed, the conversion fails, or the disk is full.
     """
     gguf, version = _find_gguf()
     models = state_dir / "models"
     folder = models / f"smollm2-135m-instruct-{dtype}-{version}"
     if _is_whole(folder):
         return folder
-    models.mkdir(parents=True, exist_ok=True)
     with _locked(models / f".{folder.name}.lock"):
         if not _is_whole(folder):
             (progress or _silent)(f"Converting {SMOLLM2_NAME} to {dtype} safetensors, once (about 40 s)")
@@ -113,25 +112,32 @@ def _is_whole(folder: Path) -> bool:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock between processes; the system drops it if this one dies."""
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise StartError(f"{path.parent} cannot be written: {error.strerror}") from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _convert_into(folder: Path, gguf: Path, dtype: ModelDtype) -> None:
     require("demo", f"converting {SMOLLM2_NAME}", "accelerate", "gguf", "torch")
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _convert(gguf, work, dtype)
-        _check_config(work, dtype)
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.chmod(0o755)
-        work.rename(folder)
+        # Renamed, there is nothing left to be removed.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as made:
+            work = Path(made)
+            _convert(gguf, work, dtype)
+            _check_config(work, dtype)
+            if folder.exists():
+                shutil.rmtree(folder)
+            work.chmod(0o755)
+            work.rename(folder)
     except (OSError, RuntimeError, ValueError, ImportError) as exc:
         raise StartError(f"{gguf.name} cannot be converted into {folder}: {exc}") from exc
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _convert(gguf: Path, target: Path, dtype: ModelDtype) -> None:

@@ -289,13 +289,14 @@ def test_the_variable_that_names_the_file_is_read(run: Run, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("more", [[], ["--detach"]])
+@pytest.mark.parametrize("option", ["--port", "--grpc-port"])
 def test_a_port_that_is_taken_is_named_and_nothing_is_left(
-    run: Run, tmp_path: Path, taken_port: int, more: list[str]
+    run: Run, tmp_path: Path, taken_port: int, free_port: int, option: str, more: list[str]
 ) -> None:
-    result = run("up", "--port", str(taken_port), *more)
+    result = run("up", *(() if option == "--port" else ("--port", str(free_port))), option, str(taken_port), *more)
     assert result.exit_code == EXIT_START == 3
     assert f"port {taken_port} on 127.0.0.1 cannot be used" in one_line(result.stderr)
-    assert "--port" in result.stderr
+    assert f"with {option} or" in one_line(result.stderr)
     assert run_file.read(tmp_path / "state") is None
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from aloraserve_services.cli.status import MAX_SHOWN, show
+from aloraserve_services.cli.status import MAX_SHOWN, redis_restarts, show, show_restarts
+from aloraserve_services.local.run_file import Running
 
 
 def place(replica: str, level: str, *, pinned: bool = False) -> dict[str, Any]:
@@ -43,3 +44,14 @@ def test_of_many_adapters_the_warm_ones_are_shown_and_the_others_counted() -> No
     shown = printed(*cold, adapter("warm", place("engine-0", "slot")))
     assert "warm" in shown
     assert "and 10 more" in shown
+
+
+def test_a_redis_that_was_started_again_is_mentioned() -> None:
+    def text(**fields: Any) -> str:
+        console = Console(file=io.StringIO(), record=True, width=160)
+        show_restarts(console, redis_restarts(Running(1, 0.0, "http://here", **fields)))
+        return console.export_text()
+
+    assert text() == ""
+    assert "again once, last at 2026-01-01T00:00:00+00:00" in text(redis_restarts=1, redis_restarted_at=1767225600.0)
+    assert "again 3 times" in text(redis_restarts=3, redis_restarted_at=1767225600.0)

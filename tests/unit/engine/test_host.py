@@ -181,6 +181,18 @@ async def test_a_replica_whose_engine_has_ended_gives_its_lease_back(directory: 
         assert await directory.states() == []
 
 
+async def test_a_call_that_cannot_be_followed_is_not_counted_for_ever(directory: RecordingDirectory) -> None:
+    def failing(call: EngineCall) -> Any:
+        raise RuntimeError("no metrics")
+
+    async with started_host(directory) as started:
+        started.host.observe(failing)
+        with pytest.raises(RuntimeError, match="no metrics"):
+            await anext(started.host.generate(engine_call()))
+        load = started.host._state().load
+        assert (load.running, load.waiting) == (0, 0)
+
+
 async def test_a_replica_of_another_key_space_is_refused_before_its_engine_starts() -> None:
     directory = MemoryDirectory()
     await directory.join(KeySpace("model", "tokenizer", 32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -106,3 +107,22 @@ def test_a_call_s_kind_is_its_adapter_s() -> None:
         times.end()
     for kind in ("base", "alora", "lora"):
         assert registry.get_sample_value("aloraserve_decode_seconds_count", {"kind": kind}) == 1
+
+
+@pytest.mark.parametrize("damage", [None, b"many", b"9" * 40])
+def test_hung_engines_are_counted_over_the_processes_that_end_with_them(tmp_path: Path, damage: bytes | None) -> None:
+    def started() -> tuple[ReplicaTelemetry, CollectorRegistry]:
+        registry = CollectorRegistry()
+        settings = Settings(metrics_port=0, state_dir=tmp_path)
+        made = ReplicaTelemetry(settings, "engine-0", lambda: "127.0.0.1", MemoryEndpoints(), registry, Tracing())
+        return made, registry
+
+    for earlier in range(2):
+        replica, registry = started()
+        assert registry.get_sample_value("aloraserve_engine_stalls_total") == earlier
+        replica.stalled()
+        assert registry.get_sample_value("aloraserve_engine_stalls_total") == earlier + 1
+    if damage is not None:
+        (tmp_path / "engine-stalls" / "default-engine-0").write_bytes(damage)
+    _, registry = started()
+    assert registry.get_sample_value("aloraserve_engine_stalls_total") == (2 if damage is None else 0)

@@ -27,7 +27,9 @@ def test_gateways_know_the_error_of_a_killed_engine_as_a_loss() -> None:
 async def test_a_hung_engine_s_calls_end_its_lease_goes_and_its_replica_is_unhealthy(
     directory: RecordingDirectory,
 ) -> None:
+    stalls: list[bool] = []
     async with started_host(directory, stall_s=STALL_S) as started:
+        started.host.observe(started.host._begin_observing, lambda: stalls.append(started.host.is_stalled))
         replies = started.host.generate(engine_call(max_tokens=9000))
         assert isinstance(await anext(replies), EngineChunk)
         waiting = asyncio.create_task(started.answer(engine_call("waits")))
@@ -41,7 +43,7 @@ async def test_a_hung_engine_s_calls_end_its_lease_goes_and_its_replica_is_unhea
                 await waiting
             await directory.retired.wait()
         assert await directory.states() == []
-        assert started.host.is_stalled
+        assert stalls == [True]
         with pytest.raises(EngineEndedError):
             await started.host.check_health()
         with pytest.raises(EngineEndedError):

@@ -68,6 +68,34 @@ async def test_a_handshake_that_does_not_come_ends_its_connection(files: Files) 
         writer.close()
 
 
+async def test_connections_count_from_when_they_are_accepted(files: Files) -> None:
+    """Whoever opens many and shakes no hands holds no more than the server has room for, and keeps nobody out."""
+    limits = HttpLimits(max_connections=3, max_surplus_connections=1, head_timeout_s=600)
+    async with serving(APP, limits, server_context(*files)) as server, asyncio.timeout(30):
+        silent = [await server.connect() for _ in range(12)]
+        assert (await ask(server, own_context(files[0]))).endswith(b"ok")
+        held = 4
+        closed = [asyncio.create_task(reader.read()) for reader, _ in silent[: -held + 1]]
+        assert set(await asyncio.gather(*closed, return_exceptions=True)) == {b""}
+        waiting = asyncio.create_task(silent[-1][0].read())
+        assert (await ask(server, own_context(files[0]))).endswith(b"ok")
+        assert not waiting.done(), "there was room for the last ones"
+        await server.server.close()
+        assert await waiting == b""
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_more_connections_than_there_is_room_for_are_closed_with_tls_too(files: Files) -> None:
+    limits = HttpLimits(max_connections=1, max_surplus_connections=0, head_timeout_s=600)
+    context = own_context(files[0])
+    async with serving(APP, limits, server_context(*files)) as server, asyncio.timeout(30):
+        _, first = await server.connect(context)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await server.connect(context)
+        first.close()
+
+
 def other_key(files: Files, folder: Path) -> Files:
     return files[0], write_certificate(folder, "other")[1]
 

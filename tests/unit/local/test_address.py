@@ -9,7 +9,7 @@ import pytest
 
 from aloraserve.errors import StartError
 from aloraserve.settings import Settings
-from aloraserve_services.local.address import authorization, base_url, check_port
+from aloraserve_services.local.address import authorization, base_url, check_port, check_ports
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,18 @@ def test_a_port_that_something_listens_on_is_refused() -> None:
         with pytest.raises(StartError, match=f"port {port} on 127.0.0.1 cannot be used"):
             check_port("127.0.0.1", port)
     check_port("127.0.0.1", port)
+
+
+def test_each_port_is_checked_and_its_setting_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        free = Settings(state_dir=tmp_path, port=taken + 1 if taken < 65535 else 1024)
+        for key, option in (
+            ("port", "--port or ALORASERVE_PORT"),
+            ("grpc_port", "--grpc-port or ALORASERVE_GRPC_PORT"),
+        ):
+            with pytest.raises(StartError, match=f"port {taken} on 127.0.0.1 cannot be used .*: .* {option}"):
+                check_ports(free.model_copy(update={key: taken}))
 
 
 def test_the_platforms_own_calls_carry_the_first_tenants_key(tmp_path: Path) -> None:

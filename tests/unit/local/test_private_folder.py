@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -80,3 +83,66 @@ def test_a_stranger_s_folder_and_a_link_are_left_alone(monkeypatch: pytest.Monke
     (tmp_path / "alora-link").symlink_to(target)
     remove_leftovers()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alora-link", "alora-made-just-now", "target"]
+
+
+def test_a_folder_that_another_start_removes_before_it_is_locked_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", "")
+    monkeypatch.setattr(module, "_OTHER_ROOTS", (str(tmp_path),))
+    real, removed = fcntl.flock, []
+
+    def flock(file: IO[bytes], operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not removed:
+            removed.append(Path(str(file.name)).parent)
+            remove_leftovers()
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with private_folder("test") as folder:
+        assert removed
+        assert not removed[0].exists()
+        assert folder.is_dir()
+        remove_leftovers()
+        assert folder.is_dir()
+
+
+def test_a_folder_is_locked_while_it_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", "")
+    monkeypatch.setattr(module, "_OTHER_ROOTS", (str(tmp_path),))
+    left = tmp_path / "alora-left"
+    left.mkdir()
+    (left / ".owner").touch()
+    real = shutil.rmtree
+
+    def rmtree(path: str, **options: bool) -> None:
+        with (left / ".owner").open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    remove_leftovers()
+    assert not left.exists()
+
+
+def test_what_runs_in_a_folder_that_is_left_is_ended_and_a_shell_in_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray's agents have no parent any more then, nor an environment that says whose they are."""
+    monkeypatch.setenv("TMPDIR", "")
+    monkeypatch.setattr(module, "_OTHER_ROOTS", (str(tmp_path),))
+    left = tmp_path / "alora-ray-left"
+    left.mkdir()
+    (left / ".owner").touch()
+    agent, shell, elsewhere = (
+        subprocess.Popen([name, "-c", "import signal; signal.pause()"], executable=sys.executable, cwd=folder, env={})
+        for name, folder in (("ray-dashboard-agent", left), ("shell", left), ("ray-dashboard-agent", tmp_path))
+    )
+    try:
+        remove_leftovers()
+        agent.wait(10)
+        assert (shell.poll(), elsewhere.poll()) == (None, None)
+    finally:
+        for process in (agent, shell, elsewhere):
+            process.kill()
+            process.wait(10)

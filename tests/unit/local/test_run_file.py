@@ -153,3 +153,14 @@ def test_a_pid_that_no_process_can_have_is_not_a_platform(tmp_path: Path, pid: s
 def test_a_state_folder_that_cannot_be_written_is_named(folder: str) -> None:
     with pytest.raises(SettingsError, match=f"state_dir is '{folder}': nothing can be written there .*--state-dir"):
         make_state_folder(Path(folder))
+
+
+def test_restarts_of_the_embedded_redis_are_counted(tmp_path: Path) -> None:
+    run_file.note_redis_restart(tmp_path)
+    with run_file.held(tmp_path, URL):
+        run_file.mark_ready(tmp_path, URL)
+        for _ in range(2):
+            run_file.note_redis_restart(tmp_path)
+        running = run_file.running_in(tmp_path)
+        assert (running.redis_restarts, running.ready) == (2, True)
+        assert running.redis_restarted_at > running.created

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,47 @@ def _ensure_with_a_fake_conversion(state_dir: str) -> None:
 
     model_files._convert = convert  # type: ignore[assignment]
     ensure_smollm2(Path(state_dir), dtype="float32")
+
+
+FILL = """
+import sys
+from pathlib import Path
+from aloraserve.errors import StartError
+from aloraserve_services.models import model_files
+
+def convert(gguf, target, dtype):
+    (target / "model.safetensors").write_bytes(bytes(8 << 20))
+
+model_files._convert = convert
+folder = Path(sys.argv[1])
+if sys.argv[2] == "full":
+    # Not even a folder has room.
+    model_files.tempfile.tempdir = "/"
+    try:
+        (folder / "filling").write_bytes(bytes(8 << 20))
+    except OSError:
+        pass
+try:
+    model_files.ensure_smollm2(folder, dtype="float32")
+except StartError as error:
+    print(error)
+print(sorted(path.name for path in folder.rglob("*") if "safetensors" in path.name or path.is_dir()))
+"""
+
+
+@pytest.mark.parametrize("state", ["nearly", "full"])
+def test_a_full_disk_is_an_error_that_names_the_folder_and_leaves_nothing(state: str, tmp_path: Path) -> None:
+    """A disk of a megabyte in a namespace of its own."""
+    inner = f'mount -t tmpfs -o size=1m,nr_inodes=8 none {tmp_path} && exec "$0" -c "$1" {tmp_path} {state}'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner, sys.executable, FILL]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=120)
+    if "unshare" in done.stderr:
+        pytest.skip("this machine makes no namespaces")
+    assert done.returncode == 0, done.stderr
+    message, left = done.stdout.strip().splitlines()
+    assert str(tmp_path / "models") in message
+    assert "No space left on device" in message
+    assert left == "['models']"
 
 
 def test_processes_that_start_together_convert_once(tmp_path: Path) -> None:

@@ -21,16 +21,22 @@ from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRe
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.receipt_writer import ReceiptWriter
 from aloraserve.serving.replica_pool import Replies
+from aloraserve.serving.time_limits import TimeLimits
 from aloraserve.tenants import Caller
 
 TENANT = Caller("x", cache_salt="tenant:x")
 
 
 async def send(
-    pool: FakePool, router: FakeRouter | None = None, receipts: ReceiptRing | None = None, *, is_streamed: bool = True
+    pool: FakePool,
+    router: FakeRouter | None = None,
+    receipts: ReceiptRing | None = None,
+    *,
+    is_streamed: bool = True,
+    limits: TimeLimits | None = None,
 ) -> Generation:
     observers = [ReceiptWriter(receipts)] if receipts is not None else []
-    dispatcher = Dispatcher(cast(Any, router or FakeRouter()), pool, observers)
+    dispatcher = Dispatcher(cast(Any, router or FakeRouter()), pool, observers, limits)
     return await dispatcher.generate(request(caller=TENANT, is_streamed=is_streamed))
 
 
@@ -322,7 +328,7 @@ async def test_closing_the_chunks_unread_cancels_the_call() -> None:
     assert pool.streams[0].is_cancelled
 
 
-async def test_nobody_waits_long_for_a_replica_where_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_waits_longer_than_is_said_for_a_replica_where_none_is_known() -> None:
     class Nobody(FakePool):
         @contextlib.asynccontextmanager
         async def reserve(self, rank: Sequence[str], share: Any = None) -> AsyncIterator[Any]:
@@ -333,9 +339,8 @@ async def test_nobody_waits_long_for_a_replica_where_none_is_known(monkeypatch: 
         async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
             return Placement(Decision("fallback", "nobody is there", ()))
 
-    monkeypatch.setattr(attempt, "NO_REPLICA_TIMEOUT_S", 0.05)
     with pytest.raises(OverloadedError, match=r"within 0\.05 s"):
-        await send(Nobody(), Unknown())
+        await send(Nobody(), Unknown(), limits=TimeLimits(hold_s=0.05))
 
 
 async def test_a_stream_that_is_closed_amid_frees_its_place_and_keeps_its_claim() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from aloraserve.errors import SettingsError
-from aloraserve.settings import load_settings
+from aloraserve.settings import SECRETS, load_settings
+from aloraserve.settings.variables import hidden_variables
 
 
 def service_links(service: str, address: str = "10.96.0.17", port: int = 8000) -> dict[str, str]:
@@ -68,3 +71,22 @@ def test_of_two_equal_tenants_of_a_variable_neither_is_taken(monkeypatch: pytest
     with pytest.raises(SettingsError, match="api_keys") as refused:
         load_settings()
     assert "hunter2" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALORASERVE_REDIS_URL", "redis://:hunter2@10.0.0.1/0"),
+        ("aloraserve_redis_url", "redis://:hunter2@10.0.0.1/0"),
+        ("ALORASERVE_CELL_REDIS_URLS", '["redis://:hunter2@10.0.0.1/0"]'),
+        ("ALORASERVE_API_KEYS", '{"acme": "hunter2hunter2hunter2"}'),
+        ("ALORASERVE_KEY", "hunter2hunter2hunter2"),
+    ],
+)
+def test_no_process_that_is_started_has_a_secret_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with hidden_variables(SECRETS):
+        assert name not in os.environ
+    assert os.environ[name] == value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from aloraserve.blocks import KeySpace
 from aloraserve.errors import InvalidRequestError, TenantConflictError, UnknownPrefixError
 from aloraserve.records.memory import MemoryStore
-from aloraserve.tenants.shared_prefix import MAX_PREFIXES, PrefixStore, SharedPrefixes, prefix_kind
+from aloraserve.tenants.shared_prefix import MAX_PREFIXES, PrefixBackup, PrefixStore, SharedPrefixes, prefix_kind
 
 SPACE = KeySpace("model", "tokenizer", 4)
 
@@ -68,6 +70,34 @@ async def test_another_gateway_follows(store: PrefixStore) -> None:
     assert (one.public_blocks(list(range(8)), 9), await one.list()) == (0, [])
     with pytest.raises(UnknownPrefixError, match="no shared prefix 'system'"):
         await one.delete("system")
+
+
+async def test_prefixes_outlive_a_store_that_lost_its_data(store: PrefixStore, tmp_path: Path) -> None:
+    """The embedded Redis has no disk: it begins empty, while gateways run as well as before their next start."""
+
+    def opened(store: PrefixStore, namespace: str = "fleet") -> SharedPrefixes:
+        return SharedPrefixes(store, SPACE, backup=PrefixBackup(tmp_path / "prefixes.json", namespace))
+
+    first = opened(store)
+    await first.begin()
+    await first.put("system", list(range(8)))
+    await first.put("gone", list(range(20, 28)))
+    await first.delete("gone")
+    await first.close()
+    emptied = MemoryStore(prefix_kind())
+    restarted = opened(emptied)
+    await restarted.begin()
+    assert restarted.public_blocks(list(range(8)), 9) == 2
+    assert restarted.public_blocks(list(range(20, 28)), 9) == 0
+    other = SharedPrefixes(emptied, SPACE)
+    assert [record.name for record in await other.list()] == ["system"], "it is in the store again"
+    stranger = opened(MemoryStore(prefix_kind()), "another")
+    await stranger.begin()
+    assert await stranger.list() == []
+    (tmp_path / "prefixes.json").write_bytes(b'{"format": "aloraserve-tenants"}')
+    damaged = opened(MemoryStore(prefix_kind()))
+    await damaged.begin()
+    assert await damaged.list() == []
 
 
 async def test_tokens_of_another_fleet_are_not_public(store: PrefixStore) -> None:

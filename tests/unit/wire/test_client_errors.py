@@ -47,8 +47,8 @@ INVALID = [
     "the call has no message",
     # hosts
     "the header 'Host' is 'evil.example:8000'; a platform without keys is called as localhost or by a loopback address",
-    "the header 'Idempotency-Key' is 'a b'; 1 to 255 printable ASCII characters without spaces are accepted",
-    "a streamed answer cannot be given again: leave the header 'Idempotency-Key' out, or set 'stream' to false",
+    "the 'Idempotency-Key' is 'a b'; 1 to 255 printable ASCII characters without spaces are accepted",
+    "a streamed answer cannot be given again: leave the 'Idempotency-Key' out, or do not stream",
     "the header 'x-request-timeout-s' is '5m'; seconds above 0 and up to 86400 are accepted",
     # prompts
     "model is 'safety' and chat_template_kwargs.adapter_name is 'plain'; send one of them, or the base model 'base' "
@@ -288,6 +288,7 @@ EXAMPLES = {
     "OverloadedError": [
         "too many requests are queued; retry later",
         "too many requests are in progress; retry later",
+        "17 prompts to be tokenized of the tenant are in progress; retry later",
         "too many long bodies are being read; retry later",
         "another file is being read; retry later",
         "too many clients are watching; retry later",

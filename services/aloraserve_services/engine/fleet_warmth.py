@@ -1,0 +1,145 @@
+"""Warmth that goes from replica to replica: to a new one before its first call, and from one that leaves.
+
+All of it is advisory. What fails, or takes too long, makes a cold start, or a few misses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from aloraserve.directory.base import Directory
+from aloraserve.errors import DirectoryUnavailableError
+from aloraserve.scaling.due_adapters import due_adapters
+from aloraserve.scaling.handover import new_home
+from aloraserve.scaling.hot_prefixes import HotPrefix, merged
+from aloraserve.scaling.packed_prefixes import pack, unpack
+from aloraserve_services.engine.warmth import Warmth
+
+MAX_PEERS = 8
+"""Replicas that are asked; those that hold most."""
+ASK_S = 3.0
+"""How long they may take to answer."""
+HAND_OVER_S = 8.0
+"""What a replica that leaves spends at most on its prefixes, beside the answers that it ends."""
+
+log = structlog.get_logger(__name__)
+
+
+async def adapters_in_use(directory: Directory) -> list[str]:
+    """Return the keys of the adapter versions that most of a fleet's replicas use now, these first."""
+    try:
+        return due_adapters(await directory.states())
+    except DirectoryUnavailableError:
+        return []
+
+
+class Peers(Protocol):
+    """The fleet's other replicas, as one of them reaches them. Errors are the transport's own."""
+
+    async def hottest(self, replica: str) -> bytes:
+        """Return a replica's hottest prefixes, packed."""
+        ...
+
+    async def prefill(self, replica: str, prefixes: bytes) -> None:
+        """Have a replica compute packed prefixes; return once it has."""
+        ...
+
+    async def stay(self) -> bool:
+        """Return whether replicas other than this one stay: not where the whole application ends."""
+        ...
+
+
+class FleetWarmth:
+    """One replica's part in it.
+
+    Args:
+        replica: its id.
+        directory: of its cell.
+        warmth: what it has.
+        peers: the others.
+    """
+
+    def __init__(self, replica: str, directory: Directory, warmth: Warmth, peers: Peers) -> None:
+        self._replica = replica
+        self._directory = directory
+        self._warmth = warmth
+        self._peers = peers
+
+    async def arrive(self, budget_s: float, max_tokens: int) -> None:
+        """Compute the fleet's hottest prefixes here.
+
+        Args:
+            budget_s: for all of it.
+            max_tokens: to be computed.
+        """
+        begun_at = time.monotonic()
+        await self._tried("not_warmed", self._arrive(begun_at + budget_s, max_tokens))
+
+    async def leave(self) -> None:
+        """Have others compute the hottest prefixes that this replica alone holds, where that is worth it."""
+        await self._tried("not_handed_over", self._leave())
+
+    async def _arrive(self, until: float, max_tokens: int) -> None:
+        asked = await self._others()
+        if not asked:
+            return
+        ask_s = min(ASK_S, until - time.monotonic())
+        answers = await self._within(ask_s, self._peers.hottest, [(peer,) for peer in asked])
+        prefixes = merged(unpack(answer) for answer in answers)
+        done = await self._warmth.prefill(prefixes, until - time.monotonic(), max_tokens)
+        log.info("warmed", peers=len(answers), known=len(prefixes), **done._asdict())
+
+    async def _others(self) -> list[str]:
+        states = [state for state in await self._directory.states() if state.replica != self._replica]
+        states.sort(key=lambda state: -state.held_blocks)
+        return [state.replica for state in states[:MAX_PEERS]]
+
+    async def _leave(self) -> None:
+        prefixes = self._warmth.hottest()
+        if not prefixes or not await self._others():
+            return
+        async with asyncio.timeout(HAND_OVER_S):
+            if await self._peers.stay():
+                await self._hand_over(prefixes)
+
+    async def _hand_over(self, prefixes: Sequence[HotPrefix]) -> None:
+        homes: defaultdict[str, list[HotPrefix]] = defaultdict(list)
+        for prefix in prefixes:
+            if (home := await self._home(prefix)) is not None:
+                homes[home].append(prefix)
+        orders = [(home, pack(handed)) for home, handed in homes.items()]
+        done = await self._within(HAND_OVER_S, self._peers.prefill, orders)
+        log.info("handed_over", prefixes=sum(map(len, homes.values())), replicas=len(orders), done=len(done))
+
+    async def _home(self, prefix: HotPrefix) -> str | None:
+        keys = self._warmth.keys(prefix)
+        if not keys:
+            return None
+        return new_home(prefix.heat, len(keys), await self._directory.lookup(keys), self._replica)
+
+    async def _within(
+        self, seconds: float, ask: Callable[..., Awaitable[Any]], calls: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """Return the answers of those that answer in time."""
+
+        async def one(arguments: tuple[Any, ...]) -> Any:
+            async with asyncio.timeout(seconds):
+                return await ask(*arguments)
+
+        answers = await asyncio.gather(*map(one, calls), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                log.info("peer_not_reached", cause=type(answer).__name__)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def _tried(self, failure: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - whatever it is, the replica serves without
+            log.warning(failure, replica=self._replica, cause=type(error).__name__)

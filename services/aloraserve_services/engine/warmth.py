@@ -1,0 +1,148 @@
+"""What a replica's calls had most of lately, and the same prefilled on another replica before it is needed there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import NamedTuple
+
+from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_point
+from aloraserve.scaling.hot_prefixes import HotPrefix, HotPrefixes, PrefixSource
+from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
+from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.engine.adapters import EngineAdapters
+
+MAX_TOLD_TOKENS = 49_152
+"""Of the prefixes that a replica names to another one."""
+MAX_TOLD = 256
+FILLED = 0.5
+"""Share of a KV cache that is filled before the first call: the rest is for what comes."""
+ONE_TOKEN = SamplingSettings(max_tokens=1, temperature=0, ignore_eos=True)
+
+
+class Prefilled(NamedTuple):
+    """What became of prefixes that were to be prefilled.
+
+    Args:
+        prefixes: that are there now.
+        tokens: of those, that were not there before.
+        seconds: that it took.
+    """
+
+    prefixes: int
+    tokens: int
+    seconds: float
+
+
+class Warmth:
+    """Remembers a replica's hot prefixes, and prefills those of others.
+
+    Args:
+        generate: answers a call of this replica.
+        adapters: versions that its engine can run.
+        keyspace: of the fleet.
+    """
+
+    def __init__(
+        self,
+        generate: Callable[[EngineCall], AsyncGenerator[EngineReply]],
+        adapters: EngineAdapters,
+        keyspace: KeySpace,
+    ) -> None:
+        self._generate = generate
+        self._adapters = adapters
+        self._keyspace = keyspace
+        self._hot = HotPrefixes(keyspace.block_tokens)
+        self._own_calls: set[str] = set()
+
+    def note(self, call: EngineCall) -> None:
+        """Remember the prompt of a call that has its first token: what ends an engine is never sent to another one."""
+        if not call.keys or call.request_id in self._own_calls:
+            return
+        # Its adapter is loaded now; the client does not wait for the rest.
+        asyncio.get_running_loop().call_soon(self._hot.note, call.token_ids, call.keys, self._source(call))
+
+    def hottest(self) -> list[HotPrefix]:
+        """Return the hottest prefixes, hottest first."""
+        return self._hot.hottest(MAX_TOLD_TOKENS, MAX_TOLD)
+
+    def keys(self, prefix: HotPrefix) -> list[BlockKey]:
+        """Return the block keys of one of them; an empty list if it was forgotten since."""
+        return self._hot.keys(prefix)
+
+    async def prefill(self, prefixes: Sequence[HotPrefix], budget_s: float, max_tokens: int) -> Prefilled:
+        """Have the engine compute prefixes in their order, until it has all or a bound is reached.
+
+        A prefix that cannot be had here (its adapter is not served, its keys would be others) is passed over.
+
+        Args:
+            prefixes: hottest first.
+            budget_s: seconds; what is under way at their end is given up.
+            max_tokens: to be computed; the last prefix may go beyond.
+        """
+        begun_at = time.monotonic()
+        done = computed = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(budget_s):
+                for prefix in prefixes:
+                    if computed >= max_tokens:
+                        break
+                    if (tokens := await self._prefill(prefix)) is not None:
+                        done += 1
+                        computed += tokens
+        return Prefilled(done, computed, time.monotonic() - begun_at)
+
+    async def _prefill(self, prefix: HotPrefix) -> int | None:
+        """Return how many tokens were computed, None if the prefix cannot be had here."""
+        if prefix.adapter is None:
+            return await self._answer(prefix, None)
+        if await self._adapters.hold(prefix.adapter) is not None:
+            return None
+        try:
+            invocation = self._adapters.invocation_ids(prefix.adapter)
+            start = activation_point(prefix.token_ids, invocation) if invocation else 0
+            if start is None:
+                return None
+            return await self._answer(prefix, AdapterEffect(prefix.adapter.name, prefix.adapter.digest, start))
+        finally:
+            self._adapters.release(prefix.adapter)
+
+    async def _answer(self, prefix: HotPrefix, effect: AdapterEffect | None) -> int | None:
+        keys = self._keyspace.keys(
+            prefix.token_ids, cache_salt=prefix.cache_salt, adapter=effect, public_blocks=prefix.public_blocks
+        )
+        if keys[-1:] != [prefix.tip]:
+            return None
+        return await self._compute(prefix, keys)
+
+    async def _compute(self, prefix: HotPrefix, keys: Sequence[BlockKey]) -> int | None:
+        token_ids = list(prefix.token_ids)
+        call = EngineCall(
+            f"warm-{uuid.uuid4().hex}",
+            token_ids,
+            ONE_TOKEN,
+            adapter=prefix.adapter,
+            cache_salt=prefix.cache_salt,
+            keys=keys,
+            public_blocks=prefix.public_blocks,
+        )
+        self._own_calls.add(call.request_id)
+        try:
+            async with contextlib.aclosing(self._generate(call)) as replies:
+                async for reply in replies:
+                    if isinstance(reply, EngineChunk):
+                        self._hot.warm(token_ids, keys, self._source(call), prefix.heat)
+                        return len(token_ids) - reply.cached_tokens
+            return None
+        finally:
+            self._own_calls.discard(call.request_id)
+
+    def _source(self, call: EngineCall) -> PrefixSource:
+        if call.adapter is None:
+            return PrefixSource(call.cache_salt, call.public_blocks)
+        invocation = self._adapters.invocation_ids(call.adapter)
+        start = (activation_point(call.token_ids, invocation) if invocation else 0) or 0
+        return PrefixSource(call.cache_salt, call.public_blocks, call.adapter, start // self._keyspace.block_tokens)

@@ -1,0 +1,84 @@
+"""A fleet without replicas: who has a first one started, and what calls that are held see."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from support.channel_fleet import ChannelFleet, channel_fleet, until
+from support.pool_replica import call_of
+
+from aloraserve_services.gateway import first_replica
+from aloraserve_services.gateway.first_replica import FirstReplica
+
+
+class Serve:
+    """Serve's handle of a deployment that may be empty.
+
+    Attributes:
+        asked: how often a request came.
+        fails: whether the next one is refused.
+    """
+
+    def __init__(self, fleet: ChannelFleet, *, fails: bool = False) -> None:
+        self._fleet = fleet
+        self.asked = 0
+        self.fails = fails
+        self.may_start = asyncio.Event()
+
+    async def ask(self) -> None:
+        self.asked += 1
+        if self.fails:
+            self.fails = False
+            raise RuntimeError("as the test said")
+        await self.may_start.wait()
+        if not self._fleet.endpoints:
+            await self._fleet.add("a")
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["at once", "at the second attempt"])
+async def test_calls_that_wait_have_one_replica_started_and_are_answered_by_it(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_replica, "RETRY_S", 0.01)
+    async with channel_fleet(tmp_path) as fleet, fleet.gateway() as (pool, links):
+        serve = Serve(fleet, fails=fails)
+        first = FirstReplica(lambda: tuple(fleet.endpoints), lambda: pool.waiting, serve.ask)
+        pool.notify(first.look)
+        async with first.running():
+
+            async def call(number: int) -> str:
+                async with pool.reserve([]) as held:
+                    replies = [reply async for reply in held.send(call_of(f"r{number}"))]
+                    return replies[0].text
+
+            calls = [asyncio.create_task(call(number)) for number in range(2)]
+            await until(lambda: pool.waiting == 2 and serve.asked == 1 + fails, "both calls wait")
+            serve.may_start.set()
+            await until(lambda: bool(fleet.endpoints), "the replica to start")
+            links.look()
+            assert all(await asyncio.gather(*calls))
+        assert serve.asked == 1 + fails
+
+
+async def test_nothing_is_asked_for_while_there_are_replicas(tmp_path: Path) -> None:
+    async with channel_fleet(tmp_path, "a") as fleet:
+        serve = Serve(fleet)
+        first = FirstReplica(lambda: tuple(fleet.endpoints), lambda: 1, serve.ask)
+        async with first.running():
+            first.look()
+            await asyncio.sleep(0)
+        assert serve.asked == 0
+
+
+async def test_nothing_is_asked_for_once_the_gateway_ends(tmp_path: Path) -> None:
+    async with channel_fleet(tmp_path) as fleet:
+        serve = Serve(fleet)
+        first = FirstReplica(tuple, lambda: 1, serve.ask)
+        async with first.running():
+            first.look()
+            await until(lambda: serve.asked == 1, "it asks")
+        serve.may_start.set()
+        await asyncio.sleep(0)
+        assert not fleet.endpoints

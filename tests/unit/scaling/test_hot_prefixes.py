@@ -1,0 +1,176 @@
+"""Which prefixes are hot, what is forgotten, and how they travel."""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aloraserve.adapters import AdapterRef
+from aloraserve.blocks import KeySpace
+from aloraserve.blocks.keys import AdapterEffect
+from aloraserve.scaling.hot_prefixes import HotPrefixes, PrefixSource, merged
+from aloraserve.scaling.packed_prefixes import MAX_BYTES, pack, unpack
+
+BLOCK = 4
+SPACE = KeySpace("model", "tokenizer", BLOCK)
+BASE = PrefixSource()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def prompt(system: int, conversation: int, blocks: int = 2) -> list[int]:
+    """Two blocks that all prompts of a system have, and a conversation's own."""
+    return [system] * 2 * BLOCK + [1000 + conversation] * blocks * BLOCK
+
+
+def note(hot: HotPrefixes, token_ids: list[int], salt: str | None = None, times: int = 1) -> None:
+    for _ in range(times):
+        hot.note(token_ids, SPACE.keys(token_ids, cache_salt=salt), PrefixSource(salt))
+
+
+def test_what_many_prompts_share_is_a_prefix_of_its_own_and_comes_first() -> None:
+    hot = HotPrefixes(BLOCK)
+    for conversation in range(5):
+        note(hot, prompt(7, conversation), times=2 if conversation == 3 else 1)
+    found = hot.hottest(1000, 100)
+    assert list(found[0].token_ids) == [7] * 2 * BLOCK
+    assert found[0].heat == pytest.approx(6)
+    assert list(found[1].token_ids) == prompt(7, 3)
+    assert len(found) == 6
+
+
+def test_a_conversation_that_grows_is_one_prefix() -> None:
+    hot = HotPrefixes(BLOCK)
+    for blocks in (1, 2, 3):
+        note(hot, prompt(7, 1, blocks))
+    assert [list(prefix.token_ids) for prefix in hot.hottest(1000, 100)][-1] == prompt(7, 1, 3)
+
+
+def test_hits_are_halved_with_time() -> None:
+    clock = Clock()
+    hot = HotPrefixes(BLOCK, half_life_s=10, clock=clock)
+    note(hot, prompt(1, 1), times=4)
+    clock.now = 10
+    note(hot, prompt(2, 2), times=3)
+    assert [(prefix.token_ids[0], prefix.heat) for prefix in hot.hottest(1000, 100)] == [
+        (2, pytest.approx(3)),
+        (1, pytest.approx(2)),
+    ]
+
+
+def test_the_coldest_is_forgotten_first_and_the_bound_holds() -> None:
+    hot = HotPrefixes(BLOCK, max_tokens=40 * BLOCK)
+    note(hot, prompt(1, 0), times=3)
+    for conversation in range(100):
+        note(hot, prompt(2, conversation))
+        assert len(hot) <= 40
+    assert list(prompt(1, 0)) in [list(prefix.token_ids) for prefix in hot.hottest(1000, 100)]
+
+
+def test_a_prompt_longer_than_the_bound_is_remembered_from_its_begin() -> None:
+    hot = HotPrefixes(BLOCK, max_tokens=40 * BLOCK)
+    note(hot, list(range(400)))
+    (found,) = hot.hottest(1000, 100)
+    assert list(found.token_ids) == list(range(len(found.token_ids)))
+    assert 0 < len(found.token_ids) < 40 * BLOCK
+
+
+def test_answers_are_bounded_in_tokens_and_in_prefixes() -> None:
+    hot = HotPrefixes(BLOCK)
+    for conversation in range(20):
+        note(hot, prompt(conversation, conversation))
+    assert len(hot.hottest(10_000, 7)) == 7
+    assert sum(len(prefix.token_ids) for prefix in hot.hottest(50, 100)) <= 50
+
+
+def test_tenants_never_share_and_each_keeps_its_salt() -> None:
+    hot = HotPrefixes(BLOCK)
+    note(hot, prompt(7, 1), "tenant:a", times=2)
+    note(hot, prompt(7, 1), "tenant:b")
+    found = hot.hottest(1000, 100)
+    assert [(prefix.cache_salt, prefix.heat) for prefix in found] == [
+        ("tenant:a", pytest.approx(2)),
+        ("tenant:b", pytest.approx(1)),
+    ]
+
+
+def test_what_lies_before_the_activation_is_the_base_models_and_what_follows_the_adapters() -> None:
+    adapter = AdapterRef("safety", "alora", "ab" * 32)
+    hot = HotPrefixes(BLOCK)
+    token_ids = list(range(5 * BLOCK))
+    effect = AdapterEffect(adapter.name, adapter.digest, 3 * BLOCK + 1)
+    keys = SPACE.keys(token_ids, adapter=effect)
+    hot.note(token_ids, keys, PrefixSource(None, 0, adapter, base_blocks=3))
+    for _ in range(2):
+        hot.note(token_ids[: 3 * BLOCK], SPACE.keys(token_ids[: 3 * BLOCK]), BASE)
+    base, own = hot.hottest(1000, 100)
+    assert (base.adapter, base.tip) == (None, keys[2])
+    assert (own.adapter, own.tip) == (adapter, keys[4])
+    assert unpack(pack([base, own])) == [base, own]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 4)), max_size=30))
+def test_the_keys_of_a_prefix_follow_from_what_it_carries(calls: list[tuple[int, int, int]]) -> None:
+    hot = HotPrefixes(BLOCK, max_tokens=30 * BLOCK)
+    for system, conversation, blocks in calls:
+        salt = None if system == 0 else f"tenant:{system}"
+        public = min(system, 2)
+        token_ids = prompt(system, conversation, blocks)
+        keys = SPACE.keys(token_ids, cache_salt=salt, public_blocks=public)
+        hot.note(token_ids, keys, PrefixSource(salt, public))
+    for prefix in unpack(pack(hot.hottest(1000, 100))):
+        keys = SPACE.keys(prefix.token_ids, cache_salt=prefix.cache_salt, public_blocks=prefix.public_blocks)
+        assert keys[-1] == prefix.tip
+
+
+def test_hits_of_several_replicas_add_up() -> None:
+    first, second = HotPrefixes(BLOCK), HotPrefixes(BLOCK)
+    note(first, prompt(1, 1), times=3)
+    for hot in (first, second):
+        note(hot, prompt(2, 2), times=2)
+    found = merged([first.hottest(1000, 100), second.hottest(1000, 100)])
+    assert [prefix.token_ids[0] for prefix in found] == [2, 1]
+
+
+def test_what_another_replica_found_hot_is_as_hot_here_and_no_hotter() -> None:
+    hot = HotPrefixes(BLOCK)
+    note(hot, prompt(1, 1), times=5)
+    for token_ids in (prompt(1, 1), prompt(1, 2), prompt(1, 3)):
+        hot.warm(token_ids, SPACE.keys(token_ids), BASE, 3.0)
+    found = hot.hottest(1000, 100)
+    assert [prefix.heat for prefix in found] == [pytest.approx(5), pytest.approx(3), pytest.approx(3)]
+    assert [hot.keys(prefix) for prefix in found] == [SPACE.keys(prefix.token_ids) for prefix in found]
+
+
+def test_packed_prefixes_stay_below_what_ray_spills() -> None:
+    hot = HotPrefixes(BLOCK)
+    numbers = iter(range(10**9))
+    for conversation in range(40):
+        note(hot, [(next(numbers) * 2_654_435_761) % 128_000 for _ in range(4000)], times=40 - conversation)
+    prefixes = hot.hottest(10**6, 100)
+    data = pack(prefixes)
+    assert len(data) <= MAX_BYTES
+    found = unpack(data)
+    assert found == prefixes[: len(found)]
+    assert 1 < len(found) < len(prefixes)
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 100, pack([])[:-1], zlib.compress(msgspec.msgpack.encode([1]))])
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="packed prefixes"):
+        unpack(data)
+
+
+def test_more_than_a_list_may_have_is_not_unpacked() -> None:
+    with pytest.raises(ValueError, match="cut off"):
+        unpack(zlib.compress(bytes(5 << 20)))
