@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 
 from aloraserve.engine_model.calibration import load as load_calibration
@@ -61,14 +62,16 @@ def bench_autoscaling(
         load = ScalingLoad(f"http://127.0.0.1:{arguments['port']}", BASE, Shape())
         stages = [Stage(calm_s, 1), Stage(busy_s, conversations), Stage(calm_s + cooldown_s, 1)]
         with served_on_nodes(arguments, nodes, cpus=replicas):
-            samples = asyncio.run(_played(load, stages, replicas))
+            samples = asyncio.run(_played(load, stages))
+            decisions = httpx.get(f"{load.url}/v1/scaling", timeout=30, trust_env=False).json()
     figures = _figures(load, samples, stages, settle_s)
     show_figures(out, f"1 to {replicas} replicas and back, {engine} engines on {nodes} nodes", figures)
     for failure in load.failures[:10]:
         out.print(failure, markup=False)
     if json is not None:
         result = {"figures": figures_json(figures), "samples": [asdict(sample) for sample in samples]}
-        write_json(json, result | {"replicas": Counter(turn.replica for turn in load.turns)})
+        answered = Counter(turn.replica for turn in load.turns)
+        write_json(json, result | {"answered": answered, "failures": load.failures, "scaling": decisions})
     if any(figure.is_met is False for figure in figures):
         raise typer.Exit(1)
 
@@ -101,7 +104,7 @@ def _slow() -> str:
     return times.model_copy(update={"name": "slow", "prefill": prefill}).model_dump_json()
 
 
-async def _played(load: ScalingLoad, stages: Sequence[Stage], replicas: int) -> list[Sample]:
+async def _played(load: ScalingLoad, stages: Sequence[Stage]) -> list[Sample]:
     samples: list[Sample] = []
 
     async def watch() -> None:

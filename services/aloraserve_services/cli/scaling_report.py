@@ -32,8 +32,8 @@ def show_scaling(console: Console, report: dict[str, Any]) -> None:
         line(f"autoscaling is off: {report['replicas']} replicas")
         return
     line(
-        f"{report['min_replicas']} to {report['max_replicas']} replicas, for a TTFT of {report['ttft_objective_s']:g} s "
-        f"and {report['itl_objective_s'] * 1000:g} ms between tokens"
+        f"{report['min_replicas']} to {report['max_replicas']} replicas, for a TTFT of "
+        f"{report['ttft_objective_s']:g} s and {report['itl_objective_s'] * 1000:g} ms between tokens"
     )
     latest = report["latest"]
     if report["board"] != "ok":
