@@ -49,18 +49,20 @@ def bench_autoscaling(
     engine: Annotated[str, typer.Option(help="simulated or vllm.")] = "simulated",
     replicas: Annotated[int, typer.Option(min=2, max=16, help="At most.")] = 4,
     nodes: Annotated[int, typer.Option(min=1, max=16, help="Raylets beside the head.")] = 2,
-    calm_s: Annotated[float, typer.Option(min=5, max=3600, help="Seconds of little load, before and after.")] = 60.0,
+    calm_s: Annotated[float, typer.Option(min=5, max=3600, help="Seconds of little load, before.")] = 60.0,
     busy_s: Annotated[float, typer.Option(min=10, max=3600, help="Seconds of much load.")] = 120.0,
     conversations: Annotated[int, typer.Option(min=2, max=256, help="At a time, under much load.")] = 10,
     cooldown_s: Annotated[float, typer.Option(min=0, max=3600, help="scale_down_cooldown_s.")] = 15.0,
+    objective_s: Annotated[float, typer.Option(min=0.01, max=600, help="ttft_objective_s.")] = 1.0,
+    after_s: Annotated[float, typer.Option(min=5, max=3600, help="Seconds of little load, after.")] = 180.0,
     settle_s: Annotated[float, typer.Option(min=1, help="After a change, until reuse is counted.")] = SETTLE_S,
     json: JsonFile = None,
 ) -> None:
     """Measure a fleet that grows under load and shrinks after it: failures, cut streams, reuse."""
     with tempfile.TemporaryDirectory(prefix="aloraserve-bench-") as folder, bench_server() as redis_url:
-        arguments = _arguments(Path(folder), redis_url, engine, replicas, cooldown_s)
+        arguments = _arguments(Path(folder), redis_url, engine, replicas, cooldown_s, objective_s)
         load = ScalingLoad(f"http://127.0.0.1:{arguments['port']}", BASE, Shape())
-        stages = [Stage(calm_s, 1), Stage(busy_s, conversations), Stage(calm_s + cooldown_s, 1)]
+        stages = [Stage(calm_s, 1), Stage(busy_s, conversations), Stage(after_s, 1)]
         with served_on_nodes(arguments, nodes, cpus=replicas):
             samples = asyncio.run(_played(load, stages))
             decisions = httpx.get(f"{load.url}/v1/scaling", timeout=30, trust_env=False).json()
@@ -76,7 +78,9 @@ def bench_autoscaling(
         raise typer.Exit(1)
 
 
-def _arguments(folder: Path, redis_url: str, engine: str, replicas: int, cooldown_s: float) -> dict[str, Any]:
+def _arguments(
+    folder: Path, redis_url: str, engine: str, replicas: int, cooldown_s: float, objective_s: float
+) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "engine": engine,
         "port": free_port(),
@@ -84,7 +88,7 @@ def _arguments(folder: Path, redis_url: str, engine: str, replicas: int, cooldow
         "redis_url": redis_url,
         "autoscaling": True,
         "max_replicas": replicas,
-        "ttft_objective_s": 1.0,
+        "ttft_objective_s": objective_s,
         "scale_up_cooldown_s": 1.0,
         "scale_down_cooldown_s": cooldown_s,
         "warm_up_budget_s": 5.0,

@@ -92,7 +92,7 @@ class ScalingLoad:
     failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._client = AsyncStreamingClient(self.url)
+        self._client = AsyncStreamingClient(self.url, with_usage=True)
         self._random = random.Random(self.seed)  # noqa: S311 - no secret
         self._begun_at = time.monotonic()
         self._wanted = 0

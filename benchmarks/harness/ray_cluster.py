@@ -37,7 +37,7 @@ def served_on_nodes(arguments: dict[str, Any], nodes: int, cpus: float) -> Itera
 
     from aloraserve_services.app import APP, build
 
-    common = {"node_ip_address": "127.0.0.1", "object_store_memory": OBJECT_STORE_BYTES}
+    common = {"object_store_memory": OBJECT_STORE_BYTES}
     with tempfile.TemporaryDirectory(prefix="alora-ray-") as folder:
         cluster = Cluster()
         try:

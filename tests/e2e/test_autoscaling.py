@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 REPLICAS = 4
-RUN = ("--replicas", str(REPLICAS), "--nodes", "2", "--calm-s", "5", "--busy-s", "25", "--cooldown-s", "3")
+FLEET = ("--replicas", str(REPLICAS), "--nodes", "2", "--objective-s", "2", "--cooldown-s", "3", "--settle-s", "3")
+LOAD = ("--calm-s", "5", "--busy-s", "12", "--conversations", "30", "--after-s", "45")
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("autoscaling") / "result.json"
-    command = [sys.executable, "-m", "benchmarks.autoscaling", *RUN, "--settle-s", "3", "--json", str(file)]
+    command = [sys.executable, "-m", "benchmarks.autoscaling", *FLEET, *LOAD, "--json", str(file)]
     done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=280)
     assert file.exists(), done.stdout[-2000:] + done.stderr[-3000:]
     found: dict[str, Any] = json.loads(file.read_text())

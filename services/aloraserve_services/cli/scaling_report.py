@@ -52,7 +52,7 @@ def _latest(latest: dict[str, Any]) -> list[str]:
     lines = [
         f"target {latest['target']}: {_reason(latest)}; the load needs {latest['needed']}",
         f"now {latest['running']} running, {latest['starting']} starting, {len(latest['leaving'])} leaving; "
-        f"{latest['gateways']} gateways report",
+        f"{latest['gateways']} gateway{' reports' if latest['gateways'] == 1 else 's report'}",
         f"arriving: {estimate['calls_per_s']:.1f} calls, {estimate['prefill_s_per_s']:.2f} s of prefill and "
         f"{estimate['decode_s_per_s']:.2f} s of answers per second; {estimate['backlog_s']:.1f} s queued",
         f"expected with the target: TTFT {_seconds(estimate['ttft_s'])}, "
@@ -72,7 +72,7 @@ def _changes(changes: list[dict[str, Any]]) -> Table:
         stopped = ", ".join(victim["label"] for victim in change["victims"])
         was = change["running"] + change["starting"]
         figures = (change["target"], was, change["needed"])
-        table.add_row(change["at"], *map(str, figures), _reason(change), stopped)
+        table.add_row(change["at"][:19].replace("T", " "), *map(str, figures), _reason(change), stopped)
     return table
 
 
