@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-SOURCES := platform services benchmarks tests loadtests examples docs deploy/site
+SOURCES := platform services benchmarks tests loadtests examples docs deploy/site helm
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs proto proto-release lint format lock clean bench-limits bench-fairness bench-autoscaling
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs chart chart-policy proto proto-release lint format lock clean bench-limits bench-fairness bench-scaling bench-autoscaling
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ bench-learning: install ## Compare what a busy engine is learned to take with wh
 bench-routers: install ## Compare routers in the simulator on windows of a trace (ARGS="--trace FILE --replicas 8,32")
 	@$(BIN)/python -m benchmarks.simulated_routers $(ARGS)
 
+bench-scaling: install ## Compare autoscalers in the simulator: violations, replica-hours, hits (ARGS="--shape bursty --seeds 3")
+	@$(BIN)/python -m benchmarks.scaling $(ARGS)
+
 bench-limits: install ## Measure what a call of a limited tenant costs in Redis, with targets (ARGS="--tenants 1,1000")
 	@$(BIN)/python -m benchmarks.limits $(ARGS)
 
@@ -97,7 +100,7 @@ gpu-check: ## Check the plugin on a GPU and measure it, ten minutes; needs an un
 test: install-dev ## Run every test, real engines and the whole platform included (ARGS="...")
 	@$(BIN)/python tests/lanes.py $(ARGS)
 
-test-all: install-dev ## Run every test, the slow ones of the plugin too (several workers)
+test-all: install-dev ## Run every test, the slow ones too (engines with several workers)
 	@$(BIN)/python tests/lanes.py --all $(ARGS)
 
 coverage: install-dev ## Run what test-fast runs and show which lines it covers
@@ -127,20 +130,28 @@ test-clients: install-dev ## Run other projects' clients, unchanged, in environm
 images-check: install-dev ## Run the steps of an image's Dockerfile on this machine, kept apart from it; needs root (ARGS="gateway cpu")
 	@PYTHONPATH=tests $(BIN)/python -m support.image_root $(ARGS)
 
+chart-policy: install-dev ## Run checkov over the chart's profiles, in an environment of its own
+	@test -x .checkov/bin/checkov || ($(PYTHON) -m venv .checkov && .checkov/bin/pip install -q checkov==3.3.30)
+	@PYTHONPATH=tests $(BIN)/python -m support.chart_policy .checkov/bin/checkov
+
 weekly: install-dev ## Run what takes too long for every change: all tests, all mutants, the plugin's matrix (hours)
 	@$(BIN)/python tests/lanes.py --all; tests=$$?; \
 	PYTHONPATH=tests $(BIN)/python -m mutants; mutants=$$?; \
 	$(BIN)/python platform/vllm-alora/tests/mutants.py --live; plugin=$$?; \
 	$(PYTHON) deploy/install/plugin_matrix.py --keep-going; matrix=$$?; \
 	PYTHONPATH=tests $(BIN)/python -m support.image_root cpu; images=$$?; \
-	echo "weekly, exit codes: tests $$tests, mutants $$mutants, the plugin's $$plugin, matrix $$matrix, images $$images"; \
-	[ "$$tests $$mutants $$plugin $$matrix $$images" = "0 0 0 0 0" ]
+	$(MAKE) chart-policy; policy=$$?; \
+	echo "weekly, exit codes: tests $$tests, mutants $$mutants, the plugin's $$plugin, matrix $$matrix, images $$images, chart $$policy"; \
+	[ "$$tests $$mutants $$plugin $$matrix $$images $$policy" = "0 0 0 0 0 0" ]
 
 docs: install-dev ## Build the documentation into site/, every link and anchor checked
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 docs-fields: install-dev ## Write the page of all request fields from the request models
 	$(BIN)/python -m aloraserve.wire.field_table > docs/reference/openai-fields.md
+
+chart: install-dev ## Write the chart's README from its values, and the settings that its schema accepts
+	$(BIN)/python helm/write_readme.py
 
 proto: install-dev ## Generate the messages of the gRPC API from their .proto files
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -I platform --python_out=platform \

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--all", action="store_true", help="add the plugin's slow tests")
+    parser.add_argument("--all", action="store_true", help="add the slow tests")
     parser.add_argument("--coverage", action="store_true", help="show which lines the second lane runs")
     parser.add_argument("-m", dest="marks", default="", help="of the platform's tests, only those with these marks")
     return parser.parse_known_args(arguments)
@@ -130,6 +130,7 @@ def _platform_run(
     marks: str, options: argparse.Namespace, rest: Sequence[str], *, covered: bool = False
 ) -> tuple[Path, list[str]]:
     chosen = f"({marks}) and ({options.marks})" if options.marks else marks
+    chosen = chosen if options.all else f"({chosen}) and not slow"
     runner = ["coverage", "run", "-m"] if covered else []
     return ROOT, [*runner, PYTEST, "-q", "-m", chosen, *rest]
 

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import aloraserve
 from aloraserve.adapters import (
     AdapterLimits,
     AdapterReader,
@@ -87,6 +88,11 @@ class FleetPlan:
     def max_requests(self) -> int:
         """Requests that one engine runs at once."""
         return self.settings.max_num_seqs if self.calibration is None else self.calibration.max_num_seqs
+
+    @property
+    def fingerprint(self) -> str:
+        """What answers have as ``system_fingerprint``: another one where the release, model or tokenizer is another."""
+        return f"aloraserve-{aloraserve.__version__}-{self.keyspace.fingerprint[:8]}"
 
     @property
     def scheduling(self) -> Scheduling:
@@ -268,7 +274,7 @@ def make_plan(
         model_path=model_path,
         dtype=dtype,
         keyspace=KeySpace(
-            model=f"{fingerprint}-{dtype}",
+            model=f"{fingerprint}-{dtype}{_weights(settings)}",
             tokenizer=content_digest(model_path, ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")),
             block_tokens=settings.block_tokens,
             plugin=SIMULATED if simulated else f"vllm-alora {version('vllm-alora')}",
@@ -277,6 +283,12 @@ def make_plan(
         limits=limits,
         calibration=simulated,
     )
+
+
+def _weights(settings: Settings) -> str:
+    """Return what keeps replicas with other weights of the same model out of a fleet's directory."""
+    quantization = settings.engine_args.get("quantization")
+    return "" if quantization is None else f"+{quantization.replace('-', '_')}"
 
 
 def _local(model_path: Path) -> Path:

@@ -219,6 +219,16 @@ def test_both_gateways_answer_grpc_and_a_client_that_goes_away_frees_its_engine(
     fleet.wait_until(lambda: running(fleet) == 0, 30, "the client's departure to end the call")
 
 
+def test_the_doctor_finds_nothing_wrong_with_it(fleet: Any, grpc_port: int, command: Callable[..., Any]) -> None:
+    flags = ("--json", "--engine", "simulated", "--state-dir", str(fleet.state_dir), "--grpc-port", str(grpc_port))
+    done = command("doctor", *flags)
+    found = {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
+    levels = {name: found[name]["level"] for name in ("platform", "version", "key", "replicas", "metrics", "grpc")}
+    assert set(levels.values()) == {"ok"}, found
+    assert found["metrics"]["found"] == f"{2 + GATEWAYS} processes answer scrapes"
+    assert done.returncode == 0, done.stdout
+
+
 def test_random_messages_over_grpc_are_refused_and_leave_nothing_behind(fleet: Any, grpc_port: int) -> None:
     """``python -m support.grpc_fuzz --port PORT`` plays 20,000."""
     asyncio.run(play(grpc_port, 200, seed=1, model=BASE))

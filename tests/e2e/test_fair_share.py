@@ -23,7 +23,7 @@ KEYS = {"heavy": "heavy-key-0123456789", "light": "light-key-0123456789"}
 RUNNING, QUEUED = 4, 8
 SLOTS = 4 * RUNNING + QUEUED
 """Calls that a gateway has in progress: what the replica takes in, and what waits."""
-WARM_S, MEASURED_S = 1.5, 9.0
+WARM_S, MEASURED_S = 1.0, 7.0
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -114,7 +114,7 @@ def test_a_tenant_that_fills_a_gateway_keeps_nobody_out(connect: Callable[[int],
     def fill(client: Client) -> None:
         while not done.is_set():
             with contextlib.suppress(OSError, http.client.HTTPException):
-                statuses.append(client.complete("heavy", 1500))
+                statuses.append(client.complete("heavy", 600))
                 if statuses[-1] == 429:
                     refused.set()
                     done.wait(0.2)
@@ -157,5 +157,5 @@ def test_prefill_is_shared_by_weight_over_two_gateways_of_which_one_tenant_uses_
         thread.start()
     for thread in threads:
         thread.join()
-    assert answered["light"] >= 20, answered
+    assert answered["light"] >= 15, answered
     assert answered["heavy"] / answered["light"] == pytest.approx(4.0, rel=0.1), answered

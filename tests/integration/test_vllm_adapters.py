@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 import pytest
+from support.peft_reference import answers as peft_answers
 
 from aloraserve.adapters import AdapterRegistry, AdapterVersion, FolderRegistry
 from aloraserve.adapters.stored import check_stored
@@ -130,8 +132,11 @@ def written(tmp_path: Path, model_path: Path) -> list[Path]:
 
 
 @asynccontextmanager
-async def started(adapters_dir: Path, state_dir: Path, model_path: Path) -> AsyncIterator[Started]:
+async def started(
+    adapters_dir: Path, state_dir: Path, model_path: Path, **engine_args: object
+) -> AsyncIterator[Started]:
     settings = load_settings(
+        engine_args=engine_args,
         model=str(model_path),
         dtype="float32",
         adapters_dir=adapters_dir,
@@ -222,6 +227,32 @@ async def test_versions_come_and_go_and_never_mix(tmp_path: Path, model_path: Pa
         await check_more_than_fit(one, folder, written)
         await one.parts.engine.check_health()
         assert await order_of(one, {"last": 7, "first": -5, "middle": 3}) == ["first", "middle", "last"]
+
+
+@pytest.mark.slow
+async def test_an_engine_over_three_workers_answers_as_transformers_and_peft_do(
+    tmp_path: Path, model_path: Path, written: list[Path]
+) -> None:
+    """The model's nine heads are spread over three processes; adapters are loaded in each, and events come from one."""
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    shutil.copytree(written[0], folder / NAME)
+    calls = [("base", PROMPT), (NAME, PROMPT)]
+    expected = peft_answers(model_path, folder, calls, base="base", max_tokens=8)
+    async with started(folder, tmp_path / "state", model_path, tensor_parallel_size=3) as one:
+        version = one.registry.resolve(NAME)
+        assert await one.adapters.hold(version.ref) is None
+        assert await one.parts.engine.levels() == {version.key: "slot"}
+        of_base, _ = await one.answer("base", None, 8)
+        of_adapter, _ = await one.answer("adapter", version, 8)
+        assert [of_base, of_adapter] == [same(answer["logprobs"]) for answer in expected]
+        assert await one.answer("again", version, 8) == (same(of_adapter), 64)
+        assert await one.held_blocks(version) == 2
+        workers = psutil.Process().children(recursive=True)
+        assert len([process for process in workers if "VLLM::Worker" in " ".join(process.cmdline())]) == 3
+        one.parts.engine.kill()
+        _, alive = psutil.wait_procs(workers, timeout=30)
+        assert not alive
 
 
 async def check_more_than_fit(one: Started, folder: Path, written: Sequence[Path]) -> None:

@@ -25,6 +25,7 @@ from aloraserve.tenants.live import LiveTenants
 from aloraserve.tenants.store import MemoryTenantStore
 from aloraserve_services.gateway.adapter_access import AdapterAccess
 from aloraserve_services.gateway.adapter_routes import AdapterRoutes
+from aloraserve_services.gateway.body_budget import BodyBudget
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.grpc.adapters import AdapterMethods
 from aloraserve_services.gateway.grpc.edge import GrpcEdge
@@ -80,7 +81,14 @@ class AdapterGateway:
     async def grpc_client(self) -> AsyncIterator[GrpcCaller]:
         metrics, slots = GatewayMetrics(CollectorRegistry()), CallSlots(10)
         edge = GrpcEdge(
-            self._methods, self.tenants, slots, metrics, Tracing(), message_timeout_s=10, stall_timeout_s=10
+            self._methods,
+            self.tenants,
+            slots,
+            metrics,
+            Tracing(),
+            BodyBudget(1 << 20),
+            message_timeout_s=10,
+            stall_timeout_s=10,
         )
         async with served(edge) as caller:
             yield caller

@@ -28,7 +28,14 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 DOCUMENTS = sorted(
     document
-    for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "loadtests/*.md", "platform/vllm-alora/*.md")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "examples/*.md",
+        "loadtests/*.md",
+        "helm/*/*.md",
+        "platform/vllm-alora/*.md",
+    )
     for document in ROOT.glob(pattern)
 )
 

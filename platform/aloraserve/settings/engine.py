@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from aloraserve.routing.scheduling import AGEING, MAX_AGEING, MIN_AGEING, SchedulingPolicy
 from aloraserve.settings.address import Address
+from aloraserve.settings.engine_arguments import check_engine_arguments
 
 
 class EngineSettings(BaseModel):
@@ -48,6 +49,21 @@ class EngineSettings(BaseModel):
         le=MAX_AGEING,
         description="Seconds of prefill that a second of waiting makes up for; a low rate favours short calls.",
     )
+
+    engine_args: dict[str, Any] = Field(
+        {}, max_length=64, description="Arguments that pass through to vLLM, by its names; tensor_parallel_size is one."
+    )
+
+    @field_validator("engine_args")
+    @classmethod
+    def _arguments_pass_through(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_engine_arguments(value)
+        return value
+
+    @property
+    def gpus_per_engine(self) -> int:
+        """GPUs that one engine spreads its model over."""
+        return int(self.engine_args.get("tensor_parallel_size", 1))
 
     @model_validator(mode="after")
     def _context_holds_blocks(self) -> Self:

@@ -12,6 +12,7 @@ from aloraserve_services.cli.calibrate import calibrate
 from aloraserve_services.cli.console import clearly
 from aloraserve_services.cli.demo import demo
 from aloraserve_services.cli.diagnose import diagnose
+from aloraserve_services.cli.doctor import doctor
 from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.explain import explain
@@ -54,6 +55,7 @@ for command in (
     logs,
     explain,
     diagnose,
+    doctor,
     down,
     engine,
     clearly(simulate),

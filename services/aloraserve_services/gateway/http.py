@@ -82,14 +82,14 @@ class OpenAIRoutes:
         """Answer a conversation."""
         origin = origin_of(request, self._tenants)
         self._slots.check(origin.caller)
-        body = await self._bodies.read(ChatRequest, request)
+        body = await self._bodies.read(ChatRequest, request, origin.caller)
         return await self._responses.respond(request, origin, body, lambda: self._chat(body, origin))
 
     async def completions(self, request: Request) -> Response:
         """Continue texts or token ids: each prompt is a call of its own."""
         origin = origin_of(request, self._tenants)
         self._slots.check(origin.caller)
-        body = await self._bodies.read(CompletionRequest, request)
+        body = await self._bodies.read(CompletionRequest, request, origin.caller)
         return await self._responses.respond(request, origin, body, lambda: self._completion(body, origin))
 
     async def _chat(self, body: ChatRequest, origin: Origin) -> Response:

@@ -84,7 +84,7 @@ class IntrinsicRoutes:
         """Run intrinsics over a conversation."""
         origin = origin_of(request, self._tenants)
         self._slots.check(origin.caller)
-        body = await self._bodies.read(IntrinsicsRequest, request)
+        body = await self._bodies.read(IntrinsicsRequest, request, origin.caller)
         return await self._idempotent.once(
             request.headers.get(KEY_HEADER), request.url.path, origin.caller, body, lambda: self._answer(body, origin)
         )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from starlette.requests import Request
 
 from aloraserve.errors import BodyTimeoutError, BodyTooLargeError, MediaTypeError, OverloadedError
+from aloraserve.tenants import UNTENANTED, Caller
 from aloraserve.wire import parse_body
 from aloraserve.wire.fields import CallFields, RequestPart
+from aloraserve_services.gateway.body_budget import BodyBudget, HeldBytes
 from aloraserve_services.gateway.request_context import note_ignored
 
 MIN_BODY_BYTES = 256 << 10
@@ -20,8 +21,6 @@ BODY_BYTES_PER_TOKEN = 64
 read, parsed and tokenized only to be refused, while other calls wait."""
 MIN_BYTES_PER_S = 16 << 10
 """A body that comes at least that fast is waited for."""
-TOTAL_BODIES = 128
-"""As many bodies of the greatest length are in memory at once; more are refused."""
 SHORT_BODY_BYTES = 32 << 10
 """A body up to this length is parsed at once; a longer one in a thread, while other calls go on."""
 
@@ -34,6 +33,9 @@ Body = TypeVar("Body", bound=RequestPart)
 class BodyReader:
     """Reads requests' bodies.
 
+    Attributes:
+        budget: of memory for them.
+
     Args:
         max_model_len: tokens of a prompt and its answer together, which say how long a body may be.
         timeout_s: for a body to arrive; a long one has more time.
@@ -43,7 +45,7 @@ class BodyReader:
         self._max_model_len = max_model_len
         self._timeout_s = timeout_s
         self._max_bytes = max(MIN_BODY_BYTES, BODY_BYTES_PER_TOKEN * max_model_len)
-        self._held_bytes = 0
+        self.budget = BodyBudget(self._max_bytes)
         self._reads_file = False
 
     @property
@@ -51,8 +53,13 @@ class BodyReader:
         """The longest body that is accepted."""
         return self._max_bytes
 
-    async def read(self, kind: type[Body], request: Request) -> Body:
+    async def read(self, kind: type[Body], request: Request, caller: Caller = UNTENANTED) -> Body:
         """Return a request's body; the response names the fields of it that were passed over.
+
+        Args:
+            kind: of body.
+            request: whose it is.
+            caller: who sent it.
 
         Raises:
             MediaTypeError: it is not declared to be JSON, which a web page of another site cannot do, or to be
@@ -64,8 +71,9 @@ class BodyReader:
         """
         _check_declared(request.headers)
         self._check_size(int(request.headers.get("content-length", 0)))
-        with self._holding() as parts:
-            await self._receive(request, lambda part, size: self._hold(part, size, parts))
+        parts: list[bytes] = []
+        with self.budget.holding(caller) as held:
+            await self._receive(request, lambda part, size: self._hold(part, size, parts, held))
             raw = b"".join(parts)
             body = await self._parsed(kind, raw)
         if isinstance(body, CallFields):
@@ -124,20 +132,10 @@ class BodyReader:
                 f"{self._max_model_len} tokens"
             )
 
-    def _hold(self, part: bytes, size: int, parts: list[bytes]) -> None:
+    def _hold(self, part: bytes, size: int, parts: list[bytes], held: HeldBytes) -> None:
         self._check_size(size)
-        if self._held_bytes + len(part) > TOTAL_BODIES * self._max_bytes:
-            raise OverloadedError("too many long bodies are being read; retry later")
-        self._held_bytes += len(part)
+        held.add(len(part))
         parts.append(part)
-
-    @contextlib.contextmanager
-    def _holding(self) -> Iterator[list[bytes]]:
-        parts: list[bytes] = []
-        try:
-            yield parts
-        finally:
-            self._held_bytes -= sum(map(len, parts))
 
 
 def _check_declared(headers: Mapping[str, str]) -> None:

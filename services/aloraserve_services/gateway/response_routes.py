@@ -47,7 +47,7 @@ class ResponseRoutes:
         """Answer a request for a response."""
         origin = origin_of(request, self._tenants)
         self._slots.check(origin.caller)
-        body = await self._bodies.read(ResponsesRequest, request)
+        body = await self._bodies.read(ResponsesRequest, request, origin.caller)
         return await self._responses.respond(
             request,
             origin,

@@ -63,7 +63,7 @@ class TokenizeRoutes:
     async def tokenize(self, request: Request) -> Response:
         """Return a prompt's tokens, also of one that the context has no room for."""
         origin = origin_of(request, self._tenants)
-        body = await self._bodies.read(TokenizeRequest, request)
+        body = await self._bodies.read(TokenizeRequest, request, origin.caller)
         async with self._turn(origin):
             tokens = await self._tokens(body, origin)
             return await _off_loop(len(tokens), self._tokenized, tokens, body)
@@ -71,7 +71,7 @@ class TokenizeRoutes:
     async def detokenize(self, request: Request) -> Response:
         """Return the text of tokens, special ones included."""
         origin = origin_of(request, self._tenants)
-        body = await self._bodies.read(DetokenizeRequest, request)
+        body = await self._bodies.read(DetokenizeRequest, request, origin.caller)
         named = body.names(self._base_model)
         await self._prompts.version(named.model, named, origin)
         async with self._turn(origin):

@@ -25,7 +25,7 @@ from aloraserve.serving.engine_messages import EngineChunk
 from aloraserve.settings import Settings
 from aloraserve.tenants import UNTENANTED, Caller
 from aloraserve.wire import CompletionRequest
-from aloraserve_services.gateway import request_body
+from aloraserve_services.gateway import body_budget, request_body
 from aloraserve_services.gateway import server as gateway_server_module
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.request_body import BodyReader
@@ -111,13 +111,13 @@ async def test_a_body_that_comes_fast_enough_has_more_time(monkeypatch: pytest.M
 
 
 async def test_bodies_that_are_being_read_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_body, "TOTAL_BODIES", 1)
+    monkeypatch.setattr(body_budget, "TOTAL_BODIES", 1)
     reader = BodyReader(64, 5)
     async with serving(application(reader)) as server:
         long = b" " * 200_000 + BODY
         waiting = await server.connect()
         waiting[1].write(post("/echo", long, "connection: close")[:-1])
-        while reader._held_bytes < 200_000:  # noqa: ASYNC110 - a reader reports to nobody
+        while reader.budget.held_bytes < 200_000:  # noqa: ASYNC110 - a reader reports to nobody
             await asyncio.sleep(0.001)
         reply = await asyncio.wait_for(server.ask(post("/echo", long, "connection: close")), 10)
         assert status_of(reply) == 429
@@ -125,7 +125,7 @@ async def test_bodies_that_are_being_read_have_a_bound_together(monkeypatch: pyt
         assert (await waiting[0].read()).endswith(b"hello")
         waiting[1].close()
         await server.idle()
-        assert reader._held_bytes == 0
+        assert reader.budget.held_bytes == 0
 
 
 @pytest.mark.parametrize(

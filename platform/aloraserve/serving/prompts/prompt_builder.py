@@ -22,6 +22,7 @@ from aloraserve.serving.prompts.chat_prompts import ChatPrompts, RenderedChat
 from aloraserve.serving.prompts.chat_renderer import PromptEnding
 from aloraserve.serving.prompts.encoder import Encoder
 from aloraserve.serving.prompts.prompt import Prompt
+from aloraserve.serving.prompts.public_keys import PublicPrefixKeys
 from aloraserve.serving.prompts.template_support import TemplateSupport
 from aloraserve.serving.prompts.text_cache import TextCache, TokenizedText
 from aloraserve.serving.prompts.tool_uses import NO_PARSER, ToolUses
@@ -81,6 +82,7 @@ class PromptBuilder:
         self._max_model_len = max_model_len
         self._resolve = resolve
         self._public_blocks = public_blocks
+        self._public_keys = PublicPrefixKeys(keyspace.block_tokens)
         self._encoder = Encoder(tokenizer)
         self._has_strange_tokens = embeddings is not None and embeddings < self._encoder.size
         self._rules = SamplingRules(max_model_len, embeddings or self._encoder.size, defaults)
@@ -287,9 +289,10 @@ class PromptBuilder:
             self._check_bad_words(sampling.bad_words)
         public = self._public(origin, prompt)
         if public:
-            # What is remembered is salted from its first block on.
-            prompt = replace(prompt, known=())
+            prompt = replace(prompt, known=self._known_behind(origin, prompt, public))
         call, extras = self._call(origin, prompt, adapter, public), body.extras()
+        if public:
+            self._remember_behind(origin, prompt, public, call)
         return GenerationRequest(
             origin if body.priority is None else replace(origin, priority=body.priority),
             body.model,
@@ -328,6 +331,15 @@ class PromptBuilder:
         if origin.caller.cache_salt is None:
             return 0
         return self._public_blocks(prompt.token_ids, self._base_blocks(prompt))
+
+    def _known_behind(self, origin: Origin, prompt: Prompt, public: int) -> Sequence[BlockKey]:
+        """Return the keys that are known of a prompt that begins with a shared prefix."""
+        return self._public_keys.find(origin.caller.cache_salt or "", public, prompt.token_ids)
+
+    def _remember_behind(self, origin: Origin, prompt: Prompt, public: int, call: Call) -> None:
+        own = call.keys[: self._base_blocks(prompt)]
+        if len(own) > len(prompt.known):
+            self._public_keys.remember(origin.caller.cache_salt or "", public, prompt.token_ids, own)
 
     def _base_blocks(self, prompt: Prompt) -> int:
         """Return how many of a prompt's blocks are the base model's."""

@@ -90,11 +90,16 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
         # An engine has one backend; "auto" takes the one that its first such call needs, and others then fail.
         "structured_outputs_config": {"backend": "guidance"},
     }
+    parallel = settings.gpus_per_engine
+    if parallel > 1:
+        # Processes of this replica: inside a Ray actor vLLM would otherwise ask Ray for workers.
+        arguments["distributed_executor_backend"] = "mp"
     if is_cpu_engine():
         arguments |= {
             "enforce_eager": True,
-            "distributed_executor_backend": "uni",
-            "kv_cache_memory_bytes": int(settings.kv_cache_gib * (1 << 30)),
+            "distributed_executor_backend": "uni" if parallel == 1 else "mp",
+            # Each worker has a share of the heads of every token.
+            "kv_cache_memory_bytes": int(settings.kv_cache_gib * (1 << 30)) // parallel,
         }
     if plan.limits is not None:
         arguments |= {
@@ -109,7 +114,7 @@ def engine_arguments(plan: FleetPlan, events_endpoint: str, replay_endpoint: str
             "lora_target_modules": sorted(plan.limits.modules),
             "max_lora_rank": plan.limits.rank,
         }
-    return arguments
+    return arguments | settings.engine_args
 
 
 def _kv_events(endpoint: str, replay_endpoint: str | None) -> Any:

@@ -11,6 +11,7 @@ from aloraserve.serving.request import Origin
 from aloraserve.serving.session import SESSION_HEADER, session_of
 from aloraserve.tenants import UNTENANTED
 from aloraserve.wire.ignored import IGNORED_HEADER, ignored_header
+from aloraserve_services.gateway.body_budget import HeldBytes
 from aloraserve_services.gateway.idempotency import KEY_HEADER
 from aloraserve_services.gateway.kept_answers import REPLAYED_HEADER
 from aloraserve_services.gateway.request_context import RequestContext
@@ -35,6 +36,7 @@ class GrpcCall:
         task: that answers it.
         ignored: names of the request's fields that were passed over.
         limits: of the caller, as HTTP's headers have them.
+        held: counts its message's bytes; whoever has read the message releases them.
         is_replayed: whether the answer is one that was given before, under the same idempotency key.
         unread_since: when a message was written that the client has not taken yet, on the loop's clock; None if none.
     """
@@ -47,6 +49,7 @@ class GrpcCall:
         self.limits: Mapping[str, str] = {}
         self.is_replayed = False
         self.unread_since: float | None = None
+        self.held: HeldBytes
         self._context = context
         self._metadata = metadata
         self._loop = asyncio.get_running_loop()

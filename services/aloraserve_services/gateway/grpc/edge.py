@@ -20,16 +20,20 @@ from aloraserve.errors import AloraserveError, BodyTimeoutError, DrainingError, 
 from aloraserve.telemetry.tracing import Tracing
 from aloraserve.tenants import UNTENANTED, Caller, Tenants
 from aloraserve.wire import reply_for
+from aloraserve_services.gateway.body_budget import BodyBudget
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.grpc.call import GrpcCall
 from aloraserve_services.gateway.grpc.method import GrpcMethod
 from aloraserve_services.gateway.metrics import GatewayMetrics
 from aloraserve_services.gateway.origins import may_call
 from aloraserve_services.gateway.request_context import begin_request
+from aloraserve_services.gateway.tenant_turns import TenantTurns
 from aloraserve_services.grpc_server.status import DETAILS_KEY, status_of
 
 CANCELLED = 499
 """What stands in the metrics for a call that its client gave up."""
+MESSAGES_AT_ONCE, MESSAGES_WAITING = 32, 4096
+"""Of a tenant: messages that are received at a time, each with room for the longest, and calls that wait for that."""
 LIMITS_PREFIX = "x-ratelimit-"
 log = structlog.get_logger(__name__)
 
@@ -43,6 +47,7 @@ class GrpcEdge(grpc.GenericRpcHandler):
         slots: of calls in progress.
         metrics: of the gateway.
         tracing: of this process.
+        budget: of memory for messages.
         message_timeout_s: for a call's message to arrive.
         stall_timeout_s: that a client may leave what it was sent unread.
     """
@@ -54,6 +59,7 @@ class GrpcEdge(grpc.GenericRpcHandler):
         slots: CallSlots,
         metrics: GatewayMetrics,
         tracing: Tracing,
+        budget: BodyBudget,
         *,
         message_timeout_s: float,
         stall_timeout_s: float,
@@ -63,6 +69,8 @@ class GrpcEdge(grpc.GenericRpcHandler):
         self._slots = slots
         self._metrics = metrics
         self._tracing = tracing
+        self._budget = budget
+        self._turns = TenantTurns("messages", at_once=MESSAGES_AT_ONCE, waiting=MESSAGES_WAITING)
         self._message_timeout_s = message_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._calls: set[GrpcCall] = set()
@@ -144,12 +152,26 @@ class GrpcEdge(grpc.GenericRpcHandler):
         if method.talk is not None:
             await method.talk(messages, call)
             return None
-        message = await self._first(messages)
-        if method.answer is not None:
-            return (await method.answer(message, call)).SerializeToString()
-        if method.stream is not None:
-            await method.stream(message, call)
+        with self._budget.holding(call.caller) as call.held:
+            message = await self._received(method, messages, call)
+            if method.answer is not None:
+                return (await method.answer(message, call)).SerializeToString()
+            if method.stream is not None:
+                await method.stream(message, call)
         return None
+
+    async def _received(self, method: GrpcMethod, messages: AsyncIterator[bytes], call: GrpcCall) -> bytes:
+        """Return a call's message. How long it is shows when it is there: until then it may be as long as any."""
+        if method.is_open:
+            # Of nobody that could have a share.
+            message = await self._first(messages)
+            call.held.add(len(message))
+            return message
+        async with self._turns.turn(call.caller.tenant):
+            call.held.add(self._budget.max_bytes)
+            message = await self._first(messages)
+        call.held.shrink(len(message))
+        return message
 
     async def _first(self, messages: AsyncIterator[bytes]) -> bytes:
         try:

@@ -63,6 +63,7 @@ async def read_call(
         return parse_body(body, _encode(content), max_bytes)
 
     read_body = await _off_the_loop(read, raw)
+    call.held.release()
     if isinstance(read_body, CallFields):
         call.ignored = read_body.ignored
     return read_body

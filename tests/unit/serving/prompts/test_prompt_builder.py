@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -512,6 +512,29 @@ class TestSharedPrefix:
         first, second = [await prompts.completion(body, self.SALTED) for _ in range(2)]
         assert first.keys == second.keys
         assert first.keys[0] == SPACE.keys(first.token_ids)[0]
+
+    @pytest.mark.parametrize("model", ["base", "safety"])
+    async def test_a_conversation_s_next_turn_hashes_what_is_new(
+        self, model: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prompts, hashed, real = self.builder(2), [0], KeySpace.extend
+
+        def counted(self: KeySpace, parent: bytes, token_ids: Sequence[int], *more: Any) -> list[bytes]:
+            hashed[0] += len(token_ids)
+            return real(self, parent, token_ids, *more)
+
+        def turn(tokens: int, model: str) -> CompletionRequest:
+            return parse_body(CompletionRequest, json.dumps({"model": model, "prompt": [5] * tokens}).encode())
+
+        await prompts.completion(turn(40, "base"), self.SALTED)
+        monkeypatch.setattr(KeySpace, "extend", counted)
+        request = await prompts.completion(turn(48, model), self.SALTED)
+        monkeypatch.undo()
+        found = effect(request)
+        assert 0 < hashed[0] <= 24, "not the 48 of the whole prompt"
+        assert request.keys == SPACE.keys(
+            request.token_ids, cache_salt="tenant:4:acme", adapter=found, public_blocks=request.public_blocks
+        )
 
     async def test_nobody_s_call_has_no_public_blocks(self) -> None:
         request = await self.builder(1).chat(parsed(), ORIGIN)

@@ -1,0 +1,257 @@
+{{- /* What no schema can say: values that do not fit each other. Each message names the value and what is accepted. */ -}}
+
+{{- define "aloraserve.check" -}}
+{{- include "aloraserve.checkNames" . -}}
+{{- include "aloraserve.checkConfig" . -}}
+{{- include "aloraserve.checkPorts" . -}}
+{{- include "aloraserve.checkRedis" . -}}
+{{- include "aloraserve.checkEngines" . -}}
+{{- include "aloraserve.checkScaling" . -}}
+{{- include "aloraserve.checkUpgrade" . -}}
+{{- include "aloraserve.checkEdges" . -}}
+{{- include "aloraserve.checkGrace" . -}}
+{{- include "aloraserve.checkSecrets" . -}}
+{{- end -}}
+
+{{- define "aloraserve.checkNames" -}}
+{{- $name := include "aloraserve.fullname" . -}}
+{{- if gt (len $name) 40 -}}
+{{- fail (printf "fullnameOverride: the name %q has %d characters; at most 40 are accepted, since KubeRay adds its own to it" $name (len $name)) -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "fullnameOverride: the name %q is not a DNS label that begins with a letter" $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aloraserve.checkConfig" -}}
+{{- $owners := dict
+  "host" "ports.http" "port" "ports.http" "grpc_port" "ports.grpc and grpc.enabled" "metrics_host" "ports.metrics" "metrics_port" "ports.metrics"
+  "channel_host" "ports.channel" "channel_port" "ports.channel" "tls_certificate" "tls" "tls_key" "tls" "tls_client_ca" "tls.clientCa"
+  "key_pepper_file" "keys.pepper" "api_keys" "keys.apiKeys" "admin_keys" "keys.adminKeys" "redis_url" "redis" "cell_redis_urls" "redis.external.cellUrlsKey"
+  "state_dir" "paths.state" "model" "model.name" "served_name" "model.servedName" "dtype" "model.dtype" "engine" "engines.profile" "device" "engines.profile"
+  "engine_args" "engines.args" "adapters_dir" "adapters.existingClaim" "adapter_store" "adapters.store" "otlp_endpoint" "otel.endpoint"
+  "replicas" "engines.groups" "gateways" "gateway.replicas" "autoscaling" "autoscaling.enabled" "min_replicas" "autoscaling.minReplicas"
+  "max_replicas" "autoscaling.maxReplicas" "min_gateways" "autoscaling.minGateways" "max_gateways" "autoscaling.maxGateways"
+  "ttft_objective_s" "autoscaling.ttftObjectiveSeconds" -}}
+{{- range $key, $_ := .Values.config -}}
+{{- if hasKey $owners $key -}}
+{{- fail (printf "config.%s is set by another value: %s" $key (get $owners $key)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (hasKey .Values.config "tpot_objective_ms") -}}
+{{- fail "config.tpot_objective_ms is set by another value: autoscaling.tpotObjectiveMs" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aloraserve.checkPorts" -}}
+{{- $p := .Values.ports -}}
+{{- $taken := list
+  (dict "name" "ports.http" "from" (int $p.http) "to" (int $p.http))
+  (dict "name" "ports.metrics" "from" (int $p.metrics) "to" (add (int $p.metrics) 15))
+  (dict "name" "ports.channel" "from" (int $p.channel) "to" (add (int $p.channel) 99)) -}}
+{{- if .Values.grpc.enabled -}}
+{{- $taken = append $taken (dict "name" "ports.grpc" "from" (int $p.grpc) "to" (int $p.grpc)) -}}
+{{- end -}}
+{{- range list (list 6379 6383) (list 8080 8080) (list 8265 8265) (list 10001 19999) (list 52365 52365) -}}
+{{- $taken = append $taken (dict "name" "Ray" "from" (first .) "to" (last .)) -}}
+{{- end -}}
+{{- range $number, $one := $taken -}}
+{{- if gt (int $one.to) 65535 -}}
+{{- fail (printf "%s is %d: the ports up to %d are beyond 65535" $one.name (int $one.from) (int $one.to)) -}}
+{{- end -}}
+{{- range $other := slice $taken 0 $number -}}
+{{- if and (le (int $one.from) (int $other.to)) (le (int $other.from) (int $one.to)) -}}
+{{- $name := eq $one.name "Ray" | ternary $other.name $one.name -}}
+{{- $with := eq $one.name "Ray" | ternary $one.name $other.name -}}
+{{- fail (printf "%s: its ports %d to %d meet those of %s, %d to %d" $name (int $one.from) (int $one.to) $with (int $other.from) (int $other.to)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aloraserve.checkRedis" -}}
+{{- $redis := .Values.redis -}}
+{{- if and $redis.bundled.enabled $redis.external.enabled -}}
+{{- fail "redis.bundled.enabled and redis.external.enabled are both true: one of the two is accepted" -}}
+{{- end -}}
+{{- if not (or $redis.bundled.enabled $redis.external.enabled) -}}
+{{- fail "redis.bundled.enabled and redis.external.enabled are both false: gateways and engines need a Redis" -}}
+{{- end -}}
+{{- if and $redis.external.enabled (not $redis.external.secretName) -}}
+{{- fail "redis.external.secretName is empty: the name of the Secret with the Redis' URL is needed" -}}
+{{- end -}}
+{{- if and $redis.external.enabled .Values.gcsFaultTolerance.enabled (not .Values.gcsFaultTolerance.redisAddress) -}}
+{{- fail "gcsFaultTolerance.redisAddress is empty: with an external Redis its address is needed, or gcsFaultTolerance.enabled=false" -}}
+{{- end -}}
+{{- if and $redis.bundled.enabled .Values.gcsFaultTolerance.redisAddress -}}
+{{- fail "gcsFaultTolerance.redisAddress is set, and redis.bundled.enabled is true: it is for an external Redis" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aloraserve.checkEngines" -}}
+{{- $e := .Values.engines -}}
+{{- $tp := int $e.tensorParallelSize -}}
+{{- $names := list "gateway" "headgroup" -}}
+{{- range $number, $_ := $e.groups -}}
+{{- $group := include "aloraserve.group" . | fromYaml -}}
+{{- $at := printf "engines.groups[%d]" $number -}}
+{{- if has $group.name $names -}}
+{{- fail (printf "%s.name is %q, which another group of pods has" $at $group.name) -}}
+{{- end -}}
+{{- $names = append $names $group.name -}}
+{{- $gpus := int $group.gpus -}}
+{{- if and $gpus (ne $e.profile "gpu") -}}
+{{- fail (printf "%s.gpus is %d with engines.profile %s: GPUs are for the profile gpu" $at $gpus $e.profile) -}}
+{{- end -}}
+{{- if eq $e.profile "gpu" -}}
+{{- if or (lt $gpus $tp) (mod $gpus $tp) -}}
+{{- fail (printf "%s.gpus is %d with engines.tensorParallelSize %d: a multiple of it, and at least it, is accepted" $at $gpus $tp) -}}
+{{- end -}}
+{{- if ne (int $group.enginesPerPod) 1 -}}
+{{- fail (printf "%s.enginesPerPod is %d with engines.profile gpu: gpus decides how many there are" $at (int $group.enginesPerPod)) -}}
+{{- end -}}
+{{- if hasKey (get ($group.resources | default $e.resources) "limits" | default dict) $e.gpuResource -}}
+{{- fail (printf "%s.resources has %s: gpus decides how many there are" $at $e.gpuResource) -}}
+{{- end -}}
+{{- else if gt $tp 1 -}}
+{{- fail (printf "engines.tensorParallelSize is %d with engines.profile %s: more than 1 is for the profile gpu" $tp $e.profile) -}}
+{{- end -}}
+{{- if gt (int (include "aloraserve.enginesPerPod" (dict "root" $ "group" $group))) 16 -}}
+{{- fail (printf "%s: a pod has at most 16 engines" $at) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $e.args (eq $e.profile "simulated") -}}
+{{- fail "engines.args is set with engines.profile simulated: they are arguments of vLLM" -}}
+{{- end -}}
+{{- if hasKey $e.args "tensor_parallel_size" -}}
+{{- fail "engines.args.tensor_parallel_size is set by another value: engines.tensorParallelSize" -}}
+{{- end -}}
+{{- if and (hasPrefix "/" .Values.model.name) (not (hasPrefix .Values.model.mountPath .Values.model.name)) -}}
+{{- fail (printf "model.name is %q, which is not below model.mountPath %q" .Values.model.name .Values.model.mountPath) -}}
+{{- end -}}
+{{- if and (hasPrefix "/" .Values.model.name) (not .Values.model.existingClaim) -}}
+{{- fail (printf "model.existingClaim is empty: model.name %q is a folder of a volume" .Values.model.name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aloraserve.checkScaling" -}}
+{{- $a := .Values.autoscaling -}}
+{{- if $a.enabled -}}
+{{- if gt (int $a.minReplicas) (int $a.maxReplicas) -}}
+{{- fail (printf "autoscaling.minReplicas is %d with autoscaling.maxReplicas %d: at most that is accepted" (int $a.minReplicas) (int $a.maxReplicas)) -}}
+{{- end -}}
+{{- if gt (int $a.minGateways) (int $a.maxGateways) -}}
+{{- fail (printf "autoscaling.minGateways is %d with autoscaling.maxGateways %d: at most that is accepted" (int $a.minGateways) (int $a.maxGateways)) -}}
+{{- end -}}
+{{- $room := int (include "aloraserve.engineRoom" (dict "root" .)) -}}
+{{- if lt $room (int $a.maxReplicas) -}}
+{{- fail (printf "autoscaling.maxReplicas is %d, and engines.groups have room for %d: raise their maxReplicas" (int $a.maxReplicas) $room) -}}
+{{- end -}}
+{{- end -}}
+{{- range $number, $_ := .Values.engines.groups -}}
+{{- $group := include "aloraserve.group" . | fromYaml -}}
+{{- if and (not (kindIs "invalid" $group.minReplicas)) (not (kindIs "invalid" $group.maxReplicas)) -}}
+{{- if gt (int $group.minReplicas) (int $group.maxReplicas) -}}
+{{- fail (printf "engines.groups[%d].minReplicas is %d with maxReplicas %d: at most that is accepted" $number (int $group.minReplicas) (int $group.maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (not $a.enabled) (lt (int (include "aloraserve.engineRoom" (dict "root" .))) 1) -}}
+{{- fail "engines.groups have replicas 0 together: without autoscaling.enabled at least one engine is needed" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aloraserve.checkUpgrade" -}}
+{{- $u := .Values.upgradeStrategy -}}
+{{- if include "aloraserve.isIncremental" . -}}
+{{- if not $u.gatewayClassName -}}
+{{- fail "upgradeStrategy.gatewayClassName is empty: NewClusterWithIncrementalUpgrade needs a GatewayClass" -}}
+{{- end -}}
+{{- if not .Values.autoscaling.enabled -}}
+{{- fail "autoscaling.enabled is false: upgradeStrategy.type NewClusterWithIncrementalUpgrade needs it" -}}
+{{- end -}}
+{{- if .Values.tls.enabled -}}
+{{- fail "tls.enabled is true: KubeRay's Gateway of NewClusterWithIncrementalUpgrade speaks HTTP to the pods" -}}
+{{- end -}}
+{{- if gt (int $u.stepSizePercent) (int $u.maxSurgePercent) -}}
+{{- fail (printf "upgradeStrategy.stepSizePercent is %d with maxSurgePercent %d: at most that is accepted" (int $u.stepSizePercent) (int $u.maxSurgePercent)) -}}
+{{- end -}}
+{{- else if $u.gatewayClassName -}}
+{{- fail (printf "upgradeStrategy.gatewayClassName is %q with type %s: it is for NewClusterWithIncrementalUpgrade" $u.gatewayClassName $u.type) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aloraserve.checkEdges" -}}
+{{- if and .Values.tls.enabled (not .Values.tls.secretName) -}}
+{{- fail "tls.secretName is empty: tls.enabled needs a Secret with tls.crt and tls.key" -}}
+{{- end -}}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
+{{- fail "ingress.hosts is empty: ingress.enabled needs a host" -}}
+{{- end -}}
+{{- range $kind := list "httpRoute" "grpcRoute" -}}
+{{- $route := get $.Values $kind -}}
+{{- if and $route.enabled (not $route.parentRefs) -}}
+{{- fail (printf "%s.parentRefs is empty: %s.enabled needs a Gateway" $kind $kind) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.grpcRoute.enabled (not .Values.grpc.enabled) -}}
+{{- fail "grpcRoute.enabled is true and grpc.enabled is false: gateways have no gRPC" -}}
+{{- end -}}
+{{- if and .Values.metrics.podMonitor.enabled .Values.metrics.scrapeConfig.enabled -}}
+{{- fail "metrics.podMonitor.enabled and metrics.scrapeConfig.enabled are both true: every process would be scraped twice" -}}
+{{- end -}}
+{{- if and .Values.metrics.scrapeConfig.enabled (not .Values.metrics.scrapeConfig.keySecret.name) -}}
+{{- fail "metrics.scrapeConfig.keySecret.name is empty: gateways list processes for an administrator's key" -}}
+{{- end -}}
+{{- if and .Values.loadtest.enabled (not .Values.loadtest.keySecret.name) -}}
+{{- fail "loadtest.keySecret.name is empty: the API answers nobody without a key" -}}
+{{- end -}}
+{{- range $role := list "gateway" "engines" -}}
+{{- $pdb := (get $.Values $role).podDisruptionBudget -}}
+{{- if and $pdb.enabled (eq (kindIs "invalid" $pdb.minAvailable) (kindIs "invalid" $pdb.maxUnavailable)) -}}
+{{- fail (printf "%s.podDisruptionBudget: one of minAvailable and maxUnavailable is needed, and the other null" $role) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "aloraserve.checkGrace" -}}
+{{- $needed := int (include "aloraserve.graceSeconds" .) -}}
+{{- $layers := list (dict "at" "gateway" "pod" .Values.gateway) (dict "at" "engines" "pod" .Values.engines) (dict "at" "pods" "pod" .Values.pods) -}}
+{{- range $number, $group := .Values.engines.groups -}}
+{{- $layers = append $layers (dict "at" (printf "engines.groups[%d]" $number) "pod" $group) -}}
+{{- end -}}
+{{- range $layers -}}
+{{- $given := .pod.terminationGracePeriodSeconds -}}
+{{- if and $given (lt (int $given) $needed) -}}
+{{- fail (printf "%s.terminationGracePeriodSeconds is %d: running answers need %d (see config.drain_timeout_s)" .at (int $given) $needed) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Where a cluster can be asked: whether the Secrets are there that values name, with their keys. */ -}}
+{{- define "aloraserve.checkSecrets" -}}
+{{- $v := .Values -}}
+{{- $needed := list
+  (list "keys.apiKeys" $v.keys.apiKeys.secretName $v.keys.apiKeys.secretKey)
+  (list "keys.adminKeys" $v.keys.adminKeys.secretName $v.keys.adminKeys.secretKey)
+  (list "keys.pepper" $v.keys.pepper.secretName $v.keys.pepper.secretKey)
+  (list "model.hfToken" $v.model.hfToken.secretName $v.model.hfToken.secretKey)
+  (list "rayAuth" $v.rayAuth.secretName "auth_token")
+  (list "redis.bundled" ($v.redis.bundled.enabled | ternary $v.redis.bundled.secretName "") "password")
+  (list "redis.external" ($v.redis.external.enabled | ternary $v.redis.external.secretName "") $v.redis.external.urlKey)
+  (list "tls" ($v.tls.enabled | ternary $v.tls.secretName "") "tls.crt") -}}
+{{- if lookup "v1" "Namespace" "" .Release.Namespace -}}
+{{- range $needed -}}
+{{- $at := index . 0 }}{{- $name := index . 1 }}{{- $key := index . 2 -}}
+{{- if $name -}}
+{{- $secret := lookup "v1" "Secret" $.Release.Namespace $name -}}
+{{- if not $secret -}}
+{{- fail (printf "%s.secretName is %q: there is no such Secret in the namespace %s" $at $name $.Release.Namespace) -}}
+{{- end -}}
+{{- if not (hasKey (get $secret "data" | default dict) $key) -}}
+{{- fail (printf "%s: the Secret %q has no key %q" $at $name $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,136 @@
+"""Drain this machine's Ray node before its container ends: ``python -m aloraserve_services.node_drain --within 1900``.
+
+The ``preStop`` hook of pods with gateways or engines. Ray Serve does not know that Kubernetes ends a pod, and Ray ends
+its processes at SIGTERM, whatever they are doing. So the node is drained first: Serve starts what runs here elsewhere,
+then stops it as for any other reason, and its running answers end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import psutil
+
+REPLICA = "ServeReplica:"
+"""What Ray calls processes of Serve's replicas."""
+CALL_S = 10.0
+POLL_S = 0.5
+HEAD_GONE_S = 60.0
+"""Time without Ray's head after which nobody is left who would stop anything; a head that restarts takes less."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Drain the node and wait until no replica is left on it; return 0 whatever happens, as the pod ends anyway."""
+    parser = argparse.ArgumentParser(prog="node_drain", description="Drain this machine's Ray node.")
+    parser.add_argument("--within", type=float, required=True, help="Seconds after which replicas are cut off.")
+    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="HOST:PORT of Ray's head.")
+    options = parser.parse_args(arguments)
+    if not options.address:
+        parser.error("--address is not given, and RAY_ADDRESS is not set")
+    try:
+        client = _client(options.address)
+        node_id = own_node(client.get_all_node_info(timeout=CALL_S), _own_addresses())
+        if node_id is None:
+            print("node_drain: no node of this Ray is here")
+            return 0
+        deadline_ms = int((time.time() + options.within) * 1000)
+        is_accepted, reason = client.drain_node(node_id, _preemption(), "its pod ends", deadline_ms)
+    except Exception as error:  # noqa: BLE001 - whatever Ray raises: there is nobody to ask then
+        print(f"node_drain: Ray's head does not answer: {type(error).__name__}")
+        return 0
+    print(f"node_drain: {'draining' if is_accepted else f'refused: {reason}'}", flush=True)
+    left = wait_until_left(lambda: _count_replicas(node_id), lambda: _answers(client), options.within)
+    print(f"node_drain: {left} replicas are left" if left else "node_drain: drained")
+    return 0
+
+
+def own_node(nodes: Mapping[Any, Any], own_addresses: frozenset[str]) -> str | None:
+    """Return the id of the living node at one of these addresses.
+
+    Args:
+        nodes: of Ray's head, by id, as its client returns them.
+        own_addresses: of this machine.
+    """
+    alive = ((node_id, node) for node_id, node in nodes.items() if node.state == 0)
+    return next((node_id.hex() for node_id, node in alive if node.node_manager_address in own_addresses), None)
+
+
+def wait_until_left(
+    count: Callable[[], int],
+    head_answers: Callable[[], bool],
+    within_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Wait until no replica is left here, time is up, or Ray's head is gone; return how many are left.
+
+    Args:
+        count: says how many replicas there are.
+        head_answers: whether Ray's head does.
+        within_s: seconds to wait at most.
+        clock: in seconds.
+        sleep: waits so many.
+    """
+    began = answered = clock()
+    while (left := count()) and clock() - began < within_s:
+        if head_answers():
+            answered = clock()
+        elif clock() - answered > HEAD_GONE_S:
+            break
+        sleep(POLL_S)
+    return left
+
+
+def _client(address: str) -> Any:
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    return GcsClient(address=address)
+
+
+def _preemption() -> int:
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    return int(DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"))
+
+
+def _answers(client: Any) -> bool:
+    try:
+        client.get_all_node_info(timeout=CALL_S)
+    except Exception:  # noqa: BLE001
+        return False
+    return True
+
+
+def _own_addresses() -> frozenset[str]:
+    return frozenset(address.address for found in psutil.net_if_addrs().values() for address in found)
+
+
+def _count_replicas(node_id: str) -> int:
+    """Return how many replicas are children of the node's raylet; others may run on the same machine."""
+    raylets = (process for process in psutil.process_iter() if f"--node_id={node_id}" in _command(process))
+    children = (child for raylet in raylets for child in _children(raylet))
+    return sum(REPLICA in " ".join(_command(child)) for child in children)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children())
+    except psutil.Error:
+        return []
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
