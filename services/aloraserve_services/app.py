@@ -30,10 +30,8 @@ SERVE_HOST = "0.0.0.0"  # noqa: S104
 SIMULATED_CPUS = 0.1
 STOP_AFTER_DRAIN_S = 10
 """What a process has for its end after its last answer, before Serve kills it."""
-ENGINE_REPORTS_S = 2.0
-"""Between two reports of a replica's requests to Serve, by which the fleet is scaled while the directory is gone."""
-GATEWAY_LOOK_BACK_S = 20.0
-"""Time over whose reports of gateways, one every 10 s, Serve's autoscaler takes the mean."""
+LOOK_BACK_S = 20.0
+"""Time over whose reports of gateways and replicas, one every 10 s, Serve's autoscaler takes the mean."""
 MAX_ONGOING_ADMIN = 64
 """Calls that gateways take from each other; clients' come to a gateway's own server."""
 
@@ -111,8 +109,7 @@ def _engine_count(settings: Settings, max_requests: int) -> dict[str, Any]:
         "upscale_delay_s": 0,
         "downscale_delay_s": 0,
         "downscale_to_zero_delay_s": 0,
-        "metrics_interval_s": ENGINE_REPORTS_S,
-        "look_back_period_s": 2 * ENGINE_REPORTS_S,
+        "look_back_period_s": LOOK_BACK_S,
         "policy": policy,
     }
     return {"autoscaling_config": scaling}
@@ -129,7 +126,7 @@ def _gateway_count(settings: Settings) -> dict[str, Any]:
         "target_ongoing_requests": settings.calls_per_gateway,
         "upscale_delay_s": settings.scale_up_cooldown_s,
         "downscale_delay_s": settings.scale_down_cooldown_s,
-        "look_back_period_s": GATEWAY_LOOK_BACK_S,
+        "look_back_period_s": LOOK_BACK_S,
         "policy": {"policy_function": f"{GatewayPolicy.__module__}:{GatewayPolicy.__qualname__}"},
     }
     return {"autoscaling_config": scaling}

@@ -18,7 +18,6 @@ from aloraserve_services.autoscaler.engines import EnginePolicy
 from aloraserve_services.autoscaler.serve_view import REQUESTS, ServeView
 
 WITHIN_S = 20.0
-SECRET = "redis://:very-secret@127.0.0.1:1"
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -163,17 +162,11 @@ def test_a_policy_with_other_settings_ends_the_one_before(monkeypatch: pytest.Mo
     second.stop()
 
 
-def test_the_settings_are_those_of_the_replicas_and_no_secret_is_in_the_policy_s_arguments() -> None:
-    settings = Settings(redis_url=SECRET, autoscaling=True, metrics=False)  # type: ignore[arg-type]
+def test_the_settings_are_those_of_the_replicas() -> None:
+    settings = Settings(redis_url="redis://127.0.0.1:1", autoscaling=True, metrics=False)  # type: ignore[arg-type]
     scaling = begin(Context("a", settings=settings), {})
     assert scaling.settings is settings
     scaling.stop()
-    from aloraserve_services.app import _engine_count
-
-    options = _engine_count(settings, 16)["autoscaling_config"]
-    assert "very-secret" not in repr(options)
-    assert options["upscale_delay_s"] == options["downscale_delay_s"] == options["downscale_to_zero_delay_s"] == 0
-    assert "initial_replicas" not in options
 
 
 @pytest.mark.parametrize("fault", ["no attribute", "begin", "target"])
