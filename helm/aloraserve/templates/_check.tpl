@@ -61,9 +61,9 @@
 {{- end -}}
 {{- range $other := slice $taken 0 $number -}}
 {{- if and (le (int $one.from) (int $other.to)) (le (int $other.from) (int $one.to)) -}}
-{{- $name := eq $one.name "Ray" | ternary $other.name $one.name -}}
-{{- $with := eq $one.name "Ray" | ternary $one.name $other.name -}}
-{{- fail (printf "%s: its ports %d to %d meet those of %s, %d to %d" $name (int $one.from) (int $one.to) $with (int $other.from) (int $other.to)) -}}
+{{- $mine := eq $one.name "Ray" | ternary $other $one -}}
+{{- $theirs := eq $one.name "Ray" | ternary $one $other -}}
+{{- fail (printf "%s: its ports %d to %d meet those of %s, %d to %d" $mine.name (int $mine.from) (int $mine.to) $theirs.name (int $theirs.from) (int $theirs.to)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
