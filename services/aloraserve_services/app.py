@@ -28,10 +28,8 @@ SERVE_HOST = "0.0.0.0"  # noqa: S104
 SIMULATED_CPUS = 0.1
 STOP_AFTER_DRAIN_S = 10
 """What a process has for its end after its last answer, before Serve kills it."""
-GATEWAY_REPORTS_S = 2.0
-"""Between two reports of a gateway's calls to Serve's autoscaler."""
-GATEWAY_LOOK_BACK_S = 10.0
-"""Time over whose reports it takes the mean."""
+GATEWAY_LOOK_BACK_S = 20.0
+"""Time over whose reports of gateways, one every 10 s, Serve's autoscaler takes the mean."""
 MAX_ONGOING_ADMIN = 64
 """Calls that gateways take from each other; clients' come to a gateway's own server."""
 
@@ -101,7 +99,6 @@ def _gateway_count(settings: Settings) -> dict[str, Any]:
         "target_ongoing_requests": settings.calls_per_gateway,
         "upscale_delay_s": settings.scale_up_cooldown_s,
         "downscale_delay_s": settings.scale_down_cooldown_s,
-        "metrics_interval_s": GATEWAY_REPORTS_S,
         "look_back_period_s": GATEWAY_LOOK_BACK_S,
         "policy": {"policy_function": f"{GatewayPolicy.__module__}:{GatewayPolicy.__qualname__}"},
     }

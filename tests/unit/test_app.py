@@ -80,6 +80,21 @@ def test_there_are_as_many_gateways_and_replicas_as_asked_for() -> None:
     assert (gateway.num_replicas, engines._bound_deployment.num_replicas) == (3, 4)
 
 
+def test_gateways_scale_between_their_bounds_and_settings_that_change_reset_nothing() -> None:
+    scaled = SIMULATED | {"autoscaling": True, "min_gateways": 2, "max_gateways": 5, "calls_per_gateway": 40}
+    config = build(scaled)._bound_deployment._deployment_config.autoscaling_config
+    assert (config.min_replicas, config.max_replicas, config.initial_replicas) == (2, 5, None)
+    assert config.target_ongoing_requests == 40
+    assert config.policy.get_policy().__name__ == "GatewayPolicy"
+
+
+def test_updates_start_gateways_before_old_ones_stop_and_engines_as_asked_for() -> None:
+    gateway = build(SIMULATED | {"max_surge_percent": 30})._bound_deployment
+    _, engines = gateway.init_args
+    surges = [deployment._deployment_config.max_surge_percent for deployment in (gateway, engines._bound_deployment)]
+    assert surges == [100, 30]
+
+
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", None), ("gpu", 1)])
 def test_engines_ask_for_a_gpu_by_their_device_whatever_is_installed_where_it_is_built(
     device: str, gpus: int | None

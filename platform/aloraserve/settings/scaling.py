@@ -61,6 +61,16 @@ class ScalingSettings(FleetSettings):
         return self.max_replicas if self.autoscaling else self.replicas
 
     @property
+    def least_replicas(self) -> int:
+        """Engine replicas that there are at least."""
+        return self.min_replicas if self.autoscaling else self.replicas
+
+    @property
+    def least_gateways(self) -> int:
+        """Gateway replicas that there are at least."""
+        return self.min_gateways if self.autoscaling else self.gateways
+
+    @property
     def most_gateways(self) -> int:
         """Gateway replicas that there may be."""
         return self.max_gateways if self.autoscaling else self.gateways

@@ -46,9 +46,9 @@ def deploy(plan: FleetPlan, progress: Progress) -> None:
         wait_for_ingress_deployment_creation=True,
         wait_for_applications_running=False,
     )
-    gateways = f"{settings.gateways} gateways and " if settings.gateways > 1 else ""
+    gateways = f"{settings.least_gateways} gateways and " if settings.least_gateways > 1 else ""
     kind = f"simulated engine replicas ({plan.calibration.name})" if plan.calibration else "engine replicas"
-    progress(f"starting {gateways}{settings.replicas} {kind} with {plan.served_name} in {plan.dtype}")
+    progress(f"starting {gateways}{settings.least_replicas} {kind} with {plan.served_name} in {plan.dtype}")
     _wait_until_running(APP, settings.start_timeout_s, progress)
     _wait_until_published(plan, settings.start_timeout_s)
     progress(f"ready at {base_url(settings)}")
@@ -117,12 +117,12 @@ def _wait_until_published(plan: FleetPlan, timeout_s: float) -> None:
     found: list[tuple[int, int]] = []
     while time.monotonic() < deadline:
         found = [answer for answer in _ask_gateways("reachable", ANSWER_S) if isinstance(answer, tuple)]
-        if len(found) == wanted.gateways and min(map(min, found)) >= wanted.replicas:
+        if len(found) >= wanted.least_gateways and min(map(min, found)) >= wanted.least_replicas:
             return
         time.sleep(POLL_S)
     least = min(map(min, found), default=0)
     raise StartError(
-        f"the replicas did not appear in the directory within {timeout_s:g} s ({least} of {wanted.replicas})"
+        f"the replicas did not appear in the directory within {timeout_s:g} s ({least} of {wanted.least_replicas})"
     )
 
 

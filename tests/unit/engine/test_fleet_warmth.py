@@ -144,7 +144,7 @@ async def test_what_a_replica_computed_for_others_is_as_hot_there_and_is_not_a_c
         await old.answer(call(f"a{number}", 7))
     new = await fleet.add("new")
     (there,) = new.host.warmth.hottest()
-    assert there.heat == pytest.approx(3, abs=0.1)
+    assert there.heat == pytest.approx(3, abs=0.5)
 
 
 @pytest.mark.parametrize("fault", ["error", "hangs", "garbage"])

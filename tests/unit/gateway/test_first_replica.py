@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from support.channel_fleet import ChannelFleet, channel_fleet, until
 from support.pool_replica import call_of
 
 from aloraserve_services.gateway import first_replica
+from aloraserve_services.gateway.deployment import ENGINE
 from aloraserve_services.gateway.first_replica import FirstReplica
+from aloraserve_services.gateway.known_replicas import note_replicas
 
 
 class Serve:
@@ -82,3 +87,14 @@ async def test_nothing_is_asked_for_once_the_gateway_ends(tmp_path: Path) -> Non
         serve.may_start.set()
         await asyncio.sleep(0)
         assert not fleet.endpoints
+
+
+@pytest.mark.parametrize(("least", "status"), [(0, 200), (1, 503)])
+async def test_without_replicas_a_gateway_is_ready_where_it_would_hold_calls(
+    least: int, status: int, open_gateway: Callable[..., Any]
+) -> None:
+    gateway = open_gateway(autoscaling=True, min_replicas=least)
+    note_replicas(ENGINE, "test", [])
+    transport = httpx.ASGITransport(gateway.http_app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        assert [(await client.get(probe)).status_code for probe in ("/readyz", "/health")] == [status] * 2

@@ -39,7 +39,7 @@ def note(hot: HotPrefixes, token_ids: list[int], salt: str | None = None, times:
 
 
 def test_what_many_prompts_share_is_a_prefix_of_its_own_and_comes_first() -> None:
-    hot = HotPrefixes(BLOCK)
+    hot = HotPrefixes(BLOCK, clock=Clock())
     for conversation in range(5):
         note(hot, prompt(7, conversation), times=2 if conversation == 3 else 1)
     found = hot.hottest(1000, 100)
@@ -50,7 +50,7 @@ def test_what_many_prompts_share_is_a_prefix_of_its_own_and_comes_first() -> Non
 
 
 def test_a_conversation_that_grows_is_one_prefix() -> None:
-    hot = HotPrefixes(BLOCK)
+    hot = HotPrefixes(BLOCK, clock=Clock())
     for blocks in (1, 2, 3):
         note(hot, prompt(7, 1, blocks))
     assert [list(prefix.token_ids) for prefix in hot.hottest(1000, 100)][-1] == prompt(7, 1, 3)
@@ -69,7 +69,7 @@ def test_hits_are_halved_with_time() -> None:
 
 
 def test_the_coldest_is_forgotten_first_and_the_bound_holds() -> None:
-    hot = HotPrefixes(BLOCK, max_tokens=40 * BLOCK)
+    hot = HotPrefixes(BLOCK, max_tokens=40 * BLOCK, clock=Clock())
     note(hot, prompt(1, 0), times=3)
     for conversation in range(100):
         note(hot, prompt(2, conversation))
@@ -78,7 +78,7 @@ def test_the_coldest_is_forgotten_first_and_the_bound_holds() -> None:
 
 
 def test_a_prompt_longer_than_the_bound_is_remembered_from_its_begin() -> None:
-    hot = HotPrefixes(BLOCK, max_tokens=40 * BLOCK)
+    hot = HotPrefixes(BLOCK, max_tokens=40 * BLOCK, clock=Clock())
     note(hot, list(range(400)))
     (found,) = hot.hottest(1000, 100)
     assert list(found.token_ids) == list(range(len(found.token_ids)))
@@ -86,7 +86,7 @@ def test_a_prompt_longer_than_the_bound_is_remembered_from_its_begin() -> None:
 
 
 def test_answers_are_bounded_in_tokens_and_in_prefixes() -> None:
-    hot = HotPrefixes(BLOCK)
+    hot = HotPrefixes(BLOCK, clock=Clock())
     for conversation in range(20):
         note(hot, prompt(conversation, conversation))
     assert len(hot.hottest(10_000, 7)) == 7
@@ -94,7 +94,7 @@ def test_answers_are_bounded_in_tokens_and_in_prefixes() -> None:
 
 
 def test_tenants_never_share_and_each_keeps_its_salt() -> None:
-    hot = HotPrefixes(BLOCK)
+    hot = HotPrefixes(BLOCK, clock=Clock())
     note(hot, prompt(7, 1), "tenant:a", times=2)
     note(hot, prompt(7, 1), "tenant:b")
     found = hot.hottest(1000, 100)
@@ -106,7 +106,7 @@ def test_tenants_never_share_and_each_keeps_its_salt() -> None:
 
 def test_what_lies_before_the_activation_is_the_base_models_and_what_follows_the_adapters() -> None:
     adapter = AdapterRef("safety", "alora", "ab" * 32)
-    hot = HotPrefixes(BLOCK)
+    hot = HotPrefixes(BLOCK, clock=Clock())
     token_ids = list(range(5 * BLOCK))
     effect = AdapterEffect(adapter.name, adapter.digest, 3 * BLOCK + 1)
     keys = SPACE.keys(token_ids, adapter=effect)
@@ -121,7 +121,7 @@ def test_what_lies_before_the_activation_is_the_base_models_and_what_follows_the
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 4)), max_size=30))
 def test_the_keys_of_a_prefix_follow_from_what_it_carries(calls: list[tuple[int, int, int]]) -> None:
-    hot = HotPrefixes(BLOCK, max_tokens=30 * BLOCK)
+    hot = HotPrefixes(BLOCK, max_tokens=30 * BLOCK, clock=Clock())
     for system, conversation, blocks in calls:
         salt = None if system == 0 else f"tenant:{system}"
         public = min(system, 2)
@@ -134,7 +134,7 @@ def test_the_keys_of_a_prefix_follow_from_what_it_carries(calls: list[tuple[int,
 
 
 def test_hits_of_several_replicas_add_up() -> None:
-    first, second = HotPrefixes(BLOCK), HotPrefixes(BLOCK)
+    first, second = HotPrefixes(BLOCK, clock=Clock()), HotPrefixes(BLOCK, clock=Clock())
     note(first, prompt(1, 1), times=3)
     for hot in (first, second):
         note(hot, prompt(2, 2), times=2)
@@ -143,7 +143,7 @@ def test_hits_of_several_replicas_add_up() -> None:
 
 
 def test_what_another_replica_found_hot_is_as_hot_here_and_no_hotter() -> None:
-    hot = HotPrefixes(BLOCK)
+    hot = HotPrefixes(BLOCK, clock=Clock())
     note(hot, prompt(1, 1), times=5)
     for token_ids in (prompt(1, 1), prompt(1, 2), prompt(1, 3)):
         hot.warm(token_ids, SPACE.keys(token_ids), BASE, 3.0)
@@ -153,7 +153,7 @@ def test_what_another_replica_found_hot_is_as_hot_here_and_no_hotter() -> None:
 
 
 def test_packed_prefixes_stay_below_what_ray_spills() -> None:
-    hot = HotPrefixes(BLOCK)
+    hot = HotPrefixes(BLOCK, clock=Clock())
     numbers = iter(range(10**9))
     for conversation in range(40):
         note(hot, [(next(numbers) * 2_654_435_761) % 128_000 for _ in range(4000)], times=40 - conversation)
