@@ -304,7 +304,9 @@ def chart_folder(tmp_path_factory: pytest.TempPathFactory, state_dir: Path) -> P
 @pytest.fixture(scope="module")
 def chart_url(cluster: Cluster, chart_folder: Path) -> tuple[str, str]:
     """Where the Serve config of the Helm chart answers over HTTP and gRPC, deployed as it is."""
-    ports = {"http": free_port(), "grpc": free_port(), "metrics": 19100, "channel": 19200}
+    # Below are Ray's own, as the chart has them.
+    free = (port for port in iter(free_port, 0) if 20_000 <= port < 61_000)
+    ports = {"http": next(free), "grpc": next(free), "metrics": 61_000, "channel": 61_100}
     paths = {"state": str(chart_folder / "state"), "secrets": str(chart_folder / "secrets")}
     values = {"ports": ports, "paths": paths, "config": {"namespace": "chart"}}
     found = objects(render(values, CHART / "ci" / "simulated-values.yaml"))
