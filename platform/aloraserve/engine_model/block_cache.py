@@ -62,6 +62,10 @@ class BlockCache:
     def __contains__(self, key: BlockKey) -> bool:
         return key in self._references or key in self._idle
 
+    def keys(self) -> list[BlockKey]:
+        """Return all keys that are cached."""
+        return [*self._references, *self._idle]
+
     @property
     def used_blocks(self) -> int:
         """Blocks of running requests, a shared one counted once."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from aloraserve.scaling.base import MAX_GATEWAYS, Demand
 
-WINDOWS_S = (10.0, 30.0, 90.0)
-"""Over which rates are taken, the last one plainly, the others only as far as chance does not explain them."""
+LONG_S = 90.0
+"""Over which rates are taken as they are."""
+SHORT_S = (10.0, 30.0)
+"""Over which they count as far as chance does not explain that they are higher."""
 SURE = 2.0
-"""Standard deviations that chance is given."""
+"""Standard deviations that are put down to chance."""
+MOST_GROWTH = 2.0
+"""Times what arrives now, as a trend is believed to go on."""
 SAMPLE_S = 1.0
 MAX_SAMPLES = 256
 
@@ -25,26 +30,23 @@ class Counts(NamedTuple):
     prefill_s: float = 0.0
     prefill_squares_s2: float = 0.0
     answer_tokens: float = 0.0
+    answers: float = 0.0
 
 
 class Rates(NamedTuple):
-    """What arrives per second.
+    """What arrives.
 
     Args:
         calls: per second.
-        prefill_s: seconds of uncached prefill per second.
-        answer_tokens: per second.
-        call_prefill_s: mean prefill of a call.
+        call_prefill_s: mean uncached prefill of a call.
         call_squares_s2: mean of its square.
-        call_tokens: mean uncached tokens of a call.
+        call_answer_tokens: mean length of an answer.
     """
 
     calls: float = 0.0
-    prefill_s: float = 0.0
-    answer_tokens: float = 0.0
     call_prefill_s: float = 0.0
     call_squares_s2: float = 0.0
-    call_tokens: float = 0.0
+    call_answer_tokens: float = 0.0
 
 
 class Arrivals:
@@ -63,9 +65,8 @@ class Arrivals:
         for demand in demands[:MAX_GATEWAYS]:
             before = self._last.get(demand.gateway)
             if before is not None:
-                self._counts = Counts(
-                    *(total + new for total, new in zip(self._counts, _more(before, demand), strict=True))
-                )
+                pairs = zip(self._counts, _more(before, demand), strict=True)
+                self._counts = Counts(*(total + new for total, new in pairs))
         self._last = {demand.gateway: demand for demand in demands[:MAX_GATEWAYS]}
         if self._called_s is None or self._counts.calls > calls:
             self._called_s = time_s
@@ -77,66 +78,67 @@ class Arrivals:
     def rates(self, ahead_s: float) -> Rates:
         """Return what is expected to arrive ``ahead_s`` from now.
 
-        The long window counts as it is. A shorter one, and a trend, count as far as they exceed it by more than chance
-        explains: the sum of ``n`` calls' prefills is known to the root of the sum of their squares.
+        What a call is like is the mean over all that is remembered. Calls are those of the long window, or of a shorter
+        one, or as many as a trend makes of them, as far as those surely exceed it: ``n`` calls are known to the root of
+        ``n`` and of how much they come in bunches.
         """
         if len(self._history) < 2:
             return Rates()
-        long = self._over(WINDOWS_S[-1])
-        most = max([long.prefill_s, *(self._surely(window_s) for window_s in WINDOWS_S[:-1])])
-        most = max(most, self._trend(long, ahead_s))
-        if long.prefill_s <= 0:
-            return long
-        growth = most / long.prefill_s
-        return long._replace(calls=long.calls * growth, prefill_s=most, answer_tokens=long.answer_tokens * growth)
+        calls = [self._calls(LONG_S), *(self._surely(window_s) for window_s in SHORT_S), self._trend(ahead_s)]
+        all_of = self._passed(self._times_s[-1] - self._times_s[0])
+        each = max(all_of.calls, 1.0)
+        return Rates(
+            max(calls),
+            all_of.prefill_s / each,
+            all_of.prefill_squares_s2 / each,
+            # Tokens of answers that have not ended are counted, too: those of all calls at the start.
+            all_of.answer_tokens / max(all_of.answers, each / 2),
+        )
 
     def idle_s(self, now_s: float) -> float:
         """Return for how long no call has come, since the first reading at most."""
         return 0.0 if self._called_s is None else now_s - self._called_s
 
-    def _surely(self, window_s: float, until_s: float = 0.0) -> float:
-        rates = self._over(window_s, until_s)
-        return rates.prefill_s - SURE * math.sqrt(rates.calls * rates.call_squares_s2 / window_s)
+    def _surely(self, window_s: float) -> float:
+        calls = self._calls(window_s)
+        return calls - SURE * math.sqrt(calls * self._bunching() / window_s)
 
-    def _trend(self, long: Rates, ahead_s: float) -> float:
+    def _trend(self, ahead_s: float) -> float:
         """Return the rate ahead if it goes on to grow as it surely did from the window before the last to the last."""
-        window_s = WINDOWS_S[1]
-        before = self._over(window_s, window_s)
-        if before.calls <= 0:
-            return 0.0
-        chance = SURE * math.sqrt(before.calls * before.call_squares_s2 / window_s)
-        last = self._over(window_s).prefill_s
-        growth = max(self._surely(window_s) - before.prefill_s - chance, 0.0) / window_s
-        return min(last + growth * ahead_s, 2 * last) if growth > 0 else 0.0
+        window_s = SHORT_S[-1]
+        last, before = self._calls(window_s), self._calls(window_s, window_s)
+        chance = SURE * math.sqrt((last + before) * self._bunching() / window_s)
+        growth = max(last - before - chance, 0.0) / window_s
+        # The middle of the last window is half of it ago.
+        return min(last + growth * (ahead_s + window_s / 2), MOST_GROWTH * last) if growth > 0 else 0.0
 
-    def _over(self, window_s: float, until_s: float = 0.0) -> Rates:
-        """Return plain rates over the window that ended ``until_s`` ago, or over as much of it as is remembered."""
-        end_s, end = self._at(self._times_s[-1] - until_s)
-        start_s, start = self._at(end_s - window_s)
-        passed_s = end_s - start_s
-        if passed_s <= 0:
-            return Rates()
-        calls, tokens, prefill_s, squares, answers = (new - old for new, old in zip(end, start, strict=True))
-        each = max(calls, 1.0)
-        return Rates(
-            calls / passed_s, prefill_s / passed_s, answers / passed_s, prefill_s / each, squares / each, tokens / each
-        )
+    def _bunching(self) -> float:
+        """Return the variance of the calls of a sample by their mean: 1 where they come one by one, by chance."""
+        counts = [counts.calls for counts in self._history[-int(LONG_S) :]]
+        new = [later - earlier for earlier, later in itertools.pairwise(counts)]
+        mean = sum(new) / max(len(new), 1)
+        changes = [(later - earlier) ** 2 / 2 for earlier, later in itertools.pairwise(new)]
+        return max(sum(changes) / len(changes) / mean, 1.0) if changes and mean > 0 else 1.0
 
-    def _at(self, time_s: float) -> tuple[float, Counts]:
-        """Return the last sample that is not later, or the first."""
-        at = max(bisect.bisect_right(self._times_s, time_s) - 1, 0)
-        return self._times_s[at], self._history[at]
+    def _calls(self, window_s: float, until_s: float = 0.0) -> float:
+        """Return calls per second over the window that ended ``until_s`` ago, or as much of it as is remembered."""
+        end_s = self._times_s[self._at(self._times_s[-1] - until_s)]
+        passed_s = end_s - self._times_s[self._at(end_s - window_s)]
+        return self._passed(window_s, until_s).calls / passed_s if passed_s > 0 else 0.0
+
+    def _passed(self, window_s: float, until_s: float = 0.0) -> Counts:
+        end = self._at(self._times_s[-1] - until_s)
+        start = self._at(self._times_s[end] - window_s)
+        return Counts(*(new - old for new, old in zip(self._history[end], self._history[start], strict=True)))
+
+    def _at(self, time_s: float) -> int:
+        """Return the number of the last sample that is not later, or the first's."""
+        return max(bisect.bisect_right(self._times_s, time_s) - 1, 0)
 
 
 def _more(before: Demand, now: Demand) -> Counts:
-    return Counts(
-        *(
-            positive(getattr(now, name)) - positive(getattr(before, name))
-            if positive(getattr(now, name)) > positive(getattr(before, name))
-            else 0.0
-            for name in Counts._fields
-        )
-    )
+    pairs = ((positive(getattr(before, name)), positive(getattr(now, name))) for name in Counts._fields)
+    return Counts(*(max(new - old, 0.0) for old, new in pairs))
 
 
 def positive(value: float) -> float:

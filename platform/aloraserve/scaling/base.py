@@ -95,6 +95,7 @@ class Demand:
         prefill_s: how long that takes, as expected then.
         prefill_squares_s2: sum of the squares of those times.
         answer_tokens: tokens of answers that went out so far.
+        answers: answers that have ended so far.
         waiting: calls now that wait in the gateway for room on a replica.
         held: of them, those that wait because there is no replica.
     """
@@ -106,6 +107,7 @@ class Demand:
     prefill_s: float = 0.0
     prefill_squares_s2: float = 0.0
     answer_tokens: int = 0
+    answers: int = 0
     waiting: int = 0
     held: int = 0
 

@@ -68,19 +68,19 @@ class ObjectiveScaler:
         loads = [state.load for state in staying]
         rates = self._arrivals.rates(self._start_s)
         self._decode.learn(loads)
+        prefill_s = rates.calls * rates.call_prefill_s
+        decode_s = rates.calls * rates.call_answer_tokens * self._decode.s_per_token
         waiting = sum(max(demand.waiting, 0) for demand in reading.demands)
         backlog_s = sum(positive(load.queued_prefill_s) for load in loads) + waiting * rates.call_prefill_s
-        decode_s = rates.answer_tokens * self._decode.s_per_token
-        late_s = (rates.prefill_s + decode_s - reading.running) * self._start_s
         return FleetLoad(
             rates.calls,
-            rates.prefill_s,
+            prefill_s,
             decode_s,
             rates.call_prefill_s,
             rates.call_squares_s2,
             self._decode.step_s,
             backlog_s,
-            max(backlog_s + late_s, 0.0),
+            max(backlog_s + (prefill_s + decode_s - reading.running) * self._start_s, 0.0),
             self._start_s,
             sum(_used(load) for load in loads),
         )

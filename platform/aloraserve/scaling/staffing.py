@@ -2,8 +2,12 @@
 
 An engine's steps compute prompts and answers together. Of each second, prompts that arrive take ``p`` and the answers'
 tokens ``c``, as long as the steps' fixed part is not counted; what is left over is steps' fixed parts ``f``. So an
-answer gets a token every ``f / (1 - p - c)`` seconds. Prompts wait in line before as many engines as there are: the
-mean wait is Sakasegawa's for M/G/n (Sakasegawa, "An approximation formula L_q = a * rho^b / (1 - rho)", 1977).
+answer gets a token every ``f / (1 - p - c)`` seconds.
+
+What arrives within ``SPELL_S`` is more than the mean by chance: by the root of the sum of the squares of the calls'
+work (the square root of offices' staffing: Halfin and Whitt, 1981). Twice that has to fit, too. Prompts wait in line
+before as many engines as there are: the mean wait is Sakasegawa's for M/G/n (Sakasegawa, "An approximation formula
+L_q = a * rho^b / (1 - rho)", 1977).
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ from aloraserve.scaling.base import Reason
 NEARLY_ALL = 3.0
 """Times the mean is what 95 of 100 do not exceed, of times that are distributed exponentially."""
 MOST_BUSY = 0.95
+SURE = 2.0
+"""Standard deviations above the mean that have to fit."""
+SPELL_S = 10.0
+"""Over which queues and answers even out what arrives."""
 MOST_KV_USAGE = 0.9
 LEAST_WAIT_SHARE = 0.25
 """Of the objective, where the calls' own prefill takes nearly all of it: more replicas make no prefill shorter."""
@@ -56,15 +64,19 @@ class FleetLoad:
         """Engines that the load keeps busy."""
         return self.prefill_s_per_s + self.decode_s_per_s
 
-    def _share(self, replicas: int) -> float:
-        """Return the share of its time that each of so many replicas is busy; above 1 there is too much to do."""
-        if self.busy <= 0:
-            return 0.0
-        return self.busy / replicas if replicas > 0 else math.inf
+    @property
+    def busy_at_times(self) -> float:
+        """Engines that it keeps busy in a spell in which chance brings more than the mean."""
+        if self.calls_per_s <= 0:
+            return self.busy
+        # Of answers whose lengths are distributed exponentially the mean square is twice the square of the mean.
+        decode_s = self.decode_s_per_s / self.calls_per_s
+        squares_s2 = self.call_squares_s2 + 2 * decode_s * (self.call_prefill_s + decode_s)
+        return self.busy + SURE * math.sqrt(self.calls_per_s * squares_s2 / SPELL_S)
 
     def wait_s(self, replicas: int) -> float:
         """Return the mean time that a call waits for an engine; infinite if there is too much to do."""
-        share = self._share(replicas)
+        share = _share(self.busy, replicas)
         if share >= 1:
             return math.inf
         if share <= 0 or self.call_prefill_s <= 0:
@@ -78,8 +90,8 @@ class FleetLoad:
         return NEARLY_ALL * (self.call_prefill_s + self.wait_s(replicas)) + self.step_s
 
     def itl_s(self, replicas: int) -> float:
-        """Return the time between two tokens of an answer; 0 if that is unknown."""
-        share = self._share(replicas)
+        """Return the time between two tokens that nearly all answers have; 0 if that is unknown."""
+        share = _share(self.busy_at_times, replicas)
         return self.step_s / (1 - share) if share < 1 else math.inf
 
     def grown(self, share: float) -> FleetLoad:
@@ -107,8 +119,15 @@ def needed(load: FleetLoad, *, ttft_objective_s: float, itl_objective_s: float, 
     return min(asked[reason], most), reason
 
 
+def _share(busy: float, replicas: int) -> float:
+    """Return the share of its time that each of so many replicas is busy; above 1 there is too much to do."""
+    if busy <= 0:
+        return 0.0
+    return busy / replicas if replicas > 0 else math.inf
+
+
 def _meets_ttft(load: FleetLoad, replicas: int, objective_s: float) -> bool:
-    if load.busy > MOST_BUSY * replicas:
+    if load.busy_at_times > MOST_BUSY * replicas:
         return False
     wait_s = max(objective_s - NEARLY_ALL * load.call_prefill_s - load.step_s, LEAST_WAIT_SHARE * objective_s)
     return NEARLY_ALL * load.wait_s(replicas) <= wait_s
@@ -116,7 +135,7 @@ def _meets_ttft(load: FleetLoad, replicas: int, objective_s: float) -> bool:
 
 def _meets_itl(load: FleetLoad, replicas: int, objective_s: float) -> bool:
     if objective_s <= load.step_s:
-        # Any number of replicas would miss it.
+        # None is set, or any number of replicas would miss it.
         return True
     return load.itl_s(replicas) <= objective_s
 

@@ -136,6 +136,7 @@ class ModelledFleet:
         settings: the fleet.
         workload: the calls.
         make_router: makes the router.
+        running: replicas that live from the start, the first ones; all of them if None.
         on_progress: called now and then with how many base calls have been sent.
 
     Raises:
@@ -148,6 +149,7 @@ class ModelledFleet:
         workload: Workload,
         make_router: RouterFactory,
         *,
+        running: int | None = None,
         on_progress: Callable[[int], None] = lambda sent: None,
     ) -> None:
         check_fits(workload, settings.kv_tokens_each)
@@ -161,7 +163,8 @@ class ModelledFleet:
         self._open: dict[int, int] = {}
         self._parked: list[SimulatedCall] = []
         views = [self._view(index) for index in range(settings.replicas)]
-        self._fleet = VisibleFleet(views, list(range(settings.replicas)), workload.settings.block_tokens)
+        alive = range(settings.replicas if running is None else running)
+        self._fleet = VisibleFleet(views, list(alive), workload.settings.block_tokens)
         self._router = make_router(
             RunContext(
                 settings.seed,
@@ -176,7 +179,9 @@ class ModelledFleet:
         chance = random.Random(f"events {settings.seed}")  # noqa: S311
         hooks = ReplicaHooks(self._first_token, self._finished)
         self._replicas = [
-            ModelledReplica(view, self._loop, self._router, settings.faults, chance, self._new_engine, hooks)
+            ModelledReplica(
+                view, self._loop, self._router, settings.faults, chance, self._new_engine, hooks, view.index in alive
+            )
             for view in views
         ]
 
@@ -249,12 +254,12 @@ class ModelledFleet:
             await self._router.lost(call, index)
         self._parked.append(call)
 
-    def _submit(self, call: SimulatedCall, index: int) -> None:
+    def _submit(self, call: SimulatedCall, index: int) -> ModelledRequest:
         view = self._fleet.replicas[index]
         view.in_flight += 1
         view.in_flight_prefill_tokens += call.prompt_tokens
         view.in_flight_blocks += len(call.keys)
-        self._replicas[index].submit(call)
+        return self._replicas[index].submit(call)
 
     def _first_token(self, replica: ModelledReplica, request: ModelledRequest) -> None:
         replica.view.in_flight_prefill_tokens -= request.call.prompt_tokens
@@ -341,6 +346,10 @@ class ModelledFleet:
         if replica.alive:
             return
         replica.restart()
+        self._rejoin(index)
+
+    def _rejoin(self, index: int) -> None:
+        """Have a replica take calls, first those that found nobody."""
         self._fleet.alive.append(index)
         self._fleet.alive.sort()
         parked, self._parked = self._parked, []

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from aloraserve.directory.base import ReplicaLoad
+from aloraserve.blocks import BlockKey
+from aloraserve.directory.base import ReplicaLoad, place
 from aloraserve.simulation.base import KvBatch, KvEvent, ReplicaObserver, ReplicaView, RouterModel, SimulatedCall
 from aloraserve.simulation.faults import Fault
 from aloraserve.simulation.modelled_engine import ModelledEngine, ModelledRequest, StepResult
@@ -15,6 +16,8 @@ from aloraserve.simulation.simulated_loop import SimulatedLoop
 
 REPORT_S = 0.15
 """As metrics of real ones are scraped."""
+WARM_UP = "warm-up"
+"""Who has the blocks of a prefix while it is computed before the first call."""
 NewEngine = Callable[[Callable[[StepResult], None]], ModelledEngine]
 """Makes an engine from what is called with what each of its steps brought."""
 MAX_LOST = 10_000
@@ -49,6 +52,8 @@ class ModelledReplica:
         chance: decides which event batches are lost.
         new_engine: makes an engine with an empty cache.
         hooks: see :class:`ReplicaHooks`.
+        alive: False for one that starts later, by :meth:`restart`.
+        is_leaving: it ends when what it runs has ended.
     """
 
     view: ReplicaView
@@ -59,6 +64,7 @@ class ModelledReplica:
     new_engine: NewEngine
     hooks: ReplicaHooks
     alive: bool = True
+    is_leaving: bool = False
     requests: int = 0
     adapter_loads: int = 0
     busy_s: float = 0.0
@@ -72,8 +78,9 @@ class ModelledReplica:
     _lost: deque[KvBatch] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        """Start the engine."""
-        self._start()
+        """Start the engine, unless the replica is for later."""
+        if self.alive:
+            self._start()
 
     def load(self) -> ReplicaLoad:
         """Return the engine's load now."""
@@ -91,12 +98,28 @@ class ModelledReplica:
         """Return the lost batches from number ``first`` to before ``end``, as far as they are still there."""
         return [batch for batch in self._lost if first <= batch.sequence < end]
 
-    def submit(self, call: SimulatedCall) -> None:
+    def submit(self, call: SimulatedCall) -> ModelledRequest:
         """Take in a call."""
         self.requests += 1
-        self.engine.submit(call)
+        request = self.engine.submit(call)
         self.observer.accepted(call)
         self._report()
+        return request
+
+    def hold(self, chains: Sequence[Sequence[BlockKey]]) -> None:
+        """Have prefixes cached, as if they had been computed before."""
+        cache = self.engine.cache
+        for chain in chains:
+            allocation = cache.allocate(WARM_UP, chain, len(chain))
+            if allocation is not None:
+                cache.release(WARM_UP)
+                new = set(allocation.stored)
+                self._send([KvEvent([each for each in place(chain) if each.key in new], allocation.evicted)])
+
+    def leave(self) -> None:
+        """Be one that routers know no more; what runs goes on."""
+        self.is_leaving = True
+        self.observer.died()
 
     def kill(self) -> list[ModelledRequest]:
         """Die now; return the requests that die with it."""
@@ -104,12 +127,13 @@ class ModelledReplica:
         self._count_engine()
         self.alive = False
         self._life += 1
-        self.observer.died()
+        if not self.is_leaving:
+            self.observer.died()
         return lost
 
     def restart(self) -> None:
         """Live again, with an empty cache."""
-        self.alive = True
+        self.alive, self.is_leaving = True, False
         self._start()
 
     def end(self) -> None:

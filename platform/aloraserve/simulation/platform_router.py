@@ -218,6 +218,7 @@ class PlatformObserver:
             self._publisher.report(MIN_HEARTBEAT_S) if is_prefilled else self._publisher.report()
 
     def died(self) -> None:
+        self._publisher = None
         self._router.died(self._name)
 
 

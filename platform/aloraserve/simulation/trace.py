@@ -139,10 +139,7 @@ class GeneratedTrace:
         """Return ``count`` rows, sorted by time, with sessions; equal arguments give equal rows."""
         chooser = random.Random(f"trace {seed}")  # noqa: S311
         numbers: dict[tuple[object, ...], int] = {}
-        lengths = [
-            ID_TOKENS * max(1, round(self.document_tokens * chooser.uniform(0.25, 1.0) / ID_TOKENS))
-            for _ in range(self.documents)
-        ]
+        lengths = self._lengths(chooser)
         rows: list[TraceRow] = []
         start_s = 0.0
         conversation = 0
@@ -153,6 +150,22 @@ class GeneratedTrace:
             conversation += 1
         rows.sort(key=lambda row: row.arrival_s)
         return rows[:count]
+
+    def rows_from(self, starts_s: Iterable[float], seed: int) -> list[TraceRow]:
+        """Return the rows of conversations that start at given times, sorted by time, with sessions."""
+        chooser = random.Random(f"trace {seed}")  # noqa: S311
+        numbers: dict[tuple[object, ...], int] = {}
+        lengths = self._lengths(chooser)
+        rows: list[TraceRow] = []
+        for number, start_s in enumerate(starts_s):
+            rows += self._conversation(number, start_s, lengths, chooser, numbers)
+        return sorted(rows, key=lambda row: row.arrival_s)
+
+    def _lengths(self, chooser: random.Random) -> list[int]:
+        return [
+            ID_TOKENS * max(1, round(self.document_tokens * chooser.uniform(0.25, 1.0) / ID_TOKENS))
+            for _ in range(self.documents)
+        ]
 
     def _conversation(
         self,

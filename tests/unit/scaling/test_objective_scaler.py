@@ -63,30 +63,31 @@ class Fleet:
             prefill_s=self.calls * CALL_S,
             prefill_squares_s2=self.calls * CALL_S**2,
             answer_tokens=int(self.calls * TOKENS_PER_CALL),
+            answers=int(self.calls),
         )
         states = [state(f"r{number}") for number in range(self.running)]
         return FleetReading(self.time_s, self.running, len(self.ready_s), states, [demand])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(0.1, 100), st.integers(1, 40))
 def test_a_constant_load_converges_and_stays(calls_per_s: float, running: int) -> None:
     fleet = Fleet(RULES, running)
-    fleet.play(200, calls_per_s)
-    assert len(set(fleet.targets[150:])) == 1
+    fleet.play(160, calls_per_s)
+    assert len(set(fleet.targets[120:])) == 1
     busy = calls_per_s * CALL_S
     assert fleet.running > min(busy, RULES.max_replicas - 1)
-    rises = sum(later > earlier for earlier, later in pairwise(fleet.targets))
-    falls = sum(later < earlier for earlier, later in pairwise(fleet.targets))
-    assert falls <= 1 or not rises
+    changes = [later - earlier for earlier, later in pairwise(fleet.targets) if later != earlier]
+    # Once it falls it does not rise again.
+    assert changes == sorted(changes, key=lambda change: change < 0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(0.1, 100), st.floats(1.0, 3.0))
 def test_more_load_never_needs_fewer(calls_per_s: float, factor: float) -> None:
     less, more = Fleet(RULES), Fleet(RULES)
-    less.play(150, calls_per_s)
-    more.play(150, calls_per_s * factor)
+    less.play(80, calls_per_s)
+    more.play(80, calls_per_s * factor)
     assert more.targets[-1] >= less.targets[-1]
 
 
@@ -94,7 +95,7 @@ def test_a_little_noise_does_not_move_the_target() -> None:
     fleet = Fleet(RULES)
     fleet.play(100, 20)
     settled = fleet.targets[-1]
-    for second in range(600):
+    for second in range(200):
         fleet.step(20 * (1 + 0.1 * math.sin(second)))
     assert set(fleet.targets[100:]) == {settled}
 
@@ -129,6 +130,7 @@ DEMANDS = st.builds(
     prefill_s=ODD,
     prefill_squares_s2=ODD,
     answer_tokens=st.integers(-5, 10**12),
+    answers=st.integers(-5, 10**12),
     waiting=st.integers(-5, 1000),
     held=st.integers(-5, 1000),
 )
@@ -144,7 +146,7 @@ READINGS = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(READINGS, min_size=1, max_size=8), st.integers(0, 5), st.integers(5, 50))
 def test_any_reading_gives_a_target_within_the_bounds_and_victims_that_stay(
     readings: list[FleetReading], least: int, most: int

@@ -1,0 +1,320 @@
+"""A fleet that grows and shrinks in simulated time, as a scaler says once a second."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from aloraserve.blocks import BlockKey
+from aloraserve.directory.base import ReplicaState
+from aloraserve.scaling.base import Demand, FleetReading, Scaler, ScalingDecision
+from aloraserve.simulation.base import RouterFactory, SimulatedCall
+from aloraserve.simulation.departures import Departures
+from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, RunResult
+from aloraserve.simulation.hot_prefixes import HotPrefixes, shared_chains
+from aloraserve.simulation.modelled_engine import ModelledRequest
+from aloraserve.simulation.modelled_replica import ModelledReplica
+from aloraserve.simulation.replica_lives import ReplicaLives, Stage
+from aloraserve.simulation.workload import Workload
+
+TICK_S = 1.0
+SAVINGS_S = 120.0
+"""So long ago what the cache saved counts 1/e."""
+WARM_SHARE = 0.5
+"""Of a replica's cache, that is filled before its first call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How replicas come and go.
+
+    Args:
+        initial: replicas at the start.
+        start_s: from a decision until a replica is up.
+        warm_up_budget_s: then it computes the fleet's hottest prefixes for so long before its first call; 0: it does
+            not.
+        by_worth: whether the scaler names who leaves; otherwise the newest does, as with Serve and Kubernetes.
+        keep_budget_s: so many seconds of prefill others spend on live prefixes that only the leaving one has.
+    """
+
+    initial: int = 1
+    start_s: float = 40.0
+    warm_up_budget_s: float = 0.0
+    by_worth: bool = False
+    keep_budget_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledResult:
+    """Result of a run.
+
+    Args:
+        run: what became of the calls.
+        replica_s: seconds of replicas, from each decision to the replica's end.
+        missed_tokens: computed though a replica that had left had them.
+        departures: replicas that left.
+        sizes: seconds, running replicas and those that start or leave, whenever one changed.
+    """
+
+    run: RunResult
+    replica_s: float
+    missed_tokens: int
+    departures: int
+    sizes: list[tuple[float, int, int]]
+
+
+@dataclass(slots=True)
+class _Saved:
+    """What a replica's cache saved lately, per second."""
+
+    total_s: float = 0.0
+    elsewhere_s: float = 0.0
+    at_s: float = 0.0
+
+    def add(self, time_s: float, total_s: float, elsewhere_s: float) -> None:
+        keep = math.exp((self.at_s - time_s) / SAVINGS_S)
+        self.total_s = keep * self.total_s + total_s / SAVINGS_S
+        self.elsewhere_s = keep * self.elsewhere_s + elsewhere_s / SAVINGS_S
+        self.at_s = time_s
+
+
+@dataclass(slots=True)
+class _Place:
+    """What is known of the replica at a place of the fleet."""
+
+    hot: HotPrefixes = field(default_factory=HotPrefixes)
+    saved: _Saved = field(default_factory=_Saved)
+
+
+class ScaledFleet(ModelledFleet):
+    """Runs a workload once, on as many replicas as the scaler has.
+
+    A replica that is asked for counts from then on and takes calls once it is up. One that leaves takes no more, is
+    known to nobody, and goes when its last answer has ended.
+
+    Args:
+        settings: of the fleet; ``replicas`` are the places: the most there may be, and those that are leaving.
+        workload: the calls.
+        make_router: makes the router, one of the platform's own.
+        scaler: decides.
+        growth: see :class:`Growth`.
+        on_progress: called now and then with how many base calls have been sent.
+    """
+
+    def __init__(
+        self,
+        settings: FleetSettings,
+        workload: Workload,
+        make_router: RouterFactory,
+        scaler: Scaler,
+        growth: Growth,
+        *,
+        on_progress: Callable[[int], None] = lambda sent: None,
+    ) -> None:
+        super().__init__(settings, workload, make_router, running=growth.initial, on_progress=on_progress)
+        self._scaler = scaler
+        self._growth = growth
+        self._prefill = settings.calibration.prefill.model
+        self._block = workload.settings.block_tokens
+        self._lives = ReplicaLives.of(settings.replicas, growth.initial)
+        self._places = [_Place() for _ in range(settings.replicas)]
+        self._departures = Departures()
+        self._calls = self._uncached_tokens = self._answer_tokens = self._answers = 0
+        self._prefill_s = self._prefill_squares_s2 = 0.0
+        self._sizes: list[tuple[float, int, int]] = []
+        self._copies = itertools.count(1)
+        self._kept: dict[int, deque[Sequence[BlockKey]]] = {}
+        self._keeping: set[int] = set()
+
+    def run_scaled(self) -> ScaledResult:
+        """Play everything and return what it gave."""
+        self._tick()
+        run = self.run()
+        return ScaledResult(
+            run,
+            self._lives.total_s(run.ended_s),
+            self._departures.missed_blocks * self._block,
+            self._departures.count,
+            self._sizes,
+        )
+
+    def _tick(self) -> None:
+        reading = self._reading()
+        self._apply(reading, self._scaler.decide(reading))
+        running, starting = len(self._lives.at(Stage.RUNNING)), len(self._lives.at(Stage.STARTING))
+        size = running, starting + len(self._lives.at(Stage.LEAVING))
+        if not self._sizes or self._sizes[-1][1:] != size:
+            self._sizes.append((self._loop.now_s, *size))
+        self._loop.at(self._loop.now_s + TICK_S, self._tick)
+
+    def _reading(self) -> FleetReading:
+        running = sorted(self._lives.at(Stage.RUNNING))
+        demand = Demand(
+            "gateway",
+            self._loop.now_s,
+            self._calls,
+            self._uncached_tokens,
+            self._prefill_s,
+            self._prefill_squares_s2,
+            self._answer_tokens,
+            self._answers,
+            waiting=len(self._parked),
+            held=len(self._parked),
+        )
+        return FleetReading(
+            self._loop.now_s,
+            len(running),
+            len(self._lives.at(Stage.STARTING)),
+            [self._state(place) for place in running],
+            [demand],
+            ongoing=sum(self._fleet.replicas[place].in_flight for place in running) + len(self._parked),
+        )
+
+    def _state(self, place: int) -> ReplicaState:
+        replica, saved = self._replicas[place], self._places[place].saved
+        saved.add(self._loop.now_s, 0.0, 0.0)
+        return ReplicaState(
+            str(place),
+            "1",
+            load=replica.load(),
+            resident=replica.resident(),
+            saved_s=saved.total_s,
+            saved_elsewhere_s=saved.elsewhere_s,
+        )
+
+    def _apply(self, reading: FleetReading, decision: ScalingDecision) -> None:
+        now_s = self._loop.now_s
+        for _ in range(decision.target - reading.current):
+            place = self._lives.ask(now_s)
+            if place is not None:
+                life = self._lives.lives[place]
+                self._loop.at(now_s + self._growth.start_s, partial(self._started, place, life))
+        surplus = reading.current - decision.target
+        for place in self._lives.at(Stage.STARTING)[: max(surplus, 0)]:
+            self._lives.end(place, now_s)
+            surplus -= 1
+        for place in self._leaving(decision)[: max(surplus, 0)]:
+            self._leave(place)
+
+    def _leaving(self, decision: ScalingDecision) -> list[int]:
+        """Return the running places, those that leave first first."""
+        named = [int(victim) for victim in decision.victims] if self._growth.by_worth else []
+        return list(dict.fromkeys([*named, *self._lives.at(Stage.RUNNING)]))
+
+    def _started(self, place: int, life: int) -> None:
+        """Compute the hottest prefixes, then take calls."""
+        if not self._is_starting(place, life):
+            return
+        chains, spent_s = shared_chains(
+            itertools.chain.from_iterable(each.hot.recent(self._loop.now_s) for each in self._places),
+            self._prefill,
+            block_tokens=self._block,
+            budget_s=self._growth.warm_up_budget_s,
+            max_blocks=int(WARM_SHARE * self._fleet.replicas[place].capacity_blocks),
+        )
+        self._loop.at(self._loop.now_s + spent_s, partial(self._join, place, life, chains))
+
+    def _join(self, place: int, life: int, chains: Sequence[Sequence[BlockKey]]) -> None:
+        if not self._is_starting(place, life):
+            return
+        self._lives.stages[place] = Stage.RUNNING
+        self._places[place] = _Place()
+        self._replicas[place].restart()
+        self._replicas[place].hold(chains)
+        self._rejoin(place)
+
+    def _is_starting(self, place: int, life: int) -> bool:
+        return self._lives.stages[place] is Stage.STARTING and self._lives.lives[place] == life
+
+    def _leave(self, place: int) -> None:
+        now_s, replica = self._loop.now_s, self._replicas[place]
+        self._lives.stages[place] = Stage.LEAVING
+        self._fleet.alive.remove(place)
+        replica.leave()
+        self._kept.pop(place, None)
+        self._keeping.discard(place)
+        others = [self._replicas[other] for other in self._fleet.alive]
+        self._departures.left(now_s, replica.engine.cache.keys(), [other.engine.cache.keys() for other in others])
+        self._keep_prefixes(place, others)
+        self._end_if_done(place)
+
+    def _keep_prefixes(self, place: int, others: Sequence[ModelledReplica]) -> None:
+        """Have others compute live prefixes that only a leaving replica has, the latest first, one at a time each."""
+        left_s = self._growth.keep_budget_s
+        for used in sorted(self._places[place].hot.recent(self._loop.now_s), key=lambda used: -used.time_s):
+            held = self._replicas[place].engine.cache.match(used.keys)
+            matches = [(other.engine.cache.match(used.keys), -other.view.in_flight, other) for other in others]
+            if not matches:
+                return
+            match, _, taker = max(matches, key=lambda found: found[:2])
+            seconds = self._prefill.seconds(match * self._block, held * self._block)
+            if 0 < seconds <= left_s:
+                left_s -= seconds
+                self._kept.setdefault(taker.view.index, deque()).append(used.keys[:held])
+        for taker in others:
+            self._keep_next(taker)
+
+    def _keep_next(self, replica: ModelledReplica) -> None:
+        waiting = self._kept.get(replica.view.index)
+        if waiting and replica.view.index not in self._keeping and not replica.is_leaving:
+            self._keeping.add(replica.view.index)
+            replica.engine.submit(self._copy(waiting.popleft()))
+
+    def _copy(self, chain: Sequence[BlockKey]) -> SimulatedCall:
+        """Return a call that is there for its prefix alone."""
+        return SimulatedCall(
+            request=-next(self._copies),
+            arrival_s=self._loop.now_s,
+            session="",
+            adapter=None,
+            kind="base",
+            prompt_tokens=len(chain) * self._block,
+            output_tokens=1,
+            block_tokens=self._block,
+            key_source=lambda: list(chain),
+            content_source=lambda: list(chain),
+            salted_source=lambda: list(chain),
+        )
+
+    def _submit(self, call: SimulatedCall, index: int) -> ModelledRequest:
+        request = super()._submit(call, index)
+        now_s, cached = self._loop.now_s, request.num_cached_tokens
+        self._calls += 1
+        self._uncached_tokens += request.queued_tokens
+        self._prefill_s += request.queued_s
+        self._prefill_squares_s2 += request.queued_s**2
+        others = [self._replicas[other].engine.cache for other in self._fleet.alive if other != index]
+        elsewhere = min(max((cache.match(call.keys) for cache in others), default=0) * self._block, cached)
+        place = self._places[index]
+        place.saved.add(now_s, self._prefill.seconds(0, cached), self._prefill.seconds(0, elsewhere))
+        place.hot.note(now_s, call)
+        self._departures.computed(now_s, call.keys[cached // self._block :])
+        return request
+
+    def _first_token(self, replica: ModelledReplica, request: ModelledRequest) -> None:
+        if not _is_copy(request):
+            super()._first_token(replica, request)
+
+    def _finished(self, replica: ModelledReplica, request: ModelledRequest) -> None:
+        if _is_copy(request):
+            self._keeping.discard(replica.view.index)
+            self._departures.kept(request.call.keys)
+            self._keep_next(replica)
+            return
+        self._answer_tokens += request.call.output_tokens
+        self._answers += 1
+        super()._finished(replica, request)
+        self._loop.at(self._loop.now_s, partial(self._end_if_done, replica.view.index))
+
+    def _end_if_done(self, place: int) -> None:
+        if self._lives.stages[place] is Stage.LEAVING and not self._fleet.replicas[place].in_flight:
+            self._replicas[place].kill()
+            self._lives.end(place, self._loop.now_s)
+
+
+def _is_copy(request: ModelledRequest) -> bool:
+    return request.call.request < 0

@@ -1,0 +1,1 @@
+"""Autoscalers of other projects, by their published rules, as :class:`~aloraserve.scaling.base.Scaler`."""
