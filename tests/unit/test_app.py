@@ -15,13 +15,14 @@ from support.serve_schema import ignored_keys
 from aloraserve.errors import SettingsError
 from aloraserve.settings import load_settings, settings_from_arguments
 from aloraserve.tenants import Role, StaticTenants
-from aloraserve_services.app import application_settings, build
+from aloraserve_services.app import application_settings, build, engine_resources
 from aloraserve_services.plan import require_engine
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy/serve/aloraserve.yaml"
 CONFIGS = sorted((ROOT / "deploy" / "serve").glob("*.yaml"))
 REDIS = "redis://127.0.0.1:1"
+SECRET_REDIS = "redis://:very-secret@127.0.0.1:1"
 SIMULATED: dict[str, Any] = {"engine": "simulated", "redis_url": REDIS, "host": "127.0.0.1"}
 
 
@@ -88,6 +89,20 @@ def test_gateways_scale_between_their_bounds_and_settings_that_change_reset_noth
     assert config.policy.get_policy().__name__ == "GatewayPolicy"
 
 
+def test_engines_scale_by_the_policy_s_delays_alone_and_no_secret_is_in_its_arguments() -> None:
+    scaled = SIMULATED | {"autoscaling": True, "min_replicas": 0, "max_replicas": 7, "redis_url": SECRET_REDIS}
+    _, engines = build(scaled)._bound_deployment.init_args
+    config = engines._bound_deployment._deployment_config.autoscaling_config
+    assert (config.min_replicas, config.max_replicas, config.initial_replicas) == (0, 7, None)
+    assert config.upscale_delay_s == config.downscale_delay_s == config.downscale_to_zero_delay_s == 0
+    # As Serve makes it again for a config that names the deployment: of what is in it only this is left.
+    again = type(config)(**config.model_dump())
+    policy = again.policy.get_policy()(**again.policy.policy_kwargs)
+    assert type(policy).__name__ == "EnginePolicy"
+    assert policy._rules["max_replicas"] == 7
+    assert "very-secret" not in repr(config.model_dump())
+
+
 def test_updates_start_gateways_before_old_ones_stop_and_engines_as_asked_for() -> None:
     gateway = build(SIMULATED | {"max_surge_percent": 30})._bound_deployment
     _, engines = gateway.init_args
@@ -106,6 +121,13 @@ def test_engines_ask_for_a_gpu_by_their_device_whatever_is_installed_where_it_is
 def test_an_engine_of_another_device_than_its_vllm_is_built_for_is_refused() -> None:
     with pytest.raises(SettingsError, match="device is 'gpu'; the vLLM that is installed here is the build for CPUs"):
         require_engine(application_settings({"redis_url": REDIS, "device": "gpu"}))
+
+
+def test_a_replica_asks_for_as_many_gpus_as_its_engine_is_spread_over() -> None:
+    args = {"redis_url": REDIS, "device": "gpu"}
+    assert engine_resources(application_settings(args)) == {"num_cpus": 1, "num_gpus": 1}
+    spread = args | {"engine_args": {"tensor_parallel_size": 4}}
+    assert engine_resources(application_settings(spread)) == {"num_cpus": 1, "num_gpus": 4}
 
 
 def test_callers_keys_travel_to_gateways_as_digests_and_to_engines_not_at_all() -> None:
