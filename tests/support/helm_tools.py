@@ -118,5 +118,5 @@ def of_kind(found: list[dict[str, Any]], kind: str, name: str | None = None) -> 
 
 def serve_config(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the Serve config of the rendered RayService."""
-    config: dict[str, Any] = yaml.safe_load(of_kind(found, "RayService")["spec"]["serveConfigV2"])
+    config: dict[str, Any] = yaml.load(of_kind(found, "RayService")["spec"]["serveConfigV2"], yaml.CSafeLoader)
     return config
