@@ -121,6 +121,7 @@ def test_a_wrong_setting_is_refused_before_anything_is_touched(
     assert fleet(url) == old
 
 
+@pytest.mark.slow
 def test_a_rollout_that_cannot_start_keeps_the_old_fleet(
     cluster: ServeCluster, url: str, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
