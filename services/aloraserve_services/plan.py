@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import aloraserve
 from aloraserve.adapters import (
     AdapterLimits,
     AdapterReader,
@@ -86,6 +87,11 @@ class FleetPlan:
     def max_requests(self) -> int:
         """Requests that one engine runs at once."""
         return self.settings.max_num_seqs if self.calibration is None else self.calibration.max_num_seqs
+
+    @property
+    def fingerprint(self) -> str:
+        """What answers have as ``system_fingerprint``: another one where the release, model or tokenizer is another."""
+        return f"aloraserve-{aloraserve.__version__}-{self.keyspace.fingerprint[:8]}"
 
     @property
     def scheduling(self) -> Scheduling:

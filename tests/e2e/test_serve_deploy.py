@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from support.helm_tools import CHART, objects, of_kind, render
 from support.own_valkey import socket_url, valkey_server
 from support.redis_deployments import free_port
 
@@ -37,14 +38,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
 class Cluster:
     """A Ray head of this module's own, and the ``serve`` command for it."""
 
-    def __init__(self, dashboard_port: int, environment: dict[str, str]) -> None:
+    def __init__(self, dashboard_port: int, head_address: str, environment: dict[str, str]) -> None:
         self._address = f"http://127.0.0.1:{dashboard_port}"
-        self._environment = environment
+        self.head_address = head_address
+        self.environment = environment
 
     def serve(self, *arguments: str) -> str:
         """Run the ``serve`` command; return what it printed."""
         command = [str(Path(sys.executable).with_name("serve")), *arguments, "--address", self._address]
-        done = subprocess.run(command, env=self._environment, text=True, capture_output=True, timeout=120)
+        done = subprocess.run(command, env=self.environment, text=True, capture_output=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -66,7 +68,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(redis_url: str) -> Iterator[Cluster]:
     port = free_port()
     environment = {
         **os.environ,
@@ -76,6 +78,7 @@ def cluster() -> Iterator[Cluster]:
         # Secrets come from the cluster's environment: Serve shows and logs a config's arguments.
         "ALORASERVE_API_KEYS": json.dumps({"tenant": TENANT}),
         "ALORASERVE_ADMIN_KEYS": json.dumps({"admin": ADMIN}),
+        "ALORASERVE_REDIS_URL": redis_url,
     }
     head = subprocess.Popen(
         [sys.executable, str(HEAD), str(port)],
@@ -86,8 +89,9 @@ def cluster() -> Iterator[Cluster]:
     )
     try:
         assert head.stdout is not None
-        assert any("ready" in line for line in head.stdout), "Ray did not start"
-        yield Cluster(port, environment)
+        ready = next((line for line in head.stdout if line.startswith("ready ")), None)
+        assert ready is not None, "Ray did not start"
+        yield Cluster(port, ready.split()[1], environment)
     finally:
         assert head.stdin is not None
         head.stdin.close()
@@ -283,3 +287,74 @@ def test_a_wrong_argument_is_named_in_the_application_s_status(
     while "args: replicas is '0'" not in str(cluster.application().get("message")):
         assert time.monotonic() < deadline, cluster.application()
         time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def chart_folder(tmp_path_factory: pytest.TempPathFactory, state_dir: Path) -> Path:
+    """What pods have: Secrets that are mounted, and a state folder."""
+    folder = tmp_path_factory.mktemp("pod")
+    pepper = folder / "secrets" / "pepper" / "pepper"
+    pepper.parent.mkdir(parents=True)
+    pepper.write_text(secrets.token_hex(32))
+    pepper.chmod(0o440)
+    (folder / "state").symlink_to(state_dir)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chart_url(cluster: Cluster, chart_folder: Path) -> tuple[str, str]:
+    """Where the Serve config of the Helm chart answers over HTTP and gRPC, deployed as it is."""
+    # Below are Ray's own, as the chart has them.
+    free = (port for port in iter(free_port, 0) if 20_000 <= port < 61_000)
+    ports = {"http": next(free), "grpc": next(free), "metrics": 61_000, "channel": 61_100}
+    paths = {"state": str(chart_folder / "state"), "secrets": str(chart_folder / "secrets")}
+    values = {"ports": ports, "paths": paths, "config": {"namespace": "chart"}}
+    found = objects(render(values, CHART / "ci" / "simulated-values.yaml"))
+    file = chart_folder / "serve.yaml"
+    file.write_text(of_kind(found, "RayService")["spec"]["serveConfigV2"])
+    cluster.serve("shutdown", "--yes")
+    cluster.serve("deploy", str(file))
+    deployments = cluster.wait_for("RUNNING")["deployments"]
+    assert {name: found["replica_states"] for name, found in deployments.items()} == {
+        "gateway": {"RUNNING": 2},
+        "engine": {"RUNNING": 2},
+    }
+    return f"http://127.0.0.1:{ports['http']}", f"127.0.0.1:{ports['grpc']}"
+
+
+def test_the_chart_s_serve_config_answers_what_helm_test_asks(cluster: Cluster, chart_url: tuple[str, str]) -> None:
+    http, grpc = chart_url
+    wait_until(lambda: httpx.get(f"{http}/readyz", trust_env=False).status_code == 200)
+    asked = {"ALORASERVE_TEST_URL": http, "ALORASERVE_TEST_GRPC": grpc, "ALORASERVE_TEST_KEY": TENANT}
+    command = [sys.executable, str(CHART / "files" / "check.py")]
+    done = subprocess.run(command, env=cluster.environment | asked, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == [
+        "GET /readyz: 200",
+        "GET /v1/models without a key: 401",
+        "gRPC health: SERVING",
+        "GET /v1/models: 200",
+        f"POST /v1/chat/completions to {BASE}: 200",
+    ]
+
+
+def test_a_node_is_drained_before_its_pod_ends(cluster: Cluster, chart_url: tuple[str, str]) -> None:
+    """The last test of this cluster: what ``preStop`` runs, where no other node could take the replicas."""
+    body = {"model": BASE, "prompt": "x", "max_tokens": 600, "ignore_eos": True, "stream": True}
+    headers = {"Authorization": f"Bearer {TENANT}"}
+    command = [sys.executable, "-m", "aloraserve_services.node_drain", "--within", "120", "--address"]
+    with (
+        httpx.Client(base_url=chart_url[0], timeout=60, trust_env=False, headers=headers) as client,
+        client.stream("POST", "/v1/completions", json=body) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        drain = subprocess.Popen(
+            [*command, cluster.head_address], env=cluster.environment, stdout=subprocess.PIPE, text=True
+        )
+        text = [line for line in lines if line]
+        said, _ = drain.communicate(timeout=120)
+    assert text[-1] == "data: [DONE]"
+    assert '"error"' not in "".join(text)
+    assert said.splitlines() == ["node_drain: draining", "node_drain: drained"]
+    assert drain.returncode == 0

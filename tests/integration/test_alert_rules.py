@@ -11,6 +11,7 @@ import pytest
 import yaml
 from support.prometheus_server import OBSERVABILITY, tool
 
+ROOT = Path(__file__).parents[2]
 RULES = OBSERVABILITY / "rules"
 ALERTS = re.findall(r"alert: (\w+)", (RULES / "aloraserve.yml").read_text())
 
@@ -53,5 +54,21 @@ def _keep_tests_of(alert: str, file: Path) -> None:
 
 
 def test_the_document_names_every_alert() -> None:
-    document = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
+    document = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     assert [alert for alert in ALERTS if f"`{alert}`" not in document] == []
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_leads_to_what_to_do(alert: str) -> None:
+    groups = yaml.safe_load((RULES / "aloraserve.yml").read_text())["groups"]
+    [rule] = [rule for group in groups for rule in group["rules"] if rule.get("alert") == alert]
+    file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert (file, anchor) == ("docs/operate/runbooks.md", alert.lower())
+    section = re.search(rf"^## {alert}\n(.+?)(?=^## |\Z)", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None, f"{alert} has no runbook"
+    assert all(f"**{part}**" in section[1] for part in ("Means", "Look", "Do")), f"{alert}'s runbook lacks a part"
+
+
+def test_a_runbook_is_of_an_alert_that_there_is() -> None:
+    headings = re.findall(r"^## (\w+)$", (ROOT / "docs/operate/runbooks.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(ALERTS)

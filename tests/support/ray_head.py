@@ -7,7 +7,7 @@ import tempfile
 
 
 def main(dashboard_port: str) -> None:
-    """Start Ray, say so, and stop it when stdin is closed."""
+    """Start Ray, say so and where, and stop it when stdin is closed."""
     import ray
 
     with tempfile.TemporaryDirectory(prefix="alora-ray-") as folder:
@@ -15,6 +15,8 @@ def main(dashboard_port: str) -> None:
             address="local",
             _node_ip_address="127.0.0.1",
             num_cpus=4,
+            # What the chart's pods have: one gateway or engine each.
+            resources={"aloraserve_gateway": 2, "aloraserve_engine": 2},
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             dashboard_port=int(dashboard_port),
@@ -22,7 +24,7 @@ def main(dashboard_port: str) -> None:
             object_store_memory=128 << 20,
             _temp_dir=folder,
         )
-        print("ready", flush=True)
+        print("ready", ray.get_runtime_context().gcs_address, flush=True)
         sys.stdin.read()
         ray.shutdown()
 

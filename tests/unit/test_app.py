@@ -15,7 +15,7 @@ from support.serve_schema import ignored_keys
 from aloraserve.errors import SettingsError
 from aloraserve.settings import load_settings, settings_from_arguments
 from aloraserve.tenants import Role, StaticTenants
-from aloraserve_services.app import application_settings, build
+from aloraserve_services.app import application_settings, build, engine_resources
 from aloraserve_services.plan import require_engine
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,13 @@ def test_engines_ask_for_a_gpu_by_their_device_whatever_is_installed_where_it_is
 def test_an_engine_of_another_device_than_its_vllm_is_built_for_is_refused() -> None:
     with pytest.raises(SettingsError, match="device is 'gpu'; the vLLM that is installed here is the build for CPUs"):
         require_engine(application_settings({"redis_url": REDIS, "device": "gpu"}))
+
+
+def test_a_replica_asks_for_as_many_gpus_as_its_engine_is_spread_over() -> None:
+    args = {"redis_url": REDIS, "device": "gpu"}
+    assert engine_resources(application_settings(args)) == {"num_cpus": 1, "num_gpus": 1}
+    spread = args | {"engine_args": {"tensor_parallel_size": 4}}
+    assert engine_resources(application_settings(spread)) == {"num_cpus": 1, "num_gpus": 4}
 
 
 def test_callers_keys_travel_to_gateways_as_digests_and_to_engines_not_at_all() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.peft_adapters import BASE, BASE_CONFIG, write_peft_adapter
@@ -119,6 +120,17 @@ def test_a_simulated_fleet_takes_any_block_size_and_no_real_replica_fits_into_it
     assert (real.max_requests, simulated.max_requests) == (16, simulated.calibration.max_num_seqs)
     assert real.keyspace != simulated.keyspace
     assert make_plan(load_settings(**shared | {"block_tokens": 16}, engine="simulated")).keyspace.block_tokens == 16
+
+
+def test_quantized_weights_share_no_directory_with_others(model_path: Path, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"model": str(model_path), "state_dir": tmp_path, "dtype": "float32"}
+    plain = make_plan(load_settings(**shared))
+    spread = make_plan(load_settings(**shared, engine_args={"tensor_parallel_size": 3}))
+    quantized = make_plan(load_settings(**shared, engine_args={"quantization": "compressed-tensors"}))
+    assert plain.keyspace == spread.keyspace
+    assert plain.keyspace != quantized.keyspace
+    # Adapters fit the model, whatever its weights are stored as.
+    assert plain.base_fingerprint == quantized.base_fingerprint
 
 
 def test_a_calibration_that_is_not_there_is_named(tmp_path: Path) -> None:

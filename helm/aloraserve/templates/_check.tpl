@@ -30,7 +30,7 @@
   "key_pepper_file" "keys.pepper" "api_keys" "keys.apiKeys" "admin_keys" "keys.adminKeys" "redis_url" "redis" "cell_redis_urls" "redis.external.cellUrlsKey"
   "state_dir" "paths.state" "model" "model.name" "served_name" "model.servedName" "dtype" "model.dtype" "engine" "engines.profile" "device" "engines.profile"
   "engine_args" "engines.args" "adapters_dir" "adapters.existingClaim" "adapter_store" "adapters.store" "otlp_endpoint" "otel.endpoint"
-  "replicas" "engines.groups" "gateways" "gateway.replicas" "autoscaling" "autoscaling.enabled" "min_replicas" "autoscaling.minReplicas"
+  "max_surge_percent" "rollout.engineSurgePercent" "replicas" "engines.groups" "gateways" "gateway.replicas" "autoscaling" "autoscaling.enabled" "min_replicas" "autoscaling.minReplicas"
   "max_replicas" "autoscaling.maxReplicas" "min_gateways" "autoscaling.minGateways" "max_gateways" "autoscaling.maxGateways"
   "ttft_objective_s" "autoscaling.ttftObjectiveSeconds" -}}
 {{- range $key, $_ := .Values.config -}}
@@ -61,9 +61,9 @@
 {{- end -}}
 {{- range $other := slice $taken 0 $number -}}
 {{- if and (le (int $one.from) (int $other.to)) (le (int $other.from) (int $one.to)) -}}
-{{- $name := eq $one.name "Ray" | ternary $other.name $one.name -}}
-{{- $with := eq $one.name "Ray" | ternary $one.name $other.name -}}
-{{- fail (printf "%s: its ports %d to %d meet those of %s, %d to %d" $name (int $one.from) (int $one.to) $with (int $other.from) (int $other.to)) -}}
+{{- $mine := eq $one.name "Ray" | ternary $other $one -}}
+{{- $theirs := eq $one.name "Ray" | ternary $one $other -}}
+{{- fail (printf "%s: its ports %d to %d meet those of %s, %d to %d" $mine.name (int $mine.from) (int $mine.to) $theirs.name (int $theirs.from) (int $theirs.to)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -122,6 +122,7 @@ adapter_store: /var/lib/aloraserve-adapters
 {{- with $v.otel.endpoint }}
 otlp_endpoint: {{ . | quote }}
 {{- end }}
+max_surge_percent: {{ $v.rollout.engineSurgePercent }}
 {{- if $v.autoscaling.enabled }}
 autoscaling: true
 min_replicas: {{ $v.autoscaling.minReplicas }}

@@ -32,7 +32,6 @@ applications:
           num_cpus: 0
           resources: {aloraserve_gateway: 1}
       - name: engine
-        max_surge_percent: {{ $v.rollout.engineSurgePercent }}
         ray_actor_options:
           num_cpus: {{ $v.engines.cpusPerReplica }}
           {{- if eq $v.engines.profile "gpu" }}

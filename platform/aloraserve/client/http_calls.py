@@ -9,9 +9,10 @@ from typing import Any
 import httpx
 
 from aloraserve.client.errors import CallError, error_of, error_within
+from aloraserve.client.events import EventReader
 from aloraserve.client.requests import CallRequest
 
-_DATA, _DONE = b"data: ", b"[DONE]"
+_DONE = b"[DONE]"
 
 
 class HttpCalls:
@@ -84,17 +85,16 @@ class AsyncHttpCalls:
 
 
 class _Events:
-    """Reads server-sent events, however they are cut; a line ends with a line feed alone."""
+    """Reads the parts of a streamed answer."""
 
     def __init__(self) -> None:
         self._is_whole = False
-        self._rest = b""
+        self._events = EventReader()
 
     def read(self, piece: bytes) -> Iterator[dict[str, Any]]:
         """Yield the parts that are whole with another piece."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        for line in lines:
-            if line.startswith(_DATA) and (part := self._part(line[len(_DATA) :])) is not None:
+        for data in self._events.read(piece):
+            if (part := self._part(data)) is not None:
                 yield part
 
     def read_all(self, pieces: Iterator[bytes]) -> Iterator[dict[str, Any]]:

@@ -157,7 +157,7 @@ class GuardedLimits:
 
     def _share(self, want: Want) -> Want:
         """Return what a request takes of this gateway's share."""
-        limits = share_of(want.limits, self._gateways)
+        limits = per_gateway(want.limits, self._gateways)
         here = want._replace(limits=limits)
         amounts = (min(cost, limit) if limit else 0 for cost, limit in zip(want.demand, here.per_minute, strict=True))
         return here._replace(demand=Demand(*amounts))
@@ -192,7 +192,7 @@ class GuardedLimits:
             log.warning("leases_not_renewed", cause=error.message)
 
 
-def share_of(limits: TenantLimits, gateways: int) -> TenantLimits:
+def per_gateway(limits: TenantLimits, gateways: int) -> TenantLimits:
     """Return one gateway's share of limits; at least 1 of each, so that nothing is refused for good."""
     names = ("requests_per_minute", "tokens_per_minute", "uncached_tokens_per_minute", "concurrency")
     given = {name: getattr(limits, name) for name in names}

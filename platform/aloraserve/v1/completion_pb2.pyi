@@ -138,10 +138,12 @@ class CompleteResponse(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
+    SYSTEM_FINGERPRINT_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     created: _builtins.int
     model: _builtins.str
+    system_fingerprint: _builtins.str
     extra_json: _builtins.str
     """Further fields of the HTTP API's answer, a JSON object."""
     @_builtins.property
@@ -159,11 +161,12 @@ class CompleteResponse(_message.Message):
         choices: _abc.Iterable[Global___CompletionChoice] | None = ...,
         usage: _usage_pb2.Usage | None = ...,
         serving: _usage_pb2.Serving | None = ...,
+        system_fingerprint: _builtins.str | None = ...,
         extra_json: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "_extra_json", b"_extra_json", "_id", b"_id", "_model", b"_model", "_serving", b"_serving", "created", b"created", "extra_json", b"extra_json", "id", b"id", "model", b"model", "serving", b"serving", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "_extra_json", b"_extra_json", "_id", b"_id", "_model", b"_model", "_serving", b"_serving", "_system_fingerprint", b"_system_fingerprint", "created", b"created", "extra_json", b"extra_json", "id", b"id", "model", b"model", "serving", b"serving", "system_fingerprint", b"system_fingerprint", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "_extra_json", b"_extra_json", "_id", b"_id", "_model", b"_model", "_serving", b"_serving", "choices", b"choices", "created", b"created", "extra_json", b"extra_json", "id", b"id", "model", b"model", "serving", b"serving", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "_extra_json", b"_extra_json", "_id", b"_id", "_model", b"_model", "_serving", b"_serving", "_system_fingerprint", b"_system_fingerprint", "choices", b"choices", "created", b"created", "extra_json", b"extra_json", "id", b"id", "model", b"model", "serving", b"serving", "system_fingerprint", b"system_fingerprint", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created: _TypeAlias = _typing.Literal["created"]  # noqa: Y015
     _WhichOneofArgType__created: _TypeAlias = _typing.Literal["_created", b"_created"]  # noqa: Y015
@@ -175,6 +178,8 @@ class CompleteResponse(_message.Message):
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__serving: _TypeAlias = _typing.Literal["serving"]  # noqa: Y015
     _WhichOneofArgType__serving: _TypeAlias = _typing.Literal["_serving", b"_serving"]  # noqa: Y015
+    _WhichOneofReturnType__system_fingerprint: _TypeAlias = _typing.Literal["system_fingerprint"]  # noqa: Y015
+    _WhichOneofArgType__system_fingerprint: _TypeAlias = _typing.Literal["_system_fingerprint", b"_system_fingerprint"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__created) -> _WhichOneofReturnType__created | None: ...
     @_typing.overload
@@ -185,6 +190,8 @@ class CompleteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__serving) -> _WhichOneofReturnType__serving | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__system_fingerprint) -> _WhichOneofReturnType__system_fingerprint | None: ...
 
 Global___CompleteResponse: _TypeAlias = CompleteResponse  # noqa: Y015
 
@@ -200,10 +207,12 @@ class CompleteStreamResponse(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
+    SYSTEM_FINGERPRINT_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     created: _builtins.int
     model: _builtins.str
+    system_fingerprint: _builtins.str
     extra_json: _builtins.str
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompletionChoice]:
@@ -222,11 +231,12 @@ class CompleteStreamResponse(_message.Message):
         choices: _abc.Iterable[Global___CompletionChoice] | None = ...,
         usage: _usage_pb2.Usage | None = ...,
         serving: _usage_pb2.Serving | None = ...,
+        system_fingerprint: _builtins.str | None = ...,
         extra_json: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "_extra_json", b"_extra_json", "_id", b"_id", "_model", b"_model", "_serving", b"_serving", "_usage", b"_usage", "created", b"created", "extra_json", b"extra_json", "id", b"id", "model", b"model", "serving", b"serving", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "_extra_json", b"_extra_json", "_id", b"_id", "_model", b"_model", "_serving", b"_serving", "_system_fingerprint", b"_system_fingerprint", "_usage", b"_usage", "created", b"created", "extra_json", b"extra_json", "id", b"id", "model", b"model", "serving", b"serving", "system_fingerprint", b"system_fingerprint", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "_extra_json", b"_extra_json", "_id", b"_id", "_model", b"_model", "_serving", b"_serving", "_usage", b"_usage", "choices", b"choices", "created", b"created", "extra_json", b"extra_json", "id", b"id", "model", b"model", "serving", b"serving", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created", b"_created", "_extra_json", b"_extra_json", "_id", b"_id", "_model", b"_model", "_serving", b"_serving", "_system_fingerprint", b"_system_fingerprint", "_usage", b"_usage", "choices", b"choices", "created", b"created", "extra_json", b"extra_json", "id", b"id", "model", b"model", "serving", b"serving", "system_fingerprint", b"system_fingerprint", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created: _TypeAlias = _typing.Literal["created"]  # noqa: Y015
     _WhichOneofArgType__created: _TypeAlias = _typing.Literal["_created", b"_created"]  # noqa: Y015
@@ -238,6 +248,8 @@ class CompleteStreamResponse(_message.Message):
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__serving: _TypeAlias = _typing.Literal["serving"]  # noqa: Y015
     _WhichOneofArgType__serving: _TypeAlias = _typing.Literal["_serving", b"_serving"]  # noqa: Y015
+    _WhichOneofReturnType__system_fingerprint: _TypeAlias = _typing.Literal["system_fingerprint"]  # noqa: Y015
+    _WhichOneofArgType__system_fingerprint: _TypeAlias = _typing.Literal["_system_fingerprint", b"_system_fingerprint"]  # noqa: Y015
     _WhichOneofReturnType__usage: _TypeAlias = _typing.Literal["usage"]  # noqa: Y015
     _WhichOneofArgType__usage: _TypeAlias = _typing.Literal["_usage", b"_usage"]  # noqa: Y015
     @_typing.overload
@@ -250,6 +262,8 @@ class CompleteStreamResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__serving) -> _WhichOneofReturnType__serving | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__system_fingerprint) -> _WhichOneofReturnType__system_fingerprint | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__usage) -> _WhichOneofReturnType__usage | None: ...
 

@@ -75,6 +75,7 @@ class ChatCompletion(ResponsePart):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: str | None = optional()
     choices: list[ChatChoice]
     usage: Usage
     prompt_token_ids: list[int] | None = optional()
@@ -112,6 +113,7 @@ class ChatCompletionChunk(ResponsePart):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
+    system_fingerprint: str | None = optional()
     choices: list[ChatChunkChoice]
     usage: Usage | None = optional()
     prompt_token_ids: list[int] | None = optional()

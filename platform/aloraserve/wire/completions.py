@@ -146,5 +146,6 @@ class Completion(ResponsePart):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
+    system_fingerprint: str | None = optional()
     choices: list[CompletionChoice]
     usage: Usage | None = optional()

@@ -13,9 +13,9 @@ import uvicorn
 
 from aloraserve_services.bare_engine.engine import BareEngine
 from aloraserve_services.bare_engine.routes import EngineRoutes
+from aloraserve_services.http_server.listening import BACKLOG
 from aloraserve_services.plan import FleetPlan
 
-BACKLOG = 2048
 END_S = 10.0
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from aloraserve.client.events import EventReader
 from aloraserve_services.cli.admin_api import check_answer
 from aloraserve_services.cli.console import out
 
 EVENT_TIMEOUT_S = 30.0
 """The platform says twice in a second how far it is."""
-_DATA = b"data: "
 
 
 def register(client: httpx.Client, body: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:
@@ -40,12 +40,9 @@ def register(client: httpx.Client, body: dict[str, Any], *, is_quiet: bool) -> d
 
 
 def _events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
-    rest = b""
+    reader = EventReader()
     for piece in answer.iter_bytes():
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            if line.startswith(_DATA):
-                yield json.loads(line.removeprefix(_DATA))
+        yield from map(json.loads, reader.read(piece))
 
 
 def _follow_in_lines(events: Iterator[dict[str, Any]]) -> dict[str, Any]:

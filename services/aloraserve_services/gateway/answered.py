@@ -25,11 +25,13 @@ class CallResponses:
     Args:
         idempotent: answers of requests with keys.
         comment_s: how long the reader of a stream may see nothing.
+        fingerprint: of the platform.
     """
 
-    def __init__(self, idempotent: IdempotentAnswers, comment_s: float) -> None:
+    def __init__(self, idempotent: IdempotentAnswers, comment_s: float, fingerprint: str | None = None) -> None:
         self._idempotent = idempotent
         self._comment_s = comment_s
+        self._fingerprint = fingerprint
 
     async def respond(
         self,
@@ -62,6 +64,7 @@ class CallResponses:
             answer: writes it.
             call: that has begun.
         """
+        answer.fingerprint = self._fingerprint
         headers = serving_headers(call.first)
         if call.request.is_streamed:
             events = answer.stream(call.chunks, include_usage=call.include_usage)

@@ -139,7 +139,7 @@ class Gateway:
         self._chats = ChatCalls(self._prompts, self._dispatcher, ChatIntrinsics(runner), self.slots, self._adapters)
         self._completions = CompletionCalls(self._prompts, self._dispatcher, self.slots)
         self._idempotent = IdempotentAnswers(self._ask_all(settings.most_gateways))
-        self._responses = CallResponses(self._idempotent, settings.sse_comment_s)
+        self._responses = CallResponses(self._idempotent, settings.sse_comment_s, plan.fingerprint)
 
     def http_app(self) -> ASGIApp:
         """Return the HTTP application."""
@@ -184,7 +184,7 @@ class Gateway:
         repeated = RepeatedCalls(self._idempotent)
         reflects = not settings.is_public if settings.grpc_reflection is None else settings.grpc_reflection
         return [
-            InferenceMethods(self._chats, self._completions, repeated, max_bytes),
+            InferenceMethods(self._chats, self._completions, repeated, max_bytes, self._plan.fingerprint),
             IntrinsicMethods(self._intrinsics, repeated, max_bytes),
             AdapterMethods(self._managed.manager, self._adapter_access()),
             HealthMethods(service_names(), lambda: not self.slots.is_leaving and self._serves()),

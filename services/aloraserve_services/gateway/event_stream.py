@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from aloraserve.errors import DrainingError
 from aloraserve_services.gateway.answer_headers import EVENTS
+from aloraserve_services.gateway.answers.events import without_odd_line_ends
 from aloraserve_services.gateway.stream_comments import StreamComments
 
 Ending = Callable[[Exception], bytes]
@@ -28,9 +29,6 @@ class Closing(Protocol):
 
 GOODBYE_S = 1.0
 """How long a client may take for the last event of a stream that is cut off."""
-
-_LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\x85\u2028\u2029")
-"""They stand in strings alone, so the text is the same."""
 
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", **EVENTS}
 
@@ -89,15 +87,6 @@ class EventStream(Response):
             await self._events.aclose()
 
 
-def without_odd_line_ends(events: bytes) -> bytes:
-    """Return events in which JSON escapes what Python's ``splitlines`` takes for the end of a line, as clients do."""
-    if events.isascii():
-        return events
-    for raw, escaped in _LINE_ENDS:
-        events = events.replace(raw, escaped)
-    return events
-
-
 async def say_goodbye(send: Send, ending: Ending) -> None:
     """End a stream that is cut off with an error; whoever has gone, or does not read, misses nothing by it."""
     error = DrainingError("the gateway has stopped; the answer is incomplete")
@@ -108,4 +97,4 @@ async def say_goodbye(send: Send, ending: Ending) -> None:
 
 async def send_last(send: Send, events: bytes) -> None:
     """End a stream with its last events."""
-    await send({"type": "http.response.body", "body": without_odd_line_ends(events)})
+    await send({"type": "http.response.body", "body": events})

@@ -16,6 +16,7 @@ from aloraserve.wire.chat_answers import (
     ChatDelta,
 )
 from aloraserve_services.gateway.answer_headers import EVENTS
+from aloraserve_services.gateway.answers.events import DONE, sse_event
 from aloraserve_services.gateway.calls import GuardedCall
 from aloraserve_services.gateway.intrinsic_results import guard_result_of, refusal_of
 
@@ -39,8 +40,8 @@ class RefusedChat:
         """Return the answer, as a stream if the request asks for one."""
         if not self._request.is_streamed:
             return Response(self.whole().to_json(), media_type="application/json")
-        events = "".join(f"data: {chunk.to_json()}\n\n" for chunk in self.chunks())
-        return Response(f"{events}data: [DONE]\n\n", media_type="text/event-stream", headers=EVENTS)
+        events = [*(sse_event(chunk.to_json().encode()) for chunk in self.chunks()), DONE]
+        return Response(b"".join(events), media_type="text/event-stream", headers=EVENTS)
 
     @property
     def _usage(self) -> Usage:

@@ -14,6 +14,7 @@ from typing import IO
 from aloraserve.errors import StartError
 
 BACKLOG = 2048
+"""Connections that wait to be accepted."""
 
 
 class SharedPort:

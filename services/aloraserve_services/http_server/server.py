@@ -17,10 +17,10 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from aloraserve_services.http_server.limits import HttpLimits
+from aloraserve_services.http_server.listening import BACKLOG
 from aloraserve_services.http_server.protocol import BoundedProtocol
 from aloraserve_services.http_server.tls_listener import TlsListener
 
-BACKLOG = 2048
 UNSENT_BYTES = 64 << 10
 """What the kernel takes of a connection before it has sent it: a client that does not read costs that much."""
 OTHER_FILES = 512

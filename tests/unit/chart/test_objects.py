@@ -119,6 +119,7 @@ def test_each_role_has_its_own_pods_and_the_engines_their_gpus() -> None:
     # Eight GPUs, four per engine.
     assert groups["dgx"]["rayStartParams"]["resources"] == '"{\\"aloraserve_engine\\":2}"'
     assert groups["dgx"]["rayStartParams"]["num-gpus"] == "8"
+    assert groups["dgx"]["rayStartParams"]["num-cpus"] == "2"
     engine = groups["dgx"]["template"]["spec"]["containers"][0]
     assert engine["resources"]["limits"]["nvidia.com/gpu"] == "8"
     gateway, engines = serve_config(found)["applications"][0]["deployments"]

@@ -107,6 +107,7 @@ NOT_FITTING: list[tuple[dict[str, Any], str]] = [
     ),
     ({"ports": {"grpc": 8000}}, "ports.grpc: its ports 8000 to 8000 meet those of ports.http, 8000 to 8000"),
     ({"ports": {"http": 9250}}, "ports.channel: its ports 9200 to 9299 meet those of ports.http, 9250 to 9250"),
+    ({"ports": {"metrics": 19_100}}, "ports.metrics: its ports 19100 to 19115 meet those of Ray, 10001 to 19999"),
     ({"ports": {"http": 8265}}, "ports.http: its ports 8265 to 8265 meet those of Ray, 8265 to 8265"),
     ({"ports": {"channel": 65500}}, "ports.channel is 65500: the ports up to 65599 are beyond 65535"),
     ({"config": {"port": 9}}, "config.port is set by another value: ports.http"),

@@ -33,8 +33,8 @@ from aloraserve.errors import (
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk
 from aloraserve.v1.chat_pb2 import ChatResponse
 from aloraserve.wire import reply_for
+from aloraserve_services.gateway.answers.events import without_odd_line_ends
 from aloraserve_services.gateway.deployment import Gateway
-from aloraserve_services.gateway.event_stream import without_odd_line_ends
 from aloraserve_services.gateway.own_adapters import OwnAdapters
 from aloraserve_services.grpc_server.limits import GrpcLimits
 from aloraserve_services.grpc_server.server import GrpcServer

@@ -124,6 +124,7 @@ async def test_a_chat(
         fields = fields | {"max_tokens": 200}
     own, its = await both(caller, http, "/v1/chat/completions", CHAT | fields)
     assert own == its
+    assert own["system_fingerprint"].startswith("aloraserve-")
     choice = own["choices"][0]
     assert choice["stop_reason"] == "x"
     assert ("token_ids" in choice, "prompt_token_ids" in own) == (IDS.items() <= fields.items(),) * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -305,6 +306,21 @@ async def test_a_model_is_shown_as_the_list_has_it(client: Open) -> None:
     shown = listed[adapter.name]
     assert (shown["kind"], shown["parent"], shown["root"]) == ("alora", "base", adapter.name)
     assert shown["invocation"]["tokens"] == list(adapter.invocation_ids)
+
+
+async def test_every_part_of_an_answer_says_which_platform_gave_it(client: Open) -> None:
+    """By that a client that sets a seed finds out why its answer is another one now."""
+    one, found = client(), set()
+    for path, body in (
+        ("completions", {"prompt": "x"}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+    ):
+        whole = await one.post(f"/v1/{path}", json={"model": "base"} | body)
+        streamed = await one.post(f"/v1/{path}", json={"model": "base", "stream": True} | body)
+        events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
+        found |= {part["system_fingerprint"] for part in (whole.json(), *events)}
+    [fingerprint] = found
+    assert re.fullmatch(r"aloraserve-[\w.+-]+-[0-9a-f]{8}", fingerprint)
 
 
 async def test_a_model_that_is_not_served_is_not_found(client: Open) -> None:

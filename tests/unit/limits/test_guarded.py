@@ -10,7 +10,7 @@ import pytest
 
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.limits.base import LEASE_US, Demand, Settlement, Standing, Want
-from aloraserve.limits.guarded import GuardedLimits, share_of
+from aloraserve.limits.guarded import GuardedLimits, per_gateway
 from aloraserve.limits.memory import MemoryLimits
 from aloraserve.tenants.limits import TenantLimits
 from aloraserve_services.kept_tasks import kept
@@ -71,7 +71,7 @@ async def test_a_gateway_alone_lets_through_its_share_and_asks_the_server_rarely
 
 
 async def test_a_share_is_never_nothing() -> None:
-    shared = share_of(TenantLimits(requests_per_minute=3, tokens_per_minute=1000, concurrency=1, weight=4.0), 4)
+    shared = per_gateway(TenantLimits(requests_per_minute=3, tokens_per_minute=1000, concurrency=1, weight=4.0), 4)
     assert shared == TenantLimits(requests_per_minute=1, tokens_per_minute=250, concurrency=1, weight=4.0)
 
 

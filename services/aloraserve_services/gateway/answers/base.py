@@ -58,6 +58,8 @@ class Answer(ABC):
     """What stands around the text in a streamed choice's event."""
     form: StreamForm = SSE
     """What a streamed answer is written in."""
+    fingerprint: str | None = None
+    """Of the platform that answers: with another one the same seed may give another text."""
 
     def __init__(self, requests: Sequence[GenerationRequest], savings: SavingsUsage | None = None) -> None:
         first = requests[0]

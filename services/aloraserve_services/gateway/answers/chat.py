@@ -58,6 +58,7 @@ class ChatAnswer(Answer):
             id=self.id,
             created=self.created,
             model=self.model,
+            system_fingerprint=self.fingerprint,
             choices=written,
             usage=self.usage,
             prompt_token_ids=self._prompt_ids_of(0),
@@ -124,11 +125,20 @@ class ChatAnswer(Answer):
     def _addition(self, **fields: Any) -> bytes:
         """Return an event with an extension and a choice that adds nothing, as clients take a chunk to have one."""
         nothing = ChatChunkChoice(index=0, delta=ChatDelta())
-        chunk = ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=[nothing], **fields)
-        return self.form.part(chunk)
+        return self.form.part(self._chunk([nothing], **fields))
 
     def _closing(self) -> ResponsePart:
-        return ChatCompletionChunk(id=self.id, created=self.created, model=self.model, choices=[], usage=self.usage)
+        return self._chunk([], usage=self.usage)
+
+    def _chunk(self, choices: list[ChatChunkChoice], **fields: Any) -> ChatCompletionChunk:
+        return ChatCompletionChunk(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            system_fingerprint=self.fingerprint,
+            choices=choices,
+            **fields,
+        )
 
     def _logprobs(self, logprobs: Sequence[TokenLogprobs], offset: int) -> dict[str, Any]:
         return {

@@ -79,7 +79,14 @@ class CompletionAnswer(Answer):
         return self._completion([])
 
     def _completion(self, choices: list[CompletionChoice]) -> ResponsePart:
-        return Completion(id=self.id, created=self.created, model=self.model, choices=choices, usage=self.usage)
+        return Completion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            system_fingerprint=self.fingerprint,
+            choices=choices,
+            usage=self.usage,
+        )
 
     def _logprobs(self, logprobs: Sequence[TokenLogprobs], offset: int) -> dict[str, Any]:
         offsets = []

@@ -20,6 +20,8 @@ Part = TypeVar("Part")
 LEAST_LOGPROB = -9999.0
 """What stands for an impossible token, as in OpenAI's API: JSON has no infinity."""
 
+_LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\x85\u2028\u2029")
+"""They stand in strings alone, so the text is the same."""
 _NOTHING: Mapping[str, object] = {}
 
 encode = msgspec.json.Encoder().encode
@@ -27,7 +29,20 @@ encode = msgspec.json.Encoder().encode
 
 def sse_event(data: bytes) -> bytes:
     """Return JSON as a server-sent event."""
-    return b"data: " + data + b"\n\n"
+    return b"data: " + without_odd_line_ends(data) + b"\n\n"
+
+
+def without_odd_line_ends(events: bytes) -> bytes:
+    """Return events in which JSON escapes what Python's ``splitlines`` takes for the end of a line, as clients do."""
+    if events.isascii():
+        return events
+    for raw, escaped in _LINE_ENDS:
+        events = events.replace(raw, escaped)
+    return events
+
+
+DONE = sse_event(b"[DONE]")
+"""The last event of a stream that has OpenAI's form."""
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from aloraserve.serving.tools import Heard
 from aloraserve.wire import reply_for
 from aloraserve.wire.responses import ResponsePart
 from aloraserve_services.gateway.answers.events import (
+    DONE,
     choice_ending,
     delta_of,
     encode,
@@ -109,7 +110,7 @@ class SseForm(StreamForm):
     def ending(self, error: Exception | None) -> bytes:
         """See the contract: the status is sent, so the client learns of an error from the stream alone."""
         failed = b"" if error is None else sse_event(encode(reply_for(error).body))
-        return failed + sse_event(b"[DONE]")
+        return failed + DONE
 
 
 SSE = SseForm()
@@ -118,5 +119,7 @@ SSE = SseForm()
 def _beginnings(answer: Answer, before_text: bytes) -> list[bytes]:
     """Return what stands before the text in the events of each choice."""
     fields = {"id": answer.id, "object": answer.part_kind, "created": answer.created, "model": answer.model}
+    if answer.fingerprint is not None:
+        fields["system_fingerprint"] = answer.fingerprint
     head = b"data: " + encode(fields)[:-1] + b',"choices":[{"index":'
     return [b"%b%d,%b" % (head, index, before_text) for index in range(answer.count)]

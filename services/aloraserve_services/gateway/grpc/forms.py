@@ -17,7 +17,7 @@ from aloraserve_services.gateway.answers import Answer
 from aloraserve_services.gateway.answers.events import delta_of, encode, reason_of
 from aloraserve_services.gateway.answers.forms import ChoiceWriter, HeardWriter, StreamForm
 
-_ONCE = frozenset({"id", "created", "model"})
+_ONCE = frozenset({"id", "created", "model", "system_fingerprint"})
 """Fields that the first message has for all."""
 
 

@@ -39,13 +39,22 @@ class InferenceMethods:
         completions: begins the answers to completions.
         repeated: calls that are sent again.
         max_bytes: the longest body that is accepted, as JSON.
+        fingerprint: of the platform.
     """
 
-    def __init__(self, chats: ChatCalls, completions: CompletionCalls, repeated: RepeatedCalls, max_bytes: int) -> None:
+    def __init__(
+        self,
+        chats: ChatCalls,
+        completions: CompletionCalls,
+        repeated: RepeatedCalls,
+        max_bytes: int,
+        fingerprint: str | None = None,
+    ) -> None:
         self._chats = chats
         self._completions = completions
         self._repeated = repeated
         self._max_bytes = max_bytes
+        self._fingerprint = fingerprint
 
     def methods(self) -> dict[str, GrpcMethod]:
         """Return the methods by their names."""
@@ -71,7 +80,7 @@ class InferenceMethods:
             for chunk in RefusedChat(begun).chunks():
                 await call.write(_message(ChatStreamResponse, chunk).SerializeToString())
             return
-        await _stream(ChatStreamResponse, chat_answer(begun), begun, CHAT_FORM, call)
+        await _stream(ChatStreamResponse, self._marked(chat_answer(begun)), begun, CHAT_FORM, call)
 
     async def complete(self, message: bytes, call: GrpcCall) -> Message:
         """Continue texts or token ids."""
@@ -83,17 +92,21 @@ class InferenceMethods:
         refuse_key(call.idempotency_key)
         body = await self._read(CompleteRequest, CompletionBody, message, call, is_streamed=True)
         begun = await self._completions.begin(body, call.origin)
-        await _stream(CompleteStreamResponse, completion_answer(begun), begun, COMPLETION_FORM, call)
+        await _stream(CompleteStreamResponse, self._marked(completion_answer(begun)), begun, COMPLETION_FORM, call)
 
     async def _chat(self, body: ChatBody, call: GrpcCall) -> ChatResponse:
         begun = await self._chats.begin(body, call.origin)
         if isinstance(begun, GuardedCall):
             return _message(ChatResponse, RefusedChat(begun).whole())
-        return await _whole(ChatResponse, chat_answer(begun), begun, call)
+        return await _whole(ChatResponse, self._marked(chat_answer(begun)), begun, call)
 
     async def _complete(self, body: CompletionBody, call: GrpcCall) -> CompleteResponse:
         begun = await self._completions.begin(body, call.origin)
-        return await _whole(CompleteResponse, completion_answer(begun), begun, call)
+        return await _whole(CompleteResponse, self._marked(completion_answer(begun)), begun, call)
+
+    def _marked(self, answer: Answer) -> Answer:
+        answer.fingerprint = self._fingerprint
+        return answer
 
     async def _read(
         self, kind: type[Message], body: type[Body], message: bytes, call: GrpcCall, *, is_streamed: bool
@@ -118,7 +131,13 @@ async def _stream(
 ) -> None:
     answer.form = form
     call.limits = dict(begun.first.ticket.headers)
-    first = kind(id=answer.id, created=answer.created, model=answer.model, serving=_serving(begun))
+    first = kind(
+        id=answer.id,
+        created=answer.created,
+        model=answer.model,
+        serving=_serving(begun),
+        system_fingerprint=answer.fingerprint,
+    )
     head = first.SerializeToString()
     async with begun:
         async for written in answer.stream(begun.chunks, include_usage=begun.include_usage):
