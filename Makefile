@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site helm
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs chart chart-policy proto proto-release lint format lock clean bench-limits bench-fairness bench-scaling
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs chart chart-policy proto proto-release lint format lock clean bench-limits bench-fairness bench-scaling bench-autoscaling
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ bench-limits: install ## Measure what a call of a limited tenant costs in Redis,
 
 bench-fairness: install ## Measure how engines share prefill between two tenants over two gateways, simulated (ARGS="...")
 	@$(BIN)/python -m benchmarks.fairness $(ARGS)
+
+bench-autoscaling: install ## Grow and shrink a live fleet on several Ray nodes under load: failures, reuse (ARGS="...")
+	@$(BIN)/python -m benchmarks.autoscaling $(ARGS)
 
 loadtest: install-dev ## Compare LoRA with aLoRA under locust on a local platform in ten minutes, with a report (ARGS="--minutes 30")
 	@$(BIN)/python -m loadtests $(ARGS)

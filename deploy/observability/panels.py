@@ -408,4 +408,81 @@ SAVINGS = Dashboard(
     ),
 )
 
-DASHBOARDS = (FLEET, SAVINGS, ADAPTERS, ENGINE)
+SCALING = Dashboard(
+    "aloraserve-scaling",
+    "aloraserve: autoscaling",
+    (
+        Panel(
+            "Replicas",
+            "short",
+            (
+                Query("max by (state) (aloraserve_scaling_replicas)", "{{state}}"),
+                Query("sum(aloraserve_lease_alive)", "with a lease"),
+            ),
+            "What the load needs, the target within bounds and cool-downs, and what there is.",
+        ),
+        Panel(
+            "Why",
+            "short",
+            (Query("max by (reason) (aloraserve_scaling_reason)", "{{reason}}"),),
+            "1 for what the target comes from.",
+        ),
+        Panel(
+            "Changes of the target",
+            "short",
+            (Query(f"sum by (direction) (increase(aloraserve_scaling_changes_total{RATE}))", "{{direction}}"),),
+            "Both ways within minutes: the cool-downs are too short.",
+        ),
+        Panel(
+            "Load",
+            "short",
+            (
+                Query("max by (kind) (aloraserve_scaling_load_seconds_per_second)", "{{kind}}"),
+                Query('max(aloraserve_scaling_replicas{state="running"})', "replicas"),
+            ),
+            "Seconds of engines' work that arrive per second: that many replicas are busy all the time.",
+        ),
+        Panel(
+            "Expected times",
+            "s",
+            (
+                Query("max(aloraserve_scaling_expected_ttft_seconds)", "TTFT"),
+                Query("max(aloraserve_scaling_expected_itl_seconds)", "between tokens"),
+                Query(quantile(0.9, "aloraserve_ttft_seconds", "role"), "TTFT p90, measured"),
+            ),
+            "With the target, beside what calls have.",
+        ),
+        Panel(
+            "Queued prefill",
+            "s",
+            (Query("max(aloraserve_scaling_backlog_seconds)", "all engines"),),
+            "Work that waits in engines and gateways.",
+        ),
+        Panel(
+            "Replicas that were stopped",
+            "short",
+            (Query(f"sum by (chosen_by) (increase(aloraserve_scaling_stops_total{RATE}))", "by {{chosen_by}}"),),
+            "By worth: what they held was worth least. By serve: the newest, as nothing was known.",
+        ),
+        Panel(
+            "Cached share of prompts",
+            "percentunit",
+            (share("aloraserve_cached_tokens_total", "aloraserve_prompt_tokens_total", "role", "all calls"),),
+            "What a change of the fleet costs shows here.",
+        ),
+        Panel(
+            "A replica's start",
+            "s",
+            (Query("max(aloraserve_scaling_replica_start_seconds)", "start"),),
+            "From a decision until it takes calls; the load is foreseen for that long.",
+        ),
+        Panel(
+            "Failures",
+            "short",
+            (Query(f"sum by (part) (increase(aloraserve_scaling_failures_total{RATE}))", "{{part}}"),),
+            "Parts of decisions that failed. What there is stays, or Serve's counts decide.",
+        ),
+    ),
+)
+
+DASHBOARDS = (FLEET, SCALING, SAVINGS, ADAPTERS, ENGINE)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aloraserve.errors import SettingsError
 from aloraserve.settings import Settings, settings_from_arguments
+from aloraserve_services.autoscaler.engines import EnginePolicy
 from aloraserve_services.autoscaler.gateways import GatewayPolicy
 from aloraserve_services.gateway.deployment import ENGINE, GATEWAY
 from aloraserve_services.gateway.gateway_replica import GatewayReplica
@@ -28,8 +30,8 @@ SERVE_HOST = "0.0.0.0"  # noqa: S104
 SIMULATED_CPUS = 0.1
 STOP_AFTER_DRAIN_S = 10
 """What a process has for its end after its last answer, before Serve kills it."""
-GATEWAY_LOOK_BACK_S = 20.0
-"""Time over whose reports of gateways, one every 10 s, Serve's autoscaler takes the mean."""
+LOOK_BACK_S = 20.0
+"""Time over whose reports of gateways and replicas, one every 10 s, Serve's autoscaler takes the mean."""
 MAX_ONGOING_ADMIN = 64
 """Calls that gateways take from each other; clients' come to a gateway's own server."""
 
@@ -88,6 +90,31 @@ def engine_resources(settings: Settings) -> dict[str, Any]:
     return {"num_cpus": 1} if runs_on_cpu(settings.device) else {"num_cpus": 1, "num_gpus": settings.gpus_per_engine}
 
 
+def _engine_count(settings: Settings, max_requests: int) -> dict[str, Any]:
+    """Return Serve's options of how many engines there are.
+
+    The policy has its own delays, so that Serve's are 0; with ``initial_replicas`` each change of the settings would
+    begin there again. The arguments of a policy are shown by Serve: no secret may be in them.
+    """
+    if not settings.autoscaling:
+        return {"num_replicas": settings.replicas}
+    policy = {
+        "policy_function": f"{EnginePolicy.__module__}:{EnginePolicy.__qualname__}",
+        "policy_kwargs": {"rules": asdict(settings.scaling_rules(max_requests))},
+    }
+    scaling = {
+        "min_replicas": settings.min_replicas,
+        "max_replicas": settings.max_replicas,
+        "target_ongoing_requests": max_requests,
+        "upscale_delay_s": 0,
+        "downscale_delay_s": 0,
+        "downscale_to_zero_delay_s": 0,
+        "look_back_period_s": LOOK_BACK_S,
+        "policy": policy,
+    }
+    return {"autoscaling_config": scaling}
+
+
 def _gateway_count(settings: Settings) -> dict[str, Any]:
     """Return Serve's options of how many gateways there are."""
     if not settings.autoscaling:
@@ -99,7 +126,7 @@ def _gateway_count(settings: Settings) -> dict[str, Any]:
         "target_ongoing_requests": settings.calls_per_gateway,
         "upscale_delay_s": settings.scale_up_cooldown_s,
         "downscale_delay_s": settings.scale_down_cooldown_s,
-        "look_back_period_s": GATEWAY_LOOK_BACK_S,
+        "look_back_period_s": LOOK_BACK_S,
         "policy": {"policy_function": f"{GatewayPolicy.__module__}:{GatewayPolicy.__qualname__}"},
     }
     return {"autoscaling_config": scaling}
@@ -117,7 +144,7 @@ def _engines(settings: Settings, max_requests: int) -> Any:
     return serve.deployment(
         _replica_class(settings),
         name=ENGINE,
-        num_replicas=settings.replicas,
+        **_engine_count(settings, max_requests),
         max_surge_percent=settings.max_surge_percent,
         max_ongoing_requests=WAITING_ROOM * max_requests,
         max_queued_requests=settings.max_queued,

@@ -34,13 +34,14 @@ from aloraserve.engine_model import calibration
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.limits.redis import RedisLimits
-from aloraserve.routing.cells import cell_namespace
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.redis import RedisLedger
+from aloraserve.scaling.redis import RedisBoard
 from aloraserve.serving.intrinsics.form_check import form_fault
 from aloraserve.settings import Settings
 from aloraserve.telemetry.redis_endpoints import RedisEndpoints
 from aloraserve.usage.redis import UsageLedger
+from aloraserve_services import stores
 from aloraserve_services.adapter_catalog import catalog_backup, catalogued_versions, open_catalog
 from aloraserve_services.extras import require
 from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_dtype, runs_on_cpu
@@ -116,15 +117,15 @@ class FleetPlan:
             cell: which.
             on_unreadable: called for each record in it that cannot be read.
         """
-        settings = self.settings
-        urls = settings.cell_redis_addresses
-        url = urls[cell] if urls else settings.redis_address
-        namespace = cell_namespace(settings.namespace, cell, settings.cells)
-        return RedisDirectory.from_url(url, namespace=namespace, on_unreadable=on_unreadable)
+        return stores.open_directory(self.settings, cell, on_unreadable)
 
     def open_endpoints(self) -> RedisEndpoints:
         """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""
-        return RedisEndpoints.from_url(self.settings.redis_address, namespace=self.settings.namespace)
+        return stores.open_endpoints(self.settings)
+
+    def open_board(self) -> RedisBoard:
+        """Return a client of the fleet's scaling board, which lies beside the directory."""
+        return stores.open_board(self.settings)
 
     def open_ledger(self) -> RedisLedger:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""

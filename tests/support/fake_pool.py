@@ -121,6 +121,7 @@ class FakeRouter:
         self.events: list[str] = []
         self.in_flight: set[str] = set()
         self.unanswered: set[str] = set()
+        self.candidates: list[Candidate] = []
 
     async def place(self, call: Call, claim_id: str, *, avoid: Collection[str] = ()) -> Placement:
         estimates = [Estimate("a", "engine-a", 0.1, 4, 0), Estimate("b", "engine-b", 0.2, 0, 0)]
@@ -137,7 +138,7 @@ class FakeRouter:
             ReplicaState("c", "", "engine-c"),
         ]
         claim = ClaimOutcome.CLAIMED if replica else ClaimOutcome.NONE
-        return Placement(decision, replica, claim, candidates=[Candidate(state) for state in states])
+        return Placement(decision, replica, claim, candidates=self.candidates or [*map(Candidate, states)])
 
     async def move(self, call: Call, placement: Placement, replica: str, claim_id: str) -> Placement:
         self.claimed[claim_id] = replica

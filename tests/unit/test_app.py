@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy/serve/aloraserve.yaml"
 CONFIGS = sorted((ROOT / "deploy" / "serve").glob("*.yaml"))
 REDIS = "redis://127.0.0.1:1"
+SECRET_REDIS = "redis://:very-secret@127.0.0.1:1"
 SIMULATED: dict[str, Any] = {"engine": "simulated", "redis_url": REDIS, "host": "127.0.0.1"}
 
 
@@ -86,6 +87,20 @@ def test_gateways_scale_between_their_bounds_and_settings_that_change_reset_noth
     assert (config.min_replicas, config.max_replicas, config.initial_replicas) == (2, 5, None)
     assert config.target_ongoing_requests == 40
     assert config.policy.get_policy().__name__ == "GatewayPolicy"
+
+
+def test_engines_scale_by_the_policy_s_delays_alone_and_no_secret_is_in_its_arguments() -> None:
+    scaled = SIMULATED | {"autoscaling": True, "min_replicas": 0, "max_replicas": 7, "redis_url": SECRET_REDIS}
+    _, engines = build(scaled)._bound_deployment.init_args
+    config = engines._bound_deployment._deployment_config.autoscaling_config
+    assert (config.min_replicas, config.max_replicas, config.initial_replicas) == (0, 7, None)
+    assert config.upscale_delay_s == config.downscale_delay_s == config.downscale_to_zero_delay_s == 0
+    # As Serve makes it again for a config that names the deployment: of what is in it only this is left.
+    again = type(config)(**config.model_dump())
+    policy = again.policy.get_policy()(**again.policy.policy_kwargs)
+    assert type(policy).__name__ == "EnginePolicy"
+    assert policy._rules["max_replicas"] == 7
+    assert "very-secret" not in repr(config.model_dump())
 
 
 def test_updates_start_gateways_before_old_ones_stop_and_engines_as_asked_for() -> None:

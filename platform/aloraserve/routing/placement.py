@@ -92,6 +92,10 @@ class Placement:
         state = self._state(replica)
         return "" if state is None else state.incarnation
 
+    def held_elsewhere(self, replica: str) -> int:
+        """Return how many leading blocks of the prompt a replica other than this one holds, of those that stay."""
+        return max((other.held_blocks for other in self.candidates if other.state.replica != replica), default=0)
+
     def _state(self, replica: str) -> ReplicaState | None:
         # A table of all would take longer than the one or two questions.
         return next((candidate.state for candidate in self.candidates if candidate.state.replica == replica), None)

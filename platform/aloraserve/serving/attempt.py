@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 import structlog
 
@@ -236,7 +237,10 @@ class Attempt:
         self._held, self._reservation = held, reservation
         self.replica = reservation.replica
         self._follow()
-        self._replies = reservation.send(self._engine_call)
+        elsewhere = self.placement.held_elsewhere(self.replica) * self.request.call.block_tokens
+        # Most calls go on with what one replica has.
+        call = replace(self._engine_call, elsewhere_tokens=elsewhere) if elsewhere else self._engine_call
+        self._replies = reservation.send(call)
 
     def _note_replica(self) -> None:
         """Note who answers: a replica that other gateways had filled meanwhile passes the call on."""

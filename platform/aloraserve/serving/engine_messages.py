@@ -45,6 +45,7 @@ class EngineCall:
         shows_tokens: whether the chunks' token ids come back with them.
         share: of its tenant, None without tenants.
         public_blocks: how many of the prompt's first blocks are everybody's: the salt begins behind them.
+        elsewhere_tokens: the prompt's leading tokens that some replica other than the chosen one holds, too.
     """
 
     request_id: str
@@ -57,6 +58,7 @@ class EngineCall:
     shows_tokens: bool = False
     share: TenantShare | None = None
     public_blocks: int = 0
+    elsewhere_tokens: int = 0
 
 
 class TokenLogprob(NamedTuple):

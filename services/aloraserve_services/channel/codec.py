@@ -46,6 +46,7 @@ def call_message(number: int, call: EngineCall, credits: int) -> CallMessage:
         call.shows_tokens,
         call.share,
         call.public_blocks,
+        call.elsewhere_tokens,
     )
 
 
@@ -66,6 +67,7 @@ def engine_call(message: CallMessage) -> EngineCall:
         message.shows_tokens,
         message.share,
         message.public_blocks,
+        message.elsewhere_tokens,
     )
 
 

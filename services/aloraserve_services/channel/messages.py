@@ -89,6 +89,7 @@ class CallMessage(Message, frozen=True, tag=5):
         shows_tokens: see there.
         share: see there.
         public_blocks: see there.
+        elsewhere_tokens: see there.
     """
 
     number: int
@@ -103,6 +104,7 @@ class CallMessage(Message, frozen=True, tag=5):
     shows_tokens: bool = False
     share: TenantShare | None = None
     public_blocks: int = 0
+    elsewhere_tokens: int = 0
 
 
 class Credit(Message, frozen=True, tag=6):

@@ -1,4 +1,4 @@
-"""``aloraserve explain``: why one request went where it went."""
+"""``aloraserve explain``: why one request went where it went, and why there are as many replicas as there are."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ from aloraserve_services.cli.admin_api import admin_authorization, fetch_for_adm
 from aloraserve_services.cli.console import out
 from aloraserve_services.cli.options import ChosenSettings, PlatformUrl, PrintJson, takes_settings
 from aloraserve_services.cli.reaching import reaching
+from aloraserve_services.cli.scaling_report import show_scaling
 
+SCALING = "scaling"
 PARTS = ("queue_s", "prefill_s", "decode_s", "slot_s", "adapter_s", "memory_s", "unknown_s", "tpot_s")
 
 
 @takes_settings("state_dir")
 def explain(
     chosen: ChosenSettings,
-    request_id: Annotated[str, typer.Argument(help="The answer's x-request-id header.")],
+    request_id: Annotated[str, typer.Argument(help="The answer's x-request-id header, or 'scaling'.")],
     url: PlatformUrl = None,
     json: PrintJson = False,
 ) -> None:
-    """Show why a request went to its replica: the candidates, what was expected of each, and what came of it."""
+    """Show why a request went to its replica: the candidates, what was expected of each, and what came of it.
+
+    'aloraserve explain scaling' shows what the autoscaler decided, why, and which replicas it stopped.
+    """
     settings = chosen.load()
+    is_scaling = request_id == SCALING
+    path = "/v1/scaling" if is_scaling else f"/v1/receipts/{quote(request_id, safe='')}"
     with reaching(settings.state_dir, url, admin_authorization(settings)) as client:
-        receipt = fetch_for_admin(client, f"/v1/receipts/{quote(request_id, safe='')}")
+        found = fetch_for_admin(client, path)
     if json:
-        out.print_json(data=receipt)
+        out.print_json(data=found)
+    elif is_scaling:
+        show_scaling(out, found)
     else:
-        show_receipt(out, receipt)
+        show_receipt(out, found)
 
 
 def show_receipt(console: Console, receipt: dict[str, Any]) -> None:

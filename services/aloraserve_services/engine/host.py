@@ -23,6 +23,7 @@ from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.scheduling import Scheduling
 from aloraserve.savings.base import CallSavings
 from aloraserve.savings.meter import SavingsMeter
+from aloraserve.scaling.reuse_rates import ReuseRates
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import Engine, EngineEndedError, EngineParts
@@ -178,6 +179,7 @@ class EngineHost:
             self._learner,
             step_tokens=facts.step_tokens,
         )
+        self._reuse = ReuseRates()
         self._residency = Residency(self._engine.levels)
         adapters.notify(self._residency.adapter_used)
         self._gaps = GapCloser(self.empty_cache)
@@ -229,6 +231,11 @@ class EngineHost:
         if self.is_stalled:
             raise EngineEndedError("the engine did nothing for too long, and was killed")
         self._tasks.check()
+
+    @property
+    def requests(self) -> int:
+        """Requests that were accepted and have not ended."""
+        return self._progress.requests
 
     async def generate(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         """Yield the engine's replies to a call; closing the iterator aborts it."""
@@ -301,8 +308,15 @@ class EngineHost:
     def _first_token(self, call: EngineCall, chunk: EngineChunk) -> CallSavings | None:
         self._progress.first_token(call.request_id, chunk.prefill_s)
         self._turns.leave(call)
+        self._count_reuse(chunk.cached_tokens, call.elsewhere_tokens)
         self.warmth.note(call)
         return self._meter.first_token(call.request_id, chunk.cached_tokens)
+
+    def _count_reuse(self, cached_tokens: int, elsewhere_tokens: int) -> None:
+        model = self._learner.model()
+        if model is not None and cached_tokens > 0:
+            elsewhere_tokens = min(elsewhere_tokens, cached_tokens)
+            self._reuse.add(model.prefill.seconds(0, cached_tokens), model.prefill.seconds(0, elsewhere_tokens))
 
     def _end(self, call: EngineCall, *, holds: bool) -> None:
         self._turns.leave(call)
@@ -315,6 +329,7 @@ class EngineHost:
 
     def _state(self) -> ReplicaState:
         resident = tuple(version.key for version in self._adapters.versions)
+        reuse = self._reuse.rate()
         return ReplicaState(
             self._identity.replica,
             incarnation="",
@@ -324,6 +339,8 @@ class EngineHost:
             active_adapters=self._progress.active_adapters(),
             slotted=tuple(key for key in self._residency.slotted if key in resident),
             pinned=tuple(version.key for version in self._adapters.pinned),
+            saved_s=reuse.saved_s,
+            saved_elsewhere_s=reuse.saved_elsewhere_s,
         )
 
     async def _learn_from_fleet(self) -> None:

@@ -100,6 +100,11 @@ class Progress:
         self._unreported: dict[str, None] = {}
         self._reported: dict[str, float] = {}
 
+    @property
+    def requests(self) -> int:
+        """How many were accepted and have not ended."""
+        return len(self._running)
+
     def stepped(self, step: StepStats) -> None:
         """Learn from a step that the engine ended."""
         self._learner.add(step)

@@ -19,6 +19,7 @@ from aloraserve.serving.engine_messages import EngineCall, EngineReply
 from aloraserve.settings import SECRETS, Settings
 from aloraserve.settings.variables import forget_variables
 from aloraserve.telemetry.tracing import Tracing
+from aloraserve_services.autoscaler.serve_view import REQUESTS
 from aloraserve_services.channel.server import ChannelServer
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
@@ -121,6 +122,10 @@ class EngineReplica:
             rank: see :meth:`hottest`.
         """
         await self._host.warmth.prefill(unpack(prefixes), HAND_OVER_S, self._max_warm_tokens)
+
+    def record_autoscaling_stats(self) -> dict[str, int]:
+        """Return how many requests this replica has: Serve's policy asks while the directory is gone."""
+        return {REQUESTS: self._host.requests}
 
     async def check_health(self) -> None:
         """Raise if the engine is dead or hung, or the channel has ended; Serve then replaces this replica."""

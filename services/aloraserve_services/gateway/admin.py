@@ -19,6 +19,7 @@ from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.receipts import FleetReceipts
 from aloraserve_services.gateway.routes import PARAMETER, Routes, as_json, parameters
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.scaling import ScalingReporter
 from aloraserve_services.plan import FleetPlan
 
 DEFAULT_LISTED = 20
@@ -36,6 +37,7 @@ class AdminRoutes:
         replicas: returns ids of the replicas that can be reached.
         receipts: of all gateways.
         diagnosis: of all gateways.
+        scaling: of the fleet.
         savings: of the fleet.
         targets: returns every process with metrics.
     """
@@ -50,6 +52,7 @@ class AdminRoutes:
         replicas: Callable[[], Sequence[str]],
         receipts: FleetReceipts,
         diagnosis: FleetDiagnosis,
+        scaling: ScalingReporter,
         savings: SavingsReporter,
         targets: Callable[[], Awaitable[list[dict[str, Any]]]],
     ) -> None:
@@ -60,6 +63,7 @@ class AdminRoutes:
         self._replicas = replicas
         self._receipts = receipts
         self._diagnosis = diagnosis
+        self._scaling = scaling
         self._savings = savings
         self._targets = targets
 
@@ -68,6 +72,7 @@ class AdminRoutes:
         routes.add("GET", "/v1/replicas", self.replicas)
         routes.add("GET", "/v1/receipts", self.receipts)
         routes.add("GET", f"/v1/receipts/{PARAMETER}", self.receipt)
+        routes.add("GET", "/v1/scaling", self.scaling)
         routes.add("GET", "/v1/diagnosis", self.diagnosis)
         routes.add("GET", "/v1/savings", self.savings)
         routes.add("GET", "/v1/metrics/targets", self.metrics_targets)
@@ -118,6 +123,11 @@ class AdminRoutes:
                 "each gateway routed are kept"
             )
         return as_json(found)
+
+    async def scaling(self, request: Request) -> Response:
+        """Say how many replicas there are to be, why, and what changed that lately; for administrators."""
+        self._check(request)
+        return as_json(await self._scaling.report())
 
     async def diagnosis(self, request: Request) -> Response:
         """Say how far prompts were reused lately, and why no further; for administrators."""

@@ -41,6 +41,7 @@ from aloraserve_services.gateway.call_metrics import CallMetrics
 from aloraserve_services.gateway.call_slots import CallSlots
 from aloraserve_services.gateway.call_spans import CallSpans
 from aloraserve_services.gateway.calls import ChatCalls, CompletionCalls
+from aloraserve_services.gateway.demand import DemandCounter, DemandReports
 from aloraserve_services.gateway.diagnosis import FleetDiagnosis
 from aloraserve_services.gateway.docs_routes import DocsRoutes
 from aloraserve_services.gateway.gateway_pool import GatewayPool
@@ -70,6 +71,7 @@ from aloraserve_services.gateway.response_routes import ResponseRoutes
 from aloraserve_services.gateway.routes import HttpPart, Routes
 from aloraserve_services.gateway.routing import GatewayRouting
 from aloraserve_services.gateway.savings import SavingsReporter
+from aloraserve_services.gateway.scaling import ScalingReporter
 from aloraserve_services.gateway.tenant_routes import TenantRoutes
 from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
@@ -120,6 +122,8 @@ class Gateway:
         self._watch = PrefixWatch()
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas, self._routing.leaving)
+        self._board = plan.open_board()
+        self._demand = DemandCounter(self._pool.waiting, lambda: bool(self._replicas()))
         self.slots = CallSlots(plan.max_calls, lambda caller: settings.effective_limits.of(caller).weight)
         limits = TimeLimits(
             settings.call_timeout_s,
@@ -255,6 +259,7 @@ class Gateway:
             self._adapters,
             replicas=self._replicas,
             receipts=FleetReceipts(self.own_receipt, self.own_receipts, ask_all),
+            scaling=ScalingReporter(self._plan.settings, self._board),
             diagnosis=FleetDiagnosis(self.own_diagnosis, ask_all),
             savings=self._savings,
             targets=self._process.targets,
@@ -269,6 +274,7 @@ class Gateway:
             CallMetrics(self.metrics),
             CallSpans(self._tracing),
             self._savings,
+            *([self._demand] if self._plan.settings.autoscaling else []),
         ]
 
     def _open_directories(self) -> list[Directory]:
@@ -295,6 +301,8 @@ class Gateway:
         async with contextlib.AsyncExitStack() as beside:
             for part in (self._pool, self._process, self._usage, self._managed):
                 await beside.enter_async_context(part.running())
+            if self._plan.settings.autoscaling:
+                await beside.enter_async_context(DemandReports(self._demand, self._board).running())
             beside.push_async_callback(self._limits.close)
             await beside.enter_async_context(self._savings.flushing())
             followers = [asyncio.create_task(kept(follow)) for follow in self._followers()]

@@ -28,17 +28,20 @@ class GatewayPool:
 
     Attributes:
         replicas: the pool.
+        waiting: returns how many calls wait for room; 0 where Serve's handle has them.
     """
 
     def __init__(
         self, settings: Settings, engines: Any, known: Callable[[], Sequence[str]], leaving: LeavingReplicas
     ) -> None:
         self.replicas: ReplicaPool = ServePool(engines)
+        self.waiting: Callable[[], int] = lambda: 0
         self._links: ReplicaLinks | None = None
         self._first: FirstReplica | None = None
         if settings.transport == "channel":
             self._links = ReplicaLinks(known, replica_endpoints(engines))
             pool = ChannelPool(self._links, self.replicas, max_queued=settings.max_queued, leaving=leaving)
+            self.waiting = lambda: pool.waiting
             self._first = FirstReplica(known, lambda: pool.waiting, any_replica(engines))
             if settings.scales_to_zero:
                 pool.notify(self._first.look)

@@ -88,7 +88,7 @@ def _cpus(plan: FleetPlan) -> int:
     """Return how many CPUs Ray counts: it starts as many workers beforehand."""
     from aloraserve_services.app import engine_resources
 
-    return 1 + math.ceil(plan.settings.replicas * engine_resources(plan.settings)["num_cpus"])
+    return 1 + math.ceil(plan.settings.most_replicas * engine_resources(plan.settings)["num_cpus"])
 
 
 def _start(folder: Path, **options: Any) -> None:

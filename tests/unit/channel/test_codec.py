@@ -64,6 +64,7 @@ calls = st.builds(
     st.none() | texts,
     st.lists(st.binary(min_size=16, max_size=16), max_size=5),
     st.none() | texts,
+    elsewhere_tokens=st.integers(0, 99),
 )
 chunks = st.builds(
     EngineChunk,

@@ -296,3 +296,12 @@ async def test_events_that_cannot_be_taken_in_are_lost_ones(
         async with asyncio.timeout(5):
             while len(started.host.mirror) < 200 // SPACE.block_tokens:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+async def test_what_the_cache_saves_is_published_and_what_of_it_others_hold_too(directory: RecordingDirectory) -> None:
+    async with started_host(directory) as started:
+        await started.answer(engine_call("first"))
+        await started.answer(dataclasses.replace(engine_call("second"), elsewhere_tokens=SPACE.block_tokens))
+        await directory.until(len(directory.published) + 2)
+    state = directory.published[-1]
+    assert state.saved_s > state.saved_elsewhere_s > 0

@@ -75,5 +75,5 @@ async def test_tenants_neither_see_nor_change_prefixes(client: httpx.AsyncClient
 
 async def test_load_savings_and_decisions_are_for_administrators(client: httpx.AsyncClient) -> None:
     client.headers["Authorization"] = f"Bearer {ACME}"
-    for path in ("/v1/replicas", "/v1/savings", "/v1/receipts", "/v1/diagnosis", "/v1/metrics/targets"):
+    for path in ("/v1/replicas", "/v1/savings", "/v1/receipts", "/v1/diagnosis", "/v1/scaling", "/v1/metrics/targets"):
         assert (await client.get(path)).json()["error"]["code"] == "role_needed", path

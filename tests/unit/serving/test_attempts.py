@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from support.fake_pool import ANSWER, DiedError, FakePool, FakeReservation, FakeRouter, FullError, request
 
+from aloraserve.directory.base import Candidate, ReplicaState
 from aloraserve.errors import AdapterNotLoadedError, InvalidRequestError, OverloadedError, ReplicaLostError
 from aloraserve.routing.base import Call, Decision
 from aloraserve.routing.placement import Placement
@@ -54,6 +55,18 @@ async def test_a_call_is_claimed_where_it_runs_and_its_chunks_come_in_order() ->
     assert router.claimed == {call.request_id: "a"}
     assert router.withdrawn == []
     assert not pool.streams[0].is_cancelled
+
+
+async def test_a_call_says_what_another_replica_holds_of_its_prompt() -> None:
+    """By it the replica that takes it learns what its own cache is worth to the fleet."""
+    states = [ReplicaState(replica, "1") for replica in "abc"]
+    held = [Candidate(state, held_blocks=blocks) for state, blocks in zip(states, (4, 3, 1), strict=True)]
+    assert Placement(Decision("p", "", ()), candidates=held).held_elsewhere("a") == 3
+    assert Placement(Decision("p", "", ()), candidates=held[:1]).held_elsewhere("a") == 0
+    pool, router = FakePool(ANSWER), FakeRouter()
+    router.candidates = held
+    await texts(await send(pool, router))
+    assert [call.elsewhere_tokens for call in pool.calls] == [3 * request().call.block_tokens]
 
 
 async def test_a_generation_knows_what_can_be_had_without_waiting() -> None:

@@ -271,6 +271,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET", "/v1/savings", "Show what reuse across adapters saved lately", FLEET, query=_WINDOW, errors=(400, 403)
     ),
     Operation("GET", "/v1/usage", "Show the calls and tokens of tenants", FLEET, query=_DAYS, errors=(400, 503)),
+    Operation("GET", "/v1/scaling", "Show what the autoscaler decided, and why", FLEET, errors=(403,)),
     Operation(
         "GET", "/v1/diagnosis", "Show how far prompts were reused lately", FLEET, query=_WINDOW, errors=(400, 403)
     ),

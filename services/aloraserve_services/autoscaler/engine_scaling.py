@@ -1,0 +1,210 @@
+"""Autoscaling of the engines in Serve's controller: a thread decides, and Serve's loop only reads what it decided."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from aloraserve.directory.redis import RedisDirectory
+from aloraserve.errors import AloraserveError
+from aloraserve.scaling.base import ScalingRules
+from aloraserve.scaling.board import ScalingBoard
+from aloraserve.scaling.memory import MemoryBoard
+from aloraserve.scaling.objective_scaler import ObjectiveScaler
+from aloraserve.settings import Settings
+from aloraserve.telemetry.endpoints import MetricsEndpoint
+from aloraserve.telemetry.exposition import serve_metrics
+from aloraserve.telemetry.targets import keep_registered
+from aloraserve_services import stores
+from aloraserve_services.autoscaler.controller_log import controller_log
+from aloraserve_services.autoscaler.decider import Decider
+from aloraserve_services.autoscaler.departures import Departures
+from aloraserve_services.autoscaler.fleet_reader import FleetReader, NoReader, Reader
+from aloraserve_services.autoscaler.metrics import ScalingMetrics
+from aloraserve_services.autoscaler.serve_view import ServeView, fleet_settings, ongoing_requests, serve_view
+from aloraserve_services.autoscaler.victims import Leaving, choose_for
+from aloraserve_services.node import node_ip
+
+ROLE = "autoscaler"
+DECIDE_EVERY_S = 0.5
+COUNT_EVERY_S = 1.0
+LOOKED_S = 5.0
+"""How long Serve may not ask: for longer nothing is decided."""
+STOOD_S = 10.0
+"""How long a decision stands without another one; then what there is stays."""
+RESTART_S = 1.0
+
+log = controller_log()
+_running: dict[Any, EngineScaling] = {}
+_metrics: dict[str, tuple[ScalingMetrics, MetricsEndpoint | None]] = {}
+
+
+def begin(context: Any, rules: dict[str, Any]) -> EngineScaling:
+    """Begin to scale a deployment; what did so before with other settings ends.
+
+    Args:
+        context: Serve's ``AutoscalingContext``.
+        rules: :class:`~aloraserve.scaling.base.ScalingRules` as plain values.
+    """
+    settings = None
+    try:
+        settings = fleet_settings(context)
+    except LookupError as error:
+        log.error("fleet_settings_not_found", cause=str(error))
+    scaling = EngineScaling(settings, context.deployment_id, ScalingRules(**rules))
+    earlier = _running.get(context.deployment_id)
+    if earlier is not None:
+        earlier.stop()
+    _running[context.deployment_id] = scaling
+    scaling.start()
+    return scaling
+
+
+class EngineScaling:
+    """Decides in a thread with clients of its own; ``target`` waits for nothing and reads what it left.
+
+    Args:
+        settings: of the fleet; None where they cannot be had, which leaves Serve's counts.
+        deployment_id: Serve's id of the engines.
+        rules: of the scaler.
+        open_decider: returns what decides, and how to close it; for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None,
+        deployment_id: Any,
+        rules: ScalingRules,
+        open_decider: Callable[[EngineScaling], tuple[Any, Callable[[], Awaitable[None]]]] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.rules = rules
+        self.metrics, self.endpoint = _shown_metrics(settings)
+        self.departures: Departures | None = None
+        self._open = open_decider or _open_decider
+        self._view: ServeView | None = None
+        self._ongoing: int | None = None
+        self._counted_at = -COUNT_EVERY_S
+        self._target: int | None = None
+        self._decided_at = 0.0
+        self._over = threading.Event()
+        problem = choose_for(deployment_id, self._leaving)
+        self.has_seam = problem is None
+        if problem is not None:
+            log.warning("serve_chooses_victims", cause=problem)
+        self._thread = threading.Thread(target=self._work, name="engine-scaling", daemon=True)
+
+    def start(self) -> None:
+        """Begin to decide."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Decide nothing any more."""
+        self._over.set()
+
+    def target(self, context: Any) -> int:
+        """Return how many replicas there are to be, as last decided; for Serve's loop.
+
+        Args:
+            context: Serve's ``AutoscalingContext``.
+        """
+        now = time.monotonic()
+        if now - self._counted_at >= COUNT_EVERY_S:
+            self._counted_at, self._ongoing = now, self._count(context)
+        self._view = serve_view(context, self._ongoing)
+        if self._target is None or now - self._decided_at > STOOD_S:
+            return self._view.target
+        return self._target
+
+    def _count(self, context: Any) -> int | None:
+        try:
+            return ongoing_requests(context)
+        except Exception as error:  # noqa: BLE001 - Serve's own code, which may be another one
+            self.metrics.failures.labels("counting").inc()
+            log.warning("requests_not_counted", cause=type(error).__name__)
+            return None
+
+    def _leaving(self) -> Leaving:
+        running = self._view.running if self._view is not None else {}
+        return Leaving(running, self.departures.chosen if self.departures else (), self._stopped)
+
+    def _stopped(self, is_ours: bool) -> None:
+        self.metrics.stopped.labels("worth" if is_ours else "serve").inc()
+
+    def _work(self) -> None:
+        """Decide until told to stop, whatever fails."""
+        while not self._over.is_set():
+            try:
+                asyncio.run(self._decide())
+            except Exception as error:
+                self.metrics.failures.labels("deciding").inc()
+                log.error("scaling_failed", cause=type(error).__name__, exc_info=error)
+            self._over.wait(RESTART_S)
+
+    async def _decide(self) -> None:
+        decider, close = self._open(self)
+        registering = asyncio.create_task(self._register())
+        try:
+            while not self._over.is_set():
+                view = self._view
+                if view is not None and time.monotonic() - view.at <= LOOKED_S:
+                    self._target = await decider.decide(view)
+                    self._decided_at = time.monotonic()
+                await asyncio.sleep(DECIDE_EVERY_S)
+        finally:
+            registering.cancel()
+            await close()
+
+    async def _register(self) -> None:
+        """Keep the metrics' address in the fleet's list."""
+        if self.endpoint is None or self.settings is None:
+            return
+        endpoints = stores.open_endpoints(self.settings)
+        try:
+            await keep_registered(endpoints, self.endpoint)
+        finally:
+            await endpoints.close()
+
+
+def _open_decider(scaling: EngineScaling) -> tuple[Decider, Callable[[], Awaitable[None]]]:
+    settings, metrics = scaling.settings, scaling.metrics
+    directories: list[RedisDirectory] = []
+    board: ScalingBoard = MemoryBoard()
+    reader: Reader = NoReader()
+    if settings is not None:
+        directories = [stores.open_directory(settings, cell) for cell in range(settings.cells)]
+        board = stores.open_board(settings)
+        reader = FleetReader(directories, board, metrics.failures.labels("reading").inc)
+    departures = Departures(directories, metrics.failures.labels("marking").inc)
+    if scaling.departures is not None:
+        departures.chosen = scaling.departures.chosen
+    scaling.departures = departures
+    decider = Decider(reader, ObjectiveScaler(scaling.rules), departures, board, metrics, has_seam=scaling.has_seam)
+
+    async def close() -> None:
+        for directory in directories:
+            await directory.close()
+        await board.close()
+
+    return decider, close
+
+
+def _shown_metrics(settings: Settings | None) -> tuple[ScalingMetrics, MetricsEndpoint | None]:
+    """Return the metrics of a fleet, and where they are; one fleet's outlive its changes of settings."""
+    namespace = "" if settings is None else settings.namespace
+    if namespace not in _metrics:
+        registry = CollectorRegistry()
+        metrics, endpoint = ScalingMetrics(registry), None
+        try:
+            if settings is not None and settings.metrics:
+                address = serve_metrics(settings.metrics_host, settings.metrics_port, node_ip(), registry)
+                endpoint = MetricsEndpoint(ROLE, ROLE, address)
+        except AloraserveError as error:
+            log.warning("scaling_metrics_not_shown", cause=error.message)
+        _metrics[namespace] = (metrics, endpoint)
+    return _metrics[namespace]

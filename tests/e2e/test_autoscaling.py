@@ -1,0 +1,53 @@
+"""A fleet on several raylets that grows under load and shrinks after it: a short run of ``benchmarks.autoscaling``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+REPLICAS = 4
+FLEET = ("--replicas", str(REPLICAS), "--nodes", "2", "--objective-s", "2", "--cooldown-s", "3", "--settle-s", "3")
+LOAD = ("--calm-s", "5", "--busy-s", "12", "--conversations", "30", "--after-s", "45")
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    file = tmp_path_factory.mktemp("autoscaling") / "result.json"
+    command = [sys.executable, "-m", "benchmarks.autoscaling", *FLEET, *LOAD, "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=280)
+    assert file.exists(), done.stdout[-2000:] + done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def test_a_fleet_grows_under_load_and_shrinks_after_it_and_no_call_notices(run: dict[str, Any]) -> None:
+    assert run["failures"] == []
+    running = [sample["running"] for sample in run["samples"]]
+    assert max(running) == REPLICAS, running
+    assert running[0] == running[-1] == 1, running
+
+
+def test_every_change_is_explained_and_who_left_was_chosen(run: dict[str, Any]) -> None:
+    scaling = run["scaling"]
+    assert (scaling["autoscaling"], scaling["board"]) == (True, "ok")
+    targets = [change["target"] for change in reversed(scaling["changes"])]
+    assert max(targets) == REPLICAS
+    assert targets[-1] == 1
+    stopped = [victim["label"] for change in scaling["changes"] for victim in change["victims"]]
+    assert len(stopped) == REPLICAS - 1
+    assert all(change["source"] == "directory" for change in scaling["changes"])
+    assert all(change["victims_chosen_by"] == "worth" for change in scaling["changes"])
+    assert scaling["latest"]["target"] == 1
+
+
+def test_replicas_that_came_took_their_part(run: dict[str, Any]) -> None:
+    assert len(run["answered"]) == REPLICAS, run["answered"]

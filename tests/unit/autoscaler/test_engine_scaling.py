@@ -1,0 +1,195 @@
+"""Serve's loop beside the thread that decides: nothing that fails in one stops the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aloraserve.scaling.base import ScalingRules
+from aloraserve.settings import Settings
+from aloraserve_services.autoscaler import engine_scaling
+from aloraserve_services.autoscaler.engine_scaling import EngineScaling, begin
+from aloraserve_services.autoscaler.engines import EnginePolicy
+from aloraserve_services.autoscaler.serve_view import REQUESTS, ServeView
+
+WITHIN_S = 20.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Context(SimpleNamespace):
+    """Serve's context of a policy, with what the policy reads of it."""
+
+    def __init__(self, *running: str, target: int = 1, settings: Any = None, **values: Any) -> None:
+        state = SimpleNamespace(_deployment_info=SimpleNamespace(replica_config=SimpleNamespace(init_args=(settings,))))
+        super().__init__(
+            deployment_id="engines",
+            running_replicas=[SimpleNamespace(unique_id=name) for name in running],
+            target_num_replicas=target,
+            total_num_requests=0,
+            aggregated_metrics={},
+            _total_num_requests_value=SimpleNamespace(__self__=state),
+            **values,
+        )
+
+
+class Scripted:
+    """Decides what the test says, or fails."""
+
+    def __init__(self) -> None:
+        self.views: list[ServeView] = []
+        self.next: int | Exception = 3
+        self.opened = self.closed = 0
+        self.waits: threading.Event | None = None
+
+    def open(self, scaling: EngineScaling) -> tuple[Any, Callable[[], Awaitable[None]]]:
+        self.opened += 1
+
+        async def close() -> None:
+            self.closed += 1
+
+        return self, close
+
+    async def decide(self, view: ServeView) -> int:
+        self.views.append(view)
+        if self.waits is not None:
+            self.waits.wait(WITHIN_S)
+        if isinstance(self.next, Exception):
+            raise self.next
+        return self.next
+
+
+@pytest.fixture
+def decider() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture(autouse=True)
+def no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_scaling, "choose_for", lambda deployment_id, ask: None)
+    monkeypatch.setattr(engine_scaling, "DECIDE_EVERY_S", 0.01)
+    monkeypatch.setattr(engine_scaling, "RESTART_S", 0.01)
+    monkeypatch.setattr(engine_scaling, "_running", {})
+    monkeypatch.setattr(engine_scaling, "_metrics", {})
+
+
+@pytest.fixture
+def scaling(decider: Scripted) -> Iterator[EngineScaling]:
+    made = EngineScaling(None, "engines", ScalingRules(), decider.open)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_what_there_is_stays_until_something_is_decided(scaling: EngineScaling, decider: Scripted) -> None:
+    assert scaling.target(Context("a", target=7)) == 7
+    until(lambda: scaling.target(Context("a", target=7)) == 3)
+    assert list(decider.views[0].running) == ["a"]
+
+
+def test_serve_s_loop_never_waits_for_a_decision(scaling: EngineScaling, decider: Scripted) -> None:
+    decider.waits = threading.Event()
+    scaling.target(Context("a"))
+    until(lambda: bool(decider.views))
+    started = time.monotonic()
+    for _ in range(100):
+        assert scaling.target(Context("a", target=2)) == 2
+    assert time.monotonic() - started < 5, "the decision waits for ever"
+    decider.waits.set()
+
+
+def test_a_decision_that_fails_leaves_the_target_and_is_made_again(scaling: EngineScaling, decider: Scripted) -> None:
+    until(lambda: scaling.target(Context("a")) == 3)
+    decider.next = RuntimeError("odd")
+    until(lambda: decider.opened > 2)
+    assert scaling.target(Context("a")) == 3
+    decider.next = 4
+    until(lambda: scaling.target(Context("a")) == 4)
+    assert decider.closed >= decider.opened - 1, "with new clients each time"
+
+
+def test_a_decision_that_nothing_renews_does_not_stand_for_ever(
+    scaling: EngineScaling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until(lambda: scaling.target(Context("a")) == 3)
+    scaling.stop()
+    monkeypatch.setattr(engine_scaling, "STOOD_S", 0.0)
+    until(lambda: scaling.target(Context("a", target=6)) == 6)
+
+
+def test_nothing_is_decided_while_serve_does_not_ask(
+    scaling: EngineScaling, decider: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_scaling, "LOOKED_S", -1.0)
+    scaling.target(Context("a"))
+    time.sleep(0.1)
+    assert decider.views == []
+
+
+def test_replicas_report_the_requests_that_serve_does_not_see(scaling: EngineScaling, decider: Scripted) -> None:
+    context = Context("a", "b")
+    context.aggregated_metrics = {REQUESTS: {"a": 3.0, "b": 2.0}}
+    context.total_num_requests = 1
+    scaling.target(context)
+    until(lambda: bool(decider.views))
+    assert decider.views[0].ongoing == 6
+
+
+def test_counts_that_cannot_be_read_are_unknown(scaling: EngineScaling, decider: Scripted) -> None:
+    context = Context("a")
+    context.aggregated_metrics = 5
+    scaling.target(context)
+    until(lambda: bool(decider.views))
+    assert decider.views[0].ongoing is None
+
+
+def test_a_policy_with_other_settings_ends_the_one_before(monkeypatch: pytest.MonkeyPatch, decider: Scripted) -> None:
+    monkeypatch.setattr(engine_scaling, "_open_decider", decider.open)
+    first, second = begin(Context("a"), {}), begin(Context("a"), {"max_replicas": 9})
+    until(lambda: not first._thread.is_alive())
+    assert second._thread.is_alive()
+    assert second.rules.max_replicas == 9
+    second.stop()
+
+
+def test_the_settings_are_those_of_the_replicas() -> None:
+    settings = Settings(redis_url="redis://127.0.0.1:1", autoscaling=True, metrics=False)  # type: ignore[arg-type]
+    scaling = begin(Context("a", settings=settings), {})
+    assert scaling.settings is settings
+    scaling.stop()
+
+
+@pytest.mark.parametrize("fault", ["no attribute", "begin", "target"])
+def test_a_policy_never_raises(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = EnginePolicy({})
+
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("odd")
+
+    context = Context("a", target=5)
+    if fault == "begin":
+        monkeypatch.setattr(engine_scaling, "begin", fail)
+    elif fault == "target":
+        monkeypatch.setattr(engine_scaling, "begin", lambda *_: SimpleNamespace(target=fail))
+    else:
+        del context.running_replicas
+    assert [policy(context) for _ in range(3)] == [(5, {})] * 3
+
+
+def test_where_the_settings_cannot_be_had_serve_s_counts_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another Ray may keep them elsewhere; the fleet is scaled all the same."""
+    policy = EnginePolicy({"max_requests": 10, "max_replicas": 9, "scale_up_cooldown_s": 0.0})
+    context = Context("a", target=1)
+    context.aggregated_metrics = {REQUESTS: {"a": 50.0}}
+    until(lambda: policy(context)[0] == 8)
+    engine_scaling._running["engines"].stop()
