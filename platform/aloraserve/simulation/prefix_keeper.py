@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from aloraserve.blocks import BlockKey
 from aloraserve.routing.prefill_model import PrefillModel
@@ -13,8 +13,10 @@ from aloraserve.simulation.hot_prefixes import RecentPrompt
 from aloraserve.simulation.modelled_replica import ModelledReplica
 from aloraserve.simulation.simulated_loop import SimulatedLoop
 
-REST = 3.0
-"""Times what a prefix takes: so long a replica computes its own calls alone before the next one."""
+PART_BLOCKS = 32
+"""Of a prefix, that are computed at once: calls wait no longer than for those."""
+REST = 1.0
+"""Times what a part takes: so long a replica computes its own calls alone before the next one."""
 
 
 def is_copy(call: SimulatedCall) -> bool:
@@ -23,7 +25,7 @@ def is_copy(call: SimulatedCall) -> bool:
 
 
 class PrefixKeeper:
-    """Has each replica that stays compute one prefix at a time: its own calls wait for no more than that.
+    """Has each replica that stays compute a part of a prefix at a time: its own calls wait for no more than that.
 
     Args:
         loop: simulated time.
@@ -65,7 +67,7 @@ class PrefixKeeper:
             seconds = self._prefill.seconds(match * self._block, held * self._block)
             if 0 < seconds <= budget_s:
                 budget_s -= seconds
-                self._waiting.setdefault(taker.view.index, deque()).append((prompt.keys[:held], seconds))
+                self._waiting.setdefault(taker.view.index, deque()).extend(self._parts(prompt.keys[:held], match))
         for taker in others:
             self._next(taker)
 
@@ -86,6 +88,12 @@ class PrefixKeeper:
             self._computing.add(place)
             chain, self._seconds[place] = waiting.popleft()
             replica.engine.submit(self._copy(chain))
+
+    def _parts(self, chain: Sequence[BlockKey], known: int) -> Iterator[tuple[Sequence[BlockKey], float]]:
+        """Yield prefixes, each a part longer than the one before, and how long each part takes."""
+        for start in range(known, len(chain), PART_BLOCKS):
+            end = min(start + PART_BLOCKS, len(chain))
+            yield chain[:end], self._prefill.seconds(start * self._block, end * self._block)
 
     def _copy(self, chain: Sequence[BlockKey]) -> SimulatedCall:
         def keys() -> list[BlockKey]:
