@@ -16,6 +16,10 @@ SETS: dict[str, dict[str, Any]] = {
     "nothing": {},
     "a name": {"fullnameOverride": "llm"},
     "names' part": {"nameOverride": "platform"},
+    "labels that are the chart's": {
+        "commonLabels": {"app.kubernetes.io/version": "9", "app.kubernetes.io/component": "x"},
+        "pods": {"labels": {"app.kubernetes.io/component": "engine"}},
+    },
     "labels and annotations": {"commonLabels": {"team": "ml"}, "commonAnnotations": {"owner": "ml@example.com"}},
     "a registry": {"image": {"registry": "r.example:5000/x", "tag": "1.2.3", "pullPolicy": "Always"}},
     "pull secrets": {"image": {"pullSecrets": [{"name": "registry"}]}},

@@ -181,7 +181,8 @@ def main(profiles: Sequence[str]) -> None:
             root.make_read_only()
             done = root.run("python", "-c", CHECKS[profile], user=10001)
             assert done.returncode == 0, done.stderr
-            print(f"{profile}: {done.stdout.strip()}")
+            size = int(root.run("du", "-sm", "/opt/aloraserve").stdout.split()[0])
+            print(f"{profile}: {done.stdout.strip()}, {size} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,18 @@ app.kubernetes.io/component: {{ . | quote }}
 {{- end -}}
 
 {{- define "aloraserve.labels" -}}
-{{ include "aloraserve.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-app.kubernetes.io/part-of: aloraserve
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | quote }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "aloraserve.selector" . | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/version" .root.Chart.AppVersion -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- $_ := set $own "app.kubernetes.io/part-of" "aloraserve" -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") -}}
+{{- merge $own (.labels | default dict) .root.Values.commonLabels | toYaml -}}
+{{- end -}}
+
+{{- /* Labels of a pod of Ray, without versions: any change of it makes a second cluster. */ -}}
+{{- define "aloraserve.podLabels" -}}
+{{- $own := include "aloraserve.selector" . | fromYaml -}}
+{{- merge $own (.labels | default dict) .root.Values.commonLabels | toYaml -}}
 {{- end -}}
 
 {{- /* The metadata of an object: root, name (appended), component, labels and annotations of its own. */ -}}
@@ -39,9 +43,6 @@ name: "{{ include "aloraserve.fullname" .root }}{{ with .name }}-{{ . }}{{ end }
 namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "aloraserve.labels" . | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
 {{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}

@@ -217,14 +217,7 @@ readinessProbe:
 {{- $isScaling := and (eq .role "head") $v.autoscaling.enabled -}}
 metadata:
   labels:
-    {{- /* Without versions: any change here makes a second cluster. */}}
-    {{- include "aloraserve.selector" (dict "root" .root "component" .role) | nindent 4 }}
-    {{- with .root.Values.commonLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-    {{- with .pod.labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "aloraserve.podLabels" (dict "root" .root "component" .role "labels" .pod.labels) | nindent 4 }}
   {{- with merge (dict) .pod.annotations $v.commonAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}

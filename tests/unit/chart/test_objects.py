@@ -80,6 +80,11 @@ def test_the_services_of_the_apis_reach_gateways_alone() -> None:
     assert of_kind(found, "RayService")["spec"]["excludeHeadPodFromServeSvc"] is True
 
 
+def test_no_label_of_the_values_takes_a_pod_to_another_service() -> None:
+    pods = ray_pods(objects(render(SETS["labels that are the chart's"])))
+    assert [pod["metadata"]["labels"][COMPONENT] for pod in pods.values()] == ["head", "gateway", "engine"]
+
+
 def test_a_gateway_is_ready_when_it_says_so_and_an_engine_when_its_node_runs() -> None:
     """KubeRay's own probe would wait for a Serve proxy, which no pod has."""
     probes = {name: pod["spec"]["containers"][0]["readinessProbe"] for name, pod in ray_pods(profile("cpu")).items()}

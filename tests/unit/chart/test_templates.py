@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 from collections.abc import Callable, Sequence
@@ -29,6 +30,12 @@ def rendered(case: str) -> str:
     return render(SETS[case]) if case in SETS else render({}, CHART / "ci" / case)
 
 
+@cache
+def parsed(case: str) -> list[dict[str, Any]]:
+    """Return the objects of a case."""
+    return objects(rendered(case))
+
+
 def test_helm_finds_nothing_to_complain_of() -> None:
     profiles = [part for path in PROFILES for part in ("--values", str(path))]
     for values in ([], profiles[:2], profiles[2:4], profiles[4:6], profiles[6:8]):
@@ -54,7 +61,7 @@ def distinct(cases: Sequence[str], key: Callable[[Any], Any]) -> list[dict[str, 
     """Return the cases' objects, of those with an equal key the first alone."""
     kept: dict[str, dict[str, Any]] = {}
     for case in cases:
-        for found in filter(is_kubernetes, objects(rendered(case))):
+        for found in filter(is_kubernetes, parsed(case)):
             kept.setdefault(json.dumps(key(found), sort_keys=True), found)
     return list(kept.values())
 
@@ -72,7 +79,7 @@ def test_every_object_of_every_case_is_known_to_one_version_or_another() -> None
 
 
 def test_a_key_that_kubernetes_does_not_know_is_found() -> None:
-    service = of_kind(objects(rendered("nothing")), "Service", "r-aloraserve")
+    service = copy.deepcopy(of_kind(parsed("nothing"), "Service", "r-aloraserve"))
     service["spec"]["selectors"] = {}
     with pytest.raises(Exception, match="selectors"):
         check_kubernetes(service, VERSIONS[-1])
@@ -80,18 +87,18 @@ def test_a_key_that_kubernetes_does_not_know_is_found() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_ray_service_is_one_of_kuberays(case: str) -> None:
-    assert ray_service_faults(of_kind(objects(rendered(case)), "RayService")) == []
+    assert ray_service_faults(of_kind(parsed(case), "RayService")) == []
 
 
 def test_a_key_that_kuberay_does_not_know_is_found() -> None:
-    service = of_kind(objects(rendered("nothing")), "RayService")
+    service = copy.deepcopy(of_kind(parsed("nothing"), "RayService"))
     service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["replica"] = 2
     assert ray_service_faults(service)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_serve_config_has_no_key_that_serve_would_ignore_and_no_setting_that_is_refused(case: str) -> None:
-    config = serve_config(objects(rendered(case)))
+    config = serve_config(parsed(case))
     assert ignored_keys(config) == []
     arguments = config["applications"][0]["args"]
     settings = settings_from_arguments(arguments | {"redis_url": "redis://redis:6379/0"})
@@ -102,7 +109,7 @@ def test_the_serve_config_has_no_key_that_serve_would_ignore_and_no_setting_that
 
 @pytest.mark.parametrize("case", CASES)
 def test_names_are_short_enough_and_no_two_objects_have_the_same(case: str) -> None:
-    found = [(each["kind"], each["metadata"]["name"]) for each in objects(rendered(case))]
+    found = [(each["kind"], each["metadata"]["name"]) for each in parsed(case)]
     assert len(found) == len(set(found))
     assert all(len(name) <= 63 for _, name in found)
 
@@ -115,7 +122,7 @@ def test_kubectl_reads_every_object(tmp_path: Path) -> None:
         command = [tool("kubectl"), "label", "--local", "--dry-run=client", "-o", "name", "-f", str(file), "seen=yes"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        assert len(done.stdout.split()) == len(objects(rendered(profile.name)))
+        assert len(done.stdout.split()) == len(parsed(profile.name))
 
 
 def test_names_that_yaml_reads_as_something_else_stay_names(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.image_root import DOCKERFILE, in_context, instructions
 
+import aloraserve
+
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "deploy" / "images"
 LOCKS = IMAGES / "locks"
@@ -87,6 +89,9 @@ def test_a_container_is_nobody_in_particular_and_says_whether_it_is_well() -> No
     assert last["USER"] == USER
     assert "healthcheck.py" in last["HEALTHCHECK"]
     assert all(f"org.opencontainers.image.{label}=" in last["LABEL"] for label in ("title", "version", "licenses"))
+    assert f"VERSION={aloraserve.__version__}" in [rest for name, rest in instructions() if name == "ARG"]
+    compose = (ROOT / "deploy" / "compose" / "compose.yaml").read_text()
+    assert f"image: aloraserve:{aloraserve.__version__}-cpu" in compose
     default = next(rest for name, rest in instructions() if name == "ARG")
     assert re.fullmatch(r"PYTHON_IMAGE=\S+:3\.11\.\d+-slim-bookworm", default), "the base has a version"
 
