@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ServeCluster]:
-    with serve_cluster(2) as cluster:
+    with serve_cluster(2, RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S="1") as cluster:
         yield cluster
 
 
@@ -68,6 +68,27 @@ def fleet(url: str) -> dict[str, str]:
     return {replica["replica"]: replica["incarnation"].partition(".")[0] for replica in replicas}
 
 
+def test_calls_of_a_fleet_without_replicas_are_held_until_there_is_one_and_there_is_none_again(
+    cluster: ServeCluster, arguments: dict[str, Any]
+) -> None:
+    scaling = {"autoscaling": True, "min_replicas": 0, "max_replicas": 2, "max_gateways": 2, "calls_per_gateway": 4}
+    at_once = {"idle_timeout_s": 1, "scale_up_cooldown_s": 0, "scale_down_cooldown_s": 0, "sse_comment_s": 0.5}
+    cluster.deploy(arguments | scaling | at_once)
+    cluster.wait_for("RUNNING")
+    url = f"http://127.0.0.1:{arguments['port']}"
+    wait_until(lambda: not cluster.replicas("engine"), "the fleet to have no replica")
+    assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    with ThreadPoolExecutor(STREAMS) as pool:
+        held = list(pool.map(lambda number: stream(url, number), range(STREAMS)))
+    assert all(lines[-1] == "data: [DONE]" and '"error"' not in "".join(lines) for lines in held)
+    assert all(lines[0] == ": keep-alive" for lines in held), "none of them was refused, or silent"
+    with streaming(url, STREAMS, TOKENS) as streams:
+        wait_until(lambda: len(cluster.replicas("gateway")) == 2 and streams.whole, "a gateway more for so many calls")
+    wait_until(lambda: not cluster.replicas("engine"), "the idle fleet to have no replica")
+    wait_until(lambda: len(cluster.replicas("gateway")) == 1, "the idle fleet to have one gateway")
+    assert (streams.failed, streams.cut) == ([], [])
+
+
 def test_a_rolling_update_to_another_redis_fails_and_cuts_no_stream(
     cluster: ServeCluster, url: str, arguments: dict[str, Any], redis_urls: list[str]
 ) -> None:
@@ -100,6 +121,7 @@ def test_a_wrong_setting_is_refused_before_anything_is_touched(
     assert fleet(url) == old
 
 
+@pytest.mark.slow
 def test_a_rollout_that_cannot_start_keeps_the_old_fleet(
     cluster: ServeCluster, url: str, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -126,11 +148,21 @@ def test_a_killed_raylet_takes_no_call_along_that_has_not_streamed(
         answers = [call.result() for call in calls]
     assert [answer.status_code for answer in answers] == [200] * len(answers)
     wait_until(lambda: len(fleet(url)) == 2, "the engine to be replaced elsewhere")
+    replicas = httpx.get(f"{url}/v1/replicas", trust_env=False).json()["replicas"]
+    assert all(replica["held_blocks"] for replica in replicas), "the new one began with what the other's calls had"
 
 
 def complete(url: str, number: int = 0, tokens: int = 1) -> httpx.Response:
     body = {"model": BASE, "prompt": [100 + number] * 64, "max_tokens": tokens, "ignore_eos": True}
     return httpx.post(f"{url}/v1/completions", json=body, timeout=120, trust_env=False)
+
+
+def stream(url: str, number: int) -> list[str]:
+    """Return the lines of a streamed answer."""
+    body = {"model": BASE, "prompt": [100 + number] * 64, "max_tokens": 4, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120, trust_env=False) as answer:
+        assert answer.status_code == 200, answer.read()
+        return [line for line in answer.iter_lines() if line]
 
 
 def running(url: str) -> int:

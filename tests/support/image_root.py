@@ -160,12 +160,16 @@ def image_root(folder: Path) -> Iterator[ImageRoot]:
 
     Args:
         folder: an empty one; what is written stays in memory.
+
+    Raises:
+        OSError: the kernel, or a container around this process, allows no such mounts.
     """
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNTS.format(folder)]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == "ready\n", "no overlay file system can be mounted"
+        if holder.stdout.readline() != "ready\n":
+            raise OSError("no overlay file system can be mounted here")
         yield ImageRoot(holder.pid, folder)
     finally:
         holder.kill()

@@ -87,12 +87,10 @@ class Arrivals:
         calls = [self._calls(LONG_S), *(self._surely(window_s) for window_s in SHORT_S), self._trend(ahead_s)]
         all_of = self._passed(self._times_s[-1] - self._times_s[0])
         each = max(all_of.calls, 1.0)
+        # Tokens of answers that have not ended are counted, too: those of all calls at the start.
+        answers = max(all_of.answers, each / 2) if all_of.answers > 0 else each
         return Rates(
-            max(calls),
-            all_of.prefill_s / each,
-            all_of.prefill_squares_s2 / each,
-            # Tokens of answers that have not ended are counted, too: those of all calls at the start.
-            all_of.answer_tokens / max(all_of.answers, each / 2),
+            max(calls), all_of.prefill_s / each, all_of.prefill_squares_s2 / each, all_of.answer_tokens / answers
         )
 
     def idle_s(self, now_s: float) -> float:
@@ -106,6 +104,8 @@ class Arrivals:
     def _trend(self, ahead_s: float) -> float:
         """Return the rate ahead if it goes on to grow as it surely did from the window before the last to the last."""
         window_s = SHORT_S[-1]
+        if self._times_s[-1] - self._times_s[0] < 2 * window_s:
+            return 0.0
         last, before = self._calls(window_s), self._calls(window_s, window_s)
         chance = SURE * math.sqrt((last + before) * self._bunching() / window_s)
         growth = max(last - before - chance, 0.0) / window_s

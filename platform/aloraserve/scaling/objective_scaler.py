@@ -91,13 +91,14 @@ class ObjectiveScaler:
         """Return how many replicas are needed now, how many are with more load, and what for."""
         if not reading.is_known:
             return self._counted(reading)
+        if self._is_idle():
+            # Whatever came before: rates are those of a longer time.
+            return 0, 0, Reason.IDLE
         count, reason = self._needed(load)
         calm, _ = self._needed(load.grown(self._rules.scaling_tolerance))
-        if count > 0 or calm > 0 or not self._is_idle():
-            if not reading.current and any(demand.held > 0 for demand in reading.demands):
-                reason = Reason.HELD
-            return max(count, 1), max(calm, 1), reason
-        return 0, 0, Reason.IDLE
+        if not reading.current and any(demand.held > 0 for demand in reading.demands):
+            reason = Reason.HELD
+        return max(count, 1), max(calm, 1), reason
 
     def _needed(self, load: FleetLoad) -> tuple[int, Reason]:
         rules = self._rules

@@ -82,6 +82,11 @@ class ModelledReplica:
         if self.alive:
             self._start()
 
+    @property
+    def life(self) -> int:
+        """How many lives it has had before."""
+        return self._life
+
     def load(self) -> ReplicaLoad:
         """Return the engine's load now."""
         return self.engine.load()

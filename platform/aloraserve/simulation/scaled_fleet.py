@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +16,12 @@ from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, RunResult
 from aloraserve.simulation.hot_prefixes import HotPrefixes, shared_chains
 from aloraserve.simulation.modelled_engine import ModelledRequest
 from aloraserve.simulation.modelled_replica import ModelledReplica
+from aloraserve.simulation.prefix_keeper import PrefixKeeper, is_copy
+from aloraserve.simulation.recent_savings import RecentSavings
 from aloraserve.simulation.replica_lives import ReplicaLives, Stage
 from aloraserve.simulation.workload import Workload
 
 TICK_S = 1.0
-SAVINGS_S = 120.0
-"""So long ago what the cache saved counts 1/e."""
 WARM_SHARE = 0.5
 """Of a replica's cache, that is filled before its first call."""
 
@@ -68,26 +66,11 @@ class ScaledResult:
 
 
 @dataclass(slots=True)
-class _Saved:
-    """What a replica's cache saved lately, per second."""
-
-    total_s: float = 0.0
-    elsewhere_s: float = 0.0
-    at_s: float = 0.0
-
-    def add(self, time_s: float, total_s: float, elsewhere_s: float) -> None:
-        keep = math.exp((self.at_s - time_s) / SAVINGS_S)
-        self.total_s = keep * self.total_s + total_s / SAVINGS_S
-        self.elsewhere_s = keep * self.elsewhere_s + elsewhere_s / SAVINGS_S
-        self.at_s = time_s
-
-
-@dataclass(slots=True)
 class _Place:
     """What is known of the replica at a place of the fleet."""
 
     hot: HotPrefixes = field(default_factory=HotPrefixes)
-    saved: _Saved = field(default_factory=_Saved)
+    saved: RecentSavings = field(default_factory=RecentSavings)
 
 
 class ScaledFleet(ModelledFleet):
@@ -126,9 +109,7 @@ class ScaledFleet(ModelledFleet):
         self._calls = self._uncached_tokens = self._answer_tokens = self._answers = 0
         self._prefill_s = self._prefill_squares_s2 = 0.0
         self._sizes: list[tuple[float, int, int]] = []
-        self._copies = itertools.count(1)
-        self._kept: dict[int, deque[Sequence[BlockKey]]] = {}
-        self._keeping: set[int] = set()
+        self._keeper = PrefixKeeper(self._loop, self._prefill, self._block)
 
     def run_scaled(self) -> ScaledResult:
         """Play everything and return what it gave."""
@@ -235,50 +216,11 @@ class ScaledFleet(ModelledFleet):
         self._lives.stages[place] = Stage.LEAVING
         self._fleet.alive.remove(place)
         replica.leave()
-        self._kept.pop(place, None)
-        self._keeping.discard(place)
         others = [self._replicas[other] for other in self._fleet.alive]
         self._departures.left(now_s, replica.engine.cache.keys(), [other.engine.cache.keys() for other in others])
-        self._keep_prefixes(place, others)
+        prompts = self._places[place].hot.recent(now_s)
+        self._keeper.leave(replica, prompts, others, budget_s=self._growth.keep_budget_s)
         self._end_if_done(place)
-
-    def _keep_prefixes(self, place: int, others: Sequence[ModelledReplica]) -> None:
-        """Have others compute live prefixes that only a leaving replica has, the latest first, one at a time each."""
-        left_s = self._growth.keep_budget_s
-        for used in sorted(self._places[place].hot.recent(self._loop.now_s), key=lambda used: -used.time_s):
-            held = self._replicas[place].engine.cache.match(used.keys)
-            matches = [(other.engine.cache.match(used.keys), -other.view.in_flight, other) for other in others]
-            if not matches:
-                return
-            match, _, taker = max(matches, key=lambda found: found[:2])
-            seconds = self._prefill.seconds(match * self._block, held * self._block)
-            if 0 < seconds <= left_s:
-                left_s -= seconds
-                self._kept.setdefault(taker.view.index, deque()).append(used.keys[:held])
-        for taker in others:
-            self._keep_next(taker)
-
-    def _keep_next(self, replica: ModelledReplica) -> None:
-        waiting = self._kept.get(replica.view.index)
-        if waiting and replica.view.index not in self._keeping and not replica.is_leaving:
-            self._keeping.add(replica.view.index)
-            replica.engine.submit(self._copy(waiting.popleft()))
-
-    def _copy(self, chain: Sequence[BlockKey]) -> SimulatedCall:
-        """Return a call that is there for its prefix alone."""
-        return SimulatedCall(
-            request=-next(self._copies),
-            arrival_s=self._loop.now_s,
-            session="",
-            adapter=None,
-            kind="base",
-            prompt_tokens=len(chain) * self._block,
-            output_tokens=1,
-            block_tokens=self._block,
-            key_source=lambda: list(chain),
-            content_source=lambda: list(chain),
-            salted_source=lambda: list(chain),
-        )
 
     def _submit(self, call: SimulatedCall, index: int) -> ModelledRequest:
         request = super()._submit(call, index)
@@ -296,14 +238,13 @@ class ScaledFleet(ModelledFleet):
         return request
 
     def _first_token(self, replica: ModelledReplica, request: ModelledRequest) -> None:
-        if not _is_copy(request):
+        if not is_copy(request.call):
             super()._first_token(replica, request)
 
     def _finished(self, replica: ModelledReplica, request: ModelledRequest) -> None:
-        if _is_copy(request):
-            self._keeping.discard(replica.view.index)
+        if is_copy(request.call):
             self._departures.kept(request.call.keys)
-            self._keep_next(replica)
+            self._keeper.ended(replica)
             return
         self._answer_tokens += request.call.output_tokens
         self._answers += 1
@@ -314,7 +255,3 @@ class ScaledFleet(ModelledFleet):
         if self._lives.stages[place] is Stage.LEAVING and not self._fleet.replicas[place].in_flight:
             self._replicas[place].kill()
             self._lives.end(place, self._loop.now_s)
-
-
-def _is_copy(request: ModelledRequest) -> bool:
-    return request.call.request < 0

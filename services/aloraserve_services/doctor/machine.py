@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import resource
 import shutil
 import subprocess
@@ -22,6 +24,8 @@ WANTED_SHARED = 2 * GIB
 NEEDED_DISK, WANTED_DISK = GIB, 10 * GIB
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
 GPU_S = 4.0
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""Of a model that is fetched; a folder's path begins otherwise, or has more parts."""
 
 
 def look_at_limits() -> Iterator[Finding]:
@@ -57,6 +61,8 @@ def look_at_shared_memory(folder: Path = SHARED_MEMORY) -> Iterator[Finding]:
 def look_at_disks(settings: Settings) -> Iterator[Finding]:
     """Look at the room where models, adapters and logs go."""
     places = {"state_dir": settings.state_dir, "adapter_store": settings.adapter_store or settings.state_dir / STORE}
+    if HUB_ID.fullmatch(settings.model):
+        places["HF_HOME"] = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     for name, folder in places.items():
         free = shutil.disk_usage(_existing(folder)).free
         check = f"disk of {name}"

@@ -23,6 +23,7 @@ from aloraserve_services.doctor.base import Check, Finding, Level, examine, ok
 from aloraserve_services.doctor.running_platform import look_at_grpc, look_at_http
 
 COMMAND = [sys.executable, "-m", "aloraserve_services.cli.main", "doctor"]
+DISKS = ("disk of state_dir", "disk of adapter_store", "disk of HF_HOME")
 SECRET = "hunter2-hunter2-hunter2"
 FAULTY = """
 set -e
@@ -51,16 +52,16 @@ def by_check(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, for mounts of its own")
 def test_a_machine_with_too_little_of_everything_is_told_of_each() -> None:
     flags = ("--json", "--engine", "simulated", "--state-dir", "/mnt/state", "--port", str(free_port()))
-    done = run(*flags, before=("unshare", "--mount", "--propagation", "private", "sh", "-c", FAULTY, "sh"))
+    hub = {"ALORASERVE_MODEL": "org/model", "HF_HOME": "/mnt/hub"}
+    done = run(*flags, before=("unshare", "--mount", "--propagation", "private", "sh", "-c", FAULTY, "sh"), **hub)
     assert done.returncode == 1, done.stderr
     found = by_check(done)
-    wrong = {name: found[name]["level"] for name in ("limits", "shared memory", "temporary files", "disk of state_dir")}
+    wrong = {name: found[name]["level"] for name in ("limits", "shared memory", "temporary files", *DISKS)}
     assert wrong == {
         "limits": "failed",
         "shared memory": "warning",
         "temporary files": "failed",
-        "disk of state_dir": "failed",
-    }
+    } | dict.fromkeys(DISKS, "failed")
     assert "0.1 GiB at /dev/shm" in found["shared memory"]["found"]
     assert "open files (ulimit -n) is 256" in found["limits"]["found"]
     assert all(finding["remedy"] for finding in found.values() if finding["level"] in ("warning", "failed"))

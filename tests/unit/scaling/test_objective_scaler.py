@@ -194,6 +194,19 @@ def test_an_idle_fleet_ends_only_where_none_is_allowed() -> None:
         assert (found[-1].target, found[-1].reason) == (least, reason)
 
 
+def test_a_fleet_is_idle_a_while_after_its_last_call_however_many_came_before() -> None:
+    scaler = ObjectiveScaler(replace(RULES, min_replicas=0, idle_timeout_s=5))
+    targets = []
+    for second in range(40):
+        calls = 10 * min(second, 20)
+        tokens = calls * TOKENS_PER_CALL
+        demand = Demand("g", second, calls, prefill_s=calls * CALL_S, answer_tokens=tokens, answers=calls)
+        idle = state("r", ReplicaLoad())
+        targets.append(scaler.decide(FleetReading(float(second), 2, demands=[demand], replicas=[idle])).target)
+    assert min(targets[:25]) >= 1
+    assert targets[25:] == [0] * 15
+
+
 def test_an_increase_waits_for_its_cool_down_and_a_decrease_for_its_own() -> None:
     fleet = Fleet(replace(RULES, scale_up_cooldown_s=15))
     decisions = fleet.play(60, 10) + fleet.play(200, 50)
