@@ -29,6 +29,14 @@ SPANS = {"request", "decide", "queue", "prefill", "decode"}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CLIENT_SPAN = "b7ad6b7169203331"
 TRACES = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
+SCALED_PROCESSES = REPLICAS + 2
+"""Engines, a gateway, and the autoscaler in Serve's controller."""
+SCALING = {
+    "ALORASERVE_AUTOSCALING": "true",
+    "ALORASERVE_MIN_REPLICAS": str(REPLICAS),
+    "ALORASERVE_MAX_REPLICAS": str(REPLICAS),
+    "ALORASERVE_MAX_GATEWAYS": "1",
+}
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -62,20 +70,20 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def fleet(start: Callable[..., Any], receiver: Receiver) -> Iterator[Any]:
-    """Two simulated engines whose spans go to the receiver."""
+    """Two simulated engines whose spans go to the receiver, and an autoscaler that may have no other number."""
     flags = ("--engine", "simulated", "--replicas", str(REPLICAS))
     with valkey_server() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**TRACES, "ALORASERVE_OTLP_ENDPOINT": receiver.endpoint}.items():
+        for name, value in {**TRACES, **SCALING, "ALORASERVE_OTLP_ENDPOINT": receiver.endpoint}.items():
             patch.setenv(name, value)
         with start(*flags, "--redis-url", socket_url(server), own_state=True) as running:
             yield running
 
 
 @contextlib.contextmanager
-def scraped(platform: Any, folder: Path) -> Iterator[Prometheus]:
+def scraped(platform: Any, folder: Path, processes: int) -> Iterator[Prometheus]:
     """Run Prometheus over a platform that answers calls meanwhile, until its rates are known."""
     with prometheus(folder, platform.url) as server:
-        server.wait_until(f"count(up == 1) == {REPLICAS + 1}")
+        server.wait_until(f"count(up == 1) == {processes}")
         # What a process counts first is no rate yet, and each process is scraped in its own time. In one round more
         # than there are replicas, one of them meets each kind of call twice, with a scrape in between.
         for number in range(REPLICAS + 1):
@@ -110,23 +118,24 @@ def use(platform: Any, subject: str) -> None:
 
 
 def test_one_scrape_configuration_reaches_every_process_once(fleet: Any, tmp_path: Path) -> None:
-    listed = fleet.http.get("/v1/metrics/targets").json()
-    names = [(one["labels"]["role"], one["labels"]["process"]) for one in listed]
-    assert sorted(names) == [("engine", "engine-0"), ("engine", "engine-1"), ("gateway", "gateway-0")]
     with prometheus(tmp_path, fleet.url) as server:
-        server.wait_until(f"count(up == 1) == {REPLICAS + 1}")
-        assert len(server.targets()) == REPLICAS + 1
-        assert len({one["metric"]["instance"] for one in server.query("up")}) == REPLICAS + 1
+        server.wait_until(f"count(up == 1) == {SCALED_PROCESSES}")
+        assert len(server.targets()) == SCALED_PROCESSES
+        assert len({one["metric"]["instance"] for one in server.query("up")}) == SCALED_PROCESSES
+    listed = fleet.http.get("/v1/metrics/targets").json()
+    names = sorted((one["labels"]["role"], one["labels"]["process"]) for one in listed)
+    engines = [("engine", f"engine-{number}") for number in range(REPLICAS)]
+    assert names == [("autoscaler", "autoscaler"), *engines, ("gateway", "gateway-0")]
 
 
 def test_no_panel_is_empty_on_a_fleet_of_simulated_engines(fleet: Any, tmp_path: Path) -> None:
-    with scraped(fleet, tmp_path) as server:
+    with scraped(fleet, tmp_path, SCALED_PROCESSES) as server:
         assert empty_panels(server, is_vllm=False) == []
 
 
 def test_no_panel_of_vllm_is_empty_on_real_engines(platform: Any, tmp_path: Path) -> None:
     tool("prometheus")
-    with scraped(platform, tmp_path) as server:
+    with scraped(platform, tmp_path, REPLICAS + 1) as server:
         assert empty_panels(server, is_vllm=True) == []
         # The queue and the prefill are the engine's own words, not all of the time one thing.
         assert float(server.query("sum(aloraserve_prefill_seconds_sum)")[0]["value"][1]) > 0

@@ -37,7 +37,7 @@ class ObjectiveScaler:
         self._decode = _DecodeTimes()
         self._wanted: deque[tuple[float, int]] = deque()
         self._now_s = 0.0
-        self._raised_s = -math.inf
+        self._busy_s = self._raised_s = -math.inf
         self._settled_s = math.inf
         self._target: int | None = None
 
@@ -59,6 +59,8 @@ class ObjectiveScaler:
         self._starts.seen(self._now_s, reading.running, reading.starting)
         if reading.is_known:
             self._arrivals.add(self._now_s, reading.demands)
+        if _is_busy(reading):
+            self._busy_s = self._now_s
 
     @property
     def _start_s(self) -> float:
@@ -89,7 +91,7 @@ class ObjectiveScaler:
         """Return how many replicas are needed now, how many are with more load, and what for."""
         if not reading.is_known:
             return self._counted(reading)
-        if self._is_idle(reading):
+        if self._is_idle():
             # Whatever came before: rates are those of a longer time.
             return 0, 0, Reason.IDLE
         count, reason = self._needed(load)
@@ -107,12 +109,10 @@ class ObjectiveScaler:
             most=MAX_NEEDED,
         )
 
-    def _is_idle(self, reading: FleetReading) -> bool:
-        if any(demand.waiting > 0 or demand.held > 0 for demand in reading.demands):
-            return False
-        if any(state.load.running or state.load.waiting for state in reading.replicas):
-            return False
-        return self._arrivals.idle_s(self._now_s) >= self._rules.idle_timeout_s
+    def _is_idle(self) -> bool:
+        # A call that was held, or took longer than the timeout, came long ago, and the next one may come now.
+        idle_s = min(self._arrivals.idle_s(self._now_s), self._now_s - self._busy_s)
+        return idle_s >= self._rules.idle_timeout_s
 
     def _counted(self, reading: FleetReading) -> tuple[int, int, Reason]:
         """Return what Serve's counts ask for; without them what there is stays."""
@@ -192,6 +192,13 @@ class _DecodeTimes:
         if busy:
             self.step_s = statistics.median(positive(load.decode_fixed_s) for load in busy)
             self.s_per_token = statistics.median(_each(load) for load in busy)
+
+
+def _is_busy(reading: FleetReading) -> bool:
+    """Return whether any call waits or runs."""
+    if any(demand.waiting > 0 or demand.held > 0 for demand in reading.demands):
+        return True
+    return any(state.load.running or state.load.waiting for state in reading.replicas)
 
 
 def _each(load: ReplicaLoad) -> float:

@@ -67,7 +67,9 @@ class Decider:
         """Return the decision for a fleet whose replicas are Serve's running ones, as far as the directory has them."""
         states = [state for state in facts.states if state.replica in view.running]
         leaving = tuple(replica for replica in self._departures.chosen if replica in view.running)
-        running = len(view.running) - len(leaving)
+        # An update has old and new ones at a time; those beyond what was asked for are Serve's to stop.
+        asked = max(view.target, self._target or 0)
+        running = min(len(view.running) - len(leaving), asked)
         reading = FleetReading(
             self._clock(),
             running,

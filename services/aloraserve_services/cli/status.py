@@ -135,7 +135,8 @@ def _replicas(replicas: list[dict[str, Any]], block_tokens: int) -> Table:
     for state in replicas:
         load = state["load"]
         table.add_row(
-            state["label"],
+            # Of a gateway that is older than this command there is no word about leaving.
+            f"{state['label']} (leaving)" if state.get("is_leaving") else state["label"],
             str(load["running"]),
             str(load["waiting"]),
             f"{load['queued_prefill_tokens']:,}",

@@ -27,6 +27,8 @@ ASK_S = 3.0
 """How long they may take to answer."""
 HAND_OVER_S = 8.0
 """What a replica that leaves spends at most on its prefixes, beside the answers that it ends."""
+ANSWER_S = 1.0
+"""Of that, for the way to the others and back."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +48,8 @@ class Peers(Protocol):
         """Return a replica's hottest prefixes, packed."""
         ...
 
-    async def prefill(self, replica: str, prefixes: bytes) -> None:
-        """Have a replica compute packed prefixes; return once it has."""
+    async def prefill(self, replica: str, prefixes: bytes, budget_s: float) -> int:
+        """Have a replica compute packed prefixes, as many as it can within so many seconds; return how many it has."""
         ...
 
     async def stay(self) -> bool:
@@ -104,18 +106,20 @@ class FleetWarmth:
         prefixes = self._warmth.hottest()
         if not prefixes or not await self._others():
             return
+        until = time.monotonic() + HAND_OVER_S
         async with asyncio.timeout(HAND_OVER_S):
             if await self._peers.stay():
-                await self._hand_over(prefixes)
+                await self._hand_over(prefixes, until - ANSWER_S)
 
-    async def _hand_over(self, prefixes: Sequence[HotPrefix]) -> None:
+    async def _hand_over(self, prefixes: Sequence[HotPrefix], until: float) -> None:
         homes: defaultdict[str, list[HotPrefix]] = defaultdict(list)
         for prefix in prefixes:
             if (home := await self._home(prefix)) is not None:
                 homes[home].append(prefix)
-        orders = [(home, pack(handed)) for home, handed in homes.items()]
+        budget_s = until - time.monotonic()
+        orders = [(home, pack(handed), budget_s) for home, handed in homes.items()]
         done = await self._within(HAND_OVER_S, self._peers.prefill, orders)
-        log.info("handed_over", prefixes=sum(map(len, homes.values())), replicas=len(orders), done=len(done))
+        log.info("handed_over", prefixes=sum(map(len, homes.values())), replicas=len(orders), done=sum(done))
 
     async def _home(self, prefix: HotPrefix) -> str | None:
         keys = self._warmth.keys(prefix)

@@ -114,14 +114,16 @@ class EngineReplica:
         """
         return await asyncio.to_thread(pack, self._host.warmth.hottest())
 
-    async def prefill(self, prefixes: bytes, rank: Sequence[str] = ()) -> None:
-        """Compute prefixes that a replica which leaves had.
+    async def prefill(self, prefixes: bytes, budget_s: float, rank: Sequence[str] = ()) -> int:
+        """Compute prefixes that a replica which leaves had; return how many of them are there.
 
         Args:
             prefixes: packed.
+            budget_s: for all of them.
             rank: see :meth:`hottest`.
         """
-        await self._host.warmth.prefill(unpack(prefixes), HAND_OVER_S, self._max_warm_tokens)
+        done = await self._host.warmth.prefill(unpack(prefixes), min(budget_s, HAND_OVER_S), self._max_warm_tokens)
+        return done.prefixes
 
     def record_autoscaling_stats(self) -> dict[str, int]:
         """Return how many requests this replica has: Serve's policy asks while the directory is gone."""

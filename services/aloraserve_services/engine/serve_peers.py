@@ -20,9 +20,9 @@ class ServePeers:
         """See the contract."""
         return await self._call("hottest", replica)
 
-    async def prefill(self, replica: str, prefixes: bytes) -> None:
+    async def prefill(self, replica: str, prefixes: bytes, budget_s: float) -> int:
         """See the contract."""
-        await self._call("prefill", replica, prefixes)
+        return int(await self._call("prefill", replica, prefixes, budget_s))
 
     async def stay(self) -> bool:
         """See the contract."""

@@ -108,6 +108,13 @@ async def test_victims_are_marked_before_serve_is_told_and_are_no_running_ones(f
     assert fleet.departures.chosen == ("b",)
 
 
+async def test_the_old_ones_of_an_update_are_serve_s_to_stop(fleet: Fleet) -> None:
+    """While old and new replicas run at a time there are more than were asked for, and none is to leave for that."""
+    await fleet.decide("a", "b", target=2)
+    await fleet.decide("a", "b", "new-1", "new-2", target=2)
+    assert [reading.running for reading in fleet.scaler.readings] == [2, 2]
+
+
 async def test_changes_are_kept_and_counted_and_the_latest_is_shown(fleet: Fleet) -> None:
     await fleet.decide("a", "b", "c")
     fleet.scaler.next = ScalingDecision(1, Reason.TTFT, 1, victims=("b",))

@@ -16,6 +16,7 @@ from aloraserve.blocks import AdapterEffect
 from aloraserve.scaling.packed_prefixes import pack, unpack
 from aloraserve.serving.engine_messages import EngineCall
 from aloraserve.wire.sampling import SamplingSettings
+from aloraserve_services.engine import fleet_warmth
 from aloraserve_services.engine.fleet_warmth import FleetWarmth, adapters_in_use
 from aloraserve_services.engine.host import EngineHost
 
@@ -45,8 +46,8 @@ class Fleet:
             raise self.fault
         return pack(self.hosts[replica].warmth.hottest())
 
-    async def prefill(self, replica: str, prefixes: bytes) -> None:
-        await self.hosts[replica].warmth.prefill(unpack(prefixes), BUDGET_S, MOST_TOKENS)
+    async def prefill(self, replica: str, prefixes: bytes, budget_s: float) -> int:
+        return (await self.hosts[replica].warmth.prefill(unpack(prefixes), budget_s, MOST_TOKENS)).prefixes
 
     async def stay(self) -> bool:
         return self.stays
@@ -183,6 +184,19 @@ async def test_one_that_leaves_hands_over_what_it_alone_holds(fleet: Started) ->
     await fleet.warmth("goes", goes.host).leave()
     assert len(stays.engine.served) == before + 1, "it has the other one"
     assert await cached(stays, call("again", 7)) >= 3 * BLOCK
+
+
+async def test_what_can_be_handed_over_in_time_is_the_hottest(fleet: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    stays, goes = await fleet.add("stays"), await fleet.add("goes")
+    for number in range(3):
+        await goes.answer(call(f"hot{number}", 7, blocks=60))
+    await goes.answer(call("cold", 8, blocks=60))
+    await settled(fleet, 7, 8)
+    # A prefill of 60 blocks takes 0.19 s.
+    monkeypatch.setattr(fleet_warmth, "HAND_OVER_S", fleet_warmth.ANSWER_S + 0.3)
+    await fleet.warmth("goes", goes.host).leave()
+    assert await cached(stays, call("again", 7, blocks=60)) >= 59 * BLOCK
+    assert await cached(stays, call("again 2", 8, blocks=60)) == 0
 
 
 async def test_nothing_is_handed_over_where_all_of_the_application_ends(fleet: Started) -> None:

@@ -219,3 +219,16 @@ def test_an_increase_waits_for_its_cool_down_and_a_decrease_for_its_own() -> Non
     assert fleet.targets[-1] == before
     fleet.play(120, 1)
     assert fleet.targets[-1] < before
+
+
+def test_a_fleet_is_idle_from_the_end_of_its_last_call_on() -> None:
+    """Not from when it came: it may have been held for the first replica, or have taken longer than the timeout."""
+    scaler = ObjectiveScaler(replace(RULES, min_replicas=0, idle_timeout_s=120))
+    for second in range(300):
+        scaler.decide(FleetReading(float(second), 1, replicas=[state("r", ReplicaLoad(running=1))]))
+    over = [
+        scaler.decide(FleetReading(300.0 + second, 1, replicas=[state("r", ReplicaLoad())])) for second in range(130)
+    ]
+    targets = [decision.target for decision in over]
+    assert targets[:110] == [1] * 110
+    assert targets[-1] == 0

@@ -13,6 +13,7 @@ from aloraserve.telemetry.adapter_metrics import AdapterMetrics
 from aloraserve.telemetry.directory import DirectoryMetrics
 from aloraserve.telemetry.instruments import Instruments
 from aloraserve.telemetry.replica_metrics import ReplicaMetrics, ReplicaReadings
+from aloraserve_services.autoscaler.metrics import ScalingMetrics
 from aloraserve_services.gateway.metrics import GatewayMetrics
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
@@ -39,7 +40,8 @@ def defined() -> dict[str, Row]:
     """Return the same of the code."""
     replica = ReplicaMetrics(CollectorRegistry())
     adapters = AdapterMetrics(CollectorRegistry())
-    groups = (GatewayMetrics(CollectorRegistry()), replica, adapters, DirectoryMetrics(CollectorRegistry()))
+    directory, scaling = DirectoryMetrics(CollectorRegistry()), ScalingMetrics(CollectorRegistry())
+    groups = (GatewayMetrics(CollectorRegistry()), replica, adapters, directory, scaling)
     found = {name: row for group in groups for name, row in of_instruments(group).items()}
     for family in ReplicaReadings(adapters).describe():
         end = "_total" if family.type == "counter" else ""
