@@ -14,8 +14,8 @@ LONG_S = 90.0
 """Over which rates are taken as they are."""
 SHORT_S = (10.0, 30.0)
 """Over which they count as far as chance does not explain that they are higher."""
-SURE = 2.0
-"""Standard deviations that are put down to chance."""
+SURE = 1.0
+"""Standard deviations that are put down to chance: a replica too early costs less than one too late."""
 MOST_GROWTH = 2.0
 """Times what arrives now, as a trend is believed to go on."""
 SAMPLE_S = 1.0

@@ -26,7 +26,7 @@ def play(choice: ScalerChoice, duration_s: float = 240.0) -> tuple[dict[str, flo
 
 def test_ours_violates_less_for_less_than_serves_default_rule() -> None:
     ours, _ = play(ScalerChoice(OURS))
-    serve, _ = play(ScalerChoice(SERVE, 16.0, 30.0))
+    serve, _ = play(ScalerChoice(SERVE, 12.0, 30.0))
     assert ours["violations"] <= serve["violations"] / 2
     assert ours["replica_hours"] <= serve["replica_hours"]
 
