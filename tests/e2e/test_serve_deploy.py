@@ -338,6 +338,15 @@ def test_the_chart_s_serve_config_answers_what_helm_test_asks(cluster: Cluster, 
     ]
 
 
+def test_the_chart_s_load_test_calls_models_in_turn(cluster: Cluster, chart_url: tuple[str, str]) -> None:
+    load = {"ALORASERVE_LOAD_KEY": TENANT, "ALORASERVE_LOAD_MAX_TOKENS": "4"}
+    command = [sys.executable, "-m", "locust", "-f", str(CHART / "files" / "locustfile.py"), "--host", chart_url[0]]
+    command += ["--headless", "--only-summary", "-u", "2", "-r", "2", "-t", "2s", "--exit-code-on-error", "1"]
+    done = subprocess.run(command, env=cluster.environment | load, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"chat {BASE}" in done.stderr
+
+
 def test_a_node_is_drained_before_its_pod_ends(cluster: Cluster, chart_url: tuple[str, str]) -> None:
     """The last test of this cluster: what ``preStop`` runs, where no other node could take the replicas."""
     body = {"model": BASE, "prompt": "x", "max_tokens": 600, "ignore_eos": True, "stream": True}

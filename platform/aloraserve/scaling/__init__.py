@@ -1,1 +1,1 @@
-"""How many engine replicas a fleet needs, and which of them leaves."""
+"""How many engine replicas a fleet needs, which of them leaves, and what the others have before."""

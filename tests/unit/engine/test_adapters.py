@@ -98,6 +98,12 @@ async def test_as_many_as_may_run_at_once_are_loaded_at_the_start(engine: Engine
     assert await engine.levels() == {OTHERS[0].key: "slot", OTHERS[1].key: "slot"}
 
 
+async def test_those_that_are_expected_to_be_called_are_loaded_first(engine: Engine) -> None:
+    adapters = EngineAdapters(engine, StaticRegistry(OTHERS))
+    await adapters.load([OTHERS[2].key, "of another fleet", OTHERS[1].key])
+    assert await engine.levels() == {OTHERS[2].key: "slot", OTHERS[1].key: "slot"}
+
+
 async def test_another_one_loads_when_it_is_called(engine: Engine) -> None:
     adapters = EngineAdapters(engine, StaticRegistry(OTHERS))
     await adapters.load()
