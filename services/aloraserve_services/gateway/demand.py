@@ -14,6 +14,7 @@ from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.routing.placement import Placement
 from aloraserve.scaling.base import Demand
 from aloraserve.scaling.board import ScalingBoard
+from aloraserve.serving.attempt import Attempt
 from aloraserve.serving.engine_messages import EngineChunk
 from aloraserve.serving.generation import Generation
 from aloraserve.serving.observers import CallObserver
@@ -44,7 +45,7 @@ class DemandCounter(CallObserver):
         self._has_replica = has_replica
         self._clock = clock
         self._gateway = uuid.uuid4().hex[:16]
-        self._calls = self._uncached_tokens = self._answer_tokens = 0
+        self._calls = self._uncached_tokens = self._answer_tokens = self._answers = 0
         self._prefill_s = self._prefill_squares_s2 = 0.0
 
     def placed(self, request: GenerationRequest, placement: Placement) -> None:
@@ -65,6 +66,10 @@ class DemandCounter(CallObserver):
         """Count the tokens of a chunk."""
         self._answer_tokens += chunk.tokens
 
+    def ended(self, attempt: Attempt, generation: Generation | None) -> None:
+        """Count an answer, if there was one."""
+        self._answers += generation is not None
+
     def demand(self) -> Demand:
         """Return the counts."""
         waiting = self._waiting()
@@ -76,6 +81,7 @@ class DemandCounter(CallObserver):
             prefill_s=self._prefill_s,
             prefill_squares_s2=self._prefill_squares_s2,
             answer_tokens=self._answer_tokens,
+            answers=self._answers,
             waiting=waiting,
             held=0 if self._has_replica() else waiting,
         )

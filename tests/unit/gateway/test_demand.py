@@ -43,6 +43,7 @@ async def test_every_token_of_an_answer_counts() -> None:
     dispatcher = Dispatcher(cast(Any, FakeRouter()), FakePool(ANSWER), [counter])
     tokens = [chunk.tokens async for chunk in await dispatcher.generate(request())]
     assert counter.demand().answer_tokens == sum(tokens) > 1
+    assert counter.demand().answers == 1
 
 
 async def test_the_board_has_the_counts_while_the_gateway_runs() -> None:
