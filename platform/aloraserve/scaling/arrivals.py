@@ -31,6 +31,8 @@ class Counts(NamedTuple):
     prefill_squares_s2: float = 0.0
     answer_tokens: float = 0.0
     answers: float = 0.0
+    unestimated: float = 0.0
+    ended_tokens: float = 0.0
 
 
 class Rates(NamedTuple):
@@ -41,12 +43,14 @@ class Rates(NamedTuple):
         call_prefill_s: mean uncached prefill of a call.
         call_squares_s2: mean of its square.
         call_answer_tokens: mean length of an answer.
+        is_known: whether it was seen what calls are like.
     """
 
     calls: float = 0.0
     call_prefill_s: float = 0.0
     call_squares_s2: float = 0.0
     call_answer_tokens: float = 0.0
+    is_known: bool = False
 
 
 class Arrivals:
@@ -78,19 +82,23 @@ class Arrivals:
     def rates(self, ahead_s: float) -> Rates:
         """Return what is expected to arrive ``ahead_s`` from now.
 
-        What a call is like is the mean over all that is remembered. Calls are those of the long window, or of a shorter
-        one, or as many as a trend makes of them, as far as those surely exceed it: ``n`` calls are known to the root of
-        ``n`` and of how much they come in bunches.
+        What a call is like is the mean over all that is remembered: its prefill over those with an estimate, its answer
+        over those that have ended: of a full fleet's calls most have not even begun. Calls are those of the long
+        window, or of a shorter one, or as many as a trend makes of them, as far as those surely exceed it: ``n`` calls
+        are known to the root of ``n`` and of how much they come in bunches.
         """
         if len(self._history) < 2:
             return Rates()
         calls = [self._calls(LONG_S), *(self._surely(window_s) for window_s in SHORT_S), self._trend(ahead_s)]
         all_of = self._passed(self._times_s[-1] - self._times_s[0])
-        each = max(all_of.calls, 1.0)
-        # Tokens of answers that have not ended are counted, too: those of all calls at the start.
-        answers = max(all_of.answers, each / 2) if all_of.answers > 0 else each
+        estimated = all_of.calls - all_of.unestimated
+        each = max(estimated, 1.0)
         return Rates(
-            max(calls), all_of.prefill_s / each, all_of.prefill_squares_s2 / each, all_of.answer_tokens / answers
+            max(calls),
+            all_of.prefill_s / each,
+            all_of.prefill_squares_s2 / each,
+            _answer_tokens(all_of),
+            estimated >= 1 and all_of.answers >= 1,
         )
 
     def idle_s(self, now_s: float) -> float:
@@ -134,6 +142,15 @@ class Arrivals:
     def _at(self, time_s: float) -> int:
         """Return the number of the last sample that is not later, or the first's."""
         return max(bisect.bisect_right(self._times_s, time_s) - 1, 0)
+
+
+def _answer_tokens(counts: Counts) -> float:
+    """Return the mean length of an answer."""
+    if counts.ended_tokens > 0:
+        return counts.ended_tokens / max(counts.answers, 1.0)
+    # Tokens of answers that have not ended are counted, too: those of all calls at the start.
+    calls = max(counts.calls, 1.0)
+    return counts.answer_tokens / (max(counts.answers, calls / 2) if counts.answers > 0 else calls)
 
 
 def _more(before: Demand, now: Demand) -> Counts:

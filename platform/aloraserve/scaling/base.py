@@ -37,13 +37,13 @@ class Reason(StrEnum):
     ITL = "itl"
     """Expected time between two tokens of an answer."""
     BACKLOG = "backlog"
-    """Prefill that is queued already."""
+    """Calls that wait already, with their answers."""
     KV_CACHE = "kv-cache"
-    """Room for the contexts of running answers."""
+    """Room for answers: in the KV cache, or among the requests that an engine runs at once."""
     HELD = "held"
     """Calls wait for a first replica."""
     COUNTS = "counts"
-    """Ongoing requests, as Serve counts them: the directory is gone."""
+    """Ongoing requests, as Serve counts them: the directory is gone, or gateways do not report."""
     IDLE = "idle"
     """No call for so long that no replica is needed."""
     COOL_DOWN = "cool-down"
@@ -90,7 +90,7 @@ class Demand:
     Args:
         gateway: its id, another one for each start.
         time_s: when it counted, on its own clock; differences mean something, the value does not.
-        calls: calls that it placed so far.
+        calls: calls that it placed so far, each once.
         uncached_tokens: prompt tokens of those that their replicas had to prefill, as expected when they were placed.
         prefill_s: how long that takes, as expected then.
         prefill_squares_s2: sum of the squares of those times.
@@ -98,6 +98,8 @@ class Demand:
         answers: answers that have ended so far.
         waiting: calls now that wait in the gateway for room on a replica.
         held: of them, those that wait because there is no replica.
+        unestimated: of ``calls``, those of whose prefill nothing was known: ``prefill_s`` is without them.
+        ended_tokens: tokens of answers that have ended so far; 0: none has, or a gateway's version does not count them.
     """
 
     gateway: str
@@ -110,6 +112,8 @@ class Demand:
     answers: int = 0
     waiting: int = 0
     held: int = 0
+    unestimated: int = 0
+    ended_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ class FleetReading:
         demands: what each gateway last said.
         is_known: whether the directory was read lately; if not, ``replicas`` and ``demands`` are empty.
         ongoing: requests in the fleet as Serve, or the replicas' own statistics, count them; None: unknown.
+        gateways: that run, as Serve has it: of fewer demands the load cannot be known. None: unknown.
     """
 
     time_s: float
@@ -133,11 +138,17 @@ class FleetReading:
     demands: Sequence[Demand] = ()
     is_known: bool = True
     ongoing: int | None = None
+    gateways: int | None = None
 
     @property
     def current(self) -> int:
         """Replicas that there are or will be if nothing is decided."""
         return self.running + self.starting
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each running gateway has said what it is asked for."""
+        return self.is_known and len(self.demands) >= min(self.gateways or 0, MAX_GATEWAYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +159,7 @@ class LoadEstimate:
         calls_per_s: that arrive.
         prefill_s_per_s: seconds of uncached prefill that arrive per second: replicas that prefill keeps busy.
         decode_s_per_s: seconds that answers take of engines per second, beyond what a step costs anyway.
-        backlog_s: prefill that is queued or waits in gateways.
+        backlog_s: seconds of one replica that the waiting calls take, with their answers.
         ttft_s: time to first token that nearly all calls are expected to have.
         itl_s: expected time between two tokens; 0: unknown.
         kv_usage: share of the KV cache that running answers use.

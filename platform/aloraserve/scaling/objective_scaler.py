@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from aloraserve.directory.base import ReplicaLoad, ReplicaState
 from aloraserve.scaling.arrivals import Arrivals, positive
 from aloraserve.scaling.base import FleetReading, LoadEstimate, Reason, ScalingDecision, ScalingRules
-from aloraserve.scaling.staffing import FleetLoad, needed
+from aloraserve.scaling.staffing import MOST_KV_USAGE, FleetLoad, needed
 from aloraserve.scaling.start_times import StartTimes
 from aloraserve.scaling.victims import victims
 
 FULL_SHARE = 0.7
 """Of the requests that an engine runs at once: as many a replica gets where nothing but their number is known."""
 MAX_NEEDED = 10_000
+KV_READINGS = 10
+"""Over so many readings what an answer takes of the KV cache evens out."""
+REPORTS_S = 10.0
+"""For so long some gateways may have said nothing, as those that have just started; what there is stays."""
 
 
 class ObjectiveScaler:
@@ -34,10 +38,11 @@ class ObjectiveScaler:
         self._rules = rules
         self._arrivals = Arrivals()
         self._starts = StartTimes()
-        self._decode = _DecodeTimes()
+        self._answers = _Answers(max(rules.max_requests, 1))
+        self._is_learned = False
         self._wanted: deque[tuple[float, int]] = deque()
         self._now_s = 0.0
-        self._busy_s = self._raised_s = -math.inf
+        self._busy_s = self._raised_s = self._whole_s = -math.inf
         self._settled_s = math.inf
         self._target: int | None = None
 
@@ -57,8 +62,11 @@ class ObjectiveScaler:
             self._now_s = reading.time_s
         self._settled_s = min(self._settled_s, self._now_s)
         self._starts.seen(self._now_s, reading.running, reading.starting)
-        if reading.is_known:
+        if reading.is_whole:
+            # Not those of some: what the others were asked for meanwhile counts when they are back.
             self._arrivals.add(self._now_s, reading.demands)
+        if reading.is_whole or self._whole_s < 0:
+            self._whole_s = self._now_s
         if _is_busy(reading):
             self._busy_s = self._now_s
 
@@ -69,35 +77,49 @@ class ObjectiveScaler:
     def _load(self, reading: FleetReading, staying: Sequence[ReplicaState]) -> FleetLoad:
         loads = [state.load for state in staying]
         rates = self._arrivals.rates(self._start_s)
-        self._decode.learn(loads)
+        self._answers.learn(loads)
         prefill_s = rates.calls * rates.call_prefill_s
-        decode_s = rates.calls * rates.call_answer_tokens * self._decode.s_per_token
-        waiting = sum(max(demand.waiting, 0) for demand in reading.demands)
-        backlog_s = sum(positive(load.queued_prefill_s) for load in loads) + waiting * rates.call_prefill_s
+        answer_s = rates.call_answer_tokens * self._answers.s_per_token
+        decode_s = rates.calls * answer_s
+        unplaced = sum(max(demand.waiting, 0) for demand in reading.demands)
+        waiting = unplaced + sum(max(load.waiting, 0) for load in loads)
+        backlog_s = sum(positive(load.queued_prefill_s) for load in loads) + unplaced * rates.call_prefill_s
+        backlog_s += waiting * answer_s
+        served_s = reading.running * self._start_s + self._starts.soon_s(self._now_s, self._start_s)
+        self._is_learned = rates.is_known and self._answers.step_s > 0
         return FleetLoad(
             rates.calls,
             prefill_s,
             decode_s,
             rates.call_prefill_s,
             rates.call_squares_s2,
-            self._decode.step_s,
+            self._answers.step_s,
             backlog_s,
-            max(backlog_s + (prefill_s + decode_s - reading.running) * self._start_s, 0.0),
+            max(backlog_s + (prefill_s + decode_s) * self._start_s - served_s, 0.0),
             self._start_s,
             sum(_used(load) for load in loads),
+            rates.call_answer_tokens,
+            self._answers.share,
+            waiting,
+            served_s,
         )
 
     def _asked(self, reading: FleetReading, load: FleetLoad) -> tuple[int, int, Reason]:
         """Return how many replicas are needed now, how many are with more load, and what for."""
         if not reading.is_known:
-            return self._counted(reading)
+            return self._counted(reading.ongoing, reading.current)
+        if not reading.is_whole:
+            return self._partly(reading)
         if self._is_idle():
             # Whatever came before: rates are those of a longer time.
             return 0, 0, Reason.IDLE
         count, reason = self._needed(load)
         calm, _ = self._needed(load.grown(self._rules.scaling_tolerance))
-        if not reading.current and any(demand.held > 0 for demand in reading.demands):
-            reason = Reason.HELD
+        if any(demand.held > 0 for demand in reading.demands):
+            if not self._is_learned:
+                held, grown, _ = self._counted(_ongoing(reading), 0)
+                count, calm = max(count, held), max(calm, grown)
+            reason = reason if reading.current else Reason.HELD
         return max(count, 1), max(calm, 1), reason
 
     def _needed(self, load: FleetLoad) -> tuple[int, Reason]:
@@ -114,12 +136,20 @@ class ObjectiveScaler:
         idle_s = min(self._arrivals.idle_s(self._now_s), self._now_s - self._busy_s)
         return idle_s >= self._rules.idle_timeout_s
 
-    def _counted(self, reading: FleetReading) -> tuple[int, int, Reason]:
-        """Return what Serve's counts ask for; without them what there is stays."""
-        if reading.ongoing is None:
-            return reading.current, reading.current, Reason.UNKNOWN
-        each = FULL_SHARE * max(self._rules.max_requests, 1)
-        ongoing = max(reading.ongoing, 1)
+    def _partly(self, reading: FleetReading) -> tuple[int, int, Reason]:
+        """Return what counts ask for where some gateways say nothing, never fewer than there are."""
+        current = reading.current
+        if self._now_s - self._whole_s < REPORTS_S:
+            return current, current, Reason.UNKNOWN
+        count, calm, reason = self._counted(reading.ongoing, current)
+        return max(count, current), max(calm, current), reason
+
+    def _counted(self, ongoing: int | None, current: int) -> tuple[int, int, Reason]:
+        """Return how many the number of requests asks for; without it what there is stays."""
+        if ongoing is None:
+            return current, current, Reason.UNKNOWN
+        each = FULL_SHARE * self._answers.slots
+        ongoing = max(ongoing, 1)
         grown = ongoing * (1 + self._rules.scaling_tolerance)
         return math.ceil(ongoing / each), math.ceil(grown / each), Reason.COUNTS
 
@@ -159,8 +189,10 @@ class ObjectiveScaler:
         """Remember a change; the reader may see what was asked for a little later."""
         before = max(current, self._target or 0)
         if target > before:
-            self._starts.asked(self._now_s, target - before)
+            self._starts.asked(self._now_s, target - before, target)
             self._raised_s = self._now_s
+        elif self._target is not None and target < self._target:
+            self._starts.lowered(target)
         if target != self._target:
             self._settled_s = self._now_s
         self._target = target
@@ -171,7 +203,7 @@ class ObjectiveScaler:
             calls_per_s=load.calls_per_s,
             prefill_s_per_s=load.prefill_s_per_s,
             decode_s_per_s=load.decode_s_per_s,
-            backlog_s=load.backlog_s,
+            backlog_s=load.waiting_s(target),
             ttft_s=load.ttft_s(target),
             itl_s=load.itl_s(target),
             kv_usage=statistics.fmean(usages) if usages else 0.0,
@@ -179,12 +211,19 @@ class ObjectiveScaler:
         )
 
 
-class _DecodeTimes:
-    """What tokens of answers take of the fleet's engines, as the replicas last learned it."""
+class _Answers:
+    """What answers take of the fleet's engines, as the replicas last learned it: of their time, and of their room."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: float) -> None:
         self.step_s = 0.0
         self.s_per_token = 0.0
+        self.slots = slots
+        self._kv_share = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of a replica, that an answer fills while it runs."""
+        return max(1 / self.slots, min(self._kv_share / MOST_KV_USAGE, 1.0))
 
     def learn(self, loads: Sequence[ReplicaLoad]) -> None:
         """Take the medians of those that have answers now; without any, the last ones stay."""
@@ -192,6 +231,17 @@ class _DecodeTimes:
         if busy:
             self.step_s = statistics.median(positive(load.decode_fixed_s) for load in busy)
             self.s_per_token = statistics.median(_each(load) for load in busy)
+            share = sum(min(positive(load.kv_usage), 1.0) for load in busy) / sum(load.running for load in busy)
+            self._kv_share += (share - self._kv_share) / KV_READINGS if self._kv_share else share
+        slots = [load.max_requests for load in loads if load.max_requests > 0]
+        if slots:
+            self.slots = statistics.median(slots)
+
+
+def _ongoing(reading: FleetReading) -> int:
+    """Return the calls that wait or run."""
+    waiting = sum(max(demand.waiting, 0) for demand in reading.demands)
+    return waiting + sum(max(state.load.running, 0) + max(state.load.waiting, 0) for state in reading.replicas)
 
 
 def _is_busy(reading: FleetReading) -> bool:

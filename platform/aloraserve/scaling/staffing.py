@@ -8,6 +8,10 @@ What arrives within ``SPELL_S`` is more than the mean by chance: by the root of 
 work (the square root of offices' staffing: Halfin and Whitt, 1981). Twice that has to fit, too. Prompts wait in line
 before as many engines as there are: the mean wait is Sakasegawa's for M/G/n (Sakasegawa, "An approximation formula
 L_q = a * rho^b / (1 - rho)", 1977).
+
+An engine runs a limited number of answers at once: by its requests, and by its KV cache. How many places are needed does
+not show in what runs, which a full fleet limits, but in what arrives: calls per second, times how long each keeps its place
+(Little, 1961).
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ SURE = 2.0
 SPELL_S = 10.0
 """Over which queues and answers even out what arrives."""
 MOST_KV_USAGE = 0.9
+WORK_OFF_STARTS = 4.0
+"""Start-ups in which calls that wait for a place get one: what one start-up leaves behind makes a quarter more."""
 LEAST_WAIT_SHARE = 0.25
 """Of the objective, where the calls' own prefill takes nearly all of it: more replicas make no prefill shorter."""
 
@@ -42,10 +48,14 @@ class FleetLoad:
         call_prefill_s: mean prefill of a call.
         call_squares_s2: mean of its square.
         step_s: fixed part of a step with answers; 0: unknown.
-        backlog_s: prefill that is queued.
-        late_backlog_s: prefill that will be, when a replica that is asked for now is there.
+        backlog_s: work that waits, prefill and answers' tokens.
+        late_backlog_s: what of it will wait when a replica that is asked for now is there.
         start_s: when that is.
         used_replicas: replicas whose KV cache, or whose requests, running answers fill.
+        call_answer_tokens: mean length of an answer.
+        call_share: share of a replica's requests, or of its KV cache, that a call fills while it runs.
+        waiting: calls that have no place yet.
+        served_s: seconds that replicas which run or start now will have run after ``start_s``.
     """
 
     calls_per_s: float = 0.0
@@ -58,6 +68,10 @@ class FleetLoad:
     late_backlog_s: float = 0.0
     start_s: float = 0.0
     used_replicas: float = 0.0
+    call_answer_tokens: float = 0.0
+    call_share: float = 0.0
+    waiting: float = 0.0
+    served_s: float = 0.0
 
     @property
     def busy(self) -> float:
@@ -86,8 +100,31 @@ class FleetLoad:
         return self.call_prefill_s * variation * queue
 
     def ttft_s(self, replicas: int) -> float:
-        """Return the time to first token that nearly all calls have."""
-        return NEARLY_ALL * (self.call_prefill_s + self.wait_s(replicas)) + self.step_s
+        """Return the time to first token that nearly all calls have, behind those that wait now."""
+        if self.places(replicas) > replicas:
+            return math.inf
+        behind_s = self.waiting_s(replicas) / replicas if replicas > 0 else 0.0
+        return NEARLY_ALL * (self.call_prefill_s + self.wait_s(replicas)) + self.step_s + behind_s
+
+    def stay_s(self, replicas: int) -> float:
+        """Return how long a call keeps its place."""
+        if self.call_answer_tokens <= 0 or self.step_s <= 0:
+            return self.call_prefill_s
+        share = _share(self.busy, replicas)
+        return self.call_prefill_s + self.call_answer_tokens * self.step_s / (1 - share) if share < 1 else math.inf
+
+    def places(self, replicas: int, *, deviations: float = 0.0) -> float:
+        """Return the replicas that running answers fill, with so many standard deviations more than the mean."""
+        if self.calls_per_s <= 0 or self.call_share <= 0:
+            return 0.0
+        answers = self.calls_per_s * self.stay_s(replicas)
+        return (answers + deviations * math.sqrt(answers)) * self.call_share
+
+    def waiting_s(self, replicas: int) -> float:
+        """Return the seconds of one replica that calls which wait take: of its time, or of its places."""
+        if self.waiting <= 0 or self.call_share <= 0:
+            return self.backlog_s
+        return max(self.backlog_s, self.waiting * self.stay_s(replicas) * self.call_share)
 
     def itl_s(self, replicas: int) -> float:
         """Return the time between two tokens that nearly all answers have; 0 if that is unknown."""
@@ -112,8 +149,13 @@ def needed(load: FleetLoad, *, ttft_objective_s: float, itl_objective_s: float, 
     asked = {
         Reason.TTFT: _fewest(most, lambda count: _meets_ttft(load, count, ttft_objective_s)),
         Reason.ITL: _fewest(most, lambda count: _meets_itl(load, count, itl_objective_s)),
-        Reason.BACKLOG: _for_backlog(load, ttft_objective_s),
-        Reason.KV_CACHE: _least(load.used_replicas / MOST_KV_USAGE),
+        Reason.BACKLOG: max(
+            _for_backlog(load, ttft_objective_s),
+            _fewest(most, lambda count: _works_off(load, count, ttft_objective_s)),
+        ),
+        Reason.KV_CACHE: max(
+            _least(load.used_replicas), _fewest(most, lambda count: load.places(count, deviations=SURE) <= count)
+        ),
     }
     reason = max(asked, key=lambda reason: asked[reason])
     return min(asked[reason], most), reason
@@ -145,6 +187,15 @@ def _for_backlog(load: FleetLoad, objective_s: float) -> int:
     if load.late_backlog_s <= 0:
         return 0
     return _least(load.busy + load.late_backlog_s / max(load.start_s, objective_s))
+
+
+def _works_off(load: FleetLoad, replicas: int, objective_s: float) -> bool:
+    """Return whether calls that wait for a place get one within some start-ups."""
+    if load.waiting <= 0 or load.call_share <= 0:
+        return True
+    places = load.places(replicas)
+    late_s = load.waiting * load.stay_s(replicas) * load.call_share + places * load.start_s - load.served_s
+    return places + max(late_s, 0.0) / (WORK_OFF_STARTS * max(load.start_s, objective_s)) <= replicas
 
 
 def _fewest(most: int, is_enough: Callable[[int], bool]) -> int:

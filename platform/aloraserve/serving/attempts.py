@@ -194,6 +194,8 @@ class Dispatcher:
     async def _place(self, request: GenerationRequest, ticket: Ticket, budget: AttemptBudget) -> Attempt:
         engine_call = request.engine_call(f"{request.id}-{uuid.uuid4().hex[:8]}", ticket.share)
         placement = await self._router.place(request.call, engine_call.request_id, avoid=budget.lost)
+        if budget.left == MAX_ATTEMPTS:
+            self._observer.arrived(request, placement)
         self._observer.placed(request, placement)
         rank = [replica for replica in placement.decision.rank if replica not in budget.lost]
         attempt = Attempt(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from aloraserve.serving.attempt import Attempt
     from aloraserve.serving.generation import Generation
 
-EVENTS = ("accepted", "placed", "claim_moved", "first_token", "more_tokens", "answered", "ended")
+EVENTS = ("accepted", "arrived", "placed", "claim_moved", "first_token", "more_tokens", "answered", "ended")
 
 
 class CallObserver:
@@ -25,6 +25,9 @@ class CallObserver:
 
     def accepted(self, request: GenerationRequest) -> None:
         """Note that a call is about to be placed."""
+
+    def arrived(self, request: GenerationRequest, placement: Placement) -> None:
+        """Note a call's first decision: once, however many attempts it takes."""
 
     def placed(self, request: GenerationRequest, placement: Placement) -> None:
         """Note a decision and its claim."""

@@ -145,6 +145,7 @@ class ScaledFleet(ModelledFleet):
             self._answers,
             waiting=len(self._parked),
             held=len(self._parked),
+            ended_tokens=self._answer_tokens,
         )
         return FleetReading(
             self._loop.now_s,

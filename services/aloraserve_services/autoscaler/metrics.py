@@ -28,7 +28,7 @@ class ScalingMetrics(Instruments):
         self.load = self._gauge(
             "aloraserve_scaling_load_seconds_per_second", "Seconds of engines' work that arrive per second.", "kind"
         )
-        self.backlog = self._gauge("aloraserve_scaling_backlog_seconds", "Prefill that is queued or waits in gateways.")
+        self.backlog = self._gauge("aloraserve_scaling_backlog_seconds", "Of one replica, that waiting calls take.")
         self.start = self._gauge("aloraserve_scaling_replica_start_seconds", "Time that a replica takes to start.")
         self.knows = self._gauge("aloraserve_scaling_directory_known", "1 while the directory can be read.")
         self.seam = self._gauge("aloraserve_scaling_victims_chosen", "1 if Serve stops the replicas that are chosen.")

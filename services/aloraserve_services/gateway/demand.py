@@ -45,16 +45,19 @@ class DemandCounter(CallObserver):
         self._has_replica = has_replica
         self._clock = clock
         self._gateway = uuid.uuid4().hex[:16]
-        self._calls = self._uncached_tokens = self._answer_tokens = self._answers = 0
+        self._calls = self._unestimated = self._uncached_tokens = 0
+        self._answer_tokens = self._answers = self._ended_tokens = 0
         self._prefill_s = self._prefill_squares_s2 = 0.0
 
-    def placed(self, request: GenerationRequest, placement: Placement) -> None:
+    def arrived(self, request: GenerationRequest, placement: Placement) -> None:
         """Count a call, with what its replica is expected to have to prefill."""
         estimates = placement.decision.estimates
         chosen = next((each for each in estimates if each.replica == placement.replica), None)
         self._calls += 1
         self._uncached_tokens += max(request.prompt_tokens - (chosen.overlap_tokens if chosen else 0), 0)
-        if chosen is not None:
+        if chosen is None:
+            self._unestimated += 1
+        else:
             self._prefill_s += chosen.prefill_s
             self._prefill_squares_s2 += chosen.prefill_s**2
 
@@ -68,7 +71,9 @@ class DemandCounter(CallObserver):
 
     def ended(self, attempt: Attempt, generation: Generation | None) -> None:
         """Count an answer, if there was one."""
-        self._answers += generation is not None
+        if generation is not None:
+            self._answers += 1
+            self._ended_tokens += generation.tokens
 
     def demand(self) -> Demand:
         """Return the counts."""
@@ -84,6 +89,8 @@ class DemandCounter(CallObserver):
             answers=self._answers,
             waiting=waiting,
             held=0 if self._has_replica() else waiting,
+            unestimated=self._unestimated,
+            ended_tokens=self._ended_tokens,
         )
 
 

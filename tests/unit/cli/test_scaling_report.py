@@ -38,7 +38,7 @@ async def test_a_decision_is_shown_with_its_numbers_and_who_was_stopped() -> Non
     text = shown(await reported(record(LoadEstimate(calls_per_s=2.5, ttft_s=0.25, start_s=40.0))))
     for part in (
         "1 to 6 replicas",
-        "target 3: for prefill that is queued; the load needs 4",
+        "target 3: for calls that wait, with their answers; the load needs 4",
         "2.5 calls",
         "TTFT 250 ms",
     ):

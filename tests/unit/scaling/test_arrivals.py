@@ -72,5 +72,15 @@ def test_tokens_that_run_are_not_an_answer_each() -> None:
     assert arrivals.rates(0.0).call_answer_tokens == 50
 
 
+def test_a_call_without_an_estimate_or_an_answer_says_nothing_of_what_calls_are_like() -> None:
+    arrivals = Arrivals()
+    arrivals.add(0.0, [demand(0)])
+    arrivals.add(
+        5.0, [demand(1000, prefill_s=20.0, unestimated=900, answers=10, ended_tokens=1500, answer_tokens=9000)]
+    )
+    rates = arrivals.rates(0.0)
+    assert (rates.calls, rates.call_prefill_s, rates.call_answer_tokens) == (200, 0.2, 150)
+
+
 def test_history_is_bounded() -> None:
     assert len(played([1.0] * (2 * MAX_SAMPLES))._history) == MAX_SAMPLES
