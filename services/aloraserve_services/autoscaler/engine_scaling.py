@@ -188,9 +188,9 @@ class EngineScaling:
     def _forget(self) -> None:
         """Leave Serve's controller as if nothing had ever scaled the deployment, unless another one does."""
         with _lock:
-            if _running.get(self._deployment_id, self) is not self:
+            if _running.get(self._deployment_id) is not self:
                 return
-            _running.pop(self._deployment_id, None)
+            del _running[self._deployment_id]
             cease_for(self._deployment_id, self._leaving)
             self.metrics.hide()
 
