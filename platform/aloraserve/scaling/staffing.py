@@ -9,9 +9,9 @@ work (the square root of offices' staffing: Halfin and Whitt, 1981). Twice that 
 before as many engines as there are: the mean wait is Sakasegawa's for M/G/n (Sakasegawa, "An approximation formula
 L_q = a * rho^b / (1 - rho)", 1977).
 
-An engine runs a limited number of answers at once: by its requests, and by its KV cache. How many places are needed does
-not show in what runs, which a full fleet limits, but in what arrives: calls per second, times how long each keeps its place
-(Little, 1961).
+An engine runs a limited number of answers at once: by its requests, and by its KV cache. How many places are needed
+does not show in what runs, which a full fleet limits, but in what arrives: calls per second, times how long each keeps
+its place (Little, 1961).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aloraserve.settings import Settings
+from aloraserve_services.autoscaler.running_gateways import running_gateways
 
 REQUESTS = "requests"
 """What replicas report to Serve (``EngineReplica.record_autoscaling_stats``): the requests that they have."""
@@ -22,12 +23,18 @@ class ServeView:
         running: Serve's ids of the running replicas, by the fleet's.
         target: that Serve has now.
         ongoing: requests that replicas reported, and that wait at Serve's handles; None if nobody has reported.
+        least: replicas, as Serve has it now: an incremental upgrade moves both bounds. None: the rules' own.
+        most: likewise.
+        gateways: that run; None: unknown.
     """
 
     at: float
     running: Mapping[str, Any]
     target: int
     ongoing: int | None = None
+    least: int | None = None
+    most: int | None = None
+    gateways: int | None = None
 
 
 def serve_view(context: Any, ongoing: int | None) -> ServeView:
@@ -37,6 +44,9 @@ def serve_view(context: Any, ongoing: int | None) -> ServeView:
         {replica.unique_id: replica for replica in context.running_replicas},
         context.target_num_replicas,
         ongoing,
+        getattr(context, "capacity_adjusted_min_replicas", None),
+        getattr(context, "capacity_adjusted_max_replicas", None),
+        running_gateways(context),
     )
 
 

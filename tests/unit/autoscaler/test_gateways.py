@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aloraserve_services.autoscaler import controller_log, running_gateways
 from aloraserve_services.autoscaler.gateways import CALLS, GatewayPolicy
 
 
@@ -14,6 +15,8 @@ def context(reported: dict[str, float] | None, current: int = 2, target: int = 2
     """Return what Serve's policies are called with."""
     return SimpleNamespace(
         aggregated_metrics=None if reported is None else {CALLS: reported},
+        app_name="aloraserve",
+        running_replicas=[f"gateway-{number}" for number in range(current)],
         current_num_replicas=current,
         target_num_replicas=target,
         config=SimpleNamespace(target_ongoing_requests=10.0),
@@ -33,7 +36,30 @@ def test_without_reports_there_are_as_many_as_before(reported: dict[str, float] 
     assert GatewayPolicy()(context(reported, target=3))[0] == 3
 
 
-def test_an_error_is_never_serves() -> None:
-    broken = context({"a": 1})
+def test_an_error_is_never_serves_and_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    log = SimpleNamespace(error=lambda event, **values: logged.append(event))
+    monkeypatch.setattr(controller_log, "controller_log", lambda: log)
+    broken, policy = context({"a": 1}), GatewayPolicy()
     broken.config = None
-    assert GatewayPolicy()(broken)[0] == 2
+    assert [policy(broken)[0] for _ in range(10)] == [2] * 10
+    assert logged == ["gateways_not_scaled"]
+    del broken.target_num_replicas
+    assert policy(broken)[0] == 2, "what was wanted last"
+
+
+def test_a_log_that_fails_is_never_serves_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(controller_log, "controller_log", fail)
+    assert GatewayPolicy()(SimpleNamespace()) == (1, {})
+
+
+def test_the_engines_scaling_knows_how_many_gateways_of_its_application_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    GatewayPolicy()(context({"a": 1.0}, current=3))
+    engines = SimpleNamespace(app_name="aloraserve")
+    assert running_gateways.running_gateways(engines) == 3
+    assert running_gateways.running_gateways(SimpleNamespace(app_name="another")) is None
+    monkeypatch.setattr(running_gateways, "NOTED_S", -1.0)
+    assert running_gateways.running_gateways(engines) is None
