@@ -37,6 +37,7 @@ class ScalingRecord:
         labels: short names of the victims, in their order.
         is_known: whether the directory was read; else Serve's counts decided.
         seam: whether Serve stops the replicas that are chosen; else it chooses its own.
+        before: the target before it; None in what earlier releases kept.
     """
 
     at_s: float
@@ -48,6 +49,7 @@ class ScalingRecord:
     labels: tuple[str, ...] = ()
     is_known: bool = True
     seam: bool = True
+    before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.scaling.base import FleetReading, Scaler, ScalingDecision
@@ -59,7 +60,8 @@ class Decider:
         record = self._decided(view, facts)
         decision = record.decision
         await self._departures.follow(decision.victims, decision.target, view.running.keys(), facts.cells)
-        await self._keep(record, view.target if self._target is None else self._target)
+        before = view.target if self._target is None else self._target
+        await self._keep(replace(record, before=before), before)
         self._target = decision.target
         return decision.target
 
