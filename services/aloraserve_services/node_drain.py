@@ -3,6 +3,9 @@
 The ``preStop`` hook of pods with gateways or engines. Ray Serve does not know that Kubernetes ends a pod, and Ray ends
 its processes at SIGTERM, whatever they are doing. So the node is drained first: Serve starts what runs here elsewhere,
 then stops it as for any other reason, and its running answers end.
+
+Of the head's pod it is the hook with ``--head``: a cluster that is deleted ends all its pods at once, and with the head
+goes Serve's controller, which stops replicas. So the head waits for the nodes that are being drained.
 """
 
 from __future__ import annotations
@@ -20,32 +23,51 @@ REPLICA = "ServeReplica:"
 """What Ray calls processes of Serve's replicas."""
 CALL_S = 10.0
 POLL_S = 0.5
-HEAD_GONE_S = 60.0
-"""Time without Ray's head after which nobody is left who would stop anything; a head that restarts takes less."""
+HEAD_GONE_S = 600.0
+"""Time without Ray's head after which nobody is waited for: as long as KubeRay has a worker's Ray wait for a head that
+keeps its state in Redis. Without such a state Ray ends the replicas itself, after a minute."""
+DRAINS_BEGIN_S = 20.0
+"""Time in which the hooks of pods that end together have begun to drain their nodes."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Drain the node and wait until no replica is left on it; return 0 whatever happens, as the pod ends anyway."""
     parser = argparse.ArgumentParser(prog="node_drain", description="Drain this machine's Ray node.")
     parser.add_argument("--within", type=float, required=True, help="Seconds after which replicas are cut off.")
+    parser.add_argument("--head", action="store_true", help="Wait for the nodes that are drained: this is Ray's head.")
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="HOST:PORT of Ray's head.")
     options = parser.parse_args(arguments)
     if not options.address:
         parser.error("--address is not given, and RAY_ADDRESS is not set")
+    return (_wait_as_head if options.head else _drain)(options.address, options.within)
+
+
+def _drain(address: str, within_s: float) -> int:
     try:
-        client = _client(options.address)
+        client = _client(address)
         node_id = own_node(client.get_all_node_info(timeout=CALL_S), _own_addresses())
         if node_id is None:
             print("node_drain: no node of this Ray is here")
             return 0
-        deadline_ms = int((time.time() + options.within) * 1000)
+        deadline_ms = int((time.time() + within_s) * 1000)
         is_accepted, reason = client.drain_node(node_id, _preemption(), "its pod ends", deadline_ms)
     except Exception as error:  # noqa: BLE001 - whatever Ray raises: there is nobody to ask then
         print(f"node_drain: Ray's head does not answer: {type(error).__name__}")
         return 0
     print(f"node_drain: {'draining' if is_accepted else f'refused: {reason}'}", flush=True)
-    left = wait_until_left(lambda: _count_replicas(node_id), lambda: _answers(client), options.within)
+    left = wait_until_left(lambda: _count_replicas(node_id), lambda: _answers(client), within_s)
     print(f"node_drain: {left} replicas are left" if left else "node_drain: drained")
+    return 0
+
+
+def _wait_as_head(address: str, within_s: float) -> int:
+    try:
+        client = _client(address)
+        left = wait_for_drains(lambda: _count_draining(client), within_s)
+    except Exception as error:  # noqa: BLE001 - whatever Ray raises: there is nobody to wait for then
+        print(f"node_drain: Ray's head does not answer: {type(error).__name__}")
+        return 0
+    print(f"node_drain: nodes that are still being drained: {left}" if left else "node_drain: no node is being drained")
     return 0
 
 
@@ -85,6 +107,38 @@ def wait_until_left(
             break
         sleep(POLL_S)
     return left
+
+
+def wait_for_drains(
+    count: Callable[[], int],
+    within_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Wait until no node has been drained for a while, or time is up; return how many still are.
+
+    Args:
+        count: says how many nodes are being drained.
+        within_s: seconds to wait at most.
+        clock: in seconds.
+        sleep: waits so many.
+    """
+    began = drained = clock()
+    while clock() - began < within_s:
+        if count():
+            drained = clock()
+        elif clock() - drained >= DRAINS_BEGIN_S:
+            return 0
+        sleep(POLL_S)
+    return count()
+
+
+def _count_draining(client: Any) -> int:
+    """Return how many living nodes are being drained; Ray's head knows those that are gone for a while longer."""
+    nodes = client.get_all_node_info(timeout=CALL_S)
+    alive = {node_id.hex() for node_id, node in nodes.items() if node.state == 0}
+    return len(alive & set(client.get_draining_nodes(timeout=CALL_S)))
 
 
 def _client(address: str) -> Any:

@@ -49,8 +49,14 @@ def engines(platform: Any) -> dict[int, list[psutil.Process]]:
     found = {}
     for process in platform.process.children(recursive=True):
         if "ServeReplica:aloraserve:engine" in command_of(process):
-            found[process.pid] = [one for one in process.children(recursive=True) if "VLLM" in command_of(one)]
+            found[process.pid] = [one for one in process.children(recursive=True) if is_engine(one)]
     return found
+
+
+def is_engine(process: psutil.Process) -> bool:
+    """Return whether a replica's child is vLLM's engine, whose title does not always replace how it was started."""
+    command = command_of(process)
+    return "VLLM" in command or "multiprocessing.spawn" in command
 
 
 def described(platform: Any) -> list[str]:

@@ -6,7 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from aloraserve_services.node_drain import HEAD_GONE_S, main, own_node, wait_until_left
+from aloraserve_services import node_drain
+from aloraserve_services.node_drain import (
+    DRAINS_BEGIN_S,
+    HEAD_GONE_S,
+    main,
+    own_node,
+    wait_for_drains,
+    wait_until_left,
+)
 
 
 class Clock:
@@ -52,9 +60,9 @@ def test_it_ends_early_when_nobody_is_left_who_would_stop_a_replica() -> None:
 
 
 def test_a_head_that_restarts_is_waited_for() -> None:
-    clock, counts = Clock(), iter([1] * 400 + [0])
+    clock, counts = Clock(), iter([1] * 800 + [0])
     gone = wait_until_left(
-        lambda: next(counts), lambda: not 20 < clock.now_s < 70, 3600, clock=clock.read, sleep=clock.sleep
+        lambda: next(counts), lambda: not 20 < clock.now_s < 320, 3600, clock=clock.read, sleep=clock.sleep
     )
     assert gone == 0
 
@@ -64,3 +72,53 @@ def test_a_head_s_address_is_needed(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with pytest.raises(SystemExit):
         main(["--within", "5"])
     assert "RAY_ADDRESS is not set" in capsys.readouterr().err
+
+
+def test_the_head_waits_for_the_last_node_that_is_drained() -> None:
+    """The hooks of the other pods begin after its own, not all at once."""
+    clock = Clock()
+
+    def count() -> int:
+        return int(10 <= clock.now_s < 500) + int(400 <= clock.now_s < 900)
+
+    assert wait_for_drains(count, 3600, clock=clock.read, sleep=clock.sleep) == 0
+    assert 900 <= clock.now_s <= 900 + DRAINS_BEGIN_S + 1
+
+
+def test_a_head_that_ends_alone_waits_no_longer_than_hooks_take_to_begin() -> None:
+    clock = Clock()
+    assert wait_for_drains(lambda: 0, 3600, clock=clock.read, sleep=clock.sleep) == 0
+    assert clock.now_s <= DRAINS_BEGIN_S + 1
+
+
+def test_the_head_waits_no_longer_than_it_has_time() -> None:
+    clock = Clock()
+    assert wait_for_drains(lambda: 2, 30, clock=clock.read, sleep=clock.sleep) == 2
+    assert clock.now_s == pytest.approx(30)
+
+
+class Head:
+    """A client of Ray's head that knows three nodes, of which one is dead."""
+
+    def get_all_node_info(self, timeout: float) -> dict[bytes, SimpleNamespace]:
+        return {b"\x01": node("10.0.0.1"), b"\x02": node("10.0.0.2"), b"\x03": node("10.0.0.3", 1)}
+
+    def get_draining_nodes(self, timeout: float) -> dict[str, int]:
+        return {"02": 1_790_000_000_000, "03": 1_790_000_000_000}
+
+
+def test_a_dead_node_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(node_drain, "_client", lambda _: Head())
+    assert main(["--head", "--within", "0", "--address", "10.0.0.1:6379"]) == 0
+    assert "still being drained: 1" in capsys.readouterr().out
+
+
+def test_a_head_that_is_gone_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose(address: str) -> Head:
+        raise ConnectionError(address)
+
+    monkeypatch.setattr(node_drain, "_client", lose)
+    assert main(["--head", "--within", "60", "--address", "10.0.0.1:6379"]) == 0
+    assert "does not answer: ConnectionError" in capsys.readouterr().out

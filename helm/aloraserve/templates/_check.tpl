@@ -150,10 +150,12 @@
 {{- end -}}
 {{- range $number, $_ := .Values.engines.groups -}}
 {{- $group := include "aloraserve.group" . | fromYaml -}}
-{{- if and (not (kindIs "invalid" $group.minReplicas)) (not (kindIs "invalid" $group.maxReplicas)) -}}
-{{- if gt (int $group.minReplicas) (int $group.maxReplicas) -}}
-{{- fail (printf "engines.groups[%d].minReplicas is %d with maxReplicas %d: at most that is accepted" $number (int $group.minReplicas) (int $group.maxReplicas)) -}}
-{{- end -}}
+{{- $isGiven := not (kindIs "invalid" $group.maxReplicas) -}}
+{{- $least := $group.minReplicas | default 0 | int -}}
+{{- $most := $isGiven | ternary $group.maxReplicas (include "aloraserve.maxPods" (dict "root" $ "group" $group)) | int -}}
+{{- if and (or $isGiven $a.enabled) (gt $least $most) -}}
+{{- $from := $isGiven | ternary "" (printf ", which follows from autoscaling.maxReplicas %d" (int $a.maxReplicas)) -}}
+{{- fail (printf "engines.groups[%d].minReplicas is %d with maxReplicas %d%s: at most that is accepted" $number $least $most $from) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (not $a.enabled) (lt (int (include "aloraserve.engineRoom" (dict "root" .))) 1) -}}
@@ -216,7 +218,7 @@
 
 {{- define "aloraserve.checkGrace" -}}
 {{- $needed := int (include "aloraserve.graceSeconds" .) -}}
-{{- $layers := list (dict "at" "gateway" "pod" .Values.gateway) (dict "at" "engines" "pod" .Values.engines) (dict "at" "pods" "pod" .Values.pods) -}}
+{{- $layers := list (dict "at" "head" "pod" .Values.head) (dict "at" "gateway" "pod" .Values.gateway) (dict "at" "engines" "pod" .Values.engines) (dict "at" "pods" "pod" .Values.pods) -}}
 {{- range $number, $group := .Values.engines.groups -}}
 {{- $layers = append $layers (dict "at" (printf "engines.groups[%d]" $number) "pod" $group) -}}
 {{- end -}}

@@ -45,6 +45,21 @@
 {{- if .root.Values.autoscaling.enabled }}{{ .group.minReplicas | default 0 | int }}{{ else }}{{ int .group.replicas }}{{ end -}}
 {{- end -}}
 
+{{- /* Gateways that there are at least. */ -}}
+{{- define "aloraserve.leastGateways" -}}
+{{- .Values.autoscaling.enabled | ternary .Values.autoscaling.minGateways .Values.gateway.replicas -}}
+{{- end -}}
+
+{{- /* How many gateways there are to be, in words. */ -}}
+{{- define "aloraserve.gateways" -}}
+{{- $least := include "aloraserve.leastGateways" . -}}
+{{- if .Values.autoscaling.enabled -}}
+{{ $least }} to {{ .Values.autoscaling.maxGateways }} gateways
+{{- else -}}
+{{ $least }} {{ eq $least "1" | ternary "gateway" "gateways" }}
+{{- end -}}
+{{- end -}}
+
 {{- /* A group with every key that it may leave out. */ -}}
 {{- define "aloraserve.group" -}}
 {{- mergeOverwrite (dict "replicas" 1 "minReplicas" nil "maxReplicas" nil "gpus" 0 "enginesPerPod" 1) . | toYaml -}}

@@ -164,10 +164,8 @@ labels annotations env envFrom nodeSelector affinity tolerations topologySpreadC
 - {name: serve-grpc, containerPort: {{ $v.ports.grpc }}}
 {{- end }}
 {{- end }}
-{{- if ne .role "head" }}
 {{- range $number := until (int .processes) }}
 - {name: app-metrics{{ if $number }}-{{ $number }}{{ end }}, containerPort: {{ add (int $v.ports.metrics) $number }}}
-{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -227,7 +225,7 @@ spec:
   automountServiceAccountToken: {{ $isScaling }}
   enableServiceLinks: false
   restartPolicy: {{ $v.autoscaling.enabled | ternary "Never" "Always" }}
-  terminationGracePeriodSeconds: {{ eq .role "head" | ternary (.pod.terminationGracePeriodSeconds | default 60) (.pod.terminationGracePeriodSeconds | default (include "aloraserve.graceSeconds" .root)) | int }}
+  terminationGracePeriodSeconds: {{ .pod.terminationGracePeriodSeconds | default (include "aloraserve.graceSeconds" .root) | int }}
   {{- range $key := list "nodeSelector" "affinity" "tolerations" "priorityClassName" "runtimeClassName" "schedulerName" "resourceClaims" }}
   {{- with get $.pod $key }}
   {{ $key }}:
@@ -267,13 +265,16 @@ spec:
       securityContext:
         {{- toYaml .pod.containerSecurityContext | nindent 8 }}
       {{- include "aloraserve.probes" . | nindent 6 }}
-      {{- if ne .role "head" }}
       lifecycle:
         preStop:
           exec:
+            {{- if eq .role "head" }}
+            # Without the head nobody would stop what is on the nodes that end with it, and Ray would end them amid answers.
+            command: [python, -m, aloraserve_services.node_drain, --head, --within, {{ include "aloraserve.withinSeconds" .root | quote }}]
+            {{- else }}
             # Serve moves what is on this node, and its running answers end, before Ray is told to.
             command: [python, -m, aloraserve_services.node_drain, --within, {{ include "aloraserve.withinSeconds" .root | quote }}]
-      {{- end }}
+            {{- end }}
       volumeMounts:
         {{- include "aloraserve.mounts" . | nindent 8 }}
     {{- with .pod.sidecars }}

@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support.chart_objects import COMPONENT, cluster, profile, ray_pods
 from support.chart_values import EXTERNAL, SETS
 from support.helm_tools import CHART, objects, of_kind, render, serve_config
-from support.prometheus_server import tool as prometheus_tool
 
 ROOT = Path(__file__).parents[3]
-OBSERVABILITY = ROOT / "deploy" / "observability"
-COMPONENT = "app.kubernetes.io/component"
-
-
-@cache
-def profile(name: str) -> list[dict[str, Any]]:
-    """Return the objects of a profile."""
-    return objects(render({}, CHART / "ci" / f"{name}-values.yaml"))
-
-
-def cluster(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the Ray cluster of a release."""
-    spec: dict[str, Any] = of_kind(found, "RayService")["spec"]["rayClusterConfig"]
-    return spec
-
-
-def ray_pods(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the pod templates of a release's Ray by group."""
-    spec = cluster(found)
-    workers = {group["groupName"]: group["template"] for group in spec["workerGroupSpecs"]}
-    return {"head": spec["headGroupSpec"]["template"], **workers}
 
 
 def pod_specs(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,11 +87,17 @@ def test_kubernetes_waits_longer_than_a_drain_takes(case: str) -> None:
     found = objects(render(SETS[case]))
     arguments = serve_config(found)["applications"][0]["args"]
     drain = arguments.get("drain_timeout_s", arguments.get("call_timeout_s", 1800)) + arguments["drain_delay_s"]
-    for name in ("gateway", "engines"):
+    for name in ("head", "gateway", "engines"):
         spec = ray_pods(found)[name]["spec"]
         [within] = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1:]
         # Serve kills a replica ten seconds after its drain.
         assert drain + 10 <= int(within) <= spec["terminationGracePeriodSeconds"] - 30
+
+
+def test_the_head_ends_after_the_nodes_that_end_with_it() -> None:
+    """Serve's controller, which stops replicas when their answers have ended, is on the head."""
+    command = ray_pods(profile("cpu"))["head"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert command[2:4] == ["aloraserve_services.node_drain", "--head"]
 
 
 def test_each_role_has_its_own_pods_and_the_engines_their_gpus() -> None:
@@ -241,44 +224,6 @@ def test_calls_may_be_allowed_from_a_namespace_alone() -> None:
     assert rule["from"][0] == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
     everybody = of_kind(profile("cpu"), "NetworkPolicy", "r-aloraserve-gateway")["spec"]["ingress"][0]
     assert "from" not in everybody
-
-
-def test_dashboards_and_rules_are_those_of_the_repository(tmp_path: Path) -> None:
-    found = profile("cpu")
-    maps = [each for each in found if each["kind"] == "ConfigMap" and "dashboard" in each["metadata"]["name"]]
-    shown = {name: yaml.safe_load(text) for each in maps for name, text in each["data"].items()}
-    files = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
-    assert shown == {f"aloraserve-{file.name}": yaml.safe_load(file.read_text()) for file in files}
-    rules = of_kind(found, "PrometheusRule")["spec"]
-    assert rules == yaml.safe_load((OBSERVABILITY / "rules" / "aloraserve.yml").read_text())
-    file = tmp_path / "rules.yml"
-    file.write_text(yaml.safe_dump(rules))
-    done = subprocess.run([prometheus_tool("promtool"), "check", "rules", str(file)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_prometheus_takes_the_scrape_config_of_a_release_without_its_operator(tmp_path: Path) -> None:
-    found = objects(render({"metrics": {"configMap": {"enabled": True}}}))
-    data = of_kind(found, "ConfigMap", "r-aloraserve-prometheus")["data"]
-    [job] = yaml.safe_load(data["scrape_configs.yml"])
-    # Debian's Prometheus is built without Kubernetes.
-    assert job.pop("kubernetes_sd_configs") == [{"role": "pod", "namespaces": {"names": ["models"]}}]
-    config = {"scrape_configs": [job | {"static_configs": []}], "rule_files": ["aloraserve.yml"]}
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-    (tmp_path / "aloraserve.yml").write_text(data["aloraserve.yml"])
-    command = [prometheus_tool("promtool"), "check", "config", "prometheus.yml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_pod_monitor_scrapes_each_process_of_a_pod_under_the_names_that_alerts_use() -> None:
-    found = objects(render({"metrics": {"podMonitor": {"enabled": True}}}, CHART / "ci" / "gpu-values.yaml"))
-    monitor = of_kind(found, "PodMonitor")["spec"]
-    ports = [each["containerPort"] for each in ray_pods(found)["h100"]["spec"]["containers"][0]["ports"]]
-    assert ports == list(range(9100, 9108))
-    assert len(monitor["podMetricsEndpoints"]) == 8
-    targets = {rule["targetLabel"] for rule in monitor["podMetricsEndpoints"][0]["relabelings"]}
-    assert targets == {"job", "role", "process"}
 
 
 def test_an_external_redis_leaves_no_trace_of_the_bundled_one() -> None:

@@ -86,6 +86,10 @@ NOT_FITTING: list[tuple[dict[str, Any], str]] = [
     ),
     (engines(minReplicas=3, maxReplicas=2), "engines.groups[0].minReplicas is 3 with maxReplicas 2"),
     (
+        {"autoscaling": {"enabled": True, "maxReplicas": 2}, **engines(minReplicas=9)},
+        "engines.groups[0].minReplicas is 9 with maxReplicas 2, which follows from autoscaling.maxReplicas 2",
+    ),
+    (
         {"autoscaling": {"enabled": True}, **engines(maxReplicas=3)},
         "autoscaling.maxReplicas is 4, and engines.groups have room for 3: raise their maxReplicas",
     ),
@@ -130,6 +134,10 @@ NOT_FITTING: list[tuple[dict[str, Any], str]] = [
     (
         {"gateway": {"terminationGracePeriodSeconds": 30}},
         "gateway.terminationGracePeriodSeconds is 30: running answers need ",
+    ),
+    (
+        {"head": {"terminationGracePeriodSeconds": 60}},
+        "head.terminationGracePeriodSeconds is 60: running answers need ",
     ),
     ({"model": {"name": "/models/x"}}, "model.existingClaim is empty"),
     ({"model": {"name": "/other/x", "existingClaim": "m"}}, 'model.name is "/other/x", which is not below'),
