@@ -81,6 +81,7 @@ def no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_scaling, "choose_for", lambda deployment_id, ask: None)
     monkeypatch.setattr(engine_scaling, "DECIDE_EVERY_S", 0.01)
     monkeypatch.setattr(engine_scaling, "RESTART_S", 0.01)
+    monkeypatch.setattr(engine_scaling, "ray_cluster", lambda: "session")
     monkeypatch.setattr(engine_scaling, "_running", {})
     monkeypatch.setattr(engine_scaling, "_metrics", {})
 
