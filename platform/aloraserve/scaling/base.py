@@ -4,7 +4,7 @@ Invariants, for every scaler:
 
 - ``decide`` is pure but for the scaler's own memory: it reads no clock, waits for nothing and raises nothing, whatever
   is in the reading. Times are the reader's own and do not go back; a reading whose time does is as old as the last.
-- The target lies within the rules' bounds, always.
+- The target lies within the rules' bounds, always, and within the reading's where it has some.
 - Victims are replicas of the reading that are not leaving yet, each once, those worth least first: as many as the
   target is below the running ones (those that are starting go before them), fewer where the directory does not know
   enough of them.
@@ -124,6 +124,8 @@ class FleetReading:
         demands: what each gateway last said.
         is_known: whether the directory was read lately; if not, ``replicas`` and ``demands`` are empty.
         ongoing: requests in the fleet as Serve, or the replicas' own statistics, count them; None: unknown.
+        least: replicas that there must be now, in place of the rules' minimum; None: theirs.
+        most: replicas that there may be now, likewise.
     """
 
     time_s: float
@@ -133,6 +135,8 @@ class FleetReading:
     demands: Sequence[Demand] = ()
     is_known: bool = True
     ongoing: int | None = None
+    least: int | None = None
+    most: int | None = None
 
     @property
     def current(self) -> int:

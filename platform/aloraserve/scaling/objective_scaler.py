@@ -47,7 +47,7 @@ class ObjectiveScaler:
         load = self._load(reading, staying)
         count, calm, reason = self._asked(reading, load)
         self._want(calm, is_idle=reason is Reason.IDLE)
-        target, reason = self._bounded(*self._paced(reading.current, count, reason))
+        target, reason = self._bounded(reading, *self._paced(reading.current, count, reason))
         self._note(reading.current, target)
         leaving = victims(staying, reading.running - target)
         return ScalingDecision(target, reason, count, self._estimate(load, target, staying), leaving)
@@ -148,11 +148,13 @@ class ObjectiveScaler:
             lower = max(min(current, current if self._target is None else self._target), count)
         return lower, reason if lower < current or count == current else Reason.COOL_DOWN
 
-    def _bounded(self, target: int, reason: Reason) -> tuple[int, Reason]:
-        if target < self._rules.min_replicas:
-            return self._rules.min_replicas, Reason.MIN_REPLICAS
-        if target > self._rules.max_replicas:
-            return self._rules.max_replicas, Reason.MAX_REPLICAS
+    def _bounded(self, reading: FleetReading, target: int, reason: Reason) -> tuple[int, Reason]:
+        most = self._rules.max_replicas if reading.most is None else reading.most
+        least = min(self._rules.min_replicas if reading.least is None else reading.least, most)
+        if target < least:
+            return least, Reason.MIN_REPLICAS
+        if target > most:
+            return most, Reason.MAX_REPLICAS
         return target, reason
 
     def _note(self, current: int, target: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,7 +60,9 @@ class Decider:
         facts = await self._reader.read()
         record = self._decided(view, facts)
         decision = record.decision
-        await self._departures.follow(decision.victims, decision.target, view.running.keys(), facts.cells)
+        await self._departures.follow(
+            decision.victims, decision.target, view.running.keys(), facts.cells, is_known=facts.is_known
+        )
         before = view.target if self._target is None else self._target
         await self._keep(replace(record, before=before), before)
         self._target = decision.target
@@ -80,8 +83,13 @@ class Decider:
             demands=facts.demands,
             is_known=facts.is_known,
             ongoing=view.ongoing,
+            least=view.least,
+            most=view.most,
         )
         decision = self._scaler.decide(reading)
+        if not self._has_seam:
+            # Serve stops others: those that were chosen would get no calls though they stay.
+            decision = replace(decision, victims=())
         labels = {state.replica: state.label for state in states}
         return ScalingRecord(
             self._date(),
@@ -115,8 +123,13 @@ def _logged(decision: ScalingDecision) -> dict[str, object]:
         "target": decision.target,
         "reason": decision.reason.value,
         "needed": decision.needed,
-        "expected_ttft_s": round(estimate.ttft_s, 3),
-        "prefill_s_per_s": round(estimate.prefill_s_per_s, 3),
-        "decode_s_per_s": round(estimate.decode_s_per_s, 3),
-        "backlog_s": round(estimate.backlog_s, 3),
+        "expected_ttft_s": _finite(estimate.ttft_s),
+        "prefill_s_per_s": _finite(estimate.prefill_s_per_s),
+        "decode_s_per_s": _finite(estimate.decode_s_per_s),
+        "backlog_s": _finite(estimate.backlog_s),
     }
+
+
+def _finite(figure: float) -> float | None:
+    """Return a figure as JSON has it: ``Infinity`` is none for those who read logs."""
+    return round(figure, 3) if math.isfinite(figure) else None

@@ -27,25 +27,30 @@ from aloraserve_services.autoscaler.departures import Departures
 from aloraserve_services.autoscaler.fleet_reader import FleetReader, NoReader, Reader
 from aloraserve_services.autoscaler.metrics import ScalingMetrics
 from aloraserve_services.autoscaler.serve_view import ServeView, fleet_settings, ongoing_requests, serve_view
-from aloraserve_services.autoscaler.victims import Leaving, choose_for
-from aloraserve_services.node import node_ip
+from aloraserve_services.autoscaler.victims import Leaving, cease_for, choose_for
+from aloraserve_services.node import node_ip, ray_cluster
 
 ROLE = "autoscaler"
 DECIDE_EVERY_S = 0.5
 COUNT_EVERY_S = 1.0
+ENDS_S = 60.0
+"""How long Serve may not ask until the thread ends: autoscaling was turned off, or the application deleted."""
 LOOKED_S = 5.0
 """How long Serve may not ask: for longer nothing is decided."""
 STOOD_S = 10.0
 """How long a decision stands without another one; then what there is stays."""
 RESTART_S = 1.0
+JOIN_S = 30.0
+"""How long the one before may take to end."""
 
 log = controller_log()
+_lock = threading.Lock()
 _running: dict[Any, EngineScaling] = {}
 _metrics: dict[str, tuple[ScalingMetrics, MetricsEndpoint | None]] = {}
 
 
 def begin(context: Any, rules: dict[str, Any]) -> EngineScaling:
-    """Begin to scale a deployment; what did so before with other settings ends.
+    """Begin to scale a deployment; what did so before with other settings ends. Reads and opens: not for Serve's loop.
 
     Args:
         context: Serve's ``AutoscalingContext``.
@@ -56,11 +61,10 @@ def begin(context: Any, rules: dict[str, Any]) -> EngineScaling:
         settings = fleet_settings(context)
     except LookupError as error:
         log.error("fleet_settings_not_found", cause=str(error))
-    scaling = EngineScaling(settings, context.deployment_id, ScalingRules(**rules))
-    earlier = _running.get(context.deployment_id)
-    if earlier is not None:
-        earlier.stop()
-    _running[context.deployment_id] = scaling
+    deployment_id = context.deployment_id
+    with _lock:
+        scaling = EngineScaling(settings, deployment_id, ScalingRules(**rules), earlier=_running.get(deployment_id))
+        _running[deployment_id] = scaling
     scaling.start()
     return scaling
 
@@ -73,6 +77,7 @@ class EngineScaling:
         deployment_id: Serve's id of the engines.
         rules: of the scaler.
         open_decider: returns what decides, and how to close it; for tests.
+        earlier: what scaled the deployment until now; those that leave by its choice go on leaving.
     """
 
     def __init__(
@@ -81,17 +86,21 @@ class EngineScaling:
         deployment_id: Any,
         rules: ScalingRules,
         open_decider: Callable[[EngineScaling], tuple[Any, Callable[[], Awaitable[None]]]] | None = None,
+        earlier: EngineScaling | None = None,
     ) -> None:
         self.settings = settings
         self.rules = rules
         self.metrics, self.endpoint = _shown_metrics(settings)
         self.departures: Departures | None = None
+        self._deployment_id = deployment_id
+        self._earlier = earlier
         self._open = open_decider or _open_decider
         self._view: ServeView | None = None
         self._ongoing: int | None = None
         self._counted_at = -COUNT_EVERY_S
         self._target: int | None = None
         self._decided_at = 0.0
+        self._asked_at = time.monotonic()
         self._over = threading.Event()
         problem = choose_for(deployment_id, self._leaving)
         self.has_seam = problem is None
@@ -107,13 +116,31 @@ class EngineScaling:
         """Decide nothing any more."""
         self._over.set()
 
+    def end(self) -> None:
+        """Stop, and wait until nothing is marked any more."""
+        self.stop()
+        if self._thread.is_alive():
+            self._thread.join(JOIN_S)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is decided any more."""
+        return self._over.is_set()
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Ids of the replicas that leave."""
+        if self.departures is not None:
+            return self.departures.chosen
+        return () if self._earlier is None else self._earlier.chosen
+
     def target(self, context: Any) -> int:
         """Return how many replicas there are to be, as last decided; for Serve's loop.
 
         Args:
             context: Serve's ``AutoscalingContext``.
         """
-        now = time.monotonic()
+        now = self._asked_at = time.monotonic()
         if now - self._counted_at >= COUNT_EVERY_S:
             self._counted_at, self._ongoing = now, self._count(context)
         self._view = serve_view(context, self._ongoing)
@@ -130,27 +157,49 @@ class EngineScaling:
             return None
 
     def _leaving(self) -> Leaving:
-        running = self._view.running if self._view is not None else {}
-        return Leaving(running, self.departures.chosen if self.departures else (), self._stopped)
+        view = self._view
+        # Of one that Serve has not asked lately the choice may be hours old.
+        if view is None or time.monotonic() - view.at > STOOD_S:
+            return Leaving({}, ())
+        return Leaving(view.running, self.chosen, self._stopped)
 
     def _stopped(self, is_ours: bool) -> None:
         self.metrics.stopped.labels("worth" if is_ours else "serve").inc()
 
     def _work(self) -> None:
-        """Decide until told to stop, whatever fails."""
-        while not self._over.is_set():
+        """Decide until told to stop, or until Serve asks no more, whatever fails."""
+        if self._earlier is not None:
+            # Two would mark each other's.
+            self._earlier.end()
+        while self._is_wanted():
             try:
                 asyncio.run(self._decide())
             except Exception as error:
                 self.metrics.failures.labels("deciding").inc()
                 log.error("scaling_failed", cause=type(error).__name__, exc_info=error)
             self._over.wait(RESTART_S)
+        self._forget()
+
+    def _is_wanted(self) -> bool:
+        if time.monotonic() - self._asked_at > ENDS_S:
+            self.stop()
+        return not self.is_over
+
+    def _forget(self) -> None:
+        """Leave Serve's controller as if nothing had ever scaled the deployment, unless another one does."""
+        with _lock:
+            if _running.get(self._deployment_id) is not self:
+                return
+            del _running[self._deployment_id]
+            cease_for(self._deployment_id, self._leaving)
+            self.metrics.hide()
 
     async def _decide(self) -> None:
         decider, close = self._open(self)
+        self._earlier = None
         registering = asyncio.create_task(self._register())
         try:
-            while not self._over.is_set():
+            while self._is_wanted():
                 view = self._view
                 if view is not None and time.monotonic() - view.at <= LOOKED_S:
                     self._target = await decider.decide(view)
@@ -178,11 +227,9 @@ def _open_decider(scaling: EngineScaling) -> tuple[Decider, Callable[[], Awaitab
     reader: Reader = NoReader()
     if settings is not None:
         directories = [stores.open_directory(settings, cell) for cell in range(settings.cells)]
-        board = stores.open_board(settings)
+        board = stores.open_board(settings, ray_cluster())
         reader = FleetReader(directories, board, metrics.failures.labels("reading").inc)
-    departures = Departures(directories, metrics.failures.labels("marking").inc)
-    if scaling.departures is not None:
-        departures.chosen = scaling.departures.chosen
+    departures = Departures(directories, metrics.failures.labels("marking").inc, scaling.chosen)
     scaling.departures = departures
     decider = Decider(reader, ObjectiveScaler(scaling.rules), departures, board, metrics, has_seam=scaling.has_seam)
 

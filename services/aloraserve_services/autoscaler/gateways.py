@@ -2,7 +2,7 @@
 
 Serve counts none of them, as each gateway has a server of its own. So the gateways report them
 (``GatewayReplica.record_autoscaling_stats``), and this policy reads the reports. It runs in Serve's controller: it does
-no I/O, and an error of its own would stop the scaling of every application there, so it raises none.
+no I/O.
 """
 
 from __future__ import annotations
@@ -10,28 +10,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import structlog
+from aloraserve_services.autoscaler.safe_policy import SafePolicy
 
 CALLS = "calls"
 """Name of what gateways report."""
 
-log = structlog.get_logger(__name__)
 
-
-class GatewayPolicy:
+class GatewayPolicy(SafePolicy):
     """Wants a gateway for each ``target_ongoing_requests`` calls; Serve adds bounds and delays."""
 
-    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """Return how many gateways are wanted, and nothing to be kept.
+    fault = "gateways_not_scaled"
+    least = 1
 
-        Args:
-            context: Serve's ``AutoscalingContext`` of the deployment.
-        """
-        try:
-            return max(1, wanted_gateways(context)), {}
-        except Exception as error:
-            log.error("gateways_not_scaled", cause=type(error).__name__, exc_info=error)
-            return max(1, context.target_num_replicas), {}
+    def wanted(self, context: Any) -> int:
+        """See :class:`SafePolicy`."""
+        return wanted_gateways(context)
 
 
 def wanted_gateways(context: Any) -> int:

@@ -22,12 +22,16 @@ class ServeView:
         running: Serve's ids of the running replicas, by the fleet's.
         target: that Serve has now.
         ongoing: requests that replicas reported, and that wait at Serve's handles; None if nobody has reported.
+        least: replicas, as Serve has it now: an incremental upgrade moves both bounds. None: the rules' own.
+        most: likewise.
     """
 
     at: float
     running: Mapping[str, Any]
     target: int
     ongoing: int | None = None
+    least: int | None = None
+    most: int | None = None
 
 
 def serve_view(context: Any, ongoing: int | None) -> ServeView:
@@ -37,6 +41,8 @@ def serve_view(context: Any, ongoing: int | None) -> ServeView:
         {replica.unique_id: replica for replica in context.running_replicas},
         context.target_num_replicas,
         ongoing,
+        getattr(context, "capacity_adjusted_min_replicas", None),
+        getattr(context, "capacity_adjusted_max_replicas", None),
     )
 
 

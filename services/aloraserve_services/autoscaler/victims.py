@@ -72,6 +72,12 @@ def choose_for(deployment_id: Any, ask: _Ask, scheduler: type | None = None) -> 
     return problem
 
 
+def cease_for(deployment_id: Any, ask: _Ask) -> None:
+    """Leave the choice to Serve again, if it is still ``ask`` that is asked."""
+    if _asked.get(deployment_id) == ask:
+        _asked.pop(deployment_id, None)
+
+
 def _difference(scheduler: type, method: Any) -> str | None:
     """Return how Serve's scheduler is another one than this was written for."""
     if method is None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 from prometheus_client import CollectorRegistry
 
 from aloraserve.directory.base import ReplicaState
 from aloraserve.directory.memory import MemoryDirectory
 from aloraserve.errors import DirectoryUnavailableError
-from aloraserve.scaling.base import Demand, FleetReading, Reason, ScalingDecision
+from aloraserve.scaling.base import Demand, FleetReading, LoadEstimate, Reason, ScalingDecision
 from aloraserve.scaling.board import ScalingRecord
 from aloraserve.scaling.memory import MemoryBoard
-from aloraserve_services.autoscaler.decider import Decider
+from aloraserve_services.autoscaler.decider import Decider, _logged
 from aloraserve_services.autoscaler.departures import Departures
 from aloraserve_services.autoscaler.fleet_reader import LATELY_S, FleetReader
 from aloraserve_services.autoscaler.metrics import ScalingMetrics
@@ -51,7 +54,7 @@ class MoodyBoard(MemoryBoard):
 class Fleet:
     """What a decider has around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_seam: bool = True) -> None:
         self.now = 100.0
         self.directory, self.board, self.scaler = MemoryDirectory(), MoodyBoard(), Scripted()
         self.registry = CollectorRegistry()
@@ -66,7 +69,7 @@ class Fleet:
             self.departures,
             self.board,
             self.metrics,
-            has_seam=True,
+            has_seam=has_seam,
             clock=lambda: self.now,
             date=lambda: 7.0,
         )
@@ -81,7 +84,10 @@ class Fleet:
 
 @pytest.fixture
 async def fleet() -> Fleet:
-    made = Fleet()
+    return await peopled(Fleet())
+
+
+async def peopled(made: Fleet) -> Fleet:
     for replica in "abc":
         await made.directory.publish(ReplicaState(replica, "1", label=f"engine-{replica}"), ttl_s=600)
     await made.board.publish(Demand("gateway", 1.0, calls=5))
@@ -106,6 +112,31 @@ async def test_victims_are_marked_before_serve_is_told_and_are_no_running_ones(f
     reading = fleet.scaler.readings[-1]
     assert (reading.running, reading.starting) == (2, 0)
     assert fleet.departures.chosen == ("b",)
+
+
+async def test_where_serve_chooses_it_is_those_that_it_stops_that_are_marked() -> None:
+    fleet = await peopled(Fleet(has_seam=False))
+    fleet.scaler.next = ScalingDecision(2, Reason.TTFT, 2, victims=("b",))
+    assert await fleet.decide("a", "b", "c") == 2
+    assert [state.is_leaving for state in await fleet.directory.states()] == [False, False, False]
+    fleet.scaler.next = ScalingDecision(2, Reason.TTFT, 2)
+    await fleet.decide("a", "b", target=2)
+    assert [state.is_leaving for state in await fleet.directory.states()] == [False, False, True], "Serve stops c"
+    history = await fleet.board.history()
+    assert history.changes[0].labels == (), "b stays"
+
+
+async def test_serve_s_bounds_of_the_moment_reach_the_scaler(fleet: Fleet) -> None:
+    await fleet.decider.decide(ServeView(fleet.now, {"a": ""}, 1, None, 1, 4))
+    [reading] = fleet.scaler.readings
+    assert (reading.least, reading.most) == (1, 4)
+
+
+async def test_a_log_line_is_json_whatever_is_expected() -> None:
+    endless = LoadEstimate(ttft_s=math.inf, backlog_s=math.nan, prefill_s_per_s=1.25)
+    logged = _logged(ScalingDecision(1, Reason.TTFT, 2, endless))
+    json.dumps(logged, allow_nan=False)
+    assert (logged["expected_ttft_s"], logged["backlog_s"], logged["prefill_s_per_s"]) == (None, None, 1.25)
 
 
 async def test_the_old_ones_of_an_update_are_serve_s_to_stop(fleet: Fleet) -> None:

@@ -73,3 +73,21 @@ async def test_a_replica_is_marked_in_its_own_cell(directory: MemoryDirectory) -
     await other.publish(ReplicaState("d", "1"), ttl_s=60)
     await Departures([directory, other]).follow(("d",), 3, {*CELLS, "d"}, {**CELLS, "d": 1})
     assert (await marked(directory), await marked(other)) == ([], ["d"])
+
+
+async def test_one_that_serve_stops_by_itself_is_marked_while_it_drains(directory: MemoryDirectory) -> None:
+    departures = Departures([directory])
+    await departures.follow((), 3, {"a", "b", "c"}, CELLS)
+    await departures.follow((), 2, {"a", "b"}, CELLS)
+    assert (departures.chosen, await marked(directory)) == (("c",), ["c"])
+    await departures.follow((), 2, {"a", "b", "c"}, CELLS)
+    assert await marked(directory) == ["c"], "there is one too many"
+    await departures.follow((), 3, {"a", "b", "c"}, CELLS)
+    assert await marked(directory) == [], "it runs again, and is needed"
+
+
+async def test_those_that_drain_are_marked_again_after_an_outage(directory: MemoryDirectory) -> None:
+    departures = Departures([directory], chosen=("b",))
+    await departures.follow((), 2, {"a", "c"}, {}, is_known=False)
+    await departures.follow((), 2, {"a", "c"}, CELLS)
+    assert (departures.chosen, await marked(directory)) == (("b",), ["b"])

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from aloraserve.scaling.base import ScalingRules
+from aloraserve.scaling.base import Reason, ScalingDecision, ScalingRules
+from aloraserve.scaling.board import ScalingRecord
 from aloraserve.settings import Settings
-from aloraserve_services.autoscaler import engine_scaling
+from aloraserve_services.autoscaler import engine_scaling, engines
+from aloraserve_services.autoscaler.departures import Departures
 from aloraserve_services.autoscaler.engine_scaling import EngineScaling, begin
 from aloraserve_services.autoscaler.engines import EnginePolicy
-from aloraserve_services.autoscaler.serve_view import REQUESTS, ServeView
+from aloraserve_services.autoscaler.serve_view import REQUESTS, ServeView, serve_view
 
 WITHIN_S = 20.0
 
@@ -79,6 +81,7 @@ def no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_scaling, "choose_for", lambda deployment_id, ask: None)
     monkeypatch.setattr(engine_scaling, "DECIDE_EVERY_S", 0.01)
     monkeypatch.setattr(engine_scaling, "RESTART_S", 0.01)
+    monkeypatch.setattr(engine_scaling, "ray_cluster", lambda: "session")
     monkeypatch.setattr(engine_scaling, "_running", {})
     monkeypatch.setattr(engine_scaling, "_metrics", {})
 
@@ -172,18 +175,134 @@ def test_the_settings_are_those_of_the_replicas() -> None:
 @pytest.mark.parametrize("fault", ["no attribute", "begin", "target"])
 def test_a_policy_never_raises(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = EnginePolicy({})
+    failed = threading.Event()
 
     def fail(*arguments: Any) -> Any:
+        failed.set()
         raise RuntimeError("odd")
 
     context = Context("a", target=5)
     if fault == "begin":
         monkeypatch.setattr(engine_scaling, "begin", fail)
     elif fault == "target":
-        monkeypatch.setattr(engine_scaling, "begin", lambda *_: SimpleNamespace(target=fail))
+        monkeypatch.setattr(engine_scaling, "begin", lambda *_: SimpleNamespace(target=fail, is_over=False))
     else:
         del context.running_replicas
     assert [policy(context) for _ in range(3)] == [(5, {})] * 3
+    if fault != "no attribute":
+        until(lambda: policy(context) == (5, {}) and failed.is_set())
+    del context.target_num_replicas
+    assert policy(context) == (5, {}), "what was wanted last"
+
+
+def test_serve_s_loop_does_no_i_o_at_the_first_tick_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading settings, importing and opening addresses take a while; it is done once, and beside the loop."""
+    policy = EnginePolicy({})
+    may_begin, threads = threading.Event(), []
+
+    def slow(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        may_begin.wait(WITHIN_S)
+        return SimpleNamespace(target=lambda context: 8, is_over=False)
+
+    monkeypatch.setattr(engine_scaling, "begin", slow)
+    context = Context("a", target=5)
+    assert [policy(context)[0] for _ in range(3)] == [5, 5, 5]
+    until(lambda: bool(threads))
+    may_begin.set()
+    until(lambda: policy(context)[0] == 8)
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
+
+
+def test_a_beginning_that_fails_is_not_tried_at_each_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = EnginePolicy({})
+    tried: list[int] = []
+
+    def fail(*arguments: Any) -> Any:
+        tried.append(1)
+        raise OSError("no address")
+
+    monkeypatch.setattr(engine_scaling, "begin", fail)
+    policy(Context("a"))
+    until(lambda: not policy._starter.is_alive())  # type: ignore[union-attr]
+    for _ in range(20):
+        policy(Context("a"))
+    assert tried == [1]
+
+
+def test_scaling_that_serve_asks_no_more_ends_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, decider: Scripted
+) -> None:
+    """Autoscaling was turned off, or the application deleted."""
+    let_go: list[Any] = []
+    monkeypatch.setattr(engine_scaling, "_open_decider", decider.open)
+    monkeypatch.setattr(engine_scaling, "cease_for", lambda deployment_id, ask: let_go.append(deployment_id))
+    scaling = begin(Context("a"), {})
+    until(lambda: scaling.target(Context("a")) == 3)
+    scaling.metrics.show(ScalingRecord(1.0, ScalingDecision(8, Reason.TTFT, 8), 2))
+    wanted = {"state": "target"}
+    assert scaling.metrics.registry.get_sample_value("aloraserve_scaling_replicas", wanted) == 8
+    monkeypatch.setattr(engine_scaling, "ENDS_S", 0.0)
+    until(lambda: not scaling._thread.is_alive())
+    assert (scaling.is_over, engine_scaling._running, let_go) == (True, {}, ["engines"])
+    assert scaling.metrics.registry.get_sample_value("aloraserve_scaling_replicas", wanted) is None
+    assert scaling.metrics.registry.get_sample_value("aloraserve_scaling_victims_chosen") is None, "0 would be an alert"
+    assert decider.closed == 1
+    scaling.metrics.show(ScalingRecord(1.0, ScalingDecision(4, Reason.TTFT, 4), 2))
+    assert scaling.metrics.registry.get_sample_value("aloraserve_scaling_replicas", wanted) == 4, "when it is on again"
+
+
+def test_a_policy_that_is_asked_again_after_long_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[SimpleNamespace] = []
+
+    def made(*arguments: Any) -> SimpleNamespace:
+        begun.append(SimpleNamespace(target=lambda context: 8 + len(begun), is_over=False))
+        return begun[-1]
+
+    monkeypatch.setattr(engine_scaling, "begin", made)
+    monkeypatch.setattr(engines, "BEGIN_EVERY_S", 0.0)
+    policy = EnginePolicy({})
+    until(lambda: policy(Context("a", target=5))[0] == 9)
+    begun[0].is_over = True
+    assert policy(Context("a", target=5))[0] == 5
+    until(lambda: policy(Context("a", target=5))[0] == 10)
+
+
+def test_those_that_leave_go_on_leaving_when_the_settings_change(decider: Scripted) -> None:
+    """The one before is waited for: it would mark on, and what it chose counts to its end."""
+    decider.waits = threading.Event()
+    first = EngineScaling(None, "engines", ScalingRules(), decider.open)
+    first.departures = Departures([], chosen=("a",))
+    first.start()
+    first.target(Context("a", "b"))
+    until(lambda: bool(decider.views))
+    later = Scripted()
+    second = EngineScaling(None, "engines", ScalingRules(), later.open, earlier=first)
+    second.start()
+    until(lambda: first.is_over)
+    first.departures.chosen = ("b",)
+    second.target(Context("a", "b"))
+    assert second._leaving().chosen == ("b",)
+    assert (later.opened, decider.closed) == (0, 0)
+    decider.waits.set()
+    until(lambda: later.opened == 1)
+    assert decider.closed == 1
+    second.stop()
+
+
+def test_a_choice_of_long_ago_stops_nobody(scaling: EngineScaling, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaling.departures = Departures([], chosen=("a",))
+    scaling.target(Context("a", "b"))
+    assert scaling._leaving().chosen == ("a",)
+    monkeypatch.setattr(engine_scaling, "STOOD_S", -1.0)
+    assert scaling._leaving().chosen == ()
+
+
+def test_serve_s_bounds_of_the_moment_are_seen() -> None:
+    context = Context("a", capacity_adjusted_min_replicas=1, capacity_adjusted_max_replicas=4)
+    view = serve_view(context, None)
+    assert (view.least, view.most) == (1, 4)
 
 
 def test_where_the_settings_cannot_be_had_serve_s_counts_decide(monkeypatch: pytest.MonkeyPatch) -> None:

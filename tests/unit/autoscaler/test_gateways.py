@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aloraserve_services.autoscaler import controller_log
 from aloraserve_services.autoscaler.gateways import CALLS, GatewayPolicy
 
 
@@ -33,7 +34,21 @@ def test_without_reports_there_are_as_many_as_before(reported: dict[str, float] 
     assert GatewayPolicy()(context(reported, target=3))[0] == 3
 
 
-def test_an_error_is_never_serves() -> None:
-    broken = context({"a": 1})
+def test_an_error_is_never_serves_and_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    log = SimpleNamespace(error=lambda event, **values: logged.append(event))
+    monkeypatch.setattr(controller_log, "controller_log", lambda: log)
+    broken, policy = context({"a": 1}), GatewayPolicy()
     broken.config = None
-    assert GatewayPolicy()(broken)[0] == 2
+    assert [policy(broken)[0] for _ in range(10)] == [2] * 10
+    assert logged == ["gateways_not_scaled"]
+    del broken.target_num_replicas
+    assert policy(broken)[0] == 2, "what was wanted last"
+
+
+def test_a_log_that_fails_is_never_serves_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(controller_log, "controller_log", fail)
+    assert GatewayPolicy()(SimpleNamespace()) == (1, {})

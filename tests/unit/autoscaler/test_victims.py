@@ -11,7 +11,7 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.deployment_scheduler import DeploymentDownscaleRequest, DeploymentScheduler
 
 from aloraserve_services.autoscaler import victims
-from aloraserve_services.autoscaler.victims import METHOD, PARAMETERS, Leaving, choose_for
+from aloraserve_services.autoscaler.victims import METHOD, PARAMETERS, Leaving, cease_for, choose_for
 
 ENGINES, OTHERS = DeploymentID("engine", "app"), DeploymentID("engine", "another app")
 
@@ -79,6 +79,23 @@ def test_one_that_has_gone_meanwhile_is_passed_over(scheduler: DeploymentSchedul
     names = runs(scheduler, ENGINES, "a", "b")
     choose(names, "gone", "a")
     assert stopped(scheduler, ENGINES, 1) == {"a"}
+
+
+def test_a_deployment_that_nobody_scales_any_more_is_serve_s(scheduler: DeploymentScheduler) -> None:
+    names = runs(scheduler, ENGINES, "a", "b")
+
+    def first() -> Leaving:
+        return Leaving(names, ("a",))
+
+    def second() -> Leaving:
+        return Leaving(names, ("a",))
+
+    choose_for(ENGINES, first)
+    choose_for(ENGINES, second)
+    cease_for(ENGINES, first)
+    assert stopped(scheduler, ENGINES, 1) == {"a"}, "another one scales it by now"
+    cease_for(ENGINES, second)
+    assert stopped(scheduler, ENGINES, 1) == {"b"}
 
 
 def test_a_choice_that_fails_is_serve_s(scheduler: DeploymentScheduler) -> None:

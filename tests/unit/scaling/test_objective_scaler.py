@@ -232,3 +232,21 @@ def test_a_fleet_is_idle_from_the_end_of_its_last_call_on() -> None:
     targets = [decision.target for decision in over]
     assert targets[:110] == [1] * 110
     assert targets[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "wanted", "reason"), [(0, 3, 3, Reason.MAX_REPLICAS), (6, 20, 6, Reason.MIN_REPLICAS)]
+)
+def test_bounds_of_a_reading_hold_in_place_of_the_rules(least: int, most: int, wanted: int, reason: Reason) -> None:
+    """Serve moves them during an incremental upgrade; who leaves is chosen for the number that there will be."""
+    scaler = ObjectiveScaler(replace(RULES, min_replicas=4, max_replicas=5, scale_up_cooldown_s=0))
+    states = [state(name) for name in "abcde"]
+    decision = scaler.decide(
+        FleetReading(0.0, 5, replicas=states, ongoing=None, is_known=False, least=least, most=most)
+    )
+    assert (decision.target, decision.reason) == (wanted, reason)
+    assert len(decision.victims) == max(5 - wanted, 0)
+
+
+def test_a_fleet_that_serve_takes_to_nothing_has_no_replica() -> None:
+    assert ObjectiveScaler(RULES).decide(FleetReading(0.0, 2, least=0, most=0)).target == 0
