@@ -16,7 +16,7 @@ from aloraserve.blocks import AdapterEffect
 from aloraserve.scaling.packed_prefixes import pack, unpack
 from aloraserve.serving.engine_messages import EngineCall
 from aloraserve.wire.sampling import SamplingSettings
-from aloraserve_services.engine import fleet_warmth
+from aloraserve_services.engine import fleet_warmth, warmth
 from aloraserve_services.engine.fleet_warmth import FleetWarmth, adapters_in_use
 from aloraserve_services.engine.host import EngineHost
 
@@ -282,3 +282,18 @@ async def settled(fleet: Started, *firsts: int) -> None:
         for first in firsts:
             while not any(found.held_blocks for found in await fleet.directory.lookup(call("x", first).keys)):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+
+
+async def test_prompts_that_come_faster_than_they_are_taken_in_are_passed_over(
+    fleet: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warmth, "MAX_NOTED", 2)
+    host = (await fleet.add("a")).host
+    for first in (7, 8, 9):
+        host.warmth.note(call(str(first), first))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    host.warmth.note(call("later", 10))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert {prefix.token_ids[0] for prefix in await host.warmth.hottest()} == {7, 8, 10}
