@@ -284,7 +284,8 @@ def test_those_that_leave_go_on_leaving_when_the_settings_change(decider: Script
     first.departures.chosen = ("b",)
     second.target(Context("a", "b"))
     assert second._leaving().chosen == ("b",)
-    assert (later.opened, decider.closed) == (0, 0)
+    time.sleep(0.1)
+    assert (later.opened, decider.closed) == (0, 0), "it waits"
     decider.waits.set()
     until(lambda: later.opened == 1)
     assert decider.closed == 1
