@@ -1,4 +1,4 @@
-"""The machine that this process runs on, as Ray knows it."""
+"""The machine and the cluster that this process runs in, as Ray knows them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ def node_ip() -> str:
     known = str(get_node_ip_address())
     # A Ray of one machine alone knows no other address than the loopback's.
     return _outward() or known if ipaddress.ip_address(known).is_loopback else known
+
+
+def ray_cluster() -> str:
+    """Return the name of this process's Ray cluster: another one per cluster, the same until its head loses its state.
+
+    Raises:
+        RuntimeError: the process is in none.
+    """
+    import ray
+
+    return str(ray.get_runtime_context().get_session_name())
 
 
 def _outward() -> str | None:

@@ -123,9 +123,13 @@ class FleetPlan:
         """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""
         return stores.open_endpoints(self.settings)
 
-    def open_board(self) -> RedisBoard:
-        """Return a client of the fleet's scaling board, which lies beside the directory."""
-        return stores.open_board(self.settings)
+    def open_board(self, cluster: str) -> RedisBoard:
+        """Return a client of the fleet's scaling board, which lies beside the directory.
+
+        Args:
+            cluster: name of the Ray cluster.
+        """
+        return stores.open_board(self.settings, cluster)
 
     def open_ledger(self) -> RedisLedger:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""

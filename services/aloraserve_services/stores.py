@@ -25,9 +25,14 @@ def open_directory(settings: Settings, cell: int, on_unreadable: Callable[[], No
     return RedisDirectory.from_url(url, namespace=namespace, on_unreadable=on_unreadable)
 
 
-def open_board(settings: Settings) -> RedisBoard:
-    """Return a client of the fleet's scaling board, which lies beside the directory."""
-    return RedisBoard.from_url(settings.redis_address, namespace=settings.namespace)
+def open_board(settings: Settings, cluster: str) -> RedisBoard:
+    """Return a client of the fleet's scaling board, which lies beside the directory.
+
+    Args:
+        settings: of the fleet.
+        cluster: name of the Ray cluster.
+    """
+    return RedisBoard.from_url(settings.redis_address, namespace=settings.namespace, cluster=cluster)
 
 
 def open_endpoints(settings: Settings) -> RedisEndpoints:

@@ -39,6 +39,22 @@ SETS: dict[str, dict[str, Any]] = {
     "without gRPC": {"grpc": {"enabled": False}},
     "TLS": {"tls": {"enabled": True, "secretName": "tls"}},
     "mutual TLS": {"tls": {"enabled": True, "secretName": "tls", "clientCa": True}},
+    "mutual TLS with clients": {
+        "tls": {"enabled": True, "secretName": "tls", "clientCa": True, "clientSecretName": "client"},
+        "metrics": {
+            "scrapeConfig": {
+                "enabled": True,
+                "keySecret": {"name": "key"},
+                "tlsConfig": {
+                    "ca": {"secret": {"name": "tls", "key": "ca.crt"}},
+                    "cert": {"secret": {"name": "client", "key": "tls.crt"}},
+                    "keySecret": {"name": "client", "key": "tls.key"},
+                    "serverName": "llm.example.com",
+                },
+            }
+        },
+        "loadtest": {"enabled": True, "keySecret": {"name": "key"}},
+    },
     "keys": {"keys": {kind: {"secretName": "keys"} for kind in ("apiKeys", "adminKeys", "pepper")}},
     "a token of yours": {"rayAuth": {"secretName": "token"}},
     "external Redis": EXTERNAL,

@@ -139,6 +139,7 @@ async def started_host(
     answer_held_s: float = ANSWER_HELD_S,
     stall_s: float = math.inf,
     name: str = "a",
+    keeps_prompts: bool = True,
     before_calls: Callable[[EngineHost], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Host]:
     """Run a host that has warmed up and published once."""
@@ -154,6 +155,7 @@ async def started_host(
         await load_adapters(engine, engine_adapters, CALIBRATION.max_num_seqs, Scheduling()),
         answer_held_s=answer_held_s,
         stall_s=stall_s,
+        keeps_prompts=keeps_prompts,
     )
     try:
         published = len(directory.published)

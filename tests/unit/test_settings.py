@@ -452,3 +452,9 @@ def test_scaling_rules_are_the_settings() -> None:
     rules = load_settings(max_replicas=7, ttft_objective_s=1.5, tpot_objective_ms=40).scaling_rules(32)
     assert (rules.max_replicas, rules.ttft_objective_s, rules.itl_objective_s, rules.max_requests) == (7, 1.5, 0.04, 32)
     assert rules.scale_down_cooldown_s == 60
+
+
+def test_prompts_are_remembered_for_others_with_autoscaling_alone() -> None:
+    assert Settings().warm_up_s == 0
+    assert Settings(autoscaling=True).warm_up_s == Settings().warm_up_budget_s > 0
+    assert Settings(autoscaling=True, warm_up_budget_s=0).warm_up_s == 0

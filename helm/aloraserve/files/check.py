@@ -12,6 +12,8 @@ GRPC = os.environ.get("ALORASERVE_TEST_GRPC")
 KEY = os.environ.get("ALORASERVE_TEST_KEY")
 # The certificate is for the name that clients use, not for the Service's.
 CONTEXT = ssl._create_unverified_context()  # noqa: S323
+if CERTIFICATE := os.environ.get("ALORASERVE_TEST_CERTIFICATE"):
+    CONTEXT.load_cert_chain(f"{CERTIFICATE}/tls.crt", f"{CERTIFICATE}/tls.key")
 
 
 def ask(path, key=None, body=None):

@@ -3,11 +3,15 @@
 import itertools
 import os
 
+import urllib3
 from locust import HttpUser, between, task
+
+urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
 MODELS = os.environ.get("ALORASERVE_LOAD_MODELS", "").split()
 PROMPT_WORDS = int(os.environ.get("ALORASERVE_LOAD_PROMPT_WORDS", "400"))
 MAX_TOKENS = int(os.environ.get("ALORASERVE_LOAD_MAX_TOKENS", "32"))
+CERTIFICATE = os.environ.get("ALORASERVE_LOAD_CERTIFICATE")
 _NUMBERS = itertools.count()
 
 
@@ -18,6 +22,10 @@ class Conversation(HttpUser):
 
     def on_start(self):
         """Begin a conversation that no other user has."""
+        # The certificate is for the name that clients use, not for the Service's.
+        self.client.verify = False
+        if CERTIFICATE:
+            self.client.cert = (f"{CERTIFICATE}/tls.crt", f"{CERTIFICATE}/tls.key")
         self.client.headers["Authorization"] = f"Bearer {os.environ['ALORASERVE_LOAD_KEY']}"
         self.models = itertools.cycle(MODELS or [self.base_model()])
         number = next(_NUMBERS)

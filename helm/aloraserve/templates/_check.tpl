@@ -52,17 +52,20 @@
 {{- if .Values.grpc.enabled -}}
 {{- $taken = append $taken (dict "name" "ports.grpc" "from" (int $p.grpc) "to" (int $p.grpc)) -}}
 {{- end -}}
-{{- range list (list 6379 6383) (list 8080 8080) (list 8265 8265) (list 10001 19999) (list 52365 52365) -}}
+{{- range list (list 6379 6383) (list 8080 8080) (list 8265 8265) (list 10001 19999) -}}
 {{- $taken = append $taken (dict "name" "Ray" "from" (first .) "to" (last .)) -}}
 {{- end -}}
+{{- /* Linux gives these to whoever asks for any port: Serve's replicas among them. Ray's agent has 52365. */ -}}
+{{- $taken = append $taken (dict "name" "the system's choice" "from" 32768 "to" 60999) -}}
 {{- range $number, $one := $taken -}}
 {{- if gt (int $one.to) 65535 -}}
 {{- fail (printf "%s is %d: the ports up to %d are beyond 65535" $one.name (int $one.from) (int $one.to)) -}}
 {{- end -}}
 {{- range $other := slice $taken 0 $number -}}
 {{- if and (le (int $one.from) (int $other.to)) (le (int $other.from) (int $one.to)) -}}
-{{- $mine := eq $one.name "Ray" | ternary $other $one -}}
-{{- $theirs := eq $one.name "Ray" | ternary $one $other -}}
+{{- $isOurs := hasPrefix "ports." $one.name -}}
+{{- $mine := $isOurs | ternary $one $other -}}
+{{- $theirs := $isOurs | ternary $other $one -}}
 {{- fail (printf "%s: its ports %d to %d meet those of %s, %d to %d" $mine.name (int $mine.from) (int $mine.to) $theirs.name (int $theirs.from) (int $theirs.to)) -}}
 {{- end -}}
 {{- end -}}
@@ -126,7 +129,7 @@
 {{- if hasKey $e.args "tensor_parallel_size" -}}
 {{- fail "engines.args.tensor_parallel_size is set by another value: engines.tensorParallelSize" -}}
 {{- end -}}
-{{- if and (hasPrefix "/" .Values.model.name) (not (hasPrefix .Values.model.mountPath .Values.model.name)) -}}
+{{- if and (hasPrefix "/" .Values.model.name) (not (hasPrefix (printf "%s/" (trimSuffix "/" .Values.model.mountPath)) (printf "%s/" .Values.model.name))) -}}
 {{- fail (printf "model.name is %q, which is not below model.mountPath %q" .Values.model.name .Values.model.mountPath) -}}
 {{- end -}}
 {{- if and (hasPrefix "/" .Values.model.name) (not .Values.model.existingClaim) -}}
@@ -205,6 +208,14 @@
 {{- if and .Values.metrics.scrapeConfig.enabled (not .Values.metrics.scrapeConfig.keySecret.name) -}}
 {{- fail "metrics.scrapeConfig.keySecret.name is empty: gateways list processes for an administrator's key" -}}
 {{- end -}}
+{{- if and .Values.tls.enabled .Values.tls.clientCa -}}
+{{- if and .Values.metrics.scrapeConfig.enabled (not .Values.metrics.scrapeConfig.tlsConfig.cert) -}}
+{{- fail "metrics.scrapeConfig.tlsConfig.cert is empty: with tls.clientCa gateways ask Prometheus for a certificate" -}}
+{{- end -}}
+{{- if and .Values.loadtest.enabled (not .Values.tls.clientSecretName) -}}
+{{- fail "tls.clientSecretName is empty: with tls.clientCa gateways ask the load test for a certificate" -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.loadtest.enabled (not .Values.loadtest.keySecret.name) -}}
 {{- fail "loadtest.keySecret.name is empty: the API answers nobody without a key" -}}
 {{- end -}}
@@ -230,28 +241,54 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* The Secrets that values name: the value, its name, and a key; without one any key will do. */ -}}
+{{- define "aloraserve.namedSecrets" -}}
+{{- $v := .Values -}}
+{{- $external := $v.redis.external.enabled -}}
+{{- $gcs := and $external $v.gcsFaultTolerance.enabled -}}
+{{- $named := list
+  (list "keys.apiKeys.secretName" $v.keys.apiKeys.secretName $v.keys.apiKeys.secretKey)
+  (list "keys.adminKeys.secretName" $v.keys.adminKeys.secretName $v.keys.adminKeys.secretKey)
+  (list "keys.pepper.secretName" $v.keys.pepper.secretName $v.keys.pepper.secretKey)
+  (list "model.hfToken.secretName" $v.model.hfToken.secretName $v.model.hfToken.secretKey)
+  (list "rayAuth.secretName" $v.rayAuth.secretName "auth_token")
+  (list "redis.bundled.secretName" ($v.redis.bundled.enabled | ternary $v.redis.bundled.secretName "") "password")
+  (list "redis.external.secretName" ($external | ternary $v.redis.external.secretName "") $v.redis.external.urlKey)
+  (list "redis.external.filesSecretName" ($external | ternary $v.redis.external.filesSecretName "") "")
+  (list "gcsFaultTolerance.username.secretName" ($gcs | ternary $v.gcsFaultTolerance.username.secretName "") $v.gcsFaultTolerance.username.secretKey)
+  (list "gcsFaultTolerance.password.secretName" ($gcs | ternary $v.gcsFaultTolerance.password.secretName "") $v.gcsFaultTolerance.password.secretKey)
+  (list "tls.secretName" ($v.tls.enabled | ternary $v.tls.secretName "") "tls.crt")
+  (list "tls.secretName" ($v.tls.enabled | ternary $v.tls.secretName "") "tls.key")
+  (list "metrics.scrapeConfig.keySecret.name" ($v.metrics.scrapeConfig.enabled | ternary $v.metrics.scrapeConfig.keySecret.name "") $v.metrics.scrapeConfig.keySecret.key)
+  (list "tests.keySecret.name" $v.tests.keySecret.name $v.tests.keySecret.key)
+  (list "loadtest.keySecret.name" ($v.loadtest.enabled | ternary $v.loadtest.keySecret.name "") $v.loadtest.keySecret.key) -}}
+{{- if and $external $v.redis.external.cellUrlsKey -}}
+{{- $named = append $named (list "redis.external.cellUrlsKey" $v.redis.external.secretName $v.redis.external.cellUrlsKey) -}}
+{{- end -}}
+{{- if and $v.tls.enabled $v.tls.clientCa -}}
+{{- $named = append $named (list "tls.secretName" $v.tls.secretName "ca.crt") -}}
+{{- range list "tls.crt" "tls.key" -}}
+{{- $named = append $named (list "tls.clientSecretName" $v.tls.clientSecretName .) -}}
+{{- end -}}
+{{- end -}}
+{{- range $number, $one := $v.image.pullSecrets -}}
+{{- $named = append $named (list (printf "image.pullSecrets[%d].name" $number) $one.name "") -}}
+{{- end -}}
+{{- $named | toJson -}}
+{{- end -}}
+
 {{- /* Where a cluster can be asked: whether the Secrets are there that values name, with their keys. */ -}}
 {{- define "aloraserve.checkSecrets" -}}
-{{- $v := .Values -}}
-{{- $needed := list
-  (list "keys.apiKeys" $v.keys.apiKeys.secretName $v.keys.apiKeys.secretKey)
-  (list "keys.adminKeys" $v.keys.adminKeys.secretName $v.keys.adminKeys.secretKey)
-  (list "keys.pepper" $v.keys.pepper.secretName $v.keys.pepper.secretKey)
-  (list "model.hfToken" $v.model.hfToken.secretName $v.model.hfToken.secretKey)
-  (list "rayAuth" $v.rayAuth.secretName "auth_token")
-  (list "redis.bundled" ($v.redis.bundled.enabled | ternary $v.redis.bundled.secretName "") "password")
-  (list "redis.external" ($v.redis.external.enabled | ternary $v.redis.external.secretName "") $v.redis.external.urlKey)
-  (list "tls" ($v.tls.enabled | ternary $v.tls.secretName "") "tls.crt") -}}
 {{- if lookup "v1" "Namespace" "" .Release.Namespace -}}
-{{- range $needed -}}
+{{- range include "aloraserve.namedSecrets" . | fromJsonArray -}}
 {{- $at := index . 0 }}{{- $name := index . 1 }}{{- $key := index . 2 -}}
 {{- if $name -}}
 {{- $secret := lookup "v1" "Secret" $.Release.Namespace $name -}}
 {{- if not $secret -}}
-{{- fail (printf "%s.secretName is %q: there is no such Secret in the namespace %s" $at $name $.Release.Namespace) -}}
+{{- fail (printf "%s is %q: there is no such Secret in the namespace %s" $at $name $.Release.Namespace) -}}
 {{- end -}}
-{{- if not (hasKey (get $secret "data" | default dict) $key) -}}
-{{- fail (printf "%s: the Secret %q has no key %q" $at $name $key) -}}
+{{- if and $key (not (hasKey (get $secret "data" | default dict) $key)) -}}
+{{- fail (printf "%s: the Secret %q has no key %q" ($at | trimSuffix ".secretName") $name $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

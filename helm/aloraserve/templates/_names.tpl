@@ -89,6 +89,11 @@ annotations:
 {{- .Values.redis.bundled.secretName | default (printf "%s-redis" (include "aloraserve.fullname" .)) -}}
 {{- end -}}
 
+{{- /* The client certificate of `helm test` and the load test: the Secret's name, if gateways ask for one. */ -}}
+{{- define "aloraserve.clientSecret" -}}
+{{- if and .Values.tls.enabled .Values.tls.clientCa }}{{ .Values.tls.clientSecretName }}{{ end -}}
+{{- end -}}
+
 {{- define "aloraserve.claim" -}}
 {{- if .claim.existingClaim -}}
 {{- .claim.existingClaim -}}

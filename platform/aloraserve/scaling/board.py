@@ -4,6 +4,8 @@ Invariants, for every board:
 
 - It is advisory: what it loses costs a decision's quality, or an explanation, never a replica.
 - A demand counts until its time to live is over; of one gateway the last one. At most ``MAX_GATEWAYS`` are kept.
+- Demands, and the last decision, are those of one Ray cluster: during an upgrade two share a namespace, and each
+  scales for its own gateways. Changes are those of all.
 - Of decisions the last one is kept, and those that changed something, at most ``MAX_RECORDS``. All expire.
 - Every method may be called from any number of processes at once. It raises
   :class:`~aloraserve.errors.DirectoryUnavailableError` when the backend is gone or slower than its timeout, and nothing
@@ -37,6 +39,7 @@ class ScalingRecord:
         labels: short names of the victims, in their order.
         is_known: whether the directory was read; else Serve's counts decided.
         seam: whether Serve stops the replicas that are chosen; else it chooses its own.
+        before: the target before it; None in what earlier releases kept.
     """
 
     at_s: float
@@ -48,6 +51,7 @@ class ScalingRecord:
     labels: tuple[str, ...] = ()
     is_known: bool = True
     seam: bool = True
+    before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

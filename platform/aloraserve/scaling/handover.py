@@ -14,7 +14,7 @@ all calls to come one alone would miss. Where it comes, the running answers ther
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aloraserve.directory.base import Candidate
 
@@ -31,7 +31,9 @@ def misses(heat: float) -> float:
     return 1.0 - math.exp(-heat * math.log(2.0))
 
 
-def new_home(heat: float, blocks: int, candidates: Iterable[Candidate], leaving: str) -> str | None:
+def new_home(
+    heat: float, blocks: int, candidates: Iterable[Candidate], leaving: str, given: Mapping[str, int] | None = None
+) -> str | None:
     """Return on which replica a prefix is to be computed; None if that is not worth it, or another one has it.
 
     Args:
@@ -39,12 +41,21 @@ def new_home(heat: float, blocks: int, candidates: Iterable[Candidate], leaving:
         blocks: that it has.
         candidates: as a lookup of its keys finds them.
         leaving: id of the replica that goes.
+        given: by replica, how many prefixes it is to compute already: it counts as having so many more calls.
     """
+    given = given or {}
     others = [
         candidate for candidate in candidates if candidate.state.replica != leaving and not candidate.state.is_leaving
     ]
     if not others or any(candidate.claimed_blocks >= HELD * blocks for candidate in others):
         return None
-    best = min(others, key=lambda other: (other.state.load.waiting, other.state.load.running, -other.held_blocks))
+    best = min(
+        others,
+        key=lambda other: (
+            other.state.load.waiting,
+            other.state.load.running + given.get(other.state.replica, 0),
+            -other.held_blocks,
+        ),
+    )
     likely, load = misses(heat), best.state.load
     return best.state.replica if likely > load.waiting + (1.0 - likely) * load.running else None

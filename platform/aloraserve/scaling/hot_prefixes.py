@@ -3,31 +3,40 @@
 They are kept as a tree of blocks. Each call adds one hit to every block of its prompt, and hits are halved every
 ``HALF_LIFE_S``: the heat. A block has never more heat than the one before it, so the hottest blocks are whole prefixes.
 A block's worth is its hits times the seconds that its prefill takes. Within a budget of seconds those with the most
-worth per second come first, which are those with the most hits.
+worth per second come first, which are those with the most hits. Tenants take turns, by their weights.
 
 Prompts are in memory here, with their tenants' salts, and go to other replicas of the fleet alone: never to a log, a
-disk or a server.
+disk or a server. What has had too few hits is forgotten.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
+import math
 import time
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from aloraserve.adapters import AdapterRef
 from aloraserve.blocks import BlockKey
+from aloraserve.scaling.hot_blocks import HotBlock, HotBlocks, PrefixSource
+from aloraserve.scaling.tenant_turns import Share, in_turns
 
 HALF_LIFE_S = 300.0
 MAX_TOKENS = 262_144
-"""Tokens that are remembered; the coldest are forgotten first."""
+"""Tokens that are remembered."""
 MAX_BLOCKS = 16_384
-KEPT = 0.75
-"""Share of the bounds that is kept when they are reached, so that few calls pay for looking at all blocks."""
+MOST_OF_A_PROMPT = 0.75
+"""Share of the bounds that one prompt may have."""
+LEAST_HEAT = 0.1
+"""Hits below which a block is forgotten: of one call after 17 minutes, of a thousand after 67."""
 BRANCHES = 2.0
 """A prefix of its own ends where the block after it has so many times less heat."""
+ROUNDING = 1e-6
+"""Of levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,7 @@ class HotPrefix:
         cache_salt: of the tenant.
         public_blocks: how many of the first blocks are everybody's.
         adapter: that the last block is of, None for the base model's.
+        weight: of the tenant beside others.
     """
 
     token_ids: Sequence[int]
@@ -49,38 +59,22 @@ class HotPrefix:
     cache_salt: str | None = None
     public_blocks: int = 0
     adapter: AdapterRef | None = None
+    weight: float = 1.0
+
+    @property
+    def tokens(self) -> int:
+        """How many it has."""
+        return len(self.token_ids)
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixSource:
-    """What, beside its tokens, decides about a prompt's block keys.
-
-    Args:
-        cache_salt: of the tenant.
-        public_blocks: how many of the first blocks are everybody's.
-        adapter: of the call, None for the base model.
-        base_blocks: whole blocks before the adapter's activation point; with the base model it does not matter.
-    """
-
-    cache_salt: str | None = None
-    public_blocks: int = 0
-    adapter: AdapterRef | None = None
-    base_blocks: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Block:
-    key: BlockKey
-    parent: _Block | None
-    depth: int
-    tokens: bytes
-    source: PrefixSource
+class _Tip(NamedTuple):
+    block: HotBlock
+    tokens: int
     heat: float
-    touched_at: float
 
 
 class HotPrefixes:
-    """See the module's docstring. For one event loop.
+    """See the module's docstring. For one event loop; :meth:`hottest` may run on another thread.
 
     Args:
         block_tokens: tokens of a block.
@@ -99,42 +93,40 @@ class HotPrefixes:
     ) -> None:
         self._width = block_tokens
         self._half_life_s = half_life_s
-        self._most = min(max_tokens // block_tokens, MAX_BLOCKS)
+        most = min(max_tokens // block_tokens, MAX_BLOCKS)
+        self._most_of_a_prompt = int(most * MOST_OF_A_PROMPT)
         self._clock = clock
-        self._blocks: dict[BlockKey, _Block] = {}
+        self._blocks = HotBlocks(block_tokens, most)
 
     def __len__(self) -> int:
         """How many blocks are remembered."""
         return len(self._blocks)
 
-    def note(self, token_ids: Sequence[int], keys: Sequence[BlockKey], source: PrefixSource) -> None:
-        """Add a hit to a prompt's blocks.
+    def note(
+        self, token_ids: Sequence[int], keys: Sequence[BlockKey], source: PrefixSource, heat: float | None = None
+    ) -> Iterator[None]:
+        """Add a hit to a prompt's blocks, some of them with each step of the iterator.
 
         Args:
             token_ids: of the prompt.
             keys: of its whole blocks; those beyond what can be remembered are passed over.
             source: of the keys.
+            heat: what they have at least, as another replica found them; None: a hit is added.
         """
-        now = self._clock()
-        for block in self._path(token_ids, keys, source, now):
-            block.heat = self._heat(block, now) + 1
-            block.touched_at = now
-        self._bound(now)
+        if heat is None or heat >= LEAST_HEAT:
+            yield from self._blocks.add(token_ids, keys[: self._most_of_a_prompt], source, self._now, heat)
 
-    def warm(self, token_ids: Sequence[int], keys: Sequence[BlockKey], source: PrefixSource, heat: float) -> None:
-        """Have a prompt's blocks at least as hot as another replica found them."""
-        now = self._clock()
-        for block in self._path(token_ids, keys, source, now):
-            block.heat = max(self._heat(block, now), heat)
-            block.touched_at = now
-        self._bound(now)
+    def forget(self) -> bool:
+        """Forget some of what had too few hits; return whether there may be more of it."""
+        return self._blocks.forget(self._least_level)
 
     def keys(self, prefix: HotPrefix) -> list[BlockKey]:
         """Return the block keys of a prefix that is remembered; an empty list if it was forgotten."""
-        return [block.key for block in self._before(self._blocks.get(prefix.tip))]
+        tip = self._blocks.get(prefix.tip)
+        return [] if tip is None else [block.key for block in tip.path()]
 
     def hottest(self, max_tokens: int, max_prefixes: int) -> list[HotPrefix]:
-        """Return the hottest prefixes, hottest first.
+        """Return the hottest prefixes, of each tenant the hottest first, and the tenants' in turns.
 
         Where many prompts go on from one, that one is a prefix of its own, and comes before them.
 
@@ -142,87 +134,62 @@ class HotPrefixes:
             max_tokens: of all prefixes together, counted for each as often as it has them.
             max_prefixes: how many.
         """
-        now = self._clock()
-        chosen = {block.key for block in self._hottest_blocks(now, max_tokens // self._width)}
-        ends = dict.fromkeys(chosen, 0.0)
-        for key in chosen:
-            block = self._blocks[key]
-            if block.parent is not None and block.parent.key in ends:
-                ends[block.parent.key] = max(ends[block.parent.key], self._heat(block, now))
-        tips = [
-            block
-            for block, next_heat in ((self._blocks[key], heat) for key, heat in ends.items())
-            if self._heat(block, now) >= BRANCHES * next_heat
-        ]
-        return self._within(sorted(tips, key=lambda tip: (-self._heat(tip, now), tip.depth)), max_tokens, max_prefixes)
+        least, of_tenants = self._least_level, dict[str | None, list[HotBlock]]()
+        for block in self._blocks.all():
+            if block.level >= least:
+                of_tenants.setdefault(block.source.cache_salt, []).append(block)
+        shares: dict[Hashable, Share[_Tip]] = {
+            salt: Share(blocks[0].tenant.weight, self._tips(blocks, max_tokens // self._width))
+            for salt, blocks in of_tenants.items()
+        }
+        return [self._prefix(tip) for tip in itertools.islice(in_turns(shares, max_tokens), max_prefixes)]
 
-    def _within(self, tips: Iterable[_Block], max_tokens: int, max_prefixes: int) -> list[HotPrefix]:
-        found: list[HotPrefix] = []
-        tokens, now = 0, self._clock()
-        for tip in tips:
-            tokens += (tip.depth + 1) * self._width
-            if tokens > max_tokens or len(found) == max_prefixes:
-                break
-            found.append(self._prefix(tip, now))
-        return found
+    @property
+    def _now(self) -> float:
+        """Half-lives."""
+        return self._clock() / self._half_life_s
 
-    def _path(
-        self, token_ids: Sequence[int], keys: Sequence[BlockKey], source: PrefixSource, now: float
-    ) -> list[_Block]:
-        """Return the blocks of a prompt, which are remembered from now on."""
-        path: list[_Block] = []
-        for depth, key in enumerate(keys[: int(self._most * KEPT)]):
-            block = self._blocks.get(key)
-            if block is None:
-                parent, tokens = path[-1] if path else None, self._tokens(token_ids, depth)
-                block = self._blocks[key] = _Block(key, parent, depth, tokens, source, 0.0, now)
-            path.append(block)
-        return path
+    @property
+    def _least_level(self) -> float:
+        return self._now + math.log2(LEAST_HEAT)
 
-    def _prefix(self, tip: _Block, now: float) -> HotPrefix:
-        source = tip.source
-        is_base = source.adapter is None or tip.depth < source.base_blocks
-        return HotPrefix(
-            array("I", b"".join(block.tokens for block in self._before(tip))).tolist(),
-            tip.key,
-            self._heat(tip, now),
-            source.cache_salt,
-            min(source.public_blocks, tip.depth + 1),
-            None if is_base else source.adapter,
-        )
+    def _tips(self, blocks: Iterable[HotBlock], count: int) -> list[_Tip]:
+        """Return where prefixes end among so many of the hottest blocks, hottest first."""
+        now, levels = self._now, {block: block.level for block in blocks}
+        hottest = heapq.nsmallest(count, levels, key=lambda block: (-levels[block], block.depth))
+        ends = dict.fromkeys(hottest, -math.inf)
+        for block in hottest:
+            if block.parent is not None and block.parent in ends:
+                ends[block.parent] = max(ends[block.parent], levels[block])
+        step = math.log2(BRANCHES) - ROUNDING
+        tips = [block for block, next_level in ends.items() if levels[block] >= next_level + step]
+        return [_Tip(block, (block.depth + 1) * self._width, 2.0 ** (levels[block] - now)) for block in tips]
 
     @staticmethod
-    def _before(tip: _Block | None) -> list[_Block]:
-        """Return a block and all before it, in their order."""
-        path: list[_Block] = []
-        while tip is not None:
-            path.append(tip)
-            tip = tip.parent
-        return path[::-1]
-
-    def _hottest_blocks(self, now: float, count: int) -> list[_Block]:
-        """Return so many blocks; with each all those before it."""
-        return heapq.nsmallest(count, self._blocks.values(), key=lambda block: (-self._heat(block, now), block.depth))
-
-    def _bound(self, now: float) -> None:
-        """Forget the coldest blocks if there are too many."""
-        if len(self._blocks) <= self._most:
-            return
-        kept = self._hottest_blocks(now, int(self._most * KEPT))
-        self._blocks = {block.key: block for block in kept}
-
-    def _heat(self, block: _Block, now: float) -> float:
-        return float(block.heat * 0.5 ** ((now - block.touched_at) / self._half_life_s))
-
-    def _tokens(self, token_ids: Sequence[int], depth: int) -> bytes:
-        return array("I", token_ids[depth * self._width : (depth + 1) * self._width]).tobytes()
+    def _prefix(tip: _Tip) -> HotPrefix:
+        block, source = tip.block, tip.block.source
+        is_base = source.adapter is None or block.depth < source.base_blocks
+        return HotPrefix(
+            array("I", b"".join(before.tokens for before in block.path())).tolist(),
+            block.key,
+            tip.heat,
+            source.cache_salt,
+            min(source.public_blocks, block.depth + 1),
+            None if is_base else source.adapter,
+            block.tenant.weight,
+        )
 
 
 def merged(lists: Iterable[Iterable[HotPrefix]]) -> list[HotPrefix]:
-    """Return what several replicas found hot, hottest first, each prefix with the hits of all."""
+    """Return what several replicas found hot, each prefix with the hits of all: tenants in turns, hottest first."""
     found: dict[BlockKey, HotPrefix] = {}
-    heat: dict[BlockKey, float] = {}
-    for prefix in (prefix for prefixes in lists for prefix in prefixes):
-        found.setdefault(prefix.tip, prefix)
-        heat[prefix.tip] = heat.get(prefix.tip, 0.0) + prefix.heat
-    return sorted(found.values(), key=lambda prefix: (-heat[prefix.tip], len(prefix.token_ids)))
+    for prefix in itertools.chain.from_iterable(lists):
+        before = found.get(prefix.tip)
+        found[prefix.tip] = prefix if before is None else replace(before, heat=before.heat + prefix.heat)
+    of_tenants: dict[str | None, list[HotPrefix]] = {}
+    for prefix in sorted(found.values(), key=lambda prefix: (-prefix.heat, prefix.tokens)):
+        of_tenants.setdefault(prefix.cache_salt, []).append(prefix)
+    shares: dict[Hashable, Share[HotPrefix]] = {
+        salt: Share(prefixes[0].weight, prefixes) for salt, prefixes in of_tenants.items()
+    }
+    return list(in_turns(shares, math.inf))

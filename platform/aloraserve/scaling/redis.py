@@ -1,8 +1,8 @@
 """The scaling board in Redis, beside the fleet's directory.
 
-Under ``{aloraserve:<namespace>}:scaling:`` lie ``demands``, a hash with a field per gateway: its id, with
-``"<expiry in ms> <JSON of the demand>"``; ``latest``, JSON of the last decision; and ``changes``, a stream of those
-that changed something.
+Under ``{aloraserve:<namespace>}:scaling:`` lie ``<cluster>:demands``, a hash with a field per gateway: its id, with
+``"<expiry in ms> <JSON of the demand>"``; ``<cluster>:latest``, JSON of the last decision; and ``changes``, a stream of
+those of all clusters that changed something.
 """
 
 from __future__ import annotations
@@ -45,26 +45,27 @@ class RedisBoard:
     Args:
         client: closed by :meth:`close`.
         namespace: of the fleet.
+        cluster: name of the Ray cluster whose gateways and autoscaler meet here.
 
     Raises:
         ValueError: the namespace is empty or has a brace.
     """
 
-    def __init__(self, client: ScriptClient, *, namespace: str) -> None:
+    def __init__(self, client: ScriptClient, *, namespace: str, cluster: str) -> None:
         prefix = f"{fleet_prefix(namespace)}scaling:"
-        self._demands = (f"{prefix}demands",)
-        self._records = (f"{prefix}latest", f"{prefix}changes")
+        self._demands = (f"{prefix}{cluster}:demands",)
+        self._records = (f"{prefix}{cluster}:latest", f"{prefix}changes")
         self._scripts = client
 
     @classmethod
-    def from_url(cls, url: str, *, namespace: str, timeout_s: float = 1.0) -> Self:
+    def from_url(cls, url: str, *, namespace: str, cluster: str, timeout_s: float = 1.0) -> Self:
         """Return a board at ``url``; connects when first used.
 
         Raises:
             ValueError: the URL or the namespace is not one of those accepted.
         """
         client = ScriptClient.from_url(url, timeout_s=timeout_s, max_calls=MAX_CALLS, part="scaling board")
-        return cls(client, namespace=namespace)
+        return cls(client, namespace=namespace, cluster=cluster)
 
     async def publish(self, demand: Demand, *, ttl_s: float = DEMAND_TTL_S) -> None:
         content = _json(demand)

@@ -37,7 +37,10 @@ class ScalingSettings(FleetSettings):
         0.0, ge=0, le=3600, description="Time that a replica takes to start, as expected; 0: as measured."
     )
     warm_up_budget_s: float = Field(
-        20.0, ge=0, le=600, description="Time in which a new replica computes the fleet's hottest prefixes; 0: none."
+        20.0,
+        ge=0,
+        le=600,
+        description="With autoscaling: time in which a new replica computes the fleet's hottest prefixes; 0: none.",
     )
     hold_timeout_s: float = Field(
         300.0, gt=0, le=3600, description="Time that a call waits for a first replica while there is none."
@@ -54,6 +57,11 @@ class ScalingSettings(FleetSettings):
     def scales_to_zero(self) -> bool:
         """Whether there may be no replica, so that calls are held until there is one."""
         return self.autoscaling and self.min_replicas == 0
+
+    @property
+    def warm_up_s(self) -> float:
+        """What a new replica spends on the fleet's hottest prefixes; 0: no replica remembers prompts for others."""
+        return self.warm_up_budget_s if self.autoscaling else 0.0
 
     @property
     def most_replicas(self) -> int:

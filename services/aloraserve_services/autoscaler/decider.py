@@ -63,7 +63,8 @@ class Decider:
         await self._departures.follow(
             decision.victims, decision.target, view.running.keys(), facts.cells, is_known=facts.is_known
         )
-        await self._keep(record, view.target if self._target is None else self._target)
+        before = view.target if self._target is None else self._target
+        await self._keep(replace(record, before=before), before)
         self._target = decision.target
         return decision.target
 

@@ -28,7 +28,7 @@ from aloraserve_services.autoscaler.fleet_reader import FleetReader, NoReader, R
 from aloraserve_services.autoscaler.metrics import ScalingMetrics
 from aloraserve_services.autoscaler.serve_view import ServeView, fleet_settings, ongoing_requests, serve_view
 from aloraserve_services.autoscaler.victims import Leaving, cease_for, choose_for
-from aloraserve_services.node import node_ip
+from aloraserve_services.node import node_ip, ray_cluster
 
 ROLE = "autoscaler"
 DECIDE_EVERY_S = 0.5
@@ -227,7 +227,7 @@ def _open_decider(scaling: EngineScaling) -> tuple[Decider, Callable[[], Awaitab
     reader: Reader = NoReader()
     if settings is not None:
         directories = [stores.open_directory(settings, cell) for cell in range(settings.cells)]
-        board = stores.open_board(settings)
+        board = stores.open_board(settings, ray_cluster())
         reader = FleetReader(directories, board, metrics.failures.labels("reading").inc)
     departures = Departures(directories, metrics.failures.labels("marking").inc, scaling.chosen)
     scaling.departures = departures

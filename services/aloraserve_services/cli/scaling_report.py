@@ -70,8 +70,9 @@ def _changes(changes: list[dict[str, Any]]) -> Table:
         table.add_column(head, justify="right" if head in {"target", "was", "needed"} else "left")
     for change in changes:
         stopped = ", ".join(victim["label"] for victim in change["victims"])
-        was = change["running"] + change["starting"]
-        figures = (change["target"], was, change["needed"])
+        # A release that is older than this command's did not keep it.
+        before = change.get("before")
+        figures = (change["target"], "?" if before is None else before, change["needed"])
         table.add_row(change["at"][:19].replace("T", " "), *map(str, figures), _reason(change), stopped)
     return table
 

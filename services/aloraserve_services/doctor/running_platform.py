@@ -72,18 +72,20 @@ def _fleet(client: httpx.Client, settings: Settings) -> Iterator[Finding]:
     if answer.status_code != 200:
         yield skipped("replicas", "an administrator's key is needed (ALORASERVE_KEY)")
         return
-    count = len(answer.json()["replicas"])
-    if count == 0:
-        yield failed(
+    yield _replicas(len(answer.json()["replicas"]), settings)
+    yield _metrics(client.get("/v1/metrics/targets").json())
+
+
+def _replicas(count: int, settings: Settings) -> Finding:
+    least = settings.min_replicas if settings.autoscaling else settings.replicas
+    if count == 0 and least:
+        return failed(
             "replicas", "none is in the directory", "`aloraserve logs` of an engine says why it does not start"
         )
-    elif count < settings.replicas and not settings.autoscaling:
-        yield warning(
-            "replicas", f"{count} of {settings.replicas}", "`aloraserve logs`; on a cluster: enough CPUs and GPUs?"
-        )
-    else:
-        yield ok("replicas", f"{count} live")
-    yield _metrics(client.get("/v1/metrics/targets").json())
+    if count < least:
+        remedy = "`aloraserve logs`; on a cluster: enough CPUs and GPUs?"
+        return warning("replicas", f"{count} of {least}{' at least' if settings.autoscaling else ''}", remedy)
+    return ok("replicas", f"{count} live" if count else "none without calls: min_replicas is 0")
 
 
 def _metrics(targets: Sequence[Mapping[str, Any]]) -> Finding:

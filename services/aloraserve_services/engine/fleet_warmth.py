@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -103,7 +103,7 @@ class FleetWarmth:
         return [state.replica for state in states[:MAX_PEERS]]
 
     async def _leave(self) -> None:
-        prefixes = self._warmth.hottest()
+        prefixes = await self._warmth.hottest()
         if not prefixes or not await self._others():
             return
         until = time.monotonic() + HAND_OVER_S
@@ -114,18 +114,19 @@ class FleetWarmth:
     async def _hand_over(self, prefixes: Sequence[HotPrefix], until: float) -> None:
         homes: defaultdict[str, list[HotPrefix]] = defaultdict(list)
         for prefix in prefixes:
-            if (home := await self._home(prefix)) is not None:
+            if (home := await self._home(prefix, homes)) is not None:
                 homes[home].append(prefix)
         budget_s = until - time.monotonic()
         orders = [(home, pack(handed), budget_s) for home, handed in homes.items()]
         done = await self._within(HAND_OVER_S, self._peers.prefill, orders)
         log.info("handed_over", prefixes=sum(map(len, homes.values())), replicas=len(orders), done=sum(done))
 
-    async def _home(self, prefix: HotPrefix) -> str | None:
+    async def _home(self, prefix: HotPrefix, homes: Mapping[str, Sequence[HotPrefix]]) -> str | None:
         keys = self._warmth.keys(prefix)
         if not keys:
             return None
-        return new_home(prefix.heat, len(keys), await self._directory.lookup(keys), self._replica)
+        given = {home: len(handed) for home, handed in homes.items()}
+        return new_home(prefix.heat, len(keys), await self._directory.lookup(keys), self._replica, given)
 
     async def _within(
         self, seconds: float, ask: Callable[..., Awaitable[Any]], calls: Sequence[tuple[Any, ...]]

@@ -135,6 +135,7 @@ class EngineHost:
         facts: of the engine.
         stall_s: how long the engine may do nothing while something waits for it, see :class:`StallWatch`.
         answer_held_s: see :data:`~aloraserve_services.engine.heartbeat.ANSWER_HELD_S`.
+        keeps_prompts: whether prompts are remembered for other replicas.
 
     Attributes:
         mirror: what the engine holds.
@@ -154,6 +155,7 @@ class EngineHost:
         *,
         stall_s: float = math.inf,
         answer_held_s: float = ANSWER_HELD_S,
+        keeps_prompts: bool = True,
     ) -> None:
         self._identity = identity
         self._block_tokens = keyspace.block_tokens
@@ -183,7 +185,8 @@ class EngineHost:
         self._residency = Residency(self._engine.levels)
         adapters.notify(self._residency.adapter_used)
         self._gaps = GapCloser(self.empty_cache)
-        self.warmth = Warmth(self.generate, adapters, keyspace)
+        self._keeps_prompts = keeps_prompts
+        self.warmth = Warmth(self.generate, adapters, keyspace, is_kept=keeps_prompts)
         self._heartbeat = Heartbeat(self.ingest, self._progress, self._state, answer_held_s=answer_held_s)
         self._begin_observing: Callable[[EngineCall], ObservedCall] = lambda call: _UNOBSERVED
         self._tasks = KeptTasks()
@@ -212,6 +215,8 @@ class EngineHost:
         if before_calls is not None:
             await before_calls()
         self.keep(self._beat, self._residency.run, self._gaps.run, self._adapters.follow, self._adapters.sweep)
+        if self._keeps_prompts:
+            self.keep(self.warmth.forget)
 
     def observe(self, begin: Callable[[EngineCall], ObservedCall], stalled: Callable[[], None] = _unnoticed) -> None:
         """Have ``begin`` called with each further call, and ``stalled`` once the engine hung and was killed."""
@@ -243,7 +248,8 @@ class EngineHost:
         observed: ObservedCall = _UNOBSERVED
         try:
             accepted = self._accept(call)
-            observed = self._begin_observing(call)
+            if not self.warmth.is_own(call):
+                observed = self._begin_observing(call)
             if call.adapter is not None:
                 if (problem := await self._adapters.hold(call.adapter)) is not None:
                     yield problem
@@ -308,8 +314,9 @@ class EngineHost:
     def _first_token(self, call: EngineCall, chunk: EngineChunk) -> CallSavings | None:
         self._progress.first_token(call.request_id, chunk.prefill_s)
         self._turns.leave(call)
-        self._count_reuse(chunk.cached_tokens, call.elsewhere_tokens)
-        self.warmth.note(call)
+        if not self.warmth.is_own(call):
+            self._count_reuse(chunk.cached_tokens, call.elsewhere_tokens)
+            self.warmth.note(call)
         return self._meter.first_token(call.request_id, chunk.cached_tokens)
 
     def _count_reuse(self, cached_tokens: int, elsewhere_tokens: int) -> None:

@@ -51,7 +51,7 @@ class EngineReplica:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._closing = contextlib.ExitStack()
         self._drain_s = settings.drain_s
-        self._warm_up_s = settings.warm_up_budget_s
+        self._warm_up_s = settings.warm_up_s
         self._channel: ChannelServer | None = None
         try:
             await self._start(settings)
@@ -80,7 +80,14 @@ class EngineReplica:
         due = await adapters_in_use(directory)
         facts = await load_adapters(parts.engine, adapters, plan.max_requests, plan.scheduling, due)
         self._host = EngineHost(
-            identity, plan.keyspace, directory, parts, adapters, facts, stall_s=settings.engine_stall_s
+            identity,
+            plan.keyspace,
+            directory,
+            parts,
+            adapters,
+            facts,
+            stall_s=settings.engine_stall_s,
+            keeps_prompts=settings.warm_up_s > 0,
         )
         self._closing.callback(self._host.stop)
         telemetry.watch(self._host.ingest, self._host.mirror)
@@ -112,7 +119,7 @@ class EngineReplica:
         Args:
             rank: which replica the call is for; the request router reads it.
         """
-        return await asyncio.to_thread(pack, self._host.warmth.hottest())
+        return await asyncio.to_thread(pack, await self._host.warmth.hottest())
 
     async def prefill(self, prefixes: bytes, budget_s: float, rank: Sequence[str] = ()) -> int:
         """Compute prefixes that a replica which leaves had; return how many of them are there.

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_point
-from aloraserve.scaling.hot_prefixes import HotPrefix, HotPrefixes, PrefixSource
+from aloraserve.routing.fair_share import MAX_PRIORITY, NO_TENANT, TenantShare
+from aloraserve.scaling.hot_blocks import PrefixSource
+from aloraserve.scaling.hot_prefixes import HotPrefix, HotPrefixes
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.adapters import EngineAdapters
@@ -20,6 +23,12 @@ MAX_TOLD_TOKENS = 49_152
 MAX_TOLD = 256
 FILLED = 0.5
 """Share of a KV cache that is filled before the first call: the rest is for what comes."""
+MAX_NOTED = 64
+"""Prompts that are taken in at a time; further ones are passed over."""
+FORGET_S = 30.0
+"""Between two looks at what had too few hits."""
+LAST = TenantShare(tenant_priority=MAX_PRIORITY)
+"""Of a prefill that no client waits for: calls come first."""
 ONE_TOKEN = SamplingSettings(max_tokens=1, temperature=0, ignore_eos=True)
 
 
@@ -44,6 +53,7 @@ class Warmth:
         generate: answers a call of this replica.
         adapters: versions that its engine can run.
         keyspace: of the fleet.
+        is_kept: whether prompts are remembered; without it there is nothing for others.
     """
 
     def __init__(
@@ -51,23 +61,36 @@ class Warmth:
         generate: Callable[[EngineCall], AsyncGenerator[EngineReply]],
         adapters: EngineAdapters,
         keyspace: KeySpace,
+        *,
+        is_kept: bool = True,
     ) -> None:
         self._generate = generate
         self._adapters = adapters
         self._keyspace = keyspace
         self._hot = HotPrefixes(keyspace.block_tokens)
+        self._is_kept = is_kept
+        self._noted = 0
         self._own_calls: set[str] = set()
 
     def note(self, call: EngineCall) -> None:
         """Remember the prompt of a call that has its first token: what ends an engine is never sent to another one."""
-        if not call.keys or call.request_id in self._own_calls:
-            return
-        # Its adapter is loaded now; the client does not wait for the rest.
-        asyncio.get_running_loop().call_soon(self._hot.note, call.token_ids, call.keys, self._source(call))
+        if self._is_kept and call.keys and self._noted < MAX_NOTED:
+            # Its adapter is loaded now; the client does not wait for the rest.
+            self._take_in(self._hot.note(call.token_ids, call.keys, self._source(call)))
 
-    def hottest(self) -> list[HotPrefix]:
-        """Return the hottest prefixes, hottest first."""
-        return self._hot.hottest(MAX_TOLD_TOKENS, MAX_TOLD)
+    def is_own(self, call: EngineCall) -> bool:
+        """Return whether a call is a prefill for a prefix: nobody's, so that it counts in nothing."""
+        return call.request_id in self._own_calls
+
+    async def forget(self) -> None:
+        """Forget what had too few hits, until cancelled."""
+        while True:
+            has_more = self._hot.forget()
+            await asyncio.sleep(0 if has_more else FORGET_S)
+
+    async def hottest(self) -> list[HotPrefix]:
+        """Return the hottest prefixes, of each tenant the hottest first."""
+        return await asyncio.to_thread(self._hot.hottest, MAX_TOLD_TOKENS, MAX_TOLD)
 
     def keys(self, prefix: HotPrefix) -> list[BlockKey]:
         """Return the block keys of one of them; an empty list if it was forgotten since."""
@@ -127,6 +150,7 @@ class Warmth:
             adapter=prefix.adapter,
             cache_salt=prefix.cache_salt,
             keys=keys,
+            share=LAST,
             public_blocks=prefix.public_blocks,
         )
         self._own_calls.add(call.request_id)
@@ -134,15 +158,39 @@ class Warmth:
             async with contextlib.aclosing(self._generate(call)) as replies:
                 async for reply in replies:
                     if isinstance(reply, EngineChunk):
-                        self._hot.warm(token_ids, keys, self._source(call), prefix.heat)
+                        self._keep(prefix, call)
                         return len(token_ids) - reply.cached_tokens
             return None
         finally:
             self._own_calls.discard(call.request_id)
 
+    def _keep(self, prefix: HotPrefix, call: EngineCall) -> None:
+        if self._is_kept:
+            source = replace(self._source(call), weight=prefix.weight)
+            self._take_in(self._hot.note(call.token_ids, call.keys, source, prefix.heat))
+
+    def _take_in(self, steps: Iterator[None]) -> None:
+        """Take in a prompt, between what else the loop does."""
+        self._noted += 1
+        loop = asyncio.get_running_loop()
+
+        def step() -> None:
+            is_done = True
+            try:
+                is_done = bool(next(steps, True))
+            finally:
+                if is_done:
+                    self._noted -= 1
+                else:
+                    loop.call_soon(step)
+
+        loop.call_soon(step)
+
     def _source(self, call: EngineCall) -> PrefixSource:
+        weight = (call.share or NO_TENANT).weight
         if call.adapter is None:
-            return PrefixSource(call.cache_salt, call.public_blocks)
+            return PrefixSource(call.cache_salt, call.public_blocks, weight=weight)
         invocation = self._adapters.invocation_ids(call.adapter)
         start = (activation_point(call.token_ids, invocation) if invocation else 0) or 0
-        return PrefixSource(call.cache_salt, call.public_blocks, call.adapter, start // self._keyspace.block_tokens)
+        base_blocks = start // self._keyspace.block_tokens
+        return PrefixSource(call.cache_salt, call.public_blocks, call.adapter, base_blocks, weight)

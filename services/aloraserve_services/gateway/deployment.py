@@ -76,6 +76,7 @@ from aloraserve_services.gateway.tenant_routes import TenantRoutes
 from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.kept_tasks import Work, kept
+from aloraserve_services.node import ray_cluster
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.prompts import open_prompts
 from aloraserve_services.tenant_store import FleetTenants, open_prefixes
@@ -122,7 +123,7 @@ class Gateway:
         self._watch = PrefixWatch()
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas, self._routing.leaving)
-        self._board = plan.open_board()
+        self._board = plan.open_board(ray_cluster())
         self._demand = DemandCounter(self._pool.waiting, lambda: bool(self._replicas()))
         self.slots = CallSlots(plan.max_calls, lambda caller: settings.effective_limits.of(caller).weight)
         limits = TimeLimits(

@@ -38,12 +38,13 @@ class GatewayPool:
         self.waiting: Callable[[], int] = lambda: 0
         self._links: ReplicaLinks | None = None
         self._first: FirstReplica | None = None
+        self._holds_calls = settings.scales_to_zero
         if settings.transport == "channel":
             self._links = ReplicaLinks(known, replica_endpoints(engines))
             pool = ChannelPool(self._links, self.replicas, max_queued=settings.max_queued, leaving=leaving)
             self.waiting = lambda: pool.waiting
             self._first = FirstReplica(known, lambda: pool.waiting, any_replica(engines))
-            if settings.scales_to_zero:
+            if self._holds_calls:
                 pool.notify(self._first.look)
             self.replicas = pool
 
@@ -53,7 +54,14 @@ class GatewayPool:
         if self._links is None or self._first is None:
             yield
             return
-        loop, look = asyncio.get_running_loop(), self._links.look
+        loop, links, first = asyncio.get_running_loop(), self._links, self._first
+
+        def look() -> None:
+            links.look()
+            if self._holds_calls:
+                # The last replica may have gone while a call waits.
+                first.look()
+
         with watching(lambda: loop.call_soon_threadsafe(look)):
             async with self._links.running(), self._first.running():
                 yield

@@ -55,6 +55,7 @@ def _shown(record: ScalingRecord) -> dict[str, Any]:
     return {
         "at": datetime.fromtimestamp(record.at_s, UTC).isoformat(timespec="milliseconds"),
         "target": decision.target,
+        "before": record.before,
         "reason": decision.reason.value,
         "needed": decision.needed,
         "running": record.running,

@@ -155,6 +155,7 @@ async def test_changes_are_kept_and_counted_and_the_latest_is_shown(fleet: Fleet
     await fleet.decide("a", target=1)
     history = await fleet.board.history()
     assert [(change.decision.target, change.labels) for change in history.changes] == [(1, ("engine-b",)), (2, ())]
+    assert [change.before for change in history.changes] == [2, 3]
     assert history.latest is not None
     assert (history.latest.decision.reason, history.latest.at_s) == (Reason.COOL_DOWN, 7.0)
     assert fleet.count("aloraserve_scaling_changes_total", direction="down", reason="ttft") == 2

@@ -81,6 +81,7 @@ def no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_scaling, "choose_for", lambda deployment_id, ask: None)
     monkeypatch.setattr(engine_scaling, "DECIDE_EVERY_S", 0.01)
     monkeypatch.setattr(engine_scaling, "RESTART_S", 0.01)
+    monkeypatch.setattr(engine_scaling, "ray_cluster", lambda: "session")
     monkeypatch.setattr(engine_scaling, "_running", {})
     monkeypatch.setattr(engine_scaling, "_metrics", {})
 
@@ -283,7 +284,8 @@ def test_those_that_leave_go_on_leaving_when_the_settings_change(decider: Script
     first.departures.chosen = ("b",)
     second.target(Context("a", "b"))
     assert second._leaving().chosen == ("b",)
-    assert (later.opened, decider.closed) == (0, 0)
+    time.sleep(0.1)
+    assert (later.opened, decider.closed) == (0, 0), "it waits"
     decider.waits.set()
     until(lambda: later.opened == 1)
     assert decider.closed == 1

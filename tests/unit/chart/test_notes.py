@@ -7,8 +7,13 @@ import subprocess
 from typing import Any
 
 import pytest
+from support.chart_values import SETS
 from support.helm_tools import CHART, tool
 
+TLS_SCRAPED = {
+    "tls": {"enabled": True, "secretName": "tls"},
+    "metrics": {"scrapeConfig": {"enabled": True, "keySecret": {"name": "key"}}},
+}
 SCALING = {"autoscaling": {"enabled": True}}
 
 
@@ -38,3 +43,16 @@ def test_the_notes_say_when_an_update_leaves_no_gateway(values: dict[str, Any], 
     text = notes(values)
     assert ("calls fail meanwhile" in text) == (remedy is not None)
     assert remedy is None or remedy in text
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("mutual TLS", ["`helm test` has none"]),
+        ("mutual TLS with clients", []),
+        ("TLS and a ScrapeConfig", ["set metrics.scrapeConfig.tlsConfig"]),
+    ],
+)
+def test_the_notes_say_who_lacks_a_certificate(case: str, words: list[str]) -> None:
+    text = notes(SETS.get(case, TLS_SCRAPED))
+    assert [hint for hint in ("`helm test` has none", "set metrics.scrapeConfig.tlsConfig") if hint in text] == words

@@ -12,6 +12,8 @@ from support.chart_objects import COMPONENT, cluster, profile, ray_pods
 from support.chart_values import EXTERNAL, SETS
 from support.helm_tools import CHART, objects, of_kind, render, serve_config
 
+from aloraserve_services.doctor.machine import WANTED_SHARED
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -238,3 +240,25 @@ def test_what_runs_in_pods_of_the_chart_is_python(tmp_path: Path) -> None:
         compile(file.read_text(), file.name, "exec")
     check = of_kind(profile("cpu"), "Pod")["spec"]["containers"][0]["args"][0]
     assert check.strip() == (CHART / "files" / "check.py").read_text().strip()
+
+
+def test_every_pod_has_the_shared_memory_that_the_doctor_asks_for() -> None:
+    for pod in ray_pods(profile("cpu")).values():
+        [volume] = [each for each in pod["spec"]["volumes"] if each["name"] == "dshm"]
+        size = volume["emptyDir"]["sizeLimit"]
+        assert size.endswith("Gi")
+        assert int(size.removesuffix("Gi")) << 30 >= WANTED_SHARED
+
+
+def test_the_clients_of_a_release_with_mutual_tls_have_a_certificate() -> None:
+    found = objects(render(SETS["mutual TLS with clients"]))
+    config = of_kind(found, "ScrapeConfig")["spec"]["httpSDConfigs"][0]["tlsConfig"]
+    assert config["cert"] == {"secret": {"name": "client", "key": "tls.crt"}}
+    jobs = [each["spec"]["template"]["spec"] for each in found if each["kind"] == "Job"]
+    clients = [of_kind(found, "Pod")["spec"], *jobs]
+    assert len(clients) == 3
+    for spec in clients:
+        [container] = spec["containers"]
+        [mount] = [each for each in container["volumeMounts"] if each["name"] == "client"]
+        assert mount["mountPath"] in [each.get("value") for each in container["env"]]
+        assert {"name": "client", "secret": {"secretName": "client", "defaultMode": 0o440}} in spec["volumes"]

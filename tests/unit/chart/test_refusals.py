@@ -14,6 +14,8 @@ def engines(**group: Any) -> dict[str, Any]:
     return {"engines": {"groups": [{"name": "engines", **group}]}}
 
 
+MUTUAL: dict[str, Any] = {"tls": {"enabled": True, "secretName": "tls", "clientCa": True}}
+
 OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     ({"gateway": {"replicas": -1}}, "'/gateway/replicas': minimum: got -1, want 1"),
     ({"gateway": {"replicas": 0}}, "'/gateway/replicas': minimum: got 0, want 1"),
@@ -42,6 +44,10 @@ OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     ({"pods": {"rayStartParams": {"num-gpus": "8"}}}, "invalid propertyName 'num-gpus'"),
     ({"redis": {"bundled": {"maxMemory": "all"}}}, "'/redis/bundled/maxMemory': 'all' does not match pattern"),
     ({"ingres": {}}, "additional properties 'ingres' not allowed"),
+    (
+        {"metrics": {"scrapeConfig": {"tlsConfig": {"caFile": "/ca"}}}},
+        "'/metrics/scrapeConfig/tlsConfig': additional properties 'caFile' not allowed",
+    ),
     ({"tls": {"enabled": "yes"}}, "'/tls/enabled': got string, want boolean"),
 ]
 
@@ -113,6 +119,11 @@ NOT_FITTING: list[tuple[dict[str, Any], str]] = [
     ({"ports": {"http": 9250}}, "ports.channel: its ports 9200 to 9299 meet those of ports.http, 9250 to 9250"),
     ({"ports": {"metrics": 19_100}}, "ports.metrics: its ports 19100 to 19115 meet those of Ray, 10001 to 19999"),
     ({"ports": {"http": 8265}}, "ports.http: its ports 8265 to 8265 meet those of Ray, 8265 to 8265"),
+    (
+        {"ports": {"http": 40_000}},
+        "ports.http: its ports 40000 to 40000 meet those of the system's choice, 32768 to 60999",
+    ),
+    ({"ports": {"channel": 32_700}}, "ports.channel: its ports 32700 to 32799 meet those of the system's choice"),
     ({"ports": {"channel": 65500}}, "ports.channel is 65500: the ports up to 65599 are beyond 65535"),
     ({"config": {"port": 9}}, "config.port is set by another value: ports.http"),
     ({"config": {"api_keys": {"acme": "k" * 20}}}, "config.api_keys is set by another value: keys.apiKeys"),
@@ -141,6 +152,15 @@ NOT_FITTING: list[tuple[dict[str, Any], str]] = [
     ),
     ({"model": {"name": "/models/x"}}, "model.existingClaim is empty"),
     ({"model": {"name": "/other/x", "existingClaim": "m"}}, 'model.name is "/other/x", which is not below'),
+    ({"model": {"name": "/modelsX/a", "existingClaim": "m"}}, 'model.name is "/modelsX/a", which is not below'),
+    (
+        MUTUAL | {"metrics": {"scrapeConfig": {"enabled": True, "keySecret": {"name": "k"}}}},
+        "metrics.scrapeConfig.tlsConfig.cert is empty: with tls.clientCa",
+    ),
+    (
+        MUTUAL | {"loadtest": {"enabled": True, "keySecret": {"name": "k"}}},
+        "tls.clientSecretName is empty: with tls.clientCa",
+    ),
     ({"fullnameOverride": "a" * 41}, "has 41 characters; at most 40 are accepted"),
     ({"fullnameOverride": "1llm"}, 'the name "1llm" is not a DNS label that begins with a letter'),
 ]

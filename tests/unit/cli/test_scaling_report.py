@@ -48,6 +48,13 @@ async def test_a_decision_is_shown_with_its_numbers_and_who_was_stopped() -> Non
     assert "2026-" in text
 
 
+async def test_what_was_before_is_the_earlier_target_whatever_runs() -> None:
+    """An update has old and new replicas at a time, and those that leave still run."""
+    text = shown(await reported(record(LoadEstimate(), before=7), record(LoadEstimate())))
+    rows = [line.split("│")[2:4] for line in text.splitlines() if "engine-7" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [["3", "?"], ["3", "7"]]
+
+
 async def test_a_time_without_end_and_a_ray_that_chooses_itself_are_said() -> None:
     text = shown(await reported(record(LoadEstimate(ttft_s=float("inf")), seam=False)))
     assert "TTFT without end" in text

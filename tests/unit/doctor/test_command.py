@@ -160,6 +160,25 @@ def test_a_fault_of_a_running_platform_is_named(change: dict[str, Any], check: s
     assert words in findings[check].found
 
 
+@pytest.mark.parametrize(
+    ("least", "live", "level", "found"),
+    [
+        (0, 0, Level.OK, "none without calls: min_replicas is 0"),
+        (0, 1, Level.OK, "1 live"),
+        (1, 0, Level.FAILED, "none is in the directory"),
+        (3, 2, Level.WARNING, "2 of 3 at least"),
+        (2, 2, Level.OK, "2 live"),
+    ],
+)
+def test_with_autoscaling_the_lower_bound_is_what_there_is_to_be(
+    least: int, live: int, level: Level, found: str
+) -> None:
+    settings = Settings(autoscaling=True, min_replicas=least, max_replicas=4)
+    with answers(**{"/v1/replicas": {"replicas": [{}] * live}}) as client:
+        findings = {finding.check: finding for finding in look_at_http(client, settings)}
+    assert (findings["replicas"].level, findings["replicas"].found) == (level, found)
+
+
 def test_something_else_at_the_address_is_named() -> None:
     with answers(**{"/version": {"name": "nginx"}}) as client, pytest.raises(StartError, match="not an aloraserve"):
         list(look_at_http(client, Settings()))

@@ -16,7 +16,7 @@ from aloraserve.blocks import AdapterEffect
 from aloraserve.scaling.packed_prefixes import pack, unpack
 from aloraserve.serving.engine_messages import EngineCall
 from aloraserve.wire.sampling import SamplingSettings
-from aloraserve_services.engine import fleet_warmth
+from aloraserve_services.engine import fleet_warmth, warmth
 from aloraserve_services.engine.fleet_warmth import FleetWarmth, adapters_in_use
 from aloraserve_services.engine.host import EngineHost
 
@@ -44,7 +44,7 @@ class Fleet:
             await asyncio.Event().wait()
         if self.fault is not None:
             raise self.fault
-        return pack(self.hosts[replica].warmth.hottest())
+        return pack(await self.hosts[replica].warmth.hottest())
 
     async def prefill(self, replica: str, prefixes: bytes, budget_s: float) -> int:
         return (await self.hosts[replica].warmth.prefill(unpack(prefixes), budget_s, MOST_TOKENS)).prefixes
@@ -115,7 +115,7 @@ async def test_within_its_tokens_the_hottest_come_first(fleet: Started) -> None:
         await old.answer(call(f"hot{number}", 7))
     await old.answer(call("cold", 8))
     async with started_host(RecordingDirectory(), name="new") as new:
-        prefixes = old.host.warmth.hottest()
+        prefixes = await old.host.warmth.hottest()
         done = await new.host.warmth.prefill(prefixes, BUDGET_S, 4 * BLOCK)
         assert (done.prefixes, done.tokens) == (1, 4 * BLOCK)
         assert await cached(new, call("hot", 7)) >= 3 * BLOCK
@@ -134,7 +134,7 @@ async def test_a_loras_prefix_comes_with_its_adapter_and_without_it_is_passed_ov
 async def test_a_prefix_whose_keys_would_be_others_is_not_computed(fleet: Started) -> None:
     old = await fleet.add("old")
     await old.answer(call("a", 7))
-    (prefix,) = old.host.warmth.hottest()
+    (prefix,) = await old.host.warmth.hottest()
     done = await old.host.warmth.prefill([replace(prefix, cache_salt="tenant:other")], BUDGET_S, MOST_TOKENS)
     assert done.prefixes == 0
 
@@ -144,7 +144,7 @@ async def test_what_a_replica_computed_for_others_is_as_hot_there_and_is_not_a_c
     for number in range(3):
         await old.answer(call(f"a{number}", 7))
     new = await fleet.add("new")
-    (there,) = new.host.warmth.hottest()
+    (there,) = await new.host.warmth.hottest()
     assert there.heat == pytest.approx(3, abs=0.5)
 
 
@@ -155,7 +155,7 @@ async def test_peers_that_fail_make_a_cold_start(fleet: Started, fault: str, mon
     fleet.peers.fault = RuntimeError("as the test said") if fault == "error" else None
     fleet.peers.is_hanging = fault == "hangs"
     if fault == "garbage":
-        monkeypatch.setattr(old.host.warmth, "hottest", lambda: [])
+        monkeypatch.setattr(old.host.warmth, "hottest", no_prefixes)
     new = await fleet.add("new", budget_s=0.2)
     assert await cached(new, call("b", 9)) == 0
 
@@ -220,9 +220,80 @@ async def test_adapters_that_the_fleet_calls_are_due(fleet: Started) -> None:
             await asyncio.sleep(0.02)
 
 
+async def no_prefixes() -> list[Any]:
+    return []
+
+
+async def test_what_is_computed_for_a_prefix_is_nobodys_call(fleet: Started) -> None:
+    old, new = await fleet.add("old"), await fleet.add("new")
+    await old.answer(call("a", 7))
+    prefixes = await old.host.warmth.hottest()
+    began: list[str] = []
+
+    def begin(observed: EngineCall) -> Any:
+        began.append(observed.request_id)
+        return old.host  # never asked: nobody follows such a call
+
+    new.host.observe(begin)
+    for _ in range(2):
+        assert (await new.host.warmth.prefill(prefixes, BUDGET_S, MOST_TOKENS)).prefixes == 1
+    assert began == []
+    assert new.host._state().saved_s == 0, "the second found what the first had computed"
+
+
+async def test_several_that_stay_share_what_is_handed_over(fleet: Started) -> None:
+    stay = [await fleet.add("a"), await fleet.add("b")]
+    goes = await fleet.add("goes")
+    firsts = range(7, 13)
+    for first in firsts:
+        for number in range(3):
+            await goes.answer(call(f"{first} {number}", first))
+    await settled(fleet, *firsts)
+    before = [len(host.engine.served) for host in stay]
+    await fleet.warmth("goes", goes.host).leave()
+    assert [len(host.engine.served) - had for host, had in zip(stay, before, strict=True)] == [3, 3]
+
+
+async def test_calls_come_before_what_is_computed_for_a_prefix(fleet: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = await fleet.add("old"), await fleet.add("new")
+    await old.answer(call("a", 7))
+    priorities: dict[str, int] = {}
+    generate = new.engine.generate
+
+    def noted(asked: EngineCall, priority: int) -> Any:
+        priorities[asked.request_id.split("-")[0]] = priority
+        return generate(asked, priority)
+
+    monkeypatch.setattr(new.engine, "generate", noted)
+    await new.host.warmth.prefill(await old.host.warmth.hottest(), BUDGET_S, MOST_TOKENS)
+    await new.answer(call("call", 8, blocks=60))
+    assert priorities["call"] < priorities["warm"]
+
+
+async def test_without_autoscaling_no_prompt_is_remembered() -> None:
+    async with started_host(RecordingDirectory(), keeps_prompts=False) as host:
+        await host.answer(call("a", 7))
+        assert await host.host.warmth.hottest() == []
+
+
 async def settled(fleet: Started, *firsts: int) -> None:
     """Wait until the directory has what the replicas hold."""
     async with asyncio.timeout(5):
         for first in firsts:
             while not any(found.held_blocks for found in await fleet.directory.lookup(call("x", first).keys)):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+
+
+async def test_prompts_that_come_faster_than_they_are_taken_in_are_passed_over(
+    fleet: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warmth, "MAX_NOTED", 2)
+    host = (await fleet.add("a")).host
+    for first in (7, 8, 9):
+        host.warmth.note(call(str(first), first))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    host.warmth.note(call("later", 10))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert {prefix.token_ids[0] for prefix in await host.warmth.hottest()} == {7, 8, 10}

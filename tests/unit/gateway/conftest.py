@@ -22,7 +22,7 @@ from aloraserve.adapters.catalog.registry import CatalogRegistry
 from aloraserve.adapters.catalog.view import CatalogView
 from aloraserve.blocks import KeySpace
 from aloraserve.settings import Settings
-from aloraserve_services.gateway import serve_pool
+from aloraserve_services.gateway import deployment, serve_pool
 from aloraserve_services.gateway.deployment import ENGINE, Gateway
 from aloraserve_services.gateway.known_replicas import note_replicas
 from aloraserve_services.plan import FleetPlan
@@ -58,6 +58,7 @@ def open_gateway(plan: FleetPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     """Make a gateway with the given settings, whose directory cannot be reached."""
     monkeypatch.setattr(serve_pool, "own_request_id", lambda: None)
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
+    monkeypatch.setattr(deployment, "ray_cluster", lambda: "session")
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: CharacterTokenizer())
     note_replicas(ENGINE, "test", ["a", "b", "c"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import pytest
 from support.channel_fleet import ChannelFleet, channel_fleet, until
 from support.pool_replica import call_of
 
+from aloraserve.routing.leaving import LeavingReplicas
+from aloraserve.settings import Settings
 from aloraserve_services.gateway import first_replica
 from aloraserve_services.gateway.deployment import ENGINE
 from aloraserve_services.gateway.first_replica import FirstReplica
+from aloraserve_services.gateway.gateway_pool import GatewayPool
 from aloraserve_services.gateway.known_replicas import note_replicas
 
 
@@ -65,6 +68,46 @@ async def test_calls_that_wait_have_one_replica_started_and_are_answered_by_it(
             links.look()
             assert all(await asyncio.gather(*calls))
         assert serve.asked == 1 + fails
+
+
+class EmptyDeployment:
+    """Serve's handle of a deployment whose replica says nothing.
+
+    Attributes:
+        first_asked: set once a request came that any replica may answer.
+    """
+
+    def __init__(self) -> None:
+        self.first_asked = asyncio.Event()
+
+    def options(self, **_: Any) -> EmptyDeployment:
+        return self
+
+    async def remote(self, rank: Sequence[str] | None = None) -> Any:
+        if rank is None:
+            self.first_asked.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_call_that_waited_when_the_last_replica_went_has_one_started() -> None:
+    engines, known = EmptyDeployment(), ["a"]
+    settings = Settings(autoscaling=True, min_replicas=0)
+    pool = GatewayPool(settings, engines, lambda: known, LeavingReplicas())
+
+    async def call() -> None:
+        async with pool.replicas.reserve([]):
+            pass
+
+    async with pool.running():
+        waits = asyncio.create_task(call())
+        await until(lambda: pool.waiting() == 1, "the call waits")
+        assert not engines.first_asked.is_set()
+        known.clear()
+        note_replicas(ENGINE, "test", known)
+        async with asyncio.timeout(5):
+            await engines.first_asked.wait()
+        waits.cancel()
+        await asyncio.wait({waits})
 
 
 async def test_nothing_is_asked_for_while_there_are_replicas(tmp_path: Path) -> None:

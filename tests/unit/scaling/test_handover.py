@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
@@ -30,6 +32,15 @@ def test_what_others_hold_or_are_about_to_have_is_left_alone() -> None:
 def test_the_idlest_gets_it_and_of_equals_the_one_that_has_most_of_it() -> None:
     assert new_home(9, BLOCKS, [GOES, candidate("a", running=1), candidate("b")], "goes") == "b"
     assert new_home(9, BLOCKS, [GOES, candidate("a"), candidate("b", held=4)], "goes") == "b"
+
+
+def test_what_one_is_to_compute_already_counts_there_so_that_all_of_the_idle_get_some() -> None:
+    given: Counter[str] = Counter()
+    for _ in range(8):
+        home = new_home(9, BLOCKS, [GOES, candidate("a"), candidate("b"), candidate("c", running=3)], "goes", given)
+        assert home is not None
+        given[home] += 1
+    assert given == {"a": 4, "b": 4}
 
 
 def test_nobody_gets_it_where_more_wait_than_would_miss() -> None:
