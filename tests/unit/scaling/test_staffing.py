@@ -53,6 +53,8 @@ def test_a_large_fleet_needs_a_smaller_share_of_head_room() -> None:
     [
         ({"late_backlog_s": 500.0, "start_s": 20.0}, Reason.BACKLOG),
         ({"used_replicas": 30.0}, Reason.KV_CACHE),
+        ({"call_share": 1 / 8, "call_answer_tokens": 500.0}, Reason.KV_CACHE),
+        ({"call_share": 1 / 8, "call_answer_tokens": 50.0, "waiting": 4000.0, "start_s": 20.0}, Reason.BACKLOG),
         ({"step_s": 0.09}, Reason.ITL),
     ],
 )
