@@ -141,8 +141,9 @@ weekly: install-dev ## Run what takes too long for every change: all tests, all 
 	$(PYTHON) deploy/install/plugin_matrix.py --keep-going; matrix=$$?; \
 	PYTHONPATH=tests $(BIN)/python -m support.image_root cpu; images=$$?; \
 	$(MAKE) chart-policy; policy=$$?; \
-	echo "weekly, exit codes: tests $$tests, mutants $$mutants, the plugin's $$plugin, matrix $$matrix, images $$images, chart $$policy"; \
-	[ "$$tests $$mutants $$plugin $$matrix $$images $$policy" = "0 0 0 0 0 0" ]
+	$(MAKE) test-clients; clients=$$?; \
+	echo "weekly, exit codes: tests $$tests, mutants $$mutants, the plugin's $$plugin, matrix $$matrix, images $$images, chart $$policy, clients $$clients"; \
+	[ "$$tests $$mutants $$plugin $$matrix $$images $$policy $$clients" = "0 0 0 0 0 0 0" ]
 
 docs: install-dev ## Build the documentation into site/, every link and anchor checked
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

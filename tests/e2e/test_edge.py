@@ -20,6 +20,7 @@ import grpc
 import httpx
 import psutil
 import pytest
+from support.api_fuzz import fuzz
 from support.certificates import write_certificate
 from support.grpc_fuzz import play
 from support.raw_http import REFUSED, TAKEN, statuses
@@ -239,6 +240,19 @@ def test_random_messages_over_grpc_are_refused_and_leave_nothing_behind(fleet: A
     grown = [process.memory_info().rss - used for process, used in zip(gateways(fleet), before, strict=True)]
     assert max(grown) < 20 << 20, grown
     fleet.wait_until(lambda: running(fleet) == 0, 30, "the calls to end")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_thousands_of_requests_from_the_apis_descriptions_are_answered_clearly(fleet: Any, grpc_port: int) -> None:
+    """As ``make fuzz-api`` and ``python -m support.grpc_fuzz`` play them."""
+    outcome = fuzz(fleet.http, 3000, models=[BASE])
+    assert not outcome.faults, outcome.faults[:20]
+    assert outcome.cases > 2000
+    found = asyncio.run(play(grpc_port, 20_000, seed=3, model=BASE))
+    assert not found.keys() & {"INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED", "UNAVAILABLE"}, found
+    assert sum(found.values()) >= 20_000, found
+    fleet.wait_until(lambda: in_progress(fleet) == [0] * GATEWAYS, 20, "the gateways to have forgotten every call")
 
 
 def test_ten_thousand_connects_and_disconnects_leave_nothing_behind(fleet: Any) -> None:
