@@ -44,7 +44,9 @@ class Row:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    lines = re.findall(r"^\| `([\w ]+)`[^|]*\|(.*)\|$", PAGE.read_text(), re.MULTILINE)
+    # Further down are those of containers and pods.
+    here, _, _ = PAGE.read_text().partition("\n## ")
+    lines = re.findall(r"^\| `([\w ]+)`[^|]*\|(.*)\|$", here, re.MULTILINE)
     return [Row(process, *(cell.strip() for cell in cells.split("|"))) for process, cells in lines]
 
 
