@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import openai
 import psutil
 import pytest
 from support.own_valkey import socket_url, valkey_server
+from support.waiting import wait_until
 
 from aloraserve.blocks import activation_point
 from aloraserve_services.models.model_files import ensure_smollm2
@@ -124,10 +124,7 @@ class Platform:
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Wait for a state of the platform."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-            time.sleep(0.1)
+        wait_until(condition, what, timeout_s)
 
     def settle(self) -> None:
         """Wait until nothing runs and what the replicas hold has reached the directory."""

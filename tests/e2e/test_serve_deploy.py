@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import yaml
 from support.helm_tools import CHART, objects, of_kind, render
 from support.own_valkey import socket_url, valkey_server
 from support.redis_deployments import free_port
+from support.waiting import wait_until
 
 from aloraserve_services.models.untrained import write_untrained_adapters
 
@@ -141,7 +142,7 @@ def http(cluster: Cluster, config: dict[str, Any], tmp_path_factory: pytest.Temp
     limits, headers = httpx.Limits(max_keepalive_connections=0), {"Authorization": f"Bearer {TENANT}"}
     with httpx.Client(base_url=url, timeout=60, trust_env=False, limits=limits, headers=headers) as http:
         # Several times: either gateway is asked.
-        wait_until(lambda: all(len(states(http)) == 2 for _ in range(12)))
+        wait_until(lambda: all(len(states(http)) == 2 for _ in range(12)), "each gateway to see both replicas")
         yield http
 
 
@@ -152,19 +153,12 @@ def states(http: httpx.Client) -> list[dict[str, Any]]:
 
 def wait_until_held(http: httpx.Client, blocks: int) -> None:
     """Wait until the directory has so many blocks: an engine reports them a moment after its answer."""
-    wait_until(lambda: held(http) >= blocks)
+    wait_until(lambda: held(http) >= blocks, f"{blocks} blocks to be held")
 
 
 def held(http: httpx.Client) -> int:
     """Return how many blocks the directory has."""
     return sum(state["held_blocks"] for state in states(http))
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 60) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def complete(http: httpx.Client, model: str, prompt: list[int]) -> httpx.Response:
@@ -208,7 +202,7 @@ def test_both_gateways_serve_and_either_finds_every_receipt(http: httpx.Client) 
     listed = [receipt["request_id"] for receipt in admin(http, "/v1/receipts?limit=1000")["receipts"]]
     assert set(ids) <= set(listed)
     assert len(listed) == len(set(listed))
-    wait_until(lambda: sorted(answered(http)) == ["gateway-0", "gateway-1"])
+    wait_until(lambda: sorted(answered(http)) == ["gateway-0", "gateway-1"], "both gateways to be listed")
     assert all(answered(http).values())
 
 
@@ -227,7 +221,7 @@ def test_every_process_is_listed_with_its_metrics(http: httpx.Client) -> None:
     def roles() -> Counter[str]:
         return Counter(target["labels"]["role"] for target in admin(http, "/v1/metrics/targets"))
 
-    wait_until(lambda: roles() == {"gateway": 2, "engine": 2})
+    wait_until(lambda: roles() == {"gateway": 2, "engine": 2}, "every process to be listed")
 
 
 def test_siblings_follow_their_conversation_through_either_gateway(http: httpx.Client) -> None:
@@ -249,7 +243,8 @@ def test_savings_are_the_fleet_s(http: httpx.Client) -> None:
         list(pool.map(lambda number: complete(http, BASE, [*range(40_000 - number, 40_640 - number)]), range(16)))
     # The other gateway writes its part every two seconds.
     wait_until(
-        lambda: http.get("/v1/savings", headers=AS_ADMIN).json()["total"]["calls"] == sum(answered(http).values())
+        lambda: http.get("/v1/savings", headers=AS_ADMIN).json()["total"]["calls"] == sum(answered(http).values()),
+        "the savings to count every call",
     )
     assert all(answered(http).values())
 
@@ -268,7 +263,7 @@ def test_a_running_answer_ends_before_its_application_does(http: httpx.Client, c
                 return False
             return True
 
-        wait_until(is_refused)
+        wait_until(is_refused, "the drained gateway to refuse")
         text = [line for line in lines if line]
     assert text[-1] == "data: [DONE]"
     assert '"error"' not in "".join(text)
@@ -324,7 +319,7 @@ def chart_url(cluster: Cluster, chart_folder: Path) -> tuple[str, str]:
 
 def test_the_chart_s_serve_config_answers_what_helm_test_asks(cluster: Cluster, chart_url: tuple[str, str]) -> None:
     http, grpc = chart_url
-    wait_until(lambda: httpx.get(f"{http}/readyz", trust_env=False).status_code == 200)
+    wait_until(lambda: httpx.get(f"{http}/readyz", trust_env=False).status_code == 200, "the gateway to be ready")
     asked = {"ALORASERVE_TEST_URL": http, "ALORASERVE_TEST_GRPC": grpc, "ALORASERVE_TEST_KEY": TENANT}
     command = [sys.executable, str(CHART / "files" / "check.py")]
     done = subprocess.run(command, env=cluster.environment | asked, text=True, capture_output=True, timeout=120)

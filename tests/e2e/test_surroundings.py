@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(300)]
 NOBODY = "http://192.0.2.1:3128"
@@ -136,14 +136,6 @@ def environment_of(process: psutil.Process) -> dict[str, str]:
         return {}
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what another process does."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"not within a minute: {what}"
-        time.sleep(0.1)
-
-
 def requests_used(odd: Odd) -> int:
     return sum(used["total"]["requests"] for used in odd.http.get("/v1/usage?days=1").json()["tenants"])
 
@@ -154,13 +146,15 @@ def test_an_embedded_redis_that_is_killed_is_started_again_and_tenants_use_stays
     before, used = odd.part("valkey"), requests_used(odd)
     assert used > 0
     folder = odd.state_dir / "usage-default"
-    until(lambda: f'"requests":{used}' in "".join(path.read_text() for path in folder.glob("*.json")), "the copy")
+    wait_until(lambda: f'"requests":{used}' in "".join(path.read_text() for path in folder.glob("*.json")), "the copy")
     before.kill()
     assert odd.until("started again, empty")
     assert odd.part("valkey").pid != before.pid
     assert odd.http.get("/readyz").status_code == 200
-    until(lambda: requests_used(odd) == used, "use to be put back")
-    until(lambda: "the embedded Redis ended and was started again once" in odd.command("status"), "status to say so")
+    wait_until(lambda: requests_used(odd) == used, "use to be put back")
+    wait_until(
+        lambda: "the embedded Redis ended and was started again once" in odd.command("status"), "status to say so"
+    )
 
 
 def test_it_ends_with_an_error_when_a_part_of_ray_is_gone_and_nothing_stays(odd: Odd) -> None:

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from support import waiting
 from support.redis_deployments import free_port
 
 NODES = Path(__file__).with_name("ray_nodes.py")
 APP = "aloraserve"
 START_S = 120.0
 
-
-def wait_until(condition: Callable[[], Any], what: str, within_s: float = START_S) -> None:
-    """Wait for a state of the cluster."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        time.sleep(0.1)
+wait_until = functools.partial(waiting.wait_until, within_s=START_S)
+"""Waits for a state of the cluster."""
 
 
 class ServeCluster:

@@ -28,9 +28,6 @@ class Totals(NamedTuple):
     claims: int = 0
 
 
-_NO_TOTALS = Totals()
-
-
 class Cursors(NamedTuple):
     """How far a view has read: records and totals by version, claims by stream entry."""
 

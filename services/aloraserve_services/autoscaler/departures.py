@@ -15,7 +15,7 @@ class Departures:
     """Marks replicas in the directory before Serve is told to stop them, and as long as they are there.
 
     A replica that Serve has not stopped yet, and that a later decision needs, is taken back. One that Serve stops by
-    itself, as an update does, is marked from the moment at which it is no running one any more.
+    itself, as an update does, is marked once it is not among the running ones any more.
 
     Args:
         directories: of the fleet's cells.

@@ -64,7 +64,7 @@ def ongoing_requests(context: Any) -> int | None:
 def fleet_settings(context: Any) -> Settings:
     """Return the settings that the deployment's replicas get.
 
-    They have secrets, so that they are no arguments of the policy, which Serve shows and logs. Serve has them where the
+    They have secrets, so they are not arguments of the policy, which Serve shows and logs. Serve has them where the
     policy runs: an attribute of a context's count of requests leads there.
 
     Raises:

@@ -135,7 +135,7 @@ def _replicas(replicas: list[dict[str, Any]], block_tokens: int) -> Table:
     for state in replicas:
         load = state["load"]
         table.add_row(
-            # Of a gateway that is older than this command there is no word about leaving.
+            # A gateway that is older than this command does not report who is leaving.
             f"{state['label']} (leaving)" if state.get("is_leaving") else state["label"],
             str(load["running"]),
             str(load["waiting"]),

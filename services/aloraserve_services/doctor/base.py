@@ -109,6 +109,6 @@ def _run(check: Check, result: queue.SimpleQueue[list[Finding]]) -> None:
         result.put(list(check.look()))
     except (AloraserveError, OSError) as error:
         result.put([failed(check.name, str(error) or type(error).__name__, "see the message")])
-    # A fault of a check is no reason not to show what the others found.
+    # A check that fails must not hide what the others found.
     except Exception as error:  # noqa: BLE001
         result.put([failed(check.name, f"the check itself failed: {type(error).__name__}", "report this as a bug")])

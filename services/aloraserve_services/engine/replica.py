@@ -60,7 +60,7 @@ class EngineReplica:
             raise
 
     async def _start(self, settings: Settings) -> None:
-        # What `ray start` was given in its environment is no business of the engine's own processes.
+        # What `ray start` was given in its environment does not concern the engine's own processes.
         forget_variables(SECRETS)
         tracing = Tracing()
         self._closing.callback(tracing.flush)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.waiting import wait_until
 
 from aloraserve.scaling.base import Reason, ScalingDecision, ScalingRules
 from aloraserve.scaling.board import ScalingRecord
@@ -23,10 +24,7 @@ WITHIN_S = 20.0
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(condition, "a step of a thread", WITHIN_S, every_s=0.01)
 
 
 class Context(SimpleNamespace):
