@@ -1,4 +1,4 @@
-"""What an adapter is trained on, without a framework: specs, rows, splits and leakage.
+"""Training and evaluation of intrinsics, as far as it needs no model: specs, rows, splits, leakage, metrics, results.
 
 Examples in tokens, and all that needs PyTorch, are in ``aloraserve_services.training``.
 """

@@ -147,7 +147,7 @@ class _Reader:
         except RowError as error:
             self._problems.add(self._name, line, error.found, error.accepted)
         except (FieldError, msgspec.ValidationError) as error:
-            self._problems.add(self._name, line, f"would not be accepted by the gateway: {_shortened(error)}")
+            self._problems.add(self._name, line, f"would not be accepted by the gateway: {gateway_fault(error)}")
         except ValueError as error:
             self._problems.add(self._name, line, str(error))
         return None
@@ -158,6 +158,9 @@ class _Reader:
         if self.form is None:
             self.form, self._decided_at = form, line
         elif form is not self.form:
+            if "completion" not in given and {form, self.form} == {RowForm.MESSAGES, RowForm.LAST_MESSAGE}:
+                ends = "a last message that answers" if form is RowForm.MESSAGES else "completion"
+                raise RowError(f"has no {ends}, as line {self._decided_at} has")
             raise RowError(
                 f"is in the form of {form.value}, line {self._decided_at} in that of {self.form.value}",
                 "one form per file",
@@ -187,6 +190,8 @@ def _skip_line(file: BinaryIO) -> None:
         pass
 
 
-def _shortened(error: Exception) -> str:
-    field_name, message = getattr(error, "field", ""), getattr(error, "message", str(error))
+def gateway_fault(error: Exception) -> str:
+    """Return what the gateway would say; msgspec keeps the name of a field in its error's cause."""
+    cause = error.__cause__ if isinstance(error.__cause__, FieldError) else error
+    field_name, message = getattr(cause, "field", ""), getattr(cause, "message", str(cause))
     return f"{field_name} {message}".strip()[:200]

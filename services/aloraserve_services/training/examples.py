@@ -19,6 +19,7 @@ from aloraserve.serving.request import Origin
 from aloraserve.tenants import UNTENANTED
 from aloraserve.training import TrainingRow, TrainingSpec
 from aloraserve.training.row_forms import RowError
+from aloraserve.training.rows import gateway_fault
 from aloraserve.wire.fields import FieldError
 
 _NO_SPACE = KeySpace("training", "training", 1024)
@@ -106,7 +107,7 @@ class ExampleBuilder:
         except AloraserveError as error:
             raise RowError(f"would not be accepted by the gateway: {error.message[:300]}") from None
         except (FieldError, msgspec.ValidationError) as error:
-            raise RowError(f"would not be accepted by the gateway: {str(error)[:300]}") from None
+            raise RowError(f"would not be accepted by the gateway: {gateway_fault(error)}") from None
         assert request.activation is not None
         return request.token_ids, request.activation
 
