@@ -29,7 +29,7 @@ from aloraserve_services.engine.opening import open_vllm
 from aloraserve_services.engine.replica_telemetry import ReplicaTelemetry
 from aloraserve_services.engine.serve_peers import ServePeers
 from aloraserve_services.engine.warmth import FILLED
-from aloraserve_services.node import node_ip
+from aloraserve_services.node import fleet_application, node_ip
 from aloraserve_services.plan import FleetPlan, make_plan
 
 log = structlog.get_logger(__name__)
@@ -146,22 +146,24 @@ class EngineReplica:
             await self._fleet.arrive(self._warm_up_s)
 
     def _open_directory(self, plan: FleetPlan, cell: int) -> Directory:
-        return plan.open_directory(cell)
+        return plan.open_directory(cell, application=fleet_application(_context().app_name))
 
     def _open_engine(self, plan: FleetPlan) -> EngineParts:
         return open_vllm(plan)
 
 
-def _identity() -> ReplicaIdentity:
-    """Return who this replica is, as Serve has it."""
+def _context() -> Any:
+    """Return what Serve knows of this replica."""
     from ray import serve
 
-    replica_id = serve.get_replica_context().replica_id.unique_id
-    return ReplicaIdentity(replica_id, f"engine-{_rank()}", uuid.uuid4().hex[:12])
+    return serve.get_replica_context()
+
+
+def _identity() -> ReplicaIdentity:
+    """Return who this replica is, as Serve has it."""
+    return ReplicaIdentity(_context().replica_id.unique_id, f"engine-{_rank()}", uuid.uuid4().hex[:12])
 
 
 def _rank() -> int:
     """Return this replica's number among the fleet's; one that takes a lost one's place has its number."""
-    from ray import serve
-
-    return int(serve.get_replica_context().rank.rank)
+    return int(_context().rank.rank)
