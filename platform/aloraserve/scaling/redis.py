@@ -1,8 +1,8 @@
 """The scaling board in Redis, beside the fleet's directory.
 
 Under ``{aloraserve:<namespace>}:scaling:`` lie ``<application>:demands``, a hash with a field per gateway: its id, with
-``"<expiry in ms> <JSON of the demand>"``; ``<application>:latest``, JSON of the last decision; and ``changes``, a stream of
-those of all applications that changed something.
+``"<expiry in ms> <JSON of the demand>"``; ``<application>:latest``, JSON of the last decision; and ``changes``, a
+stream of those of all applications that changed something.
 """
 
 from __future__ import annotations
