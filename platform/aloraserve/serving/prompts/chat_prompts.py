@@ -101,8 +101,8 @@ class ChatPrompts:
     def invocation(self, adapter: AdapterVersion) -> Invocation | None:
         """Return how an adapter is invoked, None for a plain LoRA whose files name no text that invokes it.
 
-        A LoRA that was trained with an invocation (Granite's 3.2 intrinsics, an aLoRA's twin) needs it in its prompt, but
-        acts from the first token on.
+        A LoRA that was trained with an invocation (Granite's 3.2 intrinsics, an aLoRA's twin) needs it in its prompt,
+        but acts from the first token on.
 
         Raises:
             InvalidAdapterError: its instruction does not have its invocation.
