@@ -183,7 +183,7 @@ class AdapterTrainer(Trainer):
         """Return the metrics of the validation examples, as transformers names them."""
         metrics = {f"eval_{name}": value for name, value in self.validate(self.eval_dataset).items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def adapter_tensors(self) -> dict[str, torch.Tensor]:

@@ -145,8 +145,8 @@ class CachedPrefixes:
         cache = DynamicCache(config=self._causal_lm.config)
         device = self._causal_lm.device
         for layer in range(self._shape.layers):
-            for block in before:
-                cache.update(block.keys[layer][None].to(device), block.values[layer][None].to(device), layer)
+            for known in before:
+                cache.update(known.keys[layer][None].to(device), known.values[layer][None].to(device), layer)
         made = []
         with self._as_base():
             for block in missing:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 BLOCK_TOKENS = 128
-"""Tokens that are computed in one pass. Rows that begin alike share whole blocks; in shorter ones a token costs more."""
+"""Tokens that are computed in one pass: rows that begin alike share whole blocks."""
 
 
 class PrefixBlock(NamedTuple):

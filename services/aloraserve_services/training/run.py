@@ -155,8 +155,8 @@ class _Run:
         if not trainer.load_best():
             state = trainer.state
             raise StartError(
-                f"stopped by {self._stop.signal_name} at step {state.global_step} of {state.max_steps}, before the first "
-                "validation: no adapter is written; --resume goes on"
+                f"stopped by {self._stop.signal_name} at step {state.global_step} of {state.max_steps}, before the "
+                "first validation: no adapter is written; --resume goes on"
             )
         return self._write(trainer)
 
