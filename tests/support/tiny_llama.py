@@ -1,42 +1,48 @@
-"""A llama with random weights and SmolLM2's tokenizer, small enough to train in a second."""
+"""A Llama of 2 layers and random weights, with a byte-level tokenizer, as a folder."""
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
 from typing import Any
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+TINY_CONFIG: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+}
 
 
-def write_tiny_llama(folder: Path, tokenizer_folder: Path | None = None, **changes: Any) -> Path:
-    """Write the model and return its folder.
+def write_tiny_llama(folder: Path, **config: Any) -> Path:
+    """Write a model.
 
     Args:
-        folder: to write.
-        tokenizer_folder: of SmolLM2; None for a model without a tokenizer.
-        changes: to its config.
+        folder: where to.
+        config: over :data:`TINY_CONFIG`.
     """
     import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = {
-        "vocab_size": 49152,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
-        # Large enough that what stands before changes what comes after.
-        "initializer_range": 0.2,
-        "eos_token_id": 2,
-        "bos_token_id": 1,
-    }
-    LlamaForCausalLM(LlamaConfig(**(config | changes))).save_pretrained(folder)
-    if tokenizer_folder is not None:
-        for name in TOKENIZER_FILES:
-            shutil.copy(tokenizer_folder / name, folder / name)
+    LlamaForCausalLM(LlamaConfig(**(TINY_CONFIG | config))).save_pretrained(folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def change_json(path: Path, **entries: Any) -> None:
+    """Write entries over those of a JSON object in a file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))

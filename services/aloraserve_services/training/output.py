@@ -91,8 +91,8 @@ class AdapterOutput:
 
     def _sidecar(self) -> dict[str, Any]:
         sidecar: dict[str, Any] = {"description": self.spec.description} if self.spec.description else {}
-        if self.spec.kind == "alora":
-            sidecar |= {"invocation_text": self.spec.invocation, "invocation_mode": self.mode.value}
+        # For a plain LoRA too: its prompts have the text that it was trained with.
+        sidecar |= {"invocation_text": self.spec.invocation, "invocation_mode": self.mode.value}
         if self.spec.own_intrinsic is not None:
             sidecar["intrinsic"] = dict(self.spec.own_intrinsic)
         return sidecar
