@@ -9,10 +9,9 @@ import pytest
 from support.tiny_llama import write_tiny_llama
 
 from aloraserve.adapters import AdapterReader, BaseShape, FolderRegistry
-from aloraserve.adapters.peft_files import read_files
 from aloraserve_services.models import trained
-from aloraserve_services.models.trained import SHIPPED, pipeline_adapters, shipped_names
-from aloraserve_services.models.untrained import INTRINSICS, PIPELINE, STAMP_FILE, write_untrained_adapters
+from aloraserve_services.models.trained import pipeline_adapters
+from aloraserve_services.models.untrained import PIPELINE, STAMP_FILE, write_untrained_adapters
 
 BOTH = ("", "-lora")
 
@@ -71,15 +70,3 @@ def test_what_is_there_is_kept_what_is_old_is_replaced_and_what_is_anothers_is_l
     pipeline_adapters(state, smollm2)
     assert (folder / "safety" / "adapter_model.safetensors").read_bytes() == newer
     assert (folder / "safety-lora" / "note").exists()
-
-
-def test_what_ships_is_trained_and_within_its_budget(model_path: Path) -> None:
-    assert {f"{name}{twin}" for name in INTRINSICS for twin in BOTH} <= set(shipped_names())
-    reader = AdapterReader(base=BaseShape.read(model_path), max_rank=32)
-    for name in shipped_names():
-        version = reader.read(name, SHIPPED / name)
-        assert not version.untrained
-        assert version.intrinsic is not None
-        assert version.kind == ("lora" if name.endswith("-lora") else "alora")
-        assert (SHIPPED / name / "README.md").read_text().strip()
-    assert sum(read_files(SHIPPED / name).size_bytes for name in shipped_names()) <= 12 * 1024 * 1024
