@@ -15,10 +15,12 @@ from aloraserve_services.cli.diagnose import diagnose
 from aloraserve_services.cli.doctor import doctor
 from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
+from aloraserve_services.cli.evaluate import evaluate
 from aloraserve_services.cli.explain import explain
 from aloraserve_services.cli.export import export
 from aloraserve_services.cli.keys import app as keys
 from aloraserve_services.cli.logs import logs
+from aloraserve_services.cli.rank_study import rank_study
 from aloraserve_services.cli.simulate import simulate
 from aloraserve_services.cli.status import status
 from aloraserve_services.cli.tenants import app as tenants
@@ -61,7 +63,9 @@ for command in (
     engine,
     clearly(simulate),
     calibrate,
+    evaluate,
     export,
+    rank_study,
     train,
 ):
     app.command()(command)
