@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from support.model import link_models
 
+from aloraserve_services.models.trained import shipped_names
+from aloraserve_services.models.untrained import INTRINSICS
+
 pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(1500)]
 BLOCK = 32
 
@@ -21,8 +24,12 @@ def test_the_demo_shows_reuse_and_what_it_saves(command: Callable[..., Any], mod
         "demo", "--json", str(out), "--dtype", "float32", "--state-dir", str(tmp_path / "state"), timeout=1200
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "untrained" in done.stdout
     content = json.loads(out.read_text())
+    untrained = [name for name in INTRINSICS if name not in shipped_names()]
+    assert content["summary"]["untrained"] == untrained
+    assert ("Untrained (random weights)" in done.stdout) == bool(untrained)
+    caught = {judgement["adapter"] for judgement in content["judgements"] if judgement["said"] in ("unsafe", "made up")}
+    assert caught >= {"safety", "hallucination"} - set(untrained), content["judgements"]
     ferry = [row for row in content["calls"] if row["conversation"] == "ferry"]
     holder = ferry[0]["replica"]
     assert max(row["prompt_tokens"] for row in ferry) >= 2000

@@ -33,13 +33,13 @@ def demo(
         plan = platform.plan
         player = DemoPlayer(plan, client, RowPrinter(out))
         rows = player.play()
-        print_summary(out, rows, is_untrained=player.is_untrained)
+        print_summary(out, rows, untrained=player.untrained)
         if json is not None:
             facts = {
                 "model": plan.served_name,
                 "dtype": plan.dtype,
                 "replicas": settings.replicas,
-                "untrained": player.is_untrained,
+                "untrained": player.untrained,
             }
             write_json(json, rows, facts)
             report_written(json)

@@ -61,9 +61,9 @@ class DemoPlayer:
         self._versions = {version.name: version for version in self.plan.open_registry().all()}
 
     @property
-    def is_untrained(self) -> bool:
-        """Whether an adapter that judges has random weights."""
-        return any(self._versions[name].untrained for name in INTRINSICS if name in self._versions)
+    def untrained(self) -> list[str]:
+        """The adapters that judge with random weights."""
+        return [name for name in INTRINSICS if name in self._versions and self._versions[name].untrained]
 
     def play(self) -> list[Row]:
         """Play the long conversation with adapters, then the short one that shares nothing with it."""

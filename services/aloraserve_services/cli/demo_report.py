@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from aloraserve_services.cli.demo_figures import Comparison, comparisons, summar
 from aloraserve_services.cli.demo_judgements import judgements, print_judgements
 from aloraserve_services.cli.demo_player import Row
 
-UNTRAINED = "The adapters are untrained (random weights from a seed): costs are real, judgements are not."
 _WIDTHS = (5, 18, 5, 9, 6, 6, 9, 9)
 _HEADS = ("turn", "adapter", "kind", "replica", "prompt", "cached", "TTFT", "state")
 _COLOURS = {"base": "white", "alora": "green", "lora": "yellow"}
@@ -65,13 +65,13 @@ def _line(cells: tuple[str, ...]) -> str:
     return " ".join(parts)
 
 
-def print_summary(console: Console, rows: list[Row], *, is_untrained: bool) -> None:
+def print_summary(console: Console, rows: list[Row], *, untrained: Sequence[str]) -> None:
     """Print TTFT by prompt length, tokens not prefilled and time saved, then the judgements.
 
     Args:
         console: where to.
         rows: the calls.
-        is_untrained: whether the adapters have random weights, so that their judgements mean nothing.
+        untrained: adapters with random weights, whose judgements mean nothing.
     """
     found = summary(rows)
     console.print()
@@ -87,10 +87,14 @@ def print_summary(console: Console, rows: list[Row], *, is_untrained: bool) -> N
         "over the calls that both made",
         soft_wrap=True,
     )
-    if is_untrained:
-        console.print(UNTRAINED, style="dim")
-    else:
-        print_judgements(console, judgements(rows))
+    found = [judgement for judgement in judgements(rows) if judgement.adapter not in untrained]
+    if found:
+        print_judgements(console, found)
+    if untrained:
+        names = ", ".join(untrained)
+        console.print(
+            f"Untrained (random weights): {names}. Their costs are real, their judgements are not.", style="dim"
+        )
 
 
 def _ttft_table(found: list[Comparison]) -> Table:

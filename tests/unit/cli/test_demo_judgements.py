@@ -77,10 +77,10 @@ def test_only_aloras_are_judged_by_and_each_turn_has_a_row_with_its_mistakes(row
     assert "1 of 2 judgements that can be checked are right" in printed
 
 
-def test_a_planted_answer_is_marked_and_no_other() -> None:
+def test_no_answer_of_the_base_model_is_marked() -> None:
     for conversation in conversations().values():
         for turn in conversation.turns:
-            assert bool(turn.answer) == (turn.is_hallucinated is not None)
+            assert turn.answer or turn.is_hallucinated is None
 
 
 def test_judgements_are_of_the_adapters_that_the_demo_calls() -> None:

@@ -73,7 +73,7 @@ def test_a_reason_is_printed_whole_and_as_it_is(console: Console, printed: Print
 
 
 def test_the_summary_shows_ratios_shares_and_time_saved(console: Console, printed: Printed, rows: list[Row]) -> None:
-    print_summary(console, rows, is_untrained=True)
+    print_summary(console, rows, untrained=["safety", "uncertainty"])
     lines = printed()
     figures = [line.split() for line in lines]
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
@@ -83,20 +83,20 @@ def test_the_summary_shows_ratios_shares_and_time_saved(console: Console, printe
     ]
     assert ["base", "model:", "32", "of", "800", "prompt", "tokens", "not", "prefilled", "(4%)"] in figures
     assert any("time saved: 3.0 s" in line for line in lines)
-    assert any("untrained" in line for line in lines)
+    assert any("Untrained (random weights): safety, uncertainty" in line for line in lines)
 
 
 def test_trained_adapters_have_their_judgements_shown_instead(
     console: Console, printed: Printed, rows: list[Row]
 ) -> None:
-    print_summary(console, rows, is_untrained=False)
+    print_summary(console, rows, untrained=["uncertainty"])
     lines = printed()
     assert any(line.startswith("judgements") for line in lines)
-    assert not any("untrained" in line for line in lines)
+    assert any(line.startswith("Untrained (random weights): uncertainty. ") for line in lines)
 
 
 def test_a_summary_of_nothing_can_be_printed(console: Console, printed: Printed) -> None:
-    print_summary(console, [], is_untrained=True)
+    print_summary(console, [], untrained=[])
     assert any("0 of      0 prompt tokens not prefilled (0%)" in line for line in printed())
 
 
