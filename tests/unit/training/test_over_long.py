@@ -52,7 +52,9 @@ def test_one_is_refused_with_its_length(prepared: Prepare) -> None:
 
 
 def test_one_is_skipped_and_counted(prepared: Prepare) -> None:
-    split = prepared("skip", row("Who?"), row("What?", LONG)).splits["train"]
+    data = prepared("skip", row("Who?"), row("What?", LONG))
+    split = data.splits["train"]
+    assert "train: 1 over-long rows are left out (train.jsonl:2)" in data.remarks
     assert [each.line for each in split.rows] == [example.line for example in split.examples] == [1]
     assert [each.line for each in split.skipped] == [2]
     assert not split.cut
@@ -65,7 +67,10 @@ def test_a_split_of_which_all_is_skipped_is_refused(prepared: Prepare) -> None:
 
 @pytest.mark.parametrize("documents", ["template", "string", "json", "roles"])
 def test_documents_are_cut_between_words_and_nothing_else_is(prepared: Prepare, documents: str) -> None:
-    split = prepared("cut-documents", row("What?", "It is short.", LONG, "Lost."), documents=documents).splits["train"]
+    data = prepared("cut-documents", row("What?", "It is short.", LONG, "Lost."), documents=documents)
+    split = data.splits["train"]
+    remark = "train: the documents of 1 over-long rows are cut, and what answers them may be lost (train.jsonl:1)"
+    assert remark in data.remarks
     [cut], [example] = split.rows, split.examples
     assert [each.line for each in split.cut] == [1]
     assert cut.messages == ({"role": "user", "content": "What?"},)
