@@ -1,0 +1,93 @@
+"""Rows for the hallucination intrinsic: does the last answer say what the documents do not say ("yes") or not ("no")?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aloraserve_services.intrinsics.draw import Draw
+from aloraserve_services.intrinsics.row import BuiltRow, Part, of_part
+from aloraserve_services.intrinsics.sheets import Fact, Sheet, draw_sheet, draw_value
+from aloraserve_services.intrinsics.texts import read_texts
+
+Messages = list[tuple[str, str]]
+WRONG = ("value", "value", "value", "swap", "added", "missing")
+RIGHT = ("exact", "exact", "exact", "both", "both", "unknown")
+
+
+class HallucinationBuilder:
+    """Builds conversations about documents whose last answer is faithful or is not, one as often as the other.
+
+    An answer is wrong by another value (``value``), the value of another fact (``swap``), a sentence more
+    (``added``) or because the documents do not say what was asked (``missing``). It is right by one fact
+    (``exact``), two (``both``), or by saying that the documents do not say (``unknown``).
+
+    Args:
+        seed: equal seeds give equal rows.
+        part: that they are for.
+    """
+
+    def __init__(self, seed: int, part: Part) -> None:
+        self._draw = Draw("hallucination", seed, part)
+        self._part = part
+        self._texts = read_texts("documents")
+
+    def rows(self, count: int) -> Iterator[BuiltRow]:
+        """Yield so many rows."""
+        for number in range(count):
+            kind = self._draw.pick((WRONG, RIGHT)[number % 2])
+            yield self._row(f"hallucination-{self._part}-{number}", kind)
+
+    def _row(self, name: str, kind: str) -> BuiltRow:
+        draw = self._draw
+        sheets = [draw_sheet(draw, self._part, draw.number(3, 6)) for _ in range(draw.pick([1, 1, 1, 2]))]
+        sheet = draw.pick(sheets)
+        question, answer = self._asked(sheet, kind)
+        label = "yes" if kind in WRONG else "no"
+        earlier = self._earlier(sheet) if draw.chance(0.2) else []
+        messages, documents = self._grounded([*earlier, ("user", question)], [one.text for one in sheets])
+        return BuiltRow(name, (*messages, ("assistant", answer)), f'"{label}"', documents, f"{kind}")
+
+    def _asked(self, sheet: Sheet, kind: str) -> tuple[str, str]:
+        """Return a question and an answer of that kind."""
+        draw = self._draw
+        fact = draw.pick(sheet.facts)
+        if kind in ("missing", "unknown"):
+            other = draw.pick(sheet.left_out)
+            is_said = kind == "missing"
+            unknown: list[str] = of_part(self._texts["unknown"] * 2, self._part)
+            return other.question(draw), other.answer(draw) if is_said else draw.pick(unknown)
+        if kind == "both":
+            second = draw.pick([one for one in sheet.facts if one is not fact])
+            return fact.question(draw), f"{fact.answer(draw)} {second.sentence}"
+        if kind == "added":
+            return fact.question(draw), f"{fact.answer(draw)} {draw.pick(sheet.left_out).sentence}"
+        if kind == "exact":
+            return fact.question(draw), fact.answer(draw)
+        return fact.question(draw), fact.answer(draw, self._changed(sheet, fact, is_swap=kind == "swap"))
+
+    def _changed(self, sheet: Sheet, fact: Fact, *, is_swap: bool) -> dict[str, str]:
+        """Return a fact's values with one of them another: of another fact if there is one, else one of no fact."""
+        kind = self._draw.pick(list(fact.values))
+        others = [one.values[kind] for one in sheet.facts if one.values.get(kind, fact.values[kind]) != fact.values[kind]]
+        if is_swap and others:
+            return fact.values | {kind: self._draw.pick(others)}
+        value = draw_value(self._draw, kind, self._part)
+        while value in sheet.text:
+            value = draw_value(self._draw, kind, self._part)
+        return fact.values | {kind: value}
+
+    def _earlier(self, sheet: Sheet) -> Messages:
+        fact = self._draw.pick(sheet.facts)
+        return [("user", fact.question(self._draw)), ("assistant", fact.answer(self._draw))]
+
+    def _grounded(self, messages: Messages, texts: list[str]) -> tuple[Messages, tuple[str, ...]]:
+        """Return a conversation with its documents: beside it, in the system message or before the question."""
+        draw = self._draw
+        match draw.pick(["documents", "documents", "system", "user"]):
+            case "documents":
+                return messages, tuple(texts)
+            case "system":
+                return [("system", "\n".join([draw.pick(self._texts["systems"]), *texts])), *messages], ()
+            case _:
+                (role, question), *rest = messages
+                return [(role, "\n\n".join([*texts, question])), *rest], ()
