@@ -20,7 +20,13 @@ hypothesis.settings.load_profile("aloraserve")
 
 TIMED = {Path(__file__).parent / "integration", Path(__file__).parent / "contract"}
 SERVERS = {"redis_server", "cluster", "other_servers"}
-UNTIMED = ("contract/test_adapter", "contract/test_savings", "contract/test_metrics", "integration/test_adapter_")
+UNTIMED = (
+    "contract/test_adapter",
+    "contract/test_savings",
+    "contract/test_metrics",
+    "integration/test_adapter_",
+    "integration/test_llama_cpp",
+)
 """Of those, what waits for no time."""
 
 

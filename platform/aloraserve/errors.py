@@ -174,6 +174,10 @@ class SettingsError(AloraserveError):
     """Raised when a setting is missing or wrong, naming its key, its value and what would be accepted."""
 
 
+class TrainingError(AloraserveError):
+    """Raised when a training spec or its data cannot be used; has every problem, with its file and line."""
+
+
 class DirectoryUnavailableError(AloraserveError):
     """Raised when the directory does not answer in time; callers fall back, it never reaches a client."""
 

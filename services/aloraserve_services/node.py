@@ -18,15 +18,20 @@ def node_ip() -> str:
     return _outward() or known if ipaddress.ip_address(known).is_loopback else known
 
 
-def ray_cluster() -> str:
-    """Return the name of this process's Ray cluster: another one per cluster, the same until its head loses its state.
+def fleet_application(name: str) -> str:
+    """Return how an application is named among those that share a namespace: two Ray clusters may have one each.
+
+    Ray's name of a cluster is the same until its head loses its state.
+
+    Args:
+        name: Serve's, unique in this process's Ray cluster.
 
     Raises:
         RuntimeError: the process is in none.
     """
     import ray
 
-    return str(ray.get_runtime_context().get_session_name())
+    return f"{ray.get_runtime_context().get_session_name()}.{name}"
 
 
 def _outward() -> str | None:

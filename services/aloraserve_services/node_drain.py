@@ -26,6 +26,8 @@ POLL_S = 0.5
 HEAD_GONE_S = 600.0
 """Time without Ray's head after which nobody is waited for: as long as KubeRay has a worker's Ray wait for a head that
 keeps its state in Redis. Without such a state Ray ends the replicas itself, after a minute."""
+REFUSED_PAUSES_S = (1.0, 2.0, 4.0)
+"""After each refusal; Ray refuses a node that has only just come, for one."""
 DRAINS_BEGIN_S = 20.0
 """Time in which the hooks of pods that end together have begun to drain their nodes."""
 
@@ -50,14 +52,33 @@ def _drain(address: str, within_s: float) -> int:
             print("node_drain: no node of this Ray is here")
             return 0
         deadline_ms = int((time.time() + within_s) * 1000)
-        is_accepted, reason = client.drain_node(node_id, _preemption(), "its pod ends", deadline_ms)
+        reason = refusal_of(lambda: client.drain_node(node_id, _preemption(), "its pod ends", deadline_ms))
     except Exception as error:  # noqa: BLE001 - whatever Ray raises: there is nobody to ask then
         print(f"node_drain: Ray's head does not answer: {type(error).__name__}")
         return 0
-    print(f"node_drain: {'draining' if is_accepted else f'refused: {reason}'}", flush=True)
+    if reason is not None:
+        # Nobody stops the replicas here then: to wait for their end would hold up the pod's for nothing.
+        print(f"node_drain: refused: {reason}")
+        return 0
+    print("node_drain: draining", flush=True)
     left = wait_until_left(lambda: _count_replicas(node_id), lambda: _answers(client), within_s)
     print(f"node_drain: {left} replicas are left" if left else "node_drain: drained")
     return 0
+
+
+def refusal_of(drain: Callable[[], tuple[bool, str]], *, sleep: Callable[[float], None] = time.sleep) -> str | None:
+    """Ask for a drain, a few times where it is refused; return why it still is, None if it is not.
+
+    Args:
+        drain: asks Ray's head; returns whether it accepts, and why not.
+        sleep: waits so many seconds.
+    """
+    for pause_s in REFUSED_PAUSES_S:
+        is_accepted, reason = drain()
+        if is_accepted:
+            return None
+        sleep(pause_s)
+    return reason
 
 
 def _wait_as_head(address: str, within_s: float) -> int:

@@ -110,26 +110,29 @@ class FleetPlan:
         there may be, and its own waiting room."""
         return self.settings.most_replicas * self.capacity + self.settings.max_queued
 
-    def open_directory(self, cell: int, on_unreadable: Callable[[], None] = lambda: None) -> RedisDirectory:
+    def open_directory(
+        self, cell: int, on_unreadable: Callable[[], None] = lambda: None, *, application: str = ""
+    ) -> RedisDirectory:
         """Return a client of a cell's directory; gateways and replicas have to look in the same place.
 
         Args:
             cell: which.
+            application: see :func:`~aloraserve_services.stores.open_directory`.
             on_unreadable: called for each record in it that cannot be read.
         """
-        return stores.open_directory(self.settings, cell, on_unreadable)
+        return stores.open_directory(self.settings, cell, on_unreadable, application=application)
 
     def open_endpoints(self) -> RedisEndpoints:
         """Return a client of the fleet's list of metrics endpoints, which lies beside the directory."""
         return stores.open_endpoints(self.settings)
 
-    def open_board(self, cluster: str) -> RedisBoard:
+    def open_board(self, application: str) -> RedisBoard:
         """Return a client of the fleet's scaling board, which lies beside the directory.
 
         Args:
-            cluster: name of the Ray cluster.
+            application: see :func:`~aloraserve_services.node.fleet_application`.
         """
-        return stores.open_board(self.settings, cluster)
+        return stores.open_board(self.settings, application)
 
     def open_ledger(self) -> RedisLedger:
         """Return a client of the fleet's savings ledger, which lies beside the directory."""

@@ -616,6 +616,36 @@ class TestHandshake:
         with pytest.raises(KeySpaceMismatchError, match="model is 'm' and the fleet's is 'n'"):
             await directory.join(KeySpace("m", "t", 16), ttl_s=0)
 
+    async def test_a_release_beside_the_one_before_may_have_a_key_space_of_its_own(
+        self, redis_server: object, request: pytest.FixtureRequest
+    ) -> None:
+        """As an upgrade of a whole cluster needs it: the new one is there before the old one goes."""
+
+        def opened(application: str) -> RedisDirectory:
+            url, namespace = str(redis_server.url), request.node.name  # type: ignore[attr-defined]
+            return RedisDirectory.from_url(url, namespace=namespace, application=application, timeout_s=5.0)
+
+        old, new, nobodys = opened("session_1.aloraserve"), opened("session_2.aloraserve"), opened("")
+        await old.join(KeySpace("m", "t", 16, "p 1"), ttl_s=60)
+        await new.join(KeySpace("m", "t", 16, "p 2"), ttl_s=SHORT_S)
+        with pytest.raises(KeySpaceMismatchError, match="plugin is 'p 1' and the fleet's is 'p 2'"):
+            await new.join(KeySpace("m", "t", 16, "p 1"))
+        await nobodys.join(KeySpace("m", "t", 16, "p 1"), ttl_s=0)
+        with pytest.raises(KeySpaceMismatchError, match="the fleet's is 'p 1'"):
+            await nobodys.join(KeySpace("m", "t", 16, "p 2"), ttl_s=0)
+        await old.join(KeySpace("m", "t", 16, "p 1"), ttl_s=SHORT_S)
+
+        async def is_followed() -> bool:
+            await new.join(KeySpace("m", "t", 16, "p 2"))
+            with suppress(KeySpaceMismatchError):
+                await nobodys.join(KeySpace("m", "t", 16, "p 2"), ttl_s=0)
+                return True
+            return False
+
+        await eventually(is_followed)
+        for directory in (old, new, nobodys):
+            await directory.close()
+
     async def test_a_fleet_that_is_gone_leaves_its_namespace_to_another(self, directory: Directory) -> None:
         await directory.join(KeySpace("m", "t", 16), ttl_s=SHORT_S)
 

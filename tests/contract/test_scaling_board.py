@@ -24,7 +24,9 @@ SHORT_S = 0.15
 async def board(request: pytest.FixtureRequest) -> AsyncIterator[ScalingBoard]:
     url = None if request.param == "memory" else url_of(request, request.param)
     opened: ScalingBoard = (
-        RedisBoard.from_url(url, namespace=request.node.name, cluster="one", timeout_s=5.0) if url else MemoryBoard()
+        RedisBoard.from_url(url, namespace=request.node.name, application="one", timeout_s=5.0)
+        if url
+        else MemoryBoard()
     )
     yield opened
     await opened.close()
@@ -82,7 +84,7 @@ async def test_the_oldest_decisions_make_way(board: ScalingBoard) -> None:
 async def test_two_clusters_of_a_fleet_hear_their_own_gateways(redis_server: object) -> None:
     """During an upgrade each scales for its own load; what either changed is kept for both."""
     url = str(redis_server.url)  # type: ignore[attr-defined]
-    old, new = (RedisBoard.from_url(url, namespace="upgrade", cluster=name) for name in ("old", "new"))
+    old, new = (RedisBoard.from_url(url, namespace="upgrade", application=name) for name in ("old", "new"))
     await old.publish(Demand("a", 1.0), ttl_s=60)
     await new.publish(Demand("b", 1.0), ttl_s=60)
     await old.record(record(2), is_change=True)
@@ -102,7 +104,7 @@ async def test_records_of_another_version_are_passed_over(redis_server: object, 
     import redis.asyncio
 
     url = str(redis_server.url)  # type: ignore[attr-defined]
-    board, raw = RedisBoard.from_url(url, namespace="versions", cluster="one"), redis.asyncio.Redis.from_url(url)
+    board, raw = RedisBoard.from_url(url, namespace="versions", application="one"), redis.asyncio.Redis.from_url(url)
     await board.publish(Demand("a", 1.0), ttl_s=60)
     [key] = await raw.keys("*versions*scaling*")
     far = "9" * 13

@@ -12,6 +12,7 @@ from aloraserve_services.node_drain import (
     HEAD_GONE_S,
     main,
     own_node,
+    refusal_of,
     wait_for_drains,
     wait_until_left,
 )
@@ -111,6 +112,38 @@ def test_a_dead_node_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(node_drain, "_client", lambda _: Head())
     assert main(["--head", "--within", "0", "--address", "10.0.0.1:6379"]) == 0
     assert "still being drained: 1" in capsys.readouterr().out
+
+
+class Refusing(Head):
+    """A head that drains nothing at first, or ever.
+
+    Args:
+        times: how often it refuses.
+    """
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def drain_node(self, node_id: str, reason: int, message: str, deadline_ms: int) -> tuple[bool, str]:
+        self.left -= 1
+        return (True, "") if self.left < 0 else (False, "the node has only just come")
+
+
+def test_after_a_refusal_nothing_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(node_drain, "_client", lambda _: Refusing(99))
+    monkeypatch.setattr(node_drain, "_own_addresses", lambda: frozenset({"10.0.0.2"}))
+    monkeypatch.setattr(node_drain, "REFUSED_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(node_drain, "_count_replicas", lambda _: pytest.fail("replicas that nobody stops"))
+    assert main(["--within", "1900", "--address", "10.0.0.1:6379"]) == 0
+    assert capsys.readouterr().out == "node_drain: refused: the node has only just come\n"
+
+
+@pytest.mark.parametrize(("times", "reason"), [(0, None), (2, None), (3, "the node has only just come")])
+def test_a_refused_drain_is_asked_for_again(times: int, reason: str | None) -> None:
+    clock, head = Clock(), Refusing(times)
+    assert refusal_of(lambda: head.drain_node("02", 0, "", 0), sleep=clock.sleep) == reason
 
 
 def test_a_head_that_is_gone_is_not_waited_for(

@@ -69,6 +69,8 @@ class RedisDirectory:
     Args:
         client: closed by :meth:`close`.
         namespace: what keeps fleets apart on one server; no braces.
+        application: name of the one that gateways and replicas belong to. Those of one share a key space; another one
+            under the namespace, as the next release beside this one, may have its own. Empty: the first one's counts.
         node_ttl_s: how long a node lives after something in it was last stored.
         forget_s: how long a silent replica's holdings are kept.
         on_unreadable: called for each record or claim that cannot be read and is passed over.
@@ -82,6 +84,7 @@ class RedisDirectory:
         client: ScriptClient,
         *,
         namespace: str,
+        application: str = "",
         node_ttl_s: float = NODE_TTL_S,
         forget_s: float = FORGET_S,
         on_unreadable: Callable[[], None] = lambda: None,
@@ -89,6 +92,7 @@ class RedisDirectory:
         self._scripts = client
         self._fleet = f"{fleet_prefix(namespace)}{SCHEMA}:"
         self._keys = FleetKeys(fleet_prefix(namespace), self._fleet)
+        self._application = application
         self._shards = (
             [ShardKeys(f"{{aloraserve:{namespace}:{shard:02x}}}:{SCHEMA}:") for shard in range(CLUSTER_SHARDS)]
             if client.is_cluster
@@ -113,6 +117,7 @@ class RedisDirectory:
         url: str,
         *,
         namespace: str,
+        application: str = "",
         timeout_s: float = 0.5,
         max_calls: int = 32,
         node_ttl_s: float = NODE_TTL_S,
@@ -124,6 +129,7 @@ class RedisDirectory:
         Args:
             url: see :func:`~aloraserve.redis.url.read_url`.
             namespace: see the class, as the others.
+            application: see the class.
             timeout_s: of each call, waiting for a connection included.
             max_calls: the most under way on a server; more wait, within ``timeout_s``.
             node_ttl_s: see the class.
@@ -134,12 +140,19 @@ class RedisDirectory:
             ValueError: the URL or the namespace is not one of those accepted.
         """
         client = ScriptClient.from_url(url, timeout_s=timeout_s, max_calls=max_calls, part="directory")
-        return cls(client, namespace=namespace, node_ttl_s=node_ttl_s, forget_s=forget_s, on_unreadable=on_unreadable)
+        return cls(
+            client,
+            namespace=namespace,
+            application=application,
+            node_ttl_s=node_ttl_s,
+            forget_s=forget_s,
+            on_unreadable=on_unreadable,
+        )
 
     async def join(self, space: KeySpace, *, ttl_s: float = LEASE_TTL_S * 5) -> None:
         mine = json.dumps({item.name: getattr(space, item.name) for item in fields(KeySpace)}, sort_keys=True)
         arguments = (mine, milliseconds(ttl_s) if ttl_s else 0)
-        fleet = await self._scripts.run(ScriptCall(scripts.JOIN, (self._keys.space,), arguments))
+        fleet = await self._scripts.run(ScriptCall(scripts.JOIN, self._keys.join(self._application), arguments))
         if bytes(fleet).decode() != mine:
             check_same(_key_space(fleet), space)
 

@@ -25,6 +25,10 @@ class FleetKeys:
         """The key space: where every version of the schema looks."""
         return f"{self.fleet}space"
 
+    def join(self, application: str) -> list[str]:
+        """Keys of ``join``: the application's own key space, and that of the first one in the namespace."""
+        return [f"{self.space}:{application}" if application else self.space, self.space]
+
     @property
     def changes(self) -> list[str]:
         """Keys of ``changes``."""

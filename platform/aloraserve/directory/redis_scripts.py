@@ -32,8 +32,8 @@ and under the prefix of each shard of chains:
 ``epoch``           string    as above
 ==================  ========  ===========================================================================
 
-Without a version there is ``space``, a string under the fleet's prefix: JSON of its key space, which has the schema's
-version, living as long as somebody joins.
+Without a version there are ``space:<application>``, strings under the fleet's prefix: JSON of each application's key
+space, which has the schema's version, living as long as somebody joins; and ``space``, that of the first of them.
 
 A holder is 8 bytes that stand for a replica and an incarnation. An entry is a holder and one byte: the tier of its
 holding. A holder has one entry a block. A claim's marks are in :mod:`aloraserve.directory.claimed_blocks`.

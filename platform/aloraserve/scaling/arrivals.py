@@ -101,6 +101,11 @@ class Arrivals:
             estimated >= 1 and all_of.answers >= 1,
         )
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether any call has come since the first reading."""
+        return self._counts.calls > 0
+
     def idle_s(self, now_s: float) -> float:
         """Return for how long no call has come, since the first reading at most."""
         return 0.0 if self._called_s is None else now_s - self._called_s

@@ -4,8 +4,8 @@ Invariants, for every board:
 
 - It is advisory: what it loses costs a decision's quality, or an explanation, never a replica.
 - A demand counts until its time to live is over; of one gateway the last one. At most ``MAX_GATEWAYS`` are kept.
-- Demands, and the last decision, are those of one Ray cluster: during an upgrade two share a namespace, and each
-  scales for its own gateways. Changes are those of all.
+- Demands, and the last decision, are those of one application of one Ray cluster: during an upgrade two share a
+  namespace, and each scales for its own gateways. Changes are those of all.
 - Of decisions the last one is kept, and those that changed something, at most ``MAX_RECORDS``. All expire.
 - Every method may be called from any number of processes at once. It raises
   :class:`~aloraserve.errors.DirectoryUnavailableError` when the backend is gone or slower than its timeout, and nothing

@@ -46,6 +46,10 @@ class ObjectiveScaler:
         self._settled_s = math.inf
         self._target: int | None = None
 
+    def go_by(self, rules: ScalingRules) -> None:
+        """Decide by other rules from now on; what was learned of the load stays."""
+        self._rules = rules
+
     def decide(self, reading: FleetReading) -> ScalingDecision:
         self._follow(reading)
         staying = [state for state in reading.replicas if not state.is_leaving]
@@ -110,7 +114,7 @@ class ObjectiveScaler:
             return self._counted(reading.ongoing, reading.current)
         if not reading.is_whole:
             return self._partly(reading)
-        if self._is_idle():
+        if self._is_idle() or self._is_unused(reading):
             # Whatever came before: rates are those of a longer time.
             return 0, 0, Reason.IDLE
         count, reason = self._needed(load)
@@ -135,6 +139,10 @@ class ObjectiveScaler:
         # A call that was held, or took longer than the timeout, came long ago, and the next one may come now.
         idle_s = min(self._arrivals.idle_s(self._now_s), self._now_s - self._busy_s)
         return idle_s >= self._rules.idle_timeout_s
+
+    def _is_unused(self, reading: FleetReading) -> bool:
+        """Return whether there is no replica and there never was a call: a first one is for a call to ask for."""
+        return not reading.current and self._busy_s < 0 and not self._arrivals.has_calls
 
     def _partly(self, reading: FleetReading) -> tuple[int, int, Reason]:
         """Return what counts ask for where some gateways say nothing, never fewer than there are."""

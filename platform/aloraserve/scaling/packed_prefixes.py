@@ -1,8 +1,4 @@
-"""Hot prefixes as they travel between the replicas of a fleet: few enough bytes that Ray never writes them to a disk.
-
-Ray sends what is smaller than 100 KiB with the answer itself. What is larger goes to its object store, which a full
-memory makes it spill to files.
-"""
+"""Hot prefixes as they travel between the replicas of a fleet: few enough bytes that calls do not wait behind them."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ import msgspec
 from aloraserve.scaling.hot_prefixes import HotPrefix
 
 MAX_BYTES = 96 << 10
-"""Of a packed list; ``max_direct_call_object_size`` of Ray is 100 KiB."""
+"""Of a packed list: a few milliseconds of a slow network."""
 MAX_UNPACKED_BYTES = 4 << 20
 
 _decoder = msgspec.msgpack.Decoder(list[HotPrefix])

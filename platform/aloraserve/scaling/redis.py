@@ -1,8 +1,8 @@
 """The scaling board in Redis, beside the fleet's directory.
 
-Under ``{aloraserve:<namespace>}:scaling:`` lie ``<cluster>:demands``, a hash with a field per gateway: its id, with
-``"<expiry in ms> <JSON of the demand>"``; ``<cluster>:latest``, JSON of the last decision; and ``changes``, a stream of
-those of all clusters that changed something.
+Under ``{aloraserve:<namespace>}:scaling:`` lie ``<application>:demands``, a hash with a field per gateway: its id, with
+``"<expiry in ms> <JSON of the demand>"``; ``<application>:latest``, JSON of the last decision; and ``changes``, a
+stream of those of all applications that changed something.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ class RedisBoard:
     Args:
         client: closed by :meth:`close`.
         namespace: of the fleet.
-        cluster: name of the Ray cluster whose gateways and autoscaler meet here.
+        application: name of the one whose gateways and autoscaler meet here.
 
     Raises:
         ValueError: the namespace is empty or has a brace.
     """
 
-    def __init__(self, client: ScriptClient, *, namespace: str, cluster: str) -> None:
+    def __init__(self, client: ScriptClient, *, namespace: str, application: str) -> None:
         prefix = f"{fleet_prefix(namespace)}scaling:"
-        self._demands = (f"{prefix}{cluster}:demands",)
-        self._records = (f"{prefix}{cluster}:latest", f"{prefix}changes")
+        self._demands = (f"{prefix}{application}:demands",)
+        self._records = (f"{prefix}{application}:latest", f"{prefix}changes")
         self._scripts = client
 
     @classmethod
-    def from_url(cls, url: str, *, namespace: str, cluster: str, timeout_s: float = 1.0) -> Self:
+    def from_url(cls, url: str, *, namespace: str, application: str, timeout_s: float = 1.0) -> Self:
         """Return a board at ``url``; connects when first used.
 
         Raises:
             ValueError: the URL or the namespace is not one of those accepted.
         """
         client = ScriptClient.from_url(url, timeout_s=timeout_s, max_calls=MAX_CALLS, part="scaling board")
-        return cls(client, namespace=namespace, cluster=cluster)
+        return cls(client, namespace=namespace, application=application)
 
     async def publish(self, demand: Demand, *, ttl_s: float = DEMAND_TTL_S) -> None:
         content = _json(demand)

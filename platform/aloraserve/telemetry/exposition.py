@@ -7,7 +7,9 @@ import ipaddress
 import socket
 import socketserver
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
@@ -20,8 +22,20 @@ _PATHS = ("/", "/metrics")
 _TIMEOUT_S = 10.0
 
 
-def serve_metrics(host: str, port: int, node_ip: str, registry: CollectorRegistry = REGISTRY) -> str:
-    """Answer scrapes on a thread of its own, as long as the process lives; return the address for others.
+class ServedMetrics(NamedTuple):
+    """Metrics that are shown.
+
+    Args:
+        address: for others.
+        close: ends it.
+    """
+
+    address: str
+    close: Callable[[], None]
+
+
+def serve_metrics(host: str, port: int, node_ip: str, registry: CollectorRegistry = REGISTRY) -> ServedMetrics:
+    """Answer scrapes on a thread of its own until that is closed, or the process ends.
 
     The format is always Prometheus' text: prometheus-client's own server, asked for OpenMetrics as Prometheus asks,
     writes ``vllm:`` as ``vllm_``.
@@ -38,7 +52,13 @@ def serve_metrics(host: str, port: int, node_ip: str, registry: CollectorRegistr
     host = "127.0.0.1" if host == "localhost" else host
     server = _listening(host, port, registry)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return _address(node_ip if host in _ANY else host, server.server_port)
+    address = _address(node_ip if host in _ANY else host, server.server_port)
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return ServedMetrics(address, close)
 
 
 def _listening(host: str, port: int, registry: CollectorRegistry) -> ThreadingHTTPServer:

@@ -34,7 +34,7 @@ class ObservedProcess:
         tracing.start(f"aloraserve-{role}", name, settings.otlp_endpoint)
         self.endpoint: MetricsEndpoint | None = None
         if settings.metrics:
-            address = serve_metrics(settings.metrics_host, settings.metrics_port, node_ip())
+            address = serve_metrics(settings.metrics_host, settings.metrics_port, node_ip()).address
             self.endpoint = MetricsEndpoint(role, name, address)
 
     async def keep_registered(self, registry: EndpointRegistry) -> None:

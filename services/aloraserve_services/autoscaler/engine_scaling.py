@@ -8,29 +8,23 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from aloraserve.directory.redis import RedisDirectory
-from aloraserve.errors import AloraserveError
 from aloraserve.scaling.base import ScalingRules
 from aloraserve.scaling.board import ScalingBoard
 from aloraserve.scaling.memory import MemoryBoard
 from aloraserve.scaling.objective_scaler import ObjectiveScaler
 from aloraserve.settings import Settings
-from aloraserve.telemetry.endpoints import MetricsEndpoint
-from aloraserve.telemetry.exposition import serve_metrics
 from aloraserve.telemetry.targets import keep_registered
 from aloraserve_services import stores
 from aloraserve_services.autoscaler.controller_log import controller_log
 from aloraserve_services.autoscaler.decider import Decider
 from aloraserve_services.autoscaler.departures import Departures
 from aloraserve_services.autoscaler.fleet_reader import FleetReader, NoReader, Reader
-from aloraserve_services.autoscaler.metrics import ScalingMetrics
 from aloraserve_services.autoscaler.serve_view import ServeView, fleet_settings, ongoing_requests, serve_view
+from aloraserve_services.autoscaler.shown_metrics import ShownMetrics
 from aloraserve_services.autoscaler.victims import Leaving, cease_for, choose_for
-from aloraserve_services.node import node_ip, ray_cluster
+from aloraserve_services.node import fleet_application
 
-ROLE = "autoscaler"
 DECIDE_EVERY_S = 0.5
 COUNT_EVERY_S = 1.0
 ENDS_S = 60.0
@@ -46,7 +40,7 @@ JOIN_S = 30.0
 log = controller_log()
 _lock = threading.Lock()
 _running: dict[Any, EngineScaling] = {}
-_metrics: dict[str, tuple[ScalingMetrics, MetricsEndpoint | None]] = {}
+_shown: dict[Any, ShownMetrics] = {}
 
 
 def begin(context: Any, rules: dict[str, Any]) -> EngineScaling:
@@ -77,7 +71,8 @@ class EngineScaling:
         deployment_id: Serve's id of the engines.
         rules: of the scaler.
         open_decider: returns what decides, and how to close it; for tests.
-        earlier: what scaled the deployment until now; those that leave by its choice go on leaving.
+        earlier: what scaled the deployment until now; what it learned stays, and those that leave by its choice go on
+            leaving.
     """
 
     def __init__(
@@ -90,8 +85,11 @@ class EngineScaling:
     ) -> None:
         self.settings = settings
         self.rules = rules
-        self.metrics, self.endpoint = _shown_metrics(settings)
+        shown = _shown.setdefault(deployment_id, ShownMetrics())
+        shown.show(settings)
+        self.metrics, self.endpoint = shown.metrics, shown.endpoint
         self.departures: Departures | None = None
+        self.scaler: ObjectiveScaler | None = None
         self._deployment_id = deployment_id
         self._earlier = earlier
         self._open = open_decider or _open_decider
@@ -126,6 +124,29 @@ class EngineScaling:
     def is_over(self) -> bool:
         """Whether nothing is decided any more."""
         return self._over.is_set()
+
+    @property
+    def application(self) -> str:
+        """Name of the fleet's application among those that share its namespace."""
+        return fleet_application(self._deployment_id.app_name)
+
+    def open_scaler(self) -> ObjectiveScaler:
+        """Return what decides, with what the one before has learned, unless that one failed or still runs."""
+        earlier = self._earlier
+        known = None if earlier is None or earlier.is_running else earlier.learned
+        self.scaler = ObjectiveScaler(self.rules) if known is None else known
+        self.scaler.go_by(self.rules)
+        return self.scaler
+
+    @property
+    def learned(self) -> ObjectiveScaler | None:
+        """What has decided, with its memory of the load."""
+        return self.scaler or (None if self._earlier is None else self._earlier.learned)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread is still there."""
+        return self._thread.is_alive()
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -192,7 +213,7 @@ class EngineScaling:
                 return
             del _running[self._deployment_id]
             cease_for(self._deployment_id, self._leaving)
-            self.metrics.hide()
+            _shown.pop(self._deployment_id).close()
 
     async def _decide(self) -> None:
         decider, close = self._open(self)
@@ -227,11 +248,11 @@ def _open_decider(scaling: EngineScaling) -> tuple[Decider, Callable[[], Awaitab
     reader: Reader = NoReader()
     if settings is not None:
         directories = [stores.open_directory(settings, cell) for cell in range(settings.cells)]
-        board = stores.open_board(settings, ray_cluster())
+        board = stores.open_board(settings, scaling.application)
         reader = FleetReader(directories, board, metrics.failures.labels("reading").inc)
     departures = Departures(directories, metrics.failures.labels("marking").inc, scaling.chosen)
     scaling.departures = departures
-    decider = Decider(reader, ObjectiveScaler(scaling.rules), departures, board, metrics, has_seam=scaling.has_seam)
+    decider = Decider(reader, scaling.open_scaler(), departures, board, metrics, has_seam=scaling.has_seam)
 
     async def close() -> None:
         for directory in directories:
@@ -239,19 +260,3 @@ def _open_decider(scaling: EngineScaling) -> tuple[Decider, Callable[[], Awaitab
         await board.close()
 
     return decider, close
-
-
-def _shown_metrics(settings: Settings | None) -> tuple[ScalingMetrics, MetricsEndpoint | None]:
-    """Return the metrics of a fleet, and where they are; one fleet's outlive its changes of settings."""
-    namespace = "" if settings is None else settings.namespace
-    if namespace not in _metrics:
-        registry = CollectorRegistry()
-        metrics, endpoint = ScalingMetrics(registry), None
-        try:
-            if settings is not None and settings.metrics:
-                address = serve_metrics(settings.metrics_host, settings.metrics_port, node_ip(), registry)
-                endpoint = MetricsEndpoint(ROLE, ROLE, address)
-        except AloraserveError as error:
-            log.warning("scaling_metrics_not_shown", cause=error.message)
-        _metrics[namespace] = (metrics, endpoint)
-    return _metrics[namespace]

@@ -17,8 +17,6 @@ class ScalingMetrics(Instruments):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
-        self._gauges: list[Gauge] = []
-        self._is_shown = True
         self.replicas = self._gauge(
             "aloraserve_scaling_replicas",
             "Engine replicas: wanted (target), needed by the load, running, starting, leaving.",
@@ -49,7 +47,6 @@ class ScalingMetrics(Instruments):
 
     def show(self, record: ScalingRecord) -> None:
         """Show a decision and the fleet that it was made for."""
-        self._register()
         decision, estimate = record.decision, record.decision.estimate
         counts = {
             "target": decision.target,
@@ -71,25 +68,10 @@ class ScalingMetrics(Instruments):
         self.knows.set(record.is_known)
         self.seam.set(record.seam)
 
-    def hide(self) -> None:
-        """Show no state until the next decision, as nobody decides; counts stay."""
-        if self._is_shown:
-            for gauge in self._gauges:
-                self.registry.unregister(gauge)
-        self._is_shown = False
-
     def count_change(self, before: int, record: ScalingRecord) -> None:
         """Count a target that is another one than before."""
         direction = "up" if record.decision.target > before else "down"
         self.changes.labels(direction, record.decision.reason.value).inc()
 
-    def _register(self) -> None:
-        if not self._is_shown:
-            for gauge in self._gauges:
-                self.registry.register(gauge)
-        self._is_shown = True
-
     def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
-        gauge = Gauge(name, documentation, labels, registry=self.registry)
-        self._gauges.append(gauge)
-        return gauge
+        return Gauge(name, documentation, labels, registry=self.registry)

@@ -24,6 +24,10 @@ from aloraserve_services.channel.messages import (
     Failed,
     Full,
     Hello,
+    Hottest,
+    Prefill,
+    Prefilled,
+    Prefixes,
     Refusal,
     Refused,
     Room,
@@ -84,6 +88,7 @@ class ReplicaConnection(FramePeer):
         self._is_retired = False
         self._number = 0
         self._calls: dict[int, ChannelReplies] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -125,6 +130,28 @@ class ReplicaConnection(FramePeer):
         self._calls[number] = replies
         replies.attach(self, number, call.share or NO_TENANT)
 
+    async def ask(self, question: type[Hottest | Prefill], *content: Any) -> Any:
+        """Return the answer to a question that one replica has for another.
+
+        Args:
+            question: kind of it.
+            content: the message's fields after its number.
+
+        Raises:
+            FrameError: it is longer than a frame may be.
+            ChannelLostError: the connection is closed, or was before the answer came.
+            CallFailedError: the replica could not answer.
+        """
+        if not self.is_open:
+            raise ChannelLostError("the connection was closed before the question was sent")
+        self._number = number = self._number + 1
+        self.send(question(number, *content))
+        self._asked[number] = answer = self._loop.create_future()
+        try:
+            return await answer
+        finally:
+            del self._asked[number]
+
     def grant(self, number: int, chunks: int) -> None:
         """Allow the replica to send more of a call."""
         if number in self._calls:
@@ -156,11 +183,17 @@ class ReplicaConnection(FramePeer):
         calls, self._calls = self._calls, {}
         for replies in calls.values():
             replies.end(ChannelLostError(cause))
+        for number in self._asked:
+            self._answered(number, ChannelLostError(cause))
         self.closed.set_result(cause)
 
     def _signalled(self, message: Any) -> None:
         if isinstance(message, Failed):
-            self._end(message.number, CallFailedError(message.cause, is_lost=message.is_lost))
+            error = CallFailedError(message.cause, is_lost=message.is_lost)
+            self._end(message.number, error)
+            self._answered(message.number, error)
+        elif isinstance(message, Prefixes | Prefilled):
+            self._answered(message.number, message.prefixes)
         elif isinstance(message, Full):
             if (replies := self._calls.pop(message.number, None)) is not None:
                 self._full_for.add(replies.tenant)
@@ -196,6 +229,15 @@ class ReplicaConnection(FramePeer):
     def _end(self, number: int, outcome: Exception) -> None:
         if (replies := self._calls.pop(number, None)) is not None:
             replies.end(outcome)
+
+    def _answered(self, number: int, outcome: Any) -> None:
+        answer = self._asked.get(number)
+        if answer is None or answer.done():
+            return
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
 
     def _close_if_retired(self) -> None:
         if self._is_retired and not self.in_flight:

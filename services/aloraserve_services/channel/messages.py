@@ -169,10 +169,10 @@ class End(Message, frozen=True, tag=12):
 
 
 class Failed(Message, frozen=True, tag=13):
-    """A call ended with an error.
+    """A call, or a question of another replica, ended with an error.
 
     Args:
-        number: of the call.
+        number: of the call or question.
         is_lost: the engine is dead: another replica may answer.
         cause: the error's name.
     """
@@ -196,6 +196,40 @@ class Draining(Message, frozen=True, tag=16):
     """The replica takes no further calls and will end; those that it has run on."""
 
 
+class Hottest(Message, frozen=True, tag=19):
+    """Another replica asks which prefixes this one's calls had most of lately."""
+
+    number: int
+
+
+class Prefill(Message, frozen=True, tag=20):
+    """Another replica, which leaves, asks this one to compute prefixes.
+
+    Args:
+        number: of the question on this connection.
+        prefixes: packed (:mod:`aloraserve.scaling.packed_prefixes`).
+        budget_s: for all of them.
+    """
+
+    number: int
+    prefixes: bytes
+    budget_s: float
+
+
+class Prefixes(Message, frozen=True, tag=21):
+    """The answer to :class:`Hottest`, packed."""
+
+    number: int
+    prefixes: bytes
+
+
+class Prefilled(Message, frozen=True, tag=22):
+    """The answer to :class:`Prefill`: how many of the prefixes are there."""
+
+    number: int
+    prefixes: int
+
+
 class Ping(Message, frozen=True, tag=17):
     """Asks for a :class:`Pong`; both ends do."""
 
@@ -204,7 +238,7 @@ class Pong(Message, frozen=True, tag=18):
     """The answer to a :class:`Ping`."""
 
 
-ToReplica = Hello | CallMessage | Credit | Cancel | Ping | Pong
+ToReplica = Hello | CallMessage | Credit | Cancel | Hottest | Prefill | Ping | Pong
 ToGateway = (
     Challenge
     | Welcome
@@ -218,6 +252,8 @@ ToGateway = (
     | Full
     | Room
     | Draining
+    | Prefixes
+    | Prefilled
     | Ping
     | Pong
 )

@@ -1,4 +1,7 @@
-"""The replica's end of a connection: lets a gateway in that has the secret, and runs its calls."""
+"""The replica's end of a connection: lets a gateway in that has the secret, and runs its calls.
+
+Another replica comes in the same way, with questions in the place of calls.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,15 @@ from aloraserve_services.channel.messages import (
     Draining,
     Full,
     Hello,
+    Hottest,
+    Prefill,
     Refused,
     Room,
     Welcome,
     decode_to_replica,
 )
 from aloraserve_services.channel.served_call import Generate, ServedCall
+from aloraserve_services.channel.served_peer import ServedPeer, WarmReplica
 
 GREETING_S = 5.0
 """How long a connection may take to prove who it is."""
@@ -45,6 +51,7 @@ class ServedGateway(FramePeer):
         generate: answers a call.
         on_begin: called with this when the connection is open; over TLS not all that are accepted come that far.
         on_end: called with this when it is closed.
+        warm: answers questions of other replicas.
 
     Attributes:
         is_known: whether the gateway has proved that it has the secret.
@@ -57,6 +64,7 @@ class ServedGateway(FramePeer):
         generate: Generate,
         on_begin: Callable[[ServedGateway], None],
         on_end: Callable[[ServedGateway], None],
+        warm: WarmReplica | None = None,
     ) -> None:
         super().__init__(decode_to_replica, MAX_GREETING_BYTES)
         self.is_known = False
@@ -68,6 +76,7 @@ class ServedGateway(FramePeer):
         self._nonce = new_nonce()
         self._calls: dict[int, ServedCall] = {}
         self._ending: dict[int, ServedCall] = {}
+        self._peer = ServedPeer(warm, self.send)
         self._greeting: asyncio.TimerHandle
 
     def connection_made(self, transport: Any) -> None:
@@ -89,6 +98,8 @@ class ServedGateway(FramePeer):
                 self._begin(message)
             elif isinstance(message, Cancel):
                 self._cancel(message.number)
+            elif isinstance(message, Hottest | Prefill):
+                self._peer.begin(message)
             else:
                 raise FrameError(f"{type(message).__name__} is out of place")
 
@@ -98,6 +109,7 @@ class ServedGateway(FramePeer):
         self._admission.forget(self._on_room)
         for number in list(self._calls):
             self._cancel(number)
+        self._peer.cancel()
         self._on_end(self)
         if self.is_known:
             log.info("channel_closed", cause=cause)

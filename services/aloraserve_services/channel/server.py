@@ -1,4 +1,4 @@
-"""A replica's channel: it listens for gateways, on this machine and, if asked to, on others."""
+"""A replica's channel: it listens for gateways and other replicas, on this machine and, if asked to, on others."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from aloraserve_services.channel.credentials import new_secret, server_context
 from aloraserve_services.channel.endpoint import Endpoint
 from aloraserve_services.channel.served_call import Generate
 from aloraserve_services.channel.served_gateway import GREETING_S, ServedGateway
+from aloraserve_services.channel.served_peer import WarmReplica
 
 MAX_STRANGERS = 128
 """Connections that have not proved yet who they are; more are closed at once."""
@@ -37,11 +38,13 @@ class ChannelServer:
         replica: its id.
         generate: answers a call.
         capacity: calls that are taken in at once.
+        warm: answers questions of other replicas; None: nobody does.
     """
 
-    def __init__(self, replica: str, generate: Generate, capacity: int) -> None:
+    def __init__(self, replica: str, generate: Generate, capacity: int, warm: WarmReplica | None = None) -> None:
         self._replica = replica
         self._generate = generate
+        self._warm = warm
         self._secret = new_secret()
         self._admission = Admission(capacity)
         self._gateways: set[ServedGateway] = set()
@@ -118,7 +121,9 @@ class ChannelServer:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _gateway(self) -> ServedGateway:
-        return ServedGateway(self._secret, self._admission, self._generate, self._connected, self._gateways.discard)
+        return ServedGateway(
+            self._secret, self._admission, self._generate, self._connected, self._gateways.discard, self._warm
+        )
 
     def _connected(self, gateway: ServedGateway) -> None:
         self._gateways.add(gateway)

@@ -16,7 +16,7 @@ from aloraserve_services.cli.doctor import doctor
 from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.explain import explain
-from aloraserve_services.cli.export_intrinsics import export_intrinsics
+from aloraserve_services.cli.export import export
 from aloraserve_services.cli.keys import app as keys
 from aloraserve_services.cli.logs import logs
 from aloraserve_services.cli.simulate import simulate
@@ -60,7 +60,7 @@ for command in (
     engine,
     clearly(simulate),
     calibrate,
-    export_intrinsics,
+    export,
 ):
     app.command()(command)
 for group in (adapters, keys, tenants):

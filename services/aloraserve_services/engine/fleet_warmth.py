@@ -65,36 +65,54 @@ class FleetWarmth:
         directory: of its cell.
         warmth: what it has.
         peers: the others.
+        max_tokens: to be computed here for one of them, or before the first call.
     """
 
-    def __init__(self, replica: str, directory: Directory, warmth: Warmth, peers: Peers) -> None:
+    def __init__(self, replica: str, directory: Directory, warmth: Warmth, peers: Peers, max_tokens: int) -> None:
         self._replica = replica
         self._directory = directory
         self._warmth = warmth
         self._peers = peers
+        self._max_tokens = max_tokens
 
-    async def arrive(self, budget_s: float, max_tokens: int) -> None:
+    async def arrive(self, budget_s: float) -> None:
         """Compute the fleet's hottest prefixes here.
 
         Args:
             budget_s: for all of it.
-            max_tokens: to be computed.
         """
         begun_at = time.monotonic()
-        await self._tried("not_warmed", self._arrive(begun_at + budget_s, max_tokens))
+        await self._tried("not_warmed", self._arrive(begun_at + budget_s))
 
     async def leave(self) -> None:
         """Have others compute the hottest prefixes that this replica alone holds, where that is worth it."""
         await self._tried("not_handed_over", self._leave())
 
-    async def _arrive(self, until: float, max_tokens: int) -> None:
+    async def hottest(self) -> bytes:
+        """Return this replica's hottest prefixes, packed, for another one that asks."""
+        return await asyncio.to_thread(pack, await self._warmth.hottest())
+
+    async def prefill(self, prefixes: bytes, budget_s: float) -> int:
+        """Compute prefixes that a replica which leaves had; return how many of them are there.
+
+        Args:
+            prefixes: packed.
+            budget_s: for all of them.
+
+        Raises:
+            ValueError: they are not what was packed.
+        """
+        done = await self._warmth.prefill(unpack(prefixes), min(budget_s, HAND_OVER_S), self._max_tokens)
+        return done.prefixes
+
+    async def _arrive(self, until: float) -> None:
         asked = await self._others()
         if not asked:
             return
         ask_s = min(ASK_S, until - time.monotonic())
         answers = await self._within(ask_s, self._peers.hottest, [(peer,) for peer in asked])
         prefixes = merged(unpack(answer) for answer in answers)
-        done = await self._warmth.prefill(prefixes, until - time.monotonic(), max_tokens)
+        done = await self._warmth.prefill(prefixes, until - time.monotonic(), self._max_tokens)
         log.info("warmed", peers=len(answers), known=len(prefixes), **done._asdict())
 
     async def _others(self) -> list[str]:

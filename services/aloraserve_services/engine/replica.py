@@ -14,7 +14,6 @@ from prometheus_client import REGISTRY
 from aloraserve.adapters.stored import check_stored
 from aloraserve.directory.base import Directory
 from aloraserve.routing.cells import cell_of
-from aloraserve.scaling.packed_prefixes import pack, unpack
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 from aloraserve.settings import SECRETS, Settings
 from aloraserve.settings.variables import forget_variables
@@ -23,14 +22,14 @@ from aloraserve_services.autoscaler.serve_view import REQUESTS
 from aloraserve_services.channel.server import ChannelServer
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
-from aloraserve_services.engine.fleet_warmth import HAND_OVER_S, FleetWarmth, adapters_in_use
+from aloraserve_services.engine.fleet_warmth import FleetWarmth, adapters_in_use
 from aloraserve_services.engine.host import EngineHost, ReplicaIdentity, join_fleet, load_adapters
 from aloraserve_services.engine.loading_rules import loading_rules
 from aloraserve_services.engine.opening import open_vllm
 from aloraserve_services.engine.replica_telemetry import ReplicaTelemetry
 from aloraserve_services.engine.serve_peers import ServePeers
 from aloraserve_services.engine.warmth import FILLED
-from aloraserve_services.node import node_ip
+from aloraserve_services.node import fleet_application, node_ip
 from aloraserve_services.plan import FleetPlan, make_plan
 
 log = structlog.get_logger(__name__)
@@ -91,12 +90,13 @@ class EngineReplica:
         )
         self._closing.callback(self._host.stop)
         telemetry.watch(self._host.ingest, self._host.mirror)
-        self._fleet = FleetWarmth(identity.replica, directory, self._host.warmth, ServePeers())
+        most_tokens = int(FILLED * self._host.kv_tokens)
+        self._fleet = FleetWarmth(identity.replica, directory, self._host.warmth, ServePeers(), most_tokens)
         await self._host.start(max_model_tokens=settings.max_model_len, before_calls=self._warm)
         # Warming up was nobody's call.
         self._host.observe(telemetry.begin_call, telemetry.stalled)
         self._host.keep(telemetry.keep_registered, registry.run)
-        channel = ChannelServer(identity.replica, self._host.generate, plan.capacity)
+        channel = ChannelServer(identity.replica, self._host.generate, plan.capacity, self._fleet)
         self._closing.callback(channel.close)
         self._endpoint = await channel.start(settings.channel_host, settings.channel_port, node_ip())
         self._channel = channel
@@ -112,25 +112,6 @@ class EngineReplica:
     async def generate(self, call: EngineCall) -> AsyncIterator[EngineReply]:
         """Return the engine's replies to a call; closing the iterator aborts it."""
         return self._host.generate(call)
-
-    async def hottest(self, rank: Sequence[str] = ()) -> bytes:
-        """Return this replica's hottest prefixes, packed, for another replica.
-
-        Args:
-            rank: which replica the call is for; the request router reads it.
-        """
-        return await asyncio.to_thread(pack, await self._host.warmth.hottest())
-
-    async def prefill(self, prefixes: bytes, budget_s: float, rank: Sequence[str] = ()) -> int:
-        """Compute prefixes that a replica which leaves had; return how many of them are there.
-
-        Args:
-            prefixes: packed.
-            budget_s: for all of them.
-            rank: see :meth:`hottest`.
-        """
-        done = await self._host.warmth.prefill(unpack(prefixes), min(budget_s, HAND_OVER_S), self._max_warm_tokens)
-        return done.prefixes
 
     def record_autoscaling_stats(self) -> dict[str, int]:
         """Return how many requests this replica has: Serve's policy asks while the directory is gone."""
@@ -162,29 +143,27 @@ class EngineReplica:
 
     async def _warm(self) -> None:
         if self._warm_up_s:
-            await self._fleet.arrive(self._warm_up_s, self._max_warm_tokens)
-
-    @property
-    def _max_warm_tokens(self) -> int:
-        return int(FILLED * self._host.kv_tokens)
+            await self._fleet.arrive(self._warm_up_s)
 
     def _open_directory(self, plan: FleetPlan, cell: int) -> Directory:
-        return plan.open_directory(cell)
+        return plan.open_directory(cell, application=fleet_application(_context().app_name))
 
     def _open_engine(self, plan: FleetPlan) -> EngineParts:
         return open_vllm(plan)
 
 
-def _identity() -> ReplicaIdentity:
-    """Return who this replica is, as Serve has it."""
+def _context() -> Any:
+    """Return what Serve knows of this replica."""
     from ray import serve
 
-    replica_id = serve.get_replica_context().replica_id.unique_id
-    return ReplicaIdentity(replica_id, f"engine-{_rank()}", uuid.uuid4().hex[:12])
+    return serve.get_replica_context()
+
+
+def _identity() -> ReplicaIdentity:
+    """Return who this replica is, as Serve has it."""
+    return ReplicaIdentity(_context().replica_id.unique_id, f"engine-{_rank()}", uuid.uuid4().hex[:12])
 
 
 def _rank() -> int:
     """Return this replica's number among the fleet's; one that takes a lost one's place has its number."""
-    from ray import serve
-
-    return int(serve.get_replica_context().rank.rank)
+    return int(_context().rank.rank)

@@ -1,12 +1,13 @@
-"""The fleet's other replicas, through Serve's handle of their own deployment."""
+"""The fleet's other replicas: Serve says where their channels are, and over those they are asked."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from ray import serve
 
+from aloraserve_services.channel.endpoint import Endpoint
+from aloraserve_services.channel.peers import ask_hottest, ask_prefill
 from aloraserve_services.serve_requests import own_request_id
 
 STAYING = ("RUNNING", "DEPLOYING", "UNHEALTHY")
@@ -14,15 +15,15 @@ STAYING = ("RUNNING", "DEPLOYING", "UNHEALTHY")
 
 
 class ServePeers:
-    """See :class:`~aloraserve_services.engine.fleet_warmth.Peers`; what travels stays within the Ray cluster."""
+    """See :class:`~aloraserve_services.engine.fleet_warmth.Peers`; Serve carries neither prompts nor salts."""
 
     async def hottest(self, replica: str) -> bytes:
         """See the contract."""
-        return await self._call("hottest", replica)
+        return await ask_hottest(await self._endpoint(replica))
 
     async def prefill(self, replica: str, prefixes: bytes, budget_s: float) -> int:
         """See the contract."""
-        return int(await self._call("prefill", replica, prefixes, budget_s))
+        return await ask_prefill(await self._endpoint(replica), prefixes, budget_s)
 
     async def stay(self) -> bool:
         """See the contract."""
@@ -32,8 +33,16 @@ class ServePeers:
             return False
         return application.deployments[context.deployment].replica_states.get("RUNNING", 0) > 0
 
-    async def _call(self, method: str, replica: str, *arguments: Any) -> Any:
+    async def _endpoint(self, replica: str) -> Endpoint:
+        """Return where a replica's channel is.
+
+        Raises:
+            LookupError: another replica answered in its place.
+        """
         context = serve.get_replica_context()
-        handle = serve.get_deployment_handle(context.deployment, context.app_name).options(method_name=method)
+        handle = serve.get_deployment_handle(context.deployment, context.app_name).options(method_name="endpoint")
         own_request_id()
-        return await handle.remote(*arguments, rank=[replica])
+        endpoint = Endpoint.from_dict(await handle.remote(rank=[replica]))
+        if endpoint.replica != replica:
+            raise LookupError(f"{replica} did not answer; {endpoint.replica} did")
+        return endpoint

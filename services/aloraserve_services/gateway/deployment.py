@@ -76,7 +76,7 @@ from aloraserve_services.gateway.tenant_routes import TenantRoutes
 from aloraserve_services.gateway.tokenize_routes import TokenizeRoutes
 from aloraserve_services.gateway.usage import UsageReporter, UsageRoutes
 from aloraserve_services.kept_tasks import Work, kept
-from aloraserve_services.node import ray_cluster
+from aloraserve_services.node import fleet_application
 from aloraserve_services.plan import FleetPlan
 from aloraserve_services.prompts import open_prompts
 from aloraserve_services.tenant_store import FleetTenants, open_prefixes
@@ -123,7 +123,7 @@ class Gateway:
         self._watch = PrefixWatch()
         self._routing = GatewayRouting(plan, self._directories, self._replicas)
         self._pool = GatewayPool(settings, engines, self._replicas, self._routing.leaving)
-        self._board = plan.open_board(ray_cluster())
+        self._board = plan.open_board(fleet_application(self._app_name))
         self._demand = DemandCounter(self._pool.waiting, lambda: bool(self._replicas()))
         self.slots = CallSlots(plan.max_calls, lambda caller: settings.effective_limits.of(caller).weight)
         limits = TimeLimits(
@@ -280,10 +280,12 @@ class Gateway:
 
     def _open_directories(self) -> list[Directory]:
         calls = self.metrics.directory
-        return [
-            guarded(ObservedDirectory(self._plan.open_directory(cell, calls.unreadable.inc), calls))
-            for cell in range(self._plan.settings.cells)
-        ]
+        open_directory = functools.partial(
+            self._plan.open_directory,
+            on_unreadable=calls.unreadable.inc,
+            application=fleet_application(self._app_name),
+        )
+        return [guarded(ObservedDirectory(open_directory(cell), calls)) for cell in range(self._plan.settings.cells)]
 
     def _open_savings(self) -> SavingsReporter:
         return SavingsReporter(

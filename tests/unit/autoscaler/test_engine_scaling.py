@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.redis_deployments import free_port
 from support.waiting import wait_until
 
-from aloraserve.scaling.base import Reason, ScalingDecision, ScalingRules
+from aloraserve.scaling.base import FleetReading, Reason, ScalingDecision, ScalingRules
 from aloraserve.scaling.board import ScalingRecord
 from aloraserve.settings import Settings
-from aloraserve_services.autoscaler import engine_scaling, engines
+from aloraserve_services.autoscaler import engine_scaling, engines, shown_metrics
 from aloraserve_services.autoscaler.departures import Departures
 from aloraserve_services.autoscaler.engine_scaling import EngineScaling, begin
 from aloraserve_services.autoscaler.engines import EnginePolicy
@@ -25,6 +27,12 @@ WITHIN_S = 20.0
 
 def until(condition: Callable[[], bool]) -> None:
     wait_until(condition, "a step of a thread", WITHIN_S, every_s=0.01)
+
+
+def scraped(port: int) -> str:
+    """Return what Prometheus reads there."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WITHIN_S) as answer:
+        return str(answer.read().decode())
 
 
 class Context(SimpleNamespace):
@@ -79,9 +87,9 @@ def no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_scaling, "choose_for", lambda deployment_id, ask: None)
     monkeypatch.setattr(engine_scaling, "DECIDE_EVERY_S", 0.01)
     monkeypatch.setattr(engine_scaling, "RESTART_S", 0.01)
-    monkeypatch.setattr(engine_scaling, "ray_cluster", lambda: "session")
+    monkeypatch.setattr(engine_scaling, "fleet_application", lambda name: f"session.{name}")
     monkeypatch.setattr(engine_scaling, "_running", {})
-    monkeypatch.setattr(engine_scaling, "_metrics", {})
+    monkeypatch.setattr(engine_scaling, "_shown", {})
 
 
 @pytest.fixture
@@ -238,17 +246,46 @@ def test_scaling_that_serve_asks_no_more_ends_and_leaves_nothing(
     monkeypatch.setattr(engine_scaling, "cease_for", lambda deployment_id, ask: let_go.append(deployment_id))
     scaling = begin(Context("a"), {})
     until(lambda: scaling.target(Context("a")) == 3)
-    scaling.metrics.show(ScalingRecord(1.0, ScalingDecision(8, Reason.TTFT, 8), 2))
-    wanted = {"state": "target"}
-    assert scaling.metrics.registry.get_sample_value("aloraserve_scaling_replicas", wanted) == 8
     monkeypatch.setattr(engine_scaling, "ENDS_S", 0.0)
     until(lambda: not scaling._thread.is_alive())
     assert (scaling.is_over, engine_scaling._running, let_go) == (True, {}, ["engines"])
-    assert scaling.metrics.registry.get_sample_value("aloraserve_scaling_replicas", wanted) is None
-    assert scaling.metrics.registry.get_sample_value("aloraserve_scaling_victims_chosen") is None, "0 would be an alert"
+    assert engine_scaling._shown == {}
     assert decider.closed == 1
-    scaling.metrics.show(ScalingRecord(1.0, ScalingDecision(4, Reason.TTFT, 4), 2))
-    assert scaling.metrics.registry.get_sample_value("aloraserve_scaling_replicas", wanted) == 4, "when it is on again"
+
+
+def test_metrics_are_shown_until_the_scaling_ends_and_their_port_is_free_then(
+    monkeypatch: pytest.MonkeyPatch, decider: Scripted
+) -> None:
+    monkeypatch.setattr(engine_scaling, "_open_decider", decider.open)
+    monkeypatch.setattr(engine_scaling, "cease_for", lambda deployment_id, ask: None)
+    monkeypatch.setattr(shown_metrics, "node_ip", lambda: "127.0.0.1")
+    port = free_port()
+    settings = Settings(redis_url="redis://127.0.0.1:1", metrics_host="127.0.0.1", metrics_port=port)  # type: ignore[arg-type]
+    scaling = begin(Context("a", settings=settings), {})
+    scaling.metrics.show(ScalingRecord(1.0, ScalingDecision(8, Reason.TTFT, 8), 2))
+    assert 'aloraserve_scaling_replicas{state="target"} 8.0' in scraped(port)
+    other_port = free_port()
+    other = settings.model_copy(update={"metrics_port": other_port})
+    later = begin(Context("a", settings=other), {})
+    assert 'aloraserve_scaling_replicas{state="target"} 8.0' in scraped(other_port), "they outlive changes of settings"
+    with pytest.raises(OSError, match="refused"):
+        scraped(port)
+    monkeypatch.setattr(engine_scaling, "ENDS_S", 0.0)
+    until(lambda: not later.is_running)
+    with pytest.raises(OSError, match="refused"):
+        scraped(other_port)
+
+
+def test_what_was_learned_of_the_load_outlives_a_change_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each change would be a start: no rates, and a start-up of a minute assumed, for minutes."""
+    first = EngineScaling(None, "engines", ScalingRules(max_replicas=4))
+    scaler = first.open_scaler()
+    second = EngineScaling(None, "engines", ScalingRules(max_replicas=9), earlier=first)
+    third = EngineScaling(None, "engines", ScalingRules(max_replicas=7), earlier=second)
+    assert third.open_scaler() is scaler
+    assert scaler.decide(FleetReading(1.0, 9)).target == 7
+    failed = EngineScaling(None, "engines", ScalingRules())
+    assert failed.open_scaler() is not failed.open_scaler(), "what failed begins again without what it failed at"
 
 
 def test_a_policy_that_is_asked_again_after_long_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ class Started:
         """Start a replica as it starts beside others."""
 
         async def arrive(host: EngineHost) -> None:
-            await self.warmth(name, host).arrive(budget_s, MOST_TOKENS)
+            await self.warmth(name, host).arrive(budget_s)
 
         started = started_host(self.directory, *adapters, name=name, before_calls=arrive)
         host = await self._stack.enter_async_context(started)
@@ -73,7 +73,7 @@ class Started:
         return host
 
     def warmth(self, name: str, host: EngineHost) -> FleetWarmth:
-        return FleetWarmth(name, self.directory, host.warmth, self.peers)
+        return FleetWarmth(name, self.directory, host.warmth, self.peers, MOST_TOKENS)
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ async def test_a_directory_that_is_gone_makes_a_cold_start(fleet: Started, monke
             raise OSError("no route")
 
         monkeypatch.setattr(fleet.directory, "states", gone)
-        await fleet.warmth("new", new.host).arrive(BUDGET_S, MOST_TOKENS)
+        await fleet.warmth("new", new.host).arrive(BUDGET_S)
         assert await cached(new, call("b", 7)) == 0
 
 

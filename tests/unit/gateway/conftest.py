@@ -58,7 +58,7 @@ def open_gateway(plan: FleetPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     """Make a gateway with the given settings, whose directory cannot be reached."""
     monkeypatch.setattr(serve_pool, "own_request_id", lambda: None)
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
-    monkeypatch.setattr(deployment, "ray_cluster", lambda: "session")
+    monkeypatch.setattr(deployment, "fleet_application", lambda name: f"session.{name}")
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: CharacterTokenizer())
     note_replicas(ENGINE, "test", ["a", "b", "c"])
 

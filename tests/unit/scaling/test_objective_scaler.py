@@ -194,6 +194,17 @@ def test_an_idle_fleet_ends_only_where_none_is_allowed() -> None:
         assert (found[-1].target, found[-1].reason) == (least, reason)
 
 
+def test_a_fleet_that_never_had_a_call_starts_none_where_none_is_allowed() -> None:
+    for least in (0, 1):
+        scaler = ObjectiveScaler(replace(RULES, min_replicas=least))
+        found = [scaler.decide(FleetReading(float(second), 0, demands=[Demand("g", second)])) for second in range(30)]
+        assert {decision.target for decision in found} == {least}
+        held = FleetReading(31.0, 0, demands=[Demand("g", 31.0, waiting=1, held=1)])
+        assert scaler.decide(held).target == 1
+        # Its client has gone; what starts may well be asked for again.
+        assert scaler.decide(FleetReading(32.0, 0, demands=[Demand("g", 32.0)])).target == 1
+
+
 def test_a_fleet_is_idle_a_while_after_its_last_call_however_many_came_before() -> None:
     scaler = ObjectiveScaler(replace(RULES, min_replicas=0, idle_timeout_s=5))
     targets = []

@@ -28,15 +28,18 @@ def get(address: str, path: str = "/metrics") -> httpx.Response:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_names_stay_as_they_are_whatever_format_is_asked_for(host: str, registry: CollectorRegistry) -> None:
-    address = serve_metrics(host, 0, "10.1.2.3", registry)
+    address, close = serve_metrics(host, 0, "10.1.2.3", registry)
     answer = get(address)
     assert "vllm:calls_total 1.0" in answer.text
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert get(address, "/etc/passwd").status_code == 404
+    close()
+    with pytest.raises(httpx.ConnectError):
+        get(address)
 
 
 def test_a_host_of_all_addresses_is_known_by_the_nodes(registry: CollectorRegistry) -> None:
-    assert re.fullmatch(r"10\.1\.2\.3:\d+", serve_metrics("0.0.0.0", 0, "10.1.2.3", registry))
+    assert re.fullmatch(r"10\.1\.2\.3:\d+", serve_metrics("0.0.0.0", 0, "10.1.2.3", registry).address)
 
 
 def test_processes_of_one_node_take_one_port_after_the_other(registry: CollectorRegistry) -> None:
@@ -44,7 +47,7 @@ def test_processes_of_one_node_take_one_port_after_the_other(registry: Collector
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        first, second = (serve_metrics("127.0.0.1", port, "", registry) for _ in "ab")
+        first, second = (serve_metrics("127.0.0.1", port, "", registry).address for _ in "ab")
     assert port < int(first.rpartition(":")[2]) < int(second.rpartition(":")[2])
 
 

@@ -364,6 +364,7 @@ STATUS = {
     errors.SettingsError: 500,
     errors.KeySpaceMismatchError: 500,
     errors.StartError: 500,
+    errors.TrainingError: 500,
     errors.PartLostError: 500,
 }
 BAD_ENGLISH = re.compile(

@@ -21,15 +21,27 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Return the next node; an alias is refused: ten lines of them describe a billion values."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not accepted")
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not accepted", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return a mapping; a key that stands in it twice is refused."""
         made = super().construct_mapping(node, deep=deep)
         if len(made) < len(node.value):
-            raise yaml.YAMLError("a mapping has a key twice, or merges another one")
+            problem = "a mapping has a key twice, or merges another one"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=_second(node).start_mark)
         return made
+
+
+def _second(node: yaml.MappingNode) -> yaml.Node:
+    """Return the first key that stands in a mapping for the second time; the mapping if there is none."""
+    seen: set[object] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            return key
+        seen.add(getattr(key, "value", None) if isinstance(key, yaml.ScalarNode) else None)
+    return node
 
 
 def read_document(data: bytes, name: str) -> dict[str, Any]:
@@ -57,6 +69,24 @@ def read_document(data: bytes, name: str) -> dict[str, Any]:
         raise InvalidAdapterError(f"{name} holds {type(value).__name__}; a mapping is accepted")
     _Size(name).check(value)
     return value
+
+
+def document_lines(data: bytes) -> dict[tuple[str | int, ...], int]:
+    """Return the line, from 1, of every key and entry of a file that :func:`read_document` accepts, by its path."""
+    lines: dict[tuple[str | int, ...], int] = {}
+    _note_lines(yaml.compose(data.decode("utf-8-sig"), _Loader), (), lines)
+    return lines
+
+
+def _note_lines(node: yaml.Node | None, place: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines[*place, str(key.value)] = key.start_mark.line + 1
+            _note_lines(value, (*place, str(key.value)), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            lines[*place, number] = value.start_mark.line + 1
+            _note_lines(value, (*place, number), lines)
 
 
 class _Size:

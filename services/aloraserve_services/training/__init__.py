@@ -1,0 +1,1 @@
+"""Training of adapters: examples in tokens, and all that needs the extra ``train``."""

@@ -1,0 +1,126 @@
+"""Rows as token ids, made by the very code that makes prompts of requests: what is trained on is what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aloraserve.adapters import AdapterVersion
+from aloraserve.adapters.problems import shown
+from aloraserve.blocks import KeySpace, activation_point
+from aloraserve.errors import AloraserveError
+from aloraserve.serving.intrinsics.question import question
+from aloraserve.serving.prompts.prompt_builder import PromptBuilder
+from aloraserve.serving.request import Origin
+from aloraserve.tenants import UNTENANTED
+from aloraserve.training import TrainingRow, TrainingSpec
+from aloraserve.training.row_forms import RowError
+from aloraserve.training.rows import gateway_fault
+from aloraserve.wire.fields import FieldError
+
+_NO_SPACE = KeySpace("training", "training", 1024)
+"""Keys are not needed; the fewer blocks, the less time they take."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """One example in tokens: prompt, completion, end token.
+
+    Args:
+        token_ids: of all of it.
+        activation: index of the first token that the adapter changes; 0 for a plain LoRA.
+        completion_start: index of the first token that is learned; the last one is the end token.
+        line: of the row's file.
+    """
+
+    token_ids: list[int]
+    activation: int
+    completion_start: int
+    line: int
+
+
+class ExampleBuilder:
+    """Builds examples for one adapter. For one event loop.
+
+    Args:
+        spec: of the training.
+        tokenizer: of the base model, with its chat template.
+        end_token: that ends an answer when it is served.
+        context: tokens that the model has room for.
+
+    Attributes:
+        version: the adapter as the gateway would know it, without weights. A LoRA twin's has the invocation too: its
+            prompts have the same tokens.
+    """
+
+    def __init__(self, spec: TrainingSpec, tokenizer: Any, *, end_token: int, context: int) -> None:
+        self._spec = spec
+        self._intrinsic = spec.intrinsic_spec()
+        self._end_token = end_token
+        self._special = frozenset(
+            number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+        ) | set(tokenizer.all_special_ids)
+        prompts = PromptBuilder(tokenizer, _NO_SPACE, base_model="", max_model_len=context, resolve=self._resolve)
+        self._prompts = prompts.unbounded()
+        self.version = AdapterVersion(
+            name=spec.name,
+            kind="alora",
+            path=Path(),
+            rank=spec.lora.rank,
+            target_modules=tuple(sorted(spec.lora.targets)),
+            invocation_ids=tuple(prompts.plain_ids(spec.invocation)),
+            digest="untrained",
+            intrinsic=self._intrinsic,
+            invocation_text=spec.invocation,
+            invocation_mode=spec.mode,
+        )
+
+    async def build(self, row: TrainingRow) -> TrainingExample:
+        """Return a row's example, however long it is.
+
+        Raises:
+            RowError: the row cannot be served, or could not be learned as it would be served.
+        """
+        prompt, activation = await self._prompt(row)
+        completion = self._completion(row.completion)
+        ids = [*prompt, *completion, self._end_token]
+        found = activation_point(ids, self.version.invocation_ids)
+        if found != activation:
+            raise RowError(
+                f"has the invocation {shown(self._spec.invocation)} in its completion, which would move the activation "
+                f"from token {activation} to token {found}",
+                "a completion without it",
+            )
+        return TrainingExample(ids, activation if self._spec.kind == "alora" else 0, len(prompt), row.line)
+
+    async def _prompt(self, row: TrainingRow) -> tuple[list[int], int]:
+        """Return the ids and the activation point of the prompt that the gateway would make."""
+        try:
+            body = row.chat(self._spec.name)
+            if self._intrinsic is not None:
+                body = question(body, self._spec.name, self._intrinsic, row.fields).body
+            request = await self._prompts.chat(body, Origin("training", UNTENANTED, 0.0), adapter=self.version)
+        except AloraserveError as error:
+            raise RowError(f"would not be accepted by the gateway: {error.message[:300]}") from None
+        except (FieldError, msgspec.ValidationError) as error:
+            raise RowError(f"would not be accepted by the gateway: {gateway_fault(error)}") from None
+        assert request.activation is not None
+        return request.token_ids, request.activation
+
+    def _completion(self, text: str) -> Sequence[int]:
+        ids = self._prompts.plain_ids(text)
+        special = next((number for number in ids if number in self._special), None)
+        if special is not None:
+            token = self._prompts.token_texts([special])[0]
+            raise RowError(
+                f"has the special token {shown(token)} in its completion, which no answer has",
+                "the answer's text alone: the end token is added",
+            )
+        return ids
+
+    async def _resolve(self, name: str, **_: object) -> AdapterVersion:
+        return self.version
