@@ -17,6 +17,7 @@ from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.explain import explain
 from aloraserve_services.cli.export import export
+from aloraserve_services.cli.intrinsics import app as intrinsics
 from aloraserve_services.cli.keys import app as keys
 from aloraserve_services.cli.logs import logs
 from aloraserve_services.cli.simulate import simulate
@@ -63,7 +64,7 @@ for command in (
     export,
 ):
     app.command()(command)
-for group in (adapters, keys, tenants):
+for group in (adapters, intrinsics, keys, tenants):
     app.add_typer(group)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from aloraserve.errors import SettingsError
 from aloraserve_services.intrinsics.draw import Draw
 from aloraserve_services.intrinsics.row import BuiltRow, Part
-from aloraserve_services.intrinsics.sheets import draw_sheet
+from aloraserve_services.intrinsics.sheets import draw_sheets
 
 ROLES = {"user": "user", "agent": "assistant"}
 LABELS = {"ANSWERABLE": "answerable", "UNANSWERABLE": "unanswerable"}
@@ -39,19 +39,21 @@ class AnswerabilityBuilder:
 
     def _row(self, name: str, kind: str) -> BuiltRow:
         draw = self._draw
-        sheets = [draw_sheet(draw, self._part, draw.number(3, 6)) for _ in range(2)]
+        # What is asked of another thing is asked of a domain that no document has.
+        sheets = draw_sheets(draw, self._part, draw.number(2, 3))
         sheet = draw.pick(sheets)
-        documents = [one.text for one in sheets]
-        if kind == "other":
-            while sheet.domain in [one.domain for one in sheets]:
-                sheet = draw_sheet(draw, self._part, 4)
+        if kind == "other" and len(sheets) > 1:
+            sheets.remove(sheet)
+        elif kind == "other":
+            kind = "left out"
         fact = draw.pick(sheet.left_out if kind == "left out" else sheet.facts)
+        documents = tuple(one.text for one in sheets)
         messages = [("user", fact.question(draw))]
         if draw.chance(0.3):
             earlier = draw.pick(sheets[0].facts)
             messages = [("user", earlier.question(draw)), ("assistant", earlier.answer(draw)), *messages]
         label = "answerable" if kind == "said" else "unanswerable"
-        return BuiltRow(name, tuple(messages), label, tuple(documents), kind)
+        return BuiltRow(name, tuple(messages), label, documents, kind)
 
 
 def mtrag_rows(path: Path, part: Part) -> list[BuiltRow]:

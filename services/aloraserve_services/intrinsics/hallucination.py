@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from aloraserve_services.intrinsics.draw import Draw
 from aloraserve_services.intrinsics.row import BuiltRow, Part, of_part
-from aloraserve_services.intrinsics.sheets import Fact, Sheet, draw_sheet, draw_value
+from aloraserve_services.intrinsics.sheets import Fact, Sheet, draw_sheets, draw_value
 from aloraserve_services.intrinsics.texts import read_texts
 
 Messages = list[tuple[str, str]]
@@ -39,7 +39,7 @@ class HallucinationBuilder:
 
     def _row(self, name: str, kind: str) -> BuiltRow:
         draw = self._draw
-        sheets = [draw_sheet(draw, self._part, draw.number(3, 6)) for _ in range(draw.pick([1, 1, 1, 2]))]
+        sheets = draw_sheets(draw, self._part, draw.pick([1, 1, 1, 2]))
         sheet = draw.pick(sheets)
         question, answer = self._asked(sheet, kind)
         label = "yes" if kind in WRONG else "no"

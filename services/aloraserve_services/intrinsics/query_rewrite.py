@@ -36,7 +36,8 @@ class QueryRewriteBuilder:
         kind, thing = self._thing()
         about = draw.pick(self._of_part(kind, thing["names"]))
         pronouns = thing["pronouns"]
-        first, last = draw.some(self._of_part(kind, thing["followups"]), 2)
+        last = draw.pick(self._of_part(kind, thing["followups"]))
+        first = draw.pick([one for one in thing["followups"] if one != last])
         messages = [("user", draw.pick(thing["opening"]).format(x=about)), ("assistant", self._answer())]
         if draw.chance(0.4):
             messages += [("user", first.format(**pronouns)), ("assistant", self._answer())]

@@ -81,8 +81,9 @@ class QuestionSource:
         return Question(text[0].upper() + text[1:], tuple(str(right).split("|")), family=family)
 
     def _wording(self, wordings: Sequence[str]) -> str:
-        """Return a wording; the last one is the test's."""
-        return wordings[-1] if self._part is Part.TEST else self._draw.pick(wordings[:-1])
+        """Return a wording; the last one is the test's, the one before it the validation's."""
+        own = {Part.TEST: wordings[-1:], Part.VALIDATION: wordings[-2:-1]}
+        return self._draw.pick(own.get(self._part, wordings[:-2]))
 
     def _arithmetic(self) -> Question:
         draw = self._draw
@@ -94,7 +95,7 @@ class QuestionSource:
         if sign == "-":
             first, second = max(first, second), min(first, second)
         value = {"+": first + second, "-": first - second, "x": first * second}[sign]
-        wordings = ["What is {a} {s} {b}?", "{a} {s} {b} = ?", "Calculate {a} {s} {b}.", "How much is {a} {w} {b}?"]
+        wordings = ["What is {a} {s} {b}?", "{a} {s} {b} = ?", "Calculate {a} {s} {b}.", "What does {a} {w} {b} make?", "How much is {a} {w} {b}?"]
         return Question(
             self._wording(wordings).format(a=first, b=second, s=sign, w=word), (str(value),), family=f"arithmetic {sign}{high}"
         )
@@ -106,7 +107,7 @@ class QuestionSource:
         second += first == second
         is_larger = draw.chance(0.5)
         right = str(max(first, second) if is_larger else min(first, second))
-        wordings = ["Which number is {s}, {a} or {b}?", "Which is {s}: {a} or {b}?", "{a} or {b}, which of them is {s}?"]
+        wordings = ["Which number is {s}, {a} or {b}?", "Which is {s}: {a} or {b}?", "{a} or {b}, which of them is {s}?", "Tell me the {s} number: {a} or {b}."]
         text = self._wording(wordings).format(a=first, b=second, s="larger" if is_larger else "smaller")
         return Question(text, (right,), family=f"compare {high}")
 
@@ -114,23 +115,23 @@ class QuestionSource:
         word = self._draw.pick(of_part(self._texts["words"], self._part))
         kind = self._draw.pick(["first", "last", "length", "plural"])
         if kind == "length":
-            wordings = ['How many letters has the word "{x}"?', 'Count the letters of "{x}".', 'How long is the word "{x}" in letters?']
+            wordings = ['How many letters has the word "{x}"?', 'Count the letters of "{x}".', 'How long is the word "{x}" in letters?', 'The word "{x}" has how many letters?']
             return Question(self._wording(wordings).format(x=word), (str(len(word)),), family="letters")
         if kind == "plural":
             if word.endswith("y") and word[-2] not in "aeiou":
                 plural = word[:-1] + "ies"
             else:
                 plural = word + ("es" if word.endswith(("s", "ch", "x")) else "s")
-            wordings = ['What is the plural of "{x}"?', 'Give the plural of the word "{x}".', 'One {x}, two what?']
+            wordings = ['What is the plural of "{x}"?', 'Give the plural of the word "{x}".', 'One {x}, two what?', 'How is "{x}" written in the plural?']
             return Question(self._wording(wordings).format(x=word), (plural,), family="plural")
         letter = word[0] if kind == "first" else word[-1]
-        wordings = ['What is the {k} letter of "{x}"?', 'Name the {k} letter of the word "{x}".', 'With which letter does "{x}" {v}?']
+        wordings = ['What is the {k} letter of "{x}"?', 'Name the {k} letter of the word "{x}".', 'Tell me the {k} letter of "{x}".', 'With which letter does "{x}" {v}?']
         verb = "begin" if kind == "first" else "end"
         return Question(self._wording(wordings).format(x=word, k=kind, v=verb), (letter, letter.upper()), family=f"{kind} letter")
 
     def _unit(self) -> Question:
         small, large, factor = self._draw.pick(_UNITS)
         count = self._draw.number(2, 12)
-        wordings = ["How many {s} are in {n} {l}?", "{n} {l} are how many {s}?", "Convert {n} {l} to {s}."]
+        wordings = ["How many {s} are in {n} {l}?", "{n} {l} are how many {s}?", "{n} {l} make how many {s}?", "Convert {n} {l} to {s}."]
         text = self._wording(wordings).format(s=small, l=large, n=count)
         return Question(text, (str(count * factor),), family=f"units {factor}")

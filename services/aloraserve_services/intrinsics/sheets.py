@@ -63,21 +63,28 @@ class Sheet:
 
 
 def domains(part: Part) -> list[str]:
-    """Return the domains that a part draws from: the test has its own, which no other part has."""
+    """Return the domains that a part draws from: validation and test have their own, which no other part has."""
     texts = read_texts("documents")
-    held_out: list[str] = texts["held_out"]
-    return held_out if part is Part.TEST else [name for name in texts["domains"] if name not in held_out]
+    held_out: dict[str, list[str]] = texts["held_out"]
+    if part in held_out:
+        return held_out[part]
+    taken = [name for names in held_out.values() for name in names]
+    return [name for name in texts["domains"] if name not in taken]
 
 
-def draw_sheet(draw: Draw, part: Part, size: int) -> Sheet:
-    """Return a sheet with so many facts, or as many as its domain has but one."""
-    domain = draw.pick(domains(part))
+def draw_sheets(draw: Draw, part: Part, count: int) -> list[Sheet]:
+    """Return so many sheets of three to six facts, each of another domain; fewer if the part has not so many."""
+    return [draw_sheet(draw, part, draw.number(3, 6), domain) for domain in draw.some(domains(part), count)]
+
+
+def draw_sheet(draw: Draw, part: Part, size: int, domain: str = "") -> Sheet:
+    """Return a sheet of a domain with so many facts, or as many as its domain has but one."""
+    domain = domain or draw.pick(domains(part))
     texts = read_texts("documents")["domains"][domain]
     name = draw.pick(texts["names"])
-    forms = draw.shuffled(texts["facts"])
-    # A name that only the first sentence says should be said.
-    facts = [Fact(form, name, draw_values(draw, form["doc"], part)) for form in forms]
+    facts = [Fact(form, name, draw_values(draw, form["doc"], part)) for form in draw.shuffled(texts["facts"])]
     size = min(size, len(facts) - 1)
+    # The sentence that names the thing comes first.
     shown = sorted(facts[:size], key=lambda fact: "{it}" not in fact.form["doc"])
     return Sheet(domain, tuple(shown), tuple(facts[size:]))
 
