@@ -233,9 +233,9 @@ def directory_server() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def platform(start: Callable[..., Any], directory_server: Any, state_dir: Path) -> Iterator[Platform]:
     """The platform that most tests share."""
-    # Long for a step of these engines on a busy machine; a test stops one of them.
+    # Long for a step of these engines on a busy machine, and the steps are short; a test stops one of the engines.
     config = state_dir / "platform.yaml"
-    config.write_text("engine_stall_s: 15\n")
+    config.write_text("engine_stall_s: 20\nengine_args: {max_num_batched_tokens: 1024}\n")
     with start("--redis-url", socket_url(directory_server), "--config", str(config)) as running:
         yield running
 

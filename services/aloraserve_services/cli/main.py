@@ -23,6 +23,7 @@ from aloraserve_services.cli.logs import logs
 from aloraserve_services.cli.simulate import simulate
 from aloraserve_services.cli.status import status
 from aloraserve_services.cli.tenants import app as tenants
+from aloraserve_services.cli.train import train
 from aloraserve_services.cli.up import up
 
 app = typer.Typer(
@@ -62,6 +63,7 @@ for command in (
     clearly(simulate),
     calibrate,
     export,
+    train,
 ):
     app.command()(command)
 for group in (adapters, intrinsics, keys, tenants):
