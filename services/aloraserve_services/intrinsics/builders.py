@@ -65,7 +65,7 @@ INTRINSICS = {
     for one in (
         Intrinsic("safety", SafetyBuilder, ROWS),
         Intrinsic("safety-sentence", _sentence, ROWS),
-        Intrinsic("hallucination", HallucinationBuilder, ROWS),
+        Intrinsic("hallucination", HallucinationBuilder, {Part.TRAIN: 900, Part.VALIDATION: 60, Part.TEST: 250}),
         Intrinsic("uncertainty", UncertaintyBuilder, QUESTIONS),
         Intrinsic("answerability", AnswerabilityBuilder, ROWS, mtrag_rows),
         Intrinsic("query-rewrite", QueryRewriteBuilder, ROWS),

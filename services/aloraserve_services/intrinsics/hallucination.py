@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from aloraserve_services.intrinsics.draw import Draw
 from aloraserve_services.intrinsics.row import BuiltRow, Part, of_part
-from aloraserve_services.intrinsics.sheets import Fact, Sheet, draw_sheets, draw_value
+from aloraserve_services.intrinsics.sheets import Fact, Rule, Sheet, draw_rules, draw_sheets, draw_value
 from aloraserve_services.intrinsics.texts import read_texts
 
 Messages = list[tuple[str, str]]
-WRONG = ("value", "value", "value", "swap", "added", "missing")
-RIGHT = ("exact", "exact", "exact", "both", "both", "unknown")
+WRONG = ("value", "value", "value", "swap", "added", "added", "missing", "contrary")
+RIGHT = ("exact", "exact", "exact", "exact", "both", "both", "unknown", "rule")
 
 
 class HallucinationBuilder:
@@ -19,7 +20,8 @@ class HallucinationBuilder:
 
     An answer is wrong by another value (``value``), the value of another fact (``swap``), a sentence more
     (``added``) or because the documents do not say what was asked (``missing``). It is right by one fact
-    (``exact``), two (``both``), or by saying that the documents do not say (``unknown``).
+    (``exact``), two (``both``), or by saying that the documents do not say (``unknown``). Rules are stated as they are
+    (``rule``) or as their contrary (``contrary``).
 
     Args:
         seed: equal seeds give equal rows.
@@ -39,30 +41,38 @@ class HallucinationBuilder:
 
     def _row(self, name: str, kind: str) -> BuiltRow:
         draw = self._draw
-        sheets = draw_sheets(draw, self._part, draw.pick([1, 1, 1, 2]))
-        sheet = draw.pick(sheets)
-        question, answer = self._asked(sheet, kind)
+        sheets = draw_sheets(draw, self._part, draw.pick([1, 1, 1, 1, 2, 3]))
+        at = draw.number(0, len(sheets) - 1)
+        said = {rule.question for sheet in sheets for rule in sheet.rules}
+        unsaid = [rule for rule in draw_rules(draw, self._part, 8) if rule.question not in said]
+        if kind in ("rule", "contrary") and not sheets[at].rules:
+            sheets[at] = replace(sheets[at], rules=(unsaid.pop(),))
+        question, answer = self._asked(sheets[at], unsaid, kind)
         label = "yes" if kind in WRONG else "no"
-        earlier = self._earlier(sheet) if draw.chance(0.2) else []
-        messages, documents = self._grounded([*earlier, ("user", question)], [one.text for one in sheets])
-        return BuiltRow(name, (*messages, ("assistant", answer)), f'"{label}"', documents, f"{kind}")
+        earlier = self._earlier(sheets[at]) if draw.chance(0.2) else []
+        messages, documents = self._grounded([*earlier, ("user", question)], [sheet.text for sheet in sheets])
+        return BuiltRow(name, (*messages, ("assistant", answer)), f'"{label}"', documents, kind)
 
-    def _asked(self, sheet: Sheet, kind: str) -> tuple[str, str]:
-        """Return a question and an answer of that kind."""
+    def _asked(self, sheet: Sheet, unsaid: list[Rule], kind: str) -> tuple[str, str]:
+        """Return a question and an answer of that kind, with rules that no document has."""
         draw = self._draw
         fact = draw.pick(sheet.facts)
-        if kind in ("missing", "unknown"):
-            other = draw.pick(sheet.left_out)
-            is_said = kind == "missing"
-            unknown: list[str] = of_part(self._texts["unknown"] * 2, self._part)
-            return other.question(draw), other.answer(draw) if is_said else draw.pick(unknown)
-        if kind == "both":
-            second = draw.pick([one for one in sheet.facts if one is not fact])
-            return fact.question(draw), f"{fact.answer(draw)} {second.sentence}"
-        if kind == "added":
-            return fact.question(draw), f"{fact.answer(draw)} {draw.pick(sheet.left_out).sentence}"
-        if kind == "exact":
-            return fact.question(draw), fact.answer(draw)
+        match kind:
+            case "rule" | "contrary":
+                rule = draw.pick(sheet.rules)
+                return rule.question, rule.sentence if kind == "rule" else rule.contrary
+            case "missing" | "unknown":
+                other = draw.pick(sheet.left_out)
+                unknown: list[str] = of_part(self._texts["unknown"] * 2, self._part)
+                return other.question(draw), other.answer(draw) if kind == "missing" else draw.pick(unknown)
+            case "both":
+                others = [one.sentence for one in (*sheet.facts, *sheet.rules) if one is not fact]
+                return fact.question(draw), f"{fact.answer(draw)} {draw.pick(others)}"
+            case "added":
+                claims = unsaid if unsaid and draw.chance(0.5) else sheet.left_out
+                return fact.question(draw), f"{fact.answer(draw)} {draw.pick(claims).sentence}"
+            case "exact":
+                return fact.question(draw), fact.answer(draw)
         return fact.question(draw), fact.answer(draw, self._changed(sheet, fact, is_swap=kind == "swap"))
 
     def _changed(self, sheet: Sheet, fact: Fact, *, is_swap: bool) -> dict[str, str]:

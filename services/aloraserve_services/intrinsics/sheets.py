@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aloraserve_services.intrinsics.draw import Draw
@@ -43,6 +43,21 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of a sheet.
+
+    Args:
+        sentence: that the document has.
+        contrary: that it contradicts.
+        question: about it.
+    """
+
+    sentence: str
+    contrary: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sheet:
     """Facts about one thing.
 
@@ -50,16 +65,18 @@ class Sheet:
         domain: the kind of thing.
         facts: that the document has.
         left_out: facts that it might have had and does not.
+        rules: that the document has besides.
     """
 
     domain: str
     facts: tuple[Fact, ...]
     left_out: tuple[Fact, ...]
+    rules: tuple[Rule, ...] = ()
 
     @property
     def text(self) -> str:
         """The document."""
-        return " ".join(fact.sentence for fact in self.facts)
+        return " ".join([*(fact.sentence for fact in self.facts), *(rule.sentence for rule in self.rules)])
 
 
 def domains(part: Part) -> list[str]:
@@ -73,8 +90,17 @@ def domains(part: Part) -> list[str]:
 
 
 def draw_sheets(draw: Draw, part: Part, count: int) -> list[Sheet]:
-    """Return so many sheets of three to six facts, each of another domain; fewer if the part has not so many."""
-    return [draw_sheet(draw, part, draw.number(3, 6), domain) for domain in draw.some(domains(part), count)]
+    """Return so many sheets of three to six facts, each of another domain; fewer if the part has not so many.
+
+    No two of them have a rule about the same thing.
+    """
+    names = draw.some(domains(part), count)
+    rules = draw_rules(draw, part, 2 * len(names))
+    cuts = [draw.pick([0, 0, 1, 2]) for _ in names]
+    return [
+        replace(draw_sheet(draw, part, draw.number(3, 6), name), rules=rules[2 * number :][:cut])
+        for number, (name, cut) in enumerate(zip(names, cuts, strict=True))
+    ]
 
 
 def draw_sheet(draw: Draw, part: Part, size: int, domain: str = "") -> Sheet:
@@ -87,6 +113,14 @@ def draw_sheet(draw: Draw, part: Part, size: int, domain: str = "") -> Sheet:
     # The sentence that names the thing comes first.
     shown = sorted(facts[:size], key=lambda fact: "{it}" not in fact.form["doc"])
     return Sheet(domain, tuple(shown), tuple(facts[size:]))
+
+
+def draw_rules(draw: Draw, part: Part, count: int) -> tuple[Rule, ...]:
+    """Return so many different rules, each in one of its two senses."""
+    entries: list[list[str]] = of_part(read_texts("documents")["rules"], part)
+    return tuple(
+        Rule(*(entry[:2] if draw.chance(0.5) else entry[1::-1]), entry[2]) for entry in draw.some(entries, count)
+    )
 
 
 def draw_values(draw: Draw, sentence: str, part: Part) -> dict[str, str]:
