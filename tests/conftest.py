@@ -35,8 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if TIMED & set(item.path.parents) or SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("integration")
-            if any(part in item.path.as_posix() for part in UNTIMED):
-                item.add_marker("untimed")
 
 
 class RedisServer:

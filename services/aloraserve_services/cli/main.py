@@ -15,6 +15,7 @@ from aloraserve_services.cli.diagnose import diagnose
 from aloraserve_services.cli.doctor import doctor
 from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
+from aloraserve_services.cli.evaluate import evaluate
 from aloraserve_services.cli.explain import explain
 from aloraserve_services.cli.export import export
 from aloraserve_services.cli.intrinsics import app as intrinsics
@@ -62,6 +63,7 @@ for command in (
     engine,
     clearly(simulate),
     calibrate,
+    evaluate,
     export,
     train,
 ):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from support.tiny_llama import write_tiny_llama
+from support.training_base import write_trainable_base
 
 from aloraserve.training import TrainingSpec
 from aloraserve_services.training.examples import TrainingExample
@@ -15,7 +15,7 @@ from aloraserve_services.training.examples import TrainingExample
 SPEC = """\
 name: safety
 base: {base}
-invocation: "<|im_start|>safety\\n"
+invocation: "<|start|>safety\\n"
 intrinsic: {{output: {{form: yes_no}}}}
 description: Whether the question is safe.
 licence: Apache-2.0
@@ -27,14 +27,9 @@ training: {{epochs: 2, learning_rate: 2e-3, batch_size: 4, dtype: float32, saved
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny-llama", model_path)
-
-
-@pytest.fixture(scope="session")
-def smaller_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of few words, without a tokenizer."""
-    return write_tiny_llama(tmp_path_factory.mktemp("smaller"), vocab_size=8192)
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model of 2 layers, with a tokenizer and a chat template."""
+    return write_trainable_base(tmp_path_factory.mktemp("base") / "tiny-llama")
 
 
 @pytest.fixture
@@ -65,11 +60,11 @@ def _rows(count: int) -> str:
 @pytest.fixture
 def examples() -> Sequence[TrainingExample]:
     """Examples of several lengths, some with prefixes of several blocks, one with none."""
-    invocation = [1, 4711, 198]
+    invocation = [1, 211, 198]
     made = []
     for length, learned in ((300, 2), (0, 3), (17, 2), (129, 4), (128, 1), (301, 2)):
-        prefix = [100 + (7 * place + length) % 4000 for place in range(length)]
-        completion = [5000 + place for place in range(learned)]
+        prefix = [10 + (7 * place + length) % 180 for place in range(length)]
+        completion = [230 + place for place in range(learned)]
         ids = [*prefix, *invocation, *completion]
         made.append(TrainingExample(ids, length, len(ids) - learned, len(made) + 1))
     return made

@@ -77,13 +77,13 @@ def largest_difference(ours: Gradients, theirs: Gradients) -> float:
     "changes", [{}, {"rank_pattern": {"k_proj": 2}}, {"target_modules": ["q_proj", "o_proj", "down_proj"]}]
 )
 def test_gradients_are_those_of_peft_s_own_loop(
-    smaller_base: Path,
+    tiny_base: Path,
     tmp_path: Path,
     examples: Sequence[TrainingExample],
     changes: dict[str, Any],
     checkpointing: bool,
 ) -> None:
-    model = alora(smaller_base, invocation_of(examples), **changes)
+    model = alora(tiny_base, invocation_of(examples), **changes)
     expected_loss, expected = peft_gradients(model, examples)
     prefixes = CachedPrefixes(model, "base", tmp_path, 2**30, examples)
     if checkpointing:
@@ -108,9 +108,9 @@ def test_gradients_are_those_of_peft_s_own_loop_with_a_real_model(
 
 
 def test_a_prefix_is_computed_once_and_a_shared_beginning_too(
-    smaller_base: Path, tmp_path: Path, examples: Sequence[TrainingExample]
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample]
 ) -> None:
-    model = alora(smaller_base, invocation_of(examples))
+    model = alora(tiny_base, invocation_of(examples))
     longer = [*examples[0].token_ids[:256], *examples[5].token_ids[256:]]
     twins = [examples[0], TrainingExample(longer, 301, len(longer) - 2, 9)]
     first = CachedPrefixes(model, "base", tmp_path, 2**30, twins)
@@ -125,11 +125,11 @@ def test_a_prefix_is_computed_once_and_a_shared_beginning_too(
 
 
 def test_what_does_not_fit_is_computed_again_to_the_same_values(
-    smaller_base: Path, tmp_path: Path, examples: Sequence[TrainingExample]
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample]
 ) -> None:
-    model = alora(smaller_base, invocation_of(examples))
+    model = alora(tiny_base, invocation_of(examples))
     roomy = CachedPrefixes(model, "base", tmp_path / "roomy", 2**30, examples)
-    one_block = 2 * 2 * 128 * 32 * 4 + 1024
+    one_block = 2 * 2 * 2 * 128 * 16 * 4 + 1024
     tight = CachedPrefixes(model, "base", tmp_path / "tight", one_block, examples)
     for prefixes in (roomy, tight):
         prefixes.prepare(lambda done, total: None)
@@ -144,9 +144,9 @@ def test_what_does_not_fit_is_computed_again_to_the_same_values(
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "foreign"])
 def test_a_damaged_or_foreign_file_is_computed_again(
-    smaller_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], damage: str
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], damage: str
 ) -> None:
-    model = alora(smaller_base, invocation_of(examples))
+    model = alora(tiny_base, invocation_of(examples))
     CachedPrefixes(model, "base", tmp_path, 2**30, examples).prepare(lambda done, total: None)
     [key] = [block.key for block in prefix_blocks("base", examples[2].token_ids[: examples[2].activation])]
     other = prefix_blocks("base", examples[3].token_ids[:129])[0].key
@@ -171,9 +171,9 @@ def test_a_damaged_or_foreign_file_is_computed_again(
 def test_a_model_that_cannot_go_on_from_a_prefix_exactly_is_refused_by_name(
     tmp_path: Path, examples: Sequence[TrainingExample], config: dict[str, Any], reason: str
 ) -> None:
-    from support.tiny_llama import write_tiny_llama
+    from support.training_base import write_trainable_base
 
-    model = alora(write_tiny_llama(tmp_path / "odd", vocab_size=8192, **config), invocation_of(examples))
+    model = alora(write_trainable_base(tmp_path / "odd", **config), invocation_of(examples))
     prefixes, why_not = cached_prefixes(model, "base", tmp_path / "store", 2**30, examples)
     assert prefixes is None
     assert reason in why_not
@@ -184,7 +184,7 @@ def test_sliding_windows_are_refused_by_name(tmp_path: Path, examples: Sequence[
     from transformers import MistralConfig, MistralForCausalLM
 
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = MistralConfig(vocab_size=8192, num_hidden_layers=1, sliding_window=32, **sizes)
+    config = MistralConfig(vocab_size=512, num_hidden_layers=1, sliding_window=32, **sizes)
     MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
     model = alora(tmp_path / "mistral", invocation_of(examples))
     _, why_not = cached_prefixes(model, "base", tmp_path / "store", 2**30, examples)
@@ -192,19 +192,19 @@ def test_sliding_windows_are_refused_by_name(tmp_path: Path, examples: Sequence[
 
 
 def test_a_model_whose_layers_lose_the_prefix_is_found_out(
-    smaller_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = alora(smaller_base, invocation_of(examples))
+    model = alora(tiny_base, invocation_of(examples))
     monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefix: [])
     _, why_not = cached_prefixes(model, "base", tmp_path, 2**30, examples[2:])
     assert "probabilities after a cached prefix differ" in why_not
 
 
-def test_gradient_checkpointing_alone_would_lose_the_prefix(smaller_base: Path) -> None:
+def test_gradient_checkpointing_alone_would_lose_the_prefix(tiny_base: Path) -> None:
     """What :func:`let_layers_read` is for: transformers takes the cache from layers that are checkpointed."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    model = AutoModelForCausalLM.from_pretrained(smaller_base)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     assert layers
     assert not any(layer._can_checkpoint_with_cache for layer in layers)

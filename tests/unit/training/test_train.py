@@ -35,7 +35,7 @@ def test_the_loss_falls_and_the_adapter_is_served(
     assert found[-1] < found[0] - 0.5
     version = AdapterReader(base=BaseShape.read(tiny_base), max_rank=32).read("safety", made.folder)
     assert (version.kind, version.rank, version.untrained) == ("alora", 4, False)
-    assert version.invocation_text == "<|im_start|>safety\n"
+    assert version.invocation_text == "<|start|>safety\n"
     assert version.intrinsic is not None
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), made.folder)
     assert model.peft_config["default"].alora_invocation_tokens == list(version.invocation_ids)
