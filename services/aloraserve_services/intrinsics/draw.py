@@ -1,4 +1,4 @@
-"""Random choices that are the same in every version of Python: made of ``random()`` alone, which is documented to be."""
+"""Random choices that are the same in every version of Python: ``random()`` alone is documented to be."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Draw:
 
     def __init__(self, *seed: str | int) -> None:
         # A text is hashed by SHA-512, in this form since Python 3.2.
-        self._random = random.Random("/".join(map(str, seed)))
+        self._random = random.Random("/".join(map(str, seed)))  # noqa: S311
 
     def number(self, low: int, high: int) -> int:
         """Return a whole number from ``low`` to ``high``, both included."""

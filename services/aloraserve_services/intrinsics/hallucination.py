@@ -1,4 +1,4 @@
-"""Rows for the hallucination intrinsic: does the last answer say what the documents do not say ("yes") or not ("no")?"""
+"""Rows for the hallucination intrinsic: does the last answer say what no document says ("yes") or not ("no")?"""
 
 from __future__ import annotations
 
@@ -66,11 +66,13 @@ class HallucinationBuilder:
                 unknown: list[str] = of_part(self._texts["unknown"] * 2, self._part)
                 return other.question(draw), other.answer(draw) if kind == "missing" else draw.pick(unknown)
             case "both":
-                others = [one.sentence for one in (*sheet.facts, *sheet.rules) if one is not fact]
+                others = [other.sentence for other in sheet.facts if other is not fact]
+                others += [rule.sentence for rule in sheet.rules]
                 return fact.question(draw), f"{fact.answer(draw)} {draw.pick(others)}"
             case "added":
-                claims = unsaid if unsaid and draw.chance(0.5) else sheet.left_out
-                return fact.question(draw), f"{fact.answer(draw)} {draw.pick(claims).sentence}"
+                rules, facts = [rule.sentence for rule in unsaid], [one.sentence for one in sheet.left_out]
+                claims = rules if rules and draw.chance(0.5) else facts
+                return fact.question(draw), f"{fact.answer(draw)} {draw.pick(claims)}"
             case "exact":
                 return fact.question(draw), fact.answer(draw)
         return fact.question(draw), fact.answer(draw, self._changed(sheet, fact, is_swap=kind == "swap"))
@@ -78,7 +80,9 @@ class HallucinationBuilder:
     def _changed(self, sheet: Sheet, fact: Fact, *, is_swap: bool) -> dict[str, str]:
         """Return a fact's values with one of them another: of another fact if there is one, else one of no fact."""
         kind = self._draw.pick(list(fact.values))
-        others = [one.values[kind] for one in sheet.facts if one.values.get(kind, fact.values[kind]) != fact.values[kind]]
+        others = [
+            one.values[kind] for one in sheet.facts if one.values.get(kind, fact.values[kind]) != fact.values[kind]
+        ]
         if is_swap and others:
             return fact.values | {kind: self._draw.pick(others)}
         value = draw_value(self._draw, kind, self._part)

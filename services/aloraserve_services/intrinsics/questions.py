@@ -16,6 +16,10 @@ _UNITS = (
     ("months", "years", 12), ("grams", "kilograms", 1000), ("hours", "days", 24), ("metres", "kilometres", 1000),
     ("cents", "dollars", 100), ("eggs", "dozens", 12), ("inches", "feet", 12), ("ounces", "pounds", 16),
 )  # fmt: skip
+_SUMS = (
+    ("+", "plus", 1, 9), ("+", "plus", 10, 99), ("+", "plus", 100, 999), ("-", "minus", 1, 20),
+    ("-", "minus", 20, 200), ("x", "times", 2, 10), ("x", "times", 11, 30),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,16 @@ class QuestionSource:
 
     def question(self) -> Question:
         """Return another question, perhaps one that was there before."""
-        makers = (self._fact, self._fact, self._fact, self._arithmetic, self._arithmetic, self._compare, self._spell, self._unit)
+        makers = (
+            self._fact,
+            self._fact,
+            self._fact,
+            self._arithmetic,
+            self._arithmetic,
+            self._compare,
+            self._spell,
+            self._unit,
+        )
         return self._draw.pick(makers)()
 
     def _fact(self) -> Question:
@@ -87,17 +100,22 @@ class QuestionSource:
 
     def _arithmetic(self) -> Question:
         draw = self._draw
-        sign, word, low, high = draw.pick(
-            [("+", "plus", 1, 9), ("+", "plus", 10, 99), ("+", "plus", 100, 999), ("-", "minus", 1, 20), ("-", "minus", 20, 200),
-             ("x", "times", 2, 10), ("x", "times", 11, 30)]
-        )  # fmt: skip
+        sign, word, low, high = draw.pick(_SUMS)
         first, second = draw.number(low, high), draw.number(low, high)
         if sign == "-":
             first, second = max(first, second), min(first, second)
         value = {"+": first + second, "-": first - second, "x": first * second}[sign]
-        wordings = ["What is {a} {s} {b}?", "{a} {s} {b} = ?", "Calculate {a} {s} {b}.", "What does {a} {w} {b} make?", "How much is {a} {w} {b}?"]
+        wordings = [
+            "What is {a} {s} {b}?",
+            "{a} {s} {b} = ?",
+            "Calculate {a} {s} {b}.",
+            "What does {a} {w} {b} make?",
+            "How much is {a} {w} {b}?",
+        ]
         return Question(
-            self._wording(wordings).format(a=first, b=second, s=sign, w=word), (str(value),), family=f"arithmetic {sign}{high}"
+            self._wording(wordings).format(a=first, b=second, s=sign, w=word),
+            (str(value),),
+            family=f"arithmetic {sign}{high}",
         )
 
     def _compare(self) -> Question:
@@ -107,7 +125,12 @@ class QuestionSource:
         second += first == second
         is_larger = draw.chance(0.5)
         right = str(max(first, second) if is_larger else min(first, second))
-        wordings = ["Which number is {s}, {a} or {b}?", "Which is {s}: {a} or {b}?", "{a} or {b}, which of them is {s}?", "Tell me the {s} number: {a} or {b}."]
+        wordings = [
+            "Which number is {s}, {a} or {b}?",
+            "Which is {s}: {a} or {b}?",
+            "{a} or {b}, which of them is {s}?",
+            "Tell me the {s} number: {a} or {b}.",
+        ]
         text = self._wording(wordings).format(a=first, b=second, s="larger" if is_larger else "smaller")
         return Question(text, (right,), family=f"compare {high}")
 
@@ -115,23 +138,45 @@ class QuestionSource:
         word = self._draw.pick(of_part(self._texts["words"], self._part))
         kind = self._draw.pick(["first", "last", "length", "plural"])
         if kind == "length":
-            wordings = ['How many letters has the word "{x}"?', 'Count the letters of "{x}".', 'How long is the word "{x}" in letters?', 'The word "{x}" has how many letters?']
+            wordings = [
+                'How many letters has the word "{x}"?',
+                'Count the letters of "{x}".',
+                'How long is the word "{x}" in letters?',
+                'The word "{x}" has how many letters?',
+            ]
             return Question(self._wording(wordings).format(x=word), (str(len(word)),), family="letters")
         if kind == "plural":
             if word.endswith("y") and word[-2] not in "aeiou":
                 plural = word[:-1] + "ies"
             else:
                 plural = word + ("es" if word.endswith(("s", "ch", "x")) else "s")
-            wordings = ['What is the plural of "{x}"?', 'Give the plural of the word "{x}".', 'One {x}, two what?', 'How is "{x}" written in the plural?']
+            wordings = [
+                'What is the plural of "{x}"?',
+                'Give the plural of the word "{x}".',
+                "One {x}, two what?",
+                'How is "{x}" written in the plural?',
+            ]
             return Question(self._wording(wordings).format(x=word), (plural,), family="plural")
         letter = word[0] if kind == "first" else word[-1]
-        wordings = ['What is the {k} letter of "{x}"?', 'Name the {k} letter of the word "{x}".', 'Tell me the {k} letter of "{x}".', 'With which letter does "{x}" {v}?']
+        wordings = [
+            'What is the {k} letter of "{x}"?',
+            'Name the {k} letter of the word "{x}".',
+            'Tell me the {k} letter of "{x}".',
+            'With which letter does "{x}" {v}?',
+        ]
         verb = "begin" if kind == "first" else "end"
-        return Question(self._wording(wordings).format(x=word, k=kind, v=verb), (letter, letter.upper()), family=f"{kind} letter")
+        return Question(
+            self._wording(wordings).format(x=word, k=kind, v=verb), (letter, letter.upper()), family=f"{kind} letter"
+        )
 
     def _unit(self) -> Question:
         small, large, factor = self._draw.pick(_UNITS)
         count = self._draw.number(2, 12)
-        wordings = ["How many {s} are in {n} {l}?", "{n} {l} are how many {s}?", "{n} {l} make how many {s}?", "Convert {n} {l} to {s}."]
+        wordings = [
+            "How many {s} are in {n} {l}?",
+            "{n} {l} are how many {s}?",
+            "{n} {l} make how many {s}?",
+            "Convert {n} {l} to {s}.",
+        ]
         text = self._wording(wordings).format(s=small, l=large, n=count)
         return Question(text, (str(count * factor),), family=f"units {factor}")

@@ -18,6 +18,16 @@ SENTENCES = {"Y": "The last message asks for something harmful.", "N": "The last
 """The answers of the variant that says it in a sentence."""
 
 
+def rows_by_hand() -> list[BuiltRow]:
+    """Return rows whose messages people wrote, in other styles than ours: a second test."""
+    texts: dict[str, list[str]] = read_texts("safety_by_hand")
+    return [
+        BuiltRow(f"safety-by-hand-{label}-{number}", (("user", text),), label, family=f"{kind}/by hand")
+        for kind, label in (("unsafe", "Y"), ("benign", "N"))
+        for number, text in enumerate(texts[kind])
+    ]
+
+
 class SafetyBuilder:
     """Builds conversations whose last user message is safe or is not, one as often as the other.
 

@@ -118,9 +118,11 @@ def draw_sheet(draw: Draw, part: Part, size: int, domain: str = "") -> Sheet:
 def draw_rules(draw: Draw, part: Part, count: int) -> tuple[Rule, ...]:
     """Return so many different rules, each in one of its two senses."""
     entries: list[list[str]] = of_part(read_texts("documents")["rules"], part)
-    return tuple(
-        Rule(*(entry[:2] if draw.chance(0.5) else entry[1::-1]), entry[2]) for entry in draw.some(entries, count)
-    )
+    rules = []
+    for sentence, contrary, question in draw.some(entries, count):
+        said, denied = (sentence, contrary) if draw.chance(0.5) else (contrary, sentence)
+        rules.append(Rule(said, denied, question))
+    return tuple(rules)
 
 
 def draw_values(draw: Draw, sentence: str, part: Part) -> dict[str, str]:

@@ -90,7 +90,9 @@ class CachedPrefixes:
 
         They are padded on the right, where causal attention does not look.
         """
-        firsts = {blocks[0].key: (prefix, blocks[0]) for prefix in prefixes if (blocks := prefix_blocks(self._base, prefix))}
+        firsts = {
+            blocks[0].key: (prefix, blocks[0]) for prefix in prefixes if (blocks := prefix_blocks(self._base, prefix))
+        }
         missing = {key: first for key, first in firsts.items() if not self.store.has(key) and self._fits([first[1]])}
         if len(missing) < 2:
             return
