@@ -53,13 +53,13 @@ def evaluate(
 ) -> None:
     """Evaluate an adapter against base model and LoRA; the exit code is 1 if PEFT and the platform disagree."""
     from aloraserve.training.results import RESULTS_FILE
-    from aloraserve_services.training.evaluation import EvaluationRequest
+    from aloraserve_services.training.evaluation import EvaluationRequest, RowChoice
     from aloraserve_services.training.evaluation import evaluate as evaluated
     from aloraserve_services.training.report.evaluation_report import write_evaluation
 
     platform = _platform(url, model, twin_model, api_key_file, concurrency)
-    prepared = prepared_for(spec, dtype, chosen)
-    request = EvaluationRequest(prepared, adapter, twin, compare, split, limit, told, seed, platform)
+    prepared = _prepared(spec, dtype, chosen)
+    request = EvaluationRequest(prepared, adapter, twin, compare, RowChoice(split, limit, seed), told, platform)
     output.mkdir(parents=True, exist_ok=True)
     with TrainingBars() as progress:
         report = evaluated(request, progress)
@@ -72,14 +72,7 @@ def evaluate(
         raise typer.Exit(EXIT_FAILED)
 
 
-def prepared_for(spec: Path, dtype: Literal["auto", "float32", "bfloat16"], chosen: ChosenSettings) -> PreparedTraining:
-    """Return a spec's data and base model, to be computed in a dtype.
-
-    Args:
-        spec: file of the training.
-        dtype: as the option has it.
-        chosen: settings of the command.
-    """
+def _prepared(spec: Path, dtype: Literal["auto", "float32", "bfloat16"], chosen: ChosenSettings) -> PreparedTraining:
     from aloraserve.training import TrainingSpec
     from aloraserve_services.training.run import prepare_training
 

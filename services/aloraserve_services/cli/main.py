@@ -21,6 +21,7 @@ from aloraserve_services.cli.export import export
 from aloraserve_services.cli.intrinsics import app as intrinsics
 from aloraserve_services.cli.keys import app as keys
 from aloraserve_services.cli.logs import logs
+from aloraserve_services.cli.rank_study import rank_study
 from aloraserve_services.cli.simulate import simulate
 from aloraserve_services.cli.status import status
 from aloraserve_services.cli.tenants import app as tenants
@@ -65,6 +66,7 @@ for command in (
     calibrate,
     evaluate,
     export,
+    rank_study,
     train,
 ):
     app.command()(command)

@@ -34,6 +34,21 @@ _NAMES: Mapping[Role, str] = {"alora": "aLoRA", "lora": "LoRA", "compared": "com
 
 
 @dataclass(frozen=True, slots=True)
+class RowChoice:
+    """The rows that are asked about.
+
+    Args:
+        split: of the data.
+        limit: rows at most, chosen by the seed; None for all.
+        seed: of the choice, and of the intervals.
+    """
+
+    split: SplitName = "test"
+    limit: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequest:
     """What to evaluate.
 
@@ -42,10 +57,8 @@ class EvaluationRequest:
         adapter: folder of the trained adapter.
         twin: folder of a plain LoRA trained on the same data, None without.
         compare: folder of another aLoRA, such as one with an invocation of one token, None without.
-        split: of the data.
-        limit: rows at most, chosen by the seed; None for all.
+        choice: of the rows.
         told: what the base model is told; None to make it of the spec.
-        seed: of the choice of rows and of the intervals.
         platform: that serves the adapters too, None without.
     """
 
@@ -53,10 +66,8 @@ class EvaluationRequest:
     adapter: Path
     twin: Path | None = None
     compare: Path | None = None
-    split: SplitName = "test"
-    limit: int | None = None
+    choice: RowChoice = RowChoice()
     told: str | None = None
-    seed: int = 0
     platform: PlatformTarget | None = None
 
     @property
@@ -84,19 +95,18 @@ def evaluate(request: EvaluationRequest, progress: TrainingProgress) -> Evaluati
     adapters = read_adapters(request)
     spec = adapters[request.spec.kind].intrinsic or IntrinsicSpec()
     form = ScoredForm.of(spec)
-    data = request.prepared.data
-    rows = chosen_rows(data.splits[request.split].rows, request)
+    rows = chosen_rows(request.prepared, request.choice)
     arms = base_arms(spec, request.told or instruction_of(request.spec, spec, form))
     arms += [adapter_arm(_NAMES[role], role, role, version) for role, version in adapters.items()]
     # First, so that a platform that cannot be asked is known before the long part.
     served = [] if request.platform is None else _served(request.platform, adapters, rows, form, progress)
     models = {str(role): version for role, version in adapters.items()}
     answers = [
-        constant_arm(form, rows, data.splits["train"].rows),
+        constant_arm(form, rows, request.prepared.data.splits["train"].rows),
         *reference_answers(request.prepared, models, arms, rows, form, progress),
         *served,
     ]
-    return _report(request, form, [scored(form, arm, seed=request.seed) for arm in answers])
+    return _report(request, form, [scored(form, arm, seed=request.choice.seed) for arm in answers])
 
 
 def read_adapters(request: EvaluationRequest) -> dict[Role, AdapterVersion]:
@@ -151,19 +161,20 @@ def read_adapter(
     return version
 
 
-def chosen_rows(rows: Sequence[TrainingRow], request: EvaluationRequest) -> list[TrainingRow]:
-    """Return the rows that are asked about: all, or some by the seed, in the order of the data.
+def chosen_rows(prepared: PreparedTraining, choice: RowChoice) -> list[TrainingRow]:
+    """Return the rows that are asked about: all of a split, or some by the seed, in the order of the data.
 
     Raises:
         TrainingError: there are none.
     """
+    rows = prepared.data.splits[choice.split].rows
     if not rows:
         raise TrainingError(
-            f"{request.spec.path.name} has no rows in the split {request.split!r}; at least one is needed"
+            f"{prepared.spec.path.name} has no rows in the split {choice.split!r}; at least one is needed"
         )
-    if request.limit is None or request.limit >= len(rows):
+    if choice.limit is None or choice.limit >= len(rows):
         return list(rows)
-    picks = random.Random(request.seed).sample(range(len(rows)), request.limit)  # noqa: S311
+    picks = random.Random(choice.seed).sample(range(len(rows)), choice.limit)  # noqa: S311
     return [rows[place] for place in sorted(picks)]
 
 
@@ -195,11 +206,11 @@ def _report(request: EvaluationRequest, form: ScoredForm, arms: Sequence[ArmResu
         kind=form.kind,
         labels=form.labels,
         primary=PRIMARY[form.kind],
-        split=request.split,
+        split=request.choice.split,
         arms=tuple(arms),
-        comparisons=tuple(compared(form, arms, seed=request.seed)),
+        comparisons=tuple(compared(form, arms, seed=request.choice.seed)),
         agreements=tuple(
             agreement(reference[arm.role], arm, request.prepared.dtype) for arm in arms if arm.through == "platform"
         ),
-        facts=facts_of(request, len(arms[0].items)),
+        facts=facts_of(request.prepared, request.choice, len(arms[0].items), request.platform),
     )
