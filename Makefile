@@ -135,7 +135,7 @@ chart-policy: install-dev ## Run checkov over the chart's profiles, in an enviro
 	@PYTHONPATH=tests $(BIN)/python -m support.chart_policy .checkov/bin/checkov
 
 weekly: install-dev ## Run what takes too long for every change: all tests, all mutants, the plugin's matrix (hours)
-	@$(BIN)/python tests/lanes.py --all; tests=$$?; \
+	@$(BIN)/python tests/lanes.py --all --coverage; tests=$$?; \
 	PYTHONPATH=tests $(BIN)/python -m mutants; mutants=$$?; \
 	$(BIN)/python platform/vllm-alora/tests/mutants.py --live; plugin=$$?; \
 	$(PYTHON) deploy/install/plugin_matrix.py --keep-going; matrix=$$?; \

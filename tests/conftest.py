@@ -20,7 +20,13 @@ hypothesis.settings.load_profile("aloraserve")
 
 TIMED = {Path(__file__).parent / "integration", Path(__file__).parent / "contract"}
 SERVERS = {"redis_server", "cluster", "other_servers"}
-UNTIMED = ("contract/test_adapter", "contract/test_savings", "contract/test_metrics", "integration/test_adapter_")
+UNTIMED = (
+    "contract/test_adapter",
+    "contract/test_savings",
+    "contract/test_metrics",
+    "integration/test_adapter_",
+    "integration/test_llama_cpp",
+)
 """Of those, what waits for no time."""
 
 
@@ -29,8 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if TIMED & set(item.path.parents) or SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("integration")
-            if any(part in item.path.as_posix() for part in UNTIMED):
-                item.add_marker("untimed")
 
 
 class RedisServer:

@@ -2,12 +2,13 @@
 
     python tests/lanes.py [--all] [--coverage] [-m MARKS] [PYTEST ARGUMENT ...]
 
-Some of what starts engines and platforms waits for no time (the mark ``untimed``): the second lane runs it at its end.
+Some of what starts engines and platforms waits for no time (the mark ``untimed``). It is run at the end in pieces, each
+by the lane that is free first, so that both end at about the same time, whatever the machine.
 
 Starting a platform leaves a core idle most of the time, and a test of one engine uses one core. The second lane takes
 what the first leaves: its processes have a low priority, so times in the first lane are nearly those of a machine of
 its own. The first lane's output is shown as it comes, the second's when it ends. Arguments for pytest are for the
-platform's tests alone.
+platform's tests alone. All runs share the models that one of them has converted.
 """
 
 from __future__ import annotations
@@ -19,38 +20,48 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 PLUGIN = ROOT / "platform" / "vllm-alora"
 TIMED = "ray or engine or e2e or integration"
 FIRST = f"({TIMED}) and not untimed"
 UNTIMED = f"({TIMED}) and untimed"
+LONGEST = ("test_loadtests.py", "test_demo.py", "test_catalog.py")
+"""Begun first: a lane that begins one of them last would end long after the other."""
+MODELS = "TESTED_MODELS"
+"""Names the folder that tests take models from, see ``support.model``."""
 NO_TESTS = 5
 """pytest's exit code where a selection leaves no test."""
 SHUTDOWN_S = 60.0
 POLL_S = 0.2
 PYTEST = "pytest"
+Run = tuple[Path, Sequence[str]]
+"""A Python module's run: its folder and arguments."""
 
 
 class Lane:
     """Runs of Python modules, one after the other, in a process group of their own.
 
     Args:
-        runs: folder and arguments of each.
+        runs: its own.
+        shared: those that it takes from afterwards, as another lane may do.
         output: where what they print goes; None is this process's own output.
         niceness: added to this process's.
         environment: beside this process's.
     """
 
     def __init__(
-        self, runs: Sequence[tuple[Path, Sequence[str]]], output: IO[str] | None, niceness: int, **environment: str
+        self, runs: Sequence[Run], shared: deque[Run], output: IO[str] | None, niceness: int, **environment: str
     ) -> None:
         self.output = output
-        self._runs = list(runs)
+        self._runs = deque(runs)
+        self._shared = shared
         self._niceness = niceness
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[str] | None = None
@@ -64,9 +75,10 @@ class Lane:
                 return None
             self._codes.append(0 if code == NO_TESTS else code)
             self._process = None
-        if not self._runs:
+        left = self._runs or self._shared
+        if not left:
             return next((code for code in self._codes if code), 0)
-        folder, arguments = self._runs.pop(0)
+        folder, arguments = left.popleft()
         self._process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=folder,
@@ -87,6 +99,7 @@ class Lane:
     def stop(self) -> None:
         """Interrupt the run, so that its fixtures end what they started."""
         self._runs.clear()
+        self._shared.clear()
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGINT)
@@ -98,12 +111,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run both lanes; return the first exit code that is not 0."""
     options, rest = _options(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryFile("w+") as output:
-        first = Lane([_platform_run(FIRST, options, rest)], None, 0, RAY_worker_niceness="0")
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryDirectory() as models:
+        environment = {MODELS: models, "RAY_worker_niceness": "0"}
+        shared = deque(_pieces(options, rest))
+        first = Lane([_platform_run(FIRST, options, rest)], shared, None, 0, **environment)
         plugin = [PYTEST, "-q"] if options.all else [PYTEST, "-q", "-m", "not slow and not gpu"]
         unit = _platform_run(f"not ({TIMED})", options, rest, covered=options.coverage)
-        runs = [unit, (PLUGIN, plugin), _platform_run(UNTIMED, options, rest)]
-        second = Lane(runs, output, 5, RAY_worker_niceness="0")
+        second = Lane([unit, (PLUGIN, plugin)], shared, output, 5, **environment)
         try:
             return _run((first, second))
         except KeyboardInterrupt:
@@ -133,6 +147,19 @@ def _platform_run(
     chosen = chosen if options.all else f"({chosen}) and not slow"
     runner = ["coverage", "run", "-m"] if covered else []
     return ROOT, [*runner, PYTEST, "-q", "-m", chosen, *rest]
+
+
+def _pieces(options: argparse.Namespace, rest: Sequence[str]) -> Iterator[Run]:
+    """Return runs of what waits for no time; one run where the arguments say which tests, by their paths."""
+    if any((ROOT / argument.partition("::")[0]).exists() for argument in rest):
+        yield _platform_run(UNTIMED, options, rest)
+        return
+    files = [path for path in sorted(TESTS.rglob("test_*.py")) if "mark.untimed" in path.read_text()]
+    platforms = [path for path in files if path.parent.name == "e2e"]
+    for path in sorted(platforms, key=lambda path: LONGEST.index(path.name) if path.name in LONGEST else len(LONGEST)):
+        yield _platform_run(UNTIMED, options, [*rest, str(path)])
+    # Of the others none takes long, and some have a server that the next one uses, too.
+    yield _platform_run(UNTIMED, options, [*rest, *(str(path) for path in files if path not in platforms)])
 
 
 def _run(lanes: Sequence[Lane]) -> int:

@@ -20,6 +20,8 @@ from aloraserve.records import PAGE_RECORDS
 
 Make = Callable[..., AdapterCatalog]
 
+pytestmark = pytest.mark.untimed
+
 
 @pytest.fixture(params=["memory", "redis", "declared-keys", "cluster", *OTHER_SERVERS])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:

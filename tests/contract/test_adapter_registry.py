@@ -33,6 +33,8 @@ from aloraserve.adapters.sources import SourceFetcher, SourcePolicy
 from aloraserve.adapters.subfolder import BAD_READINGS
 from aloraserve.errors import AdapterConflictError, InvalidAdapterError, UnknownModelError
 
+pytestmark = pytest.mark.untimed
+
 
 class Source(Protocol):
     """A registry and whoever changes what it serves."""

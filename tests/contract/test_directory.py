@@ -39,7 +39,7 @@ def keys(count: int, seed: str = "") -> list[bytes]:
     return [hashlib.blake2b(f"{seed}{n}".encode(), digest_size=16).digest() for n in range(count)]
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], within_s: float = 30.0) -> None:
     deadline = time.monotonic() + within_s
     while not await check():
         assert time.monotonic() < deadline, "did not come true in time"
@@ -563,7 +563,7 @@ class TestReclaim:
         await alive(directory, incarnation="2")
         await directory.apply("a", "2", stored=place(prompt)[:10])
         freed = 0
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while freed < 300 and time.monotonic() < deadline:
             part = await directory.reclaim(max_fields=64)
             assert part <= 64 + RUN_BLOCKS

@@ -18,6 +18,8 @@ from aloraserve.telemetry.redis_endpoints import RedisEndpoints
 SHORT_S = 0.15
 Make = Callable[..., EndpointRegistry]
 
+pytestmark = pytest.mark.untimed
+
 
 @pytest.fixture(params=["memory", "redis", "declared-keys", "cluster", *OTHER_SERVERS])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
@@ -62,7 +64,7 @@ async def test_a_process_that_starts_again_takes_its_own_place(registry: Endpoin
 async def test_a_process_that_falls_silent_is_no_longer_listed(registry: EndpointRegistry) -> None:
     await registry.register_endpoint(MetricsEndpoint("engine", "a", "h:1"), ttl_s=SHORT_S)
     await registry.register_endpoint(MetricsEndpoint("engine", "b", "h:2"))
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 30.0
     while await names(registry) != ["b"]:
         assert time.monotonic() < deadline, "is still listed"
         await asyncio.sleep(0.01)

@@ -45,6 +45,8 @@ NOW_S = 1_800_000_000.0
 """The start of a minute and of a quarter of an hour."""
 Make = Callable[..., SavingsLedger]
 
+pytestmark = pytest.mark.untimed
+
 
 def entry(adapter: str = "safety", saved_s: float = 0.5, **cached: int) -> SavingsEntry:
     return SavingsEntry(adapter, 0.123456, 100, CallSavings(saved_s, 64, 32, 0.75, CachedBySource(**cached), -0.05))

@@ -48,7 +48,7 @@ async def test_a_demand_comes_back_whole_and_the_last_one_of_a_gateway_counts(bo
 async def test_a_gateway_that_falls_silent_is_forgotten(board: ScalingBoard) -> None:
     await board.publish(Demand("a", 1.0), ttl_s=SHORT_S)
     await board.publish(Demand("b", 1.0), ttl_s=60)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while [demand.gateway for demand in await board.demands()] != ["b"]:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)

@@ -19,11 +19,11 @@ import httpx
 import openai
 import psutil
 import pytest
+from support.model import link_models, smollm2
 from support.own_valkey import socket_url, valkey_server
 from support.waiting import wait_until
 
 from aloraserve.blocks import activation_point
-from aloraserve_services.models.model_files import ensure_smollm2
 from aloraserve_services.models.untrained import INTRINSICS, invocation_text, write_untrained_adapters
 
 BASE = "SmolLM2-135M-Instruct"
@@ -33,8 +33,12 @@ STILL_READS = 5
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what kills replicas last: the other tests share that platform."""
-    items.sort(key=lambda item: "e2e/test_failures" in item.nodeid)
+    """Run last what shares a platform, which then stands idle beside nothing else; and of that what kills replicas."""
+    items.sort(key=lambda item: (_shares_a_platform(item), "e2e/test_failures" in item.nodeid))
+
+
+def _shares_a_platform(item: pytest.Item) -> bool:
+    return "e2e/" in item.nodeid and "platform" in getattr(item, "fixturenames", ())
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ class Platform:
             last.append(held)
             return quiet and last[-STILL_READS:] == [held] * STILL_READS
 
-        self.wait_until(idle, 60, "both replicas idle")
+        self.wait_until(idle, 120, "both replicas idle")
 
     @property
     def process(self) -> psutil.Process:
@@ -164,7 +168,7 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_path(state_dir: Path) -> Path:
-    return ensure_smollm2(state_dir, dtype="float32")
+    return smollm2(state_dir, "float32")
 
 
 @pytest.fixture(scope="session")
@@ -183,12 +187,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def aloraserve(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def aloraserve(*arguments: str, timeout: float = 600, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     # These tests are about where calls go, not how fast: on a busy machine a lookup may miss its 10 ms and fall back.
     environment = {**os.environ, "COLUMNS": "200", "ALORASERVE_LOOKUP_BUDGET_MS": "500"}
     command = [sys.executable, "-m", "aloraserve_services.cli.main", *arguments]
-    return subprocess.run(command, text=True, capture_output=True, env=environment, timeout=400, **options)
+    return subprocess.run(command, text=True, capture_output=True, env=environment, timeout=timeout, **options)
 
 
 @pytest.fixture(scope="session")
@@ -207,7 +211,7 @@ def start(state_dir: Path, model_path: Path, adapters_dir: Path) -> Callable[...
         folder = state_dir
         if own_state:
             folder = state_dir.with_name(f"state-{port}")
-            shutil.copytree(state_dir / "models", folder / "models")
+            link_models(state_dir, folder)
         same = ("--state-dir", str(folder), "--adapters-dir", str(adapters_dir), "--dtype", "float32")
         done = aloraserve("up", "--detach", "--port", str(port), *same, *flags)
         assert done.returncode == 0, done.stderr + (folder / "up.log").read_text()
@@ -233,9 +237,9 @@ def directory_server() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def platform(start: Callable[..., Any], directory_server: Any, state_dir: Path) -> Iterator[Platform]:
     """The platform that most tests share."""
-    # Long for a step of these engines on a busy machine; a test stops one of them.
+    # Long for a step of these engines on a busy machine, and the steps are short; a test stops one of the engines.
     config = state_dir / "platform.yaml"
-    config.write_text("engine_stall_s: 15\n")
+    config.write_text("engine_stall_s: 20\nengine_args: {max_num_batched_tokens: 256}\n")
     with start("--redis-url", socket_url(directory_server), "--config", str(config)) as running:
         yield running
 

@@ -23,7 +23,7 @@ from benchmarks.harness.report import Figure
 BASE = "SmolLM2-135M-Instruct"
 QUESTION = [{"role": "user", "content": "Tell me about lighthouses. " * 40}]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -80,28 +80,28 @@ def test_adapters_by_command_line_and_by_vllms_api(
         return json.loads(command("adapters", *words, "--url", fleet.url, "--json").stdout)
 
     first = adapters("add", "safety", str(contents[0]))["entry"]["id"]
-    fleet.wait_until(lambda: all(served(fleet, "safety") for _ in range(8)), 30, "both gateways to serve it")
+    fleet.wait_until(lambda: all(served(fleet, "safety") for _ in range(8)), 120, "both gateways to serve it")
     old = fleet.chat("safety", QUESTION, 24)
     adapters("alias", "safety@prod", first)
     second = adapters("add", "safety", str(contents[1]))["entry"]["id"]
-    fleet.wait_until(lambda: all(root(fleet, "safety@prod") == first for _ in range(8)), 30, "the alias everywhere")
+    fleet.wait_until(lambda: all(root(fleet, "safety@prod") == first for _ in range(8)), 120, "the alias everywhere")
     assert fleet.chat("safety@prod", QUESTION, 24).text == fleet.chat(first, QUESTION, 24).text == old.text
     assert fleet.chat(second, QUESTION, 24).text != old.text
 
     # What is in the store alone is served.
     shutil.rmtree(contents[0])
     assert fleet.chat(first, QUESTION, 24).text == old.text
-    fleet.wait_until(lambda: any(entry["loaded"] for entry in adapters("ls")), 30, "the list to say where one is")
+    fleet.wait_until(lambda: any(entry["loaded"] for entry in adapters("ls")), 120, "the list to say where one is")
 
     body = {"lora_name": "loaded", "lora_path": str(contents[1])}
     assert fleet.http.post("/v1/load_lora_adapter", json=body).text.startswith("Success")
-    fleet.wait_until(lambda: all(served(fleet, "loaded") for _ in range(8)), 30, "both gateways to serve it")
+    fleet.wait_until(lambda: all(served(fleet, "loaded") for _ in range(8)), 120, "both gateways to serve it")
     # One content under two names: two adapters.
     assert fleet.chat("loaded", QUESTION, 24).text
     assert fleet.http.post("/v1/unload_lora_adapter", json={"lora_name": "loaded"}).status_code == 200
 
     adapters("retire", "safety")
-    fleet.wait_until(lambda: not any(served(fleet, "safety") for _ in range(8)), 30, "no gateway to take its calls")
+    fleet.wait_until(lambda: not any(served(fleet, "safety") for _ in range(8)), 120, "no gateway to take its calls")
     with pytest.raises(openai.NotFoundError, match="retired"):
         fleet.chat("safety", QUESTION, 24)
     assert adapters("rm", "safety")["versions"] == []

@@ -26,7 +26,7 @@ SWITCHES = 6
 ANSWERS = 8
 """Answers between two switches."""
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def fleet(start: Callable[..., Any], servers: list[Any], tmp_path_factory: pytes
     config = tmp_path_factory.mktemp("cells") / "cells.yaml"
     config.write_text(json.dumps(settings | {"redis_url": fleets, "cell_spill_s": 60}))
     with start("--config", str(config), own_state=True) as running:
-        running.wait_until(lambda: len(running.replicas()["replicas"]) == REPLICAS, 60, "all replicas in a directory")
+        running.wait_until(lambda: len(running.replicas()["replicas"]) == REPLICAS, 120, "all replicas in a directory")
         yield running
 
 
@@ -69,7 +69,9 @@ def test_a_cell_that_loses_its_directory_costs_no_answer(fleet: Any, servers: li
     }
     servers[1].terminate()
     fleet.wait_until(
-        lambda: fleet.replicas()["directory"] == "1 of 2 cells cannot be reached", 30, "the loss of a directory to show"
+        lambda: fleet.replicas()["directory"] == "1 of 2 cells cannot be reached",
+        120,
+        "the loss of a directory to show",
     )
     for application, cell in before.items():
         again = fleet.chat(BASE, conversation(application, "a dam"))

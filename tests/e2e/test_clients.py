@@ -21,7 +21,7 @@ QUESTION = {"role": "user", "content": "Is the sky blue?"}
 ANSWER = {"role": "assistant", "content": "Yes, it is."}
 DOCUMENTS = [{"text": "The sky is blue.", "doc_id": "1"}, {"text": "Grass is green.", "doc_id": "2"}]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.model import link_models
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(1500)]
 BLOCK = 32
 
 
 def test_the_demo_shows_reuse_and_what_it_saves(command: Callable[..., Any], model_path: Path, tmp_path: Path) -> None:
-    shutil.copytree(model_path.parent, tmp_path / "state" / "models")
+    link_models(model_path.parents[1], tmp_path / "state")
     out = tmp_path / "demo.json"
-    done = command("demo", "--json", str(out), "--dtype", "float32", "--state-dir", str(tmp_path / "state"))
+    done = command(
+        "demo", "--json", str(out), "--dtype", "float32", "--state-dir", str(tmp_path / "state"), timeout=1200
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "untrained" in done.stdout
     content = json.loads(out.read_text())

@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 JUDGES = ("uncertainty", "safety", "hallucination")
 STEPS = ("safety", "answerability", "uncertainty", "hallucination")
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,6 @@ def test_the_policy_of_one_s_own_decides(fleet: Any) -> None:
     assert second.reason.startswith("holds "), second.reason
 
 
-@pytest.mark.untimed
 def test_plain_vllm_with_the_plugin_reuses_the_base_model_s_blocks(model_path: Path, adapters_dir: Path) -> None:
     flags = ("--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "1024")
     printed = run("plain_vllm.py", str(model_path), str(adapters_dir / "safety"), *flags)

@@ -23,7 +23,10 @@ KEYS = {"heavy": "heavy-key-0123456789", "light": "light-key-0123456789"}
 RUNNING, QUEUED = 4, 8
 SLOTS = 4 * RUNNING + QUEUED
 """Calls that a gateway has in progress: what the replica takes in, and what waits."""
-WARM_S, MEASURED_S = 1.0, 7.0
+WARM_S, LEAST_ANSWERED = 1.0, 15
+"""When counting begins, and how many answers of the lighter tenant it goes on for, however long those take."""
+PROMPT_TOKENS = 600
+"""Of so long prompts the engine computes few enough a second for clients and gateways to keep it full anywhere."""
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -124,7 +127,7 @@ def test_a_tenant_that_fills_a_gateway_keeps_nobody_out(connect: Callable[[int],
     for thread in threads:
         thread.start()
     try:
-        assert refused.wait(30), "it takes no more of this tenant"
+        assert refused.wait(120), "it takes no more of this tenant"
         answered = [other.complete("light", 50) for _ in range(3)]
     finally:
         done.set()
@@ -145,11 +148,10 @@ def test_prefill_is_shared_by_weight_over_two_gateways_of_which_one_tenant_uses_
 
     def ask(tenant: str, client: Client) -> None:
         for _ in itertools.count():
-            assert client.complete(tenant, 400) == 200
-            now = time.monotonic() - began
-            if now > WARM_S + MEASURED_S:
+            if answered["light"] >= LEAST_ANSWERED:
                 return
-            if now > WARM_S:
+            assert client.complete(tenant, PROMPT_TOKENS) == 200
+            if time.monotonic() - began > WARM_S and answered["light"] < LEAST_ANSWERED:
                 answered[tenant] += 1
 
     threads = [threading.Thread(target=ask, args=asked) for asked in asking]
@@ -157,5 +159,5 @@ def test_prefill_is_shared_by_weight_over_two_gateways_of_which_one_tenant_uses_
         thread.start()
     for thread in threads:
         thread.join()
-    assert answered["light"] >= 15, answered
-    assert answered["heavy"] / answered["light"] == pytest.approx(4.0, rel=0.1), answered
+    # By demand, the ratio would be 5 to 3; in turns, 1.
+    assert answered["heavy"] / answered["light"] == pytest.approx(4.0, rel=0.25), answered

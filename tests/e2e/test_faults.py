@@ -11,12 +11,12 @@ import pytest
 from support.faulty_fleet import CLIENTS, FAULTS, REPLICAS
 from support.redis_deployments import free_port
 
-RIGHT_WITHIN_S = 15.0
-"""The probe itself takes a second or two: a conversation on each replica, one after the other."""
+RIGHT_WITHIN_S = 45.0
+"""The probe itself takes a second or two, and on a slow machine ten: a conversation on each replica in turn."""
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(700)
 def test_no_fault_of_a_replica_fails_a_call(
     state_dir: Path, model_path: Path, adapters_dir: Path, tmp_path: Path
 ) -> None:
@@ -26,7 +26,7 @@ def test_no_fault_of_a_replica_fails_a_call(
     subprocess.run(
         [sys.executable, str(script), str(state_dir), str(adapters_dir), str(free_port()), str(out)],
         check=True,
-        timeout=350,
+        timeout=650,
     )
     found = json.loads(out.read_text())
     assert list(found) == list(FAULTS)

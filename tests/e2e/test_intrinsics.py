@@ -19,7 +19,7 @@ BASE = "SmolLM2-135M-Instruct"
 TAIL_TOKENS = 64
 """What an intrinsic prefills at most after a shared prefix: its invocation, the end of a block and an instruction."""
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

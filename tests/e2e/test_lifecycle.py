@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.model import link_models
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -48,7 +48,7 @@ def test_a_second_platform_in_the_same_folder_is_refused(platform: Any, command:
 def test_a_signal_while_starting_leaves_nothing_behind(
     arguments: tuple[str, ...], moment: str, number: signal.Signals, model_path: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(model_path.parent, tmp_path / "models")
+    link_models(model_path.parents[1], tmp_path)
     process = subprocess.Popen(
         [
             sys.executable,

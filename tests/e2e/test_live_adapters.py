@@ -91,6 +91,7 @@ def fleet(start: Callable[..., Any], folder: Path, calibration: Path) -> Iterato
         yield running
 
 
+@pytest.mark.untimed
 def test_an_adapter_lives_while_a_simulated_fleet_runs(
     fleet: Any, folder: Path, contents: list[Path], command: Callable[..., Any]
 ) -> None:
@@ -101,7 +102,7 @@ def test_an_adapter_lives_while_a_simulated_fleet_runs(
 
     put(contents[0], folder, NAME)
     put(contents[0], folder, ALORA)
-    fleet.wait_until(lambda: models(fleet) == [BASE, ALORA, NAME], 30, "the added adapters to be served")
+    fleet.wait_until(lambda: models(fleet) == [BASE, ALORA, NAME], 120, "the added adapters to be served")
     first = digest(fleet, NAME)
     # Each replica in turn: each has to have the version, noticed or looked for.
     answers = [fleet.chat(NAME, [{"role": "user", "content": f"{n}: {QUESTION[0]['content']}"}]) for n in range(6)]
@@ -116,7 +117,7 @@ def test_an_adapter_lives_while_a_simulated_fleet_runs(
     )
     next(iter(stream))
     put(contents[1], folder, NAME)
-    fleet.wait_until(lambda: digest(fleet, NAME) not in (None, first), 30, "the changed adapter to be served")
+    fleet.wait_until(lambda: digest(fleet, NAME) not in (None, first), 120, "the changed adapter to be served")
     new = fleet.chat(NAME, QUESTION, 24)
     assert new.text != old.text
     assert new.cached_tokens == 0, "nothing of what the former version computed"
@@ -125,7 +126,7 @@ def test_an_adapter_lives_while_a_simulated_fleet_runs(
     (folder / NAME / "adapter_model.safetensors").write_bytes(b"broken")
     why = "is not a safetensors file"
     # Half written it is refused for something else, for a moment.
-    fleet.wait_until(lambda: why in refused(fleet).get(NAME, ""), 60, "the broken adapter to be refused")
+    fleet.wait_until(lambda: why in refused(fleet).get(NAME, ""), 120, "the broken adapter to be refused")
     assert models(fleet) == [BASE, ALORA]
     with pytest.raises(openai.NotFoundError, match="is not served"):
         fleet.chat(NAME, QUESTION)
@@ -135,12 +136,13 @@ def test_an_adapter_lives_while_a_simulated_fleet_runs(
 
     shutil.rmtree(folder / NAME)
     shutil.rmtree(folder / ALORA)
-    fleet.wait_until(lambda: models(fleet) == [BASE] and not refused(fleet), 30, "the removed adapters to be gone")
+    fleet.wait_until(lambda: models(fleet) == [BASE] and not refused(fleet), 120, "the removed adapters to be gone")
     with pytest.raises(openai.NotFoundError, match=f"model '{ALORA}' is not served"):
         fleet.chat(ALORA, QUESTION)
     assert fleet.chat(BASE, QUESTION).text
 
 
+@pytest.mark.untimed
 def test_a_simulated_answer_invokes_an_adapter(fleet: Any, folder: Path, contents: list[Path]) -> None:
     """The simulated base model answers each prompt in its own way, so its answer's words can be the invocation."""
     name, added, most = "self-invoked", 5, 40
@@ -148,7 +150,7 @@ def test_a_simulated_answer_invokes_an_adapter(fleet: Any, folder: Path, content
     said = fleet.tokenizer(alone.text, add_special_tokens=False)["input_ids"]
     put_invoked_by(contents[0] / ALORA, folder, name, said[6:9], max_tokens=added)
     try:
-        fleet.wait_until(lambda: name in models(fleet), 30, "the added adapter to be served")
+        fleet.wait_until(lambda: name in models(fleet), 120, "the added adapter to be served")
         fleet.settle()
         answer = ask_auto(fleet.http, BASE, QUESTION, most)
         words = answer["choices"][0]["message"]["content"].split()
@@ -160,19 +162,20 @@ def test_a_simulated_answer_invokes_an_adapter(fleet: Any, folder: Path, content
         assert [part["prompt_tokens"] - parts[0]["prompt_tokens"] for part in parts] == [0, 9, 9 + added]
     finally:
         shutil.rmtree(folder / name)
-        fleet.wait_until(lambda: name not in models(fleet), 30, "the removed adapter to be gone")
+        fleet.wait_until(lambda: name not in models(fleet), 120, "the removed adapter to be gone")
 
 
+@pytest.mark.untimed
 def test_an_adapter_that_is_damaged_where_it_is_stored_fails_alone(
     fleet: Any, folder: Path, contents: list[Path], command: Callable[..., Any]
 ) -> None:
     """It is not loaded when that happens: engines have room for two, and two others came first."""
     put(contents[0], folder, NAME)
     put(contents[0], folder, ALORA)
-    fleet.wait_until(lambda: models(fleet) == [BASE, ALORA, NAME], 30, "the added adapters to be served")
-    fleet.wait_until(lambda: all(places(fleet, name) == REPLICAS for name in (ALORA, NAME)), 30, "both to be loaded")
+    fleet.wait_until(lambda: models(fleet) == [BASE, ALORA, NAME], 120, "the added adapters to be served")
+    fleet.wait_until(lambda: all(places(fleet, name) == REPLICAS for name in (ALORA, NAME)), 120, "both to be loaded")
     put(contents[1], folder, NAME, "damaged")
-    fleet.wait_until(lambda: "damaged" in models(fleet), 30, "the third one to be served")
+    fleet.wait_until(lambda: "damaged" in models(fleet), 120, "the third one to be served")
     assert places(fleet, "damaged") == 0
     assert "none (cold)" in command("status", "--url", fleet.url).stdout
     weights = fleet.state_dir / STORE / str(digest(fleet, "damaged")) / "adapter_model.safetensors"
@@ -201,7 +204,7 @@ def test_real_engines_answer_with_the_weights_that_are_there(
     prompt = platform.prompt(QUESTION)
     try:
         put(contents[0], adapters_dir, NAME, name)
-        platform.wait_until(lambda: digest(platform, name) is not None, 30, "the added adapter to be served")
+        platform.wait_until(lambda: digest(platform, name) is not None, 120, "the added adapter to be served")
         first, old = digest(platform, name), platform.complete(name, prompt, 8)
         platform.settle()
         again = platform.complete(name, prompt, 8)
@@ -209,14 +212,14 @@ def test_real_engines_answer_with_the_weights_that_are_there(
         assert again.logprobs == pytest.approx(old.logprobs, abs=1e-4)
 
         put(contents[1], adapters_dir, NAME, name)
-        platform.wait_until(lambda: digest(platform, name) not in (None, first), 30, "the changed one to be served")
+        platform.wait_until(lambda: digest(platform, name) not in (None, first), 120, "the changed one to be served")
         new = platform.complete(name, prompt, 8)
         assert new.cached_tokens == 0
         assert new.logprobs != pytest.approx(old.logprobs, abs=1e-3)
 
         put(contents[0], adapters_dir, NAME, name)
-        platform.wait_until(lambda: digest(platform, name) == first, 30, "the former one to be served again")
+        platform.wait_until(lambda: digest(platform, name) == first, 120, "the former one to be served again")
         assert platform.complete(name, prompt, 8).logprobs == pytest.approx(old.logprobs, abs=1e-4)
     finally:
         shutil.rmtree(adapters_dir / name, ignore_errors=True)
-        platform.wait_until(lambda: name not in models(platform), 30, "the removed adapter to be gone")
+        platform.wait_until(lambda: name not in models(platform), 120, "the removed adapter to be gone")

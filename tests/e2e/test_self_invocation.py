@@ -30,7 +30,7 @@ def test_an_answer_goes_on_as_the_adapter_on_cached_kv_and_returns(platform: Any
     assert len(said) == SAID
     try:
         put_invoked_by(adapters_dir / "safety", adapters_dir, NAME, said[-3:], max_tokens=ADDED)
-        platform.wait_until(lambda: served(platform), 30, "the added adapter to be served")
+        platform.wait_until(lambda: served(platform), 120, "the added adapter to be served")
         platform.settle()
         answer = ask_auto(platform.http, BASE, QUESTION, MOST)
         adapter = platform.complete(NAME, [*prompt, *said], ADDED)
@@ -50,4 +50,4 @@ def test_an_answer_goes_on_as_the_adapter_on_cached_kv_and_returns(platform: Any
         assert len({receipt["replica"] for receipt in receipts}) == 1
     finally:
         shutil.rmtree(adapters_dir / NAME, ignore_errors=True)
-        platform.wait_until(lambda: not served(platform), 30, "the removed adapter to be gone")
+        platform.wait_until(lambda: not served(platform), 120, "the removed adapter to be gone")

@@ -31,7 +31,7 @@ EXAMPLE = ROOT / "deploy/serve/aloraserve.yaml"
 HEAD = ROOT / "tests/support/ray_head.py"
 TENANT, ADMIN = "tenant-key-0123456789", "admin-key-0123456789"
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
-START_S = 180
+START_S = 400
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -47,7 +47,7 @@ class Cluster:
     def serve(self, *arguments: str) -> str:
         """Run the ``serve`` command; return what it printed."""
         command = [str(Path(sys.executable).with_name("serve")), *arguments, "--address", self._address]
-        done = subprocess.run(command, env=self.environment, text=True, capture_output=True, timeout=120)
+        done = subprocess.run(command, env=self.environment, text=True, capture_output=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -19,7 +19,7 @@ from support.adapter_variants import Variant, variants
 
 from aloraserve.adapters import AdapterFacts, BaseShape, check_adapter
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.untimed, pytest.mark.timeout(600)]
 
 MAX_RANK = 8
 CONFIG: dict[str, Any] = {

@@ -31,6 +31,8 @@ CONFIG = "adapter_config.json"
 
 Fetch = Callable[..., Path]
 
+pytestmark = pytest.mark.untimed
+
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:

@@ -21,6 +21,8 @@ BASE = "bare"
 LONG = " ".join(["harbour"] * 400)
 STOP_S = 10
 
+pytestmark = pytest.mark.untimed
+
 
 @dataclass(frozen=True)
 class Server:

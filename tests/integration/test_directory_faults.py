@@ -136,7 +136,7 @@ async def test_a_replica_restarted_at_once_is_believed_nothing_of_its_last_life(
         async def has_begun() -> bool:
             return any(state.incarnation == current for state in await gateway.states())
 
-        await eventually(has_begun, 2)
+        await eventually(has_begun, 20)
         for chat in CHATS:
             found = {one.state.replica: one for one in await gateway.lookup(chat.keys)}
             assert found["r0"].held_blocks == 0
@@ -170,7 +170,7 @@ async def test_events_lost_doubled_and_reordered(redis_server: Any, opened: Open
         one.change(confuses)
         confuses.ingest.offer(held_back)
         for replica in one.replicas:
-            await eventually(lambda replica=replica: _true(replica.ingest.stats.gaps > 0), 2)
+            await eventually(lambda replica=replica: _true(replica.ingest.stats.gaps > 0), 20)
         await one.comes_right()
         for replica in one.replicas:
             for chat in CHATS[10:]:

@@ -44,7 +44,7 @@ async def client(redis_server: Any) -> AsyncIterator[Redis]:
         yield opened
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], within_s: float = 30.0) -> None:
     deadline = time.monotonic() + within_s
     while not await check():
         assert time.monotonic() < deadline, "did not come true in time"
@@ -74,14 +74,14 @@ async def test_the_router_falls_back_and_the_directory_fills_again(
     ingest.offer(EventBatch(0, (BlocksStored(tuple(range(20)), None, PROMPT),)))
     assert await ingest.drain(5)
     assert await ingest.heartbeat(STATE)
-    one = router(directory, budget_s=1.0)
+    one = router(directory, budget_s=5.0)
     assert (await one.decide(CALL)).reason == "holds 319 of 320 tokens"
 
     redis_server.kill()
     for _ in range(10):
         started = time.perf_counter()
         decision = await one.decide(CALL)
-        assert time.perf_counter() - started < 1.0
+        assert time.perf_counter() - started < 5.0, "its error is not waited for"
         assert decision.policy == "fallback"
         assert sorted(decision.rank) == ["a", "b"]
     assert not await ingest.heartbeat(STATE)

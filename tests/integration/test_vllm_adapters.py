@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import psutil
 import pytest
+from support.model import smollm2
 from support.peft_reference import answers as peft_answers
 
 from aloraserve.adapters import AdapterRegistry, AdapterVersion, FolderRegistry
@@ -30,7 +31,6 @@ from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.base import EngineParts
 from aloraserve_services.engine.opening import open_vllm
-from aloraserve_services.models.model_files import ensure_smollm2
 from aloraserve_services.models.untrained import write_untrained_adapters
 from aloraserve_services.plan import FleetPlan, make_plan
 
@@ -119,7 +119,7 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_smollm2(tmp_path_factory.mktemp("model"), dtype="float32")
+    return smollm2(tmp_path_factory.mktemp("model"), "float32")
 
 
 @pytest.fixture

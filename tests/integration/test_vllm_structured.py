@@ -15,6 +15,7 @@ from unittest.mock import patch
 import jsonschema
 import pytest
 from support.chat_tokenizers import chat_tokenizer
+from support.model import smollm2
 
 from aloraserve.adapters import AdapterVersion
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineRefusal
@@ -27,7 +28,6 @@ from aloraserve.wire.tools import ChosenFunction, FunctionDefinition, NamedToolC
 from aloraserve_services.engine.adapters import EngineAdapters
 from aloraserve_services.engine.opening import open_vllm
 from aloraserve_services.engine.vllm.engine import VllmEngine
-from aloraserve_services.models.model_files import ensure_smollm2
 from aloraserve_services.models.untrained import invocation_text, write_untrained_adapters
 from aloraserve_services.plan import make_plan
 
@@ -91,7 +91,7 @@ async def started(folder: Path) -> AsyncIterator[tuple[VllmEngine, AdapterVersio
     """Start an engine with an aLoRA; the last is the model's tokenizer."""
     from transformers import AutoTokenizer
 
-    model = ensure_smollm2(folder, dtype="float32")
+    model = smollm2(folder, "float32")
     write_untrained_adapters(folder / "adapters", model, 0, ["safety"])
     plan = make_plan(
         load_settings(

@@ -127,7 +127,7 @@ def play(handle: Any, clients: Clients, fault: str) -> dict[str, Any]:
     while fault in ENDS and (victim in replica_ids() or (fault == FAULTS[-1] and len(replica_ids()) < REPLICAS)):
         time.sleep(0.2)
     started = time.monotonic()
-    while not all(clients.reuses() for _ in range(2 * REPLICAS)) and time.monotonic() < started + 30:
+    while not all(clients.reuses() for _ in range(2 * REPLICAS)) and time.monotonic() < started + 60:
         pass
     right_after_s = time.monotonic() - started
     return {"answered": clients.answered - before, "failed": clients.failed, "right_after_s": right_after_s}
@@ -141,9 +141,14 @@ def poison(handle: Any, clients: Clients) -> dict[str, Any]:
 
     def send() -> None:
         found["statuses"] = clients.poison()
-        # Longer than it takes an engine that ended to leave.
+        deadline = time.monotonic() + 20
+        counts = [clients.replicas()]
+        # Those that ended leave at once, and are replaced some seconds later.
+        while min(counts) > REPLICAS - 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+            counts.append(clients.replicas())
         time.sleep(1)
-        found["replicas"] = clients.replicas()
+        found["replicas"] = min(*counts, clients.replicas())
 
     clients.run(0.5, send)
     while len(replica_ids()) < REPLICAS or clients.replicas() < REPLICAS:

@@ -74,7 +74,7 @@ class Prometheus:
         found: list[dict[str, Any]] = self._http.get("/api/v1/targets").json()["data"]["activeTargets"]
         return found
 
-    def wait_until(self, expr: str, timeout_s: float = 60) -> None:
+    def wait_until(self, expr: str, timeout_s: float = 120) -> None:
         """Wait until a query has a series."""
         deadline = time.monotonic() + timeout_s
         while not self.query(expr):

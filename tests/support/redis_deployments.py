@@ -37,7 +37,7 @@ def free_port() -> int:
             return port
 
 
-def wait_until(check: Callable[[], bool], within_s: float = 20.0) -> None:
+def wait_until(check: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while True:
         with suppress(RedisError, OSError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait_until(condition: Callable[[], Any], what: str, within_s: float = 60, *, every_s: float = 0.1) -> None:
+def wait_until(condition: Callable[[], Any], what: str, within_s: float = 120, *, every_s: float = 0.1) -> None:
     """Wait until a condition holds; it is looked at every so many seconds."""
     deadline = time.monotonic() + within_s
     while not condition():

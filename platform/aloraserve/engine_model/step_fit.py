@@ -5,7 +5,8 @@
   that ignores the size of what lies far off.
 - Simple: a part is taken in only if the steps differ in it, and kept only if it is ``SURE`` standard errors from zero.
   Parts are considered in the order of ``PREFERRED``: what several could explain is the first one's.
-- No part is negative: one that would be is left out.
+- No part is negative: one that would be is left out; in place of the first, without which an engine would have no rate,
+  those that took its share.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ PREFERRED = tuple(
 LONG_ADAPTER_TOKENS = 256
 """Tokens of an adapter in one step from which on what each takes can be known. An aLoRA's own few say more of what a
 step with an adapter takes, and would speak for thousands of tokens of a plain LoRA."""
+LONG_PROMPT_TOKENS = 1024
+"""How far into a prompt a step has to reach for attention's part to be known. In shorter prompts that part is less than
+the noise of a machine that does something else too, and would be wrong by the square of its error in a long one."""
 DISTINCT = 1e-3
 """The least share of a part's squares that the parts before it leave unexplained."""
 SURE = 3.0
@@ -62,11 +66,20 @@ def fit(steps: Sequence[StepStats], weights: Floats) -> StepModel:
     scale = np.sqrt(np.average(relative * relative, axis=0, weights=weights))
     scale[scale == 0] = 1.0
     relative /= scale
-    banned = {_ADAPTER_TOKEN} if features[:, _ADAPTER_TOKEN].max() < LONG_ADAPTER_TOKENS else set()
-    columns, parts = _select(relative, weights, banned)
+    columns, parts = _select(relative, weights, _unknowable(steps))
     found = np.zeros(len(PARTS))
     found[columns] = parts
     return StepModel(*(float(part) for part in found / scale))
+
+
+def _unknowable(steps: Sequence[StepStats]) -> set[int]:
+    """Return the parts of which these steps are too short to say anything."""
+    unknowable = set()
+    if max(step.adapter_tokens for step in steps) < LONG_ADAPTER_TOKENS:
+        unknowable.add(_ADAPTER_TOKEN)
+    if max(step.prefill_reach for step in steps) < LONG_PROMPT_TOKENS:
+        unknowable.add(_SQUARE)
+    return unknowable
 
 
 def _features(steps: Sequence[StepStats]) -> Floats:
@@ -118,12 +131,16 @@ def _least_absolute(rows: Floats, weights: Floats) -> Floats:
 
 
 _ADAPTER_TOKEN = PARTS.index("s_per_adapter_token")
+_SQUARE = PARTS.index("s_per_square")
 _RIDGE = 1e-9
 _NEAREST = 1e-3
 
 
 def _weakest(rows: Floats, weights: Floats, parts: Floats) -> int | None:
-    """Return which part to leave out first: the most negative one, else the least sure one, None if all are sure."""
+    """Return which part to leave out first: the most negative one, else the least sure one, None if all are sure.
+
+    Never the first one, which is what the engine does at all: while that is not positive, another one goes.
+    """
     expected = np.maximum(rows @ parts, LEAST_SHARE)
     errors = np.abs(1.0 - expected) / expected
     deviation = MAD_TO_DEVIATION * max(_weighted_median(errors, weights), NEGLIGIBLE)
@@ -131,9 +148,8 @@ def _weakest(rows: Floats, weights: Floats, parts: Floats) -> int | None:
     information = (scaled * weights[:, None]).T @ scaled + _RIDGE * np.eye(len(parts))
     standard_errors = deviation * np.sqrt(np.maximum(np.diag(np.linalg.inv(information)), 0.0))
     sureness = parts / np.maximum(standard_errors, 1e-12)
-    # The first one is what the engine does at all.
     rest = sureness[1:]
-    if not len(rest) or rest.min() >= SURE:
+    if not len(rest) or (rest.min() >= SURE and parts[0] > 0):
         return None
     return int(rest.argmin()) + 1
 

@@ -106,14 +106,20 @@ class LoopSpec(_Part):
     epochs: Annotated[Number, Field(gt=0, le=1000, description="passes over the training rows")] = 3.0
     learning_rate: Annotated[Number, Field(gt=0, le=1, description="at its highest")] = 2e-4
     batch_size: Annotated[int, Field(ge=1, le=4096, description="examples per step")] = 8
+    accumulation: Annotated[int, Field(ge=1, le=4096, description="parts that a step's examples are computed in")] = 1
     warmup: Annotated[Number, Field(ge=0, lt=1, description="part of the steps in which the rate rises")] = 0.05
     weight_decay: Annotated[Number, Field(ge=0, le=1, description="of AdamW")] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, order and dropout")] = 0
+    best_by: Literal["loss", "accuracy"] = Field("loss", description="what the best epoch is chosen by")
+    patience: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="epochs without a better one that end the training; all epochs if it is not said"
+    )
     max_tokens: Annotated[int, Field(ge=16, le=2**20)] | None = Field(
         None, description="of an example; the model's context if it is not said"
     )
     over_long: OverLong = Field("refuse", description="what becomes of rows with more tokens")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the base model's weights")
+    saved_dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the adapter's weights, as written")
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     cache_prefixes: bool = Field(True, description="whether an aLoRA's prefixes are computed once (aLoRA only)")
     cache_bytes: Annotated[int, Field(ge=0, le=2**44, description="of disk that the cached prefixes may take")] = 2**33

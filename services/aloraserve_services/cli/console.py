@@ -1,7 +1,7 @@
 """Output, progress and exit codes of all commands.
 
-Exit codes: 0 done, 1 failed while running, 2 a setting or an option is wrong, 3 the platform could not start,
-130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed while running, 2 a setting, an option or a training spec is wrong, 3 the platform could not
+start, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from aloraserve.errors import AloraserveError, SettingsError, StartError
+from aloraserve.errors import AloraserveError, SettingsError, StartError, TrainingError
 from aloraserve_services.local.processes import stop_signals
 
 out = Console(highlight=False)
@@ -50,7 +50,7 @@ def clear_errors() -> Iterator[None]:
     try:
         with stop_signals():
             yield
-    except SettingsError as error:
+    except (SettingsError, TrainingError) as error:
         _fail(error, EXIT_SETTINGS)
     except StartError as error:
         _fail(error, EXIT_START)

@@ -15,13 +15,16 @@ from aloraserve_services.cli.diagnose import diagnose
 from aloraserve_services.cli.doctor import doctor
 from aloraserve_services.cli.down import down
 from aloraserve_services.cli.engine import engine
+from aloraserve_services.cli.evaluate import evaluate
 from aloraserve_services.cli.explain import explain
-from aloraserve_services.cli.export_intrinsics import export_intrinsics
+from aloraserve_services.cli.export import export
 from aloraserve_services.cli.keys import app as keys
 from aloraserve_services.cli.logs import logs
+from aloraserve_services.cli.rank_study import rank_study
 from aloraserve_services.cli.simulate import simulate
 from aloraserve_services.cli.status import status
 from aloraserve_services.cli.tenants import app as tenants
+from aloraserve_services.cli.train import train
 from aloraserve_services.cli.up import up
 
 app = typer.Typer(
@@ -60,7 +63,10 @@ for command in (
     engine,
     clearly(simulate),
     calibrate,
-    export_intrinsics,
+    evaluate,
+    export,
+    rank_study,
+    train,
 ):
     app.command()(command)
 for group in (adapters, keys, tenants):

@@ -111,6 +111,48 @@ def test_it_is_found_through_noise_and_other_load_on_the_machine(true: StepModel
     assert worst(learned(true, seed, count=800, noise=0.05, outliers=0.15), true) < 0.2
 
 
+def crowded(true: StepModel, seed: int) -> StepLearner:
+    """Return what is learned of short prompts, by one of two engines and more on a machine of two cores."""
+    draw, clock = random.Random(seed), Clock()
+    learner = StepLearner(clock=clock)
+
+    def add(step: StepStats) -> None:
+        spells = max(1, int(step.seconds / 0.3))
+        seconds = step.seconds * sum(draw.choice((1, 1, 1.5, 2, 3, 4)) for _ in range(spells)) / spells
+        clock.now_s += seconds
+        learner.add(step._replace(seconds=seconds))
+
+    for _ in range(40):
+        start = draw.choice((0, 64, 128, 256))
+        add(prompt_step(true, start, start + draw.choice((20, 60, 120, 300))))
+        for _ in range(draw.choice((3, 8, 20))):
+            add(answers_step(true, 1, 300))
+    return learner
+
+
+def test_short_prompts_on_a_crowded_machine_tell_nothing_absurd_of_longer_ones() -> None:
+    """A replica that seems to take six times as long gets no calls, from which it would learn that it does not."""
+    true = StepModel(fixed_s=0.05, s_per_token=9e-4, s_per_square=1.5e-7, s_per_answer=0.003)
+    found = [crowded(true, seed).model() for seed in range(150)]
+    shares = [model.prefill.seconds(0, 1263) / true.prefill.seconds(0, 1263) for model in found if model is not None]
+    assert len(shares) == len(found)
+    assert min(shares) > 0.4
+    assert max(shares) < 5, max(shares)
+
+
+def test_an_engine_always_has_a_rate_for_tokens() -> None:
+    """Gateways take one without it for an engine that has measured nothing."""
+    clock = Clock()
+    learner = StepLearner(clock=clock)
+    for end in range(512, 4097, 128):
+        learner.add(StepStats(2e-6 * squares(0, end) - 2e-4 * end, end, squares(0, end)))
+        clock.now_s += 1.0
+    model = learner.model()
+    assert model is not None
+    assert model.s_per_token > 0
+    assert model.prefill.seconds(0, 4000) == pytest.approx(2e-6 * squares(0, 4000) - 2e-4 * 4000, rel=0.5)
+
+
 def busy(times: Calibration, concurrency: int, calls: int, seed: int = 0) -> Iterator[tuple[float, StepStats]]:
     """Keep a modelled engine busy, and yield its steps with when they ended."""
     draw, now_s, sent = random.Random(seed), 0.0, 0

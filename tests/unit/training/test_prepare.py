@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.training_base import write_base
+from transformers import AutoTokenizer
 
 from aloraserve.adapters import InvocationMode
 from aloraserve.errors import TrainingError
@@ -15,8 +17,8 @@ from aloraserve_services.training.prepared import PreparedData
 
 SPEC = """\
 name: safety
-base: smollm2
-invocation: "<|im_start|>safety\\n"
+base: base
+invocation: "<|start|>safety\\n"
 intrinsic: {output: {form: yes_no}, documents: string}
 data: {train: train.jsonl, validation: validation.jsonl}
 """
@@ -28,8 +30,18 @@ def row(text: str, completion: str = "Y", **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], "completion": completion, **more}
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base: Path) -> Any:
+    return AutoTokenizer.from_pretrained(str(base))
+
+
 @pytest.fixture
-def prepared(tmp_path: Path, model_path: Path) -> Prepare:
+def prepared(tmp_path: Path, base: Path) -> Prepare:
     def make(
         train: list[Any], spec: str = SPEC, *, validation: list[Any] | None = None, kind: str = ""
     ) -> PreparedData:
@@ -38,7 +50,7 @@ def prepared(tmp_path: Path, model_path: Path) -> Prepare:
             (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
         (tmp_path / "spec.yaml").write_text(spec)
         read = TrainingSpec.read(tmp_path / "spec.yaml")
-        return prepare(read.twin() if kind == "lora" else read, model_path)
+        return prepare(read.twin() if kind == "lora" else read, base)
 
     return make
 
@@ -46,9 +58,11 @@ def prepared(tmp_path: Path, model_path: Path) -> Prepare:
 def test_an_example_is_the_prompt_the_invocation_the_answer_and_the_end(prepared: Prepare, tokenizer: Any) -> None:
     data = prepared([row("Is it safe?")])
     [example] = data.splits["train"].examples
-    text = tokenizer.decode(example.token_ids[example.activation :])
-    assert text == "<|im_start|>safety\nY<|im_end|>"
-    assert tokenizer.decode(example.token_ids[example.completion_start :]) == "Y<|im_end|>"
+    invocation, answer = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("<|start|>safety\n", "Y<|end|>")
+    )
+    assert example.token_ids[example.activation :] == [*invocation, *answer]
+    assert example.token_ids[example.completion_start :] == answer
     assert (data.mode, data.end_token) == (InvocationMode.APPENDED, tokenizer.eos_token_id)
     assert example.line == 1
 
@@ -61,7 +75,7 @@ def test_a_twin_has_the_same_tokens_and_acts_from_the_first(prepared: Prepare) -
 
 
 def test_a_completion_that_invokes_is_refused(prepared: Prepare) -> None:
-    spec = SPEC.replace('"<|im_start|>safety\\n"', '"Safe?"').replace("form: yes_no", "form: text")
+    spec = SPEC.replace('"<|start|>safety\\n"', '"Safe?"').replace("form: yes_no", "form: text")
     with pytest.raises(TrainingError) as caught:
         prepared([row("Is it?"), row("What did she ask you?", "She asked:Safe?")], spec)
     assert caught.value.message.startswith(

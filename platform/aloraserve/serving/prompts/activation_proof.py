@@ -66,12 +66,12 @@ class ActivationProver:
         return ActivationProof(
             invocation.mode if invocation else None,
             invocation.text if invocation else "",
-            adapter.invocation_ids,
+            invocation.ids if invocation else (),
             before=self._tokens(ids[max(0, place - MAX_BEFORE) : place]),
             after=self._tokens(ids[place : place + MAX_AFTER]),
             prompt_tokens=len(ids),
             activation=place,
-            problems=tuple(_repeated(adapter, invocation, ids[:place])),
+            problems=tuple(_repeated(invocation, ids[:place])),
         )
 
     def _tokens(self, ids: Sequence[int]) -> tuple[ShownToken, ...]:
@@ -80,8 +80,10 @@ class ActivationProver:
 
     def _drift(self, adapter: AdapterVersion, invocation: Invocation | None) -> Problem | None:
         """Return what is wrong with an invocation whose text and tokens are not each other's."""
-        text, ids = adapter.invocation_text, adapter.invocation_ids
-        if invocation is None or not text or self._decoded(ids) == text:
+        if invocation is None or not adapter.invocation_text:
+            return None
+        text, ids = adapter.invocation_text, invocation.ids
+        if self._decoded(ids) == text:
             return None
         own = tuple(self._encoder.ids(text))
         if own == ids:
@@ -114,11 +116,11 @@ def _outside(ids: Sequence[int], size: int) -> Problem:
     return Problem(ProblemCode.ACTIVATION, _CONFIG, found, f"token ids from 0 to {size - 1}")
 
 
-def _repeated(adapter: AdapterVersion, invocation: Invocation | None, before: list[int]) -> list[Problem]:
+def _repeated(invocation: Invocation | None, before: list[int]) -> list[Problem]:
     """Return what is wrong with an example that invokes the adapter before the gateway does."""
     if invocation is None or invocation.mode is InvocationMode.GENERATION_PROMPT:
         return []
-    place = activation_point(before, adapter.invocation_ids)
+    place = activation_point(before, invocation.ids)
     if place is None:
         return []
     found = f"is invoked twice in the example, first at token {place}; only the gateway's invocation counts"

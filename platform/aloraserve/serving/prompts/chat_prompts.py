@@ -29,7 +29,7 @@ class RenderedChat:
         conversation: as it was rendered.
         found: what is known of the text.
         adapter: None for the base model.
-        invocation: an aLoRA's.
+        invocation: of the adapter, None if it needs none.
         asked: the values of the instruction that ends the conversation, None without one.
     """
 
@@ -99,12 +99,15 @@ class ChatPrompts:
         return RenderedChat(conversation, found, adapter, invocation, asked)
 
     def invocation(self, adapter: AdapterVersion) -> Invocation | None:
-        """Return how an adapter is invoked, None for a plain LoRA.
+        """Return how an adapter is invoked, None for a plain LoRA whose files name no text that invokes it.
+
+        A LoRA that was trained with an invocation (Granite's 3.2 intrinsics, an aLoRA's twin) needs it in its prompt,
+        but acts from the first token on.
 
         Raises:
             InvalidAdapterError: its instruction does not have its invocation.
         """
-        return self._invocations.of(adapter) if adapter.invocation_ids else None
+        return self._invocations.of(adapter) if adapter.invocation_ids or adapter.invocation_text else None
 
     def is_slow(self, chat: RenderedChat, at_once: int) -> bool:
         """Whether a chat's tokenization takes longer than that of so many characters."""
@@ -121,22 +124,23 @@ class ChatPrompts:
         adapter, invocation = chat.adapter, chat.invocation
         if adapter is None or invocation is None:
             return Prompt(ids, None if adapter is None else 0, known)
+        place: int | None
         match invocation.mode:
             case InvocationMode.APPENDED:
-                return Prompt([*ids, *adapter.invocation_ids], len(ids), known)
+                place, ids = len(ids), [*ids, *invocation.ids]
             case InvocationMode.GENERATION_PROMPT:
-                place = self._in_generation_prompt(chat, adapter, ids)
+                place = self._in_generation_prompt(chat, invocation, ids)
             case InvocationMode.INSTRUCTION:
-                place = self._in_instruction(chat, adapter, invocation, ids)
+                place = self._in_instruction(chat, invocation, ids)
                 if place is None and (apart := self._apart(chat, invocation)) is not None:
                     return self.complete(apart)
         if place is None:
             raise InvocationError(
                 f"adapter {adapter.name!r} cannot act: its invocation {invocation.text[:80]!r} belongs in the prompt's "
-                f"{invocation.mode.value.replace('_', ' ')}, but its tokens {list(adapter.invocation_ids[:16])} are "
+                f"{invocation.mode.value.replace('_', ' ')}, but its tokens {list(invocation.ids[:16])} are "
                 "not there; they are of another tokenizer or chat template than the base model has"
             )
-        return Prompt(ids, place, known)
+        return Prompt(ids, place if adapter.invocation_ids else 0, known)
 
     def _look_up(self, conversation: Conversation, salt: str | None, *, add_generation_prompt: bool = True) -> Lookup:
         text = self._renderer.render(conversation, add_generation_prompt=add_generation_prompt)
@@ -150,18 +154,16 @@ class ChatPrompts:
         text = invocation.instruction.text(asked, self._encoder.escaping.escape)
         return conversation.with_message("user", text, at=at)
 
-    def _in_generation_prompt(self, chat: RenderedChat, adapter: AdapterVersion, ids: list[int]) -> int | None:
-        place = activation_point(ids, adapter.invocation_ids)
-        if place is None or place + len(adapter.invocation_ids) == len(ids):
+    def _in_generation_prompt(self, chat: RenderedChat, invocation: Invocation, ids: list[int]) -> int | None:
+        place = activation_point(ids, invocation.ids)
+        if place is None or place + len(invocation.ids) == len(ids):
             return place
         # The template's arguments may put something behind it.
         found = self._look_up(chat.conversation, chat.found.salt, add_generation_prompt=False)
         return place if place >= len(self._cache.complete(found)[0]) else None
 
-    def _in_instruction(
-        self, chat: RenderedChat, adapter: AdapterVersion, invocation: Invocation, ids: list[int]
-    ) -> int | None:
-        place, width = activation_point(ids, adapter.invocation_ids), len(adapter.invocation_ids)
+    def _in_instruction(self, chat: RenderedChat, invocation: Invocation, ids: list[int]) -> int | None:
+        place, width = activation_point(ids, invocation.ids), len(invocation.ids)
         character = chat.found.text.rfind(invocation.text)
         if place is None or character < 0:
             return None

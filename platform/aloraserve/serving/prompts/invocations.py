@@ -24,16 +24,18 @@ _PROBE = [{"role": "user", "content": "x"}]
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """How an aLoRA is invoked.
+    """How an adapter is invoked.
 
     Args:
         mode: where its invocation stands.
         text: of the invocation.
+        ids: tokens of the invocation; a plain LoRA's are those of its text.
         instruction: the message with which it is asked, in that mode.
     """
 
     mode: InvocationMode
     text: str
+    ids: tuple[int, ...]
     instruction: Instruction | None = None
 
 
@@ -54,7 +56,7 @@ class Invocations:
         self._lock = threading.Lock()
 
     def of(self, adapter: AdapterVersion) -> Invocation:
-        """Return how an aLoRA is invoked.
+        """Return how an adapter is invoked that has invocation tokens or their text.
 
         Raises:
             InvalidAdapterError: its instruction does not have the invocation.
@@ -74,13 +76,11 @@ class Invocations:
     def _made(self, adapter: AdapterVersion) -> Invocation:
         text = adapter.invocation_text or self._decoded(adapter.invocation_ids)
         template = adapter.intrinsic.instruction if adapter.intrinsic else None
-        mode = adapter.invocation_mode or derived_mode(
-            adapter.invocation_ids, self._generation_prompt, text=text, instruction=template
-        )
+        ids = adapter.invocation_ids or tuple(self._encoder.ids(text))
+        mode = adapter.invocation_mode or derived_mode(ids, self._generation_prompt, text=text, instruction=template)
         if mode is not InvocationMode.INSTRUCTION:
-            return Invocation(mode, text)
-        divided = self._divided(text, adapter.invocation_ids)
-        return Invocation(mode, text, Instruction(template or text, text, divided))
+            return Invocation(mode, text, ids)
+        return Invocation(mode, text, ids, Instruction(template or text, text, self._divided(text, ids)))
 
     def _decoded(self, ids: Sequence[int]) -> str:
         decode = getattr(self._tokenizer, "decode", None)

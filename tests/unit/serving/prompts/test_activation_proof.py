@@ -62,6 +62,14 @@ def test_a_plain_lora_acts_from_the_first_token(prover: ActivationProver) -> Non
     assert proof.after[0].text == "<|start|>"
 
 
+def test_a_plain_lora_that_needs_an_invocation_shows_it(prover: ActivationProver) -> None:
+    text = "<|start|>safety\n"
+    adapter = AdapterVersion("plain", "lora", Path("/none"), 8, ("q_proj",), (), "digest", invocation_text=text)
+    proof = prover.prove(adapter)
+    assert (proof.mode, proof.activation, proof.problems) == (InvocationMode.APPENDED, 0, ())
+    assert "".join(token.text for token in proof.after).endswith(text)
+
+
 def test_a_long_example_is_shown_around_the_activation_point(tokenizer: Any, prover: ActivationProver) -> None:
     example = [{"role": "user", "content": " ".join(CORPUS) * 20}]
     proof = prover.prove(alora("safety", plain_ids(tokenizer, "<|start|>safety\n")), example)

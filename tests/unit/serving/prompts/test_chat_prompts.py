@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,19 @@ async def ask(
 ) -> GenerationRequest:
     body = {"model": model, "messages": list(messages) or [QUESTION]} | fields
     return await BUILDER.chat(parse_body(ChatRequest, json.dumps(body).encode()), ORIGIN, values=values)
+
+
+@pytest.mark.parametrize("sibling", [APPENDED, ASKED, FIXED, ANSWERING])
+async def test_a_plain_lora_with_an_invocation_has_its_alora_s_prompt_and_acts_from_the_first_token(
+    sibling: AdapterVersion,
+) -> None:
+    text = sibling.invocation_text or "<|start|>safety\n"
+    twin = replace(sibling, name="twin", kind="lora", invocation_ids=(), invocation_text=text)
+    body = parse_body(ChatRequest, json.dumps({"model": "twin", "messages": [QUESTION]}).encode())
+    values = {"criteria": "short"} if sibling is ASKED else None
+    request = await builder_for(TOKENIZER, twin).chat(body, ORIGIN, values=values)
+    assert request.token_ids == (await ask(sibling.name, values=values)).token_ids
+    assert request.activation == 0
 
 
 def peft_place(request: GenerationRequest) -> int | None:

@@ -1,0 +1,1 @@
+"""Reports of evaluations and rank studies, as Markdown and as one HTML page."""

@@ -1,0 +1,129 @@
+"""The same rows through a running platform: one ``POST /v1/intrinsics`` each, a few at a time.
+
+A call that may succeed later is made again by the client, up to three times in all
+(:class:`~aloraserve.client.Retries`); what fails then is that row's error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from aloraserve.adapters import AdapterVersion
+from aloraserve.client import CallError, Client, Retries
+from aloraserve.errors import TrainingError
+from aloraserve.training import TrainingRow
+from aloraserve.training.results import ItemResult
+from aloraserve.training.scored_form import ScoredForm
+from aloraserve_services.training.progress import TrainingProgress
+from aloraserve_services.training.reference_arms import item_of
+
+MAX_CONCURRENCY = 64
+_UNREACHED = (0, 502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformTarget:
+    """A running platform, and what it calls the adapters.
+
+    Args:
+        url: of it: http, https, grpc or grpcs.
+        model: served name of the adapter.
+        twin_model: served name of the LoRA twin, None if it is not served.
+        api_key: None for a platform without keys.
+        concurrency: calls at a time.
+    """
+
+    url: str
+    model: str
+    twin_model: str | None = None
+    api_key: str | None = None
+    concurrency: int = 4
+
+
+class ServedAnswers:
+    """Asks one adapter of a platform. Close it in the end.
+
+    Args:
+        target: the platform.
+        retries: of its calls.
+
+    Raises:
+        TrainingError: the URL is not accepted.
+    """
+
+    def __init__(self, target: PlatformTarget, retries: Retries | None = None) -> None:
+        self._target = target
+        try:
+            self._client = Client(target.url, target.api_key, retries=retries or Retries(attempts=3))
+        except ValueError as error:
+            raise TrainingError(f"--url is not accepted: {error}") from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def answers(
+        self,
+        model: str,
+        version: AdapterVersion,
+        rows: Sequence[TrainingRow],
+        form: ScoredForm,
+        progress: TrainingProgress,
+    ) -> list[ItemResult]:
+        """Return the answers to rows, in their order.
+
+        Args:
+            model: served name of the adapter.
+            version: the adapter that PEFT has; the platform must serve the same content.
+            rows: that are asked about.
+            form: of the answers.
+            progress: told of each answer.
+
+        Raises:
+            TrainingError: the platform cannot be reached, does not serve that adapter, or serves another version.
+        """
+        first = self._asked(model, rows[0])
+        self._check(model, version, first)
+        step = f"through the platform as {model}"
+        results = [first]
+        pool = ThreadPoolExecutor(min(self._target.concurrency, MAX_CONCURRENCY), thread_name_prefix="evaluate")
+        try:
+            for result in pool.map(lambda row: self._asked(model, row), rows[1:]):
+                progress.advance(step, len(results), len(rows))
+                results.append(result)
+        finally:
+            # After Ctrl-C nobody waits for the rest.
+            pool.shutdown(wait=False, cancel_futures=True)
+        progress.advance(step, len(rows), len(rows))
+        return [_item(row, result, form) for row, result in zip(rows, results, strict=True)]
+
+    def _asked(self, model: str, row: TrainingRow) -> dict[str, Any]:
+        intrinsic = {"name": model, "fields": dict(row.fields)} if row.fields else model
+        documents = {"documents": [dict(document) for document in row.documents]} if row.documents else {}
+        try:
+            return self._client.intrinsics([dict(message) for message in row.messages], [intrinsic], **documents)[0]
+        except CallError as error:
+            return {"status": "error", "status_code": error.status, "error": {"message": error.message}}
+
+    def _check(self, model: str, version: AdapterVersion, first: dict[str, Any]) -> None:
+        where, status = self._target.url, first.get("status_code")
+        message = str((first.get("error") or {}).get("message", ""))[:300]
+        if first["status"] == "error" and status in _UNREACHED:
+            raise TrainingError(f"no platform answers at {where}: {message}")
+        if first["status"] == "error" and status in (400, 401, 403, 404):
+            raise TrainingError(f"the platform at {where} does not answer as {model!r}: {message}")
+        served = str(first.get("adapter", "")).rpartition("@")[2]
+        if served and not version.digest.startswith(served):
+            raise TrainingError(
+                f"the platform at {where} serves another version as {model!r}: {served[:12]}, and not "
+                f"{version.digest[:12]} of {version.path.name!r}; register that, or name its folder"
+            )
+
+
+def _item(row: TrainingRow, result: dict[str, Any], form: ScoredForm) -> ItemResult:
+    failed = result["status"] == "error"
+    error = str((result.get("error") or {}).get("message", "failed"))[:300] if failed else ""
+    return item_of(row, form, result.get("text"), result.get("probability"), error=error)
