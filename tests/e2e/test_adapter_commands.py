@@ -107,6 +107,35 @@ def test_adapters_by_command_line_and_by_vllms_api(
     assert adapters("rm", "safety")["versions"] == []
 
 
+def test_one_command_registers_an_adapter_and_calls_it(
+    fleet: Any, contents: list[Path], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    added = command("adapters", "add", "asked", str(contents[1]), "--call", "Is it safe?", "--url", fleet.url)
+    assert added.returncode == 0, added.stderr
+    registered, *_, said, value, reused = added.stdout.splitlines()[1:]
+    assert registered.startswith("registered asked@")
+    assert said.startswith("asked@")
+    assert value.startswith(("value true, probability ", "value false, probability "))
+    assert reused.endswith(" prompt tokens reused")
+    conversation = tmp_path / "conversation.json"
+    conversation.write_text(json.dumps({"messages": QUESTION, "documents": [{"text": "The lamp is red. " * 9}]}))
+    asked = command("adapters", "call", "asked", f"@{conversation}", "--url", fleet.url, "--json")
+    assert json.loads(asked.stdout)["usage"]["prompt_tokens"] > 300, asked.stderr
+
+
+def test_an_adapter_that_asks_nothing_is_called_as_a_chat(
+    fleet: Any, contents: list[Path], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    shutil.copytree(contents[1], tmp_path / "plain", ignore=shutil.ignore_patterns("aloraserve.json"))
+    words = ("adapters", "add", "plain", str(tmp_path / "plain"), "--call", "Hello", "--url", fleet.url, "--json")
+    called = json.loads(command(*words).stdout)["call"]
+    assert called["text"]
+    assert "value" not in called
+    failed = command("adapters", "call", "nobody", "Hello", "--url", fleet.url)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "model 'nobody' is not served" in failed.stderr
+
+
 def served(fleet: Any, name: str) -> bool:
     return bool(fleet.http.get(f"/v1/models/{name}").status_code == 200)
 

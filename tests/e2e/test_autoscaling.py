@@ -18,7 +18,7 @@ LOAD = ("--calm-s", "5", "--busy-s", "12", "--conversations", "30", "--after-s",
 LEAST_REUSED = 90
 """Per cent of what one conversation might reuse on the only replica: all but what a block does not fill."""
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -260,12 +260,13 @@ def test_thousands_of_requests_from_the_apis_descriptions_are_answered_clearly(s
         print(dict(found), outcome.cases, sorted(outcome.statuses.items()))
 
 
-def test_ten_thousand_connects_and_disconnects_leave_nothing_behind(fleet: Any) -> None:
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_thousands_of_connects_and_disconnects_leave_nothing_behind(fleet: Any, count: int) -> None:
     fleet.chat(BASE, HELLO)
     before, memory = held(fleet), [process.memory_info().rss for process in gateways(fleet)]
     linger = struct.pack("ii", 1, 0)
     pieces = [b"", b"GET /healthz HT", raw(SHORT)[:-5], raw(SHORT), raw(LONG)]
-    for number in range(10_000):
+    for number in range(count):
         with connect(fleet) as client:
             # A whole call is work; most only come and go.
             piece = pieces[number % 3] if number % 100 else pieces[3 + number // 100 % 2]

@@ -70,7 +70,7 @@ class Started:
         """Return how many of the prompt's blocks the mirror has, once it has taken in what is under way."""
         effect = version and AdapterEffect(version.name, version.digest, 0)
         keys = self.plan.keyspace.keys(PROMPT, adapter=effect)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for batch in self.parts.events.batches():
                 for event in batch.events:
                     self.mirror.apply(event)

@@ -88,7 +88,7 @@ class RecordingDirectory(MemoryDirectory):
 
     async def until(self, count: int) -> None:
         """Wait until so much was published."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.published) < count:
                 self._came.clear()
                 await self._came.wait()

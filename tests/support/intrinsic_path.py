@@ -108,7 +108,7 @@ class Engine:
 
     async def has(self, count: int) -> None:
         """Wait until so many calls came."""
-        async with asyncio.timeout(10), self.came:
+        async with asyncio.timeout(60), self.came:
             await self.came.wait_for(lambda: len(self.calls) >= count)
 
     @contextlib.asynccontextmanager

@@ -13,6 +13,13 @@ import httpx
 import typer
 
 from aloraserve.errors import SettingsError
+from aloraserve_services.cli.adapter_call import (
+    CallInput,
+    call_adapter,
+    caller_authorization,
+    conversation_of,
+    show_result,
+)
 from aloraserve_services.cli.adapter_progress import register
 from aloraserve_services.cli.adapter_tables import show_adapters, show_aliases, show_entry, show_record, show_report
 from aloraserve_services.cli.admin_api import RefusedError, admin_authorization, ask_as_admin
@@ -57,10 +64,14 @@ def add(
     promote: Annotated[bool, typer.Option(help="Whether the plain name stands for it from now on.")] = True,
     sha256: Sha256 = "",
     reason: Reason = "",
+    call: Annotated[
+        str | None, typer.Option(help="Then call it with this message, or @FILE, as `aloraserve adapters call` does.")
+    ] = None,
     url: PlatformUrl = None,
     json: PrintJson = False,
 ) -> None:
     """Fetch an adapter, check it, store it and serve it; a name that is there gets another version."""
+    conversation = None if call is None else conversation_of(call)
     body = {
         "name": name,
         "source": _source(source),
@@ -74,14 +85,30 @@ def add(
     }
     with _platform(chosen, url) as client:
         outcome = register(client, body, is_quiet=json)
+    entry = outcome["entry"]
+    if not json:
+        _show_outcome(outcome)
+    if entry is not None and conversation is not None:
+        outcome["call"] = _call(chosen, entry["id"], conversation, url)
     if json:
         out.print_json(data=outcome)
-    elif outcome["entry"] is not None:
-        out.print(f"registered {outcome['entry']['id']}", markup=False, soft_wrap=True)
-    elif outcome["report"] is not None:
-        show_report(out, outcome["report"])
-    if outcome["entry"] is None:
+    elif conversation is not None and entry is not None:
+        show_result(out, outcome["call"])
+    if entry is None:
         raise RefusedError(outcome["error"]["message"])
+
+
+@app.command("call")
+@takes_settings("state_dir")
+def call(
+    chosen: ChosenSettings, adapter: Reference, text: CallInput, url: PlatformUrl = None, json: PrintJson = False
+) -> None:
+    """Call an adapter with a conversation and show its answer; an intrinsic's also as a value."""
+    result = _call(chosen, adapter, conversation_of(text), url)
+    if json:
+        out.print_json(data=result)
+    else:
+        show_result(out, result)
 
 
 @app.command("ls")
@@ -257,6 +284,19 @@ def _platform(chosen: ChosenSettings, url: str | None) -> Iterator[httpx.Client]
     settings = chosen.load()
     with reaching(settings.state_dir, url, admin_authorization(settings)) as client:
         yield client
+
+
+def _show_outcome(outcome: dict[str, Any]) -> None:
+    if outcome["entry"] is not None:
+        out.print(f"registered {outcome['entry']['id']}", markup=False, soft_wrap=True)
+    elif outcome["report"] is not None:
+        show_report(out, outcome["report"])
+
+
+def _call(chosen: ChosenSettings, name: str, conversation: dict[str, Any], url: str | None) -> dict[str, Any]:
+    settings = chosen.load()
+    with reaching(settings.state_dir, url, caller_authorization(settings)) as client:
+        return call_adapter(client, name, conversation)
 
 
 def _runs(chosen: ChosenSettings) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -21,13 +22,24 @@ def demo(
     from aloraserve_services.cli.demo_player import DemoPlayer
     from aloraserve_services.cli.demo_report import RowPrinter, print_summary, write_json
     from aloraserve_services.cli.own_platform import own_platform, own_settings
+    from aloraserve_services.models.trained import pipeline_adapters
 
     settings = own_settings(chosen, json)
-    with own_platform(settings) as platform, StreamingClient(platform.url, platform.headers) as client:
+    adapters = functools.partial(pipeline_adapters, settings.state_dir)
+    with (
+        own_platform(settings, adapters_dir=adapters) as platform,
+        StreamingClient(platform.url, platform.headers) as client,
+    ):
         plan = platform.plan
-        rows = DemoPlayer(plan, client, RowPrinter(out)).play()
-        print_summary(out, rows)
+        player = DemoPlayer(plan, client, RowPrinter(out))
+        rows = player.play()
+        print_summary(out, rows, is_untrained=player.is_untrained)
         if json is not None:
-            facts = {"model": plan.served_name, "dtype": plan.dtype, "replicas": settings.replicas, "untrained": True}
+            facts = {
+                "model": plan.served_name,
+                "dtype": plan.dtype,
+                "replicas": settings.replicas,
+                "untrained": player.is_untrained,
+            }
             write_json(json, rows, facts)
             report_written(json)

@@ -12,8 +12,7 @@ from aloraserve_services.cli.demo_text import (
     MAX_ANSWER_TOKENS,
     Conversation,
     Turn,
-    ferry_conversation,
-    glasshouse_conversation,
+    conversations,
 )
 from aloraserve_services.models.untrained import INTRINSICS, TWIN_SUFFIX
 from aloraserve_services.plan import FleetPlan
@@ -39,6 +38,7 @@ class Row:
     ttft_s: float
     state: str
     reason: str
+    answer: str
 
 
 @dataclass
@@ -60,10 +60,15 @@ class DemoPlayer:
     def __post_init__(self) -> None:
         self._versions = {version.name: version for version in self.plan.open_registry().all()}
 
+    @property
+    def is_untrained(self) -> bool:
+        """Whether an adapter that judges has random weights."""
+        return any(self._versions[name].untrained for name in INTRINSICS if name in self._versions)
+
     def play(self) -> list[Row]:
         """Play the long conversation with adapters, then the short one that shares nothing with it."""
-        self._play("ferry", ferry_conversation())
-        self._play("glasshouse", glasshouse_conversation())
+        for name, conversation in conversations().items():
+            self._play(name, conversation)
         return self.rows
 
     def _play(self, name: str, conversation: Conversation) -> None:
@@ -73,7 +78,7 @@ class DemoPlayer:
             messages.append({"role": "user", "content": turn.user})
             answer = self.client.chat(self.plan.served_name, messages, MAX_ANSWER_TOKENS)
             self._note(name, number, "base", "base", answer, _warmth(answer))
-            messages.append({"role": "assistant", "content": answer.text})
+            messages.append({"role": "assistant", "content": turn.answer or answer.text})
             self._judge(name, number, turn, messages, called)
 
     def _judge(self, name: str, number: int, turn: Turn, messages: list[dict[str, str]], called: set[str]) -> None:
@@ -108,6 +113,7 @@ class DemoPlayer:
             call.ttft_s,
             state,
             call.reason,
+            call.text,
         )
         self.rows.append(row)
         self.show(row)

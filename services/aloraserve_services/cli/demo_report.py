@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from aloraserve_services.cli.demo_figures import Comparison, comparisons, summary
+from aloraserve_services.cli.demo_judgements import judgements, print_judgements
 from aloraserve_services.cli.demo_player import Row
 
+UNTRAINED = "The adapters are untrained (random weights from a seed): costs are real, judgements are not."
 _WIDTHS = (5, 18, 5, 9, 6, 6, 9, 9)
 _HEADS = ("turn", "adapter", "kind", "replica", "prompt", "cached", "TTFT", "state")
 _COLOURS = {"base": "white", "alora": "green", "lora": "yellow"}
@@ -63,8 +65,14 @@ def _line(cells: tuple[str, ...]) -> str:
     return " ".join(parts)
 
 
-def print_summary(console: Console, rows: list[Row]) -> None:
-    """Print TTFT by prompt length, tokens not prefilled and time saved."""
+def print_summary(console: Console, rows: list[Row], *, is_untrained: bool) -> None:
+    """Print TTFT by prompt length, tokens not prefilled and time saved, then the judgements.
+
+    Args:
+        console: where to.
+        rows: the calls.
+        is_untrained: whether the adapters have random weights, so that their judgements mean nothing.
+    """
     found = summary(rows)
     console.print()
     console.print(_ttft_table(list(comparisons(rows))))
@@ -79,10 +87,10 @@ def print_summary(console: Console, rows: list[Row]) -> None:
         "over the calls that both made",
         soft_wrap=True,
     )
-    console.print(
-        "The adapters are untrained (random weights from a seed): costs are real, judgements are not.",
-        style="dim",
-    )
+    if is_untrained:
+        console.print(UNTRAINED, style="dim")
+    else:
+        print_judgements(console, judgements(rows))
 
 
 def _ttft_table(found: list[Comparison]) -> Table:
@@ -110,7 +118,7 @@ def _times(ratio: float | None) -> str:
 
 
 def write_json(path: Path, rows: list[Row], facts: dict[str, Any]) -> None:
-    """Write the calls and the summary.
+    """Write the calls, the judgements and the summary.
 
     Args:
         path: the file; its folder must exist.
@@ -118,5 +126,12 @@ def write_json(path: Path, rows: list[Row], facts: dict[str, Any]) -> None:
         facts: about the run (model, dtype, replicas), added to the summary.
     """
     path.write_text(
-        json.dumps({"calls": [asdict(row) for row in rows], "summary": {**summary(rows), **facts}}, indent=2)
+        json.dumps(
+            {
+                "calls": [asdict(row) for row in rows],
+                "judgements": [asdict(judgement) for judgement in judgements(rows)],
+                "summary": {**summary(rows), **facts},
+            },
+            indent=2,
+        )
     )

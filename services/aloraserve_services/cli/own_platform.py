@@ -1,11 +1,11 @@
-"""A platform that a command starts for itself, with the untrained adapters, and stops at its end."""
+"""A platform that a command starts for itself, with adapters of its own, and stops at its end."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,19 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def own_platform(settings: Settings, steps: Steps | None = None) -> Iterator[LocalPlatform]:
-    """Run a platform with the untrained adapters for the time of the context.
+def own_platform(
+    settings: Settings, steps: Steps | None = None, *, adapters_dir: Callable[[Path], Path] | None = None
+) -> Iterator[LocalPlatform]:
+    """Run a platform for the time of the context.
 
     Args:
         settings: see :func:`own_settings`.
         steps: progress; by default one that begins now.
+        adapters_dir: makes the adapters' folder for the model's; by default that of the untrained ones.
 
     Raises:
         StartError: it does not start.
     """
-    adapters_dir = functools.partial(demo_adapters, settings.state_dir)
+    adapters_dir = adapters_dir or functools.partial(demo_adapters, settings.state_dir)
     with local_platform(settings, adapters_dir=adapters_dir, progress=steps or Steps()) as platform:
         yield platform

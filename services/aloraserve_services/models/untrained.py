@@ -72,14 +72,31 @@ def write_untrained_adapters(
 ) -> list[Path]:
     """Write an aLoRA adapter and its plain LoRA twin for each name; return the folders, in that order.
 
+    Args:
+        root: where the folders go.
+        model_path: the base model.
+        seed: equal seeds give equal weights.
+        names: of the intrinsics.
+
+    Raises:
+        InvalidAdapterError, SettingsError, StartError: see :func:`write_untrained_folders`.
+    """
+    return write_untrained_folders(
+        root, model_path, [f"{name}{suffix}" for name in names for suffix in ("", TWIN_SUFFIX)], seed
+    )
+
+
+def write_untrained_folders(root: Path, model_path: Path, names: Sequence[str], seed: int = 0) -> list[Path]:
+    """Write an adapter for each name, a plain LoRA where it ends in :data:`TWIN_SUFFIX`; return the folders.
+
     A folder that this function wrote earlier with the same seed for the same model is left as it is, and so
     is one that it did not write: a trained adapter may stand in its place.
 
     Args:
         root: where the folders go.
         model_path: the base model, for its shape and its tokenizer.
+        names: of the adapters.
         seed: equal seeds give equal weights.
-        names: of the intrinsics.
 
     Raises:
         InvalidAdapterError: a name cannot be served.
@@ -88,7 +105,7 @@ def write_untrained_adapters(
     """
     root.mkdir(parents=True, exist_ok=True)
     stamp = {"seed": seed, "model": _model_digest(model_path), "recipe": _recipe()}
-    folders = [root / f"{name}{suffix}" for name in names for suffix in ("", TWIN_SUFFIX)]
+    folders = [root / name for name in names]
     stale = [folder for folder in folders if not _is_current(folder, stamp)]
     if stale:
         require("demo", "writing untrained adapters", "torch")

@@ -297,7 +297,7 @@ class TestChanges:
         changes = found.watch()
         await anext(changes)
         task = asyncio.create_task(found.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             write_adapter("safety")
             assert [version.name for version in (await anext(changes)).added] == ["safety"]
             shutil.rmtree(tmp_path / "safety")

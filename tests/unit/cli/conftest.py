@@ -20,8 +20,11 @@ def made_row(
     cached_tokens: int = 0,
     state: str = "warm",
     reason: str = "least work",
+    answer: str = "N",
 ) -> Row:
-    return Row(conversation, turn, adapter, kind, "engine-0", prompt_tokens, cached_tokens, ttft_s, state, reason)
+    return Row(
+        conversation, turn, adapter, kind, "engine-0", prompt_tokens, cached_tokens, ttft_s, state, reason, answer
+    )
 
 
 @pytest.fixture

@@ -199,3 +199,24 @@ class TestWithoutAPlatform:
         result = self.validate(source, "--json")
         assert result.exit_code == 1
         assert [problem["code"] for problem in as_json(result)["problems"]] == ["activation"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "conversation.json cannot be read as JSON of at most 4 MiB: "),
+        ("{", "conversation.json cannot be read as JSON"),
+        ('["hello"]', "conversation.json is not a JSON object with 'messages' and, where it has some, 'documents'"),
+        ('{"documents": []}', "is not a JSON object with 'messages'"),
+        ('{"messages": [], "model": "safety"}', "is not a JSON object with 'messages'"),
+    ],
+)
+def test_a_conversation_that_cannot_be_used_is_refused_before_anything_is_registered(
+    fleet: AdapterGateway, run: Run, tmp_path: Path, content: str | None, said: str
+) -> None:
+    file = tmp_path / "conversation.json"
+    if content is not None:
+        file.write_text(content)
+    refused = run("add", "safety", fleet.write(), "--call", f"@{file}", code=2)
+    assert said in refused.stderr
+    assert as_json(run("ls", "--json")) == []

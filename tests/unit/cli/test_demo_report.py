@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from aloraserve_services.cli.demo_figures import summary
+from aloraserve_services.cli.demo_judgements import judgements
 from aloraserve_services.cli.demo_player import Row
 from aloraserve_services.cli.demo_report import RowPrinter, print_summary, write_json
 
@@ -72,7 +73,7 @@ def test_a_reason_is_printed_whole_and_as_it_is(console: Console, printed: Print
 
 
 def test_the_summary_shows_ratios_shares_and_time_saved(console: Console, printed: Printed, rows: list[Row]) -> None:
-    print_summary(console, rows)
+    print_summary(console, rows, is_untrained=True)
     lines = printed()
     figures = [line.split() for line in lines]
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
@@ -85,8 +86,17 @@ def test_the_summary_shows_ratios_shares_and_time_saved(console: Console, printe
     assert any("untrained" in line for line in lines)
 
 
+def test_trained_adapters_have_their_judgements_shown_instead(
+    console: Console, printed: Printed, rows: list[Row]
+) -> None:
+    print_summary(console, rows, is_untrained=False)
+    lines = printed()
+    assert any(line.startswith("judgements") for line in lines)
+    assert not any("untrained" in line for line in lines)
+
+
 def test_a_summary_of_nothing_can_be_printed(console: Console, printed: Printed) -> None:
-    print_summary(console, [])
+    print_summary(console, [], is_untrained=True)
     assert any("0 of      0 prompt tokens not prefilled (0%)" in line for line in printed())
 
 
@@ -94,6 +104,7 @@ def test_the_json_file_has_every_call_and_the_summary_with_the_run_s_facts(tmp_p
     write_json(tmp_path / "demo.json", rows, {"model": "smollm2", "replicas": 2})
     content = json.loads((tmp_path / "demo.json").read_text())
     assert content["calls"] == [asdict(row) for row in rows]
+    assert content["judgements"] == [asdict(judgement) for judgement in judgements(rows)]
     assert content["summary"] == {**summary(rows), "model": "smollm2", "replicas": 2}
 
 

@@ -26,7 +26,7 @@ async def test_a_gap_is_closed_at_last_though_the_engine_is_never_idle() -> None
     closer = GapCloser(engine.empty, reset_every_s=0.01, preempt_after_s=0.05)
     closing = asyncio.create_task(closer.run())
     closer.events_lost()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await engine.preempted.wait()
     assert engine.resets[0] is False, "a moment without requests costs nobody anything"
     assert engine.resets.count(True) == 1

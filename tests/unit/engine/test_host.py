@@ -59,7 +59,7 @@ async def test_the_end_of_a_prefill_is_published_before_the_answer_ends(
 async def test_an_answer_is_not_held_for_a_directory_that_hangs(directory: RecordingDirectory) -> None:
     async with started_host(directory) as started:
         directory.hangs = True
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert len(await started.answer(engine_call())) == 1
 
 
@@ -67,7 +67,7 @@ async def test_no_answer_is_held_while_the_directory_is_gone(directory: Recordin
     async with started_host(directory, answer_held_s=60.0) as started:
         directory.is_gone = True
         failures = started.host.ingest.stats.heartbeat_failures
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while started.host.ingest.stats.heartbeat_failures == failures:
                 await directory.until(len(directory.published) + 1)
         # No heartbeat ends any more: an answer that waited for one would wait until the time is over.
@@ -82,7 +82,7 @@ async def test_calls_are_settled_with_the_first_heartbeats_that_reach_the_direct
     """A claim counts until then, and the load that goes with it has the call from then on."""
     async with started_host(directory, PLAIN) as started:
         # The warm-up's own calls are reported again after a second.
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while set(reports(directory).values()) != {2}:
                 await directory.until(len(directory.settled) + 1)
         directory.is_gone = True
@@ -92,7 +92,7 @@ async def test_calls_are_settled_with_the_first_heartbeats_that_reach_the_direct
         assert directory.settled[-1] == ("r",)
         directory.is_gone = False
         before = len(directory.settled)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while reports(directory, before)["r"] < 2:
                 await directory.until(len(directory.settled) + 1)
         await directory.until(len(directory.settled) + 3)
@@ -165,7 +165,7 @@ async def test_after_lost_events_the_engine_s_cache_is_emptied(directory: Record
         started.events.inject(None)
         # A step after the gap shows it.
         await started.answer(engine_call("shows", tokens=700))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while (await started.answer(engine_call("second")))[0].cached_tokens:
                 # An idle moment, in which the cache can be emptied.
                 await directory.until(len(directory.published) + 2)
@@ -176,7 +176,7 @@ async def test_a_replica_whose_engine_has_ended_gives_its_lease_back(directory: 
     async with started_host(directory) as started:
         assert [state.replica for state in await directory.states()] == ["a"]
         started.engine.shutdown()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await directory.retired.wait()
         assert await directory.states() == []
 
@@ -246,7 +246,7 @@ async def test_an_odd_reply_of_the_directory_ends_no_replica_and_the_heartbeats_
     directory = OddDirectory()
     async with started_host(directory) as started:
         directory.is_odd, asked = True, directory.asked
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while directory.asked < asked + 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await started.host.check_health()
@@ -288,12 +288,12 @@ async def test_events_that_cannot_be_taken_in_are_lost_ones(
         monkeypatch.setattr(Mirror, "apply", fail_once)
         await started.answer(engine_call(tokens=100))
         await failed.wait()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not started.host.ingest.stats.gaps:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await started.host.check_health()
         await started.answer(engine_call("again", tokens=200))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(started.host.mirror) < 200 // SPACE.block_tokens:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

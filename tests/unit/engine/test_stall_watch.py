@@ -36,7 +36,7 @@ async def test_a_hung_engine_s_calls_end_its_lease_goes_and_its_replica_is_unhea
         await asyncio.sleep(0)
         started.engine.hang(True)
         await started.host.check_health()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             with pytest.raises(EngineEndedError):
                 [reply async for reply in replies]
             with pytest.raises(EngineEndedError):
@@ -55,7 +55,7 @@ async def test_an_engine_that_hangs_while_it_loads_an_adapter_is_found_out(
 ) -> None:
     async with started_host(directory, stall_s=STALL_S) as started:
         with started.adapters._waiting("load"):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await directory.retired.wait()
 
 
@@ -103,7 +103,7 @@ async def test_a_process_that_stood_still_blames_nobody() -> None:
 async def test_calls_that_give_up_do_not_hide_a_hung_engine() -> None:
     watch = StallWatch(STALL_S)
     found = asyncio.create_task(watch.stalled())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not found.done():
             watch.wait("call")
             await asyncio.sleep(STALL_S / 4)

@@ -316,9 +316,9 @@ async def test_a_client_s_deadline_or_its_leaving_ends_the_generation(
             stream.cancel()
         else:
             assert (await refused(read(stream))).code() is Code.DEADLINE_EXCEEDED
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await waiting.cancelled.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await gateway.slots.drain(5) == 0
 
 
@@ -331,7 +331,7 @@ async def test_a_client_that_does_not_read_does_not_keep_its_generation(
     async with served(edge) as caller:
         stream = caller.stream("Inference/ChatStream", chat(), timeout=None)
         await stream.read()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not endless.is_cancelled:
                 edge.expire()
                 await asyncio.sleep(0.05)
@@ -456,7 +456,7 @@ async def test_a_message_that_never_comes_is_not_waited_for(
     edge = open_gateway(max_model_len=512, body_timeout_s=0.2).grpc_edge()
     async with served(edge) as caller:
         call = caller.channel.stream_unary("/aloraserve.v1.Inference/Chat")()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             error = await refused(call)
     assert (error.code(), error.details()) == (
         Code.DEADLINE_EXCEEDED,

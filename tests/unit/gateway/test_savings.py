@@ -163,7 +163,7 @@ async def test_figures_are_written_now_and_then_and_at_the_end(ledger: Ledger, m
     monkeypatch.setattr(ledger_flush, "FLUSH_EVERY_S", 0.001)
     ledger.is_gone = True
     async with reporter(ledger).flushing():
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while ledger.flushes < 3:
                 ledger.flushed.clear()
                 await ledger.flushed.wait()

@@ -219,7 +219,7 @@ async def test_beyond_its_connections_only_probes_are_answered(app: Application)
 
 
 async def test_a_client_that_goes_away_ends_its_request_at_once(app: Application) -> None:
-    async with serving(app) as server, asyncio.timeout(10):
+    async with serving(app) as server, asyncio.timeout(60):
         _, writer = await server.connect()
         writer.write(get("/wait"))
         await app.begun.wait()

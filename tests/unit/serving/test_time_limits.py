@@ -121,7 +121,7 @@ async def test_a_whole_answer_that_does_not_end_is_cut_at_the_deadline() -> None
 async def test_the_deadline_frees_the_engine_also_while_nobody_reads() -> None:
     pool = StuckPool(*ANSWER)
     generation = await generate(pool, TimeLimits(SOON_S), made())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not pool.stuck.is_cancelled:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     assert (await anext(generation)).text == "x"

@@ -117,7 +117,7 @@ async def publisher(stream: EventStream) -> AsyncIterator[zmq.asyncio.Socket]:
     socket = context.socket(zmq.SocketType.XPUB)
     socket.setsockopt(zmq.SocketOption.SNDHWM, 0)
     socket.bind(stream.endpoint)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await socket.recv() == b"\x01"
     yield socket
     socket.close(linger=0)
@@ -131,7 +131,7 @@ async def publish(publisher: zmq.asyncio.Socket, sequence: int, *events: dict[st
 
 async def received(stream: EventStream, count: int) -> list[EventBatch]:
     batches = stream.batches()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return [await anext(batches) for _ in range(count)]
 
 
