@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site helm
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs chart chart-policy proto proto-release lint format lock clean bench-limits bench-fairness bench-scaling bench-autoscaling
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs chart chart-policy proto proto-release lint format lock clean bench-limits bench-fairness bench-scaling bench-autoscaling train-demo
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ install-dev: ## Install, with what tests and checks need
 
 demo: install ## Start two replicas, run a conversation with adapters, show what was reused (ARGS="...")
 	@$(BIN)/aloraserve demo $(ARGS)
+
+train-demo: install ## Train, evaluate and write the adapters that ship, on what is there of them (needs the extra train)
+	@$(BIN)/python -m aloraserve_services.intrinsics.train_demo $(ARGS)
 
 up: install ## Start the platform and leave it running (ARGS="...")
 	@$(BIN)/aloraserve up $(ARGS)

@@ -32,8 +32,8 @@ from benchmarks.scaling_runs import Played, Player, Results, Traffic, best
 
 VARIANTS = (
     ScalerChoice(OURS),
-    ScalerChoice(OURS, keep_budget_s=0.0),
-    ScalerChoice(OURS, by_worth=False, keep_budget_s=0.0),
+    ScalerChoice(OURS, hand_over_s=0.0),
+    ScalerChoice(OURS, by_worth=False, hand_over_s=0.0),
     ScalerChoice(OURS, warm_up_budget_s=0.0),
 )
 RIVALS = (

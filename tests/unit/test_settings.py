@@ -451,7 +451,7 @@ def test_a_bad_scaling_setting_is_named_with_what_is_accepted(key: str, value: s
 def test_scaling_rules_are_the_settings() -> None:
     rules = load_settings(max_replicas=7, ttft_objective_s=1.5, tpot_objective_ms=40).scaling_rules(32)
     assert (rules.max_replicas, rules.ttft_objective_s, rules.itl_objective_s, rules.max_requests) == (7, 1.5, 0.04, 32)
-    assert rules.scale_down_cooldown_s == 60
+    assert rules.scale_down_cooldown_s == 180
 
 
 def test_prompts_are_remembered_for_others_with_autoscaling_alone() -> None:

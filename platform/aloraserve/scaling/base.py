@@ -76,7 +76,7 @@ class ScalingRules:
     ttft_objective_s: float = 2.0
     itl_objective_s: float = 0.1
     scale_up_cooldown_s: float = 5.0
-    scale_down_cooldown_s: float = 60.0
+    scale_down_cooldown_s: float = 180.0
     scaling_tolerance: float = 0.1
     idle_timeout_s: float = 600.0
     replica_start_s: float = 0.0

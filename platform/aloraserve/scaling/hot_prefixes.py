@@ -26,9 +26,16 @@ from aloraserve.scaling.hot_blocks import HotBlock, HotBlocks, PrefixSource
 from aloraserve.scaling.tenant_turns import Share, in_turns
 
 HALF_LIFE_S = 300.0
-MAX_TOKENS = 262_144
-"""Tokens that are remembered."""
+MAX_TOKENS = 1_048_576
+"""Tokens that are remembered, four bytes each: about as many as a large KV cache has."""
 MAX_BLOCKS = 16_384
+MAX_SENT_TOKENS = 49_152
+"""Of the prefixes that a replica sends to a new one."""
+MAX_SENT = 256
+MAX_PEERS = 8
+"""Replicas that a new one asks; those that hold most."""
+FILLED = 0.5
+"""Share of a KV cache that is filled before the first call, or for one that leaves: the rest is for what comes."""
 MOST_OF_A_PROMPT = 0.75
 """Share of the bounds that one prompt may have."""
 LEAST_HEAT = 0.1
@@ -126,23 +133,31 @@ class HotPrefixes:
         return [] if tip is None else [block.key for block in tip.path()]
 
     def hottest(self, max_tokens: int, max_prefixes: int) -> list[HotPrefix]:
-        """Return the hottest prefixes, of each tenant the hottest first, and the tenants' in turns.
-
-        Where many prompts go on from one, that one is a prefix of its own, and comes before them.
+        """Return the first prefixes of :meth:`in_order`.
 
         Args:
             max_tokens: of all prefixes together, counted for each as often as it has them.
             max_prefixes: how many.
+        """
+        return list(itertools.islice(self.in_order(max_tokens), max_prefixes))
+
+    def in_order(self, max_tokens: float = math.inf) -> Iterator[HotPrefix]:
+        """Yield prefixes, of each tenant the hottest first, and the tenants' in turns.
+
+        Where many prompts go on from one, that one is a prefix of its own, and comes before them.
+
+        Args:
+            max_tokens: see :meth:`hottest`.
         """
         least, of_tenants = self._least_level, dict[str | None, list[HotBlock]]()
         for block in self._blocks.all():
             if block.level >= least:
                 of_tenants.setdefault(block.source.cache_salt, []).append(block)
         shares: dict[Hashable, Share[_Tip]] = {
-            salt: Share(blocks[0].tenant.weight, self._tips(blocks, max_tokens // self._width))
+            salt: Share(blocks[0].tenant.weight, self._tips(blocks, int(min(max_tokens / self._width, len(blocks)))))
             for salt, blocks in of_tenants.items()
         }
-        return [self._prefix(tip) for tip in itertools.islice(in_turns(shares, max_tokens), max_prefixes)]
+        return map(self._prefix, in_turns(shares, max_tokens))
 
     @property
     def _now(self) -> float:

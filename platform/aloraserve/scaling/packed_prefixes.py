@@ -9,8 +9,8 @@ import msgspec
 
 from aloraserve.scaling.hot_prefixes import HotPrefix
 
-MAX_BYTES = 96 << 10
-"""Of a packed list: a few milliseconds of a slow network."""
+MAX_BYTES = 1 << 20
+"""Of a packed list: five bytes per token of all that one replica is given."""
 MAX_UNPACKED_BYTES = 4 << 20
 
 _decoder = msgspec.msgpack.Decoder(list[HotPrefix])

@@ -25,7 +25,7 @@ class ScalingSettings(FleetSettings):
     )
     scale_up_cooldown_s: float = Field(5.0, ge=0, le=3600, description="Least time between two increases.")
     scale_down_cooldown_s: float = Field(
-        60.0, ge=0, le=86_400, description="Time for which fewer replicas must have been enough, before one goes."
+        180.0, ge=0, le=86_400, description="Time for which fewer replicas must have been enough, before one goes."
     )
     scaling_tolerance: float = Field(
         0.1, ge=0, le=1, description="Share by which the load may grow before a replica that went is needed again."

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
-from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import ReplicaState
 from aloraserve.scaling.base import Demand, FleetReading, Scaler, ScalingDecision
+from aloraserve.scaling.hot_prefixes import FILLED
 from aloraserve.simulation.base import RouterFactory, SimulatedCall
 from aloraserve.simulation.departures import Departures
 from aloraserve.simulation.fleet import FleetSettings, ModelledFleet, RunResult
-from aloraserve.simulation.hot_prefixes import HotPrefixes, shared_chains
 from aloraserve.simulation.modelled_engine import ModelledRequest
 from aloraserve.simulation.modelled_replica import ModelledReplica
-from aloraserve.simulation.prefix_keeper import PrefixKeeper, is_copy
-from aloraserve.simulation.recent_savings import RecentSavings
+from aloraserve.simulation.modelled_warmth import HandOver, ReplicaMemory, WarmStart, is_copy, warm_start
+from aloraserve.simulation.platform_router import WAITING_ROOM
 from aloraserve.simulation.replica_lives import ReplicaLives, Stage
 from aloraserve.simulation.workload import Workload
 
 TICK_S = 1.0
-WARM_SHARE = 0.5
-"""Of a replica's cache, that is filled before its first call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +33,14 @@ class Growth:
         warm_up_budget_s: then it computes the fleet's hottest prefixes for so long before its first call; 0: it does
             not.
         by_worth: whether the scaler names who leaves; otherwise the newest does, as with Serve and Kubernetes.
-        keep_budget_s: so many seconds of prefill others spend on live prefixes that only the leaving one has.
+        hand_over_s: for so long others compute prefixes that only a leaving one has; 0: they do not.
     """
 
     initial: int = 1
     start_s: float = 40.0
     warm_up_budget_s: float = 0.0
     by_worth: bool = False
-    keep_budget_s: float = 0.0
+    hand_over_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +60,6 @@ class ScaledResult:
     missed_tokens: int
     departures: int
     sizes: list[tuple[float, int, int]]
-
-
-@dataclass(slots=True)
-class _Place:
-    """What is known of the replica at a place of the fleet."""
-
-    hot: HotPrefixes = field(default_factory=HotPrefixes)
-    saved: RecentSavings = field(default_factory=RecentSavings)
 
 
 class ScaledFleet(ModelledFleet):
@@ -104,12 +93,14 @@ class ScaledFleet(ModelledFleet):
         self._prefill = settings.calibration.prefill.model
         self._block = workload.settings.block_tokens
         self._lives = ReplicaLives.of(settings.replicas, growth.initial)
-        self._places = [_Place() for _ in range(settings.replicas)]
+        self._memories = [self._memory() for _ in range(settings.replicas)]
+        self._queued: deque[SimulatedCall] = deque()
         self._departures = Departures()
         self._calls = self._uncached_tokens = self._answer_tokens = self._answers = 0
         self._prefill_s = self._prefill_squares_s2 = 0.0
         self._sizes: list[tuple[float, int, int]] = []
-        self._keeper = PrefixKeeper(self._loop, self._prefill, self._block)
+        self._hand_over = HandOver(self._loop, self._block)
+        self._handing_over: set[tuple[int, int]] = set()
 
     def run_scaled(self) -> ScaledResult:
         """Play everything and return what it gave."""
@@ -143,7 +134,7 @@ class ScaledFleet(ModelledFleet):
             self._prefill_squares_s2,
             self._answer_tokens,
             self._answers,
-            waiting=len(self._parked),
+            waiting=len(self._parked) + len(self._queued),
             held=len(self._parked),
             ended_tokens=self._answer_tokens,
         )
@@ -153,19 +144,18 @@ class ScaledFleet(ModelledFleet):
             len(self._lives.at(Stage.STARTING)),
             [self._state(place) for place in running],
             [demand],
-            ongoing=sum(self._fleet.replicas[place].in_flight for place in running) + len(self._parked),
+            ongoing=sum(self._fleet.replicas[place].in_flight for place in running) + demand.waiting,
         )
 
     def _state(self, place: int) -> ReplicaState:
-        replica, saved = self._replicas[place], self._places[place].saved
-        saved.add(self._loop.now_s, 0.0, 0.0)
+        replica, saved = self._replicas[place], self._memories[place].saved.rate()
         return ReplicaState(
             str(place),
             "1",
             load=replica.load(),
             resident=replica.resident(),
-            saved_s=saved.total_s,
-            saved_elsewhere_s=saved.elsewhere_s,
+            saved_s=saved.saved_s,
+            saved_elsewhere_s=saved.saved_elsewhere_s,
         )
 
     def _apply(self, reading: FleetReading, decision: ScalingDecision) -> None:
@@ -191,23 +181,31 @@ class ScaledFleet(ModelledFleet):
         """Compute the hottest prefixes, then take calls."""
         if not self._is_starting(place, life):
             return
-        chains, spent_s = shared_chains(
-            itertools.chain.from_iterable(each.hot.recent(self._loop.now_s) for each in self._places),
+        peers = [(len(self._replicas[peer].engine.cache.keys()), self._memories[peer]) for peer in self._fleet.alive]
+        warm = warm_start(
+            peers,
             self._prefill,
             block_tokens=self._block,
             budget_s=self._growth.warm_up_budget_s,
-            max_blocks=int(WARM_SHARE * self._fleet.replicas[place].capacity_blocks),
+            max_tokens=int(FILLED * self._settings.kv_tokens_each),
         )
-        self._loop.at(self._loop.now_s + spent_s, partial(self._join, place, life, chains))
+        self._loop.at(self._loop.now_s + warm.seconds, partial(self._join, place, life, warm))
 
-    def _join(self, place: int, life: int, chains: Sequence[Sequence[BlockKey]]) -> None:
+    def _join(self, place: int, life: int, warm: WarmStart) -> None:
         if not self._is_starting(place, life):
             return
         self._lives.stages[place] = Stage.RUNNING
-        self._places[place] = _Place()
+        memory = self._memories[place] = self._memory()
+        for keys, heat in warm.prefixes:
+            memory.note(keys, heat)
         self._replicas[place].restart()
-        self._replicas[place].hold(chains)
+        self._replicas[place].hold([keys for keys, _ in warm.prefixes])
         self._rejoin(place)
+        for _ in range(min(len(self._queued), self._room(place))):
+            self._send(self._queued.popleft())
+
+    def _memory(self) -> ReplicaMemory:
+        return ReplicaMemory(self._loop, self._block)
 
     def _is_starting(self, place: int, life: int) -> bool:
         return self._lives.stages[place] is Stage.STARTING and self._lives.lives[place] == life
@@ -219,9 +217,37 @@ class ScaledFleet(ModelledFleet):
         replica.leave()
         others = [self._replicas[other] for other in self._fleet.alive]
         self._departures.left(now_s, replica.engine.cache.keys(), [other.engine.cache.keys() for other in others])
-        prompts = self._places[place].hot.recent(now_s)
-        self._keeper.leave(replica, prompts, others, budget_s=self._growth.keep_budget_s)
+        if self._growth.hand_over_s > 0:
+            staying = {
+                str(other): (self._replicas[other], self._memories[other], self._state(other))
+                for other in self._fleet.alive
+            }
+            life = self._lives.lives[place]
+            is_waited_for = self._hand_over.leave(
+                self._memories[place],
+                staying,
+                budget_s=self._growth.hand_over_s,
+                on_end=partial(self._handed_over, place, life),
+            )
+            if is_waited_for:
+                self._handing_over.add((place, life))
         self._end_if_done(place)
+
+    def _handed_over(self, place: int, life: int) -> None:
+        self._handing_over.discard((place, life))
+        if self._lives.lives[place] == life:
+            self._end_if_done(place)
+
+    async def _dispatch(self, call: SimulatedCall) -> None:
+        """Have a call wait as in a gateway where all replicas have as many as they take."""
+        if self._fleet.alive and not any(self._room(place) > 0 for place in self._fleet.alive):
+            self._queued.append(call)
+            return
+        await super()._dispatch(call)
+
+    def _room(self, place: int) -> int:
+        view = self._fleet.replicas[place]
+        return WAITING_ROOM * view.max_requests - view.in_flight
 
     def _submit(self, call: SimulatedCall, index: int) -> ModelledRequest:
         request = super()._submit(call, index)
@@ -232,27 +258,32 @@ class ScaledFleet(ModelledFleet):
         self._prefill_squares_s2 += request.queued_s**2
         others = [self._replicas[other].engine.cache for other in self._fleet.alive if other != index]
         elsewhere = min(max((cache.match(call.keys) for cache in others), default=0) * self._block, cached)
-        place = self._places[index]
-        place.saved.add(now_s, self._prefill.seconds(0, cached), self._prefill.seconds(0, elsewhere))
-        place.hot.note(now_s, call)
+        saved = self._memories[index].saved
+        saved.add(self._prefill.seconds(0, cached), self._prefill.seconds(0, elsewhere))
         self._departures.computed(now_s, call.keys[cached // self._block :])
         return request
 
     def _first_token(self, replica: ModelledReplica, request: ModelledRequest) -> None:
         if not is_copy(request.call):
+            self._memories[replica.view.index].note(request.call.keys)
             super()._first_token(replica, request)
 
     def _finished(self, replica: ModelledReplica, request: ModelledRequest) -> None:
         if is_copy(request.call):
             self._departures.kept(request.call.keys)
-            self._keeper.ended(replica)
+            self._hand_over.ended(request.call)
             return
         self._answer_tokens += request.call.output_tokens
         self._answers += 1
         super()._finished(replica, request)
+        if self._queued and replica.view.index in self._fleet.alive:
+            self._send(self._queued.popleft())
         self._loop.at(self._loop.now_s, partial(self._end_if_done, replica.view.index))
 
     def _end_if_done(self, place: int) -> None:
-        if self._lives.stages[place] is Stage.LEAVING and not self._fleet.replicas[place].in_flight:
+        is_handing_over = (place, self._lives.lives[place]) in self._handing_over
+        if self._lives.stages[place] is not Stage.LEAVING or is_handing_over:
+            return
+        if not self._fleet.replicas[place].in_flight:
             self._replicas[place].kill()
             self._lives.end(place, self._loop.now_s)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
 from aloraserve.scaling.base import Scaler, ScalingRules
+from aloraserve.scaling.handover import ANSWER_S, HAND_OVER_S
 from aloraserve.scaling.objective_scaler import ObjectiveScaler
 from aloraserve.simulation.fleet import CallRecord, FleetSettings
 from aloraserve.simulation.router_names import router_factory
@@ -39,7 +40,7 @@ class ScalerChoice:
         metric: of KEDA's: what its queue is.
         by_worth: of ours: whether it chooses who leaves.
         warm_up_budget_s: of ours: see :class:`~aloraserve.simulation.scaled_fleet.Growth`.
-        keep_budget_s: of ours, likewise.
+        hand_over_s: of ours, likewise.
     """
 
     name: str
@@ -49,13 +50,13 @@ class ScalerChoice:
     metric: Metric = "waiting"
     by_worth: bool = True
     warm_up_budget_s: float = 20.0
-    keep_budget_s: float = 20.0
+    hand_over_s: float = HAND_OVER_S - ANSWER_S
 
     def __str__(self) -> str:
         match self.name:
             case "aloraserve":
                 left = {"newest first": not self.by_worth, "cold": not self.warm_up_budget_s}
-                left["nothing kept"] = not self.keep_budget_s
+                left["nothing handed over"] = not self.hand_over_s
                 return ", ".join(part for part, is_so in left.items() if is_so) or "as it is"
             case "serve-default":
                 return f"{self.target:g} ongoing, {self.up_s:g} s up, {self.down_s:g} s down"
@@ -96,7 +97,7 @@ class ScalerChoice:
             growth,
             by_worth=self.by_worth,
             warm_up_budget_s=self.warm_up_budget_s,
-            keep_budget_s=self.keep_budget_s,
+            hand_over_s=self.hand_over_s,
         )
 
 

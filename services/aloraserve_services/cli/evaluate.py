@@ -49,14 +49,18 @@ def evaluate(
     ] = None,
     dtype: EvaluationDtype = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of rows and of the intervals.")] = 0,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="results.json of another task, to show in the same report. Repeatable.")
+    ] = None,
     output: OutFolder = Path("evaluation"),
 ) -> None:
     """Evaluate an adapter against base model and LoRA; the exit code is 1 if PEFT and the platform disagree."""
-    from aloraserve.training.results import RESULTS_FILE
+    from aloraserve.training.results import RESULTS_FILE, EvaluationReport
     from aloraserve_services.training.evaluation import EvaluationRequest, RowChoice
     from aloraserve_services.training.evaluation import evaluate as evaluated
     from aloraserve_services.training.report.evaluation_report import write_evaluation
 
+    others = [EvaluationReport.read(path) for path in beside or ()]
     platform = _platform(url, model, twin_model, api_key_file, concurrency)
     prepared = _prepared(spec, dtype, chosen)
     request = EvaluationRequest(prepared, adapter, twin, compare, RowChoice(split, limit, seed), told, platform)
@@ -64,7 +68,7 @@ def evaluate(
     with TrainingBars() as progress:
         report = evaluated(request, progress)
     report.write(output / RESULTS_FILE)
-    write_evaluation(output, [report])
+    write_evaluation(output, [report, *others])
     _show(report)
     report_written(output)
     if any(found.disagreements for found in report.agreements):

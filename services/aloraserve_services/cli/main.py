@@ -18,6 +18,7 @@ from aloraserve_services.cli.engine import engine
 from aloraserve_services.cli.evaluate import evaluate
 from aloraserve_services.cli.explain import explain
 from aloraserve_services.cli.export import export
+from aloraserve_services.cli.intrinsics import app as intrinsics
 from aloraserve_services.cli.keys import app as keys
 from aloraserve_services.cli.logs import logs
 from aloraserve_services.cli.rank_study import rank_study
@@ -69,7 +70,7 @@ for command in (
     train,
 ):
     app.command()(command)
-for group in (adapters, keys, tenants):
+for group in (adapters, intrinsics, keys, tenants):
     app.add_typer(group)
 
 

@@ -76,4 +76,4 @@ def _show_data(data: PreparedData) -> None:
 
 def _facts(data: PreparedData) -> Iterable[str]:
     yield f"invocation: token ids {list(data.invocation_ids)}, in mode {data.mode.value}; in place: {data.shown}"
-    yield from data.notes
+    yield from data.remarks

@@ -6,9 +6,9 @@ All of it is advisory. What fails, or takes too long, makes a cold start, or a f
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -16,19 +16,15 @@ import structlog
 from aloraserve.directory.base import Directory
 from aloraserve.errors import DirectoryUnavailableError
 from aloraserve.scaling.due_adapters import due_adapters
-from aloraserve.scaling.handover import new_home
-from aloraserve.scaling.hot_prefixes import HotPrefix, merged
+from aloraserve.scaling.handover import ANSWER_S, HAND_OVER_S, HandOverPlan
+from aloraserve.scaling.hot_prefixes import MAX_PEERS, merged
 from aloraserve.scaling.packed_prefixes import pack, unpack
 from aloraserve_services.engine.warmth import Warmth
 
-MAX_PEERS = 8
-"""Replicas that are asked; those that hold most."""
+LOOKED_UP_AT_ONCE = 32
+"""Prefixes that are made on a thread at a time."""
 ASK_S = 3.0
 """How long they may take to answer."""
-HAND_OVER_S = 8.0
-"""What a replica that leaves spends at most on its prefixes, beside the answers that it ends."""
-ANSWER_S = 1.0
-"""Of that, for the way to the others and back."""
 
 log = structlog.get_logger(__name__)
 
@@ -84,9 +80,13 @@ class FleetWarmth:
         begun_at = time.monotonic()
         await self._tried("not_warmed", self._arrive(begun_at + budget_s))
 
-    async def leave(self) -> None:
-        """Have others compute the hottest prefixes that this replica alone holds, where that is worth it."""
-        await self._tried("not_handed_over", self._leave())
+    async def leave(self, within_s: float = HAND_OVER_S) -> None:
+        """Have others compute the hottest prefixes that this replica alone holds, where that is worth it.
+
+        Args:
+            within_s: seconds that it may take, at most ``HAND_OVER_S``.
+        """
+        await self._tried("not_handed_over", self._leave(min(within_s, HAND_OVER_S)))
 
     async def hottest(self) -> bytes:
         """Return this replica's hottest prefixes, packed, for another one that asks."""
@@ -102,7 +102,7 @@ class FleetWarmth:
         Raises:
             ValueError: they are not what was packed.
         """
-        done = await self._warmth.prefill(unpack(prefixes), min(budget_s, HAND_OVER_S), self._max_tokens)
+        done = await self._warmth.prefill(unpack(prefixes), min(budget_s, HAND_OVER_S), self._max_tokens, in_parts=True)
         return done.prefixes
 
     async def _arrive(self, until: float) -> None:
@@ -120,31 +120,32 @@ class FleetWarmth:
         states.sort(key=lambda state: -state.held_blocks)
         return [state.replica for state in states[:MAX_PEERS]]
 
-    async def _leave(self) -> None:
-        prefixes = await self._warmth.hottest()
-        if not prefixes or not await self._others():
+    async def _leave(self, within_s: float) -> None:
+        if not await self._others():
             return
-        until = time.monotonic() + HAND_OVER_S
-        async with asyncio.timeout(HAND_OVER_S):
+        begun_at = time.monotonic()
+        async with asyncio.timeout(within_s):
             if await self._peers.stay():
-                await self._hand_over(prefixes, until - ANSWER_S)
+                await self._hand_over(begun_at + within_s / 2, begun_at + within_s - ANSWER_S)
 
-    async def _hand_over(self, prefixes: Sequence[HotPrefix], until: float) -> None:
-        homes: defaultdict[str, list[HotPrefix]] = defaultdict(list)
-        for prefix in prefixes:
-            if (home := await self._home(prefix, homes)) is not None:
-                homes[home].append(prefix)
+    async def _hand_over(self, planned_by: float, until: float) -> None:
+        plan = await self._plan(planned_by)
         budget_s = until - time.monotonic()
-        orders = [(home, pack(handed), budget_s) for home, handed in homes.items()]
+        orders = [(home, await asyncio.to_thread(pack, handed), budget_s) for home, handed in plan.homes.items()]
         done = await self._within(HAND_OVER_S, self._peers.prefill, orders)
-        log.info("handed_over", prefixes=sum(map(len, homes.values())), replicas=len(orders), done=sum(done))
+        log.info("handed_over", prefixes=sum(map(len, plan.homes.values())), replicas=len(orders), done=sum(done))
 
-    async def _home(self, prefix: HotPrefix, homes: Mapping[str, Sequence[HotPrefix]]) -> str | None:
-        keys = self._warmth.keys(prefix)
-        if not keys:
-            return None
-        given = {home: len(handed) for home, handed in homes.items()}
-        return new_home(prefix.heat, len(keys), await self._directory.lookup(keys), self._replica, given)
+    async def _plan(self, until: float) -> HandOverPlan:
+        """Return what others are to compute, as far as it is looked up by a time."""
+        plan = HandOverPlan(self._replica, self._warmth.block_tokens)
+        prefixes = await asyncio.to_thread(self._warmth.in_order)
+        while some := await asyncio.to_thread(list, itertools.islice(prefixes, LOOKED_UP_AT_ONCE)):
+            for prefix in some:
+                keys = self._warmth.keys(prefix)
+                plan.offer(prefix, keys, await self._directory.lookup(keys) if keys else ())
+                if plan.is_full or time.monotonic() > until:
+                    return plan
+        return plan
 
     async def _within(
         self, seconds: float, ask: Callable[..., Awaitable[Any]], calls: Sequence[tuple[Any, ...]]

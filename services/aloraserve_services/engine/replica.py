@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 from aloraserve.adapters.stored import check_stored
 from aloraserve.directory.base import Directory
 from aloraserve.routing.cells import cell_of
+from aloraserve.scaling.hot_prefixes import FILLED
 from aloraserve.serving.engine_messages import EngineCall, EngineReply
 from aloraserve.settings import SECRETS, Settings
 from aloraserve.settings.variables import forget_variables
@@ -28,7 +29,6 @@ from aloraserve_services.engine.loading_rules import loading_rules
 from aloraserve_services.engine.opening import open_vllm
 from aloraserve_services.engine.replica_telemetry import ReplicaTelemetry
 from aloraserve_services.engine.serve_peers import ServePeers
-from aloraserve_services.engine.warmth import FILLED
 from aloraserve_services.node import fleet_application, node_ip
 from aloraserve_services.plan import FleetPlan, make_plan
 
@@ -138,7 +138,7 @@ class EngineReplica:
         with self._closing:
             # Calls of an engine that hangs would wait for ever.
             if not self._host.is_stalled:
-                works = [channel.drain(self._drain_s), *([self._fleet.leave()] if self._warm_up_s else [])]
+                works = [channel.drain(self._drain_s), *([self._fleet.leave(self._drain_s)] if self._warm_up_s else [])]
                 await asyncio.gather(*works)
 
     async def _warm(self) -> None:

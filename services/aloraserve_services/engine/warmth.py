@@ -12,17 +12,13 @@ from typing import NamedTuple
 
 from aloraserve.blocks import AdapterEffect, BlockKey, KeySpace, activation_point
 from aloraserve.routing.fair_share import MAX_PRIORITY, NO_TENANT, TenantShare
+from aloraserve.scaling.handover import REST, parts
 from aloraserve.scaling.hot_blocks import PrefixSource
-from aloraserve.scaling.hot_prefixes import HotPrefix, HotPrefixes
+from aloraserve.scaling.hot_prefixes import MAX_SENT, MAX_SENT_TOKENS, HotPrefix, HotPrefixes
 from aloraserve.serving.engine_messages import EngineCall, EngineChunk, EngineReply
 from aloraserve.wire.sampling import SamplingSettings
 from aloraserve_services.engine.adapters import EngineAdapters
 
-MAX_TOLD_TOKENS = 49_152
-"""Of the prefixes that a replica names to another one."""
-MAX_TOLD = 256
-FILLED = 0.5
-"""Share of a KV cache that is filled before the first call: the rest is for what comes."""
 MAX_NOTED = 64
 """Prompts that are taken in at a time; further ones are passed over."""
 FORGET_S = 30.0
@@ -72,6 +68,11 @@ class Warmth:
         self._noted = 0
         self._own_calls: set[str] = set()
 
+    @property
+    def block_tokens(self) -> int:
+        """Tokens per block."""
+        return self._keyspace.block_tokens
+
     def note(self, call: EngineCall) -> None:
         """Remember the prompt of a call that has its first token: what ends an engine is never sent to another one."""
         if self._is_kept and call.keys and self._noted < MAX_NOTED:
@@ -90,13 +91,19 @@ class Warmth:
 
     async def hottest(self) -> list[HotPrefix]:
         """Return the hottest prefixes, of each tenant the hottest first."""
-        return await asyncio.to_thread(self._hot.hottest, MAX_TOLD_TOKENS, MAX_TOLD)
+        return await asyncio.to_thread(self._hot.hottest, MAX_SENT_TOKENS, MAX_SENT)
+
+    def in_order(self) -> Iterator[HotPrefix]:
+        """Yield all prefixes in that order; on any thread."""
+        return self._hot.in_order()
 
     def keys(self, prefix: HotPrefix) -> list[BlockKey]:
         """Return the block keys of one of them; an empty list if it was forgotten since."""
         return self._hot.keys(prefix)
 
-    async def prefill(self, prefixes: Sequence[HotPrefix], budget_s: float, max_tokens: int) -> Prefilled:
+    async def prefill(
+        self, prefixes: Sequence[HotPrefix], budget_s: float, max_tokens: int, *, in_parts: bool = False
+    ) -> Prefilled:
         """Have the engine compute prefixes in their order, until it has all or a bound is reached.
 
         A prefix that cannot be had here (its adapter is not served, its keys would be others) is passed over.
@@ -105,6 +112,7 @@ class Warmth:
             prefixes: hottest first.
             budget_s: seconds; what is under way at their end is given up.
             max_tokens: to be computed; the last prefix may go beyond.
+            in_parts: of the base model's prefixes, with a rest after each, as calls run beside them.
         """
         begun_at = time.monotonic()
         done = computed = 0
@@ -113,15 +121,15 @@ class Warmth:
                 for prefix in prefixes:
                     if computed >= max_tokens:
                         break
-                    if (tokens := await self._prefill(prefix)) is not None:
+                    if (tokens := await self._prefill(prefix, in_parts=in_parts)) is not None:
                         done += 1
                         computed += tokens
         return Prefilled(done, computed, time.monotonic() - begun_at)
 
-    async def _prefill(self, prefix: HotPrefix) -> int | None:
+    async def _prefill(self, prefix: HotPrefix, *, in_parts: bool) -> int | None:
         """Return how many tokens were computed, None if the prefix cannot be had here."""
         if prefix.adapter is None:
-            return await self._answer(prefix, None)
+            return await self._answer(prefix, None, in_parts=in_parts)
         if await self._adapters.hold(prefix.adapter) is not None:
             return None
         try:
@@ -133,13 +141,26 @@ class Warmth:
         finally:
             self._adapters.release(prefix.adapter)
 
-    async def _answer(self, prefix: HotPrefix, effect: AdapterEffect | None) -> int | None:
+    async def _answer(self, prefix: HotPrefix, effect: AdapterEffect | None, *, in_parts: bool = False) -> int | None:
         keys = self._keyspace.keys(
             prefix.token_ids, cache_salt=prefix.cache_salt, adapter=effect, public_blocks=prefix.public_blocks
         )
         if keys[-1:] != [prefix.tip]:
             return None
-        return await self._compute(prefix, keys)
+        return await (self._compute_parts if in_parts else self._compute)(prefix, keys)
+
+    async def _compute_parts(self, prefix: HotPrefix, keys: Sequence[BlockKey]) -> int | None:
+        computed = 0
+        for end in parts(len(keys), self._keyspace.block_tokens):
+            begun_at = time.monotonic()
+            token_ids = prefix.token_ids[: end * self._keyspace.block_tokens]
+            part = replace(prefix, token_ids=token_ids, public_blocks=min(prefix.public_blocks, end))
+            tokens = await self._compute(part, keys[:end])
+            if tokens is None:
+                return None
+            computed += tokens
+            await asyncio.sleep(REST * (time.monotonic() - begun_at))
+        return computed
 
     async def _compute(self, prefix: HotPrefix, keys: Sequence[BlockKey]) -> int | None:
         token_ids = list(prefix.token_ids)

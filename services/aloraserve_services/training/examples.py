@@ -15,7 +15,7 @@ from aloraserve.blocks import KeySpace, activation_point
 from aloraserve.errors import AloraserveError
 from aloraserve.serving.intrinsics.question import question
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
-from aloraserve.serving.request import Origin
+from aloraserve.serving.request import GenerationRequest, Origin
 from aloraserve.tenants import UNTENANTED
 from aloraserve.training import TrainingRow, TrainingSpec
 from aloraserve.training.row_forms import RowError
@@ -85,31 +85,36 @@ class ExampleBuilder:
         Raises:
             RowError: the row cannot be served, or could not be learned as it would be served.
         """
-        prompt, activation = await self._prompt(row)
-        completion = self._completion(row.completion)
-        ids = [*prompt, *completion, self._end_token]
+        request = await self._request(row)
+        prompt, activation = request.token_ids, request.activation
+        completion = [*self._completion(row.completion), self._end_token]
+        most = request.sampling.max_tokens
+        if most is not None and len(completion) > most:
+            raise RowError(
+                f"has a completion of {len(completion)} tokens with the one that ends it",
+                f"at most {most}, the max_tokens of the intrinsic's answers",
+            )
+        ids = [*prompt, *completion]
         found = activation_point(ids, self.version.invocation_ids)
-        if found != activation:
+        if found is None or found != activation:
             raise RowError(
                 f"has the invocation {shown(self._spec.invocation)} in its completion, which would move the activation "
                 f"from token {activation} to token {found}",
                 "a completion without it",
             )
-        return TrainingExample(ids, activation if self._spec.kind == "alora" else 0, len(prompt), row.line)
+        return TrainingExample(ids, found if self._spec.kind == "alora" else 0, len(prompt), row.line)
 
-    async def _prompt(self, row: TrainingRow) -> tuple[list[int], int]:
-        """Return the ids and the activation point of the prompt that the gateway would make."""
+    async def _request(self, row: TrainingRow) -> GenerationRequest:
+        """Return the request that the gateway would make."""
         try:
             body = row.chat(self._spec.name)
             if self._intrinsic is not None:
                 body = question(body, self._spec.name, self._intrinsic, row.fields).body
-            request = await self._prompts.chat(body, Origin("training", UNTENANTED, 0.0), adapter=self.version)
+            return await self._prompts.chat(body, Origin("training", UNTENANTED, 0.0), adapter=self.version)
         except AloraserveError as error:
             raise RowError(f"would not be accepted by the gateway: {error.message[:300]}") from None
         except (FieldError, msgspec.ValidationError) as error:
             raise RowError(f"would not be accepted by the gateway: {gateway_fault(error)}") from None
-        assert request.activation is not None
-        return request.token_ids, request.activation
 
     def _completion(self, text: str) -> Sequence[int]:
         ids = self._prompts.plain_ids(text)

@@ -32,7 +32,6 @@ def prepare(spec: TrainingSpec, model_path: Path) -> PreparedData:
     """
     problems = ProblemList()
     files = {name: read_rows(spec.file(name), name, problems) for name in dict.fromkeys(spec.data.files)}
-    _check_answers(spec, files.values(), problems)
     base = BaseTokens.read(model_path)
     builder = ExampleBuilder(spec, base.tokenizer, end_token=base.end_token, context=base.context)
     proof = prove_placement(spec, builder.version, base)
@@ -54,16 +53,6 @@ def prepare(spec: TrainingSpec, model_path: Path) -> PreparedData:
         end_token=base.end_token,
         notes=tuple(placement_notes(spec, builder.version, proof.mode, base.tokenizer)),
     )
-
-
-def _check_answers(spec: TrainingSpec, files: Iterable[RowFile], problems: ProblemList) -> None:
-    check = CompletionCheck(spec.intrinsic_spec())
-    for file in files:
-        for row in file.rows:
-            try:
-                check.check(row.completion)
-            except RowError as error:
-                problems.add(row.file, row.line, error.found, error.accepted)
 
 
 def _limit(spec: TrainingSpec, context: int, problems: ProblemList) -> int:
@@ -109,6 +98,7 @@ class _Preparation:
 
     def __init__(self, spec: TrainingSpec, builder: ExampleBuilder, limit: int, problems: ProblemList) -> None:
         self._way = spec.training.over_long
+        self._answers = CompletionCheck(spec.intrinsic_spec())
         self._builder = builder
         self._limit = limit
         self._problems = problems
@@ -120,6 +110,7 @@ class _Preparation:
         cut: list[TrainingRow] = []
         for row in rows:
             try:
+                self._answers.check(row.completion)
                 example = await self._builder.build(row)
                 if len(example.token_ids) <= self._limit:
                     used.append((row, example))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aloraserve.adapters import InvocationMode
+from aloraserve.adapters.problems import shown
 from aloraserve.training import TrainingRow
 from aloraserve.training.splits import SplitName
 from aloraserve_services.training.examples import TrainingExample
+
+MAX_LABELS = 10
+MAX_PLACES = 10
+"""Labels and rows that are listed by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,14 @@ class PreparedSplit:
         return TokenCounts.of(self.examples)
 
     @property
+    def labels(self) -> str:
+        """How often each completion stands, the commonest first; empty where there are too many to be labels."""
+        counts = Counter(row.completion for row in self.rows)
+        return (
+            ", ".join(f"{shown(label)} {n}" for label, n in counts.most_common()) if len(counts) <= MAX_LABELS else ""
+        )
+
+    @property
     def conversations(self) -> int:
         """How many conversations the rows belong to."""
         return len({row.conversation for row in self.rows})
@@ -90,3 +104,25 @@ class PreparedData:
     shown: str
     end_token: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> Iterator[str]:
+        """What a user should know of the data, in sentences: forms, labels, and which rows are not as they were."""
+        for file, form in self.forms.items():
+            yield f"{file}: rows in the form of {form}"
+        for name, split in self.splits.items():
+            if labels := split.labels:
+                yield f"{name}: {labels}"
+            if split.skipped:
+                yield f"{name}: {len(split.skipped)} over-long rows are left out ({_places(split.skipped)})"
+            if split.cut:
+                yield (
+                    f"{name}: the documents of {len(split.cut)} over-long rows are cut, and what answers them may be "
+                    f"lost ({_places(split.cut)})"
+                )
+        yield from self.notes
+
+
+def _places(rows: Sequence[TrainingRow]) -> str:
+    shown = ", ".join(f"{row.file}:{row.line}" for row in rows[:MAX_PLACES])
+    return shown if len(rows) <= MAX_PLACES else f"{shown}, ..."

@@ -118,6 +118,8 @@ def train(
     folder = RunFolder(out.absolute())
     with folder.held(), stop.heard():
         prepared = prepare_training(spec, state_dir, progress)
+        for remark in prepared.data.remarks:
+            progress.note(remark)
         run = _Run(prepared, folder, state_dir, progress, stop)
         return run.train(resume=resume, replace=replace)
 

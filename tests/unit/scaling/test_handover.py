@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from aloraserve.directory.base import Candidate, ReplicaLoad, ReplicaState
+from aloraserve.scaling import handover
 from aloraserve.scaling.due_adapters import due_adapters
-from aloraserve.scaling.handover import misses, new_home
+from aloraserve.scaling.handover import MAX_HANDED_TOKENS, MAX_LOOKED_UP, PART_TOKENS, HandOverPlan, misses, parts
+from aloraserve.scaling.hot_prefixes import HotPrefix
 
 BLOCKS = 10
+BLOCK_TOKENS = 1024
 
 
 def candidate(
@@ -22,6 +26,7 @@ def candidate(
 
 
 GOES = candidate("goes", BLOCKS)
+new_home = partial(handover.new_home, block_tokens=BLOCK_TOKENS)
 
 
 def test_what_others_hold_or_are_about_to_have_is_left_alone() -> None:
@@ -43,11 +48,19 @@ def test_what_one_is_to_compute_already_counts_there_so_that_all_of_the_idle_get
     assert given == {"a": 4, "b": 4}
 
 
-def test_nobody_gets_it_where_more_wait_than_would_miss() -> None:
-    assert new_home(9, BLOCKS, [GOES, candidate("a", waiting=1)], "goes") is None
-    assert new_home(9, BLOCKS, [GOES, candidate("a", running=8)], "goes") == "a"
-    assert new_home(0.5, BLOCKS, [GOES, candidate("a", running=8)], "goes") is None
-    assert new_home(0.5, BLOCKS, [GOES, candidate("a")], "goes") == "a"
+def test_nobody_gets_it_where_those_who_wait_lose_more_by_a_part_than_a_miss_costs() -> None:
+    """A part is a fifth of these prefixes."""
+    assert new_home(9, BLOCKS, [GOES, candidate("a", waiting=4)], "goes") == "a"
+    assert new_home(9, BLOCKS, [GOES, candidate("a", waiting=5)], "goes") is None
+    assert new_home(0.5, BLOCKS, [GOES, candidate("a", waiting=2)], "goes") is None
+    assert new_home(0.5, BLOCKS, [GOES, candidate("a", running=8)], "goes") == "a", "answers go on beside parts"
+    assert new_home(9, 1, [GOES, candidate("a", waiting=1)], "goes") is None
+
+
+@pytest.mark.parametrize(("blocks", "width", "ends"), [(5, 1024, [2, 4, 5]), (4, 1024, [2, 4]), (1, 16, [1])])
+def test_a_prefix_is_computed_in_parts(blocks: int, width: int, ends: list[int]) -> None:
+    assert list(parts(blocks, width)) == ends
+    assert list(parts(3, 2 * PART_TOKENS)) == [1, 2, 3]
 
 
 def test_the_last_replica_and_others_that_leave_too_are_no_home() -> None:
@@ -60,6 +73,35 @@ def test_the_last_replica_and_others_that_leave_too_are_no_home() -> None:
 @pytest.mark.parametrize(("heat", "likely"), [(0, 0.0), (1, 0.5), (3, 0.875)])
 def test_what_was_asked_for_often_is_likely_to_be_asked_for_again(heat: float, likely: float) -> None:
     assert misses(heat) == pytest.approx(likely)
+
+
+def offered(plan: HandOverPlan, number: int, held: int = 0, blocks: int = BLOCKS) -> None:
+    """Offer a prefix of its own, of which another replica holds some blocks."""
+    keys = [bytes([number, block]) * 8 for block in range(blocks)]
+    prefix = HotPrefix(range(blocks * BLOCK_TOKENS), keys[-1], 9.0)
+    plan.offer(prefix, keys, [GOES, candidate("a", held), candidate("b", running=1)])
+
+
+def test_what_all_have_leaves_its_place_to_what_the_leaving_one_has_alone() -> None:
+    """The hottest prefixes are those that are everywhere: they must not use up what is handed over."""
+    plan = HandOverPlan("goes", BLOCK_TOKENS)
+    for number in range(200):
+        offered(plan, number, held=BLOCKS)
+    assert (plan.homes, plan.is_full) == ({}, False)
+    while not plan.is_full:
+        offered(plan, 200 + sum(map(len, plan.homes.values())))
+    tokens = BLOCKS * BLOCK_TOKENS
+    assert set(plan.homes) == {"a", "b"}
+    assert all((len(given) + 2) * tokens >= MAX_HANDED_TOKENS for given in plan.homes.values())
+    assert sum(map(len, plan.homes.values())) * tokens < 2 * MAX_HANDED_TOKENS + tokens
+
+
+def test_a_plan_has_only_so_many_prefixes_looked_up() -> None:
+    plan = HandOverPlan("goes", BLOCK_TOKENS)
+    for _ in range(MAX_LOOKED_UP):
+        assert not plan.is_full
+        offered(plan, 1, held=BLOCKS)
+    assert plan.is_full
 
 
 def test_adapters_that_most_replicas_call_are_due_first() -> None:

@@ -13,8 +13,8 @@ from aloraserve.adapters import AdapterRef
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.blocks.keys import AdapterEffect
 from aloraserve.scaling.hot_blocks import STEP_BLOCKS, PrefixSource
-from aloraserve.scaling.hot_prefixes import HotPrefixes, merged
-from aloraserve.scaling.packed_prefixes import MAX_BYTES, pack, unpack
+from aloraserve.scaling.hot_prefixes import MAX_SENT_TOKENS, HotPrefixes, merged
+from aloraserve.scaling.packed_prefixes import pack, unpack
 
 BLOCK = 4
 SPACE = KeySpace("model", "tokenizer", BLOCK)
@@ -263,17 +263,19 @@ def test_what_another_replica_found_hot_is_as_hot_here_and_no_hotter() -> None:
     assert [hot.keys(prefix) for prefix in found] == [SPACE.keys(prefix.token_ids) for prefix in found]
 
 
-def test_packed_prefixes_stay_below_what_ray_spills() -> None:
+def test_packed_prefixes_are_as_many_as_may_be_sent() -> None:
     hot = HotPrefixes(BLOCK, clock=Clock())
     numbers = iter(range(10**9))
     for conversation in range(40):
         note(hot, [(next(numbers) * 2_654_435_761) % 128_000 for _ in range(4000)], times=40 - conversation)
     prefixes = hot.hottest(10**6, 100)
-    data = pack(prefixes)
-    assert len(data) <= MAX_BYTES
+    data = pack(prefixes, max_bytes=96 << 10)
+    assert len(data) <= 96 << 10
     found = unpack(data)
     assert found == prefixes[: len(found)]
     assert 1 < len(found) < len(prefixes)
+    hottest = hot.hottest(MAX_SENT_TOKENS, 100)
+    assert unpack(pack(hottest)) == hottest, "all that is ever sent"
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 100, pack([])[:-1], zlib.compress(msgspec.msgpack.encode([1]))])

@@ -1,10 +1,8 @@
-"""What a fleet misses of replicas that left, and what is hot in it."""
+"""What a fleet misses of replicas that left, and what replicas cost."""
 
 from __future__ import annotations
 
-from aloraserve.routing.prefill_model import PrefillModel
 from aloraserve.simulation.departures import WATCHED_S, Departures
-from aloraserve.simulation.hot_prefixes import RecentPrompt, shared_chains
 from aloraserve.simulation.replica_lives import ReplicaLives, Stage
 
 A, B, C, D = (bytes([number]) * 16 for number in range(4))
@@ -18,20 +16,6 @@ def test_only_what_nobody_else_had_is_missed_once_and_for_a_while() -> None:
     departures.computed(2.0, [B])
     departures.computed(WATCHED_S + 1.0, [C])
     assert (departures.count, departures.missed_blocks) == (1, 1)
-
-
-def test_the_prefix_that_most_conversations_share_is_the_hottest() -> None:
-    prompts = [RecentPrompt(0.0, session, keys) for session, keys in enumerated([A, B], [A, B, C], [A], [D])]
-    chains, spent_s = shared_chains(
-        prompts, PrefillModel(s_per_token=0.01), block_tokens=10, budget_s=1.0, max_blocks=10
-    )
-    assert chains == [[A], [A, B]]
-    assert spent_s == 0.2
-    assert shared_chains(prompts, PrefillModel(s_per_token=1.0), block_tokens=10, budget_s=1.0, max_blocks=10)[0] == []
-
-
-def enumerated(*prompts: list[bytes]) -> list[tuple[str, list[bytes]]]:
-    return [(f"s{number}", keys) for number, keys in enumerate(prompts)]
 
 
 def test_a_place_is_paid_for_from_the_decision_to_the_end() -> None:

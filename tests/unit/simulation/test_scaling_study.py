@@ -31,11 +31,12 @@ def test_ours_violates_less_for_less_than_serves_default_rule() -> None:
     assert ours["replica_hours"] <= serve["replica_hours"]
 
 
-def test_a_replica_leaves_little_behind_that_is_missed() -> None:
+def test_what_a_replica_alone_has_is_handed_over_under_load() -> None:
+    """By the live code, and within its bounds: not all of it."""
     ours, _ = play(ScalerChoice(OURS))
-    newest, _ = play(ScalerChoice(OURS, by_worth=False, keep_budget_s=0.0))
+    newest, _ = play(ScalerChoice(OURS, by_worth=False, hand_over_s=0.0))
     assert ours["departures"] > 0
-    assert ours["missed_tokens"] <= newest["missed_tokens"] / 3
+    assert ours["missed_tokens"] <= 0.6 * newest["missed_tokens"]
 
 
 def test_every_call_is_answered_and_the_bounds_hold() -> None:

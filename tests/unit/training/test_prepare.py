@@ -107,3 +107,12 @@ def test_an_empty_split_is_refused_by_name(prepared: Prepare) -> None:
     spec = SPEC.replace("{train: train.jsonl, validation: validation.jsonl}", "{rows: train.jsonl}")
     with pytest.raises(TrainingError, match=r"spec\.yaml:5 leaves the split '\w+' empty: 1 conversations are divided"):
         prepared([row("Is it?")], spec)
+
+
+def test_forms_and_labels_are_said(prepared: Prepare) -> None:
+    data = prepared([row("Is it?", "N"), row("And now?"), row("Where?", "N")])
+    assert list(data.remarks)[:3] == [
+        "train.jsonl: rows in the form of messages and completion",
+        "validation.jsonl: rows in the form of messages and completion",
+        "train: 'N' 2, 'Y' 1",
+    ]

@@ -93,6 +93,17 @@ def test_the_same_rows_and_seed_give_the_same_report(run: Run, tmp_path: Path) -
     assert written[0] == written[1]
 
 
+def test_other_tasks_stand_in_the_same_report(run: Run, tmp_path: Path) -> None:
+    assert run("--limit", "2").exit_code == 0
+    whole = EvaluationReport.read(tmp_path / "out" / "results.json")
+    whole.model_copy(update={"task": "uncertainty"}).write(tmp_path / "other.json")
+    assert run("--limit", "2", "--beside", str(tmp_path / "other.json")).exit_code == 0
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.startswith("# aLoRA against LoRA: safety, uncertainty\n")
+    assert EvaluationReport.read(tmp_path / "out" / "results.json").task == "safety"
+    refused(run("--beside", str(tmp_path / "spec.yaml")), 2, "spec.yaml is not the result of an evaluation")
+
+
 def refused(found: Result, code: int, *words: str) -> None:
     assert found.exit_code == code, found.output
     text = " ".join(found.output.split())

@@ -1,0 +1,98 @@
+"""Rows for the answerability intrinsic: can the documents answer the last question, or can they not?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aloraserve.errors import SettingsError
+from aloraserve_services.intrinsics.draw import Draw
+from aloraserve_services.intrinsics.row import BuiltRow, Part
+from aloraserve_services.intrinsics.sheets import draw_sheets
+
+ROLES = {"user": "user", "agent": "assistant"}
+LABELS = {"ANSWERABLE": "answerable", "UNANSWERABLE": "unanswerable"}
+"""MTRAG-UN's labels that say yes or no; its partial and underspecified questions are neither."""
+
+
+class AnswerabilityBuilder:
+    """Builds questions about documents that say the answer (``said``), are about the right thing and do not say it
+    (``left out``), or are about another thing (``other``).
+
+    Args:
+        seed: equal seeds give equal rows.
+        part: that they are for.
+    """
+
+    def __init__(self, seed: int, part: Part) -> None:
+        self._draw = Draw("answerability", seed, part)
+        self._part = part
+
+    def rows(self, count: int) -> Iterator[BuiltRow]:
+        """Yield so many rows."""
+        for number in range(count):
+            kind = "said" if number % 2 else self._draw.pick(["left out", "left out", "other"])
+            yield self._row(f"answerability-{self._part}-{number}", kind)
+
+    def _row(self, name: str, kind: str) -> BuiltRow:
+        draw = self._draw
+        # What is asked of another thing is asked of a domain that no document has.
+        sheets = draw_sheets(draw, self._part, draw.number(2, 3))
+        sheet = draw.pick(sheets)
+        if kind == "other" and len(sheets) > 1:
+            sheets.remove(sheet)
+        elif kind == "other":
+            kind = "left out"
+        fact = draw.pick(sheet.left_out if kind == "left out" else sheet.facts)
+        documents = tuple(one.text for one in sheets)
+        messages = [("user", fact.question(draw))]
+        if draw.chance(0.3):
+            earlier = draw.pick(sheets[0].facts)
+            messages = [("user", earlier.question(draw)), ("assistant", earlier.answer(draw)), *messages]
+        label = "answerable" if kind == "said" else "unanswerable"
+        return BuiltRow(name, tuple(messages), label, documents, kind)
+
+
+def mtrag_rows(path: Path, part: Part) -> list[BuiltRow]:
+    """Return the rows of one part of MTRAG-UN's tasks (IBM, Apache-2.0), split by conversation.
+
+    Args:
+        path: of the file of tasks, a JSON object per line with ``contexts``, ``input`` and ``answerability``.
+        part: that they are for.
+
+    Raises:
+        SettingsError: the file cannot be read, or a line is not a task.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--data {str(path)!r} cannot be read: {error}") from None
+    rows = [_task_row(line, f"line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    return [row for row in rows if row is not None and _part_of(row.conversation) is part]
+
+
+def _task_row(line: str, where: str) -> BuiltRow | None:
+    try:
+        task = json.loads(line)
+        labels: list[str] = task["answerability"]
+        messages = tuple((ROLES[message["speaker"]], str(message["text"])) for message in task["input"])
+        documents = tuple(str(context["text"]).strip() for context in task["contexts"])
+        name = str(task["conversation_id"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise SettingsError(
+            f"--data {where} is not a task ({type(error).__name__}: {str(error)[:80]}); MTRAG-UN's tasks.jsonl is "
+            "accepted: an object per line with conversation_id, input, contexts and answerability"
+        ) from None
+    if len(labels) != 1 or labels[0] not in LABELS or not messages:
+        return None
+    collection: Any = task.get("Collection") or [""]
+    return BuiltRow(name, messages, LABELS[labels[0]], documents, str(collection[0]))
+
+
+def _part_of(conversation: str) -> Part:
+    """Return the part of a conversation: three of ten are for validation and test."""
+    number = int.from_bytes(hashlib.sha256(conversation.encode()).digest()[:4], "big") % 10
+    return Part.TEST if number < 2 else Part.VALIDATION if number == 2 else Part.TRAIN

@@ -1,0 +1,143 @@
+"""The intrinsics by name, each with its builder; their rows as files beside their spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol
+
+from aloraserve.errors import SettingsError, StartError
+from aloraserve_services.intrinsics.answerability import AnswerabilityBuilder, mtrag_rows
+from aloraserve_services.intrinsics.hallucination import HallucinationBuilder
+from aloraserve_services.intrinsics.query_rewrite import QueryRewriteBuilder
+from aloraserve_services.intrinsics.row import BuiltRow, Part
+from aloraserve_services.intrinsics.safety import SENTENCES, SafetyBuilder
+from aloraserve_services.intrinsics.uncertainty import QUESTIONS, Sampler, UncertaintyBuilder, asked_questions, sample
+
+ROWS: Mapping[Part, int] = {Part.TRAIN: 1500, Part.VALIDATION: 100, Part.TEST: 250}
+"""How many rows are built if nobody says; a twelfth and a sixth of the training rows otherwise."""
+MAX_ROWS = 100_000
+IO_YAML = "io.yaml"
+
+
+class RowBuilder(Protocol):
+    """A source of rows for one part."""
+
+    def rows(self, count: int) -> Iterator[BuiltRow]:
+        """Yield so many rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intrinsic:
+    """An intrinsic that rows can be built for.
+
+    Args:
+        name: of its adapter.
+        builder: makes its builder, of a seed and a part.
+        counts: of rows if nobody says.
+        reads: reads a part's rows from a file of open data, None where there is none.
+    """
+
+    name: str
+    builder: Callable[[int, Part], RowBuilder]
+    counts: Mapping[Part, int]
+    reads: Callable[[Path, Part], list[BuiltRow]] | None = None
+
+    @property
+    def spec(self) -> str:
+        """Its training spec, as YAML."""
+        return _packaged(f"{self.name}.yaml") or ""
+
+    @property
+    def io_yaml(self) -> str | None:
+        """The ``io.yaml`` that its spec names, None if it names none."""
+        return _packaged(f"{self.name}.io.yaml")
+
+
+def _sentence(seed: int, part: Part) -> SafetyBuilder:
+    return SafetyBuilder(seed, part, SENTENCES)
+
+
+INTRINSICS = {
+    one.name: one
+    for one in (
+        Intrinsic("safety", SafetyBuilder, ROWS),
+        Intrinsic("safety-sentence", _sentence, ROWS),
+        Intrinsic("hallucination", HallucinationBuilder, {Part.TRAIN: 900, Part.VALIDATION: 60, Part.TEST: 250}),
+        Intrinsic("uncertainty", UncertaintyBuilder, QUESTIONS),
+        Intrinsic("answerability", AnswerabilityBuilder, ROWS, mtrag_rows),
+        Intrinsic("query-rewrite", QueryRewriteBuilder, ROWS),
+    )
+}
+
+
+def build_rows(
+    intrinsic: Intrinsic,
+    *,
+    seed: int = 0,
+    train_rows: int | None = None,
+    data: Path | None = None,
+    sampler: Sampler | None = None,
+) -> dict[Part, list[BuiltRow]]:
+    """Return an intrinsic's rows by part.
+
+    Args:
+        intrinsic: to build for.
+        seed: equal seeds give equal rows.
+        train_rows: how many to train on; validation and test get fewer in proportion. Not for ``data``.
+        data: a file of open data to read in place of generating.
+        sampler: the base model, for uncertainty; the package's own samples if it is not given.
+
+    Raises:
+        SettingsError: the intrinsic has no such source, or there are not so many rows.
+    """
+    if data is not None:
+        if intrinsic.reads is None:
+            raise SettingsError(f"--data is not accepted for {intrinsic.name!r}, whose rows are generated")
+        return {part: intrinsic.reads(data, part) for part in Part}
+    if sampler is not None and intrinsic.name != "uncertainty":
+        raise SettingsError(f"--base is accepted for 'uncertainty' alone, which samples it, not for {intrinsic.name!r}")
+    counts = _counts(intrinsic.counts, train_rows)
+    if sampler is None:
+        return {part: list(intrinsic.builder(seed, part).rows(counts[part])) for part in Part}
+    return {part: _sampled(seed, part, counts[part], sampler) for part in Part}
+
+
+def write_rows(intrinsic: Intrinsic, rows: Mapping[Part, Iterable[BuiltRow]], folder: Path) -> None:
+    """Write a file per part, the spec, and its ``io.yaml``, into a folder that is not there yet or is empty.
+
+    Raises:
+        StartError: the folder has something in it, or cannot be written.
+    """
+    texts = {f"{part}.jsonl": "".join(f"{row.line()}\n" for row in made) for part, made in rows.items()}
+    texts[f"{intrinsic.name}.yaml"] = intrinsic.spec
+    if (io_yaml := intrinsic.io_yaml) is not None:
+        texts[IO_YAML] = io_yaml
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise StartError(f"--out {str(folder)!r} is not empty; name a folder that is not there yet")
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StartError(f"rows cannot be written to {str(folder)!r}: {error.strerror}") from error
+
+
+def _counts(usual: Mapping[Part, int], train_rows: int | None) -> Mapping[Part, int]:
+    if train_rows is None:
+        return usual
+    if not 12 <= train_rows <= MAX_ROWS:
+        raise SettingsError(f"--rows {train_rows} is not accepted; 12 to {MAX_ROWS} are")
+    return {Part.TRAIN: train_rows, Part.VALIDATION: train_rows // 12, Part.TEST: train_rows // 6}
+
+
+def _sampled(seed: int, part: Part, count: int, sampler: Sampler) -> list[BuiltRow]:
+    samples = sample(asked_questions(seed, part, count), sampler)
+    return list(UncertaintyBuilder(seed, part, samples).rows(count))
+
+
+def _packaged(name: str) -> str | None:
+    path = files("aloraserve_services.intrinsics").joinpath("specs", name)
+    return path.read_text("utf-8") if path.is_file() else None
