@@ -87,9 +87,9 @@ def print_summary(console: Console, rows: list[Row], *, untrained: Sequence[str]
         "over the calls that both made",
         soft_wrap=True,
     )
-    found = [judgement for judgement in judgements(rows) if judgement.adapter not in untrained]
-    if found:
-        print_judgements(console, found)
+    judged = [judgement for judgement in judgements(rows) if judgement.adapter not in untrained]
+    if judged:
+        print_judgements(console, judged)
     if untrained:
         names = ", ".join(untrained)
         console.print(
