@@ -20,7 +20,7 @@ from aloraserve_services.training.cached_prefixes import CachedPrefixes
 from aloraserve_services.training.checkpoints import STATE_FILE, Checkpoints, load_adapter, load_optimizer
 from aloraserve_services.training.collator import IGNORED, Collator
 from aloraserve_services.training.examples import TrainingExample
-from aloraserve_services.training.loop_callback import CHECKPOINT_S, LoopCallback, validations_since_best
+from aloraserve_services.training.loop_callback import LoopCallback, validations_since_best
 from aloraserve_services.training.progress import TrainingProgress
 from aloraserve_services.training.stopping import StopRequest
 
@@ -101,7 +101,7 @@ class AdapterTrainer(Trainer):
         lengths = [len(example.token_ids) for example in parts.train]
         self.order = BatchOrder(lengths, micro * loop.accumulation, loop.seed)
 
-    def steer(self, progress: TrainingProgress, stop: StopRequest, checkpoint_s: float = CHECKPOINT_S) -> None:
+    def steer(self, progress: TrainingProgress, stop: StopRequest, checkpoint_s: float) -> None:
         """Report to ``progress``, end when ``stop`` asks for it, write a checkpoint every ``checkpoint_s`` seconds."""
         self._stop = stop
         self.add_callback(

@@ -12,8 +12,6 @@ from aloraserve_services.training.batch_order import BatchOrder
 from aloraserve_services.training.progress import TrainingProgress
 from aloraserve_services.training.stopping import StopRequest
 
-CHECKPOINT_S = 60.0
-
 
 class LoopCallback(TrainerCallback):
     """Steers a loop.
@@ -37,7 +35,7 @@ class LoopCallback(TrainerCallback):
         seed: int,
         patience: int | None,
         epoch_steps: int,
-        checkpoint_s: float = CHECKPOINT_S,
+        checkpoint_s: float,
     ) -> None:
         self._order = order
         self._progress = progress

@@ -22,6 +22,7 @@ from aloraserve_services.training.run_folder import RunFolder
 from aloraserve_services.training.stopping import StopRequest
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
+CHECKPOINT_S = 60.0
 Metrics = Mapping[str, Mapping[str, float]]
 
 
@@ -94,6 +95,7 @@ def train(
     progress: TrainingProgress | None = None,
     resume: bool = False,
     replace: bool = False,
+    checkpoint_s: float = CHECKPOINT_S,
 ) -> TrainedAdapter:
     """Train an adapter and write its folder.
 
@@ -107,6 +109,7 @@ def train(
         progress: that is told of.
         resume: whether to go on with a training that was ended.
         replace: whether a folder that is there is replaced.
+        checkpoint_s: seconds between checkpoints, beside those after each epoch.
 
     Raises:
         StartError: a library is missing, or the disk is full.
@@ -120,7 +123,7 @@ def train(
         prepared = prepare_training(spec, state_dir, progress)
         for remark in prepared.data.remarks:
             progress.note(remark)
-        run = _Run(prepared, folder, state_dir, progress, stop)
+        run = _Run(prepared, folder, state_dir, progress, stop, checkpoint_s)
         return run.train(resume=resume, replace=replace)
 
 
@@ -134,6 +137,7 @@ class _Run:
         state_dir: Path,
         progress: TrainingProgress,
         stop: StopRequest,
+        checkpoint_s: float,
     ) -> None:
         from aloraserve_services.training.base_weights import base_digest
 
@@ -143,6 +147,7 @@ class _Run:
         self._state_dir = state_dir
         self._progress = progress
         self._stop = stop
+        self._checkpoint_s = checkpoint_s
         self._started = time.monotonic()
         self._base_digest = base_digest(prepared.base_path)
         self._cached = False
@@ -182,7 +187,7 @@ class _Run:
             prefixes=prefixes,
         )
         trainer = AdapterTrainer(parts, self._spec.training, self._folder.checkpoints, self._folder.path)
-        trainer.steer(self._progress, self._stop)
+        trainer.steer(self._progress, self._stop, self._checkpoint_s)
         return trainer
 
     def _prefixes(self, model: Any) -> Any:
