@@ -1,5 +1,5 @@
 """A RAG pipeline of intrinsics (arXiv 2504.12397): is the question safe, can the documents answer it, the answer, and
-how certain and how faithful that is. All of them go on from the base model's blocks. Untrained adapters answer at random.
+how certain and how faithful that is. All of them go on from the base model's blocks. Untrained ones answer at random.
 
 .venv/bin/python examples/rag_intrinsics.py [http://127.0.0.1:8000]
 """
