@@ -72,7 +72,7 @@ def package(source: Path, target: Path, report: EvaluationReport) -> None:
 def _trained(spec: TrainingSpec, folder: Path, state_dir: Path, progress: TrainingProgress) -> Path:
     made = folder / spec.name
     if not made.exists():
-        train(spec, made, state_dir=state_dir, progress=progress, resume=RunFolder(made).path.exists())
+        train(spec, made, state_dir=state_dir, progress=progress, resume=RunFolder(made).has_begun)
     return made
 
 
