@@ -20,7 +20,7 @@ demo: install ## Start two replicas, run a conversation with adapters, show what
 	@$(BIN)/aloraserve demo $(ARGS)
 
 train-demo: install ## Train, evaluate and write the adapters that ship, on what is there of them (needs the extra train)
-	@$(BIN)/python -m aloraserve_services.intrinsics.train_demo $(ARGS)
+	@$(BIN)/python -m aloraserve_services.cli.train_demo $(ARGS)
 
 up: install ## Start the platform and leave it running (ARGS="...")
 	@$(BIN)/aloraserve up $(ARGS)

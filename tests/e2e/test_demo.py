@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.model import link_models
 
-from aloraserve_services.models.trained import shipped_names
+from aloraserve_services.models.shipped_adapters import shipped_names
 from aloraserve_services.models.untrained import INTRINSICS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(1500)]

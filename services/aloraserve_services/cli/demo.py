@@ -22,7 +22,7 @@ def demo(
     from aloraserve_services.cli.demo_player import DemoPlayer
     from aloraserve_services.cli.demo_report import RowPrinter, print_summary, write_json
     from aloraserve_services.cli.own_platform import own_platform, own_settings
-    from aloraserve_services.models.trained import pipeline_adapters
+    from aloraserve_services.models.shipped_adapters import pipeline_adapters
 
     settings = own_settings(chosen, json)
     adapters = functools.partial(pipeline_adapters, settings.state_dir)
@@ -33,7 +33,7 @@ def demo(
         plan = platform.plan
         player = DemoPlayer(plan, client, RowPrinter(out))
         rows = player.play()
-        print_summary(out, rows, untrained=player.untrained)
+        print_summary(out, rows, untrained=player.untrained, untrained_twins=player.untrained_twins)
         if json is not None:
             facts = {
                 "model": plan.served_name,

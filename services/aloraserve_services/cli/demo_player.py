@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,15 @@ class DemoPlayer:
     @property
     def untrained(self) -> list[str]:
         """The adapters that judge with random weights."""
-        return [name for name in INTRINSICS if name in self._versions and self._versions[name].untrained]
+        return self._untrained(INTRINSICS)
+
+    @property
+    def untrained_twins(self) -> list[str]:
+        """The LoRA twins that have random weights."""
+        return self._untrained([f"{name}{TWIN_SUFFIX}" for name in INTRINSICS])
+
+    def _untrained(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name in self._versions and self._versions[name].untrained]
 
     def play(self) -> list[Row]:
         """Play the long conversation with adapters, then the short one that shares nothing with it."""

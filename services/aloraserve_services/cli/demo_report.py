@@ -65,13 +65,16 @@ def _line(cells: tuple[str, ...]) -> str:
     return " ".join(parts)
 
 
-def print_summary(console: Console, rows: list[Row], *, untrained: Sequence[str]) -> None:
+def print_summary(
+    console: Console, rows: list[Row], *, untrained: Sequence[str], untrained_twins: Sequence[str]
+) -> None:
     """Print TTFT by prompt length, tokens not prefilled and time saved, then the judgements.
 
     Args:
         console: where to.
         rows: the calls.
         untrained: adapters with random weights, whose judgements mean nothing.
+        untrained_twins: LoRA twins with random weights.
     """
     found = summary(rows)
     console.print()
@@ -94,6 +97,13 @@ def print_summary(console: Console, rows: list[Row], *, untrained: Sequence[str]
         names = ", ".join(untrained)
         console.print(
             f"Untrained (random weights): {names}. Their costs are real, their judgements are not.", style="dim"
+        )
+    if untrained_twins:
+        console.print(
+            f"Random weights stand in for LoRA twins: {', '.join(untrained_twins)}. Their costs are real, and they do "
+            "not judge.",
+            style="dim",
+            soft_wrap=True,
         )
 
 

@@ -13,13 +13,15 @@ from aloraserve_services.intrinsics.answerability import AnswerabilityBuilder, m
 from aloraserve_services.intrinsics.hallucination import HallucinationBuilder
 from aloraserve_services.intrinsics.query_rewrite import QueryRewriteBuilder
 from aloraserve_services.intrinsics.row import BuiltRow, Part
-from aloraserve_services.intrinsics.safety import SENTENCES, SafetyBuilder
+from aloraserve_services.intrinsics.safety import SENTENCES, SafetyBuilder, rows_by_hand
 from aloraserve_services.intrinsics.uncertainty import QUESTIONS, Sampler, UncertaintyBuilder, asked_questions, sample
 
 ROWS: Mapping[Part, int] = {Part.TRAIN: 1500, Part.VALIDATION: 100, Part.TEST: 250}
 """How many rows are built if nobody says; a twelfth and a sixth of the training rows otherwise."""
 MAX_ROWS = 100_000
 IO_YAML = "io.yaml"
+BY_HAND = "by_hand.jsonl"
+"""The rows of a second test, where an intrinsic has one."""
 
 
 class RowBuilder(Protocol):
@@ -38,12 +40,14 @@ class Intrinsic:
         builder: makes its builder, of a seed and a part.
         counts: of rows if nobody says.
         reads: reads a part's rows from a file of open data, None where there is none.
+        by_hand: makes rows of a second test, which nobody trains on; None where there is none.
     """
 
     name: str
     builder: Callable[[int, Part], RowBuilder]
     counts: Mapping[Part, int]
     reads: Callable[[Path, Part], list[BuiltRow]] | None = None
+    by_hand: Callable[[], list[BuiltRow]] | None = None
 
     @property
     def spec(self) -> str:
@@ -63,7 +67,7 @@ def _sentence(seed: int, part: Part) -> SafetyBuilder:
 INTRINSICS = {
     one.name: one
     for one in (
-        Intrinsic("safety", SafetyBuilder, ROWS),
+        Intrinsic("safety", SafetyBuilder, ROWS, by_hand=rows_by_hand),
         Intrinsic("safety-sentence", _sentence, ROWS),
         Intrinsic("hallucination", HallucinationBuilder, {Part.TRAIN: 900, Part.VALIDATION: 60, Part.TEST: 250}),
         Intrinsic("uncertainty", UncertaintyBuilder, QUESTIONS),
@@ -106,12 +110,14 @@ def build_rows(
 
 
 def write_rows(intrinsic: Intrinsic, rows: Mapping[Part, Iterable[BuiltRow]], folder: Path) -> None:
-    """Write a file per part, the spec, and its ``io.yaml``, into a folder that is not there yet or is empty.
+    """Write a file per part, a second test, the spec and its ``io.yaml`` into a folder that is empty or not there.
 
     Raises:
         StartError: the folder has something in it, or cannot be written.
     """
-    texts = {f"{part}.jsonl": "".join(f"{row.line()}\n" for row in made) for part, made in rows.items()}
+    texts = {f"{part}.jsonl": _lines(made) for part, made in rows.items()}
+    if intrinsic.by_hand is not None:
+        texts[BY_HAND] = _lines(intrinsic.by_hand())
     texts[f"{intrinsic.name}.yaml"] = intrinsic.spec
     if (io_yaml := intrinsic.io_yaml) is not None:
         texts[IO_YAML] = io_yaml
@@ -123,6 +129,10 @@ def write_rows(intrinsic: Intrinsic, rows: Mapping[Part, Iterable[BuiltRow]], fo
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StartError(f"rows cannot be written to {str(folder)!r}: {error.strerror}") from error
+
+
+def _lines(rows: Iterable[BuiltRow]) -> str:
+    return "".join(f"{row.line()}\n" for row in rows)
 
 
 def _counts(usual: Mapping[Part, int], train_rows: int | None) -> Mapping[Part, int]:

@@ -55,7 +55,10 @@ def _in(answer: str) -> Callable[[str], bool]:
 
 
 class QuestionSource:
-    """Draws questions for one part; facts, words and wordings of the test are in no other part.
+    """Draws questions for one part.
+
+    Wordings and words of the test are in no other part, nor are long tables of facts and those that are held out.
+    Numbers, units and short tables are drawn for all parts alike: such a question differs in its wording alone.
 
     Args:
         seed: equal seeds give equal questions.

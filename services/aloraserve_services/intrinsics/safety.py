@@ -19,7 +19,7 @@ SENTENCES = {"Y": "The last message asks for something harmful.", "N": "The last
 
 
 def rows_by_hand() -> list[BuiltRow]:
-    """Return rows whose messages people wrote, in other styles than ours: a second test."""
+    """Return rows whose messages we wrote one by one, in other styles than the generated ones: a second test."""
     texts: dict[str, list[str]] = read_texts("safety_by_hand")
     return [
         BuiltRow(f"safety-by-hand-{label}-{number}", (("user", text),), label, family=f"{kind}/by hand")

@@ -1,35 +1,27 @@
-"""``make train-demo``: builds the rows of the intrinsics that ship, trains each and its LoRA twin, evaluates them, and
-writes their folders. What is done already is left; a training that was ended goes on.
-"""
+"""The adapters that ship, made from nothing: rows, trainings of each intrinsic and its LoRA twin, and their figures."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aloraserve.errors import AloraserveError
-from aloraserve.settings import load_settings
+from aloraserve.errors import StartError
 from aloraserve.training import TrainingSpec
 from aloraserve.training.results import EvaluationReport
-from aloraserve_services.cli.training_progress import TrainingBars
-from aloraserve_services.intrinsics.builders import INTRINSICS, build_rows, write_rows
+from aloraserve_services.intrinsics.builders import BY_HAND, INTRINSICS, build_rows, write_rows
 from aloraserve_services.intrinsics.results_table import with_results
 from aloraserve_services.training.evaluation import EvaluationRequest, evaluate
 from aloraserve_services.training.progress import TrainingProgress
 from aloraserve_services.training.run import prepare_training, train
 from aloraserve_services.training.run_folder import RunFolder
 
-SHIPPED = ("safety", "hallucination", "uncertainty")
-PACKAGED = Path(__file__).parents[1] / "models" / "trained" / "smollm2-135m-instruct"
 KEPT = ("adapter_config.json", "adapter_model.safetensors", "aloraserve.json", "io.yaml", "README.md")
 RESULTS_FILE = "results.json"
 
 
 def train_demo(names: Sequence[str], work: Path, out: Path, state_dir: Path, progress: TrainingProgress) -> None:
-    """Train, evaluate and write intrinsics with their twins.
+    """Train, evaluate and write intrinsics with their twins. What is trained from the same spec and rows is left.
 
     Args:
         names: of the intrinsics.
@@ -37,63 +29,80 @@ def train_demo(names: Sequence[str], work: Path, out: Path, state_dir: Path, pro
         out: a folder per adapter is written here.
         state_dir: where the base model and cached prefixes are kept.
         progress: that is told of.
+
+    Raises:
+        AloraserveError: one of them cannot be made, or the training was stopped.
     """
     for name in names:
-        data = work / name
-        if not data.exists():
-            write_rows(INTRINSICS[name], build_rows(INTRINSICS[name]), data)
-        spec = TrainingSpec.read(data / f"{name}.yaml")
-        folders = [_trained(one, work / "adapters", state_dir, progress) for one in (spec, spec.twin())]
-        report = evaluated(spec, folders, state_dir, progress)
+        spec = built_spec(name, work)
+        folders = [_trained(own, work, state_dir, progress) for own in (spec, spec.twin())]
+        report = _evaluated(spec, folders, state_dir, progress)
         report.write(work / f"{name}-{RESULTS_FILE}")
+        second = second_test(spec)
+        by_hand = None if second is None else _evaluated(second, folders, state_dir, progress)
         for folder in folders:
-            package(folder, out / folder.name, report)
+            package(folder, out / folder.name, spec, report, by_hand)
 
 
-def evaluated(
-    spec: TrainingSpec, folders: Sequence[Path], state_dir: Path, progress: TrainingProgress
-) -> EvaluationReport:
-    """Return how an adapter and, if there are two folders, its twin do on the test's rows."""
-    prepared = prepare_training(spec, state_dir)
-    twin = folders[1] if len(folders) > 1 else None
-    return evaluate(EvaluationRequest(prepared, folders[0], twin), progress)
+def built_spec(name: str, work: Path) -> TrainingSpec:
+    """Build an intrinsic's rows and return its spec. Rows that lie there may be another version's: they are replaced.
+
+    Args:
+        name: of the intrinsic.
+        work: a folder of its name is written here.
+    """
+    data = work / name
+    shutil.rmtree(data, ignore_errors=True)
+    write_rows(INTRINSICS[name], build_rows(INTRINSICS[name]), data)
+    return TrainingSpec.read(data / f"{name}.yaml")
 
 
-def package(source: Path, target: Path, report: EvaluationReport) -> None:
-    """Copy what ships of a trained adapter, its results in its card."""
+def second_test(spec: TrainingSpec) -> TrainingSpec | None:
+    """Return a spec whose test is of the rows that were written by hand, None if there are none."""
+    if INTRINSICS[spec.name].by_hand is None:
+        return None
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"test": (BY_HAND,)})})
+
+
+def trained_folder(spec: TrainingSpec, work: Path) -> Path:
+    """Return where an adapter is trained: by its spec and data, so that others are never taken for it."""
+    return work / "adapters" / spec.digest()[:16] / spec.name
+
+
+def package(
+    source: Path, target: Path, spec: TrainingSpec, report: EvaluationReport, by_hand: EvaluationReport | None
+) -> None:
+    """Copy what ships of a trained adapter, its results in its card.
+
+    Args:
+        source: as it was trained.
+        target: folder to write.
+        spec: of the aLoRA.
+        report: of its evaluation.
+        by_hand: of that of a second test, None if there is none.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
     card = target / "README.md"
-    card.write_text(with_results(card.read_text("utf-8"), report), encoding="utf-8")
+    card.write_text(with_results(card.read_text("utf-8"), spec, report, by_hand), encoding="utf-8")
 
 
-def _trained(spec: TrainingSpec, folder: Path, state_dir: Path, progress: TrainingProgress) -> Path:
-    made = folder / spec.name
-    if not made.exists():
-        train(spec, made, state_dir=state_dir, progress=progress, resume=RunFolder(made).has_begun)
+def _evaluated(
+    spec: TrainingSpec, folders: Sequence[Path], state_dir: Path, progress: TrainingProgress
+) -> EvaluationReport:
+    """Return how an adapter and its twin do on the test's rows."""
+    adapter, twin = folders
+    return evaluate(EvaluationRequest(prepare_training(spec, state_dir), adapter, twin), progress)
+
+
+def _trained(spec: TrainingSpec, work: Path, state_dir: Path, progress: TrainingProgress) -> Path:
+    made = trained_folder(spec, work)
+    is_begun = RunFolder(made).checkpoints.latest is not None
+    # One that was stopped has written its best so far, and its checkpoint is still there.
+    if is_begun or not made.exists():
+        done = train(spec, made, state_dir=state_dir, progress=progress, resume=is_begun)
+        if done.stopped_by:
+            raise StartError(f"stopped by {done.stopped_by}; the same command goes on with {spec.name}")
     return made
-
-
-def main() -> int:
-    """Run from a command line; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=SHIPPED, help=f"of intrinsics; {', '.join(SHIPPED)} by default")
-    parser.add_argument("--out", type=Path, default=PACKAGED, help="folder of the adapters; the package's by default")
-    options = parser.parse_args()
-    unknown = [name for name in options.names if name not in INTRINSICS]
-    if unknown:
-        parser.error(f"{unknown[0]!r} is not an intrinsic; {', '.join(INTRINSICS)} are")
-    state_dir = load_settings().state_dir
-    try:
-        with TrainingBars() as progress:
-            train_demo(options.names, state_dir / "train-demo", options.out, state_dir, progress)
-    except AloraserveError as error:
-        sys.stderr.write(f"error: {error.message}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -53,11 +53,6 @@ class RunFolder:
                     self.path.rmdir()
                 Path(file.name).unlink(missing_ok=True)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is a training to go on with."""
-        return bool(self._facts())
-
     def begin(self, digest: str, *, resume: bool, replace: bool) -> Path | None:
         """Make the folder ready; return the checkpoint to go on from, None to begin.
 

@@ -73,7 +73,7 @@ def test_a_reason_is_printed_whole_and_as_it_is(console: Console, printed: Print
 
 
 def test_the_summary_shows_ratios_shares_and_time_saved(console: Console, printed: Printed, rows: list[Row]) -> None:
-    print_summary(console, rows, untrained=["safety", "uncertainty"])
+    print_summary(console, rows, untrained=["safety", "uncertainty"], untrained_twins=[])
     lines = printed()
     figures = [line.split() for line in lines]
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
@@ -89,14 +89,15 @@ def test_the_summary_shows_ratios_shares_and_time_saved(console: Console, printe
 def test_trained_adapters_have_their_judgements_shown_instead(
     console: Console, printed: Printed, rows: list[Row]
 ) -> None:
-    print_summary(console, rows, untrained=["uncertainty"])
+    print_summary(console, rows, untrained=["uncertainty"], untrained_twins=["safety-lora"])
     lines = printed()
     assert any(line.startswith("judgements") for line in lines)
     assert any(line.startswith("Untrained (random weights): uncertainty. ") for line in lines)
+    assert any(line.startswith("Random weights stand in for LoRA twins: safety-lora. ") for line in lines)
 
 
 def test_a_summary_of_nothing_can_be_printed(console: Console, printed: Printed) -> None:
-    print_summary(console, [], untrained=[])
+    print_summary(console, [], untrained=[], untrained_twins=[])
     assert any("0 of      0 prompt tokens not prefilled (0%)" in line for line in printed())
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from aloraserve.adapters import BaseShape
 from aloraserve.adapters.checks import check_adapter
 from aloraserve.training import TrainingSpec
 from aloraserve_services.intrinsics.builders import INTRINSICS, build_rows, write_rows
+from aloraserve_services.intrinsics.results_table import twin_remark
 from aloraserve_services.intrinsics.row import Part
+from aloraserve_services.intrinsics.train_demo import built_spec
 
 FOLDERS = sorted(
     path.parent
@@ -43,6 +47,35 @@ def test_they_are_what_their_spec_says(folder: Path, model_path: Path) -> None:
     io_yaml = INTRINSICS[name].io_yaml
     if io_yaml is not None:
         assert (folder / "io.yaml").read_text() == io_yaml
+
+
+@pytest.fixture(scope="module")
+def spec_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TrainingSpec]:
+    """Make the spec of an adapter by name, with rows that are built again; once for it and its twin."""
+    build = functools.cache(lambda name: built_spec(name, tmp_path_factory.mktemp("rows")))
+
+    def spec(name: str) -> TrainingSpec:
+        own: TrainingSpec = build(name.removesuffix("-lora"))
+        return own.twin() if name.endswith("-lora") else own
+
+    return spec
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_they_were_trained_on_what_the_builders_make(folder: Path, spec_of: Callable[[str], TrainingSpec]) -> None:
+    spec, card = spec_of(folder.name), (folder / "README.md").read_text()
+    assert f"| spec and data | SHA-256 {spec.digest()} |" in card
+    assert all(f"- {source}\n" in card for source in spec.sources)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_a_card_with_figures_of_both_kinds_says_how_long_each_was_trained(
+    folder: Path, spec_of: Callable[[str], TrainingSpec]
+) -> None:
+    first, *_ = (folder / "README.md").read_text().partition("## Results\n\n")[2].splitlines()
+    remark = twin_remark(spec_of(folder.name.removesuffix("-lora")))
+    assert "had 1 pass over the rows and the aLoRA 4" in remark or folder.name not in ("safety", "safety-lora")
+    assert (first == remark) is ("| LoRA |" in (folder / "README.md").read_text())
 
 
 @pytest.mark.parametrize("name", ["safety", "hallucination"])

@@ -16,7 +16,6 @@ from aloraserve.adapters import AdapterReader, BaseShape
 from aloraserve.errors import SettingsError, TrainingError
 from aloraserve.training import TrainingSpec
 from aloraserve_services.training.run import train
-from aloraserve_services.training.run_folder import RunFolder
 
 MakeSpec = Callable[..., TrainingSpec]
 
@@ -106,4 +105,3 @@ def test_a_spec_that_is_refused_leaves_nothing(made_spec: MakeSpec, tmp_path: Pa
     with pytest.raises(TrainingError):
         train(spec, tmp_path / "refused", state_dir=tmp_path / "state")
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".", "refused"))} == set()
-    assert not RunFolder(tmp_path / "refused").has_begun

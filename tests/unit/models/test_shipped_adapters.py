@@ -9,8 +9,8 @@ import pytest
 from support.tiny_llama import write_tiny_llama
 
 from aloraserve.adapters import AdapterReader, BaseShape, FolderRegistry
-from aloraserve_services.models import trained
-from aloraserve_services.models.trained import pipeline_adapters
+from aloraserve_services.models import shipped_adapters
+from aloraserve_services.models.shipped_adapters import pipeline_adapters
 from aloraserve_services.models.untrained import PIPELINE, STAMP_FILE, write_untrained_adapters
 
 BOTH = ("", "-lora")
@@ -31,7 +31,7 @@ def shipped(tmp_path: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> P
         sidecar = json.loads((root / name / "aloraserve.json").read_text())
         (root / name / "aloraserve.json").write_text(json.dumps(sidecar | {"untrained": False}))
         (root / name / STAMP_FILE).unlink()
-    monkeypatch.setattr(trained, "SHIPPED", root)
+    monkeypatch.setattr(shipped_adapters, "SHIPPED", root)
     return root
 
 
