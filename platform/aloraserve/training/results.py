@@ -61,6 +61,8 @@ class ArmResult(_Part):
         through: what answered.
         items: in the order of the rows, the same in every arm.
         figures: by name, each with its interval.
+        unsaid: items without a probability, which Brier score, calibration error and reliability leave out; 0 for forms
+            without.
         confusion: true labels (rows) by answered ones (columns; the last: no label); empty for texts.
         reliability: bins of said probabilities; empty for forms without.
         facts: such as rank, invocation and digest of the adapter.
@@ -71,6 +73,7 @@ class ArmResult(_Part):
     through: Through
     items: tuple[ItemResult, ...]
     figures: Mapping[str, Estimate]
+    unsaid: Annotated[int, Field(ge=0)] = 0
     confusion: tuple[tuple[int, ...], ...] = ()
     reliability: tuple[ReliabilityBin, ...] = ()
     facts: Mapping[str, str] = Field(default_factory=dict)
@@ -128,6 +131,11 @@ class Agreement(_Part):
     differing: tuple[Disagreement, ...]
     tolerance: float
     probability_gap: float | None = None
+
+    @property
+    def near_ties(self) -> int:
+        """How many differ by what arithmetic decides."""
+        return len(self.differing) - len(self.disagreements)
 
     @property
     def disagreements(self) -> list[Disagreement]:

@@ -26,6 +26,8 @@ from aloraserve.training.spec_file import Place, line_of, read_spec
 
 TWIN_SUFFIX = "-lora"
 MAX_FILES = 64
+MAX_RANK = 256
+"""Highest rank of an adapter that is trained or evaluated."""
 MAX_PATH_CHARACTERS = 1024
 
 Kind = Literal["alora", "lora"]
@@ -99,7 +101,7 @@ class DataSpec(_Part):
 class LoraSpec(_Part):
     """The adapter's shape, in PEFT's words."""
 
-    rank: Annotated[int, Field(ge=1, le=256, description="of the update")] = 32
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK, description="of the update")] = 32
     alpha: Annotated[Number, Field(gt=0, le=1024, description="scale of the update, times 1/rank")] = 32.0
     targets: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], ...],

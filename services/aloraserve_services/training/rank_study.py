@@ -20,8 +20,8 @@ from aloraserve.training import TrainingSpec
 from aloraserve.training.rank_results import RankCell, RankStudy, TrainedCell
 from aloraserve.training.scored_form import ScoredForm
 from aloraserve.training.scoring import PRIMARY, scored
-from aloraserve.training.spec import Kind
-from aloraserve_services.training.evaluation import MAX_RANK, RowChoice, chosen_rows, read_adapter
+from aloraserve.training.spec import MAX_RANK, Kind
+from aloraserve_services.training.evaluation import RowChoice, chosen_rows, read_adapter
 from aloraserve_services.training.evaluation_facts import facts_of
 from aloraserve_services.training.progress import TrainingProgress
 from aloraserve_services.training.reference_arms import (
