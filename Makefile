@@ -5,7 +5,7 @@ ARGS ?=
 SOURCES := platform services benchmarks tests loadtests examples docs deploy/site helm
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs chart chart-policy proto proto-release lint format lock clean bench-limits bench-fairness bench-scaling bench-autoscaling train-demo
+.PHONY: help install install-dev demo up status down bench-e2e bench-routing bench-flush bench-redis-clients bench-routing-live bench-gateway bench-grpc bench-observability bench-call-cost bench-savings bench-learning bench-routers bench-adapters loadtest loadtest-full bench-plugin gpu-kit gpu-check test test-all test-fast coverage fuzz-api plugin-matrix mutants mutants-plugin test-clients images-check weekly docs chart chart-policy proto proto-release lint format lock clean bench-training bench-limits bench-fairness bench-scaling bench-autoscaling train-demo
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ bench-routers: install ## Compare routers in the simulator on windows of a trace
 
 bench-scaling: install ## Compare autoscalers in the simulator: violations, replica-hours, hits (ARGS="--shape bursty --seeds 3")
 	@$(BIN)/python -m benchmarks.scaling $(ARGS)
+
+bench-training: install ## Compare our training loop with PEFT's own, for an aLoRA and a LoRA (ARGS="--examples 8")
+	@$(BIN)/python -m benchmarks.training $(ARGS)
 
 bench-limits: install ## Measure what a call of a limited tenant costs in Redis, with targets (ARGS="--tenants 1,1000")
 	@$(BIN)/python -m benchmarks.limits $(ARGS)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from aloraserve.training import TrainingSpec
-from aloraserve.training.spec_changes import changed_spec
 from aloraserve_services.cli.console import EXIT_INTERRUPTED, err, out, report_written
 from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.cli.training_progress import TrainingBars
-from aloraserve_services.training.prepared import PreparedData
-from aloraserve_services.training.run import prepare_training
-from aloraserve_services.training.run import train as train_adapter
+
+if TYPE_CHECKING:
+    from aloraserve_services.training.prepared import PreparedData
 
 
 @takes_settings("state_dir")
@@ -38,6 +36,12 @@ def train(
     ] = None,
 ) -> None:
     """Train an adapter: an aLoRA, or with --kind lora its plain LoRA twin. Needs the extra `train`."""
+    # These bring libraries that other commands do not wait for.
+    from aloraserve.training import TrainingSpec
+    from aloraserve.training.spec_changes import changed_spec
+    from aloraserve_services.training.run import prepare_training
+    from aloraserve_services.training.run import train as train_adapter
+
     spec = TrainingSpec.read(spec_file)
     if kind == "lora" and spec.kind == "alora":
         spec = spec.twin()

@@ -18,14 +18,15 @@ from transformers.cache_utils import Cache, DynamicLayer
 from aloraserve_services.training.collator import Prefixes
 from aloraserve_services.training.examples import TrainingExample
 from aloraserve_services.training.frozen_cache import frozen_cache, let_layers_read
-from aloraserve_services.training.prefix_blocks import PrefixBlock, prefix_blocks
+from aloraserve_services.training.prefix_blocks import BLOCK_TOKENS, PrefixBlock, prefix_blocks
 from aloraserve_services.training.prefix_store import BlockShape, KeysValues, PrefixStore
 
-_TOLERANCE = {torch.float32: 1e-4}
 BATCH = 16
 """Prefixes whose first blocks are computed in one pass."""
-_COARSE_TOLERANCE = 0.15
-"""Greatest difference of a probability that rounding explains, where weights have 8 bits of precision."""
+_FLOAT32_ROUNDING = 1e-4
+_BFLOAT16_ROUNDING = 1 / 16
+"""Difference of a probability that the rounding of logits alone explains: one of 16 to 32 is off by 1/16, so the
+difference of two of them, in two passes, by 1/4; a probability changes by at most a quarter of that."""
 
 
 class CachedPrefixes:
@@ -34,7 +35,7 @@ class CachedPrefixes:
     Args:
         model: a ``PeftModel`` with an aLoRA.
         base: names the base model's weights and their dtype.
-        folder: of the store.
+        folder: of the store, which may hold blocks of other base models.
         max_bytes: that the store may take.
         examples: of all splits, whose prefixes are needed.
 
@@ -119,7 +120,7 @@ class CachedPrefixes:
 
     @property
     def summary(self) -> str:
-        """What is kept, in a sentence."""
+        """A sentence about what is kept."""
         keys = {block.key: block for prefix in self._prefixes for block in prefix_blocks(self._base, prefix)}
         kept = sum(self.store.has(key) for key in keys)
         size = sum(self._shape.block_bytes(block.end - block.start) for block in keys.values())
@@ -156,16 +157,21 @@ class CachedPrefixes:
             ValueError: it is more than rounding explains: this architecture cannot go on from a prefix exactly.
         """
         ids, start = example.token_ids, example.activation
-        tail = torch.tensor([ids[start:]], device=self._causal_lm.device)
+        places = torch.arange(start, len(ids), device=self._causal_lm.device)
         with self._as_base():
-            whole = self._causal_lm(torch.tensor([ids], device=tail.device), use_cache=False).logits[0, start:]
+            whole = self._probabilities([ids], logits_to_keep=places)
             cache = self.load(Prefixes((ids[:start],)))
-            position = torch.arange(start, len(ids), device=tail.device).unsqueeze(0)
-            short = self._causal_lm(tail, position_ids=position, past_key_values=cache, use_cache=False).logits[0]
-        error = float((whole.float().softmax(-1) - short.float().softmax(-1)).abs().max())
-        if not error <= _TOLERANCE.get(self._shape.dtype, _COARSE_TOLERANCE):
+            tail = self._probabilities([ids[start:]], position_ids=places.unsqueeze(0), past_key_values=cache)
+            twice = self._probabilities([ids, ids], logits_to_keep=places)
+        error = float((whole - tail).abs().max())
+        if not error <= _rounding(self._shape.dtype, float((whole - twice).abs().max())):
             raise ValueError(f"probabilities after a cached prefix differ by {error:.1e}")
         return error
+
+    def _probabilities(self, rows: Sequence[Sequence[int]], **inputs: Any) -> torch.Tensor:
+        """Return the next token's, ``[places, vocabulary]``, in the first of some rows of one length."""
+        ids = torch.tensor(rows, device=self._causal_lm.device)
+        return self._causal_lm(ids, use_cache=False, **inputs).logits[0].float().softmax(-1)
 
     def _fits(self, blocks: Sequence[PrefixBlock]) -> bool:
         size = sum(self._shape.block_bytes(block.end - block.start) for block in blocks)
@@ -246,17 +252,35 @@ def cached_prefixes(
         base: names the base model's weights and their dtype.
         folder: of the store.
         max_bytes: that the store may take.
-        examples: of all splits; the shortest one is computed in both ways and compared.
+        examples: of all splits; one is computed in both ways and compared, with a prefix of several blocks if any has.
     """
     reason = why_not(model.get_base_model())
     if reason:
         return None, reason
     prefixes = CachedPrefixes(model, base, folder, max_bytes, examples)
     try:
-        prefixes.largest_error(min(examples, key=lambda example: len(example.token_ids)))
+        prefixes.largest_error(_to_try(examples))
     except ValueError as error:
         return None, str(error)
     return prefixes, ""
+
+
+def _to_try(examples: Sequence[TrainingExample]) -> TrainingExample:
+    """Return the example with the shortest prefix of several blocks; with the longest one if none has several."""
+    several = [example for example in examples if example.activation > BLOCK_TOKENS]
+    if several:
+        return min(several, key=lambda example: example.activation)
+    return max(examples, key=lambda example: example.activation)
+
+
+def _rounding(dtype: torch.dtype, between_passes: float) -> float:
+    """Return the greatest difference of a probability that rounding explains.
+
+    Args:
+        dtype: of the weights.
+        between_passes: difference of a probability between two passes over whole examples.
+    """
+    return _FLOAT32_ROUNDING if dtype == torch.float32 else max(_BFLOAT16_ROUNDING, 2 * between_passes)
 
 
 def why_not(model: Any) -> str:

@@ -15,7 +15,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """What stands before the activation point of each example of a batch; empty where nothing does."""
+    """Tokens before the activation point of each example of a batch; empty where there are none."""
 
     token_ids: tuple[Sequence[int], ...]
 

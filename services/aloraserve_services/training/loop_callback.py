@@ -1,4 +1,4 @@
-"""What happens around a loop's steps: seeds, checkpoints, progress, early and requested ends."""
+"""Seeds, checkpoints, progress, early and requested ends, around a loop's steps."""
 
 from __future__ import annotations
 

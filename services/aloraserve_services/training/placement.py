@@ -1,4 +1,4 @@
-"""Where an invocation stands in the prompts that are trained on, and what its owner should know about that."""
+"""The place of an invocation in the prompts that are trained on, and notes about it for its owner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aloraserve.training import ProblemList, TrainingSpec
 from aloraserve_services.training.base_model import BaseTokens
 
 _PROBES = ("x", ".", " ", "\n")
-"""What may stand before an invocation."""
+"""Texts that may stand before an invocation."""
 
 
 def prove_placement(spec: TrainingSpec, version: AdapterVersion, base: BaseTokens) -> ActivationProof:
@@ -40,7 +40,7 @@ def prove_placement(spec: TrainingSpec, version: AdapterVersion, base: BaseToken
 
 
 def placement_notes(spec: TrainingSpec, version: AdapterVersion, mode: InvocationMode, tokenizer: Any) -> Iterator[str]:
-    """Yield what to know about an invocation that a program other than this platform may tokenize in another way."""
+    """Yield notes about an invocation that a program other than this platform may tokenize in another way."""
     encoder, ids = Encoder(tokenizer), version.invocation_ids
     text, own = spec.invocation, f"the invocation {shown(spec.invocation)} has the tokens {list(ids)} by itself"
     instruction = None if version.intrinsic is None else version.intrinsic.instruction

@@ -28,7 +28,8 @@ class PrefixBlock(NamedTuple):
 def prefix_blocks(base: str, token_ids: Sequence[int]) -> list[PrefixBlock]:
     """Return a prefix's blocks, in order.
 
-    Where they begin depends on nothing but :data:`BLOCK_TOKENS`: a block has the same values whatever was kept before.
+    Where they begin depends on nothing but :data:`BLOCK_TOKENS`, so prefixes that begin alike share blocks. The last
+    bits of a block's values may depend on what is computed in the same pass (ADR 0037).
 
     Args:
         base: names the base model's weights and their dtype.

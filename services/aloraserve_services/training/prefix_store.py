@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_RECOUNT_WRITES = 64
+_RECOUNT_CALLS = 64
 
 
 class BlockShape(NamedTuple):
@@ -48,7 +49,7 @@ class PrefixStore:
     Args:
         folder: is made, readable by its owner alone: keys and values say much about the text that they are of.
         shape: of its blocks; a file of another is removed.
-        max_bytes: that all files may take; 0 keeps nothing.
+        max_bytes: that all files in the folder may take, those of other base models too; 0 keeps nothing.
         needed: keys of this training, which are not removed to make room.
 
     Attributes:
@@ -62,13 +63,13 @@ class PrefixStore:
         self._max_bytes = max_bytes
         self._needed = needed
         self._verified: set[str] = set()
-        self._writes = 0
+        self._calls = 0
         self._used = 0
+        self._removable: list[tuple[float, int, Path]] = []
         self.rejected = 0
         self.write_error = ""
         if max_bytes:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._used = sum(size for _, size, _ in self._files())
 
     def has(self, key: str) -> bool:
         """Say whether a block's file is there."""
@@ -151,30 +152,30 @@ class PrefixStore:
             Path(name).unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
-        if self._writes % _RECOUNT_WRITES == 0:
-            # Another process may have written, too.
-            self._used = sum(found for _, found, _ in self._files()) if self._max_bytes else 0
-        self._writes += 1
-        if self._used + size > self._max_bytes and size <= self._max_bytes:
-            self._remove_old(self._used + size - self._max_bytes)
+        if size > self._max_bytes:
+            return False
+        if self._calls % _RECOUNT_CALLS == 0:
+            self._count()
+        self._calls += 1
+        while self._used + size > self._max_bytes and self._removable:
+            _, freed, path = self._removable.pop()
+            path.unlink(missing_ok=True)
+            self._used -= freed
         return self._used + size <= self._max_bytes
 
-    def _remove_old(self, wanted: int) -> None:
-        """Remove the files that no training has used for longest, none that this one needs."""
-        for _, size, path in sorted(self._files()):
-            if wanted <= 0:
-                return
-            if path.stem not in self._needed:
-                path.unlink(missing_ok=True)
-                self._used -= size
-                wanted -= size
+    def _count(self) -> None:
+        """Count what is used, by other processes too, and choose what may go, the longest unused last."""
+        files = self._files()
+        self._used = sum(size for _, size, _ in files)
+        self._removable = sorted((file for file in files if file[2].stem not in self._needed), reverse=True)
 
     def _files(self) -> list[tuple[float, int, Path]]:
         found = []
-        for path in self._folder.glob("*/*"):
+        for path in self._folder.rglob("*"):
             with contextlib.suppress(OSError):
-                stat = path.stat()
-                found.append((stat.st_mtime, stat.st_size, path))
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_mtime, status.st_size, path))
         return found
 
     def _path(self, key: str) -> Path:

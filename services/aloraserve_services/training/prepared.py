@@ -1,7 +1,9 @@
-"""Data that is ready to train on, and what is to be said about it."""
+"""Data that is ready to train on, and remarks about it."""
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +73,7 @@ class PreparedSplit:
 
     @property
     def labels(self) -> str:
-        """How often each completion stands, the commonest first; empty where there are too many to be labels."""
+        """Counts of the completions, the commonest first; empty where there are too many to be labels."""
         counts = Counter(row.completion for row in self.rows)
         return (
             ", ".join(f"{shown(label)} {n}" for label, n in counts.most_common()) if len(counts) <= MAX_LABELS else ""
@@ -79,8 +81,14 @@ class PreparedSplit:
 
     @property
     def conversations(self) -> int:
-        """How many conversations the rows belong to."""
+        """Number of conversations that the rows belong to."""
         return len({row.conversation for row in self.rows})
+
+    def digests(self) -> Iterator[bytes]:
+        """Yield a digest of each example's tokens and of what is learned of them."""
+        for example in self.examples:
+            whole = array("q", (example.activation, example.completion_start, *example.token_ids))
+            yield hashlib.sha256(whole.tobytes()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +114,16 @@ class PreparedData:
     notes: tuple[str, ...] = ()
 
     @property
+    def digest(self) -> str:
+        """Hex SHA-256 of all examples' tokens: it changes with rows, tokenizer, chat template and end token."""
+        whole = hashlib.sha256(str(self.end_token).encode())
+        for name, split in self.splits.items():
+            whole.update(b"".join((name.encode(), *split.digests())))
+        return whole.hexdigest()
+
+    @property
     def remarks(self) -> Iterator[str]:
-        """What a user should know of the data, in sentences: forms, labels, and which rows are not as they were."""
+        """Sentences about the data for its user: forms, labels, and rows that are not as they were."""
         for file, form in self.forms.items():
             yield f"{file}: rows in the form of {form}"
         for name, split in self.splits.items():

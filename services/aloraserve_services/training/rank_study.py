@@ -1,7 +1,8 @@
-"""How the rank decides: adapters of several ranks and both kinds from the same data, evaluated on the same rows.
+"""Adapters of several ranks and both kinds from the same data, evaluated on the same rows.
 
 A cell is one kind and one rank. Its adapter lies in a folder of its own with a record beside it; a cell whose record
-has the same spec and data is not trained again. All aLoRA cells share the cached prefixes, in training and evaluation.
+has the same spec, data, base model and dtype is not trained again. All aLoRA cells share the cached prefixes, in
+training and evaluation.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aloraserve.training.rank_results import RankCell, RankStudy, TrainedCell
 from aloraserve.training.scored_form import ScoredForm
 from aloraserve.training.scoring import PRIMARY, scored
 from aloraserve.training.spec import MAX_RANK, Kind
+from aloraserve_services.training.base_weights import base_digest, chosen_dtype
 from aloraserve_services.training.evaluation import RowChoice, chosen_rows, read_adapter
 from aloraserve_services.training.evaluation_facts import facts_of
 from aloraserve_services.training.progress import TrainingProgress
@@ -31,7 +33,7 @@ from aloraserve_services.training.reference_arms import (
     instruction_of,
     reference_answers,
 )
-from aloraserve_services.training.run import PreparedTraining, train
+from aloraserve_services.training.run import PreparedTraining, train, training_digest
 
 NAMES: dict[Kind, str] = {"alora": "aLoRA", "lora": "LoRA"}
 
@@ -94,7 +96,8 @@ def study_ranks(
         StartError: the extra ``train`` is not installed.
     """
     rows = chosen_rows(prepared, choice)
-    trained = [_trained(cell, state_dir, progress) for cell in cells]
+    base = base_digest(prepared.base_path)
+    trained = [_trained(cell, _digest(cell, base, prepared), state_dir, progress) for cell in cells]
     spec = prepared.spec.intrinsic_spec() or IntrinsicSpec()
     form = ScoredForm.of(spec)
     reader = AdapterReader(base=BaseShape.read(prepared.base_path), max_rank=MAX_RANK)
@@ -128,8 +131,11 @@ def study_ranks(
     )
 
 
-def _trained(cell: Cell, state_dir: Path, progress: TrainingProgress) -> TrainedCell:
-    digest = cell.spec.digest()
+def _digest(cell: Cell, base: str, prepared: PreparedTraining) -> str:
+    return training_digest(cell.spec, base, chosen_dtype(cell.spec.training.dtype), prepared.data)
+
+
+def _trained(cell: Cell, digest: str, state_dir: Path, progress: TrainingProgress) -> TrainedCell:
     known = _record(cell)
     if known is not None and known.digest == digest and cell.folder.is_dir():
         progress.note(f"{cell.folder.name} is trained already")

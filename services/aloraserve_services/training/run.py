@@ -127,6 +127,18 @@ def train(
         return run.train(resume=resume, replace=replace)
 
 
+def training_digest(spec: TrainingSpec, base_digest: str, dtype: Dtype, data: PreparedData) -> str:
+    """Return a hex SHA-256 of all that decides a training's result.
+
+    Args:
+        spec: of the training.
+        base_digest: of the base model's weights.
+        dtype: of the base model's weights, as they are loaded.
+        data: as examples, which depend on the tokenizer, the chat template and the end token.
+    """
+    return hashlib.sha256("/".join((spec.digest(), base_digest, dtype, data.digest)).encode()).hexdigest()
+
+
 class _Run:
     """One training."""
 
@@ -168,8 +180,7 @@ class _Run:
         return self._write(trainer)
 
     def _digest(self) -> str:
-        whole = [self._spec.digest(), self._base_digest, self._prepared.dtype]
-        return hashlib.sha256("/".join(whole).encode()).hexdigest()
+        return training_digest(self._spec, self._base_digest, self._prepared.dtype, self._prepared.data)
 
     def _trainer(self) -> Any:
         from aloraserve_services.training.adapter_trainer import AdapterTrainer, TrainingParts
@@ -198,7 +209,7 @@ class _Run:
             return None
         examples = [example for split in self._prepared.data.splits.values() for example in split.examples]
         base = f"{self._base_digest[:24]}-{self._prepared.dtype}"
-        folder = self._state_dir / "prefixes" / base
+        folder = self._state_dir / "prefixes"
         prefixes, why_not = cached_prefixes(model, base, folder, loop.cache_bytes, examples)
         if prefixes is None:
             self._progress.note(f"prefixes are not cached: {why_not}; whole conversations are computed in each epoch")

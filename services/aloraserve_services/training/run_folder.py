@@ -75,8 +75,8 @@ class RunFolder:
                 )
             if facts.get("digest") != digest:
                 raise SettingsError(
-                    f"the training of {self.out} was begun with another spec, other data or another base model; "
-                    "--replace begins again"
+                    f"the training of {self.out} was begun with another spec, other data or another base model "
+                    "(weights, tokenizer or chat template); --replace begins again"
                 )
             return latest
         if latest is not None and not replace:

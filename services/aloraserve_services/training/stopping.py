@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """Whether the training shall end."""
+    """A request that the training end; true once a signal has asked for it."""
 
     def __init__(self) -> None:
         self.signal_name = ""

@@ -124,7 +124,7 @@ def test_a_prefix_is_computed_once_and_a_shared_beginning_too(
     assert not any(second.store.has(block.key) for block in prefix_blocks("another base", longer[:301]))
 
 
-def test_what_does_not_fit_is_computed_again_to_the_same_values(
+def test_what_does_not_fit_is_computed_again_to_the_same_values_but_for_rounding(
     tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample]
 ) -> None:
     model = alora(tiny_base, invocation_of(examples))
@@ -135,8 +135,9 @@ def test_what_does_not_fit_is_computed_again_to_the_same_values(
         prefixes.prepare(lambda done, total: None)
     for _ in range(2):
         (loss, ours), (expected, theirs) = (tail_gradients(model, each, examples) for each in (tight, roomy))
-        assert loss == expected
-        assert largest_difference(ours, theirs) == 0
+        # Roomy blocks were computed beside others: last bits may differ.
+        assert loss == pytest.approx(expected, abs=1e-5)
+        assert largest_difference(ours, theirs) < 1e-5
     assert sum(file.stat().st_size for file in (tmp_path / "tight").rglob("*") if file.is_file()) <= one_block
     assert tight.computed_again > 0
     assert "cache_bytes is too small" in tight.summary
@@ -197,6 +198,30 @@ def test_a_model_whose_layers_lose_the_prefix_is_found_out(
     model = alora(tiny_base, invocation_of(examples))
     monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefix: [])
     _, why_not = cached_prefixes(model, "base", tmp_path, 2**30, examples[2:])
+    assert "probabilities after a cached prefix differ" in why_not
+
+
+def test_a_model_that_loses_a_later_block_is_found_out(
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = alora(tiny_base, invocation_of(examples))
+    blocks = CachedPrefixes._blocks
+    monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefix: blocks(self, prefix)[:1])
+    _, why_not = cached_prefixes(model, "base", tmp_path, 2**30, examples)
+    assert "probabilities after a cached prefix differ" in why_not
+
+
+def test_in_bfloat16_rounding_passes_and_a_lost_prefix_does_not(
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = alora(tiny_base, invocation_of(examples)).to(torch.bfloat16)
+    with torch.no_grad():
+        # Random weights are sure of nothing.
+        model.get_base_model().lm_head.weight.mul_(8)
+    prefixes, why_not = cached_prefixes(model, "base", tmp_path, 2**30, examples)
+    assert prefixes is not None, why_not
+    monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefix: [])
+    _, why_not = cached_prefixes(model, "base", tmp_path, 2**30, examples)
     assert "probabilities after a cached prefix differ" in why_not
 
 

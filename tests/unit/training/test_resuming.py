@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +172,18 @@ def test_what_another_spec_began_is_not_gone_on_with(spec: TrainingSpec, tmp_pat
         train(other, tmp_path / "early", state_dir=tmp_path / "state", resume=True)
     with pytest.raises(SettingsError, match=r"no training of .* to go on with"):
         train(spec, tmp_path / "nothing", state_dir=tmp_path / "state", resume=True)
+
+
+def test_another_chat_template_is_not_gone_on_with(spec: TrainingSpec, tiny_base: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    spec = spec.model_copy(update={"base": str(base)})
+    stop = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StartError):
+        train(spec, tmp_path / "early", state_dir=tmp_path / "state", progress=stop)
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text().replace("m.role", "m.role + ' '"))
+    with pytest.raises(SettingsError, match=r"another base model \(weights, tokenizer or chat template\)"):
+        train(spec, tmp_path / "early", state_dir=tmp_path / "state", resume=True)
 
 
 def test_checkpoints_have_no_pickles(spec: TrainingSpec, tmp_path: Path) -> None:

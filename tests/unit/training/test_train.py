@@ -58,6 +58,17 @@ def test_cached_prefixes_give_the_weights_that_whole_conversations_give(made_spe
     assert max(float((cached[name] - whole[name]).abs().max()) for name in cached) < 1e-4
 
 
+def test_the_bound_of_the_cache_holds_for_all_base_models(made_spec: MakeSpec, tmp_path: Path) -> None:
+    old = tmp_path / "state" / "prefixes" / "another-base" / "ab" / "abc.safetensors"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x" * 2**20)
+    train(made_spec("cache_bytes: 1048576"), tmp_path / "safety", state_dir=tmp_path / "state")
+    kept = [path for path in (tmp_path / "state" / "prefixes").rglob("*") if path.is_file()]
+    assert kept
+    assert old not in kept
+    assert sum(path.stat().st_size for path in kept) <= 2**20
+
+
 def test_a_twin_is_a_plain_lora(made_spec: MakeSpec, tmp_path: Path, tiny_base: Path) -> None:
     made = train(learning_much(made_spec().twin()), tmp_path / "twin", state_dir=tmp_path / "state")
     found = validation_losses(made.folder)

@@ -49,6 +49,16 @@ def test_cells_are_trained_once_and_answer_the_same_rows(run: Run, tmp_path: Pat
     assert (folder / "rank-safety.svg").read_text().count("<svg") == 1
 
 
+def test_a_cell_of_another_base_model_is_trained_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("--ranks", "1", "--kinds", "alora").exit_code == 0
+    monkeypatch.setattr("aloraserve_services.training.rank_study.base_digest", lambda path: "of other weights")
+    again = run("--ranks", "1", "--kinds", "alora")
+    assert again.exit_code == 0, again.output
+    assert "trains alora-r1" in again.output
+
+
 def test_a_cell_of_another_spec_is_trained_again(run: Run, tmp_path: Path) -> None:
     assert run("--ranks", "1", "--kinds", "alora").exit_code == 0
     record = tmp_path / "study" / "alora-r1.json"
