@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from aloraserve.adapters.intrinsics import IntrinsicSpec, read_intrinsic
 from aloraserve.adapters.invocation import InvocationMode
@@ -108,7 +117,9 @@ class LoopSpec(_Part):
     epochs: Annotated[Number, Field(gt=0, le=1000, description="passes over the training rows")] = 3.0
     learning_rate: Annotated[Number, Field(gt=0, le=1, description="at its highest")] = 2e-4
     batch_size: Annotated[int, Field(ge=1, le=4096, description="examples per step")] = 8
-    accumulation: Annotated[int, Field(ge=1, le=4096, description="parts that a step's examples are computed in")] = 1
+    accumulation: Annotated[
+        int, Field(ge=1, le=4096, description="equal parts that a step's examples are computed in")
+    ] = 1
     warmup: Annotated[Number, Field(ge=0, lt=1, description="part of the steps in which the rate rises")] = 0.05
     weight_decay: Annotated[Number, Field(ge=0, le=1, description="of AdamW")] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, order and dropout")] = 0
@@ -125,6 +136,16 @@ class LoopSpec(_Part):
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     cache_prefixes: bool = Field(True, description="whether an aLoRA's prefixes are computed once (aLoRA only)")
     cache_bytes: Annotated[int, Field(ge=0, le=2**44, description="of disk that the cached prefixes may take")] = 2**33
+
+    @field_validator("accumulation")
+    @classmethod
+    def _check_parts(cls, parts: int, info: ValidationInfo) -> int:
+        size = info.data.get("batch_size", parts)
+        if size % parts:
+            raise ValueError(
+                f"has accumulation {parts}, which does not divide batch_size {size}; a divisor is accepted"
+            )
+        return parts
 
 
 class TrainingSpec(_Part):
