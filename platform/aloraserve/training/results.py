@@ -1,4 +1,4 @@
-"""What an evaluation found: each item's answer, each arm's figures, how they compare, and where serving differs.
+"""Results of an evaluation: each item's answer, each arm's figures, how they compare, and where serving differs.
 
 A report is written as JSON and read again without loss; figures that have no value are written as ``"NaN"``.
 """
@@ -116,7 +116,7 @@ class Disagreement(_Part):
 
 
 class Agreement(_Part):
-    """How PEFT's and the platform's answers agree.
+    """Agreement of the platform's answers with PEFT's.
 
     Args:
         arm: that was served.
@@ -134,7 +134,7 @@ class Agreement(_Part):
 
     @property
     def near_ties(self) -> int:
-        """How many differ by what arithmetic decides."""
+        """The number of those that arithmetic explains."""
         return len(self.differing) - len(self.disagreements)
 
     @property
@@ -172,7 +172,7 @@ class EvaluationReport(_Part):
 
     @property
     def items(self) -> int:
-        """How many items there are."""
+        """The number of items."""
         return len(self.arms[0].items) if self.arms else 0
 
     def arm(self, role: Role, through: Through = "peft") -> ArmResult | None:

@@ -1,4 +1,4 @@
-"""What to train: a spec in YAML, checked whole before anything is read or computed."""
+"""The spec of a training, in YAML, checked whole before anything is read or computed."""
 
 from __future__ import annotations
 

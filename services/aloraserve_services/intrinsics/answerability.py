@@ -48,7 +48,7 @@ class AnswerabilityBuilder:
         elif kind == "other":
             kind = "left out"
         fact = draw.pick(sheet.left_out if kind == "left out" else sheet.facts)
-        documents = tuple(one.text for one in sheets)
+        documents = tuple(shown.text for shown in sheets)
         messages = [("user", fact.question(draw))]
         if draw.chance(0.3):
             earlier = draw.pick(sheets[0].facts)

@@ -17,7 +17,7 @@ from aloraserve_services.intrinsics.safety import SENTENCES, SafetyBuilder, rows
 from aloraserve_services.intrinsics.uncertainty import QUESTIONS, Sampler, UncertaintyBuilder, asked_questions, sample
 
 ROWS: Mapping[Part, int] = {Part.TRAIN: 1500, Part.VALIDATION: 100, Part.TEST: 250}
-"""How many rows are built if nobody says; a twelfth and a sixth of the training rows otherwise."""
+"""Rows that are built if nobody says; a twelfth and a sixth of the training rows otherwise."""
 MAX_ROWS = 100_000
 IO_YAML = "io.yaml"
 BY_HAND = "by_hand.jsonl"
@@ -65,8 +65,8 @@ def _sentence(seed: int, part: Part) -> SafetyBuilder:
 
 
 INTRINSICS = {
-    one.name: one
-    for one in (
+    intrinsic.name: intrinsic
+    for intrinsic in (
         Intrinsic("safety", SafetyBuilder, ROWS, by_hand=rows_by_hand),
         Intrinsic("safety-sentence", _sentence, ROWS),
         Intrinsic("hallucination", HallucinationBuilder, {Part.TRAIN: 900, Part.VALIDATION: 60, Part.TEST: 250}),

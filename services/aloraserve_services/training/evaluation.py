@@ -50,7 +50,7 @@ class RowChoice:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """What to evaluate.
+    """An evaluation that is asked for.
 
     Args:
         prepared: spec, data and base model; the data is what is asked about, the dtype that of PEFT's computation.

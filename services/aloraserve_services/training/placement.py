@@ -1,4 +1,4 @@
-"""The place of an invocation in the prompts that are trained on, and notes about it for its owner."""
+"""The place of an invocation in the prompts that are trained on, and what its owner should know about it."""
 
 from __future__ import annotations
 

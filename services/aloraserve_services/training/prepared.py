@@ -73,7 +73,7 @@ class PreparedSplit:
 
     @property
     def labels(self) -> str:
-        """Counts of the completions, the commonest first; empty where there are too many to be labels."""
+        """The completions with their numbers, the commonest first; empty where there are too many to be labels."""
         counts = Counter(row.completion for row in self.rows)
         return (
             ", ".join(f"{shown(label)} {n}" for label, n in counts.most_common()) if len(counts) <= MAX_LABELS else ""
@@ -81,7 +81,7 @@ class PreparedSplit:
 
     @property
     def conversations(self) -> int:
-        """Number of conversations that the rows belong to."""
+        """The number of conversations that the rows belong to."""
         return len({row.conversation for row in self.rows})
 
     def digests(self) -> Iterator[bytes]:
@@ -123,7 +123,7 @@ class PreparedData:
 
     @property
     def remarks(self) -> Iterator[str]:
-        """Sentences about the data for its user: forms, labels, and rows that are not as they were."""
+        """Sentences for the user about the data: forms, labels, and which rows are not as they were."""
         for file, form in self.forms.items():
             yield f"{file}: rows in the form of {form}"
         for name, split in self.splits.items():

@@ -1,4 +1,4 @@
-"""Adapters of several ranks and both kinds from the same data, evaluated on the same rows.
+"""The rank's effect: adapters of several ranks and both kinds from the same data, evaluated on the same rows.
 
 A cell is one kind and one rank. Its adapter lies in a folder of its own with a record beside it; a cell whose record
 has the same spec, data, base model and dtype is not trained again. All aLoRA cells share the cached prefixes, in

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from aloraserve.training import TrainingSpec
@@ -49,16 +50,6 @@ def test_cells_are_trained_once_and_answer_the_same_rows(run: Run, tmp_path: Pat
     assert (folder / "rank-safety.svg").read_text().count("<svg") == 1
 
 
-def test_a_cell_of_another_base_model_is_trained_again(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run("--ranks", "1", "--kinds", "alora").exit_code == 0
-    monkeypatch.setattr("aloraserve_services.training.rank_study.base_digest", lambda path: "of other weights")
-    again = run("--ranks", "1", "--kinds", "alora")
-    assert again.exit_code == 0, again.output
-    assert "trains alora-r1" in again.output
-
-
 def test_a_cell_of_another_spec_is_trained_again(run: Run, tmp_path: Path) -> None:
     assert run("--ranks", "1", "--kinds", "alora").exit_code == 0
     record = tmp_path / "study" / "alora-r1.json"
@@ -67,6 +58,19 @@ def test_a_cell_of_another_spec_is_trained_again(run: Run, tmp_path: Path) -> No
     assert again.exit_code == 0, again.output
     assert "trains alora-r1" in again.output
     assert json.loads(record.read_text())["digest"] != "of another spec"
+
+
+def test_a_cell_of_other_base_weights_is_trained_again(run: Run, tmp_path: Path, tiny_base: Path) -> None:
+    assert run("--ranks", "1", "--kinds", "alora").exit_code == 0
+    [weights] = tiny_base.glob("*.safetensors")
+    kept = weights.read_bytes()
+    try:
+        save_file({name: 1.5 * tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+        again = run("--ranks", "1", "--kinds", "alora")
+    finally:
+        weights.write_bytes(kept)
+    assert again.exit_code == 0, again.output
+    assert "trains alora-r1" in again.output
 
 
 @pytest.mark.parametrize(
