@@ -166,7 +166,8 @@ async def test_a_replica_that_drains_ends_its_calls_and_takes_no_more(tmp_path: 
             replies = place.send(call_of("plain-1", 50))
             await replies.__anext__()
             draining = asyncio.create_task(fleet.servers["a"].drain(10))
-            await until(lambda: not links.open["a"].has_room(), "the gateway knows")
+            # The connection may close at once: on a busy machine the call ends before this looks.
+            await until(lambda: "a" not in links.open or not links.open["a"].has_room(), "the gateway knows")
             async with pool.reserve(["a", "b"]) as other:
                 assert other.replica == "b"
             assert [reply async for reply in replies][-1].finish_reason == "length"
