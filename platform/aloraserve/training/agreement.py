@@ -1,4 +1,4 @@
-"""Whether the platform answers as PEFT does: every item, and how near it was where they differ.
+"""Agreement of the platform with PEFT: every item, and how near it was where they differ.
 
 Greedy decoding follows the likeliest token. Two exact implementations part where two tokens are equally likely up to
 their rounding, and only there. So each difference comes with the margin by which PEFT's token won.

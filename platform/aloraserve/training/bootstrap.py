@@ -43,7 +43,7 @@ class Measure:
 
     @property
     def items(self) -> int:
-        """How many items it is made of."""
+        """The number of items that it is made of."""
         return len(self.features)
 
     @property

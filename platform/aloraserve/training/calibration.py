@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: reliability, expected calibration error, Brier score.
+"""Calibration of probabilities: reliability, expected calibration error, Brier score.
 
 Guo et al. 2017 (arXiv 1706.04599), section 2; Brier 1950.
 """

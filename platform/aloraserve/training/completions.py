@@ -1,4 +1,4 @@
-"""Whether an answer that is to be learned is one that the platform would let the adapter give."""
+"""A check of answers that are to be learned: the platform has to let the adapter give them."""
 
 from __future__ import annotations
 

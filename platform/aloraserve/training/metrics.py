@@ -1,4 +1,4 @@
-"""How good answers are: error, accuracy, F1, absolute error, and which answer is the commonest.
+"""Figures of answers: error, accuracy, F1, absolute error, and which answer is the commonest.
 
 Each figure is a :class:`~aloraserve.training.bootstrap.Measure`, so that it has an interval and can be compared item by
 item. An answer may be any hashable value, None for one that cannot be used: it is wrong, and of no label.
@@ -52,7 +52,7 @@ def macro_f1(truth: Labels, answers: Labels) -> Measure:
 
 
 def confusion(truth: Labels, answers: Labels, labels: Labels) -> list[list[int]]:
-    """Return how often each label (rows) was answered with each label (columns); a last column counts what is no label.
+    """Return how often each label (rows) was answered with each label (columns); a last column counts other texts.
 
     Raises:
         ValueError: a true label is not in ``labels``.

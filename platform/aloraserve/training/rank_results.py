@@ -1,4 +1,4 @@
-"""What a rank study found: the figures of each kind and rank, beside those that have no rank."""
+"""Results of a rank study: the figures of each kind and rank, beside those that have no rank."""
 
 from __future__ import annotations
 

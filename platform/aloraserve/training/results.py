@@ -1,4 +1,4 @@
-"""What an evaluation found: each item's answer, each arm's figures, how they compare, and where serving differs.
+"""Results of an evaluation: each item's answer, each arm's figures, how they compare, and where serving differs.
 
 A report is written as JSON and read again without loss; figures that have no value are written as ``"NaN"``.
 """
@@ -61,6 +61,8 @@ class ArmResult(_Part):
         through: what answered.
         items: in the order of the rows, the same in every arm.
         figures: by name, each with its interval.
+        unsaid: items without a probability, which Brier score, calibration error and reliability leave out; 0 for forms
+            without.
         confusion: true labels (rows) by answered ones (columns; the last: no label); empty for texts.
         reliability: bins of said probabilities; empty for forms without.
         facts: such as rank, invocation and digest of the adapter.
@@ -71,6 +73,7 @@ class ArmResult(_Part):
     through: Through
     items: tuple[ItemResult, ...]
     figures: Mapping[str, Estimate]
+    unsaid: Annotated[int, Field(ge=0)] = 0
     confusion: tuple[tuple[int, ...], ...] = ()
     reliability: tuple[ReliabilityBin, ...] = ()
     facts: Mapping[str, str] = Field(default_factory=dict)
@@ -113,7 +116,7 @@ class Disagreement(_Part):
 
 
 class Agreement(_Part):
-    """How PEFT's and the platform's answers agree.
+    """Agreement of the platform's answers with PEFT's.
 
     Args:
         arm: that was served.
@@ -128,6 +131,11 @@ class Agreement(_Part):
     differing: tuple[Disagreement, ...]
     tolerance: float
     probability_gap: float | None = None
+
+    @property
+    def near_ties(self) -> int:
+        """The number of those that arithmetic explains."""
+        return len(self.differing) - len(self.disagreements)
 
     @property
     def disagreements(self) -> list[Disagreement]:
@@ -164,7 +172,7 @@ class EvaluationReport(_Part):
 
     @property
     def items(self) -> int:
-        """How many items there are."""
+        """The number of items."""
         return len(self.arms[0].items) if self.arms else 0
 
     def arm(self, role: Role, through: Through = "peft") -> ArmResult | None:

@@ -61,7 +61,7 @@ class RowError(Exception):
 
 
 class RowParts(NamedTuple):
-    """What a row holds, whatever its form.
+    """The parts of a row, whatever its form.
 
     Args:
         messages: role and content of each.

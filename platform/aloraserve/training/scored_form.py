@@ -1,4 +1,4 @@
-"""How answers of an intrinsic's form are scored: which labels there are, and what number each stands for."""
+"""Scoring of answers in an intrinsic's form: which labels there are, and what number each stands for."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ PRIMARY = {"choice": ERROR, "digit": MAE, "text": ROUGE_L}
 """The figure that decides, by the form's kind."""
 LOWER_IS_BETTER = frozenset((ERROR, MAE, BRIER, ECE))
 FARTHEST = 9.0
-"""Distance from the true digit of an answer that is no digit."""
+"""Distance from the true digit of an answer that is not a digit."""
 
 Measures = Mapping[str, Measure]
 
@@ -80,6 +80,7 @@ def scored(form: ScoredForm, answers: ArmAnswers, *, seed: int = 0) -> ArmResult
         role=answers.role,
         through=answers.through,
         items=items,
+        unsaid=len(items) - len(said[0] if said else ()) if form.numbers else 0,
         figures={name: estimate(measure, seed=seed) for name, measure in measures_of(form, items).items()},
         confusion=tuple(map(tuple, table)),
         reliability=tuple(reliability(*said)) if said else (),
@@ -131,7 +132,10 @@ _GAINS = (("aLoRA", (_SERVED_ALORA, _ALORA, _TOLD)), ("LoRA", (_SERVED_LORA, _LO
 
 
 def _said(form: ScoredForm, items: Sequence[ItemResult]) -> tuple[list[float], list[float]] | None:
-    """Return what came true and what was said of it, None unless every item has both."""
-    outcomes = [number for item in items if (number := form.number(item.truth)) is not None]
-    said = [item.probability for item in items if item.probability is not None]
-    return (outcomes, said) if len(outcomes) == len(said) == len(items) else None
+    """Return what came true and what was said of it, of the items that have both; None if none has."""
+    pairs = [
+        (number, item.probability)
+        for item in items
+        if item.probability is not None and (number := form.number(item.truth)) is not None
+    ]
+    return ([number for number, _ in pairs], [said for _, said in pairs]) if pairs else None

@@ -1,4 +1,4 @@
-"""What to train: a spec in YAML, checked whole before anything is read or computed."""
+"""The spec of a training, in YAML, checked whole before anything is read or computed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from aloraserve.adapters.intrinsics import IntrinsicSpec, read_intrinsic
 from aloraserve.adapters.invocation import InvocationMode
@@ -17,6 +26,8 @@ from aloraserve.training.spec_file import Place, line_of, read_spec
 
 TWIN_SUFFIX = "-lora"
 MAX_FILES = 64
+MAX_RANK = 256
+"""Highest rank of an adapter that is trained or evaluated."""
 MAX_PATH_CHARACTERS = 1024
 
 Kind = Literal["alora", "lora"]
@@ -90,7 +101,7 @@ class DataSpec(_Part):
 class LoraSpec(_Part):
     """The adapter's shape, in PEFT's words."""
 
-    rank: Annotated[int, Field(ge=1, le=256, description="of the update")] = 32
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK, description="of the update")] = 32
     alpha: Annotated[Number, Field(gt=0, le=1024, description="scale of the update, times 1/rank")] = 32.0
     targets: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], ...],
@@ -106,7 +117,9 @@ class LoopSpec(_Part):
     epochs: Annotated[Number, Field(gt=0, le=1000, description="passes over the training rows")] = 3.0
     learning_rate: Annotated[Number, Field(gt=0, le=1, description="at its highest")] = 2e-4
     batch_size: Annotated[int, Field(ge=1, le=4096, description="examples per step")] = 8
-    accumulation: Annotated[int, Field(ge=1, le=4096, description="parts that a step's examples are computed in")] = 1
+    accumulation: Annotated[
+        int, Field(ge=1, le=4096, description="equal parts that a step's examples are computed in")
+    ] = 1
     warmup: Annotated[Number, Field(ge=0, lt=1, description="part of the steps in which the rate rises")] = 0.05
     weight_decay: Annotated[Number, Field(ge=0, le=1, description="of AdamW")] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of weights, order and dropout")] = 0
@@ -123,6 +136,16 @@ class LoopSpec(_Part):
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     cache_prefixes: bool = Field(True, description="whether an aLoRA's prefixes are computed once (aLoRA only)")
     cache_bytes: Annotated[int, Field(ge=0, le=2**44, description="of disk that the cached prefixes may take")] = 2**33
+
+    @field_validator("accumulation")
+    @classmethod
+    def _check_parts(cls, parts: int, info: ValidationInfo) -> int:
+        size = info.data.get("batch_size", parts)
+        if size % parts:
+            raise ValueError(
+                f"has accumulation {parts}, which does not divide batch_size {size}; a divisor is accepted"
+            )
+        return parts
 
 
 class TrainingSpec(_Part):

@@ -40,6 +40,10 @@ def _changed(spec: TrainingSpec, change: str) -> TrainingSpec:
         value = yaml.safe_load(text)
         new = type(model).model_validate(model.model_dump() | {key: value})
     except (ValidationError, yaml.YAMLError) as error:
-        found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is not YAML"
+        found = (
+            error.errors()[0]["msg"].removeprefix("Value error, ")
+            if isinstance(error, ValidationError)
+            else "it is not YAML"
+        )
         raise TrainingError(f"--set {change!r} is not accepted: {found}") from None
     return spec.model_copy(update={part: new})

@@ -124,7 +124,7 @@ def _accepted(message: str) -> str:
 
 
 def _is_branch(part: str | int) -> bool:
-    """Whether a part of an error's place is pydantic's name of a union's branch, which no YAML has."""
+    """Return whether a part of an error's place is pydantic's name of a union's branch, which no YAML has."""
     return isinstance(part, str) and (any(sign in part for sign in "[(") or part in _BRANCHES)
 
 

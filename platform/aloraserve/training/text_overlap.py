@@ -1,4 +1,4 @@
-"""How much of a text another has, for answers that may be written in many ways: token F1 and ROUGE-L.
+"""Overlap of two texts, for answers that may be written in many ways: token F1 and ROUGE-L.
 
 Words are runs of letters and digits, in lower case, without the articles: SQuAD's normalization (arXiv 1606.05250).
 """

@@ -40,6 +40,17 @@ def report_written(path: Path) -> None:
     out.print(f"written to {path}")
 
 
+def check_folder(path: Path) -> None:
+    """Check, before a long computation, that a folder can be made; it is made when there is something to write.
+
+    Raises:
+        SettingsError: there is a file in its place.
+    """
+    blocked = next((place for place in (path, *path.parents) if place.exists()), path)
+    if blocked.exists() and not blocked.is_dir():
+        raise SettingsError(f"--out is {str(path)!r}, and {str(blocked)!r} is a file; a folder is accepted")
+
+
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn expected errors and stop signals into one line and an exit code.

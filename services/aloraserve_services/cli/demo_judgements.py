@@ -1,4 +1,4 @@
-"""The demo's judgements: what each adapter said of a turn, and whether it is right where that is known."""
+"""Judgements of the demo's adapters about each turn, and whether they are right where that is known."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WORDS = {
     "hallucination": {"yes": "made up", "no": "from the text"},
     "uncertainty": {str(digit): f"{10 * digit + 5} %" for digit in range(10)},
 }
-"""What an adapter's answers say."""
+"""Answers of an adapter in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What an adapter said of a turn.
+    """An adapter's judgement of a turn.
 
     Args:
         conversation: its name.

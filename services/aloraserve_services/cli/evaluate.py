@@ -10,7 +10,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from aloraserve.errors import SettingsError
-from aloraserve_services.cli.console import EXIT_FAILED, err, out, report_written
+from aloraserve_services.cli.console import EXIT_FAILED, check_folder, err, out, report_written
 from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.cli.training_progress import TrainingBars
 
@@ -64,9 +64,10 @@ def evaluate(
     platform = _platform(url, model, twin_model, api_key_file, concurrency)
     prepared = _prepared(spec, dtype, chosen)
     request = EvaluationRequest(prepared, adapter, twin, compare, RowChoice(split, limit, seed), told, platform)
-    output.mkdir(parents=True, exist_ok=True)
+    check_folder(output)
     with TrainingBars() as progress:
         report = evaluated(request, progress)
+    output.mkdir(parents=True, exist_ok=True)
     report.write(output / RESULTS_FILE)
     write_evaluation(output, [report, *others])
     _show(report)
@@ -114,7 +115,12 @@ def _key(path: Path) -> str:
 
 
 def _show(report: EvaluationReport) -> None:
-    from aloraserve_services.training.report.evaluation_report import agreement_text, comparison_text
+    from aloraserve_services.training.report.evaluation_report import (
+        agreement_text,
+        comparison_text,
+        near_tie_text,
+        unsaid_text,
+    )
     from aloraserve_services.training.report.figures import TITLES, with_interval
 
     table = Table(box=SIMPLE, title=f"{report.task}: {report.items} rows, {report.split}", title_justify="left")
@@ -124,7 +130,9 @@ def _show(report: EvaluationReport) -> None:
     for arm in report.arms:
         table.add_row(arm.name, *(with_interval(name, arm.figures.get(name)) for name in names))
     out.print(table)
+    for text in filter(None, map(unsaid_text, report.arms)):
+        out.print(text, markup=False)
     for comparison in report.comparisons:
         out.print(f"{comparison.name}: {comparison_text(comparison)}", markup=False)
     for found in report.agreements:
-        out.print(f"{found.arm}: {agreement_text(found)}", markup=False)
+        out.print(f"{found.arm}: {agreement_text(found)}. {near_tie_text(found)}".rstrip(), markup=False)

@@ -8,12 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from aloraserve.errors import SettingsError
-from aloraserve_services.cli.console import report_written
+from aloraserve_services.cli.console import check_folder, report_written
 from aloraserve_services.cli.evaluate import SpecFile
 from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.cli.training_progress import TrainingBars
-
-MAX_RANK = 256
 
 
 @takes_settings("state_dir")
@@ -42,17 +40,20 @@ def rank_study(
     if read.kind != "alora":
         raise SettingsError(f"{spec.name} has the kind lora; a spec of an aLoRA is accepted, whose twin is the LoRA")
 
-    out_dir.mkdir(parents=True, exist_ok=True)
+    check_folder(out_dir)
     cells = [Cell.of(read, kind, rank, out_dir) for kind in chosen_kinds for rank in chosen_ranks]
     with TrainingBars() as progress:
         prepared = prepare_training(read, state_dir, progress)
         study = study_ranks(prepared, cells, RowChoice(split, limit, seed), state_dir=state_dir, progress=progress)
+    out_dir.mkdir(parents=True, exist_ok=True)
     study.write(out_dir / STUDY_FILE)
     write_rank_study(out_dir, study)
     report_written(out_dir)
 
 
 def _ranks(text: str) -> list[int]:
+    from aloraserve.training.spec import MAX_RANK
+
     try:
         found = sorted({int(rank) for rank in text.split(",")})
     except ValueError:

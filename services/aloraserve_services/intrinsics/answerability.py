@@ -13,6 +13,7 @@ from aloraserve_services.intrinsics.draw import Draw
 from aloraserve_services.intrinsics.row import BuiltRow, Part
 from aloraserve_services.intrinsics.sheets import draw_sheets
 
+MAX_DATA_BYTES = 64 * 1024 * 1024
 ROLES = {"user": "user", "agent": "assistant"}
 LABELS = {"ANSWERABLE": "answerable", "UNANSWERABLE": "unanswerable"}
 """MTRAG-UN's labels that say yes or no; its partial and underspecified questions are neither."""
@@ -47,7 +48,7 @@ class AnswerabilityBuilder:
         elif kind == "other":
             kind = "left out"
         fact = draw.pick(sheet.left_out if kind == "left out" else sheet.facts)
-        documents = tuple(one.text for one in sheets)
+        documents = tuple(shown.text for shown in sheets)
         messages = [("user", fact.question(draw))]
         if draw.chance(0.3):
             earlier = draw.pick(sheets[0].facts)
@@ -56,22 +57,33 @@ class AnswerabilityBuilder:
         return BuiltRow(name, tuple(messages), label, documents, kind)
 
 
-def mtrag_rows(path: Path, part: Part) -> list[BuiltRow]:
-    """Return the rows of one part of MTRAG-UN's tasks (IBM, Apache-2.0), split by conversation.
+def mtrag_rows(path: Path) -> dict[Part, list[BuiltRow]]:
+    """Return the rows of MTRAG-UN's tasks (IBM, Apache-2.0) by part, split by conversation.
 
     Args:
         path: of the file of tasks, a JSON object per line with ``contexts``, ``input`` and ``answerability``.
-        part: that they are for.
 
     Raises:
-        SettingsError: the file cannot be read, or a line is not a task.
+        SettingsError: the file cannot be read or has more than :data:`MAX_DATA_BYTES`, or a line is not a task.
     """
+    rows: dict[Part, list[BuiltRow]] = {part: [] for part in Part}
+    # Not splitlines: JSON may have its other line separators within a text.
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip() and (row := _task_row(line, f"line {number}")) is not None:
+            rows[_part_of(row.conversation)].append(row)
+    return rows
+
+
+def _text(path: Path) -> str:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        with path.open("rb") as file:
+            data = file.read(MAX_DATA_BYTES + 1)
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--data {str(path)!r} cannot be read: {error}") from None
-    rows = [_task_row(line, f"line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    return [row for row in rows if row is not None and _part_of(row.conversation) is part]
+    if len(data) > MAX_DATA_BYTES:
+        raise SettingsError(f"--data {str(path)!r} has more than {MAX_DATA_BYTES} bytes, which are accepted")
+    return text
 
 
 def _task_row(line: str, where: str) -> BuiltRow | None:

@@ -17,7 +17,7 @@ from aloraserve_services.intrinsics.safety import SENTENCES, SafetyBuilder, rows
 from aloraserve_services.intrinsics.uncertainty import QUESTIONS, Sampler, UncertaintyBuilder, asked_questions, sample
 
 ROWS: Mapping[Part, int] = {Part.TRAIN: 1500, Part.VALIDATION: 100, Part.TEST: 250}
-"""How many rows are built if nobody says; a twelfth and a sixth of the training rows otherwise."""
+"""Rows that are built if nobody says; a twelfth and a sixth of the training rows otherwise."""
 MAX_ROWS = 100_000
 IO_YAML = "io.yaml"
 BY_HAND = "by_hand.jsonl"
@@ -39,14 +39,14 @@ class Intrinsic:
         name: of its adapter.
         builder: makes its builder, of a seed and a part.
         counts: of rows if nobody says.
-        reads: reads a part's rows from a file of open data, None where there is none.
+        reads: reads rows by part from a file of open data, None where there is none.
         by_hand: makes rows of a second test, which nobody trains on; None where there is none.
     """
 
     name: str
     builder: Callable[[int, Part], RowBuilder]
     counts: Mapping[Part, int]
-    reads: Callable[[Path, Part], list[BuiltRow]] | None = None
+    reads: Callable[[Path], dict[Part, list[BuiltRow]]] | None = None
     by_hand: Callable[[], list[BuiltRow]] | None = None
 
     @property
@@ -65,8 +65,8 @@ def _sentence(seed: int, part: Part) -> SafetyBuilder:
 
 
 INTRINSICS = {
-    one.name: one
-    for one in (
+    intrinsic.name: intrinsic
+    for intrinsic in (
         Intrinsic("safety", SafetyBuilder, ROWS, by_hand=rows_by_hand),
         Intrinsic("safety-sentence", _sentence, ROWS),
         Intrinsic("hallucination", HallucinationBuilder, {Part.TRAIN: 900, Part.VALIDATION: 60, Part.TEST: 250}),
@@ -100,7 +100,7 @@ def build_rows(
     if data is not None:
         if intrinsic.reads is None:
             raise SettingsError(f"--data is not accepted for {intrinsic.name!r}, whose rows are generated")
-        return {part: intrinsic.reads(data, part) for part in Part}
+        return intrinsic.reads(data)
     if sampler is not None and intrinsic.name != "uncertainty":
         raise SettingsError(f"--base is accepted for 'uncertainty' alone, which samples it, not for {intrinsic.name!r}")
     counts = _counts(intrinsic.counts, train_rows)

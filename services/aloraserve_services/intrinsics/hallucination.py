@@ -70,7 +70,7 @@ class HallucinationBuilder:
                 others += [rule.sentence for rule in sheet.rules]
                 return fact.question(draw), f"{fact.answer(draw)} {draw.pick(others)}"
             case "added":
-                rules, facts = [rule.sentence for rule in unsaid], [one.sentence for one in sheet.left_out]
+                rules, facts = [rule.sentence for rule in unsaid], [unused.sentence for unused in sheet.left_out]
                 claims = rules if rules and draw.chance(0.5) else facts
                 return fact.question(draw), f"{fact.answer(draw)} {draw.pick(claims)}"
             case "exact":
@@ -81,7 +81,9 @@ class HallucinationBuilder:
         """Return a fact's values with one of them another: of another fact if there is one, else one of no fact."""
         kind = self._draw.pick(list(fact.values))
         others = [
-            one.values[kind] for one in sheet.facts if one.values.get(kind, fact.values[kind]) != fact.values[kind]
+            other.values[kind]
+            for other in sheet.facts
+            if other.values.get(kind, fact.values[kind]) != fact.values[kind]
         ]
         if is_swap and others:
             return fact.values | {kind: self._draw.pick(others)}

@@ -37,7 +37,7 @@ class QueryRewriteBuilder:
         about = draw.pick(self._of_part(kind, thing["names"]))
         pronouns = thing["pronouns"]
         last = draw.pick(self._of_part(kind, thing["followups"]))
-        first = draw.pick([one for one in thing["followups"] if one != last])
+        first = draw.pick([followup for followup in thing["followups"] if followup != last])
         messages = [("user", draw.pick(thing["opening"]).format(x=about)), ("assistant", self._answer())]
         if draw.chance(0.4):
             messages += [("user", first.format(**pronouns)), ("assistant", self._answer())]

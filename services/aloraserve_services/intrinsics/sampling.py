@@ -20,20 +20,22 @@ class AnswerSampler:
         seed: equal seeds give equal answers on equal machines.
 
     Raises:
-        StartError: the extra ``train`` is not installed.
+        StartError: the extra ``train`` is not installed, or the model cannot be loaded.
     """
 
     def __init__(self, model_path: Path, seed: int) -> None:
         require("train", "sampling the base model", "torch", "transformers")
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
+
+        from aloraserve_services.training.base_weights import chosen_dtype, load_base
 
         self._torch = torch
         self._tokenizer: Any = AutoTokenizer.from_pretrained(
             str(model_path), local_files_only=True, padding_side="left"
         )
-        self._model: Any = AutoModelForCausalLM.from_pretrained(str(model_path), local_files_only=True).eval()
-        self._generator = torch.Generator().manual_seed(seed)
+        self._model: Any = load_base(model_path, chosen_dtype("auto")).eval()
+        self._generator = torch.Generator(self._model.device).manual_seed(seed)
 
     def answers(self, chats: Sequence[Chat], count: int) -> list[list[str]]:
         """Return so many answers to each conversation.
@@ -51,7 +53,8 @@ class AnswerSampler:
         rendered = [
             self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats
         ]
-        return self._tokenizer(rendered, return_tensors="pt", padding=True, add_special_tokens=False)
+        prompts = self._tokenizer(rendered, return_tensors="pt", padding=True, add_special_tokens=False)
+        return prompts.to(self._model.device)
 
     def _sampled(self, prompts: Any, count: int) -> Any:
         """Return the sampled ids, a row per answer; behind its end an answer has end tokens alone."""
@@ -66,7 +69,7 @@ class AnswerSampler:
         cache.batch_repeat_interleave(count)
         mask, position = mask.repeat_interleave(count, 0), positions[:, -1:].repeat_interleave(count, 0)
         drawn: list[Any] = []
-        ended = torch.zeros(len(mask), dtype=torch.bool)
+        ended = mask.new_zeros(len(mask), dtype=torch.bool)
         for _ in range(MAX_ANSWER_TOKENS):
             chances = torch.softmax(self._model.lm_head(last).float(), -1)
             ids = torch.multinomial(chances, 1, generator=self._generator).masked_fill(ended[:, None], end)

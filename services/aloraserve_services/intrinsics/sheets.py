@@ -30,7 +30,7 @@ class Fact:
 
     @property
     def sentence(self) -> str:
-        """How the document says it."""
+        """The fact as its document says it."""
         return filled(self.form["doc"], self.values, self.name)
 
     def question(self, draw: Draw) -> str:

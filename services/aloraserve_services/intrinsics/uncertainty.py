@@ -50,7 +50,7 @@ class AskedQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the base model answered to a question.
+    """The base model's answers to a question.
 
     Args:
         system: the system message.
@@ -90,10 +90,10 @@ def sample(asked: Sequence[AskedQuestion], sampler: Sampler) -> Iterator[Sample]
     """Yield what the base model answers to each question."""
     for at in range(0, len(asked), _BATCH):
         batch = asked[at : at + _BATCH]
-        chats = [[_message("system", one.system), _message("user", one.question.text)] for one in batch]
-        for one, answers in zip(batch, sampler.answers(chats, SAMPLES), strict=True):
-            right = sum(map(one.question.is_right, answers))
-            yield Sample(one.system, one.question.text, answers[0], right, len(answers))
+        chats = [[_message("system", each.system), _message("user", each.question.text)] for each in batch]
+        for each, answers in zip(batch, sampler.answers(chats, SAMPLES), strict=True):
+            right = sum(map(each.question.is_right, answers))
+            yield Sample(each.system, each.question.text, answers[0], right, len(answers))
 
 
 def shipped_samples() -> list[Sample]:
@@ -104,7 +104,7 @@ def shipped_samples() -> list[Sample]:
 
 def packed_samples(samples: Iterable[Sample]) -> bytes:
     """Return samples as the package keeps them; equal samples give equal bytes."""
-    lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in samples)
+    lines = (json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
     return gzip.compress("".join(lines).encode(), mtime=0)
 
 
@@ -121,7 +121,7 @@ class UncertaintyBuilder:
         self._seed = seed
         self._part = part
         found = shipped_samples() if samples is None else samples
-        self._samples = {(one.system, one.question): one for one in found}
+        self._samples = {(sample.system, sample.question): sample for sample in found}
 
     def rows(self, count: int) -> Iterator[BuiltRow]:
         """Yield so many rows.
@@ -130,18 +130,18 @@ class UncertaintyBuilder:
             SettingsError: there are no samples for one of them.
         """
         for number, asked in enumerate(asked_questions(self._seed, self._part, count)):
-            one = self._samples.get((asked.system, asked.question.text))
-            if one is None:
+            found = self._samples.get((asked.system, asked.question.text))
+            if found is None:
                 raise SettingsError(
                     f"there is no sample of the base model's answers to question {number} of seed {self._seed} "
                     f"({self._part}): sample them with --base FOLDER, or build at most "
                     f"{QUESTIONS[self._part]} rows with seed 0"
                 )
-            answer = one.answer or _SILENCE
+            answer = found.answer or _SILENCE
             yield BuiltRow(
                 f"uncertainty-{self._part}-{number}",
-                (("system", one.system), ("user", one.question), ("assistant", answer)),
-                one.digit,
+                (("system", found.system), ("user", found.question), ("assistant", answer)),
+                found.digit,
                 family=asked.question.family,
                 extra={"right": asked.question.is_right(answer)},
             )

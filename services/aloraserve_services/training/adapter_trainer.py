@@ -57,8 +57,8 @@ class AdapterTrainer(Trainer):
     """
 
     def __init__(self, parts: TrainingParts, loop: LoopSpec, checkpoints: Checkpoints, folder: Path) -> None:
-        micro = max(1, loop.batch_size // loop.accumulation)
-        steps = max(1, -(-len(parts.train) // (micro * loop.accumulation)))
+        micro = loop.batch_size // loop.accumulation
+        steps = max(1, -(-len(parts.train) // loop.batch_size))
         device = parts.model.device.type
         super().__init__(
             model=parts.model,
@@ -99,7 +99,7 @@ class AdapterTrainer(Trainer):
         self._patience = loop.patience
         self._epoch_steps = steps
         lengths = [len(example.token_ids) for example in parts.train]
-        self.order = BatchOrder(lengths, micro * loop.accumulation, loop.seed)
+        self.order = BatchOrder(lengths, loop.batch_size, loop.seed)
 
     def steer(self, progress: TrainingProgress, stop: StopRequest, checkpoint_s: float) -> None:
         """Report to ``progress``, end when ``stop`` asks for it, write a checkpoint every ``checkpoint_s`` seconds."""

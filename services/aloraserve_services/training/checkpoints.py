@@ -17,6 +17,7 @@ _ADAPTER_FILE = "adapter.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _SCHEDULE_FILE = "schedule.json"
 _PREFIX = "checkpoint-"
+_BEST = "best-"
 
 
 class Checkpoints:
@@ -32,14 +33,12 @@ class Checkpoints:
     @property
     def latest(self) -> Path | None:
         """The latest whole checkpoint; None if there is none."""
-        steps = sorted(map(_step, self._folder.glob(f"{_PREFIX}*")))
-        return self._folder / f"{_PREFIX}{steps[-1]}" if steps else None
+        return self._newest(_PREFIX)
 
     @property
     def best(self) -> Path | None:
         """The folder of the best step's adapter; None before the first validation."""
-        folder = self._folder / "best"
-        return folder if folder.is_dir() else None
+        return self._newest(_BEST)
 
     def save(self, step: int, adapter: Mapping[str, Any], optimizer: Any, schedule: Any, state: str) -> None:
         """Write a checkpoint, then remove the one before.
@@ -70,11 +69,10 @@ class Checkpoints:
 
         before = self.latest
         self._write(f"{_PREFIX}{step}", f"the checkpoint of step {step}", fill)
-        if before is not None and before.name != f"{_PREFIX}{step}":
-            shutil.rmtree(before, ignore_errors=True)
+        self._remove(before, f"{_PREFIX}{step}")
 
     def save_best(self, adapter: Mapping[str, Any], step: int) -> None:
-        """Write the best step's adapter.
+        """Write the best step's adapter, then remove the one before.
 
         Raises:
             StartError: it cannot be written; the one before is still there.
@@ -84,7 +82,17 @@ class Checkpoints:
         def fill(folder: Path) -> None:
             save_file(dict(adapter), folder / _ADAPTER_FILE, metadata={"step": str(step)})
 
-        self._write("best", f"the adapter of step {step}", fill)
+        before = self.best
+        self._write(f"{_BEST}{step}", f"the adapter of step {step}", fill)
+        self._remove(before, f"{_BEST}{step}")
+
+    def _newest(self, prefix: str) -> Path | None:
+        return max(self._folder.glob(f"{prefix}*"), key=_step, default=None)
+
+    @staticmethod
+    def _remove(before: Path | None, name: str) -> None:
+        if before is not None and before.name != name:
+            shutil.rmtree(before, ignore_errors=True)
 
     def _write(self, name: str, what: str, fill: Callable[[Path], None]) -> None:
         try:
@@ -123,4 +131,4 @@ def load_optimizer(folder: Path, optimizer: Any, schedule: Any) -> None:
 
 
 def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix(_PREFIX))
+    return int(folder.name.rpartition("-")[2])

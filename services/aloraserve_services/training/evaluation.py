@@ -16,6 +16,7 @@ from aloraserve.training.agreement import agreement
 from aloraserve.training.results import ArmResult, EvaluationReport, Role
 from aloraserve.training.scored_form import ScoredForm
 from aloraserve.training.scoring import PRIMARY, ArmAnswers, compared, scored
+from aloraserve.training.spec import MAX_RANK
 from aloraserve.training.splits import SplitName
 from aloraserve_services.training.evaluation_facts import facts_of
 from aloraserve_services.training.progress import TrainingProgress
@@ -29,7 +30,6 @@ from aloraserve_services.training.reference_arms import (
 from aloraserve_services.training.run import PreparedTraining
 from aloraserve_services.training.served_answers import PlatformTarget, ServedAnswers
 
-MAX_RANK = 256
 _NAMES: Mapping[Role, str] = {"alora": "aLoRA", "lora": "LoRA", "compared": "compared aLoRA"}
 
 
@@ -50,7 +50,7 @@ class RowChoice:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """What to evaluate.
+    """An evaluation that is asked for.
 
     Args:
         prepared: spec, data and base model; the data is what is asked about, the dtype that of PEFT's computation.

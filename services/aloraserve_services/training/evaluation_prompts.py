@@ -7,25 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from aloraserve.adapters import AdapterVersion
 from aloraserve.adapters.intrinsics import IntrinsicSpec
 from aloraserve.adapters.intrinsics.answers import Asked
-from aloraserve.blocks import KeySpace
-from aloraserve.errors import AloraserveError, TrainingError
-from aloraserve.serving.intrinsics.question import question
+from aloraserve.errors import TrainingError
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
-from aloraserve.serving.request import Origin
-from aloraserve.tenants import UNTENANTED
 from aloraserve.training import TrainingRow
-from aloraserve.wire.fields import FieldError
+from aloraserve.training.row_forms import RowError
 from aloraserve_services.models.generation_defaults import embedding_count, sampling_defaults
+from aloraserve_services.training.asked_prompt import NO_SPACE, asked_prompt
 from aloraserve_services.training.reference_model import ReferencePrompt
 
 BASE = "base"
-_NO_SPACE = KeySpace("evaluation", "evaluation", 1024)
-"""Keys are not needed; the fewer blocks, the less time they take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +50,7 @@ class EvaluationPrompts:
         self._adapters = adapters
         self._prompts = PromptBuilder(
             tokenizer,
-            _NO_SPACE,
+            NO_SPACE,
             base_model=BASE,
             max_model_len=context,
             resolve=self._resolve,
@@ -76,26 +69,20 @@ class EvaluationPrompts:
         Raises:
             TrainingError: the gateway would not accept it, or would not answer greedily; names the row.
         """
-        where = f"{row.file}:{row.line}"
+        version = None if adapter is None else self._adapters[adapter]
+        fields = row.fields if spec.fields else {}
         try:
-            body = row.chat(BASE if adapter is None else adapter)
-            made = question(body, body.model, spec, row.fields if spec.fields else {})
-            request = await self._prompts.chat(
-                made.body,
-                Origin("evaluation", UNTENANTED, 0.0),
-                adapter=None if adapter is None else self._adapters[adapter],
-            )
-        except AloraserveError as error:
-            raise TrainingError(f"{where} would not be accepted by the gateway: {error.message[:300]}") from None
-        except (FieldError, msgspec.ValidationError) as error:
-            raise TrainingError(f"{where} would not be accepted by the gateway: {str(error)[:300]}") from None
+            found = await asked_prompt(self._prompts, row, adapter or BASE, spec, fields, version)
+        except RowError as error:
+            raise TrainingError(f"{row.file}:{row.line} {error.found}") from None
+        request = found.request
         if not request.sampling.is_greedy:
             raise TrainingError(
                 f"the intrinsic has the temperature {request.sampling.temperature:g}; 0 is accepted, because answers "
                 "are compared one by one"
             )
         prompt = ReferencePrompt(adapter, request.token_ids, request.activation, request.sampling)
-        return AskedRow(prompt, made.asked)
+        return AskedRow(prompt, found.asked)
 
     async def _resolve(self, name: str, **_: object) -> AdapterVersion:
         return self._adapters[name]

@@ -7,23 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from aloraserve.adapters import AdapterVersion
 from aloraserve.adapters.problems import shown
-from aloraserve.blocks import KeySpace, activation_point
-from aloraserve.errors import AloraserveError
-from aloraserve.serving.intrinsics.question import question
+from aloraserve.blocks import activation_point
 from aloraserve.serving.prompts.prompt_builder import PromptBuilder
-from aloraserve.serving.request import GenerationRequest, Origin
-from aloraserve.tenants import UNTENANTED
 from aloraserve.training import TrainingRow, TrainingSpec
 from aloraserve.training.row_forms import RowError
-from aloraserve.training.rows import gateway_fault
-from aloraserve.wire.fields import FieldError
-
-_NO_SPACE = KeySpace("training", "training", 1024)
-"""Keys are not needed; the fewer blocks, the less time they take."""
+from aloraserve_services.training.asked_prompt import NO_SPACE, asked_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +54,7 @@ class ExampleBuilder:
         self._special = frozenset(
             number for number, token in tokenizer.added_tokens_decoder.items() if token.special
         ) | set(tokenizer.all_special_ids)
-        prompts = PromptBuilder(tokenizer, _NO_SPACE, base_model="", max_model_len=context, resolve=self._resolve)
+        prompts = PromptBuilder(tokenizer, NO_SPACE, base_model="", max_model_len=context, resolve=self._resolve)
         self._prompts = prompts.unbounded()
         self.version = AdapterVersion(
             name=spec.name,
@@ -85,7 +75,10 @@ class ExampleBuilder:
         Raises:
             RowError: the row cannot be served, or could not be learned as it would be served.
         """
-        request = await self._request(row)
+        asked = await asked_prompt(
+            self._prompts, row, self._spec.name, self._intrinsic, row.fields, adapter=self.version
+        )
+        request = asked.request
         prompt, activation = request.token_ids, request.activation
         completion = [*self._completion(row.completion), self._end_token]
         most = request.sampling.max_tokens
@@ -103,18 +96,6 @@ class ExampleBuilder:
                 "a completion without it",
             )
         return TrainingExample(ids, found if self._spec.kind == "alora" else 0, len(prompt), row.line)
-
-    async def _request(self, row: TrainingRow) -> GenerationRequest:
-        """Return the request that the gateway would make."""
-        try:
-            body = row.chat(self._spec.name)
-            if self._intrinsic is not None:
-                body = question(body, self._spec.name, self._intrinsic, row.fields).body
-            return await self._prompts.chat(body, Origin("training", UNTENANTED, 0.0), adapter=self.version)
-        except AloraserveError as error:
-            raise RowError(f"would not be accepted by the gateway: {error.message[:300]}") from None
-        except (FieldError, msgspec.ValidationError) as error:
-            raise RowError(f"would not be accepted by the gateway: {gateway_fault(error)}") from None
 
     def _completion(self, text: str) -> Sequence[int]:
         ids = self._prompts.plain_ids(text)

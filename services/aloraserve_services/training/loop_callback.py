@@ -69,9 +69,8 @@ class LoopCallback(TrainerCallback):
             control.should_save = bool(self._stop) or time.monotonic() - self._saved_at >= self._checkpoint_s
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save; validate unless the epoch was cut short."""
-        control.should_save = True
-        control.should_evaluate = self._ends_epoch(state)
+        """Save and validate, unless the epoch was cut short: its checkpoint is written then."""
+        control.should_save = control.should_evaluate = self._ends_epoch(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count the time to the next checkpoint from here."""

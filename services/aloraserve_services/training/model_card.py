@@ -19,7 +19,7 @@ _LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """What a card reports beside the spec.
+    """The facts of a training that a card has beside the spec.
 
     Args:
         base_name: of the base model.

@@ -14,11 +14,11 @@ from aloraserve.adapters.intrinsics import IO_YAML_FILE
 from aloraserve.adapters.peft_files import CONFIG_FILE, SIDECAR_FILE, WEIGHTS_FILE
 from aloraserve.errors import StartError
 from aloraserve.training import TrainingSpec
+from aloraserve.training.spec import MAX_RANK
 from aloraserve_services.training.written_folder import write_folder
 
 LOG_FILE = "training_log.jsonl"
 CARD_FILE = "README.md"
-MAX_RANK = 256
 
 
 @dataclass(frozen=True, slots=True)

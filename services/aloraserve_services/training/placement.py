@@ -1,4 +1,4 @@
-"""Where an invocation stands in the prompts that are trained on, and what its owner should know about that."""
+"""The place of an invocation in the prompts that are trained on, and what its owner should know about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aloraserve.training import ProblemList, TrainingSpec
 from aloraserve_services.training.base_model import BaseTokens
 
 _PROBES = ("x", ".", " ", "\n")
-"""What may stand before an invocation."""
+"""Texts that may stand before an invocation."""
 
 
 def prove_placement(spec: TrainingSpec, version: AdapterVersion, base: BaseTokens) -> ActivationProof:

@@ -71,7 +71,7 @@ class PreparedSplit:
 
     @property
     def labels(self) -> str:
-        """How often each completion stands, the commonest first; empty where there are too many to be labels."""
+        """The completions with their numbers, the commonest first; empty where there are too many to be labels."""
         counts = Counter(row.completion for row in self.rows)
         return (
             ", ".join(f"{shown(label)} {n}" for label, n in counts.most_common()) if len(counts) <= MAX_LABELS else ""
@@ -79,7 +79,7 @@ class PreparedSplit:
 
     @property
     def conversations(self) -> int:
-        """How many conversations the rows belong to."""
+        """The number of conversations that the rows belong to."""
         return len({row.conversation for row in self.rows})
 
 
@@ -107,7 +107,7 @@ class PreparedData:
 
     @property
     def remarks(self) -> Iterator[str]:
-        """What a user should know of the data, in sentences: forms, labels, and which rows are not as they were."""
+        """Sentences for the user about the data: forms, labels, and which rows are not as they were."""
         for file, form in self.forms.items():
             yield f"{file}: rows in the form of {form}"
         for name, split in self.splits.items():

@@ -1,4 +1,4 @@
-"""How the rank decides: adapters of several ranks and both kinds from the same data, evaluated on the same rows.
+"""The rank's effect: adapters of several ranks and both kinds from the same data, evaluated on the same rows.
 
 A cell is one kind and one rank. Its adapter lies in a folder of its own with a record beside it; a cell whose record
 has the same spec and data is not trained again. All aLoRA cells share the cached prefixes, in training and evaluation.
@@ -20,8 +20,8 @@ from aloraserve.training import TrainingSpec
 from aloraserve.training.rank_results import RankCell, RankStudy, TrainedCell
 from aloraserve.training.scored_form import ScoredForm
 from aloraserve.training.scoring import PRIMARY, scored
-from aloraserve.training.spec import Kind
-from aloraserve_services.training.evaluation import MAX_RANK, RowChoice, chosen_rows, read_adapter
+from aloraserve.training.spec import MAX_RANK, Kind
+from aloraserve_services.training.evaluation import RowChoice, chosen_rows, read_adapter
 from aloraserve_services.training.evaluation_facts import facts_of
 from aloraserve_services.training.progress import TrainingProgress
 from aloraserve_services.training.reference_arms import (

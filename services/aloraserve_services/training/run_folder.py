@@ -48,6 +48,9 @@ class RunFolder:
             try:
                 yield
             finally:
+                with contextlib.suppress(OSError):
+                    # Nothing has begun: the spec was not accepted.
+                    self.path.rmdir()
                 Path(file.name).unlink(missing_ok=True)
 
     def begin(self, digest: str, *, resume: bool, replace: bool) -> Path | None:

@@ -22,6 +22,8 @@ from aloraserve_services.training.reference_arms import item_of
 
 MAX_CONCURRENCY = 64
 _UNREACHED = (0, 502, 503, 504)
+_LEAST_DIGEST = 16
+"""Hex digits of a version's digest that tell it from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +85,28 @@ class ServedAnswers:
             progress: told of each answer.
 
         Raises:
-            TrainingError: the platform cannot be reached, does not serve that adapter, or serves another version.
+            TrainingError: the platform cannot be reached, does not serve that adapter, answers with another version
+                or without saying which, or answers nothing.
         """
         first = self._asked(model, rows[0])
-        self._check(model, version, first)
+        self._check_reached(model, first)
+        self._check_version(model, version, first)
         step = f"through the platform as {model}"
         results = [first]
         pool = ThreadPoolExecutor(min(self._target.concurrency, MAX_CONCURRENCY), thread_name_prefix="evaluate")
         try:
             for result in pool.map(lambda row: self._asked(model, row), rows[1:]):
+                self._check_version(model, version, result)
                 progress.advance(step, len(results), len(rows))
                 results.append(result)
         finally:
-            # After Ctrl-C nobody waits for the rest.
+            # After Ctrl-C, or an answer of another version, nobody waits for the rest.
             pool.shutdown(wait=False, cancel_futures=True)
+        if not any(result.get("adapter") for result in results):
+            raise TrainingError(
+                f"the platform at {self._target.url} answered none of {len(rows)} rows as {model!r}, so that nothing "
+                f"says which version it serves: {_message(first)}"
+            )
         progress.advance(step, len(rows), len(rows))
         return [_item(row, result, form) for row, result in zip(rows, results, strict=True)]
 
@@ -108,22 +118,36 @@ class ServedAnswers:
         except CallError as error:
             return {"status": "error", "status_code": error.status, "error": {"message": error.message}}
 
-    def _check(self, model: str, version: AdapterVersion, first: dict[str, Any]) -> None:
+    def _check_reached(self, model: str, first: dict[str, Any]) -> None:
         where, status = self._target.url, first.get("status_code")
-        message = str((first.get("error") or {}).get("message", ""))[:300]
         if first["status"] == "error" and status in _UNREACHED:
-            raise TrainingError(f"no platform answers at {where}: {message}")
+            raise TrainingError(f"no platform answers at {where}: {_message(first)}")
         if first["status"] == "error" and status in (400, 401, 403, 404):
-            raise TrainingError(f"the platform at {where} does not answer as {model!r}: {message}")
-        served = str(first.get("adapter", "")).rpartition("@")[2]
-        if served and not version.digest.startswith(served):
+            raise TrainingError(f"the platform at {where} does not answer as {model!r}: {_message(first)}")
+
+    def _check_version(self, model: str, version: AdapterVersion, result: dict[str, Any]) -> None:
+        """Raise if an answer is another version's, which may be registered at any time, or does not say whose it is."""
+        adapter = str(result.get("adapter") or "")
+        if not adapter and result["status"] == "error":
+            return
+        served = adapter.rpartition("@")[2]
+        if len(served) < _LEAST_DIGEST:
             raise TrainingError(
-                f"the platform at {where} serves another version as {model!r}: {served[:12]}, and not "
+                f"the platform at {self._target.url} does not say which version answers as {model!r}; a platform whose "
+                "answers have name@digest in 'adapter' is accepted"
+            )
+        if not version.digest.startswith(served):
+            raise TrainingError(
+                f"the platform at {self._target.url} serves another version as {model!r}: {served[:12]}, and not "
                 f"{version.digest[:12]} of {version.path.name!r}; register that, or name its folder"
             )
 
 
+def _message(result: dict[str, Any]) -> str:
+    return str((result.get("error") or {}).get("message", ""))[:300]
+
+
 def _item(row: TrainingRow, result: dict[str, Any], form: ScoredForm) -> ItemResult:
     failed = result["status"] == "error"
-    error = str((result.get("error") or {}).get("message", "failed"))[:300] if failed else ""
+    error = (_message(result) or "failed") if failed else ""
     return item_of(row, form, result.get("text"), result.get("probability"), error=error)

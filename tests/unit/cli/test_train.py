@@ -44,6 +44,7 @@ def test_a_check_shows_the_data_and_trains_nothing(spec: Path, tmp_path: Path) -
     ("change", "message"),
     [
         ("training.epoch=2", "'training.epoch=2' names no key; accepted: training.epochs"),
+        ("training.accumulation=3", "is not accepted: has accumulation 3, which does not divide batch_size 8"),
         ("training.epochs=-1", "'training.epochs=-1' is not accepted: Input should be greater than 0"),
         ("name=other", "'name=other' names no key"),
     ],

@@ -49,9 +49,16 @@ def test_a_choice_has_error_f1_confusion_and_calibration() -> None:
 def test_a_digit_has_its_distance_and_what_is_none_is_the_farthest() -> None:
     found = arm(DIGIT, [item(DIGIT, "3", "5", 0.55), item(DIGIT, "9", None, error="gone")])
     assert found.figures["mae"].value == (2 + 9) / 2
-    # Not every item says a probability.
-    assert "brier" not in found.figures
+    # Brier score and calibration are of the answers that say a probability; the others are counted.
+    assert (found.unsaid, found.figures["brier"].items, sum(one.items for one in found.reliability)) == (1, 1, 1)
+    assert found.figures["brier"].value == pytest.approx((0.35 - 0.55) ** 2)
     assert found.confusion[9][10] == 1
+
+
+def test_without_any_probability_there_is_no_calibration() -> None:
+    found = arm(YES_NO, [item(YES_NO, "Y", "Y"), item(YES_NO, "N", None)])
+    assert (found.unsaid, "brier" in found.figures, found.reliability) == (2, False, ())
+    assert arm(TEXT, [item(TEXT, "one", "two")]).unsaid == 0
 
 
 def test_a_text_has_its_overlap() -> None:
@@ -89,7 +96,7 @@ def test_a_near_tie_is_told_from_a_disagreement() -> None:
         ("Y", 1.5, False),
         (None, None, False),
     ]
-    assert (found.items, len(found.disagreements)) == (4, 2)
+    assert (found.items, len(found.disagreements), found.near_ties) == (4, 2, 1)
     assert found.probability_gap == pytest.approx(0.1)
 
 

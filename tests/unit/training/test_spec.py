@@ -73,6 +73,14 @@ def test_what_is_not_plain_yaml_is_refused(tmp_path: Path, text: str, found: str
     assert found in problem
 
 
+def test_parts_that_do_not_divide_a_batch_are_refused(tmp_path: Path) -> None:
+    text = SPEC.replace("epochs: 2}", "epochs: 2,\n  batch_size: 8, accumulation: 3}")
+    [problem] = problems_of(tmp_path, text)
+    found = "has accumulation 3, which does not divide batch_size 8; a divisor is accepted"
+    assert problem == f"spec.yaml:9 training.accumulation {found}"
+    assert spec_of(tmp_path, text.replace("accumulation: 3", "accumulation: 4")).training.accumulation == 4
+
+
 def test_a_fault_of_the_intrinsic_has_its_line(tmp_path: Path) -> None:
     text = SPEC.replace("intrinsic: {output: {form: yes_no}", "intrinsic: {output: {form: choice, choices: [yes, no]}")
     [problem] = problems_of(tmp_path, text)

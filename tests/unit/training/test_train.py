@@ -20,19 +20,24 @@ from aloraserve_services.training.run import train
 MakeSpec = Callable[..., TrainingSpec]
 
 
-def losses(folder: Path) -> list[float]:
+def validation_losses(folder: Path) -> list[float]:
     entries = map(json.loads, (folder / "training_log.jsonl").read_text().splitlines())
-    return [entry["loss"] for entry in entries if "loss" in entry]
+    return [entry["eval_loss"] for entry in entries if "eval_loss" in entry]
+
+
+def learning_much(spec: TrainingSpec) -> TrainingSpec:
+    """Return the spec at a rate at which random weights learn in three epochs."""
+    loop = spec.training.model_copy(update={"learning_rate": 2e-2, "epochs": 3.0})
+    return spec.model_copy(update={"training": loop})
 
 
 @pytest.mark.parametrize("more", ["", "cache_prefixes: false", "gradient_checkpointing: true, accumulation: 2"])
 def test_the_loss_falls_and_the_adapter_is_served(
     made_spec: MakeSpec, tmp_path: Path, tiny_base: Path, more: str
 ) -> None:
-    spec = made_spec(more)
-    made = train(spec, tmp_path / "safety", state_dir=tmp_path / "state")
-    found = losses(made.folder)
-    assert found[-1] < found[0] - 0.5
+    made = train(learning_much(made_spec(more)), tmp_path / "safety", state_dir=tmp_path / "state")
+    found = validation_losses(made.folder)
+    assert found[-1] < found[0] - 1
     version = AdapterReader(base=BaseShape.read(tiny_base), max_rank=32).read("safety", made.folder)
     assert (version.kind, version.rank, version.untrained) == ("alora", 4, False)
     assert version.invocation_text == "<|start|>safety\n"
@@ -54,9 +59,9 @@ def test_cached_prefixes_give_the_weights_that_whole_conversations_give(made_spe
 
 
 def test_a_twin_is_a_plain_lora(made_spec: MakeSpec, tmp_path: Path, tiny_base: Path) -> None:
-    made = train(made_spec().twin(), tmp_path / "twin", state_dir=tmp_path / "state")
-    found = losses(made.folder)
-    assert found[-1] < found[0] - 0.5
+    made = train(learning_much(made_spec().twin()), tmp_path / "twin", state_dir=tmp_path / "state")
+    found = validation_losses(made.folder)
+    assert found[-1] < found[0] - 1
     assert AdapterReader(base=BaseShape.read(tiny_base), max_rank=32).read("twin", made.folder).kind == "lora"
     assert not (tmp_path / "state" / "prefixes").exists()
 
@@ -92,3 +97,11 @@ def test_linears_that_the_model_does_not_have_are_named(made_spec: MakeSpec, tmp
     with pytest.raises(TrainingError, match=r"spec.yaml:9 has lora.targets \['wq'\]"):
         train(odd, tmp_path / "safety", state_dir=tmp_path / "state")
     assert not (tmp_path / "safety").exists()
+
+
+def test_a_spec_that_is_refused_leaves_nothing(made_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = made_spec()
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    with pytest.raises(TrainingError):
+        train(spec, tmp_path / "refused", state_dir=tmp_path / "state")
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".", "refused"))} == set()

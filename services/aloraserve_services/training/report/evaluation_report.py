@@ -114,7 +114,7 @@ def _task(report: EvaluationReport) -> Iterator[Section]:
     yield Section(f"{report.task}: how it was measured", (), [Table(["", ""], facts)])
 
 
-_CONFUSION = "Rows are true labels, columns the answers; the last column counts answers that are no label."
+_CONFUSION = "Rows are true labels, columns the answers; the last column counts answers that are not a label."
 
 
 def _readings(report: EvaluationReport) -> list[str]:
@@ -131,7 +131,7 @@ def _readings(report: EvaluationReport) -> list[str]:
         is_better = sign * (theirs.value - mine.value) > 0
         words = "better" if is_better else "not better"
         found.append(f"aLoRA is {words} than the {arm.name}; the intervals are {'apart' if apart else 'not apart'}.")
-    return found
+    return found + [text for one in report.arms if (text := unsaid_text(one))]
 
 
 def _figures(report: EvaluationReport) -> Table:
@@ -159,16 +159,36 @@ def _confusion(report: EvaluationReport, arm: ArmResult) -> Table:
 
 def agreement_text(found: Agreement) -> str:
     """Return in a sentence how many answers are equal."""
-    near = len(found.differing) - len(found.disagreements)
     return (
-        f"of {found.items} answers {found.items - len(found.differing)} are equal, {near} differ by a near tie (PEFT's "
-        f"token won by at most {found.tolerance:g} nats), {len(found.disagreements)} disagree"
+        f"of {found.items} answers {found.items - len(found.differing)} are equal, {found.near_ties} differ by a near "
+        f"tie (PEFT's token won by at most {found.tolerance:g} nats), {len(found.disagreements)} disagree"
+    )
+
+
+def near_tie_text(found: Agreement) -> str:
+    """Return in a sentence what near ties mean for the result; empty if there are none."""
+    if not found.near_ties:
+        return ""
+    return (
+        "Near ties do not make the exit code 1, and a fault may hide in one; computing in float32 on both sides "
+        "(--dtype float32 here) leaves hardly any."
+    )
+
+
+def unsaid_text(arm: ArmResult) -> str:
+    """Return in a sentence which figures leave items out; empty if none does."""
+    if not arm.unsaid:
+        return ""
+    return (
+        f"{arm.name}: {arm.unsaid} of {len(arm.items)} answers say no probability; Brier score, calibration error and "
+        "reliability are of the others."
     )
 
 
 def _agreement(report: EvaluationReport, found: Agreement) -> Section:
     gap = found.probability_gap
     more = [] if gap is None else [f"Probabilities of equal answers differ by at most {gap:.4f}."]
+    more += [ties] if (ties := near_tie_text(found)) else []
     rows = [_differing(one) for one in found.differing[:MAX_DIFFERING]]
     if len(found.differing) > MAX_DIFFERING:
         more.append(f"The first {MAX_DIFFERING} are listed.")

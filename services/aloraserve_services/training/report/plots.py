@@ -17,7 +17,7 @@ from aloraserve_services.training.report.paper import PAPER
 COLOURS = {"majority": "#8c8c8c", "base": "#7570b3", "told": "#a6761d", "lora": "#d95f02", "alora": "#1b9e77"}
 COLOURS["compared"] = "#66a61e"
 _INK = "#010203"
-"""What matplotlib draws text and lines in; the page's colour takes its place."""
+"""The colour that matplotlib draws text and lines in; the page's colour takes its place."""
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "aloraserve",

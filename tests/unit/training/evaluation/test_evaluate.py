@@ -141,7 +141,9 @@ def test_a_platform_that_cannot_be_asked_is_named(run: Run, folders: dict[str, P
     (tmp_path / "key").write_text("two keys\n")
     refused(run(*where, "--api-key-file", str(tmp_path / "key")), 2, "does not hold a key; one line")
     refused(run(*where, "--api-key-file", str(tmp_path / "gone")), 2, "--api-key-file cannot be read")
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("a file")
+    refused(run(), 2, "is a file; a folder is accepted")
 
 
 def test_a_disagreement_is_in_the_exit_code_and_listed(
