@@ -22,7 +22,7 @@ class TrainedCell(_Part):
     """A cell's training, as it is kept beside its adapter.
 
     Args:
-        digest: of the spec that it was trained from; another one is trained again.
+        digest: of the spec, data and base model that it was trained from; another one is trained again.
         seconds: that training took.
         validation_loss: of the weights that were kept; NaN if it is not known.
         steps: that were done.

@@ -1,11 +1,13 @@
 """The rank's effect: adapters of several ranks and both kinds from the same data, evaluated on the same rows.
 
 A cell is one kind and one rank. Its adapter lies in a folder of its own with a record beside it; a cell whose record
-has the same spec and data is not trained again. All aLoRA cells share the cached prefixes, in training and evaluation.
+has the same spec, data and base model is not trained again. All aLoRA cells share the cached prefixes, in training and
+evaluation.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from aloraserve.training.rank_results import RankCell, RankStudy, TrainedCell
 from aloraserve.training.scored_form import ScoredForm
 from aloraserve.training.scoring import PRIMARY, scored
 from aloraserve.training.spec import MAX_RANK, Kind
+from aloraserve_services.training.base_weights import base_digest
 from aloraserve_services.training.evaluation import RowChoice, chosen_rows, read_adapter
 from aloraserve_services.training.evaluation_facts import facts_of
 from aloraserve_services.training.progress import TrainingProgress
@@ -94,7 +97,8 @@ def study_ranks(
         StartError: the extra ``train`` is not installed.
     """
     rows = chosen_rows(prepared, choice)
-    trained = [_trained(cell, state_dir, progress) for cell in cells]
+    base = f"{base_digest(prepared.base_path)}/{prepared.dtype}"
+    trained = [_trained(cell, base, state_dir, progress) for cell in cells]
     spec = prepared.spec.intrinsic_spec() or IntrinsicSpec()
     form = ScoredForm.of(spec)
     reader = AdapterReader(base=BaseShape.read(prepared.base_path), max_rank=MAX_RANK)
@@ -128,8 +132,8 @@ def study_ranks(
     )
 
 
-def _trained(cell: Cell, state_dir: Path, progress: TrainingProgress) -> TrainedCell:
-    digest = cell.spec.digest()
+def _trained(cell: Cell, base: str, state_dir: Path, progress: TrainingProgress) -> TrainedCell:
+    digest = hashlib.sha256(f"{cell.spec.digest()}/{base}".encode()).hexdigest()
     known = _record(cell)
     if known is not None and known.digest == digest and cell.folder.is_dir():
         progress.note(f"{cell.folder.name} is trained already")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from aloraserve.training import TrainingSpec
@@ -57,6 +58,19 @@ def test_a_cell_of_another_spec_is_trained_again(run: Run, tmp_path: Path) -> No
     assert again.exit_code == 0, again.output
     assert "trains alora-r1" in again.output
     assert json.loads(record.read_text())["digest"] != "of another spec"
+
+
+def test_a_cell_of_other_base_weights_is_trained_again(run: Run, tmp_path: Path, tiny_base: Path) -> None:
+    assert run("--ranks", "1", "--kinds", "alora").exit_code == 0
+    [weights] = tiny_base.glob("*.safetensors")
+    kept = weights.read_bytes()
+    try:
+        save_file({name: 1.5 * tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+        again = run("--ranks", "1", "--kinds", "alora")
+    finally:
+        weights.write_bytes(kept)
+    assert again.exit_code == 0, again.output
+    assert "trains alora-r1" in again.output
 
 
 @pytest.mark.parametrize(
