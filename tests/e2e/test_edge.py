@@ -323,9 +323,10 @@ def test_a_gateway_that_dies_is_replaced_on_the_same_port(fleet: Any) -> None:
 class Stream(threading.Thread):
     """A streamed answer that is read to its end."""
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx.Client, body: dict[str, Any] = LONG) -> None:
         super().__init__()
         self._client = client
+        self._body = body
         self.began = threading.Event()
         self.lines: list[str] = []
         self.failure: Exception | None = None
@@ -333,7 +334,7 @@ class Stream(threading.Thread):
     def run(self) -> None:
         """Read."""
         try:
-            with self._client.stream("POST", CHAT, json=LONG) as answer:
+            with self._client.stream("POST", CHAT, json=self._body) as answer:
                 for line in answer.iter_lines():
                     self.lines.append(line)
                     self.began.set()
@@ -384,7 +385,7 @@ def test_tls_is_served_and_a_second_signal_ends_the_platform_at_once(
                 fleet.http.get("/healthz")
             shown = command("status", "--state-dir", str(fleet.state_dir))
             assert shown.returncode == 0, shown.stderr
-            stream = Stream(client)
+            stream = Stream(client, ENDLESS)
             stream.start()
             assert stream.began.wait(30)
             process = fleet.process
