@@ -74,7 +74,7 @@ def reliability(report: EvaluationReport) -> str:
             axes.plot(said, seen, color=COLOURS[arm.role], linewidth=1, label=arm.name)
             axes.scatter(said, seen, s=sizes, color=COLOURS[arm.role], alpha=0.7)
         axes.set(xlabel="said", ylabel="came true", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(loc="upper left", fontsize=8, frameon=False)
         return _svg(figure)
 
 
@@ -102,7 +102,7 @@ def error_by_rank(
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(rank) for rank in ticks])
         axes.set(xlabel="rank", ylabel=TITLES[figure_name], ylim=(0, None))
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(loc="upper right", fontsize=8, frameon=False)
         return _svg(figure)
 
 
