@@ -35,9 +35,12 @@ def test_a_port_that_something_listens_on_is_refused() -> None:
 
 
 def test_each_port_is_checked_and_its_setting_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as kept:
         taken = server.getsockname()[1]
-        free = Settings(state_dir=tmp_path, port=taken + 1 if taken < 65535 else 1024)
+        # Bound and not listened on: no other process gets it, and it can be bound again.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        free = Settings(state_dir=tmp_path, port=kept.getsockname()[1])
         for key, option in (
             ("port", "--port or ALORASERVE_PORT"),
             ("grpc_port", "--grpc-port or ALORASERVE_GRPC_PORT"),
