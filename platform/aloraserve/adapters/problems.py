@@ -60,8 +60,19 @@ class Problem:
     @property
     def text(self) -> str:
         """The problem as a sentence."""
-        said = f"{self.file} {self.found}" if self.file else self.found
-        return f"{said}; accepted: {self.accepted}" if self.accepted else said
+        return sentence(self.file, self.found, self.accepted)
+
+
+def sentence(where: str, found: str, accepted: str) -> str:
+    """Return a problem as a sentence.
+
+    Args:
+        where: a file, or a line of it; empty if it is none.
+        found: the end of a sentence about it.
+        accepted: what is accepted instead; empty if ``found`` says it.
+    """
+    said = f"{where} {found}" if where else found
+    return f"{said}; accepted: {accepted}" if accepted else said
 
 
 class AdapterFileError(InvalidAdapterError):

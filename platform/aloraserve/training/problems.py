@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from aloraserve.adapters.problems import sentence
 from aloraserve.errors import TrainingError
 
 MAX_LISTED = 20
@@ -30,7 +31,7 @@ class TrainingProblem(NamedTuple):
     def text(self) -> str:
         """The problem as a sentence."""
         where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where} {self.found}; accepted: {self.accepted}" if self.accepted else f"{where} {self.found}"
+        return sentence(where, self.found, self.accepted)
 
 
 class ProblemList:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Protocol
 
@@ -100,12 +100,6 @@ def shipped_samples() -> list[Sample]:
     """Return the samples that the package has."""
     packed = files("aloraserve_services.intrinsics").joinpath("samples", SHIPPED).read_bytes()
     return [Sample(**json.loads(line)) for line in gzip.decompress(packed).decode().splitlines()]
-
-
-def packed_samples(samples: Iterable[Sample]) -> bytes:
-    """Return samples as the package keeps them; equal samples give equal bytes."""
-    lines = (json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
-    return gzip.compress("".join(lines).encode(), mtime=0)
 
 
 class UncertaintyBuilder:
