@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from aloraserve_services.training.collator import Prefixes
 from aloraserve_services.training.examples import TrainingExample
 from aloraserve_services.training.frozen_cache import frozen_cache, let_layers_read
+from aloraserve_services.training.grouped_attention import group_queries
 from aloraserve_services.training.prefix_blocks import BLOCK_TOKENS, PrefixBlock, prefix_blocks
 from aloraserve_services.training.prefix_store import BlockShape, KeysValues, PrefixStore
 
@@ -58,6 +59,7 @@ class CachedPrefixes:
         self.computed = 0
         self.computed_again = 0
         let_layers_read(self._causal_lm)
+        group_queries(self._causal_lm)
         self._shape = self._block_shape()
         self.store = PrefixStore(folder, self._shape, max_bytes, keys)
 
