@@ -17,11 +17,20 @@ import typer
 from rich.table import Table
 
 from aloraserve.engine_model.calibration import load as load_calibration
-from aloraserve.errors import SettingsError
 from aloraserve.scaling.base import ScalingRules
 from aloraserve.simulation.load_shapes import SHAPES
 from aloraserve.simulation.scaled_fleet import Growth
-from aloraserve.simulation.scaling_study import ALL, HPA, KEDA, OURS, SERVE, ScalerChoice, ScalingStudy
+from aloraserve.simulation.scaling_study import (
+    ALL,
+    HPA,
+    KEDA,
+    OURS,
+    SCALERS,
+    SERVE,
+    ScalerChoice,
+    ScalingStudy,
+    parse_scaler,
+)
 from aloraserve.simulation.workers import Workers
 from aloraserve_services.cli.console import clearly, err, out
 from aloraserve_services.cli.simulate import show_progress
@@ -50,20 +59,27 @@ RIVALS = (
 
 @clearly
 def bench_scaling(
-    shape: Annotated[list[str] | None, typer.Option(help=f"Generated traffic: {', '.join(SHAPES)}; several.")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help=f"Of the traffic: {', '.join(SHAPES)}; several. A trace may do without.")
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Mooncake-format JSONL, in the place of generated traffic.")
     ] = None,
-    requests: Annotated[int, typer.Option(help="Turns of the trace.")] = 3000,
+    skip: Annotated[int, typer.Option(min=0, help="Turns of the trace before the first one that is played.")] = 0,
+    requests: Annotated[int, typer.Option(min=1, help="Turns of the trace.")] = 3000,
     rate_scale: Annotated[float, typer.Option(help="They come so much faster.")] = 1.5,
     duration: Annotated[float, typer.Option(help="Seconds of generated traffic.")] = 480.0,
     peak: Annotated[float, typer.Option(help="Conversations that start per second at its highest.")] = 2.5,
-    seeds: Annotated[int, typer.Option(min=1, max=20, help="Generated traffic is drawn so many times.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Traffic is drawn so many times.")] = 1,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     max_replicas: Annotated[int, typer.Option(min=1, max=64, help="Engines at most.")] = 8,
     start_s: Annotated[float, typer.Option(min=0, max=3600, help="Time that a replica takes to start.")] = 30.0,
     ttft_objective_s: Annotated[float, typer.Option(min=0.01, max=600, help="Objective of the first token.")] = 1.0,
     tpot_objective_ms: Annotated[float, typer.Option(min=1, max=60_000, help="Of the others.")] = 100.0,
-    scaler: Annotated[list[str] | None, typer.Option(help="Only these scalers; several.")] = None,
+    scaler: Annotated[
+        list[str] | None, typer.Option(help="Only these scalers; several. NAME:TARGET:DOWN_S is one of its settings.")
+    ] = None,
+    variants: Annotated[bool, typer.Option(help="Ours also without one of its parts each.")] = False,
     calibration: Annotated[str, typer.Option(help="Engine times: a file or a name.")] = "h100-llama-3.1-8b",
     results: Annotated[
         Path | None, typer.Option(help="A folder of results: what is there is not played again.")
@@ -75,14 +91,12 @@ def bench_scaling(
     """Compare autoscalers in simulated time: violations of the objectives, replica-hours, hits."""
     rules = ScalingRules(1, max_replicas, ttft_objective_s=ttft_objective_s, itl_objective_s=tpot_objective_ms / 1000)
     study = ScalingStudy(load_calibration(calibration), rules, Growth(initial=2, start_s=start_s))
-    traffics = _traffics(shape or list(SHAPES), trace, requests, rate_scale, seeds, duration, peak)
-    choices = [
-        choice
-        for choice in (*VARIANTS, *RIVALS, ScalerChoice(ALL, float(max_replicas)))
-        if not scaler or choice.name in scaler
-    ]
-    if not choices:
-        raise SettingsError(f"scaler is {scaler}; {', '.join((OURS, SERVE, HPA, KEDA, ALL))} are accepted")
+    drawn = range(first_seed, first_seed + seeds)
+    if trace is None:
+        traffics = {each: [Traffic(each, each, seed, duration, peak) for seed in drawn] for each in shape or SHAPES}
+    else:
+        traffics = _of_trace(trace, shape or [""], drawn, requests, rate_scale, skip)
+    choices = _choices(scaler or SCALERS, max_replicas, with_variants=variants)
     count = processes or len(os.sched_getaffinity(0))
     with show_progress(err) as on_progress, Workers(count) as workers, tempfile.TemporaryDirectory() as scratch:
         player = Player(study, workers, Results(results or Path(scratch)), on_progress)
@@ -94,20 +108,28 @@ def bench_scaling(
         write_scatter(plot, [_dot(each) for each in played])
 
 
-def _traffics(
-    shapes: Sequence[str],
-    trace: Path | None,
-    requests: int,
-    rate_scale: float,
-    seeds: int,
-    duration_s: float,
-    peak_per_s: float,
+def _of_trace(
+    trace: Path, shapes: Sequence[str], seeds: Sequence[int], requests: int, rate_scale: float, skip: int
 ) -> dict[str, list[Traffic]]:
-    """Return each traffic with its seeds."""
-    if trace is not None:
-        found = Traffic(trace.stem, "", 0, duration_s, peak_per_s, trace, requests, rate_scale)
-        return {found.label: [found]}
-    return {shape: [Traffic(shape, shape, seed, duration_s, peak_per_s) for seed in range(seeds)] for shape in shapes}
+    """Return a trace's traffic by what is shown of it; without a shape nothing of it is drawn."""
+    found: dict[str, list[Traffic]] = {}
+    for shape in shapes:
+        label = f"{trace.stem}, {shape}" if shape else trace.stem
+        found[label] = [
+            Traffic(label, shape, seed, 0.0, 0.0, trace, requests, rate_scale, skip)
+            for seed in (seeds if shape else seeds[:1])
+        ]
+    return found
+
+
+def _choices(scalers: Sequence[str], max_replicas: int, *, with_variants: bool) -> list[ScalerChoice]:
+    """Return all settings of the scalers that are named without one, and those that are named."""
+    known = (*(VARIANTS if with_variants else VARIANTS[:1]), *RIVALS, ScalerChoice(ALL, float(max_replicas)))
+    choices: list[ScalerChoice] = []
+    for text in scalers:
+        of_name = [choice for choice in known if choice.name == text]
+        choices += of_name or [parse_scaler(text, max_replicas)]
+    return choices
 
 
 def _table(played: Sequence[Played]) -> Table:

@@ -6,10 +6,11 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aloraserve.simulation.load_shapes import shaped_rows
+from aloraserve.errors import SettingsError
+from aloraserve.simulation.load_shapes import reshaped_rows, shaped_rows
 from aloraserve.simulation.scaling_study import ALL, HPA, KEDA, OURS, SERVE, ScalerChoice, ScalingStudy
 from aloraserve.simulation.study import StudyProgress
 from aloraserve.simulation.trace import TraceRow, read_trace
@@ -26,13 +27,14 @@ class Traffic:
 
     Args:
         label: for people.
-        shape: of generated traffic, empty for a trace.
+        shape: of generated traffic, or that a trace's turns are given; empty: a trace as it is.
         seed: of everything that is drawn.
         duration_s: of generated traffic.
         peak_per_s: conversations that start per second at its highest.
         trace: a file in Mooncake's format.
-        requests: only the first so many of its turns.
+        requests: only so many of its turns.
         rate_scale: how much faster than in it they come.
+        skipped: turns of it before them.
     """
 
     label: str
@@ -43,6 +45,7 @@ class Traffic:
     trace: Path | None = None
     requests: int | None = None
     rate_scale: float = 1.0
+    skipped: int = 0
 
     def workload(self) -> Workload:
         """Return the calls: one aLoRA evaluator follows each answer."""
@@ -50,9 +53,15 @@ class Traffic:
         return Workload(self._rows(), settings)
 
     def _rows(self) -> list[TraceRow]:
-        if self.trace is not None:
-            return read_trace(self.trace, limit=self.requests)
-        return shaped_rows(self.shape, self.seed, duration_s=self.duration_s, peak_per_s=self.peak_per_s)
+        if self.trace is None:
+            return shaped_rows(self.shape, self.seed, duration_s=self.duration_s, peak_per_s=self.peak_per_s)
+        most = None if self.requests is None else self.skipped + self.requests
+        rows = read_trace(self.trace, limit=most)[self.skipped :]
+        if not rows:
+            raise SettingsError(f"trace {self.trace} has no turns after the first {self.skipped}")
+        if self.shape:
+            return reshaped_rows(rows, self.shape, self.seed)
+        return [replace(row, arrival_s=row.arrival_s - rows[0].arrival_s) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

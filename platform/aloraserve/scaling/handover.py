@@ -3,9 +3,10 @@
 A prefix that nobody else holds is computed again by the first call that needs it, which waits for it. To compute it
 before costs the same time of an engine. So that nobody waits long for that, it is computed in parts, each a call of the
 lowest priority, with as long a rest after each: a call that comes meanwhile waits for one part at most, and answers are
-at most half as fast as without, for a few seconds. It is worth that where the call is likely to come::
+at most half as fast as without, for a few seconds. The latest prompts come first, and those of which no call came for
+``RECENT_S`` do not come at all. A prefix is worth it where its next call is likely to come::
 
-    gain = misses * prefill seconds of the prefix
+    gain = misses * prefill seconds of what is left of the prefix there
     cost = calls that wait there * prefill seconds of a part
 
 ``misses`` is the probability that the prefix is asked for within a half-life: calls go where a prefix is, so that of
@@ -14,8 +15,10 @@ all calls to come one alone would miss.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 
 from aloraserve.blocks import BlockKey
 from aloraserve.directory.base import Candidate
@@ -32,9 +35,9 @@ REST = 1.0
 HELD = 0.9
 """Of a prefix, what another replica has to hold so that nothing is done for it."""
 MAX_HANDED_TOKENS = 196_608
-"""That each of the others gets."""
+"""That each of the others computes."""
 MAX_LOOKED_UP = 1024
-"""Prefixes of a leaving replica: the hottest are those that all have, and what it alone has comes after them."""
+"""Prefixes of a leaving replica."""
 
 
 def misses(heat: float) -> float:
@@ -74,29 +77,29 @@ def new_home(
         blocks: that it has.
         candidates: as a lookup of its keys finds them.
         leaving: id of the replica that goes.
-        given: by replica, how many prefixes it is to compute already: each counts as one more running call there.
+        given: by replica, how many blocks it is to compute already.
         block_tokens: tokens per block.
     """
     given = given or {}
-    others = [
-        candidate for candidate in candidates if candidate.state.replica != leaving and not candidate.state.is_leaving
-    ]
-    if not others or any(candidate.claimed_blocks >= HELD * blocks for candidate in others):
+    others = {
+        candidate.state.replica: candidate
+        for candidate in candidates
+        if candidate.state.replica != leaving and not candidate.state.is_leaving
+    }
+    left = {replica: blocks - candidate.claimed_blocks for replica, candidate in others.items()}
+    if not others or any(candidate.claimed_blocks >= HELD * blocks for candidate in others.values()):
         return None
-    best = min(
-        others,
-        key=lambda other: (
-            other.state.load.waiting,
-            other.state.load.running + given.get(other.state.replica, 0),
-            -other.held_blocks,
-        ),
-    )
+    loads = {replica: candidate.state.load for replica, candidate in others.items()}
+    best = min(left, key=lambda other: (loads[other].waiting, given.get(other, 0) + left[other], loads[other].running))
     part = next(parts(blocks, block_tokens))
-    return best.state.replica if misses(heat) * blocks > best.state.load.waiting * part else None
+    return best if misses(heat) * left[best] > loads[best].waiting * part else None
 
 
 class HandOverPlan:
-    """Which of a leaving replica's prefixes each of the others computes, as they are offered, hottest first.
+    """Which of a leaving replica's prefixes each of the others computes, as they are offered, the latest first.
+
+    Each goes where the least is to compute: of the prefix itself, and of what that replica was given already. Of
+    replicas that are equal in that, the idlest gets it.
 
     Args:
         leaving: id of the replica that goes.
@@ -110,15 +113,16 @@ class HandOverPlan:
         self.homes: dict[str, list[HotPrefix]] = {}
         self._leaving = leaving
         self._block = block_tokens
-        self._planned: set[BlockKey] = set()
+        self._planned: dict[str, set[BlockKey]] = {}
         self._offered = 0
 
     @property
     def is_full(self) -> bool:
         """Whether nothing further is to be offered."""
-        is_sent = any(len(prefixes) >= MAX_SENT for prefixes in self.homes.values())
-        tokens = len(self._planned) * self._block
-        return is_sent or self._offered >= MAX_LOOKED_UP or tokens >= MAX_HANDED_TOKENS * max(len(self.homes), 1)
+        if self._offered >= MAX_LOOKED_UP or any(len(prefixes) >= MAX_SENT for prefixes in self.homes.values()):
+            return True
+        blocks = sum(map(len, self._planned.values()))
+        return blocks * self._block >= MAX_HANDED_TOKENS * max(len(self.homes), 1)
 
     def offer(self, prefix: HotPrefix, keys: Sequence[BlockKey], candidates: Iterable[Candidate]) -> None:
         """Take a prefix up where that is worth it.
@@ -129,10 +133,17 @@ class HandOverPlan:
             candidates: as a lookup of its keys finds them.
         """
         self._offered += 1
-        given = {home: len(prefixes) for home, prefixes in self.homes.items()}
         if not keys:
             return
-        home = new_home(prefix.heat, len(keys), candidates, self._leaving, given, block_tokens=self._block)
+        found = {candidate.state.replica: self._with_planned(candidate, keys) for candidate in candidates}
+        given = {home: len(planned) for home, planned in self._planned.items()}
+        home = new_home(prefix.heat, len(keys), found.values(), self._leaving, given, block_tokens=self._block)
         if home is not None:
             self.homes.setdefault(home, []).append(prefix)
-            self._planned.update(keys)
+            self._planned.setdefault(home, set()).update(keys[found[home].claimed_blocks :])
+
+    def _with_planned(self, candidate: Candidate, keys: Sequence[BlockKey]) -> Candidate:
+        """Return a candidate with what it is to compute of a prefix."""
+        planned: Set[BlockKey] = self._planned.get(candidate.state.replica, frozenset())
+        more = sum(1 for _ in itertools.takewhile(planned.__contains__, keys[candidate.claimed_blocks :]))
+        return replace(candidate, claimed_blocks=candidate.claimed_blocks + more)

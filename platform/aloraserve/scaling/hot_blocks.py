@@ -70,6 +70,7 @@ class HotBlock:
         source: of the prompt that it came with.
         tenant: that it is counted for.
         level: see the module's docstring.
+        hit_at: when a call last had it, in half-lives.
         children: how many blocks come after it.
         is_queued: whether it is among its tenant's tips.
     """
@@ -81,6 +82,7 @@ class HotBlock:
     source: PrefixSource
     tenant: TenantBlocks
     level: float
+    hit_at: float = -math.inf
     children: int = 0
     is_queued: bool = False
 
@@ -122,7 +124,13 @@ class HotBlocks:
         return list(self._blocks.values())
 
     def add(
-        self, token_ids: Sequence[int], keys: Sequence[BlockKey], source: PrefixSource, now: float, heat: float | None
+        self,
+        token_ids: Sequence[int],
+        keys: Sequence[BlockKey],
+        source: PrefixSource,
+        now: float,
+        heat: float | None,
+        age: float = 0.0,
     ) -> Iterator[None]:
         """Take in a prompt, some blocks with each step of the iterator.
 
@@ -132,6 +140,7 @@ class HotBlocks:
             source: of the keys.
             now: in half-lives.
             heat: that its blocks have at least; None: one hit more.
+            age: since a call last had it, in half-lives.
         """
         path: HotBlock | None = None
         for begin in range(0, len(keys), STEP_BLOCKS):
@@ -139,7 +148,7 @@ class HotBlocks:
                 # It was forgotten since the last step.
                 return
             path = self._extend(path, token_ids, keys[begin : begin + STEP_BLOCKS], source, now)
-            self._heat(path, begin, now, heat)
+            self._heat(path, begin, now, heat, age)
             self._queue(path)
             self._bound()
             yield
@@ -178,7 +187,7 @@ class HotBlocks:
         return path
 
     @staticmethod
-    def _heat(last: HotBlock, begin: int, now: float, heat: float | None) -> None:
+    def _heat(last: HotBlock, begin: int, now: float, heat: float | None, age: float) -> None:
         """Heat a block and those before it, down to the depth where a step began."""
         block: HotBlock | None = last
         while block is not None and block.depth >= begin:
@@ -186,6 +195,7 @@ class HotBlocks:
                 block.level = now + math.log2(1.0 + 2.0 ** (block.level - now))
             else:
                 block.level = max(block.level, now + math.log2(heat))
+            block.hit_at = max(block.hit_at, now - age)
             block = block.parent
 
     def _bound(self) -> None:

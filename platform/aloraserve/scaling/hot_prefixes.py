@@ -1,9 +1,13 @@
-"""The prefixes that a replica's calls had most of lately: what another replica should have before its first call.
+"""The prefixes that a replica's calls had most of lately, and last: what another replica should have of them.
 
 They are kept as a tree of blocks. Each call adds one hit to every block of its prompt, and hits are halved every
 ``HALF_LIFE_S``: the heat. A block has never more heat than the one before it, so the hottest blocks are whole prefixes.
 A block's worth is its hits times the seconds that its prefill takes. Within a budget of seconds those with the most
 worth per second come first, which are those with the most hits. Tenants take turns, by their weights.
+
+That is what a new replica computes before its first call. Of one that leaves, the prompts of the last calls come first,
+however few hits they had: their conversations go on. What has hits and is older may be a conversation that is over;
+it would take the place of one that goes on in another replica's cache, which evicts by last use, too.
 
 Prompts are in memory here, with their tenants' salts, and go to other replicas of the fleet alone: never to a log, a
 disk or a server. What has had too few hits is forgotten.
@@ -42,6 +46,8 @@ LEAST_HEAT = 0.1
 """Hits below which a block is forgotten: of one call after 17 minutes, of a thousand after 67."""
 BRANCHES = 2.0
 """A prefix of its own ends where the block after it has so many times less heat."""
+RECENT_S = 120.0
+"""A prompt that no call went on from for so long is not handed over: a full cache would soon have evicted it."""
 ROUNDING = 1e-6
 """Of levels."""
 
@@ -58,6 +64,7 @@ class HotPrefix:
         public_blocks: how many of the first blocks are everybody's.
         adapter: that the last block is of, None for the base model's.
         weight: of the tenant beside others.
+        age_s: since a call last had it.
     """
 
     token_ids: Sequence[int]
@@ -67,6 +74,7 @@ class HotPrefix:
     public_blocks: int = 0
     adapter: AdapterRef | None = None
     weight: float = 1.0
+    age_s: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -110,7 +118,12 @@ class HotPrefixes:
         return len(self._blocks)
 
     def note(
-        self, token_ids: Sequence[int], keys: Sequence[BlockKey], source: PrefixSource, heat: float | None = None
+        self,
+        token_ids: Sequence[int],
+        keys: Sequence[BlockKey],
+        source: PrefixSource,
+        heat: float | None = None,
+        age_s: float = 0.0,
     ) -> Iterator[None]:
         """Add a hit to a prompt's blocks, some of them with each step of the iterator.
 
@@ -119,9 +132,12 @@ class HotPrefixes:
             keys: of its whole blocks; those beyond what can be remembered are passed over.
             source: of the keys.
             heat: what they have at least, as another replica found them; None: a hit is added.
+            age_s: since a call last had them, likewise.
         """
         if heat is None or heat >= LEAST_HEAT:
-            yield from self._blocks.add(token_ids, keys[: self._most_of_a_prompt], source, self._now, heat)
+            yield from self._blocks.add(
+                token_ids, keys[: self._most_of_a_prompt], source, self._now, heat, age_s / self._half_life_s
+            )
 
     def forget(self) -> bool:
         """Forget some of what had too few hits; return whether there may be more of it."""
@@ -133,31 +149,44 @@ class HotPrefixes:
         return [] if tip is None else [block.key for block in tip.path()]
 
     def hottest(self, max_tokens: int, max_prefixes: int) -> list[HotPrefix]:
-        """Return the first prefixes of :meth:`in_order`.
+        """Return prefixes, of each tenant the hottest first, and the tenants' in turns.
+
+        Where many prompts go on from one, that one is a prefix of its own, and comes before them.
 
         Args:
             max_tokens: of all prefixes together, counted for each as often as it has them.
             max_prefixes: how many.
         """
-        return list(itertools.islice(self.in_order(max_tokens), max_prefixes))
+        least, now = self._least_level, self._now
+        shares = self._shares(
+            (block for block in self._blocks.all() if block.level >= least),
+            lambda blocks: self._tips(blocks, min(max_tokens // self._width, len(blocks))),
+        )
+        found = itertools.islice(in_turns(shares, max_tokens), max_prefixes)
+        return [self._prefix(tip, now) for tip in found]
 
-    def in_order(self, max_tokens: float = math.inf) -> Iterator[HotPrefix]:
-        """Yield prefixes, of each tenant the hottest first, and the tenants' in turns.
+    def latest(self, within_s: float = RECENT_S) -> Iterator[HotPrefix]:
+        """Yield the prompts of the last calls, of each tenant the latest first, and the tenants' in turns.
 
-        Where many prompts go on from one, that one is a prefix of its own, and comes before them.
+        A prompt that a later one goes on from is not one of its own. Before that of an adapter comes what the base
+        model has of it.
 
         Args:
-            max_tokens: see :meth:`hottest`.
+            within_s: none is older.
         """
-        least, of_tenants = self._least_level, dict[str | None, list[HotBlock]]()
-        for block in self._blocks.all():
-            if block.level >= least:
-                of_tenants.setdefault(block.source.cache_salt, []).append(block)
-        shares: dict[Hashable, Share[_Tip]] = {
-            salt: Share(blocks[0].tenant.weight, self._tips(blocks, int(min(max_tokens / self._width, len(blocks)))))
-            for salt, blocks in of_tenants.items()
-        }
-        return map(self._prefix, in_turns(shares, max_tokens))
+        now, since = self._now, self._now - within_s / self._half_life_s
+        ends = [block for block in self._blocks.all() if not block.children and block.hit_at >= since]
+        shares = self._shares(ends, lambda blocks: self._last(blocks, now))
+        return (self._prefix(tip, now) for tip in in_turns(shares, math.inf))
+
+    @staticmethod
+    def _shares(
+        blocks: Iterable[HotBlock], tips: Callable[[list[HotBlock]], list[_Tip]]
+    ) -> dict[Hashable, Share[_Tip]]:
+        of_tenants: dict[str | None, list[HotBlock]] = {}
+        for block in blocks:
+            of_tenants.setdefault(block.source.cache_salt, []).append(block)
+        return {salt: Share(found[0].tenant.weight, tips(found)) for salt, found in of_tenants.items()}
 
     @property
     def _now(self) -> float:
@@ -178,10 +207,19 @@ class HotPrefixes:
                 ends[block.parent] = max(ends[block.parent], levels[block])
         step = math.log2(BRANCHES) - ROUNDING
         tips = [block for block, next_level in ends.items() if levels[block] >= next_level + step]
-        return [_Tip(block, (block.depth + 1) * self._width, 2.0 ** (levels[block] - now)) for block in tips]
+        return [self._tip(block, levels[block] - now) for block in tips]
 
-    @staticmethod
-    def _prefix(tip: _Tip) -> HotPrefix:
+    def _last(self, ends: Iterable[HotBlock], now: float) -> list[_Tip]:
+        """Return those blocks, and before each what the base model has of its path, the latest first."""
+        tips: dict[HotBlock, None] = {}
+        for block in sorted(ends, key=lambda block: -block.hit_at):
+            tips |= {_last_of_base(block): None, block: None}
+        return [self._tip(block, block.level - now) for block in tips]
+
+    def _tip(self, block: HotBlock, level: float) -> _Tip:
+        return _Tip(block, (block.depth + 1) * self._width, 2.0**level)
+
+    def _prefix(self, tip: _Tip, now: float) -> HotPrefix:
         block, source = tip.block, tip.block.source
         is_base = source.adapter is None or block.depth < source.base_blocks
         return HotPrefix(
@@ -192,7 +230,18 @@ class HotPrefixes:
             min(source.public_blocks, block.depth + 1),
             None if is_base else source.adapter,
             block.tenant.weight,
+            max(now - block.hit_at, 0.0) * self._half_life_s,
         )
+
+
+def _last_of_base(block: HotBlock) -> HotBlock:
+    """Return the last block before it that the base model has, too; itself if it is one, or if there is none."""
+    source, base = block.source, block
+    if source.adapter is None or not source.base_blocks:
+        return block
+    while base.depth >= source.base_blocks and base.parent is not None:
+        base = base.parent
+    return base
 
 
 def merged(lists: Iterable[Iterable[HotPrefix]]) -> list[HotPrefix]:

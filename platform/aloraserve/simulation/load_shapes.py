@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 from aloraserve.errors import SettingsError
@@ -19,6 +22,8 @@ NIGHT, BURST_FLOOR, CROWD_FLOOR = 0.12, 0.3, 0.25
 BURST_S, QUIET_S, BURST_RISE_S = (40.0, 140.0), (60.0, 240.0), 15.0
 CROWD_START, CROWD_END, CROWD_RISE_S, CROWD_FALL = 0.35, 0.6, 20.0, 0.1
 """When a crowd comes and goes, how fast, and the share of the time in which 1 - 1/e of it has left."""
+SHAPE_STEPS = 4096
+"""In which a shape is summed up."""
 
 
 def shaped_rows(shape: str, seed: int, *, duration_s: float, peak_per_s: float) -> list[TraceRow]:
@@ -42,6 +47,37 @@ def shaped_rows(shape: str, seed: int, *, duration_s: float, peak_per_s: float) 
     chooser = random.Random(f"{shape} {seed}")  # noqa: S311
     intensity = _intensity(shape, duration_s, chooser)
     return GeneratedTrace().rows_from(_starts(intensity, duration_s, peak_per_s, chooser), seed)
+
+
+def reshaped_rows(
+    rows: Sequence[TraceRow], shape: str, seed: int, *, duration_s: float | None = None
+) -> list[TraceRow]:
+    """Return a trace's rows at other times: in their order, as often per second as a shape says.
+
+    Args:
+        rows: of the trace, sorted by time.
+        shape: one of :data:`SHAPES`.
+        seed: of what is drawn of the shape.
+        duration_s: all of them come within; None: as long as in the trace.
+
+    Raises:
+        SettingsError: the shape is unknown, or the trace has no length.
+    """
+    if shape not in SHAPES:
+        raise SettingsError(f"shape is {shape!r}; {', '.join(SHAPES)} are accepted")
+    begin_s, span_s = rows[0].arrival_s, rows[-1].arrival_s - rows[0].arrival_s
+    if not span_s > 0:
+        raise SettingsError(f"the trace's rows come within {span_s:g} s; more is needed for a shape")
+    total_s = duration_s or span_s
+    intensity = _intensity(shape, total_s, random.Random(f"{shape} {seed}"))  # noqa: S311
+    step_s = total_s / SHAPE_STEPS
+    sums = list(itertools.accumulate((intensity((step + 0.5) * step_s) for step in range(SHAPE_STEPS)), initial=0.0))
+
+    def time_s(share: float) -> float:
+        step = min(max(bisect.bisect_right(sums, share * sums[-1]) - 1, 0), SHAPE_STEPS - 1)
+        return (step + (share * sums[-1] - sums[step]) / (sums[step + 1] - sums[step])) * step_s
+
+    return [replace(row, arrival_s=time_s((row.arrival_s - begin_s) / span_s)) for row in rows]
 
 
 def _starts(intensity: Intensity, duration_s: float, peak_per_s: float, chooser: random.Random) -> Iterator[float]:

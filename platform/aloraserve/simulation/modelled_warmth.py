@@ -50,17 +50,18 @@ class ReplicaMemory:
         self._block = block_tokens
         self._hot = HotPrefixes(block_tokens, clock=loop.time)
 
-    def note(self, keys: Sequence[BlockKey], heat: float | None = None) -> None:
-        """Remember a prompt; its tokens do not matter here, and neither do tenants."""
-        deque(self._hot.note(range(len(keys) * self._block), keys, PrefixSource(), heat), maxlen=0)
+    def note(self, keys: Sequence[BlockKey], prefix: HotPrefix | None = None) -> None:
+        """Remember a prompt, or what another replica had; its tokens do not matter here, and neither do tenants."""
+        known = (None, 0.0) if prefix is None else (prefix.heat, prefix.age_s)
+        deque(self._hot.note(range(len(keys) * self._block), keys, PrefixSource(), *known), maxlen=0)
 
     def hottest(self) -> list[HotPrefix]:
         """Return the hottest prefixes, as they would be sent to another replica."""
         return self._hot.hottest(MAX_SENT_TOKENS, MAX_SENT)
 
-    def in_order(self) -> Iterator[HotPrefix]:
-        """Yield all prefixes, hottest first."""
-        return self._hot.in_order()
+    def latest(self) -> Iterator[HotPrefix]:
+        """Yield the prompts of the last calls, the latest first."""
+        return self._hot.latest()
 
     def keys(self, prefix: HotPrefix) -> list[BlockKey]:
         """Return the block keys of one of them."""
@@ -72,11 +73,11 @@ class WarmStart:
     """What a new replica has before its first call.
 
     Args:
-        prefixes: their keys and heats.
+        prefixes: their keys, and as another replica remembered them.
         seconds: that it took.
     """
 
-    prefixes: Sequence[tuple[Sequence[BlockKey], float]] = ()
+    prefixes: Sequence[tuple[Sequence[BlockKey], HotPrefix]] = ()
     seconds: float = 0.0
 
 
@@ -100,7 +101,7 @@ def warm_start(
     asked = [memory for _, memory in sorted(peers, key=lambda peer: -peer[0])[:MAX_PEERS]]
     lists = [memory.hottest() for memory in asked]
     keys = {prefix.tip: memory.keys(prefix) for memory, found in zip(asked, lists, strict=True) for prefix in found}
-    chosen: list[tuple[Sequence[BlockKey], float]] = []
+    chosen: list[tuple[Sequence[BlockKey], HotPrefix]] = []
     taken: set[BlockKey] = set()
     spent_s, computed = 0.0, 0
     for prefix in merged(lists):
@@ -112,7 +113,7 @@ def warm_start(
         spent_s += seconds
         computed += len(chain) * block_tokens - known
         taken.update(chain)
-        chosen.append((chain, prefix.heat))
+        chosen.append((chain, prefix))
     return WarmStart(chosen, spent_s)
 
 
@@ -123,9 +124,9 @@ class _Order:
     home: ModelledReplica
     memory: ReplicaMemory
     life: int
-    waiting: deque[tuple[Sequence[BlockKey], float]] = field(default_factory=deque)
+    waiting: deque[tuple[Sequence[BlockKey], HotPrefix]] = field(default_factory=deque)
     running: ModelledRequest | None = None
-    heat: float = 0.0
+    prefix: HotPrefix | None = None
     begun_s: float = 0.0
     on_end: Callable[[], None] = lambda: None
 
@@ -161,7 +162,7 @@ class HandOver:
             on_end: called once, when all is computed or given up.
         """
         plan, open_orders = HandOverPlan("", self._block), set[_Order]()
-        for prefix in leaving.in_order():
+        for prefix in leaving.latest():
             keys = leaving.keys(prefix)
             plan.offer(prefix, keys, [self._candidate(replica, state, keys) for replica, _, state in others.values()])
             if plan.is_full:
@@ -171,7 +172,7 @@ class HandOver:
             order = _Order(replica, memory, replica.life)
             for prefix in prefixes:
                 keys = leaving.keys(prefix)
-                order.waiting.extend((keys[:end], prefix.heat) for end in parts(len(keys), self._block))
+                order.waiting.extend((keys[:end], prefix) for end in parts(len(keys), self._block))
             open_orders.add(order)
         for order in list(open_orders):
             order.on_end = partial(self._ended, order, open_orders, on_end)
@@ -189,7 +190,7 @@ class HandOver:
     def ended(self, call: SimulatedCall) -> None:
         """Note that a part is there, and have its replica rest, then go on."""
         order = self._orders.pop(call.request)
-        order.memory.note(call.keys, order.heat)
+        order.memory.note(call.keys, order.prefix)
         order.running = None
         now_s = self._loop.now_s
         self._loop.at(now_s + REST * (now_s - order.begun_s), partial(self._next, order))
@@ -201,7 +202,7 @@ class HandOver:
 
     def _next(self, order: _Order) -> None:
         if order.waiting and self._is_there(order):
-            keys, order.heat = order.waiting.popleft()
+            keys, order.prefix = order.waiting.popleft()
             call = self._copy(keys)
             self._orders[call.request] = order
             order.begun_s = self._loop.now_s

@@ -196,8 +196,8 @@ class ScaledFleet(ModelledFleet):
             return
         self._lives.stages[place] = Stage.RUNNING
         memory = self._memories[place] = self._memory()
-        for keys, heat in warm.prefixes:
-            memory.note(keys, heat)
+        for keys, prefix in warm.prefixes:
+            memory.note(keys, prefix)
         self._replicas[place].restart()
         self._replicas[place].hold([keys for keys, _ in warm.prefixes])
         self._rejoin(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from aloraserve.engine_model.calibration import Calibration
 from aloraserve.errors import SettingsError
@@ -24,6 +25,8 @@ from aloraserve.simulation.workload import Workload
 ROUTER = "expected-ttft"
 OURS, SERVE, HPA, KEDA, ALL = "aloraserve", "serve-default", "hpa-kv-usage", "keda-queue", "constant"
 SCALERS = (OURS, SERVE, HPA, KEDA, ALL)
+DEFAULTS = {SERVE: ("2", "600", "30"), HPA: ("0.3", "300"), KEDA: ("8", "300", "ongoing")}
+"""Settings that a user does not name: Serve's own, and a stabilization of five minutes as Kubernetes has it."""
 PACED_TOKENS = 16
 """Answers that are shorter are over before their pace is noticed."""
 
@@ -99,6 +102,38 @@ class ScalerChoice:
             warm_up_budget_s=self.warm_up_budget_s,
             hand_over_s=self.hand_over_s,
         )
+
+
+def parse_scaler(text: str, most: int) -> ScalerChoice:
+    """Return the scaler that a user names.
+
+    Args:
+        text: ``NAME``, or with settings: ``serve-default:TARGET[:DOWN_S[:UP_S]]``, ``hpa-kv-usage:TARGET[:DOWN_S]``,
+            ``keda-queue:TARGET[:DOWN_S[:METRIC]]``, ``constant:REPLICAS``.
+        most: replicas at most.
+
+    Raises:
+        SettingsError: there is no such scaler, or a setting makes no sense.
+    """
+    name, *given = text.split(":")
+    defaults = (DEFAULTS | {ALL: (str(most),)}).get(name, ())
+    if name not in SCALERS or len(given) > len(defaults):
+        raise SettingsError(f"scaler is {text!r}; {', '.join(SCALERS)} are accepted, with settings all but the first")
+    if name == OURS:
+        return ScalerChoice(OURS)
+    settings = [*given, *defaults[len(given) :]]
+    metric = settings.pop() if name == KEDA else "waiting"
+    try:
+        target, down_s, up_s = [float(setting) for setting in settings] + [0.0] * (3 - len(settings))
+    except ValueError:
+        raise SettingsError(f"scaler is {text!r}; numbers are accepted after {name}") from None
+    if not 0 < target < math.inf or not 0 <= down_s < math.inf or not 0 <= up_s < math.inf:
+        raise SettingsError(f"scaler is {text!r}; a target above 0 and times from 0 s are accepted")
+    if name == ALL and target > most:
+        raise SettingsError(f"scaler is {text!r}; at most {most} replicas are accepted here")
+    if metric not in ("waiting", "ongoing"):
+        raise SettingsError(f"scaler is {text!r}; waiting or ongoing is accepted as its metric")
+    return ScalerChoice(name, target, down_s, up_s, cast(Metric, metric))
 
 
 @dataclass(frozen=True, slots=True)

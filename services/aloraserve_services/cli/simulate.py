@@ -22,13 +22,17 @@ from aloraserve.engine_model.calibration import parse as parse_calibration
 from aloraserve.errors import SettingsError
 from aloraserve.routing.cost_model import TPOT_OBJECTIVE_S
 from aloraserve.routing.scheduling import AGEING, Scheduling
-from aloraserve.simulation.demo_replay import DemoReplay, median_error, read_calls
+from aloraserve.scaling.base import ScalingRules
 from aloraserve.simulation.faults import parse_faults
+from aloraserve.simulation.load_shapes import SHAPES
 from aloraserve.simulation.modelled_engine import Loading
 from aloraserve.simulation.plot import write_plot
-from aloraserve.simulation.router_names import chosen_names, router_factory
+from aloraserve.simulation.router_names import chosen_names
+from aloraserve.simulation.scaling_study import SCALERS
 from aloraserve.simulation.study import PolicyFigures, StudyProgress, StudySettings, parse_seeds, run_study
 from aloraserve.simulation.workload import WorkloadSettings
+from aloraserve_services.cli.simulate_against import show_against
+from aloraserve_services.cli.simulate_scaling import ScalingOptions, refuse_with_scalers, run_scaling, show_scaling
 
 GENERATED = "generated"
 DEFAULT_POLICY = "expected-ttft"
@@ -85,13 +89,26 @@ def simulate(
     tpot_objective_ms: Annotated[
         float, typer.Option(help="Time per output token above which the platform charges calls; 0: never.")
     ] = 1000 * TPOT_OBJECTIVE_S,
+    scaler: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Autoscalers, in the place of routers: {', '.join(SCALERS)}; several. NAME:TARGET:DOWN_S sets them."
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help=f"With scalers: how many calls come over time, {', '.join(SHAPES)}.")
+    ] = None,
+    start_s: Annotated[float, typer.Option(min=0, max=3600, help="With scalers: a replica is up after.")] = 30.0,
+    ttft_objective_s: Annotated[
+        float, typer.Option(min=0.01, max=600, help="With scalers: objective of the first token.")
+    ] = 1.0,
     plot: Annotated[Path | None, typer.Option(help="Also draw the comparison to this .html or .svg file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures to this file.")] = None,
     against: Annotated[
         Path | None, typer.Option(help="What `demo --json` wrote: estimate its TTFTs and compare, nothing else.")
     ] = None,
 ) -> None:
-    """Compare routers on a modelled fleet: TTFT, hits against the bounds, balance."""
+    """Compare routers on a modelled fleet: TTFT, hits against the bounds, balance; or autoscalers, with --scaler."""
     for path in (plot, json):
         if path is not None and not path.absolute().parent.is_dir():
             raise SettingsError(f"{path} cannot be written: its folder does not exist")
@@ -102,7 +119,7 @@ def simulate(
     out.width = max(out.width, TABLE_WIDTH)
     times = _with_adapters(load_calibration(calibration), adapter_slots, adapters_loaded)
     if against is not None:
-        _show_against(out, against, times, chosen_names(policy or [DEFAULT_POLICY])[0], json)
+        show_against(out, against, times, chosen_names(policy or [DEFAULT_POLICY])[0], json)
         return
     if rate_scale is not None and load is not None:
         raise SettingsError("rate_scale and load are both given; one of them sets the rate")
@@ -130,6 +147,16 @@ def simulate(
         gateways=gateways,
         loading=_loading(adapter_loading),
     )
+    if scaler:
+        refuse_with_scalers(policy=policy, load=load, fault=fault, plot=plot, gateways=gateways > 1)
+        rules = ScalingRules(1, replicas, ttft_objective_s, tpot_objective_ms / 1000)
+        options = ScalingOptions(scaler, rules, start_s, shape, settings)
+        with show_progress(err) as on_progress:
+            played = run_scaling(options, on_progress)
+        show_scaling(out, options, played, json)
+        return
+    if shape is not None:
+        raise SettingsError("shape is given without scaler; routers are compared on the trace as it is")
     started = time.monotonic()
     with show_progress(err) as on_progress:
         figures = run_study(settings, on_progress=on_progress)
@@ -217,36 +244,6 @@ def _show(console: Console, settings: StudySettings, figures: list[PolicyFigures
         lost = [f"{of_policy.means[name]:,.0f} {name}" for name in names]
         if lost:
             console.print(f"{of_policy.policy}: {', '.join(lost)}", soft_wrap=True)
-
-
-def _show_against(console: Console, path: Path, times: Calibration, policy: str, json: Path | None) -> None:
-    """Print a demo's TTFTs beside the model's, and the median error."""
-    calls, replicas = read_calls(path)
-    factory = router_factory(policy)
-    replayed = DemoReplay(calls, times, replicas, factory).run()
-    table = Table(title=f"{path.name}, {replicas} replicas, {policy}, {times.name}", title_justify="left", box=SIMPLE)
-    for head in ("conversation", "turn", "adapter", "prompt", "cached", "estimated", "TTFT", "estimated", "error"):
-        table.add_column(head, justify="left" if head in ("conversation", "adapter") else "right", no_wrap=True)
-    for call in replayed:
-        real = call.real
-        table.add_row(
-            real.conversation,
-            str(real.turn),
-            real.adapter,
-            f"{real.prompt_tokens:,}",
-            f"{real.cached_tokens:,}",
-            f"{call.cached_tokens:,}",
-            f"{real.ttft_s * 1000:,.0f} ms",
-            f"{call.ttft_s * 1000:,.0f} ms",
-            f"{call.relative_error:.0%}",
-        )
-    console.print(table)
-    error = median_error(replayed)
-    console.print(f"median error {error:.1%} over {len(replayed)} calls")
-    if json is not None:
-        rows = [asdict(call) | {"relative_error": call.relative_error} for call in replayed]
-        json.write_text(jsons.dumps({"median_relative_error": error, "calls": rows}, indent=2))
-        console.print(f"written to {json}")
 
 
 def _seconds(figures: PolicyFigures, name: str) -> str:

@@ -81,7 +81,7 @@ class FleetWarmth:
         await self._tried("not_warmed", self._arrive(begun_at + budget_s))
 
     async def leave(self, within_s: float = HAND_OVER_S) -> None:
-        """Have others compute the hottest prefixes that this replica alone holds, where that is worth it.
+        """Have others compute the latest prompts that this replica alone holds, where that is worth it.
 
         Args:
             within_s: seconds that it may take, at most ``HAND_OVER_S``.
@@ -138,7 +138,7 @@ class FleetWarmth:
     async def _plan(self, until: float) -> HandOverPlan:
         """Return what others are to compute, as far as it is looked up by a time."""
         plan = HandOverPlan(self._replica, self._warmth.block_tokens)
-        prefixes = await asyncio.to_thread(self._warmth.in_order)
+        prefixes = await asyncio.to_thread(self._warmth.latest)
         while some := await asyncio.to_thread(list, itertools.islice(prefixes, LOOKED_UP_AT_ONCE)):
             for prefix in some:
                 keys = self._warmth.keys(prefix)

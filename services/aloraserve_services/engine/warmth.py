@@ -93,9 +93,9 @@ class Warmth:
         """Return the hottest prefixes, of each tenant the hottest first."""
         return await asyncio.to_thread(self._hot.hottest, MAX_SENT_TOKENS, MAX_SENT)
 
-    def in_order(self) -> Iterator[HotPrefix]:
-        """Yield all prefixes in that order; on any thread."""
-        return self._hot.in_order()
+    def latest(self) -> Iterator[HotPrefix]:
+        """Yield the prompts of the last calls, of each tenant the latest first; on any thread."""
+        return self._hot.latest()
 
     def keys(self, prefix: HotPrefix) -> list[BlockKey]:
         """Return the block keys of one of them; an empty list if it was forgotten since."""
@@ -188,7 +188,7 @@ class Warmth:
     def _keep(self, prefix: HotPrefix, call: EngineCall) -> None:
         if self._is_kept:
             source = replace(self._source(call), weight=prefix.weight)
-            self._take_in(self._hot.note(call.token_ids, call.keys, source, prefix.heat))
+            self._take_in(self._hot.note(call.token_ids, call.keys, source, prefix.heat, prefix.age_s))
 
     def _take_in(self, steps: Iterator[None]) -> None:
         """Take in a prompt, between what else the loop does."""

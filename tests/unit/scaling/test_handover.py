@@ -34,18 +34,20 @@ def test_what_others_hold_or_are_about_to_have_is_left_alone() -> None:
     assert new_home(9, BLOCKS, [GOES, candidate("a"), candidate("b", claimed=BLOCKS)], "goes") is None
 
 
-def test_the_idlest_gets_it_and_of_equals_the_one_that_has_most_of_it() -> None:
+def test_where_least_is_left_to_compute_it_goes_and_of_equals_to_the_idlest() -> None:
     assert new_home(9, BLOCKS, [GOES, candidate("a", running=1), candidate("b")], "goes") == "b"
-    assert new_home(9, BLOCKS, [GOES, candidate("a"), candidate("b", held=4)], "goes") == "b"
+    assert new_home(9, BLOCKS, [GOES, candidate("a"), candidate("b", held=4, running=1)], "goes") == "b"
+    assert new_home(9, BLOCKS, [GOES, candidate("a"), candidate("b", held=4, waiting=1)], "goes") == "a"
 
 
-def test_what_one_is_to_compute_already_counts_there_so_that_all_of_the_idle_get_some() -> None:
+def test_what_one_is_to_compute_already_counts_there_so_that_all_get_some() -> None:
     given: Counter[str] = Counter()
-    for _ in range(8):
-        home = new_home(9, BLOCKS, [GOES, candidate("a"), candidate("b"), candidate("c", running=3)], "goes", given)
+    for _ in range(9):
+        others = [candidate("a", held=4), candidate("b"), candidate("c", running=3)]
+        home = new_home(9, BLOCKS, [GOES, *others], "goes", given)
         assert home is not None
-        given[home] += 1
-    assert given == {"a": 4, "b": 4}
+        given[home] += BLOCKS - (4 if home == "a" else 0)
+    assert given == {"a": 30, "b": 20, "c": 20}
 
 
 def test_nobody_gets_it_where_those_who_wait_lose_more_by_a_part_than_a_miss_costs() -> None:
@@ -55,6 +57,7 @@ def test_nobody_gets_it_where_those_who_wait_lose_more_by_a_part_than_a_miss_cos
     assert new_home(0.5, BLOCKS, [GOES, candidate("a", waiting=2)], "goes") is None
     assert new_home(0.5, BLOCKS, [GOES, candidate("a", running=8)], "goes") == "a", "answers go on beside parts"
     assert new_home(9, 1, [GOES, candidate("a", waiting=1)], "goes") is None
+    assert new_home(9, BLOCKS, [GOES, candidate("a", held=5, waiting=3)], "goes") is None, "the rest is two parts"
 
 
 @pytest.mark.parametrize(("blocks", "width", "ends"), [(5, 1024, [2, 4, 5]), (4, 1024, [2, 4]), (1, 16, [1])])
@@ -80,6 +83,16 @@ def offered(plan: HandOverPlan, number: int, held: int = 0, blocks: int = BLOCKS
     keys = [bytes([number, block]) * 8 for block in range(blocks)]
     prefix = HotPrefix(range(blocks * BLOCK_TOKENS), keys[-1], 9.0)
     plan.offer(prefix, keys, [GOES, candidate("a", held), candidate("b", running=1)])
+
+
+def test_of_prompts_that_begin_alike_the_beginning_counts_once_where_it_is_planned() -> None:
+    plan = HandOverPlan("goes", BLOCK_TOKENS)
+    document = [bytes([9, block]) * 8 for block in range(BLOCKS)]
+    others = [GOES, candidate("a"), candidate("b", running=9)]
+    for number in range(8):
+        keys = [*document, *(bytes([number, block]) * 8 for block in range(4))]
+        plan.offer(HotPrefix(range(len(keys) * BLOCK_TOKENS), keys[-1], 9.0), keys, others)
+    assert {home: len(given) for home, given in plan.homes.items()} == {"a": 4, "b": 4}, "14 blocks, then 4 each"
 
 
 def test_what_all_have_leaves_its_place_to_what_the_leaving_one_has_alone() -> None:

@@ -13,7 +13,7 @@ from aloraserve.adapters import AdapterRef
 from aloraserve.blocks import BlockKey, KeySpace
 from aloraserve.blocks.keys import AdapterEffect
 from aloraserve.scaling.hot_blocks import STEP_BLOCKS, PrefixSource
-from aloraserve.scaling.hot_prefixes import MAX_SENT_TOKENS, HotPrefixes, merged
+from aloraserve.scaling.hot_prefixes import MAX_SENT_TOKENS, RECENT_S, HotPrefixes, merged
 from aloraserve.scaling.packed_prefixes import pack, unpack
 
 BLOCK = 4
@@ -287,3 +287,50 @@ def test_other_bytes_are_refused(data: bytes) -> None:
 def test_more_than_a_list_may_have_is_not_unpacked() -> None:
     with pytest.raises(ValueError, match="cut off"):
         unpack(zlib.compress(bytes(5 << 20)))
+
+
+def test_the_last_calls_prompts_come_latest_first_however_hot_others_are() -> None:
+    clock = Clock()
+    hot = HotPrefixes(BLOCK, clock=clock)
+    note(hot, prompt(7, 1), times=9)
+    clock.now = RECENT_S
+    for conversation in (2, 3):
+        note(hot, prompt(8, conversation))
+    clock.now = RECENT_S + 1
+    note(hot, prompt(8, 2, 3))
+    assert [(list(prefix.token_ids), prefix.age_s) for prefix in hot.latest()] == [
+        (prompt(8, 2, 3), 0),
+        (prompt(8, 3), pytest.approx(1)),
+    ]
+
+
+def test_before_an_adapters_prompt_comes_what_the_base_model_has_of_it() -> None:
+    """It can be computed in parts, and the next turn goes on from it."""
+    for adapter, base_blocks, expected in (
+        (AdapterRef("safety", "alora", "ab" * 32), 3, [3, 5]),
+        (AdapterRef("style", "lora", "cd" * 32), 0, [5]),
+    ):
+        hot = HotPrefixes(BLOCK, clock=Clock())
+        token_ids = list(range(5 * BLOCK))
+        take_in(hot, token_ids, SPACE.keys(token_ids), PrefixSource(adapter=adapter, base_blocks=base_blocks))
+        assert [prefix.tokens // BLOCK for prefix in hot.latest()] == expected
+
+
+def test_tenants_take_turns_among_the_last_prompts_too() -> None:
+    hot = HotPrefixes(BLOCK, clock=Clock())
+    for conversation in range(20):
+        note(hot, prompt(7, conversation), "tenant:quiet" if conversation == 0 else "tenant:busy")
+    assert [prefix.cache_salt for prefix in hot.latest()][:2].count("tenant:quiet") == 1
+
+
+def test_what_another_replica_had_is_as_old_here_as_it_was_there() -> None:
+    clock = Clock()
+    old, new = HotPrefixes(BLOCK, clock=clock), HotPrefixes(BLOCK, clock=clock)
+    note(old, prompt(7, 1))
+    clock.now = RECENT_S - 1
+    (prefix,) = unpack(pack(list(old.latest())))
+    for _ in new.note(prefix.token_ids, SPACE.keys(prefix.token_ids), BASE, prefix.heat, prefix.age_s):
+        pass
+    assert [found.age_s for found in new.latest()] == [pytest.approx(RECENT_S - 1)]
+    clock.now = RECENT_S + 1
+    assert list(new.latest()) == []

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import pytest
 
 from aloraserve.engine_model.calibration import load
 from aloraserve.errors import SettingsError
 from aloraserve.scaling.base import ScalingRules
-from aloraserve.simulation.load_shapes import SHAPES, shaped_rows
+from aloraserve.simulation.load_shapes import SHAPES, reshaped_rows, shaped_rows
 from aloraserve.simulation.scaled_fleet import Growth, ScaledResult
-from aloraserve.simulation.scaling_study import OURS, SERVE, ScalerChoice, ScalingStudy
+from aloraserve.simulation.scaling_study import (
+    ALL,
+    HPA,
+    KEDA,
+    OURS,
+    SERVE,
+    ScalerChoice,
+    ScalingStudy,
+    parse_scaler,
+)
+from aloraserve.simulation.trace import GeneratedTrace
 from aloraserve.simulation.workload import Workload, WorkloadSettings
 
 RULES = ScalingRules(1, 4, ttft_objective_s=1.0, itl_objective_s=0.1, scale_down_cooldown_s=30)
@@ -57,6 +68,63 @@ def test_a_run_is_the_same_again() -> None:
 def test_an_unknown_scaler_is_named_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="scaler is 'best'; aloraserve, serve-default"):
         ScalerChoice("best").scaler(RULES)
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("aloraserve", ScalerChoice(OURS)),
+        ("serve-default", ScalerChoice(SERVE, 2.0, 600.0, 30.0)),
+        ("serve-default:12:60:0", ScalerChoice(SERVE, 12.0, 60.0)),
+        ("hpa-kv-usage", ScalerChoice(HPA, 0.3, 300.0)),
+        ("hpa-kv-usage:0.45:60", ScalerChoice(HPA, 0.45, 60.0)),
+        ("keda-queue:0.5:180:waiting", ScalerChoice(KEDA, 0.5, 180.0, metric="waiting")),
+        ("keda-queue:4", ScalerChoice(KEDA, 4.0, 300.0, metric="ongoing")),
+        ("constant", ScalerChoice(ALL, 6.0)),
+        ("constant:2", ScalerChoice(ALL, 2.0)),
+    ],
+)
+def test_a_user_names_a_scaler_and_its_settings(text: str, choice: ScalerChoice) -> None:
+    assert parse_scaler(text, 6) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("best", "scaler is 'best'; aloraserve"),
+        ("aloraserve:3", "with settings all but the first"),
+        ("hpa-kv-usage:0.3:60:1", "with settings all but the first"),
+        ("hpa-kv-usage:much", "numbers are accepted after hpa-kv-usage"),
+        ("hpa-kv-usage:nan", "a target above 0"),
+        ("serve-default:2:-1", "times from 0 s"),
+        ("keda-queue:8:60:latency", "waiting or ongoing"),
+        ("constant:7", "at most 6 replicas"),
+    ],
+)
+def test_a_scaler_that_makes_no_sense_is_refused(text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        parse_scaler(text, 6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_trace_that_is_given_a_shape_keeps_its_rows_and_its_length(shape: str) -> None:
+    rows = GeneratedTrace().rows(500, 1)
+    found = reshaped_rows(rows, shape, 3)
+    times = [row.arrival_s for row in found]
+    assert [replace(row, arrival_s=0.0) for row in found] == [replace(row, arrival_s=0.0) for row in rows]
+    assert times == sorted(times)
+    assert times[0] == 0
+    assert times[-1] == pytest.approx(rows[-1].arrival_s - rows[0].arrival_s)
+    parts = [sum(begin <= time / times[-1] <= begin + 0.25 for time in times) for begin in (0.0, 0.4)]
+    if shape != "bursty":
+        assert parts[1] > 2 * parts[0]
+    assert reshaped_rows(rows, shape, 3, duration_s=10.0)[-1].arrival_s == pytest.approx(10)
+
+
+def test_a_trace_without_a_length_has_no_shape() -> None:
+    rows = GeneratedTrace().rows(1, 1)
+    with pytest.raises(SettingsError, match="come within 0 s"):
+        reshaped_rows(rows, "diurnal", 0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -52,9 +52,39 @@ def test_a_policy_of_one_s_own_is_simulated_too(tmp_path: Path, monkeypatch: pyt
     assert own["hit_rate"] > turns["hit_rate"]
 
 
+def test_scalers_are_compared_on_calls_that_come_as_a_shape_says(tmp_path: Path) -> None:
+    json_path = tmp_path / "figures.json"
+    scalers = ["--scaler", "aloraserve", "--scaler", "constant:1", "--shape", "bursty", "--replicas", "3"]
+    result = call(*scalers, "--json", str(json_path))
+    assert result.exit_code == 0, result.output
+    assert "bursty generated trace, 80 calls, 1 to 3 replicas; objectives 1 s, then 100 ms per token" in result.output
+    content = json.loads(json_path.read_text())
+    assert content["rules"]["max_replicas"] == 3
+    ours, constant = content["scalers"]
+    assert (ours["name"], constant["setting"]) == ("aloraserve", "1 replicas")
+    assert ours["runs"][0]["calls"] == constant["runs"][0]["calls"] == 80
+    assert 0 <= ours["runs"][0]["violations"] <= 1
+    assert f"{constant['runs'][0]['replica_hours']:.2f}" in result.output
+
+
+def test_a_trace_can_be_given_a_shape(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"timestamp": 1000 * n, "input_length": 600, "output_length": 9, "hash_ids": [0, n]} for n in range(20)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = call("--trace", str(trace), "--scaler", "constant", "--shape", "diurnal")
+    assert result.exit_code == 0, result.output
+    assert "diurnal trace.jsonl, 80 calls, 1 to 2 replicas" in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--scaler", "best"], "scaler is 'best'; aloraserve, serve-default"),
+        (["--scaler", "constant:9"], "at most 2 replicas are accepted here"),
+        (["--scaler", "aloraserve", "--policy", "round-robin"], "policy and scaler are both given"),
+        (["--scaler", "aloraserve", "--fault", "kill:0@1"], "fault and scaler are both given"),
+        (["--scaler", "aloraserve", "--shape", "square"], "shape is 'square'"),
+        (["--shape", "bursty"], "shape is given without scaler"),
         (["--policy", "fastest"], "policy is 'fastest'"),
         (["--policy", "nowhere:Policy"], "policy is 'nowhere:Policy': it cannot be imported"),
         (["--trace", "nowhere.jsonl"], "trace nowhere.jsonl cannot be read"),
