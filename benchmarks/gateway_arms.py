@@ -15,7 +15,7 @@ from aloraserve.engine_model.calibration import load
 from aloraserve.settings import Settings
 from aloraserve_services.cli.own_platform import free_port
 from aloraserve_services.models.model_files import resolve_model
-from aloraserve_services.models.untrained import demo_adapters
+from aloraserve_services.models.untrained import twin_adapters
 from benchmarks.gateway_calls import Arm
 from benchmarks.gateway_real import vllm_servers
 from benchmarks.harness.bare_engines import BareEngines, bare_engines, server_process, wait_for_answer
@@ -60,7 +60,7 @@ class GatewayArms:
 
     def __init__(self, settings: Settings, others: Others, progress: Callable[[str], None]) -> None:
         _, self.model = resolve_model(settings.model, settings.state_dir, "float32", progress=progress)
-        self._adapters = demo_adapters(settings.state_dir, self.model)
+        self._adapters = twin_adapters(settings.state_dir, self.model)
         self._settings = settings
         self._others = others
         self._progress = progress

@@ -22,7 +22,7 @@ from aloraserve_services.cli.own_platform import free_port
 from aloraserve_services.engine.simulated.answer_words import AnswerWords
 from aloraserve_services.models.hardware import describe_machine
 from aloraserve_services.models.model_files import resolve_model
-from aloraserve_services.models.untrained import demo_adapters
+from aloraserve_services.models.untrained import twin_adapters
 from benchmarks.gateway_arms import TOKEN_S
 from benchmarks.gateway_calls import (
     CACHED_PROMPTS,
@@ -65,7 +65,7 @@ def bench_grpc(
     check_result_file(json)
     steps = Steps()
     _, model = resolve_model(settings.model, settings.state_dir, "float32", progress=steps)
-    adapters = demo_adapters(settings.state_dir, model)
+    adapters = twin_adapters(settings.state_dir, model)
     port = free_port()
     with (
         tempfile.TemporaryDirectory(prefix="alora-bench-") as folder,

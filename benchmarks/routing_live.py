@@ -28,7 +28,7 @@ from aloraserve.settings import Settings
 from aloraserve_services.cli.console import Steps, out
 from aloraserve_services.cli.options import ChosenSettings, JsonFile, takes_settings
 from aloraserve_services.models.hardware import describe_machine
-from aloraserve_services.models.untrained import demo_adapters
+from aloraserve_services.models.untrained import twin_adapters
 from aloraserve_services.plan import make_plan
 from benchmarks.harness.bare_engines import bare_engines
 from benchmarks.harness.calibrations import slowed_file
@@ -132,7 +132,7 @@ class RoutingArms:
         with contextlib.ExitStack() as stack:
             times = stack.enter_context(slowed_file(self._settings.calibration, load.slowdown))
             settings = self._settings.model_copy(update={"calibration": str(times)})
-            plan = make_plan(settings, adapters_dir=functools.partial(demo_adapters, settings.state_dir))
+            plan = make_plan(settings, adapters_dir=functools.partial(twin_adapters, settings.state_dir))
             model = ("--model", str(plan.model_path), "--served-name", plan.served_name)
             flags = (*model, "--adapters-dir", str(plan.adapters_dir))
             engine = ("--calibration", str(times), "--block-tokens", str(settings.block_tokens))

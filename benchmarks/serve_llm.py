@@ -20,7 +20,7 @@ from aloraserve.wire import ChatRequest, CompletionRequest, parse_body
 from aloraserve_services.bare_engine.engine import BareEngine
 from aloraserve_services.bare_engine.routes import EngineRoutes
 from aloraserve_services.gateway.answers import Answer, ChatAnswer, CompletionAnswer
-from aloraserve_services.models.untrained import demo_adapters
+from aloraserve_services.models.untrained import twin_adapters
 from aloraserve_services.plan import make_plan
 
 ENGINE_VARIABLE = "RAYLLM_VLLM_ENGINE_CLS"
@@ -47,7 +47,7 @@ class ServeEngine:
     async def start(self) -> None:
         """Start the engine."""
         settings = load_settings(None, engine="simulated")
-        plan = make_plan(settings, adapters_dir=functools.partial(demo_adapters, settings.state_dir))
+        plan = make_plan(settings, adapters_dir=functools.partial(twin_adapters, settings.state_dir))
         self._bare = await BareEngine.open(plan)
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]:

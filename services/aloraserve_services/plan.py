@@ -48,8 +48,6 @@ from aloraserve_services.models.hardware import Dtype, is_cpu_engine, preferred_
 from aloraserve_services.models.sizes import check_sizes
 
 CPU_BLOCK_TOKENS = 32
-STORE = "adapter-snapshots"
-"""Subfolder of the state folder with what engines load, unless the settings name another folder."""
 SIMULATED = "simulated engine"
 """Stands for the plugin in a simulated fleet's key space, so that no real replica joins one."""
 WAITING_ROOM = 4
@@ -150,8 +148,7 @@ class FleetPlan:
 
     def open_store(self) -> AdapterStore:
         """Return the store of adapters, which all processes of the fleet share that see the same folder."""
-        folder = self.settings.adapter_store or self.settings.state_dir / STORE
-        return AdapterStore(folder, self.settings.namespace)
+        return AdapterStore(self.settings.adapter_snapshots, self.settings.namespace)
 
     @property
     def base_fingerprint(self) -> str:
@@ -237,14 +234,14 @@ def check_engine(settings: Settings) -> Calibration | None:
 def make_plan(
     settings: Settings,
     *,
-    adapters_dir: Callable[[Path], Path] | None = None,
+    adapters_dir: Callable[[Path], Path | None] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> FleetPlan:
     """Resolve the model, read the adapters for what engines need, and derive the key space.
 
     Args:
         settings: see :class:`~aloraserve.settings.Settings`.
-        adapters_dir: makes the adapters' folder for a model's folder, if the settings name none.
+        adapters_dir: makes the adapters' folder for a model's folder, if the settings name none; None for no adapters.
         progress: called with what takes long.
 
     Raises:

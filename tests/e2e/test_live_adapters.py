@@ -15,7 +15,6 @@ from support.self_invoked import ask_auto, put_invoked_by
 
 from aloraserve.engine_model.calibration import load
 from aloraserve_services.models.untrained import write_untrained_adapters
-from aloraserve_services.plan import STORE
 
 BASE = "SmolLM2-135M-Instruct"
 NAME = "safety-lora"
@@ -178,7 +177,7 @@ def test_an_adapter_that_is_damaged_where_it_is_stored_fails_alone(
     fleet.wait_until(lambda: "damaged" in models(fleet), 120, "the third one to be served")
     assert places(fleet, "damaged") == 0
     assert "none (cold)" in command("status", "--url", fleet.url).stdout
-    weights = fleet.state_dir / STORE / str(digest(fleet, "damaged")) / "adapter_model.safetensors"
+    weights = fleet.state_dir / "adapter-snapshots" / str(digest(fleet, "damaged")) / "adapter_model.safetensors"
     weights.chmod(0o644)
     with weights.open("r+b") as file:
         file.truncate(file.seek(0, 2) - 4)

@@ -87,6 +87,11 @@ class Settings(
         return ScalingRules(**given, itl_objective_s=self.tpot_objective_ms / 1000, max_requests=max_requests)
 
     @property
+    def adapter_snapshots(self) -> Path:
+        """Folder of what engines load: the store of adapters."""
+        return self.adapter_store or self.state_dir / "adapter-snapshots"
+
+    @property
     def adapter_policy(self) -> SourcePolicy:
         """What adapters may be fetched from; every folder where whoever calls has an account on this machine."""
         from aloraserve.adapters.sources import SourcePolicy

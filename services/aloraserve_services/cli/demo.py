@@ -22,10 +22,10 @@ def demo(
     from aloraserve_services.cli.demo_player import DemoPlayer
     from aloraserve_services.cli.demo_report import RowPrinter, print_summary, write_json
     from aloraserve_services.cli.own_platform import own_platform, own_settings
-    from aloraserve_services.models.shipped_adapters import pipeline_adapters
+    from aloraserve_services.models.shipped_adapters import demo_adapters
 
     settings = own_settings(chosen, json)
-    adapters = functools.partial(pipeline_adapters, settings.state_dir)
+    adapters = functools.partial(demo_adapters, settings.state_dir)
     with (
         own_platform(settings, adapters_dir=adapters) as platform,
         StreamingClient(platform.url, platform.headers) as client,

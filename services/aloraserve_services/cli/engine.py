@@ -24,7 +24,7 @@ def engine(
 ) -> None:
     """Serve simulated engines through OpenAI's API, for other projects' routers; stop them with Ctrl-C."""
     from aloraserve_services.bare_engine.server import serve_engines
-    from aloraserve_services.models.untrained import demo_adapters
+    from aloraserve_services.models.shipped_adapters import default_adapters
     from aloraserve_services.plan import make_plan
 
     if not simulated:
@@ -35,7 +35,7 @@ def engine(
     for number in range(count):
         check_port(settings.host, settings.port + number)
     steps = Steps()
-    plan = make_plan(settings, adapters_dir=functools.partial(demo_adapters, settings.state_dir), progress=steps)
+    plan = make_plan(settings, adapters_dir=functools.partial(default_adapters, settings), progress=steps)
     engines = f"{count} engines, on the ports from {settings.port} on" if count > 1 else "one engine"
     steps(f"serving {plan.served_name} at {base_url(settings)} with {engines}")
     serve_engines(plan, count)

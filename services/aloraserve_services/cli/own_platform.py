@@ -13,7 +13,7 @@ from aloraserve.settings import Settings, is_set
 from aloraserve_services.cli.console import Steps
 from aloraserve_services.cli.options import ChosenSettings, check_result_file
 from aloraserve_services.local.platform import LocalPlatform, local_platform
-from aloraserve_services.models.untrained import demo_adapters
+from aloraserve_services.models.untrained import twin_adapters
 
 TLS_KEYS = ("tls_certificate", "tls_key", "tls_client_ca")
 """Not for a platform that only its own command calls."""
@@ -59,18 +59,18 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def own_platform(
-    settings: Settings, steps: Steps | None = None, *, adapters_dir: Callable[[Path], Path] | None = None
+    settings: Settings, steps: Steps | None = None, *, adapters_dir: Callable[[Path], Path | None] | None = None
 ) -> Iterator[LocalPlatform]:
     """Run a platform for the time of the context.
 
     Args:
         settings: see :func:`own_settings`.
         steps: progress; by default one that begins now.
-        adapters_dir: makes the adapters' folder for the model's; by default that of the untrained ones.
+        adapters_dir: makes the adapters' folder for the model's; by default that of equal twins with random weights.
 
     Raises:
         StartError: it does not start.
     """
-    adapters_dir = adapters_dir or functools.partial(demo_adapters, settings.state_dir)
+    adapters_dir = adapters_dir or functools.partial(twin_adapters, settings.state_dir)
     with local_platform(settings, adapters_dir=adapters_dir, progress=steps or Steps()) as platform:
         yield platform

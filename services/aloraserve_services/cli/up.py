@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -25,7 +25,7 @@ from aloraserve_services.local.address import base_url, check_ports
 from aloraserve_services.local.processes import reap_orphans
 
 if TYPE_CHECKING:
-    from aloraserve.adapters import RefusedAdapter
+    from aloraserve.adapters import RefusedAdapter, ServedName
     from aloraserve_services.local.platform import LocalPlatform
     from aloraserve_services.plan import FleetPlan
 
@@ -52,10 +52,9 @@ def up(
 
 def _run(settings: Settings) -> None:
     from aloraserve_services.local.platform import local_platform
-    from aloraserve_services.models.untrained import demo_adapters
+    from aloraserve_services.models.shipped_adapters import default_adapters
 
-    # Adapters of a simulated engine have no effect but on what is reused, so untrained ones are sufficient.
-    adapters_dir = functools.partial(demo_adapters, settings.state_dir) if settings.engine == "simulated" else None
+    adapters_dir = functools.partial(default_adapters, settings)
     settings = settings.model_copy(update={"log_dir": log_folder(settings)})
     with run_file.held(settings.state_dir, base_url(settings)):
         begin_log_folder(log_folder(settings))
@@ -71,11 +70,14 @@ def _serve(platform: LocalPlatform, embedded: str) -> None:
         embedded: URL of its embedded Redis, empty with another one.
     """
     plan, settings = platform.plan, platform.settings
-    names, refusals = asyncio.run(_adapters(plan))
+    served, refusals = asyncio.run(_adapters(plan))
     for refused in refusals:
         err.print(f"adapter refused: {refused.name}: {refused.reason}", style="red", markup=False, soft_wrap=True)
+    for warning in meaningless_answers(served, settings):
+        out.print(warning, markup=False, soft_wrap=True)
     run_file.mark_ready(settings.state_dir, platform.url, settings.stop_s, settings.tls_certificate, embedded)
-    out.print(f"serving {plan.served_name} and {_shown(names)}; stop with Ctrl-C or `aloraserve down`")
+    names = _shown([each.name for each in served])
+    out.print(f"serving {plan.served_name} and {names}; stop with Ctrl-C or `aloraserve down`")
     try:
         while True:
             reap_orphans()
@@ -99,11 +101,25 @@ def _give_up(error: PartLostError, state_dir: Path) -> NoReturn:
     os._exit(EXIT_FAILED)
 
 
-async def _adapters(plan: FleetPlan) -> tuple[list[str], Sequence[RefusedAdapter]]:
+async def _adapters(plan: FleetPlan) -> tuple[Sequence[ServedName], Sequence[RefusedAdapter]]:
     registry = plan.open_registry()
     await registry.begin()
     await registry.close()
-    return [served.name for served in registry.listed()], registry.refused()
+    return registry.listed(), registry.refused()
+
+
+def meaningless_answers(served: Sequence[ServedName], settings: Settings) -> Iterator[str]:
+    """Yield what has to be said of answers that mean nothing.
+
+    Args:
+        served: names of the adapters.
+        settings: of the platform.
+    """
+    if settings.engine == "simulated":
+        yield "the engines are simulated: all answers are random words, those of trained adapters too"
+    untrained = [each.name for each in served if each.version.untrained]
+    if untrained:
+        yield f"with random weights, so that their judgements mean nothing: {_shown(untrained)}"
 
 
 def _shown(names: list[str]) -> str:

@@ -16,7 +16,6 @@ from aloraserve_services.doctor.base import Finding, failed, ok, skipped, warnin
 from aloraserve_services.local.private_folder import private_folder
 from aloraserve_services.local.surroundings import WANTED_FILES, check_limits
 from aloraserve_services.models.hardware import preferred_dtype, runs_on_cpu
-from aloraserve_services.plan import STORE
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the place itself
 GIB = 1 << 30
@@ -60,7 +59,7 @@ def look_at_shared_memory(folder: Path = SHARED_MEMORY) -> Iterator[Finding]:
 
 def look_at_disks(settings: Settings) -> Iterator[Finding]:
     """Look at the room where models, adapters and logs go."""
-    places = {"state_dir": settings.state_dir, "adapter_store": settings.adapter_store or settings.state_dir / STORE}
+    places = {"state_dir": settings.state_dir, "adapter_store": settings.adapter_snapshots}
     if HUB_ID.fullmatch(settings.model):
         places["HF_HOME"] = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     for name, folder in places.items():

@@ -90,7 +90,7 @@ class LocalPlatform:
 def local_platform(
     settings: Settings,
     *,
-    adapters_dir: Callable[[Path], Path] | None = None,
+    adapters_dir: Callable[[Path], Path | None] | None = None,
     keeps_usage: bool = False,
     progress: Progress,
 ) -> Iterator[LocalPlatform]:
@@ -98,7 +98,7 @@ def local_platform(
 
     Args:
         settings: what to run.
-        adapters_dir: makes an adapters folder for the model's folder, if the settings name none.
+        adapters_dir: makes an adapters folder for the model's folder, if the settings name none; None for no adapters.
         keeps_usage: whether tenants' use outlives an embedded Redis; the state folder is this platform's alone then.
         progress: called with what happens, in short sentences.
 

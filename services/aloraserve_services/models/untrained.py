@@ -119,9 +119,12 @@ def write_untrained_folders(root: Path, model_path: Path, names: Sequence[str], 
     return folders
 
 
-def demo_adapters(state_dir: Path, model_path: Path) -> Path:
-    """Write the untrained adapters for a model into the state folder, unless they are there; return their folder."""
-    folder = state_dir / "demo-adapters" / model_path.name
+def twin_adapters(state_dir: Path, model_path: Path) -> Path:
+    """Write what measurements compare into the state folder, unless it is there; return the folder.
+
+    Each aLoRA has a LoRA twin of the same weights and rank, whatever trained ones there are: their ranks differ.
+    """
+    folder = state_dir / "twin-adapters" / model_path.name
     write_untrained_adapters(folder, model_path, names=PIPELINE)
     return folder
 
