@@ -18,7 +18,6 @@ from aloraserve.engine_model.inter_token_time import InterTokenTime
 from aloraserve.engine_model.outputs import BlocksChanged, EngineCoreOutputs, KVCacheEvent
 from aloraserve.engine_model.request import Request, RequestId
 from aloraserve.engine_model.scheduler import Scheduler
-from aloraserve.engine_model.step_learner import StepLearner
 from aloraserve.engine_model.step_model import StepModel
 from aloraserve.engine_model.step_stats import StepStats
 from aloraserve.engine_model.warm_up import warm_up_steps
@@ -117,6 +116,9 @@ class ModelledEngine:
         self._scheduling = scheduling
         self._fair = FairQueue[RequestId](scheduling, calibration.max_num_batched_tokens)
         self._times = calibration
+        # Brings numpy, which a command line that simulates nothing does not wait for.
+        from aloraserve.engine_model.step_learner import StepLearner
+
         self._learner = StepLearner(clock=loop.time)
         self._inter_token = InterTokenTime()
         for step in warm_up_steps(calibration):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aloraserve.adapters import AdapterVersion, RefusedAdapter
-from aloraserve.adapters.intrinsics.export import export_intrinsics
 from aloraserve.errors import InvalidAdapterError, SettingsError
 from aloraserve_services.cli.console import Steps, err, report_written
 from aloraserve_services.cli.options import ChosenSettings, takes_settings
 from aloraserve_services.models.gguf_export.stored_type import StoredType
-from aloraserve_services.plan import FleetPlan, make_plan
+
+if TYPE_CHECKING:
+    from aloraserve.adapters import AdapterVersion, RefusedAdapter
+    from aloraserve_services.plan import FleetPlan
 
 
 @takes_settings("model", "adapters_dir", "state_dir", "dtype")
@@ -37,13 +38,15 @@ def export(
     """Write adapters as the files of another project, into a folder that is not there yet."""
     if (gguf is None) == (mellea is None):
         raise SettingsError("name one folder to write: --gguf FOLDER for llama.cpp, or --mellea FOLDER for mellea")
+    from aloraserve.adapters.intrinsics.export import export_intrinsics
+    from aloraserve_services.plan import make_plan
+
     steps = Steps()
     plan = make_plan(chosen.load(), progress=steps)
     versions, left_out = _read(plan, adapters or [])
     if mellea is not None:
         left_out = [*left_out, *export_intrinsics(versions, mellea.absolute())]
     if gguf is not None:
-        # Brings numpy, which other commands do not wait for.
         from aloraserve_services.models.gguf_export.export import export_gguf
 
         base = (plan.served_name, plan.model_path)

@@ -443,6 +443,16 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (result.exit_code, result.stdout) == (0, f"aloraserve {aloraserve.__version__}\n")
 
 
+def test_the_command_line_starts_without_libraries_that_take_long() -> None:
+    heavy = ["fastapi", "grpc", "llguidance", "matplotlib", "numpy", "peft", "ray", "torch", "transformers", "vllm"]
+    program = (
+        "import sys\nfrom aloraserve_services.cli.main import app\n"
+        f"try: app(['--help'])\nexcept SystemExit: print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_without_a_command_the_help_is_shown() -> None:
     result = CliRunner().invoke(app, [])
     assert all(command in result.output for command in ("demo", "up", "status", "down"))

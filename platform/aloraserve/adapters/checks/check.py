@@ -11,7 +11,6 @@ from aloraserve.adapters.checks.layout import layout_problems
 from aloraserve.adapters.checks.report import AdapterFacts, CheckReport
 from aloraserve.adapters.checks.sidecar import Sidecar, read_sidecar
 from aloraserve.adapters.checks.strict_json import parse_object
-from aloraserve.adapters.checks.tensor_values import value_problems
 from aloraserve.adapters.checks.tensors import Matrix, find_matrices, matrix_problems
 from aloraserve.adapters.file_access import failed
 from aloraserve.adapters.intrinsics import IO_YAML_FILE, IntrinsicSpec, read_intrinsic
@@ -151,6 +150,9 @@ class _Check:
             is_whole = not problems
             self._problems += matrix_problems(self._matrices, self._config, self._base, is_whole=is_whole)
             readable = [matrix for matrix in self._matrices if _has_numbers(matrix.entry)]
+            # Brings numpy, which commands that check nothing do not wait for.
+            from aloraserve.adapters.checks.tensor_values import value_problems
+
             self._problems += value_problems(file, readable, self._config.scaling)
 
 
