@@ -28,9 +28,9 @@ class ModelInvocation(ResponsePart):
 class ModelEntry(ResponsePart):
     """One servable name.
 
-    ``parent``, ``kind``, ``root`` and ``invocation`` extend OpenAI's entry: the base model of an adapter (None for the
-    base itself), what it is, the name that an alias stands for (its own name, if it is none), and what makes an aLoRA
-    act (None for the others).
+    ``parent``, ``kind``, ``root``, ``invocation``, ``untrained`` and ``dtype`` extend OpenAI's entry: the base model of
+    an adapter (None for the base itself), what it is, the name that an alias stands for (its own name, if it is none),
+    what makes an aLoRA act (None for the others), whether its weights are random, and what engines compute in.
     """
 
     id: str
@@ -41,9 +41,11 @@ class ModelEntry(ResponsePart):
     parent: str | None = None
     kind: ModelKind = "base"
     invocation: ModelInvocation | None = None
+    untrained: bool = False
+    dtype: str | None = None
 
     @classmethod
-    def of(cls, served: ServedName, base: str, created: int) -> Self:
+    def of(cls, served: ServedName, base: str, created: int, dtype: str | None = None) -> Self:
         """Return the entry of an adapter's name; arguments are those of :meth:`ModelList.of`."""
         version = served.version
         invocation = None
@@ -51,7 +53,14 @@ class ModelEntry(ResponsePart):
             mode = None if version.invocation_mode is None else version.invocation_mode.value
             invocation = ModelInvocation(tokens=version.invocation_ids, text=version.invocation_text, mode=mode)
         return cls(
-            id=served.name, created=created, root=served.root, parent=base, kind=version.kind, invocation=invocation
+            id=served.name,
+            created=created,
+            root=served.root,
+            parent=base,
+            kind=version.kind,
+            invocation=invocation,
+            untrained=version.untrained,
+            dtype=dtype,
         )
 
 
@@ -62,17 +71,18 @@ class ModelList(ResponsePart):
     data: list[ModelEntry]
 
     @classmethod
-    def of(cls, base: str, adapters: Iterable[ServedName], created: int) -> Self:
+    def of(cls, base: str, adapters: Iterable[ServedName], created: int, dtype: str | None = None) -> Self:
         """Return the list of the base model and its adapters.
 
         Args:
             base: its served name.
             adapters: names that the caller may use.
             created: in seconds since 1970.
+            dtype: of the base model's weights and of the KV cache.
         """
         return cls(
             data=[
-                ModelEntry(id=base, created=created, root=base),
-                *(ModelEntry.of(served, base, created) for served in adapters),
+                ModelEntry(id=base, created=created, root=base, dtype=dtype),
+                *(ModelEntry.of(served, base, created, dtype) for served in adapters),
             ]
         )

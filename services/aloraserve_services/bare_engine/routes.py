@@ -62,7 +62,8 @@ class EngineRoutes:
 
     async def models(self, request: Request) -> Response:
         """List the base model and the adapters."""
-        listed = ModelList.of(self._bare.plan.served_name, self._bare.registry.listed(), created=0)
+        plan = self._bare.plan
+        listed = ModelList.of(plan.served_name, self._bare.registry.listed(), created=0, dtype=plan.dtype)
         return Response(listed.to_json(), media_type="application/json")
 
     async def version(self, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,7 +25,8 @@ MAX_KEY_BYTES = 4096
 SpecFile = Annotated[Path, typer.Argument(help="YAML file of the training.", show_default=False)]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for report.md, report.html and results.json.")]
 EvaluationDtype = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option(help="Of PEFT's computation; auto: as engines here.")
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="Of PEFT's computation; auto: as the platform says, else as engines here."),
 ]
 
 
@@ -62,7 +64,12 @@ def evaluate(
 
     others = [EvaluationReport.read(path) for path in beside or ()]
     platform = _platform(url, model, twin_model, api_key_file, concurrency)
-    prepared = _prepared(spec, dtype, chosen)
+    prepared = _prepared(spec, _dtype(dtype, platform), chosen)
+    if platform is not None and platform.dtype not in (None, prepared.dtype):
+        said = (
+            f"the platform computes in {platform.dtype}, and PEFT in {prepared.dtype}: answers may differ by rounding"
+        )
+        err.print(said, style="yellow", soft_wrap=True)
     request = EvaluationRequest(prepared, adapter, twin, compare, RowChoice(split, limit, seed), told, platform)
     check_folder(output)
     with TrainingBars() as progress:
@@ -86,9 +93,17 @@ def _prepared(spec: Path, dtype: Literal["auto", "float32", "bfloat16"], chosen:
     return prepare_training(changed, chosen.load().state_dir)
 
 
+def _dtype(
+    asked: Literal["auto", "float32", "bfloat16"], platform: PlatformTarget | None
+) -> Literal["auto", "float32", "bfloat16"]:
+    said = None if platform is None else platform.dtype
+    return said if asked == "auto" and said is not None else asked
+
+
 def _platform(
     url: str | None, model: str | None, twin_model: str | None, key_file: Path | None, concurrency: int
 ) -> PlatformTarget | None:
+    from aloraserve_services.training.platform_dtype import platform_dtype
     from aloraserve_services.training.served_answers import PlatformTarget
 
     given = {"--model": model, "--twin-model": twin_model, "--api-key-file": key_file}
@@ -101,7 +116,8 @@ def _platform(
         raise SettingsError(
             "--url is given without --model; accepted: both, the model as the platform calls the adapter"
         )
-    return PlatformTarget(url, model, twin_model, None if key_file is None else _key(key_file), concurrency)
+    target = PlatformTarget(url, model, twin_model, None if key_file is None else _key(key_file), concurrency)
+    return replace(target, dtype=platform_dtype(target))
 
 
 def _key(path: Path) -> str:

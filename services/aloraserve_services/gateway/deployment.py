@@ -247,6 +247,7 @@ class Gateway:
             self.slots,
             self._responses,
             base_model=self._plan.served_name,
+            dtype=self._plan.dtype,
             adapters=self._adapters,
             serves=self._serves,
         )

@@ -36,6 +36,7 @@ class OpenAIRoutes:
         slots: of calls in progress.
         responses: makes responses of calls.
         base_model: its served name.
+        dtype: of its weights.
         adapters: that are served now.
         serves: returns whether a new call would reach a replica, or be held until there is one.
     """
@@ -50,6 +51,7 @@ class OpenAIRoutes:
         responses: CallResponses,
         *,
         base_model: str,
+        dtype: str,
         adapters: AdapterRegistry,
         serves: Callable[[], bool],
     ) -> None:
@@ -60,6 +62,7 @@ class OpenAIRoutes:
         self._slots = slots
         self._responses = responses
         self._base_model = base_model
+        self._dtype = dtype
         self._adapters = adapters
         self._serves = serves
         self._created = int(time.time())
@@ -106,19 +109,19 @@ class OpenAIRoutes:
         """List the base model and the adapters that the caller may use; to an administrator, the public ones."""
         caller = self._tenants.authenticate(request.headers.get("authorization"), None)
         listed = self._adapters.listed(caller.tenant)
-        return json_response(ModelList.of(self._base_model, listed, self._created).to_json())
+        return json_response(ModelList.of(self._base_model, listed, self._created, self._dtype).to_json())
 
     async def model(self, request: Request) -> Response:
         """Say what one name is; also one that is not listed, such as an exact version."""
         caller = self._tenants.authenticate(request.headers.get("authorization"), None)
         [name] = parameters(request)
         if name == self._base_model:
-            [base] = ModelList.of(name, (), self._created).data
+            [base] = ModelList.of(name, (), self._created, self._dtype).data
             return json_response(base.to_json())
         version = await resolved(self._adapters, name, tenant=caller.tenant)
         listed = (served for served in self._adapters.listed(caller.tenant) if served.name == name)
         served = next(listed, ServedName(name, f"{version.name}@{version.digest[:SHOWN_DIGITS]}", version))
-        return json_response(ModelEntry.of(served, self._base_model, self._created).to_json())
+        return json_response(ModelEntry.of(served, self._base_model, self._created, self._dtype).to_json())
 
     async def version(self, request: Request) -> Response:
         """Say which API this is, as vLLM does."""

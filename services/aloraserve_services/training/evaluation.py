@@ -18,6 +18,7 @@ from aloraserve.training.scored_form import ScoredForm
 from aloraserve.training.scoring import PRIMARY, ArmAnswers, compared, scored
 from aloraserve.training.spec import MAX_RANK
 from aloraserve.training.splits import SplitName
+from aloraserve_services.models.hardware import Dtype
 from aloraserve_services.training.evaluation_facts import facts_of
 from aloraserve_services.training.progress import TrainingProgress
 from aloraserve_services.training.reference_arms import (
@@ -74,6 +75,12 @@ class EvaluationRequest:
     def spec(self) -> TrainingSpec:
         """The training's spec."""
         return self.prepared.spec
+
+    @property
+    def coarser_dtype(self) -> Dtype:
+        """The coarser one of PEFT's dtype and the platform's, as far as that is known."""
+        others = () if self.platform is None else (self.platform.dtype,)
+        return "bfloat16" if "bfloat16" in (self.prepared.dtype, *others) else "float32"
 
     @property
     def model_path(self) -> Path:
@@ -210,7 +217,7 @@ def _report(request: EvaluationRequest, form: ScoredForm, arms: Sequence[ArmResu
         arms=tuple(arms),
         comparisons=tuple(compared(form, arms, seed=request.choice.seed)),
         agreements=tuple(
-            agreement(reference[arm.role], arm, request.prepared.dtype) for arm in arms if arm.through == "platform"
+            agreement(reference[arm.role], arm, request.coarser_dtype) for arm in arms if arm.through == "platform"
         ),
         facts=facts_of(request.prepared, request.choice, len(arms[0].items), request.platform),
     )

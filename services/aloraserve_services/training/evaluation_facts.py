@@ -6,7 +6,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 from aloraserve import __version__
-from aloraserve_services.models.hardware import describe_machine
+from aloraserve_services.models.hardware import Dtype, describe_machine
 
 if TYPE_CHECKING:
     from aloraserve_services.training.evaluation import RowChoice
@@ -27,7 +27,7 @@ def facts_of(
         rows: how many they are.
         platform: that was asked too, None without.
     """
-    served = {} if platform is None else {"platform": f"{platform.concurrency} calls at a time, up to 3 attempts each"}
+    served = {} if platform is None else {"platform": platform_text(platform, prepared.dtype)}
     return {
         "base model": prepared.base_name,
         "data": f"{rows} rows of {', '.join(prepared.spec.data.files)}, split {choice.split}",
@@ -38,6 +38,20 @@ def facts_of(
         "machine": describe_machine(),
         "versions": ", ".join([f"aloraserve {__version__}", *map(_version, _LIBRARIES)]),
     }
+
+
+def platform_text(platform: PlatformTarget, dtype: Dtype) -> str:
+    """Return how a platform was asked, and what it computes in, for people.
+
+    Args:
+        platform: that was asked.
+        dtype: of PEFT's computation.
+    """
+    calls = f"{platform.concurrency} calls at a time, up to 3 attempts each"
+    if platform.dtype is None:
+        return f"{calls}; it does not say its dtype"
+    other = "" if platform.dtype == dtype else f", PEFT in {dtype}: answers may differ by rounding"
+    return f"{calls}; in {platform.dtype}{other}"
 
 
 def _version(library: str) -> str:

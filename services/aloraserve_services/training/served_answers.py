@@ -17,6 +17,7 @@ from aloraserve.errors import TrainingError
 from aloraserve.training import TrainingRow
 from aloraserve.training.results import ItemResult
 from aloraserve.training.scored_form import ScoredForm
+from aloraserve_services.models.hardware import Dtype
 from aloraserve_services.training.progress import TrainingProgress
 from aloraserve_services.training.reference_arms import item_of
 
@@ -36,6 +37,7 @@ class PlatformTarget:
         twin_model: served name of the LoRA twin, None if it is not served.
         api_key: None for a platform without keys.
         concurrency: calls at a time.
+        dtype: that its engines compute in, None if it does not say.
     """
 
     url: str
@@ -43,6 +45,7 @@ class PlatformTarget:
     twin_model: str | None = None
     api_key: str | None = None
     concurrency: int = 4
+    dtype: Dtype | None = None
 
 
 class ServedAnswers:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from openai.types import Completion as OpenAICompletion
 from openai.types import Model
 from openai.types.chat import ChatCompletion as OpenAIChat
 from openai.types.chat import ChatCompletionChunk as OpenAIChunk
 
+from aloraserve.adapters import AdapterVersion, ServedName
 from aloraserve.wire import ChatCompletion, ChatCompletionChunk, Completion, ModelEntry, ModelList, Usage
 from aloraserve.wire.chat_answers import (
     AssistantMessage,
@@ -71,3 +73,11 @@ def test_a_model_list_says_what_each_name_is() -> None:
     assert [Model.model_validate(entry).id for entry in body["data"]] == ["base", "safety"]
     assert body["data"][1]["kind"] == "alora"
     assert body["data"][1]["parent"] == "base"
+
+
+def test_a_model_list_says_what_is_untrained_and_what_engines_compute_in() -> None:
+    version = AdapterVersion("safety", "lora", Path("safety"), 4, ("q_proj",), (), "0" * 64, untrained=True)
+    served = [ServedName("safety", "safety", version)]
+    base, adapter = ModelList.of("base", served, created=1, dtype="float32").data
+    assert (base.untrained, adapter.untrained) == (False, True)
+    assert base.dtype == adapter.dtype == "float32"
