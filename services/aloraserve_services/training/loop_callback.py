@@ -81,7 +81,7 @@ class LoopCallback(TrainerCallback):
         shown = ", ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in ("loss", "accuracy"))
         self._progress.note(f"step {state.global_step} of {state.max_steps}: validation {shown}")
         if self._patience is not None and validations_since_best(state, args) >= self._patience:
-            self._progress.note(f"ended early: {self._patience} validations brought nothing better")
+            self._progress.note(f"ended early: validations without a better one: {self._patience}")
             control.should_training_stop = True
 
     def _ends_epoch(self, state: Any) -> bool:
