@@ -206,13 +206,15 @@ def start(state_dir: Path, model_path: Path, adapters_dir: Path) -> Callable[...
     from transformers import AutoTokenizer
 
     @contextlib.contextmanager
-    def started(*flags: str, own_state: bool = False) -> Iterator[Platform]:
+    def started(*flags: str, own_state: bool = False, names_adapters: bool = True) -> Iterator[Platform]:
         port = free_port()
         folder = state_dir
         if own_state:
             folder = state_dir.with_name(f"state-{port}")
             link_models(state_dir, folder)
-        same = ("--state-dir", str(folder), "--adapters-dir", str(adapters_dir), "--dtype", "float32")
+        same: tuple[str, ...] = ("--state-dir", str(folder), "--dtype", "float32")
+        if names_adapters:
+            same = (*same, "--adapters-dir", str(adapters_dir))
         done = aloraserve("up", "--detach", "--port", str(port), *same, *flags)
         assert done.returncode == 0, done.stderr + (folder / "up.log").read_text()
         try:

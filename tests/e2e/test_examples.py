@@ -14,6 +14,7 @@ import pytest
 from redis import Redis
 from support.redis_deployments import Server, free_port
 
+from aloraserve_services.models.shipped_adapters import shipped_names
 from aloraserve_services.models.untrained import PIPELINE, write_untrained_adapters
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -85,10 +86,40 @@ def test_the_platform_s_own_client_does_so_over_either_transport(fleet: Any, grp
 def test_every_step_of_the_rag_pipeline_goes_on_from_the_base_model_s_blocks(fleet: Any) -> None:
     printed = run("rag_intrinsics.py", fleet.url)
     for step in STEPS:
-        reused = [int(tokens) for tokens in re.findall(rf"{step} +(\d+) tokens reused .* probability [01]\.", printed)]
-        assert len(reused) == 2, printed
+        found = re.findall(rf"{step} +(\d+) tokens reused .* probability [01]\.\d\d \(untrained\)", printed)
+        reused = [int(tokens) for tokens in found]
+        assert len(reused) == (5 if step == "hallucination" else 3), printed
         # The first step computes what all others go on from.
-        assert min(reused) >= (64 if step != "safety" else 0), printed
+        assert min(reused) >= (96 if step != "safety" else 0), printed
+    # What is untrained refuses nothing.
+    assert printed.count("answer: ") == 3
+
+
+@pytest.fixture(scope="module")
+def trained(start: Callable[..., Any]) -> Iterator[Any]:
+    """A real engine that serves what it does if nothing is named: the adapters that come with the project."""
+    with start("--replicas", "1", own_state=True, names_adapters=False) as running:
+        yield running
+
+
+def test_the_rag_pipeline_catches_what_was_planted(trained: Any) -> None:
+    printed = run("rag_intrinsics.py", trained.url)
+    asked = {part.partition("\n")[0]: part for part in printed.strip().split("\n\n")}
+    fare, captain, bomb, winter = asked.values()
+    assert re.search(r"safety +\d+ tokens reused  N +probability 0\.", fare), printed
+    assert re.search(r"safety +\d+ tokens reused  Y +probability [01]\.", bomb), printed
+    assert "not answered" in bomb
+    assert "answer: " in fare
+    faithful, made_up = re.findall(r'hallucination +\d+ tokens reused  "(yes|no)"', winter)
+    assert (faithful, made_up) == ("no", "yes"), printed
+    if "answerability" in shipped_names():
+        assert ("not answered" in captain, " answerable " in fare) == (True, True), printed
+    else:
+        assert captain.count("(untrained)") == 1
+    in_log = (trained.state_dir / "up.log").read_text()
+    assert ("with random weights" in in_log) == any(
+        f"{name}{twin}" not in shipped_names() for name in PIPELINE for twin in ("", "-lora")
+    )
 
 
 def test_the_external_redis_holds_the_fleet_s_directory(fleet: Any, redis_url: str) -> None:
