@@ -49,15 +49,16 @@ def misses(heat: float) -> float:
     return 1.0 - math.exp(-heat * math.log(2.0))
 
 
-def parts(blocks: int, block_tokens: int) -> Iterator[int]:
+def parts(blocks: int, block_tokens: int, known_blocks: int = 0) -> Iterator[int]:
     """Yield how many of a prefix's blocks are there after each part of it.
 
     Args:
         blocks: of the prefix.
         block_tokens: tokens per block.
+        known_blocks: of it, that are there before the first part.
     """
     step = max(PART_TOKENS // block_tokens, 1)
-    yield from range(step, blocks, step)
+    yield from range(max(known_blocks, 0) + step, blocks, step)
     yield blocks
 
 
@@ -91,7 +92,7 @@ def new_home(
         return None
     loads = {replica: candidate.state.load for replica, candidate in others.items()}
     best = min(left, key=lambda other: (loads[other].waiting, given.get(other, 0) + left[other], loads[other].running))
-    part = next(parts(blocks, block_tokens))
+    part = next(parts(left[best], block_tokens))
     return best if misses(heat) * left[best] > loads[best].waiting * part else None
 
 
@@ -139,8 +140,9 @@ class HandOverPlan:
         given = {home: len(planned) for home, planned in self._planned.items()}
         home = new_home(prefix.heat, len(keys), found.values(), self._leaving, given, block_tokens=self._block)
         if home is not None:
-            self.homes.setdefault(home, []).append(prefix)
-            self._planned.setdefault(home, set()).update(keys[found[home].claimed_blocks :])
+            known = found[home].claimed_blocks
+            self.homes.setdefault(home, []).append(replace(prefix, known_blocks=known))
+            self._planned.setdefault(home, set()).update(keys[known:])
 
     def _with_planned(self, candidate: Candidate, keys: Sequence[BlockKey]) -> Candidate:
         """Return a candidate with what it is to compute of a prefix."""

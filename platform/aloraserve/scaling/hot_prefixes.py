@@ -65,6 +65,7 @@ class HotPrefix:
         adapter: that the last block is of, None for the base model's.
         weight: of the tenant beside others.
         age_s: since a call last had it.
+        known_blocks: of it, that the replica which is to compute it has already, or is given before.
     """
 
     token_ids: Sequence[int]
@@ -75,6 +76,7 @@ class HotPrefix:
     adapter: AdapterRef | None = None
     weight: float = 1.0
     age_s: float = 0.0
+    known_blocks: int = 0
 
     @property
     def tokens(self) -> int:

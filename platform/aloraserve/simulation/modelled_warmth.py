@@ -172,7 +172,8 @@ class HandOver:
             order = _Order(replica, memory, replica.life)
             for prefix in prefixes:
                 keys = leaving.keys(prefix)
-                order.waiting.extend((keys[:end], prefix) for end in parts(len(keys), self._block))
+                ends = parts(len(keys), self._block, prefix.known_blocks)
+                order.waiting.extend((keys[:end], prefix) for end in ends)
             open_orders.add(order)
         for order in list(open_orders):
             order.on_end = partial(self._ended, order, open_orders, on_end)

@@ -151,7 +151,7 @@ class Warmth:
 
     async def _compute_parts(self, prefix: HotPrefix, keys: Sequence[BlockKey]) -> int | None:
         computed = 0
-        for end in parts(len(keys), self._keyspace.block_tokens):
+        for end in parts(len(keys), self._keyspace.block_tokens, prefix.known_blocks):
             begun_at = time.monotonic()
             token_ids = prefix.token_ids[: end * self._keyspace.block_tokens]
             part = replace(prefix, token_ids=token_ids, public_blocks=min(prefix.public_blocks, end))

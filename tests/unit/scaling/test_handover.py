@@ -66,6 +66,13 @@ def test_a_prefix_is_computed_in_parts(blocks: int, width: int, ends: list[int])
     assert list(parts(3, 2 * PART_TOKENS)) == [1, 2, 3]
 
 
+def test_no_part_is_computed_of_what_is_there() -> None:
+    """Each would be a step of the engine and a rest for nothing, while calls come for the prefixes behind it."""
+    assert list(parts(9, 1024, known_blocks=5)) == [7, 9]
+    assert list(parts(9, 1024, known_blocks=8)) == [9]
+    assert list(parts(9, 1024, known_blocks=20)) == [9]
+
+
 def test_the_last_replica_and_others_that_leave_too_are_no_home() -> None:
     assert new_home(9, BLOCKS, [GOES], "goes") is None
     assert new_home(9, BLOCKS, [GOES, candidate("a", is_leaving=True)], "goes") is None
@@ -93,6 +100,10 @@ def test_of_prompts_that_begin_alike_the_beginning_counts_once_where_it_is_plann
         keys = [*document, *(bytes([number, block]) * 8 for block in range(4))]
         plan.offer(HotPrefix(range(len(keys) * BLOCK_TOKENS), keys[-1], 9.0), keys, others)
     assert {home: len(given) for home, given in plan.homes.items()} == {"a": 4, "b": 4}, "14 blocks, then 4 each"
+    assert {home: [prefix.known_blocks for prefix in given] for home, given in plan.homes.items()} == {
+        "a": [0, BLOCKS, BLOCKS, BLOCKS],
+        "b": [0, BLOCKS, BLOCKS, BLOCKS],
+    }
 
 
 def test_what_all_have_leaves_its_place_to_what_the_leaving_one_has_alone() -> None:

@@ -47,7 +47,7 @@ def test_what_a_replica_alone_has_is_handed_over_under_load() -> None:
     ours, _ = play(ScalerChoice(OURS))
     newest, _ = play(ScalerChoice(OURS, by_worth=False, hand_over_s=0.0))
     assert ours["departures"] > 0
-    assert ours["missed_tokens"] <= 0.6 * newest["missed_tokens"]
+    assert ours["missed_tokens"] <= 0.4 * newest["missed_tokens"]
 
 
 def test_every_call_is_answered_and_the_bounds_hold() -> None:
