@@ -33,7 +33,7 @@ PART_TOKENS = 2048
 REST = 1.0
 """Times what a part takes: so long its replica computes its own calls alone before the next one."""
 HELD = 0.9
-"""Of a prefix, what another replica has to hold so that nothing is done for it."""
+"""Of a prefix, what another replica has to hold so that nothing is done for it, and the leaving one so that it is."""
 MAX_HANDED_TOKENS = 196_608
 """That each of the others computes."""
 MAX_LOOKED_UP = 1024
@@ -73,6 +73,8 @@ def new_home(
 ) -> str | None:
     """Return on which replica a prefix is to be computed; None if that is not worth it, or another one has it.
 
+    What the leaving one has evicted since is not worth it: elsewhere it would take the place of what was used later.
+
     Args:
         heat: of the prefix.
         blocks: that it has.
@@ -82,11 +84,10 @@ def new_home(
         block_tokens: tokens per block.
     """
     given = given or {}
-    others = {
-        candidate.state.replica: candidate
-        for candidate in candidates
-        if candidate.state.replica != leaving and not candidate.state.is_leaving
-    }
+    found = {candidate.state.replica: candidate for candidate in candidates}
+    if (gone := found.pop(leaving, None)) is not None and gone.held_blocks < HELD * blocks:
+        return None
+    others = {replica: candidate for replica, candidate in found.items() if not candidate.state.is_leaving}
     left = {replica: blocks - candidate.claimed_blocks for replica, candidate in others.items()}
     if not others or any(candidate.claimed_blocks >= HELD * blocks for candidate in others.values()):
         return None

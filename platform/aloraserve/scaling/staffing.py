@@ -95,9 +95,10 @@ class FleetLoad:
             return math.inf
         if share <= 0 or self.call_prefill_s <= 0:
             return 0.0
-        variation = max(self.call_squares_s2 / self.call_prefill_s**2, 1.0) / 2
+        # Of a prefill so short that its square is 0, too.
+        ahead_s = max(self.call_squares_s2 / self.call_prefill_s, self.call_prefill_s) / 2
         queue = math.pow(share, math.sqrt(2 * (replicas + 1)) - 1) / (replicas * (1 - share))
-        return self.call_prefill_s * variation * queue
+        return ahead_s * queue
 
     def ttft_s(self, replicas: int) -> float:
         """Return the time to first token that nearly all calls have, behind those that wait now."""

@@ -25,6 +25,7 @@ from aloraserve.simulation.modelled_engine import ModelledRequest
 from aloraserve.simulation.modelled_replica import ModelledReplica
 from aloraserve.simulation.simulated_loop import SimulatedLoop
 
+LEAVING = ReplicaState("leaving", "", is_leaving=True)
 LAST = TenantShare(tenant_priority=MAX_PRIORITY)
 """Of a prefill that no client waits for."""
 
@@ -147,7 +148,8 @@ class HandOver:
 
     def leave(
         self,
-        leaving: ReplicaMemory,
+        leaving: ModelledReplica,
+        memory: ReplicaMemory,
         others: Mapping[str, tuple[ModelledReplica, ReplicaMemory, ReplicaState]],
         *,
         budget_s: float,
@@ -156,22 +158,24 @@ class HandOver:
         """Give the others what they are to compute; return whether there is anything, which the replica waits for.
 
         Args:
-            leaving: memory of the replica that goes.
+            leaving: replica that goes.
+            memory: of it.
             others: those that stay, by their ids.
             budget_s: what they have not computed then is given up.
             on_end: called once, when all is computed or given up.
         """
-        plan, open_orders = HandOverPlan("", self._block), set[_Order]()
-        for prefix in leaving.latest():
-            keys = leaving.keys(prefix)
-            plan.offer(prefix, keys, [self._candidate(replica, state, keys) for replica, _, state in others.values()])
+        plan, open_orders = HandOverPlan(LEAVING.replica, self._block), set[_Order]()
+        fleet = [(leaving, LEAVING), *((replica, state) for replica, _, state in others.values())]
+        for prefix in memory.latest():
+            keys = memory.keys(prefix)
+            plan.offer(prefix, keys, [self._candidate(replica, state, keys) for replica, state in fleet])
             if plan.is_full:
                 break
         for home, prefixes in plan.homes.items():
-            replica, memory, _ = others[home]
-            order = _Order(replica, memory, replica.life)
+            replica, to, _ = others[home]
+            order = _Order(replica, to, replica.life)
             for prefix in prefixes:
-                keys = leaving.keys(prefix)
+                keys = memory.keys(prefix)
                 ends = parts(len(keys), self._block, prefix.known_blocks)
                 order.waiting.extend((keys[:end], prefix) for end in ends)
             open_orders.add(order)

@@ -224,6 +224,7 @@ class ScaledFleet(ModelledFleet):
             }
             life = self._lives.lives[place]
             is_waited_for = self._hand_over.leave(
+                replica,
                 self._memories[place],
                 staying,
                 budget_s=self._growth.hand_over_s,

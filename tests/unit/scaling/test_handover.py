@@ -73,6 +73,13 @@ def test_no_part_is_computed_of_what_is_there() -> None:
     assert list(parts(9, 1024, known_blocks=20)) == [9]
 
 
+def test_what_the_leaving_one_has_evicted_is_not_brought_back() -> None:
+    """It would take the place of what was used later, in a cache that evicts by last use, too."""
+    assert new_home(9, BLOCKS, [candidate("goes", held=8), candidate("a")], "goes") is None
+    assert new_home(9, BLOCKS, [candidate("goes", held=9), candidate("a")], "goes") == "a"
+    assert new_home(9, BLOCKS, [candidate("a")], "goes") == "a", "nothing is known of it"
+
+
 def test_the_last_replica_and_others_that_leave_too_are_no_home() -> None:
     assert new_home(9, BLOCKS, [GOES], "goes") is None
     assert new_home(9, BLOCKS, [GOES, candidate("a", is_leaving=True)], "goes") is None
@@ -95,7 +102,7 @@ def offered(plan: HandOverPlan, number: int, held: int = 0, blocks: int = BLOCKS
 def test_of_prompts_that_begin_alike_the_beginning_counts_once_where_it_is_planned() -> None:
     plan = HandOverPlan("goes", BLOCK_TOKENS)
     document = [bytes([9, block]) * 8 for block in range(BLOCKS)]
-    others = [GOES, candidate("a"), candidate("b", running=9)]
+    others = [candidate("goes", BLOCKS + 4), candidate("a"), candidate("b", running=9)]
     for number in range(8):
         keys = [*document, *(bytes([number, block]) * 8 for block in range(4))]
         plan.offer(HotPrefix(range(len(keys) * BLOCK_TOKENS), keys[-1], 9.0), keys, others)

@@ -71,3 +71,8 @@ def test_an_objective_that_no_number_meets_asks_for_nothing() -> None:
 def test_too_much_to_do_waits_for_ever() -> None:
     assert LOAD.wait_s(4) == math.inf
     assert LOAD.itl_s(2) == math.inf
+
+
+def test_a_prefill_so_short_that_its_square_is_nothing_has_a_wait() -> None:
+    load = replace(LOAD, call_prefill_s=1e-194, call_squares_s2=0.0, prefill_s_per_s=1e-193)
+    assert 0 <= load.wait_s(3) < 1e-190
