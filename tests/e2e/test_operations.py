@@ -24,12 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ServeCluster]:
-    variables = {
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-        # What cannot start is started once per replica, not three times, before Serve gives it up.
-        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
-    }
-    with serve_cluster(2, **variables) as cluster:
+    with serve_cluster(2, RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S="1") as cluster:
         yield cluster
 
 
