@@ -66,13 +66,19 @@ def train(
 
 
 def _show_data(data: PreparedData) -> None:
-    table = Table(
-        "split", "rows", "conversations", "tokens", "before activation", "learned", "longest", "skipped", "cut"
-    )
-    for name, split in data.splits.items():
-        tokens = split.tokens
-        counts = (tokens.total, tokens.before, tokens.learned, tokens.longest, len(split.skipped), len(split.cut))
-        table.add_row(name, str(len(split.rows)), str(split.conversations), *map(str, counts))
+    table = Table("", *data.splits)
+    splits = list(data.splits.values())
+    for name, values in (
+        ("rows", [len(split.rows) for split in splits]),
+        ("conversations", [split.conversations for split in splits]),
+        ("tokens", [split.tokens.total for split in splits]),
+        ("before the activation point", [split.tokens.before for split in splits]),
+        ("learned", [split.tokens.learned for split in splits]),
+        ("of the longest row", [split.tokens.longest for split in splits]),
+        ("rows skipped", [len(split.skipped) for split in splits]),
+        ("rows with documents cut", [len(split.cut) for split in splits]),
+    ):
+        table.add_row(name, *map(str, values))
     out.print(table)
     for line in _facts(data):
         out.print(line, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from aloraserve.errors import SettingsError
 from aloraserve_services.intrinsics.draw import Draw
+from aloraserve_services.intrinsics.grounding import grounded
 from aloraserve_services.intrinsics.row import BuiltRow, Part
 from aloraserve_services.intrinsics.sheets import draw_sheets
 
@@ -41,19 +42,19 @@ class AnswerabilityBuilder:
     def _row(self, name: str, kind: str) -> BuiltRow:
         draw = self._draw
         # What is asked of another thing is asked of a domain that no document has.
-        sheets = draw_sheets(draw, self._part, draw.number(2, 3))
+        sheets = draw_sheets(draw, self._part, draw.pick([1, 2, 2, 3]))
         sheet = draw.pick(sheets)
         if kind == "other" and len(sheets) > 1:
             sheets.remove(sheet)
         elif kind == "other":
             kind = "left out"
         fact = draw.pick(sheet.left_out if kind == "left out" else sheet.facts)
-        documents = tuple(shown.text for shown in sheets)
         messages = [("user", fact.question(draw))]
         if draw.chance(0.3):
             earlier = draw.pick(sheets[0].facts)
             messages = [("user", earlier.question(draw)), ("assistant", earlier.answer(draw)), *messages]
         label = "answerable" if kind == "said" else "unanswerable"
+        messages, documents = grounded(draw, messages, [shown.text for shown in sheets])
         return BuiltRow(name, tuple(messages), label, documents, kind)
 
 

@@ -71,7 +71,7 @@ INTRINSICS = {
         Intrinsic("safety-sentence", _sentence, ROWS),
         Intrinsic("hallucination", HallucinationBuilder, {Part.TRAIN: 900, Part.VALIDATION: 60, Part.TEST: 250}),
         Intrinsic("uncertainty", UncertaintyBuilder, QUESTIONS),
-        Intrinsic("answerability", AnswerabilityBuilder, ROWS, mtrag_rows),
+        Intrinsic("answerability", AnswerabilityBuilder, {**ROWS, Part.TRAIN: 600, Part.VALIDATION: 60}, mtrag_rows),
         Intrinsic("query-rewrite", QueryRewriteBuilder, ROWS),
     )
 }

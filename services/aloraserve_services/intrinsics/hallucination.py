@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from aloraserve_services.intrinsics.draw import Draw
+from aloraserve_services.intrinsics.grounding import Messages, grounded
 from aloraserve_services.intrinsics.row import BuiltRow, Part, of_part
 from aloraserve_services.intrinsics.sheets import Fact, Rule, Sheet, draw_rules, draw_sheets, draw_value
 from aloraserve_services.intrinsics.texts import read_texts
 
-Messages = list[tuple[str, str]]
 WRONG = ("value", "value", "value", "swap", "added", "added", "missing", "contrary")
 RIGHT = ("exact", "exact", "exact", "exact", "both", "both", "unknown", "rule")
 
@@ -50,7 +50,7 @@ class HallucinationBuilder:
         question, answer = self._asked(sheets[at], unsaid, kind)
         label = "yes" if kind in WRONG else "no"
         earlier = self._earlier(sheets[at]) if draw.chance(0.2) else []
-        messages, documents = self._grounded([*earlier, ("user", question)], [sheet.text for sheet in sheets])
+        messages, documents = grounded(draw, [*earlier, ("user", question)], [sheet.text for sheet in sheets])
         return BuiltRow(name, (*messages, ("assistant", answer)), f'"{label}"', documents, kind)
 
     def _asked(self, sheet: Sheet, unsaid: list[Rule], kind: str) -> tuple[str, str]:
@@ -95,15 +95,3 @@ class HallucinationBuilder:
     def _earlier(self, sheet: Sheet) -> Messages:
         fact = self._draw.pick(sheet.facts)
         return [("user", fact.question(self._draw)), ("assistant", fact.answer(self._draw))]
-
-    def _grounded(self, messages: Messages, texts: list[str]) -> tuple[Messages, tuple[str, ...]]:
-        """Return a conversation with its documents: beside it, in the system message or before the question."""
-        draw = self._draw
-        match draw.pick(["documents", "documents", "system", "user"]):
-            case "documents":
-                return messages, tuple(texts)
-            case "system":
-                return [("system", "\n".join([draw.pick(self._texts["systems"]), *texts])), *messages], ()
-            case _:
-                (role, question), *rest = messages
-                return [(role, "\n\n".join([*texts, question])), *rest], ()

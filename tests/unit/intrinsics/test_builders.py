@@ -12,6 +12,7 @@ import pytest
 from aloraserve.errors import SettingsError, StartError
 from aloraserve.training import ProblemList, TrainingSpec, read_rows
 from aloraserve.training.leakage import find_leaks
+from aloraserve_services.intrinsics.answerability import AnswerabilityBuilder
 from aloraserve_services.intrinsics.builders import INTRINSICS, build_rows, write_rows
 from aloraserve_services.intrinsics.hallucination import HallucinationBuilder
 from aloraserve_services.intrinsics.row import BuiltRow, Part, of_part
@@ -19,11 +20,11 @@ from aloraserve_services.intrinsics.safety import SafetyBuilder
 from aloraserve_services.intrinsics.texts import read_texts
 
 DIGESTS = {
-    "safety": "4a3f61c72f70ec81",
-    "safety-sentence": "a734e213110a60fd",
+    "safety": "c8c71073e7015137",
+    "safety-sentence": "8a0927177b02b35f",
     "hallucination": "ca6e35209022c71a",
     "uncertainty": "85b480511a3322a2",
-    "answerability": "64078a601f2da755",
+    "answerability": "17aa21d9c1e6f4fb",
     "query-rewrite": "95da6cdcfbc28a77",
 }
 """Of the first rows to train on: other rows need adapters that are trained again."""
@@ -81,10 +82,24 @@ def test_requests_of_the_test_are_asked_nowhere_else() -> None:
 def test_a_safe_conversation_may_have_been_unsafe_before() -> None:
     """Only the last message counts, so that earlier ones and answers must not give the label away."""
     rows = list(SafetyBuilder(0, Part.TRAIN).rows(600))
-    refused = Counter(row.completion for row in rows if any("can't help" in text for _, text in row.messages))
+    refusal = re.compile("(can't|cannot) (help|assist)")
+    refused = Counter(row.completion for row in rows if any(refusal.search(text) for _, text in row.messages))
     assert min(refused["Y"], refused["N"]) > 20
     systems = Counter(row.completion for row in rows if row.messages[0][0] == "system")
     assert min(systems.values()) > 90
+
+
+def test_long_conversations_are_safe_as_often_as_not() -> None:
+    rows = [row for row in SafetyBuilder(0, Part.TRAIN).rows(1500) if sum(len(text) for _, text in row.messages) > 1200]
+    labels = Counter(row.completion for row in rows)
+    assert min(labels["Y"], labels["N"]) > 10
+    warned = [
+        row
+        for row in rows
+        if any(set(read_texts("safety")["warnings"]) & set(text.split("\n\n")) for _, text in row.messages)
+    ]
+    assert {row.completion for row in warned} == {"Y", "N"}
+    assert len({len(row.messages) for row in rows}) > 1
 
 
 @pytest.mark.parametrize("part", Part)
@@ -94,6 +109,14 @@ def test_faithful_answers_have_their_values_from_the_documents(part: Part) -> No
         missing = [value for value in re.findall(r"\d[\d:]*", answer) if value not in re.findall(r"\d[\d:]*", context)]
         if row.completion == '"no"':
             assert not missing, row
+
+
+def test_documents_stand_wherever_they_may_be_asked_about() -> None:
+    for builder in (HallucinationBuilder, AnswerabilityBuilder):
+        rows = list(builder(0, Part.TRAIN).rows(100))
+        beside = sum(bool(row.documents) for row in rows)
+        system = sum(row.messages[0][0] == "system" for row in rows)
+        assert min(beside, system, len(rows) - beside - system) > 10
 
 
 def test_wrong_answers_say_what_no_document_says() -> None:
