@@ -43,11 +43,14 @@ def build(
     base: Annotated[
         Path | None, typer.Option(help="Folder of the base model that `uncertainty` samples, in place of our samples.")
     ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="File to write the samples of --base to, as the package has them.")
+    ] = None,
 ) -> None:
     """Write train.jsonl, validation.jsonl, test.jsonl and the spec of an intrinsic."""
     intrinsic = _intrinsic(name)
     sampler = None if base is None else AnswerSampler(base, seed)
-    made = build_rows(intrinsic, seed=seed, train_rows=rows, data=data, sampler=sampler)
+    made = build_rows(intrinsic, seed=seed, train_rows=rows, data=data, sampler=sampler, samples_file=samples)
     write_rows(intrinsic, made, folder)
     out.print(", ".join(f"{len(part_rows)} rows for {part}" for part, part_rows in made.items()))
     report_written(folder)

@@ -14,7 +14,7 @@ from aloraserve_services.intrinsics.hallucination import HallucinationBuilder
 from aloraserve_services.intrinsics.query_rewrite import QueryRewriteBuilder
 from aloraserve_services.intrinsics.row import BuiltRow, Part
 from aloraserve_services.intrinsics.safety import SENTENCES, SafetyBuilder, rows_by_hand
-from aloraserve_services.intrinsics.uncertainty import QUESTIONS, Sampler, UncertaintyBuilder, asked_questions, sample
+from aloraserve_services.intrinsics.uncertainty import QUESTIONS, Sample, Sampler, UncertaintyBuilder, packed, sampled
 
 ROWS: Mapping[Part, int] = {Part.TRAIN: 1500, Part.VALIDATION: 100, Part.TEST: 250}
 """Rows that are built if nobody says; a twelfth and a sixth of the training rows otherwise."""
@@ -84,6 +84,7 @@ def build_rows(
     train_rows: int | None = None,
     data: Path | None = None,
     sampler: Sampler | None = None,
+    samples_file: Path | None = None,
 ) -> dict[Part, list[BuiltRow]]:
     """Return an intrinsic's rows by part.
 
@@ -93,9 +94,11 @@ def build_rows(
         train_rows: how many to train on; validation and test get fewer in proportion. Not for ``data``.
         data: a file of open data to read in place of generating.
         sampler: the base model, for uncertainty; the package's own samples if it is not given.
+        samples_file: where the sampler's samples are written, as the package has them.
 
     Raises:
         SettingsError: the intrinsic has no such source, or there are not so many rows.
+        StartError: the file of samples cannot be written.
     """
     if data is not None:
         if intrinsic.reads is None:
@@ -103,10 +106,15 @@ def build_rows(
         return intrinsic.reads(data)
     if sampler is not None and intrinsic.name != "uncertainty":
         raise SettingsError(f"--base is accepted for 'uncertainty' alone, which samples it, not for {intrinsic.name!r}")
+    if samples_file is not None and sampler is None:
+        raise SettingsError("--samples is accepted with --base alone: it is where its answers are written")
     counts = _counts(intrinsic.counts, train_rows)
     if sampler is None:
         return {part: list(intrinsic.builder(seed, part).rows(counts[part])) for part in Part}
-    return {part: _sampled(seed, part, counts[part], sampler) for part in Part}
+    samples = {part: sampled(seed, part, counts[part], sampler) for part in Part}
+    if samples_file is not None:
+        _write_samples(samples_file, [each for found in samples.values() for each in found])
+    return {part: list(UncertaintyBuilder(seed, part, samples[part]).rows(counts[part])) for part in Part}
 
 
 def write_rows(intrinsic: Intrinsic, rows: Mapping[Part, Iterable[BuiltRow]], folder: Path) -> None:
@@ -143,9 +151,11 @@ def _counts(usual: Mapping[Part, int], train_rows: int | None) -> Mapping[Part, 
     return {Part.TRAIN: train_rows, Part.VALIDATION: train_rows // 12, Part.TEST: train_rows // 6}
 
 
-def _sampled(seed: int, part: Part, count: int, sampler: Sampler) -> list[BuiltRow]:
-    samples = sample(asked_questions(seed, part, count), sampler)
-    return list(UncertaintyBuilder(seed, part, samples).rows(count))
+def _write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    try:
+        path.write_bytes(packed(samples))
+    except OSError as error:
+        raise StartError(f"samples cannot be written to {str(path)!r}: {error.strerror}") from error
 
 
 def _packaged(name: str) -> str | None:

@@ -1,31 +1,36 @@
 """Rows for the uncertainty intrinsic: how often is the base model right about a question of this kind, from 0 to 9?
 
-The target is the base model's own rate of right answers, of :data:`SAMPLES` at temperature 1, to a question that can
-be checked; digit d stands for 0.05 + d / 10. The conversation holds one of these answers (arXiv 2504.12397, section 4:
-"the probability that the model's answer is correct").
+The target is the base model's own rate of right answers, of :data:`SAMPLES`, to a question that can be checked, in the
+conversation that it stands in; digit d stands for 0.05 + d / 10. The conversation holds one of these answers (arXiv
+2504.12397, section 4: "the probability that the model's answer is correct").
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
+from itertools import islice
 from typing import Protocol
 
 from aloraserve.errors import SettingsError
+from aloraserve_services.intrinsics.asked_questions import AskedQuestion, asked_questions
 from aloraserve_services.intrinsics.draw import Draw
-from aloraserve_services.intrinsics.questions import Question, QuestionSource
 from aloraserve_services.intrinsics.row import BuiltRow, Part
-from aloraserve_services.intrinsics.texts import read_texts
 
-SAMPLES = 8
-QUESTIONS = {Part.TRAIN: 1000, Part.VALIDATION: 100, Part.TEST: 250}
+SAMPLES = 10
+MAX_EXTREME = 0.2
+"""Share of the rows to which the base model's answers are all wrong, and of those to which they are all right."""
+QUESTIONS = {Part.TRAIN: 1200, Part.VALIDATION: 100, Part.TEST: 250}
 """Questions of which the package has samples, for seed 0 and SmolLM2-135M-Instruct."""
 SHIPPED = "uncertainty-smollm2-135m-instruct.jsonl.gz"
 _SILENCE = "I do not know."
-_BATCH = 16
+_BATCH = 256
+_ASKED_PER_ROW = 6
 
 
 class Sampler(Protocol):
@@ -36,31 +41,16 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class AskedQuestion:
-    """A question as it is asked.
-
-    Args:
-        system: the system message.
-        question: that can be checked.
-    """
-
-    system: str
-    question: Question
-
-
-@dataclass(frozen=True, slots=True)
 class Sample:
     """The base model's answers to a question.
 
     Args:
-        system: the system message.
-        question: its text.
+        question: its key.
         answer: one of the answers.
         right: how many of them were.
         count: of the answers.
     """
 
-    system: str
     question: str
     answer: str
     right: int
@@ -72,34 +62,58 @@ class Sample:
         return str(int(10 * (self.right + 0.5) / (self.count + 1)))
 
 
-def asked_questions(seed: int, part: Part, count: int) -> list[AskedQuestion]:
-    """Return so many different questions for a part."""
-    source, draw = QuestionSource(seed, part), Draw("uncertainty", seed, part)
-    systems: list[str] = read_texts("questions")["systems"]
-    asked: dict[str, AskedQuestion] = {}
-    for _ in range(20 * count):
-        question = source.question()
-        if question.text not in asked:
-            asked[question.text] = AskedQuestion(draw.pick(systems), question)
-        if len(asked) == count:
-            return list(asked.values())
-    raise SettingsError(f"there are only {len(asked)} different questions for {part}, not {count}")
+def question_key(asked: AskedQuestion) -> str:
+    """Return a short name of a question in its conversation."""
+    return hashlib.sha256(json.dumps(asked.messages).encode()).hexdigest()[:12]
 
 
-def sample(asked: Sequence[AskedQuestion], sampler: Sampler) -> Iterator[Sample]:
+def sample(asked: Iterable[AskedQuestion], sampler: Sampler) -> Iterator[Sample]:
     """Yield what the base model answers to each question."""
-    for at in range(0, len(asked), _BATCH):
-        batch = asked[at : at + _BATCH]
-        chats = [[_message("system", each.system), _message("user", each.question.text)] for each in batch]
+    waiting = iter(asked)
+    while batch := list(islice(waiting, _BATCH)):
+        chats = [[{"role": role, "content": text} for role, text in each.messages] for each in batch]
         for each, answers in zip(batch, sampler.answers(chats, SAMPLES), strict=True):
-            right = sum(map(each.question.is_right, answers))
-            yield Sample(each.system, each.question.text, answers[0], right, len(answers))
+            key, right = question_key(each), sum(map(each.question.is_right, answers))
+            yield Sample(key, Draw("answer", key).pick(answers), right, len(answers))
+
+
+def spread(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """Yield samples, leaving out those with which more than :data:`MAX_EXTREME` would be all wrong or all right."""
+    kept, extremes = 0, Counter[int]()
+    for found in samples:
+        is_extreme = found.right in (0, found.count)
+        if is_extreme and extremes[found.right] + 1 > MAX_EXTREME * (kept + 1):
+            continue
+        kept += 1
+        extremes[found.right] += is_extreme
+        yield found
+
+
+def sampled(seed: int, part: Part, count: int, sampler: Sampler) -> list[Sample]:
+    """Return samples for so many rows of a part.
+
+    Raises:
+        SettingsError: the base model is always wrong or always right too often.
+    """
+    asked = islice(asked_questions(seed, part), _ASKED_PER_ROW * count)
+    samples = list(islice(spread(sample(asked, sampler)), count))
+    if len(samples) < count:
+        raise SettingsError(
+            f"there are only {len(samples)} rows for {part}, not {count}: the base model is always wrong or always "
+            "right about too many of the questions; build fewer --rows"
+        )
+    return samples
+
+
+def packed(samples: Iterable[Sample]) -> bytes:
+    """Return samples as the package has them: lines of JSON, compressed; equal samples give equal bytes."""
+    return gzip.compress("".join(f"{json.dumps(asdict(each))}\n" for each in samples).encode(), mtime=0)
 
 
 def shipped_samples() -> list[Sample]:
     """Return the samples that the package has."""
-    packed = files("aloraserve_services.intrinsics").joinpath("samples", SHIPPED).read_bytes()
-    return [Sample(**json.loads(line)) for line in gzip.decompress(packed).decode().splitlines()]
+    data = files("aloraserve_services.intrinsics").joinpath("samples", SHIPPED).read_bytes()
+    return [Sample(**json.loads(line)) for line in gzip.decompress(data).decode().splitlines()]
 
 
 class UncertaintyBuilder:
@@ -115,31 +129,34 @@ class UncertaintyBuilder:
         self._seed = seed
         self._part = part
         found = shipped_samples() if samples is None else samples
-        self._samples = {(sample.system, sample.question): sample for sample in found}
+        self._samples = {sample.question: sample for sample in found}
 
     def rows(self, count: int) -> Iterator[BuiltRow]:
-        """Yield so many rows.
+        """Yield so many rows, of the questions that there are samples of.
 
         Raises:
-            SettingsError: there are no samples for one of them.
+            SettingsError: there are fewer.
         """
-        for number, asked in enumerate(asked_questions(self._seed, self._part, count)):
-            found = self._samples.get((asked.system, asked.question.text))
-            if found is None:
-                raise SettingsError(
-                    f"there is no sample of the base model's answers to question {number} of seed {self._seed} "
-                    f"({self._part}): sample them with --base FOLDER, or build at most "
-                    f"{QUESTIONS[self._part]} rows with seed 0"
-                )
-            answer = found.answer or _SILENCE
-            yield BuiltRow(
-                f"uncertainty-{self._part}-{number}",
-                (("system", found.system), ("user", found.question), ("assistant", answer)),
-                found.digit,
-                family=asked.question.family,
-                extra={"right": asked.question.is_right(answer)},
+        made = 0
+        for asked in islice(asked_questions(self._seed, self._part), _ASKED_PER_ROW * count):
+            if made == count:
+                return
+            if (found := self._samples.get(question_key(asked))) is not None:
+                yield self._row(made, asked, found)
+                made += 1
+        if made < count:
+            raise SettingsError(
+                f"there are samples of the base model's answers for {made} rows of seed {self._seed} ({self._part}), "
+                f"not for {count}: sample them with --base FOLDER, or build at most {QUESTIONS[self._part]} rows "
+                "with seed 0"
             )
 
-
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+    def _row(self, number: int, asked: AskedQuestion, found: Sample) -> BuiltRow:
+        answer = found.answer or _SILENCE
+        return BuiltRow(
+            f"uncertainty-{self._part}-{number}",
+            (*asked.messages, ("assistant", answer)),
+            found.digit,
+            family=asked.question.family,
+            extra={"right": asked.question.is_right(answer)},
+        )

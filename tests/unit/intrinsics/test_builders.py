@@ -23,7 +23,7 @@ DIGESTS = {
     "safety": "c8c71073e7015137",
     "safety-sentence": "8a0927177b02b35f",
     "hallucination": "ca6e35209022c71a",
-    "uncertainty": "85b480511a3322a2",
+    "uncertainty": "5c98ad24d85a8126",
     "answerability": "17aa21d9c1e6f4fb",
     "query-rewrite": "95da6cdcfbc28a77",
 }
@@ -132,7 +132,7 @@ def test_what_a_builder_cannot_do_is_refused(tmp_path: Path) -> None:
         build_rows(INTRINSICS["safety"], data=tmp_path)
     with pytest.raises(SettingsError, match="--rows 3 is not accepted; 12 to 100000 are"):
         build_rows(INTRINSICS["safety"], train_rows=3)
-    with pytest.raises(SettingsError, match="no sample of the base model's answers to question 0 of seed 7"):
+    with pytest.raises(SettingsError, match="samples of the base model's answers for 0 rows of seed 7"):
         build_rows(INTRINSICS["uncertainty"], seed=7)
     (tmp_path / "here").write_text("")
     with pytest.raises(StartError, match="is not empty"):

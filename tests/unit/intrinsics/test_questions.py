@@ -4,70 +4,110 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from itertools import islice, pairwise
 
 import pytest
 
-from aloraserve_services.intrinsics.questions import Question, QuestionSource
+from aloraserve_services.intrinsics.asked_questions import AskedQuestion, asked_questions
+from aloraserve_services.intrinsics.questions import Question
 from aloraserve_services.intrinsics.row import Part
-from aloraserve_services.intrinsics.uncertainty import Sample, UncertaintyBuilder, asked_questions, sample
+from aloraserve_services.intrinsics.texts import read_texts
+
+ROMAN = {"I": 1, "V": 5, "X": 10}
 
 
-def test_arithmetic_is_right() -> None:
-    source, seen = QuestionSource(3, Part.TRAIN), Counter[str]()
-    for _ in range(800):
-        question = source.question()
-        found = re.search(r"(\d+) (\+|-|x|plus|minus|times) (\d+)", question.text)
-        if found:
-            sign = {"plus": "+", "minus": "-", "x": "*", "times": "*"}.get(found[2], found[2])
-            assert question.right == (str(eval(f"{found[1]}{sign}{found[3]}")),)
-            seen[sign] += 1
-        if question.family.startswith("compare"):
-            numbers = [int(number) for number in re.findall(r"\d+", question.text)]
-            assert question.right == (str((max if "larger" in question.text else min)(numbers)),)
-            seen["compare"] += 1
-    assert min(seen[kind] for kind in ("+", "-", "*", "compare")) > 10
+@pytest.fixture(scope="module")
+def asked() -> dict[Part, list[AskedQuestion]]:
+    return {part: list(islice(asked_questions(3, part), 900)) for part in Part}
+
+
+def test_what_is_computed_is_right(asked: dict[Part, list[AskedQuestion]]) -> None:
+    seen = Counter[str]()
+    for question in (each.question for part in Part for each in asked[part]):
+        numbers = [int(number) for number in re.findall(r"\d+", question.text)]
+        match question.family.split()[0]:
+            case "arithmetic":
+                found = re.search(r"(\d+) (\+|-|x|plus|minus|times) (\d+)", question.text)
+                assert found is not None
+                sign = {"plus": "+", "minus": "-", "x": "*", "times": "*"}.get(found[2], found[2])
+                expected = eval(f"{found[1]}{sign}{found[3]}")
+            case "compare":
+                expected = (max if "larger" in question.text else min)(numbers)
+                assert question.offered == str(sum(numbers) - expected)
+            case "sequence":
+                expected = 2 * numbers[3] - numbers[2]
+            case "parity":
+                expected = "odd" if numbers[0] % 2 else "even"
+            case "Roman":
+                [numeral] = re.findall(r"\b[IVX]+\b", question.text)
+                values = [ROMAN[sign] for sign in numeral] + [0]
+                expected = sum(-now if now < then else now for now, then in pairwise(values))
+            case _:
+                continue
+        assert question.right == (str(expected),), question
+        seen[question.family.split()[0]] += 1
+    assert min(seen[kind] for kind in ("arithmetic", "compare", "sequence", "parity", "Roman")) > 5
 
 
 @pytest.mark.parametrize(
-    ("right", "answer", "expected"),
+    ("question", "answer", "expected"),
     [
-        (("7",), "3 + 4 = 7.", True),
-        (("7",), "7 + 4 is 11", False),
-        (("1200",), "That is 1,200", True),
-        (("7",), "Seven", False),
-        (("Paris",), "It is paris, of course", True),
-        (("Rome",), "Romeo", False),
-        (("Fe",), "The symbol is Fe", True),
-        (("Fe",), "few", False),
-        (("H",), "h", False),
-        (("Kyiv", "Kiev"), "Kiev", True),
+        (Question("?", ("7",)), "3 + 4 = 7.", True),
+        (Question("?", ("7",)), "7 + 4 is 11", False),
+        (Question("?", ("1200",)), "That is 1,200", True),
+        (Question("?", ("7",)), "Seven", False),
+        (Question("?", ("7", "seven")), "Seven", True),
+        (Question("?", ("Paris",)), "It is paris, of course", True),
+        (Question("?", ("Rome",)), "Romeo", False),
+        (Question("?", ("Paris",)), "", False),
+        (Question("?", ("Fe",)), "The symbol is Fe", True),
+        (Question("?", ("Fe",)), "few", False),
+        (Question("?", ("H",)), "h", False),
+        (Question("?", ("Kyiv", "Kiev")), "Kiev", True),
+        (Question("?", ("tool",), ("animal", "plant")), "A tool.", True),
+        (Question("?", ("tool",), ("animal", "plant")), "A tool or a plant.", False),
+        (Question("?", ("car",), offered="cyclist"), "A car is faster than a cyclist.", True),
+        (Question("?", ("car",), offered="cyclist"), "A cyclist, not a car.", False),
+        (Question("?", ("82",), offered="54"), "82 is more than 54.", True),
+        (Question("?", ("82",), offered="54"), "I do not know.", False),
     ],
 )
-def test_answers_are_checked(right: tuple[str, ...], answer: str, *, expected: bool) -> None:
-    assert Question("?", right).is_right(answer) is expected
+def test_answers_are_checked(question: Question, answer: str, *, expected: bool) -> None:
+    assert question.is_right(answer) is expected
 
 
-def test_parts_ask_different_questions() -> None:
-    asked = {part: {one.question.text for one in asked_questions(0, part, 100)} for part in Part}
-    assert not asked[Part.TEST] & asked[Part.TRAIN]
-    assert not asked[Part.VALIDATION] & asked[Part.TRAIN]
-    assert not asked[Part.TEST] & asked[Part.VALIDATION]
+def test_parts_ask_for_different_facts_in_different_words(asked: dict[Part, list[AskedQuestion]]) -> None:
+    facts = {part: {each.question.fact for each in made} for part, made in asked.items()}
+    texts = {part: {text for each in made for _, text in each.messages[-1:]} for part, made in asked.items()}
+    for first, second in ((Part.TRAIN, Part.TEST), (Part.TRAIN, Part.VALIDATION), (Part.VALIDATION, Part.TEST)):
+        assert not facts[first] & facts[second]
+        assert not texts[first] & texts[second]
+    assert min(len(found) for found in facts.values()) > 100
 
 
-class _Always:
-    """A base model that is right at every question whose answer is a given one."""
+def test_earlier_turns_are_of_facts_of_the_same_part(asked: dict[Part, list[AskedQuestion]]) -> None:
+    earlier = {
+        part: {text for each in made for role, text in each.messages[:-1] if role == "user"}
+        for part, made in asked.items()
+    }
+    assert min(map(len, earlier.values())) > 50
+    assert not earlier[Part.TEST] & (earlier[Part.TRAIN] | earlier[Part.VALIDATION])
 
-    def answers(self, chats: Sequence[list[dict[str, str]]], count: int) -> list[list[str]]:
-        return [["Paris"] * (count - 2) + ["Rome"] * 2 for _ in chats]
+
+def test_families_that_are_held_out_are_in_the_test_alone(asked: dict[Part, list[AskedQuestion]]) -> None:
+    held_out = set(read_texts("questions")["held_out"])
+    families = {part: {each.question.family.split()[0] for each in made} for part, made in asked.items()}
+    assert held_out <= families[Part.TEST]
+    assert not held_out & (families[Part.TRAIN] | families[Part.VALIDATION])
 
 
-def test_the_digit_is_the_rate_of_right_answers() -> None:
-    asked = asked_questions(0, Part.TRAIN, 60)
-    samples = list(sample(asked, _Always()))
-    by_question = {one.question: one for one in samples}
-    rates = {by_question[one.question.text].right for one in asked}
-    assert rates <= {0, 2, 6}
-    assert [Sample("", "", "", right, 8).digit for right in range(9)] == ["0", "1", "2", "3", "5", "6", "7", "8", "9"]
-    rows = list(UncertaintyBuilder(0, Part.TRAIN, samples).rows(60))
-    assert [row.completion for row in rows] == [by_question[row.messages[1][1]].digit for row in rows]
+def test_what_is_asked_about_a_document_stands_in_it(asked: dict[Part, list[AskedQuestion]]) -> None:
+    about = [each for made in asked.values() for each in made if each.question.family.startswith("document ")]
+    for each in about:
+        _, sentence = each.question.fact.split(": ", 1)
+        assert each.question.right[0] in sentence
+        assert any(sentence in text for _, text in each.messages)
+    places = Counter(
+        role for each in about for role, text in each.messages if each.question.fact.split(": ", 1)[1] in text
+    )
+    assert min(places["system"], places["user"]) > 50

@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.tiny_llama import write_tiny_llama
+from transformers import AutoTokenizer
 
 from aloraserve.errors import StartError
+from aloraserve_services.intrinsics import sampling
 from aloraserve_services.intrinsics.sampling import AnswerSampler
+from aloraserve_services.training import base_weights
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}"
 CHATS = [[{"role": "user", "content": text}] for text in ("a cat?", "a much longer question about cats")]
@@ -39,3 +42,21 @@ def test_weights_in_a_pickle_are_not_read(model: Path) -> None:
     weights.unlink()
     with pytest.raises(StartError, match="the base model in model cannot be loaded"):
         AnswerSampler(model, seed=1)
+
+
+def test_nearly_without_temperature_they_are_the_greedy_answers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversations of different lengths in one batch, beside transformers' own loop over each alone."""
+    monkeypatch.setattr(sampling, "TEMPERATURE", 1e-6)
+    # In bfloat16 two tokens may be the likeliest.
+    monkeypatch.setattr(base_weights, "chosen_dtype", lambda _: "float32")
+    chats = [[{"role": "user", "content": "cats and dogs " * count}] for count in (1, 9, 4, 2)]
+    tokenizer, base = AutoTokenizer.from_pretrained(str(model)), base_weights.load_base(model, "float32")
+    expected = []
+    for chat in chats:
+        prompt = tokenizer.apply_chat_template(chat, tokenize=False)
+        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+        made = base.generate(ids, do_sample=False, max_new_tokens=sampling.MAX_ANSWER_TOKENS)[0, ids.shape[1] :]
+        expected.append(tokenizer.decode(made, skip_special_tokens=True).split("\n")[0].strip())
+    answers = AnswerSampler(model, seed=1).answers(chats, 5)
+    assert [set(found) for found in answers] == [{text} for text in expected]
+    assert len(set(expected)) > 1
