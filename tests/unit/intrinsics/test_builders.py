@@ -132,7 +132,7 @@ def test_what_a_builder_cannot_do_is_refused(tmp_path: Path) -> None:
         build_rows(INTRINSICS["safety"], data=tmp_path)
     with pytest.raises(SettingsError, match="--rows 3 is not accepted; 12 to 100000 are"):
         build_rows(INTRINSICS["safety"], train_rows=3)
-    with pytest.raises(SettingsError, match="samples of the base model's answers for 0 rows of seed 7"):
+    with pytest.raises(SettingsError, match="samples of the base model's answers for 28 rows of seed 7"):
         build_rows(INTRINSICS["uncertainty"], seed=7)
     (tmp_path / "here").write_text("")
     with pytest.raises(StartError, match="is not empty"):
