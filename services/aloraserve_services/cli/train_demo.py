@@ -14,13 +14,13 @@ from aloraserve_services.cli.training_progress import TrainingBars
 from aloraserve_services.intrinsics.builders import INTRINSICS
 from aloraserve_services.intrinsics.train_demo import train_demo
 from aloraserve_services.models.shipped_adapters import SHIPPED
-from aloraserve_services.models.untrained import INTRINSICS as DEMO
+from aloraserve_services.models.untrained import PIPELINE
 
 
 def main() -> int:
     """Run from a command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=DEMO, help=f"of intrinsics; {', '.join(DEMO)} by default")
+    parser.add_argument("names", nargs="*", default=PIPELINE, help=f"of intrinsics; {', '.join(PIPELINE)} by default")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the adapters; the package's by default")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in INTRINSICS]

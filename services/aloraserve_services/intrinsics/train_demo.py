@@ -21,7 +21,7 @@ RESULTS_FILE = "results.json"
 
 
 def train_demo(names: Sequence[str], work: Path, out: Path, state_dir: Path, progress: TrainingProgress) -> None:
-    """Train, evaluate and write intrinsics with their twins. What is trained from the same spec and rows is left.
+    """Train, evaluate and write intrinsics, and twins where specs have ``twin_lora``. What is trained already is left.
 
     Args:
         names: of the intrinsics.
@@ -35,7 +35,8 @@ def train_demo(names: Sequence[str], work: Path, out: Path, state_dir: Path, pro
     """
     for name in names:
         spec = built_spec(name, work)
-        folders = [_trained(own, work, state_dir, progress) for own in (spec, spec.twin())]
+        kinds = (spec, spec.twin()) if "twin_lora" in spec.model_fields_set else (spec,)
+        folders = [_trained(kind, work, state_dir, progress) for kind in kinds]
         report = _evaluated(spec, folders, state_dir, progress)
         report.write(work / f"{name}-{RESULTS_FILE}")
         second = second_test(spec)
@@ -92,9 +93,8 @@ def package(
 def _evaluated(
     spec: TrainingSpec, folders: Sequence[Path], state_dir: Path, progress: TrainingProgress
 ) -> EvaluationReport:
-    """Return how an adapter and its twin do on the test's rows."""
-    adapter, twin = folders
-    return evaluate(EvaluationRequest(prepare_training(spec, state_dir), adapter, twin), progress)
+    """Return how an adapter, and its twin if there is one, do on the test's rows."""
+    return evaluate(EvaluationRequest(prepare_training(spec, state_dir), *folders), progress)
 
 
 def _trained(spec: TrainingSpec, work: Path, state_dir: Path, progress: TrainingProgress) -> Path:

@@ -87,12 +87,31 @@ def report(*roles: Role) -> EvaluationReport:
     return EvaluationReport(task="safety", kind=form.kind, labels=(), primary="rouge_l", split="test", arms=arms)
 
 
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    [("hallucination", ["hallucination", "hallucination-lora"]), ("answerability", ["answerability"])],
+)
+def test_a_twin_is_trained_where_the_spec_has_its_shape(
+    name: str, folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(spec: TrainingSpec, out: Path, **_: object) -> TrainedAdapter:
+        out.mkdir(parents=True)
+        (out / "README.md").write_text(CARD)
+        return TrainedAdapter(out, {}, 1, 1)
+
+    monkeypatch.setattr(train_demo, "train", train)
+    monkeypatch.setattr(train_demo, "evaluate", lambda *_: report("alora"))
+    monkeypatch.setattr(train_demo, "prepare_training", lambda spec, _: spec)
+    train_demo.train_demo([name], tmp_path / "work", tmp_path / "out", tmp_path, Silence())
+    assert sorted(folder.name for folder in (tmp_path / "out").iterdir()) == folders
+
+
 def test_a_card_says_first_that_the_twin_had_fewer_passes(spec: TrainingSpec) -> None:
     card = with_results(CARD, spec, report("alora", "lora"), report("alora"))
     assert card.startswith(
         "# safety\n\n## Results\n\n**No claim about aLoRA against LoRA is made from these figures**: "
     )
-    assert "had 1 pass over the rows and the aLoRA 4, and other learning rates were not tried for the twin." in card
+    assert "had 3 passes over the rows and the aLoRA 6, and other learning rates were not tried for the twin." in card
     assert "On 2 messages that we wrote one by one, in other styles:" in card
     assert "| split | loss |" not in card
     assert card.endswith("\n\n## Data\n\nRows.\n")

@@ -74,7 +74,7 @@ def test_a_card_with_figures_of_both_kinds_says_how_long_each_was_trained(
 ) -> None:
     first, *_ = (folder / "README.md").read_text().partition("## Results\n\n")[2].splitlines()
     remark = twin_remark(spec_of(folder.name.removesuffix("-lora")))
-    assert "had 1 pass over the rows and the aLoRA 4" in remark or folder.name not in ("safety", "safety-lora")
+    assert "had 3 passes over the rows and the aLoRA 6" in remark or folder.name not in ("safety", "safety-lora")
     assert (first == remark) is ("| LoRA |" in (folder / "README.md").read_text())
 
 
