@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.tiny_llama import write_tiny_llama
 from transformers import AutoTokenizer
 
@@ -47,9 +47,12 @@ def test_weights_in_a_pickle_are_not_read(model: Path) -> None:
 def test_nearly_without_temperature_they_are_the_greedy_answers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversations of different lengths in one batch, beside transformers' own loop over each alone."""
     monkeypatch.setattr(sampling, "TEMPERATURE", 1e-6)
-    # In bfloat16 two tokens may be the likeliest.
+    # Weights of this size make answers depend on all of a prompt. In bfloat16 two tokens may be the likeliest.
     monkeypatch.setattr(base_weights, "chosen_dtype", lambda _: "float32")
-    chats = [[{"role": "user", "content": "cats and dogs " * count}] for count in (1, 9, 4, 2)]
+    [weights] = model.glob("*.safetensors")
+    larger = {name: 8 * tensor if tensor.dim() == 2 else tensor for name, tensor in load_file(weights).items()}
+    save_file(larger, weights, metadata={"format": "pt"})
+    chats = [[{"role": "user", "content": text}] for text in ("cats", "a dog and its house " * 4, "7 of 9", "Who?")]
     tokenizer, base = AutoTokenizer.from_pretrained(str(model)), base_weights.load_base(model, "float32")
     expected = []
     for chat in chats:
