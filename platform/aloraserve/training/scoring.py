@@ -13,10 +13,10 @@ from aloraserve.training.scored_form import ScoredForm
 from aloraserve.training.text_overlap import rouge_l, token_f1
 
 ERROR, MACRO_F1, F1, MAE, BRIER, ECE = "error", "macro_f1", "f1", "mae", "brier", "ece"
-TOKEN_F1, ROUGE_L = "token_f1", "rouge_l"
+TOKEN_F1, ROUGE_L, SAID_MAE = "token_f1", "rouge_l", "said_mae"
 PRIMARY = {"choice": ERROR, "digit": MAE, "text": ROUGE_L}
 """The figure that decides, by the form's kind."""
-LOWER_IS_BETTER = frozenset((ERROR, MAE, BRIER, ECE))
+LOWER_IS_BETTER = frozenset((ERROR, MAE, SAID_MAE, BRIER, ECE))
 FARTHEST = 9.0
 """Distance from the true digit of an answer that is not a digit."""
 
@@ -58,6 +58,8 @@ def measures_of(form: ScoredForm, items: Sequence[ItemResult]) -> dict[str, Meas
         distances = [FARTHEST if item.label is None else abs(int(item.truth) - int(item.label)) for item in items]
         found[MAE] = mean_absolute_error([0.0] * len(items), distances)
     if said := _said(form, items):
+        if form.kind == "digit":
+            found[SAID_MAE] = mean_absolute_error(*([10 * value for value in side] for side in said))
         found |= {BRIER: brier_score(*said), ECE: calibration_error(*said)}
     return found
 
@@ -89,14 +91,19 @@ def scored(form: ScoredForm, answers: ArmAnswers, *, seed: int = 0) -> ArmResult
 
 
 def compared(form: ScoredForm, arms: Sequence[ArmResult], *, seed: int = 0) -> list[Comparison]:
-    """Return how the arms compare in the figure that decides: each less what it is to be held against."""
+    """Return how the arms compare in the figure that decides: each less what it is to be held against.
+
+    Digits are compared a second time by the probabilities that arms say, the mean over all digits: of a flat
+    distribution the most probable digit says little.
+    """
     figure = PRIMARY[form.kind]
-    measures = {(arm.role, arm.through): measures_of(form, arm.items)[figure] for arm in arms}
-    found = [
-        Comparison(name=name, figure=figure, estimate=difference(measures[left], measures[right], seed=seed))
-        for name, left, right in _PAIRS
-        if left in measures and right in measures
-    ]
+    all_measures = {(arm.role, arm.through): measures_of(form, arm.items) for arm in arms}
+    measures = {place: found[figure] for place, found in all_measures.items()}
+    found = _differences(measures, figure, seed)
+    # Of the same items: an arm that left some of them out cannot be held against the others.
+    complete = {(arm.role, arm.through) for arm in arms if not arm.unsaid}
+    said = {place: found[SAID_MAE] for place, found in all_measures.items() if SAID_MAE in found and place in complete}
+    found += _differences(said, SAID_MAE, seed, ", by the probabilities")
     return found + [
         Comparison(
             name=f"gain ratio of {name}: (served - told) / (PEFT - told)",
@@ -106,6 +113,14 @@ def compared(form: ScoredForm, arms: Sequence[ArmResult], *, seed: int = 0) -> l
         )
         for name, places in _GAINS
         if all(place in measures for place in places)
+    ]
+
+
+def _differences(measures: Mapping[_Place, Measure], figure: str, seed: int, how: str = "") -> list[Comparison]:
+    return [
+        Comparison(name=name + how, figure=figure, estimate=difference(measures[left], measures[right], seed=seed))
+        for name, left, right in _PAIRS
+        if left in measures and right in measures
     ]
 
 

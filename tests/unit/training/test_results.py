@@ -85,6 +85,20 @@ def test_arms_compare_on_the_same_items() -> None:
     assert not any("not told" in name or "compared" in name for name in found)
 
 
+def test_digits_compare_by_their_probabilities_too() -> None:
+    """Of a flat distribution the most probable digit may be far off where the mean is near."""
+    arms = [
+        arm(DIGIT, [item(DIGIT, "4", "9", 0.5), item(DIGIT, "6", "0", 0.6)], "alora"),
+        arm(DIGIT, [item(DIGIT, "4", "5", 0.55), item(DIGIT, "6", "5", 0.55)], "majority", "rule"),
+    ]
+    assert arms[0].figures["mae"].value == 5.5
+    assert arms[0].figures["said_mae"].value == pytest.approx((0.5 + 0.5) / 2)
+    found = {one.name: one for one in compared(DIGIT, arms)}
+    assert found["aLoRA less the majority class"].estimate.value == 4.5
+    said = found["aLoRA less the majority class, by the probabilities"]
+    assert (said.figure, said.estimate.value) == ("said_mae", pytest.approx(0.5 - 1.0))
+
+
 def test_a_near_tie_is_told_from_a_disagreement() -> None:
     margins = (("Y", 0.0004), ("", 3.0)), (("N", 1.5), ("", 3.0)), (("Y", 2.0), ("", 3.0)), (("N", 2.0), ("", 3.0))
     peft = arm(YES_NO, [item(YES_NO, "Y", one[0][0], 0.5, margins=one) for one in margins])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from aloraserve.training.bootstrap import Estimate
-from aloraserve.training.scoring import BRIER, ECE, ERROR, F1, MACRO_F1, MAE, ROUGE_L, TOKEN_F1
+from aloraserve.training.scoring import BRIER, ECE, ERROR, F1, MACRO_F1, MAE, ROUGE_L, SAID_MAE, TOKEN_F1
 
 TITLES = {
     ERROR: "error",
     MAE: "mean absolute error",
+    SAID_MAE: "that of the probability",
     MACRO_F1: "macro F1",
     F1: "F1 of the first label",
     BRIER: "Brier score",
