@@ -213,10 +213,10 @@ class AdapterTrainer(Trainer):
         """
         inputs = dict(inputs)
         labels, prefixes = inputs.pop("labels"), inputs.pop("prefixes", None)
+        tokens = inputs["input_ids"].shape[1]
         if prefixes is not None:
             assert self._prefixes is not None
-            inputs["past_key_values"] = self._prefixes.load(prefixes)
-        tokens = inputs["input_ids"].shape[1]
+            inputs["past_key_values"] = self._prefixes.load(prefixes, tokens)
         # Indexes and not a number: of a slice torch multiplies a copy of the head's weights per example.
         kept = torch.arange(tokens - labels.shape[1], tokens, device=labels.device)
         logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits

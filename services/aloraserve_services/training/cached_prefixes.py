@@ -6,10 +6,9 @@ values there are constants of the training: forward and backward run over the to
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -17,13 +16,12 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from aloraserve_services.training.collator import Prefixes
 from aloraserve_services.training.examples import TrainingExample
-from aloraserve_services.training.frozen_cache import frozen_cache, let_layers_read
+from aloraserve_services.training.frozen_cache import let_layers_read
 from aloraserve_services.training.grouped_attention import group_queries
 from aloraserve_services.training.prefix_blocks import BLOCK_TOKENS, PrefixBlock, prefix_blocks
-from aloraserve_services.training.prefix_store import BlockShape, KeysValues, PrefixStore
+from aloraserve_services.training.prefix_passes import PrefixPasses, pass_rows
+from aloraserve_services.training.prefix_store import KeysValues, PrefixStore
 
-BATCH = 16
-"""Prefixes whose first blocks are computed in one pass."""
 _FLOAT32_ROUNDING = 1e-4
 _BFLOAT16_ROUNDING = 1 / 16
 """Difference of a probability that the rounding of logits alone explains: one of 16 to 32 is off by 1/16, so the
@@ -49,7 +47,6 @@ class CachedPrefixes:
     def __init__(
         self, model: Any, base: str, folder: Path, max_bytes: int, examples: Sequence[TrainingExample]
     ) -> None:
-        self._model = model
         self._causal_lm = model.get_base_model()
         self._base = base
         self._seen: set[str] = set()
@@ -60,8 +57,8 @@ class CachedPrefixes:
         self.computed_again = 0
         let_layers_read(self._causal_lm)
         group_queries(self._causal_lm)
-        self._shape = self._block_shape()
-        self.store = PrefixStore(folder, self._shape, max_bytes, keys)
+        self._passes = PrefixPasses(model)
+        self.store = PrefixStore(folder, self._passes.shape, max_bytes, keys)
 
     def prepare(self, advance: Callable[[int, int], None], stop: Callable[[], object] = bool) -> None:
         """Compute what is not there yet, as far as there is room.
@@ -74,45 +71,34 @@ class CachedPrefixes:
         for batch in self._batches():
             if stop():
                 return
-            self._compute_first(batch)
-            for prefix in batch:
-                blocks = prefix_blocks(self._base, prefix)
-                if not all(self.store.has(block.key) for block in blocks) and self._fits(blocks):
-                    self._blocks(prefix)
+            self._blocks(self._to_keep(batch))
             done += len(batch)
             advance(done, len(self._prefixes))
 
     def _batches(self) -> Iterator[list[tuple[int, ...]]]:
-        """Yield prefixes of similar lengths."""
-        ordered = sorted(self._prefixes, key=len)
-        for start in range(0, len(ordered), BATCH):
-            yield ordered[start : start + BATCH]
+        """Yield prefixes of similar lengths, as many as a pass may have."""
+        batch: list[tuple[int, ...]] = []
+        for prefix in sorted(self._prefixes, key=len):
+            if len(batch) >= pass_rows(len(prefix)):
+                yield batch
+                batch = []
+            batch.append(prefix)
+        if batch:
+            yield batch
 
-    def _compute_first(self, prefixes: Sequence[tuple[int, ...]]) -> None:
-        """Compute first blocks that are missing, all in one pass: a pass per prefix would wait for the weights.
-
-        They are padded on the right, where causal attention does not look.
-        """
-        firsts = {
-            blocks[0].key: (prefix, blocks[0]) for prefix in prefixes if (blocks := prefix_blocks(self._base, prefix))
-        }
-        missing = {key: first for key, first in firsts.items() if not self.store.has(key) and self._fits([first[1]])}
-        if len(missing) < 2:
-            return
-        width, device = max(block.end for _, block in missing.values()), self._causal_lm.device
-        ids = torch.zeros((len(missing), width), dtype=torch.long)
-        for row, (prefix, block) in enumerate(missing.values()):
-            ids[row, : block.end] = torch.tensor(prefix[: block.end])
-        cache = DynamicCache(config=self._causal_lm.config)
-        positions = torch.arange(width, device=device).expand(len(missing), -1)
-        # An index and not a number: of a slice torch multiplies a copy of the head's weights per prefix.
-        kept = torch.zeros(1, dtype=torch.long, device=device)
-        with self._as_base():
-            self._causal_lm(
-                ids.to(device), position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=kept
-            )
-        for row, (_, block) in enumerate(missing.values()):
-            self._keep(block, self._cut(cache, block, row))
+    def _to_keep(self, prefixes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return those of some prefixes that lack a block in the store and have room there."""
+        found, sizes = [], dict[str, int]()
+        for prefix in prefixes:
+            missing = {
+                block.key: self._passes.shape.block_bytes(block.end - block.start)
+                for block in prefix_blocks(self._base, prefix)
+                if not self.store.has(block.key)
+            }
+            if missing and self.store.has_room(sum((sizes | missing).values())):
+                sizes |= missing
+                found.append(prefix)
+        return found
 
     def _keep(self, block: PrefixBlock, values: KeysValues) -> None:
         self.store.write(block.key, values)
@@ -125,7 +111,7 @@ class CachedPrefixes:
         """A sentence about what is kept."""
         keys = {block.key: block for prefix in self._prefixes for block in prefix_blocks(self._base, prefix)}
         kept = sum(self.store.has(key) for key in keys)
-        size = sum(self._shape.block_bytes(block.end - block.start) for block in keys.values())
+        size = sum(self._passes.shape.block_bytes(block.end - block.start) for block in keys.values())
         said = f"prefixes: {kept} of {len(keys)} blocks are kept ({size / 2**20:.0f} MiB for all)"
         said += f", {self.computed} were computed"
         if kept < len(keys):
@@ -135,22 +121,14 @@ class CachedPrefixes:
             said += f"; {self.store.rejected} damaged or foreign files were computed again"
         return said
 
-    def load(self, prefixes: Prefixes) -> Cache:
-        """Return a batch's prefixes as a cache, padded on the left."""
-        shape, width = self._shape, prefixes.longest
-        size = (shape.layers, len(prefixes.token_ids), shape.heads, width)
-        whole = KeysValues(
-            torch.zeros((*size, shape.key_size), dtype=shape.dtype),
-            torch.zeros((*size, shape.value_size), dtype=shape.dtype),
-        )
-        for row, prefix in enumerate(prefixes.token_ids):
-            at = width - len(prefix)
-            for block in self._blocks(prefix):
-                tokens = block.keys.shape[2]
-                for side, part in zip(whole, block, strict=True):
-                    side[:, row, :, at : at + tokens] = part
-                at += tokens
-        return frozen_cache(*(side.to(self._causal_lm.device) for side in whole))
+    def load(self, prefixes: Prefixes, new_tokens: int) -> Cache:
+        """Return a batch's prefixes as a cache for one pass, padded on the left. The next one is written over it.
+
+        Args:
+            prefixes: of the batch.
+            new_tokens: of the pass.
+        """
+        return self._passes.cache(self._blocks(prefixes.token_ids), new_tokens)
 
     def largest_error(self, example: TrainingExample) -> float:
         """Return the greatest difference of a probability, between the base model on a whole example and on its tail.
@@ -160,13 +138,13 @@ class CachedPrefixes:
         """
         ids, start = example.token_ids, example.activation
         places = torch.arange(start, len(ids), device=self._causal_lm.device)
-        with self._as_base():
+        with self._passes.as_base():
             whole = self._probabilities([ids], logits_to_keep=places)
-            cache = self.load(Prefixes((ids[:start],)))
+            cache = self.load(Prefixes((ids[:start],)), len(places))
             tail = self._probabilities([ids[start:]], position_ids=places.unsqueeze(0), past_key_values=cache)
             twice = self._probabilities([ids, ids], logits_to_keep=places)
         error = float((whole - tail).abs().max())
-        if not error <= _rounding(self._shape.dtype, float((whole - twice).abs().max())):
+        if not error <= _rounding(self._passes.shape.dtype, float((whole - twice).abs().max())):
             raise ValueError(f"probabilities after a cached prefix differ by {error:.1e}")
         return error
 
@@ -175,73 +153,45 @@ class CachedPrefixes:
         ids = torch.tensor(rows, device=self._causal_lm.device)
         return self._causal_lm(ids, use_cache=False, **inputs).logits[0].float().softmax(-1)
 
-    def _fits(self, blocks: Sequence[PrefixBlock]) -> bool:
-        size = sum(self._shape.block_bytes(block.end - block.start) for block in blocks)
-        return self.store.has_room(size)
+    def _blocks(self, prefixes: Sequence[Sequence[int]]) -> list[list[KeysValues]]:
+        """Return the blocks of each prefix, from the store as far as they are there.
 
-    def _blocks(self, prefix: Sequence[int]) -> list[KeysValues]:
-        """Return a prefix's blocks, from the store as far as they are there."""
-        found: list[KeysValues] = []
-        blocks = prefix_blocks(self._base, prefix)
-        for block in blocks:
-            kept = self.store.read(block.key, block.end - block.start)
-            if kept is None:
-                return [*found, *self._compute(prefix, blocks[len(found) :], found)]
-            found.append(kept)
-        return found
+        First blocks are computed first, then second ones: prefixes that begin alike share them.
+        """
+        named = [prefix_blocks(self._base, prefix) for prefix in prefixes]
+        found: dict[str, KeysValues] = {}
+        for place in range(max(map(len, named), default=0)):
+            missing: dict[str, _Row] = {}
+            for prefix, blocks in zip(prefixes, named, strict=True):
+                if place < len(blocks) and not self._read(blocks[place], found):
+                    missing[blocks[place].key] = _Row(prefix, blocks[: place + 1])
+            self._compute(list(missing.values()), found)
+        return [[found[block.key] for block in blocks] for blocks in named]
 
-    def _compute(
-        self, prefix: Sequence[int], missing: Sequence[PrefixBlock], before: Sequence[KeysValues]
-    ) -> list[KeysValues]:
-        """Compute blocks in order, each in a pass of its own; keep them if there is room."""
-        cache = DynamicCache(config=self._causal_lm.config)
-        device = self._causal_lm.device
-        for layer in range(self._shape.layers):
-            for known in before:
-                cache.update(known.keys[layer][None].to(device), known.values[layer][None].to(device), layer)
-        made = []
-        with self._as_base():
-            for block in missing:
-                self._pass(prefix, block, cache)
-                made.append(self._cut(cache, block))
-                self._keep(block, made[-1])
-        return made
+    def _read(self, block: PrefixBlock, found: dict[str, KeysValues]) -> bool:
+        """Say whether a block is there, and add it to what is found."""
+        kept = found.get(block.key) or self.store.read(block.key, block.end - block.start)
+        if kept is not None:
+            found[block.key] = kept
+        return kept is not None
 
-    def _pass(self, prefix: Sequence[int], block: PrefixBlock, cache: Cache) -> None:
-        device = self._causal_lm.device
-        self._causal_lm(
-            torch.tensor([prefix[block.start : block.end]], device=device),
-            position_ids=torch.arange(block.start, block.end, device=device).unsqueeze(0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+    def _compute(self, rows: Sequence[_Row], found: dict[str, KeysValues]) -> None:
+        """Compute the last blocks of some rows that begin at one place, with those before them; keep what has room."""
+        size = pass_rows(max(row.blocks[-1].end for row in rows)) if rows else 1
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            ids = [row.prefix[row.blocks[-1].start : row.blocks[-1].end] for row in some]
+            before = [[found[block.key] for block in row.blocks[:-1]] for row in some]
+            for row, made in zip(some, self._passes.compute(ids, before), strict=True):
+                found[row.blocks[-1].key] = made
+                self._keep(row.blocks[-1], made)
 
-    def _cut(self, cache: Cache, block: PrefixBlock, row: int = 0) -> KeysValues:
-        """Return what a pass added to a cache for one of its rows."""
-        sides = [(layer.keys, layer.values) for layer in cache.layers]
-        cut = (slice(None), slice(block.start, block.end))
-        return KeysValues(
-            *(torch.stack([side[(row, *cut)] for side in part]).cpu() for part in zip(*sides, strict=True))
-        )
 
-    def _block_shape(self) -> BlockShape:
-        cache = DynamicCache(config=self._causal_lm.config)
-        with self._as_base():
-            self._pass([0], PrefixBlock("", 0, 1), cache)
-        keys, values = cache.layers[0].keys, cache.layers[0].values
-        return BlockShape(len(cache.layers), keys.shape[1], keys.shape[3], values.shape[3], keys.dtype)
+class _Row(NamedTuple):
+    """A prefix up to a block that is missing."""
 
-    @contextlib.contextmanager
-    def _as_base(self) -> Iterator[None]:
-        """Use the model without its adapter and without gradients, as it is served."""
-        was_training = self._model.training
-        self._model.eval()
-        try:
-            with torch.no_grad(), self._model.disable_adapter():
-                yield
-        finally:
-            self._model.train(was_training)
+    prefix: Sequence[int]
+    blocks: Sequence[PrefixBlock]
 
 
 def cached_prefixes(

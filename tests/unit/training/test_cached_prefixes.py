@@ -11,11 +11,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from aloraserve_services.training import prefix_passes
 from aloraserve_services.training.cached_prefixes import CachedPrefixes, cached_prefixes
 from aloraserve_services.training.collator import IGNORED, Collator, Prefixes
 from aloraserve_services.training.examples import TrainingExample
 from aloraserve_services.training.frozen_cache import let_layers_read
 from aloraserve_services.training.prefix_blocks import prefix_blocks
+from aloraserve_services.training.prefix_passes import PrefixPasses
 
 Gradients = dict[str, torch.Tensor]
 
@@ -54,7 +56,8 @@ def tail_gradients(
 ) -> tuple[float, Gradients]:
     batch = Collator(2, is_alora=True, cut_prefixes=True)(examples)
     labels, before = batch.pop("labels"), batch.pop("prefixes")
-    logits = model(**batch, past_key_values=prefixes.load(before), use_cache=False).logits[:, -labels.shape[1] :]
+    cache = prefixes.load(before, batch["input_ids"].shape[1])
+    logits = model(**batch, past_key_values=cache, use_cache=False).logits[:, -labels.shape[1] :]
     loss = torch.nn.functional.cross_entropy(
         logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="sum"
     )
@@ -118,10 +121,116 @@ def test_a_prefix_is_computed_once_and_a_shared_beginning_too(
     assert first.computed == 4
     second = CachedPrefixes(model, "base", tmp_path, 2**30, twins)
     second.prepare(lambda done, total: None)
-    second.load(Prefixes(tuple(twin.token_ids[: twin.activation] for twin in twins)))
+    second.load(Prefixes(tuple(twin.token_ids[: twin.activation] for twin in twins)), 1)
     assert second.computed == 0
     assert CachedPrefixes(model, "another base", tmp_path, 2**30, twins).blocks == 4
     assert not any(second.store.has(block.key) for block in prefix_blocks("another base", longer[:301]))
+
+
+def test_blocks_are_those_of_one_pass_over_a_whole_prefix_however_many_stand_side_by_side(
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = alora(tiny_base, invocation_of(examples))
+    longest = [examples[index].token_ids[: examples[index].activation] for index in (0, 5)]
+    for rows in (16, 1):
+        monkeypatch.setattr(prefix_passes, "PASS_ROWS", rows)
+        prefixes = CachedPrefixes(model, "base", tmp_path / str(rows), 2**30, examples)
+        prefixes.prepare(lambda done, total: None)
+        for prefix in longest:
+            with torch.no_grad(), model.disable_adapter():
+                expected = model(torch.tensor([prefix]), use_cache=True).past_key_values
+            found = prefixes.load(Prefixes((prefix,)), 1)
+            for ours, theirs in zip(found.layers, expected.layers, strict=True):
+                torch.testing.assert_close(ours.keys[:, :, :-1], theirs.keys, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(ours.values[:, :, :-1], theirs.values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Rows of each pass, and tokens of its longest one with those before it."""
+    made: list[tuple[int, int]] = []
+    compute = PrefixPasses.compute
+
+    def record(self: PrefixPasses, rows: Any, before: Any) -> Any:
+        made.append((len(rows), max(map(len, rows)) + sum(block.keys.shape[2] for block in before[0])))
+        return compute(self, rows, before)
+
+    monkeypatch.setattr(PrefixPasses, "compute", record)
+    return made
+
+
+def test_blocks_of_several_prefixes_are_computed_in_one_pass(
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], passes: list[tuple[int, int]]
+) -> None:
+    prefixes = CachedPrefixes(alora(tiny_base, invocation_of(examples)), "base", tmp_path, 2**30, examples)
+    prefixes.prepare(lambda done, total: None)
+    assert passes == [(5, 128), (3, 256), (2, 301)]
+    assert prefixes.computed == prefixes.blocks == 10
+
+
+def test_a_pass_is_bounded_in_preparation_and_in_a_step(
+    tiny_base: Path,
+    tmp_path: Path,
+    examples: Sequence[TrainingExample],
+    passes: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prefix_passes, "PASS_TOKENS", 520)
+    model = alora(tiny_base, invocation_of(examples))
+    CachedPrefixes(model, "base", tmp_path / "prepared", 2**30, examples).prepare(lambda done, total: None)
+    assert sum(rows for rows, _ in passes) == 10
+    CachedPrefixes(model, "base", tmp_path / "none", 0, examples).load(
+        Prefixes(tuple(example.token_ids[: example.activation] for example in examples)), 5
+    )
+    assert sum(rows for rows, _ in passes) == 20
+    assert max(rows for rows, _ in passes) > 1
+    assert all(rows * tokens <= 520 for rows, tokens in passes)
+
+
+def test_of_a_prefix_that_is_partly_there_the_rest_is_computed(
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample]
+) -> None:
+    model = alora(tiny_base, invocation_of(examples))
+    whole = examples[0]
+    beginning = TrainingExample(whole.token_ids[:260], 256, 258, 1)
+    CachedPrefixes(model, "base", tmp_path, 2**30, [beginning]).prepare(lambda done, total: None)
+    grown = CachedPrefixes(model, "base", tmp_path, 2**30, [whole])
+    grown.prepare(lambda done, total: None)
+    assert grown.computed == 1
+    middle = prefix_blocks("base", whole.token_ids[:300])[1].key
+    (tmp_path / middle[:2] / f"{middle}.safetensors").unlink()
+    mended = CachedPrefixes(model, "base", tmp_path, 2**30, [whole])
+    loss, found = tail_gradients(model, mended, [whole])
+    assert mended.computed == 1
+    expected_loss, expected = peft_gradients(model, [whole])
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    assert largest_difference(found, expected) < 1e-5
+
+
+def test_a_request_to_stop_leaves_the_rest(
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix_passes, "PASS_ROWS", 2)
+    prefixes = CachedPrefixes(alora(tiny_base, invocation_of(examples)), "base", tmp_path, 2**30, examples)
+    done: list[int] = []
+    prefixes.prepare(lambda number, total: done.append(number), lambda: bool(done))
+    assert done == [2]
+    assert 0 < prefixes.computed < prefixes.blocks
+
+
+def test_a_backward_pass_whose_prefixes_were_written_over_fails(
+    tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample]
+) -> None:
+    model = alora(tiny_base, invocation_of(examples))
+    prefixes = CachedPrefixes(model, "base", tmp_path, 2**30, examples)
+    batch = Collator(2, is_alora=True, cut_prefixes=True)(examples[:2])
+    del batch["labels"]
+    before = batch.pop("prefixes")
+    cache = prefixes.load(before, batch["input_ids"].shape[1])
+    total = model(**batch, past_key_values=cache, use_cache=False).logits.sum()
+    prefixes.load(before, 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
 
 
 def test_what_does_not_fit_is_computed_again_to_the_same_values_but_for_rounding(
@@ -196,7 +305,7 @@ def test_a_model_whose_layers_lose_the_prefix_is_found_out(
     tiny_base: Path, tmp_path: Path, examples: Sequence[TrainingExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = alora(tiny_base, invocation_of(examples))
-    monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefix: [])
+    monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefixes: [[] for _ in prefixes])
     _, why_not = cached_prefixes(model, "base", tmp_path, 2**30, examples[2:])
     assert "probabilities after a cached prefix differ" in why_not
 
@@ -206,7 +315,7 @@ def test_a_model_that_loses_a_later_block_is_found_out(
 ) -> None:
     model = alora(tiny_base, invocation_of(examples))
     blocks = CachedPrefixes._blocks
-    monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefix: blocks(self, prefix)[:1])
+    monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefixes: [some[:1] for some in blocks(self, prefixes)])
     _, why_not = cached_prefixes(model, "base", tmp_path, 2**30, examples)
     assert "probabilities after a cached prefix differ" in why_not
 
@@ -220,7 +329,7 @@ def test_in_bfloat16_rounding_passes_and_a_lost_prefix_does_not(
         model.get_base_model().lm_head.weight.mul_(8)
     prefixes, why_not = cached_prefixes(model, "base", tmp_path, 2**30, examples)
     assert prefixes is not None, why_not
-    monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefix: [])
+    monkeypatch.setattr(CachedPrefixes, "_blocks", lambda self, prefixes: [[] for _ in prefixes])
     _, why_not = cached_prefixes(model, "base", tmp_path, 2**30, examples)
     assert "probabilities after a cached prefix differ" in why_not
 
