@@ -6,6 +6,7 @@ values there are constants of the training: forward and backward run over the to
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +51,8 @@ class CachedPrefixes:
         self._causal_lm = model.get_base_model()
         self._base = base
         self._seen: set[str] = set()
-        self._prefixes = list({tuple(example.token_ids[: example.activation]): None for example in examples})
+        prefixes = (array("i", example.token_ids[: example.activation]) for example in examples)
+        self._prefixes = list({prefix.tobytes(): prefix for prefix in prefixes}.values())
         keys = {block.key for prefix in self._prefixes for block in prefix_blocks(base, prefix)}
         self.blocks = len(keys)
         self.computed = 0
@@ -75,9 +77,9 @@ class CachedPrefixes:
             done += len(batch)
             advance(done, len(self._prefixes))
 
-    def _batches(self) -> Iterator[list[tuple[int, ...]]]:
+    def _batches(self) -> Iterator[list[Sequence[int]]]:
         """Yield prefixes of similar lengths, as many as a pass may have."""
-        batch: list[tuple[int, ...]] = []
+        batch: list[Sequence[int]] = []
         for prefix in sorted(self._prefixes, key=len):
             if len(batch) >= pass_rows(len(prefix)):
                 yield batch
@@ -86,7 +88,7 @@ class CachedPrefixes:
         if batch:
             yield batch
 
-    def _to_keep(self, prefixes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    def _to_keep(self, prefixes: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """Return those of some prefixes that lack a block in the store and have room there."""
         found, sizes = [], dict[str, int]()
         for prefix in prefixes:

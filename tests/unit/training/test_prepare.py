@@ -1,6 +1,7 @@
 """Rows become the examples that serving would make, or every reason why not."""
 
 import json
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,10 @@ def test_an_example_is_the_prompt_the_invocation_the_answer_and_the_end(prepared
     invocation, answer = (
         tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("<|start|>safety\n", "Y<|end|>")
     )
-    assert example.token_ids[example.activation :] == [*invocation, *answer]
-    assert example.token_ids[example.completion_start :] == answer
+    assert list(example.token_ids[example.activation :]) == [*invocation, *answer]
+    assert list(example.token_ids[example.completion_start :]) == answer
+    assert isinstance(example.token_ids, array)
+    assert example.token_ids.itemsize == 4
     assert (data.mode, data.end_token) == (InvocationMode.APPENDED, tokenizer.eos_token_id)
     assert example.line == 1
 

@@ -145,9 +145,9 @@ def test_an_example_begins_with_the_prompt_that_is_served(
         fields={"criteria": texts[0]} if kind == "asked" else {},
     )
     example, request = built(spec, base, row), served(spec, base, row)
-    assert example.token_ids[: example.completion_start] == request.token_ids
+    assert list(example.token_ids[: example.completion_start]) == list(request.token_ids)
     assert example.activation == request.activation
-    assert example.token_ids[example.completion_start :] == ids_of(base, "7<|end|>")
+    assert list(example.token_ids[example.completion_start :]) == ids_of(base, "7<|end|>")
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
