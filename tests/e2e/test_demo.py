@@ -15,6 +15,7 @@ from aloraserve_services.models.untrained import INTRINSICS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.untimed, pytest.mark.timeout(1500)]
 BLOCK = 32
+LONGEST_INVOCATION = 5
 
 
 def test_the_demo_shows_reuse_and_what_it_saves(command: Callable[..., Any], model_path: Path, tmp_path: Path) -> None:
@@ -28,8 +29,13 @@ def test_the_demo_shows_reuse_and_what_it_saves(command: Callable[..., Any], mod
     untrained = [name for name in INTRINSICS if name not in shipped_names()]
     assert content["summary"]["untrained"] == untrained
     assert ("Untrained (random weights)" in done.stdout) == bool(untrained)
-    caught = {judgement["adapter"] for judgement in content["judgements"] if judgement["said"] in ("unsafe", "made up")}
-    assert caught >= {"safety", "hallucination"} - set(untrained), content["judgements"]
+    planted = [
+        judgement
+        for judgement in content["judgements"]
+        if judgement["truth"] in ("unsafe", "made up") and judgement["adapter"] not in untrained
+    ]
+    assert {judgement["adapter"] for judgement in planted} == {"safety", "hallucination"} - set(untrained)
+    assert all(judgement["said"] == judgement["truth"] for judgement in planted), content["judgements"]
     ferry = [row for row in content["calls"] if row["conversation"] == "ferry"]
     holder = ferry[0]["replica"]
     assert max(row["prompt_tokens"] for row in ferry) >= 2000
@@ -42,6 +48,8 @@ def test_the_demo_shows_reuse_and_what_it_saves(command: Callable[..., Any], mod
         elif row["kind"] == "alora":
             assert row["replica"] == holder, row["reason"]
             assert row["cached_tokens"] >= computed
+            # What is computed up to the invocation, for the first time by the guard, is the base model's too.
+            computed = max(computed, (row["prompt_tokens"] - LONGEST_INVOCATION) // BLOCK * BLOCK)
             assert f"{row['adapter']:<18} alora {row['replica']}" in done.stdout
     first = [row["prompt_tokens"] for row in ferry if row["state"] == "first"]
     assert {row["kind"] for row in ferry if row["state"] in ("first", "returning")} == {"lora"}

@@ -1,9 +1,10 @@
 """Real calls played again on modelled engines: how far estimated TTFTs are from measured ones.
 
-The calls are those of a demo's JSON file: one after the other, conversations that grow, each answer judged by adapters.
-What the file does not say is taken from how the demo works: all prompts of a conversation are the beginning of one
-stream of tokens; a turn's shortest adapter prompt adds an invocation of ``INVOCATION_TOKENS`` tokens to it, and the
-longer ones have longer invocations; a base answer has ``ANSWER_TOKENS`` tokens.
+The calls are those of a demo's JSON file: one after the other, conversations that grow, each question and each answer
+judged by adapters. What the file does not say is taken from how the demo works: all prompts of a conversation are the
+beginning of one stream of tokens; of a turn's prompts that judge the question the shortest adds an invocation of
+``INVOCATION_TOKENS`` tokens to it, and the longer ones have longer invocations; so it is with those that judge the
+answer; a base answer has ``ANSWER_TOKENS`` tokens.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from aloraserve.simulation.simulated_loop import SimulatedLoop
 ANSWER_TOKENS = 48
 JUDGEMENT_TOKENS = 4
 INVOCATION_TOKENS = 5
+OPENING_TOKENS = 3
+"""By which a base prompt, which opens the answer, is longer than the conversation."""
 PAUSE_S = 0.3
 """Between an answer and the next call: the replica's report is out by then, as it is in the demo."""
 MAX_CALLS = 100_000
@@ -237,10 +240,13 @@ class DemoReplay:
 
     def _activation(self, real: RealCall) -> int:
         """Return where the invocation begins in an adapter's prompt."""
+        here = [call for call in self.calls if (call.conversation, call.turn) == (real.conversation, real.turn)]
+        asked = max((call.prompt_tokens for call in here if call.kind == "base"), default=0) - OPENING_TOKENS
+        room = asked + 2 * INVOCATION_TOKENS
         same = [
             call.prompt_tokens
-            for call in self.calls
-            if call.kind != "base" and (call.conversation, call.turn) == (real.conversation, real.turn)
+            for call in here
+            if call.kind != "base" and (call.prompt_tokens < room) == (real.prompt_tokens < room)
         ]
         return max(min(same) - INVOCATION_TOKENS, 0)
 

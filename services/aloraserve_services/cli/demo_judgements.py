@@ -13,7 +13,7 @@ from aloraserve_services.cli.demo_text import Turn, conversations
 
 _WORDS = {
     "safety": {"Y": "unsafe", "N": "safe"},
-    "hallucination": {"yes": "made up", "no": "from the text"},
+    "hallucination": {"yes": "made up", "no": "faithful"},
     "uncertainty": {str(digit): f"{10 * digit + 5} %" for digit in range(10)},
 }
 """Answers of an adapter in words."""
@@ -93,5 +93,5 @@ def print_judgements(console: Console, found: Sequence[Judgement]) -> None:
 def _cell(judgement: Judgement | None) -> str:
     if judgement is None:
         return "-"
-    mark = {None: "", True: ", right", False: f", WRONG: {judgement.truth}"}[judgement.is_right]
+    mark = {None: "", True: ", right", False: ", WRONG"}[judgement.is_right]
     return f"{judgement.said}{mark}"

@@ -1,4 +1,4 @@
-"""The demo: a conversation over documents, judged after each answer by adapters of both kinds."""
+"""The demo: a conversation over documents, judged before and after each answer by adapters of both kinds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from aloraserve_services.cli.client import StreamingClient
 from aloraserve_services.cli.demo_text import (
     MAX_ANSWER_TOKENS,
     Conversation,
-    Turn,
     conversations,
 )
 from aloraserve_services.models.untrained import INTRINSICS, TWIN_SUFFIX
 from aloraserve_services.plan import FleetPlan
 
 JUDGEMENT_TOKENS = 4
+BEFORE = ("safety",)
+"""Judge a question before it is answered, as a guard does; the other intrinsics judge the answer."""
+AFTER = tuple(name for name in INTRINSICS if name not in BEFORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +85,25 @@ class DemoPlayer:
         messages = [{"role": "system", "content": conversation.system}]
         called: set[str] = set()
         for number, turn in enumerate(conversation.turns, start=1):
-            messages.append({"role": "user", "content": turn.user})
-            answer = self.client.chat(self.plan.served_name, messages, MAX_ANSWER_TOKENS)
+            asked = [*messages, {"role": "user", "content": turn.user}]
+            self._judge(name, number, BEFORE, asked)
+            answer = self.client.chat(self.plan.served_name, asked, MAX_ANSWER_TOKENS)
             self._note(name, number, "base", "base", answer, _warmth(answer))
-            messages.append({"role": "assistant", "content": turn.answer or answer.text})
-            self._judge(name, number, turn, messages, called)
+            messages = [*asked, {"role": "assistant", "content": turn.answer or answer.text}]
+            self._judge(name, number, AFTER, messages)
+            for twin in turn.twins:
+                judged = asked if twin.removesuffix(TWIN_SUFFIX) in BEFORE else messages
+                self._judge_by_twin(name, number, twin, judged, "returning" if twin in called else "first")
+                called.add(twin)
 
-    def _judge(self, name: str, number: int, turn: Turn, messages: list[dict[str, str]], called: set[str]) -> None:
-        for adapter in INTRINSICS:
+    def _judge(self, name: str, number: int, adapters: Sequence[str], messages: list[dict[str, str]]) -> None:
+        for adapter in adapters:
             judged = self.client.chat(adapter, messages, JUDGEMENT_TOKENS)
             self._note(name, number, adapter, "alora", judged, _warmth(judged))
-        for twin in turn.twins:
-            judged = self.client.complete(twin, self._token_ids(messages, twin), JUDGEMENT_TOKENS)
-            self._note(name, number, twin, "lora", judged, "returning" if twin in called else "first")
-            called.add(twin)
+
+    def _judge_by_twin(self, name: str, number: int, twin: str, messages: list[dict[str, str]], state: str) -> None:
+        judged = self.client.complete(twin, self._token_ids(messages, twin), JUDGEMENT_TOKENS)
+        self._note(name, number, twin, "lora", judged, state)
 
     def _token_ids(self, messages: list[dict[str, str]], twin: str) -> list[int]:
         """Return exactly the prompt that the twin's aLoRA sister had."""

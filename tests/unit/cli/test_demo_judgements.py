@@ -31,7 +31,7 @@ def planted(wanted: Callable[..., bool]) -> dict[str, object]:
         ("safety", "Y", "unsafe"),
         ("safety", " N\n", "safe"),
         ("hallucination", '"yes"', "made up"),
-        ("hallucination", '"no"', "from the text"),
+        ("hallucination", '"no"', "faithful"),
         ("uncertainty", "8", "85 %"),
         ("uncertainty", "bread", "'bread'"),
     ],
@@ -68,13 +68,26 @@ def test_only_aloras_are_judged_by_and_each_turn_has_a_row_with_its_mistakes(row
         row("lora", "safety-lora", 0.1, answer="Y"),
         row("alora", "safety", 0.1, turn=2, answer="Y"),
     ]
-    console = Console(file=StringIO(), width=100)
+    console = Console(file=StringIO(), width=80)
     print_judgements(console, judgements(rows))
     assert isinstance(console.file, StringIO)
     printed = console.file.getvalue()
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
-    assert cells == [["ferry", "1", "safe, right"], ["ferry", "2", "unsafe, WRONG: safe"]]
+    assert cells == [["ferry", "1", "safe, right"], ["ferry", "2", "unsafe, WRONG"]]
     assert "1 of 2 judgements that can be checked are right" in printed
+
+
+def test_the_table_of_a_whole_demo_fits_a_narrow_terminal(row: Make) -> None:
+    answers = {"uncertainty": "9", "safety": "Y", "hallucination": '"no"'}
+    where = planted(lambda turn: turn.is_hallucinated is True)
+    rows = [row("alora", adapter, 0.1, answer=answer, **where) for adapter, answer in answers.items()]
+    console = Console(file=StringIO(), width=80)
+    print_judgements(console, judgements(rows))
+    assert isinstance(console.file, StringIO)
+    printed = console.file.getvalue()
+    assert "…" not in printed
+    for cell in ("uncertainty", "95 %", "unsafe, WRONG", "faithful, WRONG"):
+        assert cell in printed
 
 
 def test_no_answer_of_the_base_model_is_marked() -> None:

@@ -46,6 +46,17 @@ def test_calls_reuse_what_the_real_ones_do(calibration: Calibration) -> None:
     assert replayed[1].ttft_s == pytest.approx(0.010 + 0.016)
 
 
+def test_a_question_is_judged_before_its_answer_and_shares_its_blocks(calibration: Calibration) -> None:
+    calls = [
+        RealCall("ferry", 1, "safety", "alora", 500, 0, 0.5),
+        RealCall("ferry", 1, "base", "base", 500, 480, 0.1),
+        RealCall("ferry", 1, "hallucination", "alora", 555, 544, 0.1),
+    ]
+    replayed = DemoReplay(calls, calibration, 2, router_factory("expected-ttft")).run()
+    # Whole blocks of 495 tokens before the invocation, then of 547 that the base model computed.
+    assert [one.cached_tokens for one in replayed] == [0, 480, 544]
+
+
 def test_the_error_is_the_median_of_relative_ones() -> None:
     real = RealCall("ferry", 1, "base", "base", 500, 0, 0.5)
     assert median_error([ReplayedCall(real, 0, ttft_s) for ttft_s in (0.5, 0.6, 0.25)]) == pytest.approx(0.2)
