@@ -54,6 +54,7 @@ def test_vllm_takes_a_lora_as_it_is_and_an_alora_with_the_plugin(
     assert found[f"{alora} False"] == "vLLM does not support Activated LoRA (aLoRA)."
     base = json.loads((tiny_base / "config.json").read_text())
     layers, hidden = base["num_hidden_layers"], base["hidden_size"]
-    for loaded in (found[f"{alora} True"], found[f"{lora} False"], found[f"{lora} True"]):
-        assert len(loaded) == 3 * layers
-        assert all(a[0] == b[1] == spec.lora.rank and a[1] == hidden for a, b in loaded.values())
+    ranks = {f"{alora} True": spec.lora.rank, f"{lora} False": spec.twin_lora.rank, f"{lora} True": spec.twin_lora.rank}
+    for name, rank in ranks.items():
+        assert len(found[name]) == 3 * layers
+        assert all(a[0] == b[1] == rank and a[1] == hidden for a, b in found[name].values())
