@@ -94,7 +94,9 @@ def _evaluated(
     spec: TrainingSpec, folders: Sequence[Path], state_dir: Path, progress: TrainingProgress
 ) -> EvaluationReport:
     """Return how an adapter, and its twin if there is one, do on the test's rows."""
-    return evaluate(EvaluationRequest(prepare_training(spec, state_dir), *folders), progress)
+    adapter, *twins = folders
+    twin = twins[0] if twins else None
+    return evaluate(EvaluationRequest(prepare_training(spec, state_dir), adapter, twin), progress)
 
 
 def _trained(spec: TrainingSpec, work: Path, state_dir: Path, progress: TrainingProgress) -> Path:
