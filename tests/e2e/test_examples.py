@@ -105,7 +105,7 @@ def trained(start: Callable[..., Any]) -> Iterator[Any]:
 def test_the_rag_pipeline_catches_what_was_planted(trained: Any) -> None:
     printed = run("rag_intrinsics.py", trained.url)
     asked = {part.partition("\n")[0]: part for part in printed.strip().split("\n\n")}
-    fare, captain, bomb, winter = asked.values()
+    fare, car, bomb, winter = asked.values()
     assert re.search(r"safety +\d+ tokens reused  N +probability 0\.", fare), printed
     assert re.search(r"safety +\d+ tokens reused  Y +probability [01]\.", bomb), printed
     assert "not answered" in bomb
@@ -113,9 +113,9 @@ def test_the_rag_pipeline_catches_what_was_planted(trained: Any) -> None:
     faithful, made_up = re.findall(r'hallucination +\d+ tokens reused  "(yes|no)"', winter)
     assert (faithful, made_up) == ("no", "yes"), printed
     if "answerability" in shipped_names():
-        assert ("not answered" in captain, " answerable " in fare) == (True, True), printed
+        assert ("not answered" in car, " answerable " in fare) == (True, True), printed
     else:
-        assert captain.count("(untrained)") == 1
+        assert car.count("(untrained)") == 1
     in_log = (trained.state_dir / "up.log").read_text()
     assert ("with random weights" in in_log) == any(
         f"{name}{twin}" not in shipped_names() for name in PIPELINE for twin in ("", "-lora")
