@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,17 @@ data: {{train: train.jsonl, validation: validation.jsonl, duplicates: allow}}
 lora: {{rank: 4, alpha: 8}}
 training: {{epochs: 2, learning_rate: 2e-3, batch_size: 4, dtype: float32, saved_dtype: float32{more}}}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Have torch use one thread: beside other tests, threads that wait for each other take all the time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
