@@ -8,7 +8,7 @@ With ``--master`` and ``--worker`` every worker plays the phase with variants of
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import MasterRunner, Runner, WorkerRunner
+from locust.runners import MasterRunner, Runner, WorkerNode, WorkerRunner
 
 from loadtests import report
 from loadtests.plan import LoadPlan, Phase, api_key
@@ -33,6 +33,7 @@ from loadtests.users import USERS, ConversationUser, PoissonUser, SyncUser, Trac
 __all__ = ["ConversationUser", "PoissonUser", "SyncUser", "TraceUser"]
 SAMPLES = Samples()
 PLAYED = "loadtest_played"
+POLL_S = 0.5
 FIXED_COUNTS = {user: user.fixed_count for user in USERS.values()}
 
 
@@ -88,16 +89,27 @@ def listen(environment: Environment, runner: Runner | None, **_: Any) -> None:
     if not isinstance(runner, MasterRunner):
         return
     played: set[str] = set()
+    ending: list[gevent.Greenlet[..., None]] = []
 
     def note(msg: Message, **_: Any) -> None:
         played.add(msg.node_id)
-        if played >= {worker.id for worker in (*runner.clients.spawning, *runner.clients.running)}:
-            played.clear()
+        if not any(ending) and played >= _ids(runner.clients.spawning, runner.clients.running):
             # By another greenlet: this one is among those that it stops.
-            gevent.spawn(runner.stop if environment.web_ui else runner.quit)
+            ending[:] = [gevent.spawn(end)]
+
+    def end() -> None:
+        # A worker that locust misses may only be busy: it plays on, and is given up by locust after a minute.
+        while not played >= _ids(runner.clients.spawning, runner.clients.running, runner.clients.missing):
+            gevent.sleep(POLL_S)
+        played.clear()
+        (runner.stop if environment.web_ui else runner.quit)()
 
     runner.register_message(PLAYED, note)
     environment.events.test_start.add_listener(lambda **_: played.clear())
+
+
+def _ids(*groups: Iterable[WorkerNode]) -> set[str]:
+    return {worker.id for workers in groups for worker in workers}
 
 
 @events.report_to_master.add_listener
