@@ -113,7 +113,7 @@ def parse_scaler(text: str, most: int) -> ScalerChoice:
         most: replicas at most.
 
     Raises:
-        SettingsError: there is no such scaler, or a setting makes no sense.
+        SettingsError: there is no such scaler, or a setting is not accepted.
     """
     name, *given = text.split(":")
     defaults = (DEFAULTS | {ALL: (str(most),)}).get(name, ())
